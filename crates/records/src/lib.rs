@@ -1,4 +1,35 @@
 //! A run on disk as plain data: the plan, trial ids, records, status.
+//!
+//! A run's folder holds
+//!
+//! ```text
+//! plan.json               the plan, written once
+//! trials/<id>.json        one record a trial
+//! parents/<id>.json       one record a parent
+//! weights/parent-<id>.safetensors, weights/child-<id>.safetensors
+//! running/<id>            markers of trials under way
+//! sessions.jsonl          one line for every process that took the run on
+//! run.lock                held by the process that runs it
+//! ```
+//!
+//! Every JSON file is written to a temporary file beside its place, synced and renamed, and carries a checksum:
+//! a reader sees a whole file or none.
 
+mod envelope;
+mod error;
+mod files;
+mod id;
+mod lock;
 pub mod plan;
 pub mod record;
+mod run;
+mod status;
+
+pub use envelope::{digest, parent_digest};
+pub use error::Error;
+pub use id::content_id;
+pub use lock::{Lock, Running};
+pub use plan::Plan;
+pub use record::{ParentRecord, Record};
+pub use run::Run;
+pub use status::Status;

@@ -1,0 +1,246 @@
+//! The form of a file: one line that tells what it is, with checksums, then the payload.
+//!
+//! ```text
+//! {"version":1,"id":"…","state":"done","finished":…,"seconds":…,"bytes":…,"digest":"…","checksum":"…",
+//! "payload":{…}}
+//! ```
+//!
+//! The whole is one JSON object. The first line alone suffices for the status of a large run, and `bytes` tells a
+//! torn file by its length. `checksum` is the SHA-256 of the payload's bytes; `digest` that of the payload with its
+//! clock readings zeroed, so that two runs compare by their digests.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::plan::{Plan, VERSION};
+use crate::record::{Clock, Outcome, ParentRecord, Record};
+use crate::{Error, id};
+
+/// The first line of a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Header {
+    pub version: u32,
+    pub id: String,
+    pub state: State,
+    pub finished: f64,
+    pub seconds: f64,
+    pub bytes: usize,
+    pub digest: String,
+    pub checksum: String,
+}
+
+/// What a file says happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum State {
+    Done,
+    Diverged,
+    Failed,
+    Plan,
+}
+
+/// What a file can hold.
+pub(crate) trait Payload: Serialize + DeserializeOwned + Clone + PartialEq {
+    fn id(&self) -> &str;
+    fn state(&self) -> State;
+    fn clock(&self) -> Clock;
+    /// The same without clock readings.
+    fn timeless(&self) -> Self;
+}
+
+impl Payload for Record {
+    fn id(&self) -> &str {
+        &self.spec.id
+    }
+    fn state(&self) -> State {
+        match self.outcome {
+            Outcome::Done => State::Done,
+            Outcome::Diverged { .. } => State::Diverged,
+            Outcome::Failed { .. } => State::Failed,
+        }
+    }
+    fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+    fn timeless(&self) -> Record {
+        Record {
+            clock: Clock::default(),
+            ..self.clone()
+        }
+    }
+}
+
+impl Payload for ParentRecord {
+    fn id(&self) -> &str {
+        &self.id
+    }
+    fn state(&self) -> State {
+        State::Done
+    }
+    fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+    fn timeless(&self) -> ParentRecord {
+        ParentRecord {
+            clock: Clock::default(),
+            ..self.clone()
+        }
+    }
+}
+
+impl Payload for Plan {
+    fn id(&self) -> &str {
+        "plan"
+    }
+    fn state(&self) -> State {
+        State::Plan
+    }
+    fn clock(&self) -> Clock {
+        Clock::default()
+    }
+    fn timeless(&self) -> Plan {
+        self.clone()
+    }
+}
+
+/// Digest of what a trial measured, clock readings apart: equal for equal results.
+pub fn digest(record: &Record) -> String {
+    digest_of(record)
+}
+
+/// The same for a parent.
+pub fn parent_digest(record: &ParentRecord) -> String {
+    digest_of(record)
+}
+
+fn digest_of<T: Payload>(payload: &T) -> String {
+    id::hex(&serde_json::to_vec(&payload.timeless()).expect("plain data"))
+}
+
+fn header<T: Payload>(payload: &T, text: &[u8]) -> Header {
+    Header {
+        version: VERSION,
+        id: payload.id().to_owned(),
+        state: payload.state(),
+        finished: payload.clock().finished,
+        seconds: payload.clock().seconds,
+        bytes: text.len(),
+        digest: digest_of(payload),
+        checksum: id::hex(text),
+    }
+}
+
+/// The file's bytes.
+pub(crate) fn encode<T: Payload>(payload: &T) -> Result<Vec<u8>, Error> {
+    let text = serde_json::to_vec(payload).expect("plain data");
+    // JSON has no NaN and no infinity: a record with one would be written as null and not be read again.
+    if serde_json::from_slice::<T>(&text).ok().as_ref() != Some(payload) {
+        let problem = "holds a number that is not finite, so it cannot be written".to_owned();
+        return Err(Error::Foreign {
+            id: payload.id().to_owned(),
+            problem,
+        });
+    }
+    let mut bytes = serde_json::to_vec(&header(payload, &text)).expect("plain data");
+    bytes.pop();
+    bytes.extend_from_slice(b",\n\"payload\":");
+    bytes.extend_from_slice(&text);
+    bytes.extend_from_slice(b"}\n");
+    Ok(bytes)
+}
+
+/// Why a file cannot be used.
+pub(crate) enum Unusable {
+    /// Written by another version: refused by name.
+    Version(u64),
+    /// Torn or altered: set aside.
+    Corrupt(String),
+}
+
+/// Reads and verifies a file's bytes.
+pub(crate) fn decode<T: Payload>(bytes: &[u8]) -> Result<(Header, T), Unusable> {
+    #[derive(Deserialize)]
+    struct Whole<'a> {
+        #[serde(borrow)]
+        payload: &'a RawValue,
+    }
+    let corrupt = |reason: &str| Unusable::Corrupt(reason.to_owned());
+    let header = parse_header(bytes)?;
+    let whole: Whole = serde_json::from_slice(bytes).map_err(|_| corrupt("not whole"))?;
+    let text = whole.payload.get().as_bytes();
+    if id::hex(text) != header.checksum {
+        return Err(corrupt("its checksum does not match"));
+    }
+    let payload: T =
+        serde_json::from_slice(text).map_err(|error| Unusable::Corrupt(error.to_string()))?;
+    if self::header(&payload, text) != header {
+        return Err(corrupt("its first line contradicts the rest"));
+    }
+    Ok((header, payload))
+}
+
+/// Reads only a file's first line; tells a torn file by its length.
+pub(crate) fn read_header(path: &Path) -> Result<Option<Header>, Error> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io(path, error)),
+    };
+    let mut start = [0; 512];
+    let mut filled = 0;
+    while filled < start.len() {
+        match file
+            .read(&mut start[filled..])
+            .map_err(|error| Error::io(path, error))?
+        {
+            0 => break,
+            n => filled += n,
+        }
+    }
+    let length = file
+        .metadata()
+        .map_err(|error| Error::io(path, error))?
+        .len();
+    match parse_header(&start[..filled]) {
+        Ok(header) => {
+            let line = start[..filled]
+                .iter()
+                .position(|&byte| byte == b'\n')
+                .unwrap_or(filled);
+            let whole = line + 1 + b"\"payload\":}\n".len();
+            Ok((length == (whole as u64).saturating_add(header.bytes as u64)).then_some(header))
+        }
+        Err(Unusable::Version(found)) => Err(Error::Version {
+            path: path.into(),
+            found,
+            supported: VERSION,
+        }),
+        Err(Unusable::Corrupt(_)) => Ok(None),
+    }
+}
+
+fn parse_header(bytes: &[u8]) -> Result<Header, Unusable> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u64,
+    }
+    let torn = || Unusable::Corrupt("its first line is torn".to_owned());
+    let end = bytes
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .ok_or_else(torn)?;
+    let line = bytes[..end].strip_suffix(b",").ok_or_else(torn)?;
+    let mut line = line.to_vec();
+    line.push(b'}');
+    // The version first: a later version's line may have other keys.
+    let version: Version = serde_json::from_slice(&line).map_err(|_| torn())?;
+    if version.version != u64::from(VERSION) {
+        return Err(Unusable::Version(version.version));
+    }
+    serde_json::from_slice(&line).map_err(|_| torn())
+}

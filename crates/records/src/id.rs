@@ -1,0 +1,107 @@
+//! Content ids: a short hash of everything that determines a result.
+
+use serde::Serialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+
+/// The first 16 hexadecimal digits of the SHA-256 of the value's canonical JSON: no white space, keys sorted.
+///
+/// Equal values have equal ids whatever the order of their fields or map entries.
+///
+/// # Panics
+/// If the value cannot be JSON at all (a map whose keys are not strings or numbers).
+pub fn content_id(value: &impl Serialize) -> String {
+    let value = serde_json::to_value(value).expect("a value whose map keys are strings");
+    let mut text = String::new();
+    canonical(&value, &mut text);
+    let mut id = hex(text.as_bytes());
+    id.truncate(16);
+    id
+}
+
+/// Writes JSON with sorted keys, whichever order `serde_json`'s map keeps.
+fn canonical(value: &Value, out: &mut String) {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| *key);
+            out.push('{');
+            for (i, (key, value)) in entries.into_iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push(':');
+                canonical(value, out);
+            }
+            out.push('}');
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    out.push(',');
+                }
+                canonical(item, out);
+            }
+            out.push(']');
+        }
+        other => out.push_str(&other.to_string()),
+    }
+}
+
+/// SHA-256 in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// An id becomes a file's name, so a hostile one must not name a path.
+pub(crate) fn check(id: &str) -> Result<(), Error> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if id.is_empty() || id.len() > 64 || !id.chars().all(allowed) {
+        return Err(Error::Id {
+            id: id.chars().take(80).collect(),
+            problem: "cannot name a file",
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn id_is_the_hash_of_sorted_json() {
+        // printf '{"a":[1,2.5,null],"b":"x\\"y"}' | sha256sum
+        #[derive(Serialize)]
+        struct Fields {
+            b: &'static str,
+            a: (u8, f64, Option<u8>),
+        }
+        let id = content_id(&Fields {
+            b: "x\"y",
+            a: (1, 2.5, None),
+        });
+        assert_eq!(id, "f414b3f560fa0985");
+        let map = BTreeMap::from([
+            ("a", serde_json::json!([1, 2.5, null])),
+            ("b", serde_json::json!("x\"y")),
+        ]);
+        assert_eq!(content_id(&map), id);
+    }
+
+    #[test]
+    fn ids_that_are_paths_are_refused() {
+        for id in ["", "..", "a/b", "a\\b", "a.json", &"x".repeat(65)] {
+            assert!(check(id).is_err(), "{id}");
+        }
+        check("0123456789abcdef").unwrap();
+    }
+}

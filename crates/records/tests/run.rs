@@ -1,0 +1,412 @@
+//! A run's folder under good and bad conditions.
+
+use std::fs;
+use std::path::Path;
+
+use nettriage_records::plan::*;
+use nettriage_records::record::*;
+use nettriage_records::{Error, Run, content_id, digest};
+
+fn plan() -> Plan {
+    let parent = content_id(&"parent");
+    let trial = |seed: u64, role, block: Option<&str>| TrialSpec {
+        id: content_id(&(seed, role, block)),
+        role,
+        parent: parent.clone(),
+        block: block.map(str::to_owned),
+        substitute: block.map(|_| "conv3x3".to_owned()),
+        init: block.map(|_| "random".to_owned()),
+        scheme: "global".to_owned(),
+        seed,
+    };
+    Plan {
+        version: VERSION,
+        name: "tiny".into(),
+        study: "name = \"tiny\"\nseeds = 2\n".into(),
+        data: DataSummary {
+            name: "digits".into(),
+            checksum: "0".into(),
+            classes: vec!["0".into(), "1".into()],
+            shape: [1, 8, 8],
+            train: 10,
+            validation: 4,
+            test: 8,
+            budget: 20,
+        },
+        layers: vec![],
+        blocks: vec![],
+        schemes: vec![],
+        parents: vec![ParentSpec {
+            id: parent.clone(),
+            seed: 1,
+        }],
+        trials: (0..2)
+            .flat_map(|seed| {
+                [
+                    trial(seed, Role::Child, Some("block2")),
+                    trial(seed, Role::ParentContinued, None),
+                ]
+            })
+            .collect(),
+        margin: 0.01,
+    }
+}
+
+fn evaluation(top1: f64) -> Evaluation {
+    Evaluation {
+        images: 8,
+        correct: (8.0 * top1) as u64,
+        top1,
+        top5: 1.0,
+        loss: 0.1 + 0.2,
+        calibration_error: 1.0 / 3.0,
+        agreement: 0.9,
+        per_class: vec![0.5, 0.75],
+    }
+}
+
+fn record(spec: &TrialSpec, finished: f64) -> Record {
+    let test = evaluation(0.625);
+    let readings = Readings {
+        before: evaluation(0.5),
+        validation: evaluation(0.75),
+        best: Best {
+            examples: 20,
+            validation_top1: 0.75,
+            test: test.clone(),
+        },
+        test,
+        curve: vec![CurvePoint {
+            examples: 0,
+            stage: 0,
+            train_loss: None,
+            validation_top1: 0.5,
+            validation_loss: 1e-9,
+        }],
+        recovered_at: None,
+        cost: Cost {
+            parameters: 7,
+            macs: 70,
+        },
+        filters: Some(Filters {
+            shape: [2, 1, 3, 3],
+            norms_before: vec![0.1, 1e-20],
+            norms: vec![1.0 / 3.0, 16_777_216.0],
+            dead: 0,
+            effective_rank: 1.9999999999999998,
+            pictures: FilterPictures {
+                filters: 0,
+                channels: 0,
+                kernel: [3, 3],
+                before: "".into(),
+                after: "".into(),
+            },
+        }),
+        test_correct: "6A==".into(),
+    };
+    let clock = Clock {
+        train_seconds: 1.0,
+        seconds: 2.0,
+        inference: None,
+        finished,
+    };
+    Record {
+        version: VERSION,
+        spec: spec.clone(),
+        outcome: Outcome::Done,
+        readings: Some(readings),
+        clock,
+    }
+}
+
+fn parent_record(plan: &Plan) -> ParentRecord {
+    ParentRecord {
+        version: VERSION,
+        id: plan.parents[0].id.clone(),
+        seed: 1,
+        validation: evaluation(0.75),
+        test: evaluation(0.75),
+        test_correct: "6A==".into(),
+        curve: vec![],
+        cost: Cost::default(),
+        clock: Clock {
+            finished: 50.0,
+            ..Clock::default()
+        },
+    }
+}
+
+fn trial_file(folder: &Path, record: &Record) -> std::path::PathBuf {
+    folder
+        .join("trials")
+        .join(format!("{}.json", record.spec.id))
+}
+
+#[test]
+fn what_is_written_is_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan();
+    let run = Run::create(folder.path(), &plan).unwrap();
+    // Written out of order, read in the plan's.
+    let records: Vec<Record> = plan.trials.iter().map(|spec| record(spec, 100.0)).collect();
+    for record in records.iter().rev() {
+        run.write(record).unwrap();
+    }
+    run.write_parent(&parent_record(&plan)).unwrap();
+    let again = Run::open(folder.path()).unwrap();
+    assert_eq!(again.plan(), &plan);
+    assert_eq!(again.records().unwrap(), records);
+    assert_eq!(again.parents().unwrap(), vec![parent_record(&plan)]);
+    // A record's file is one JSON object for whoever reads it with other means.
+    let text = fs::read_to_string(trial_file(folder.path(), &records[0])).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(value["payload"]["readings"]["test"]["top1"], 0.625);
+    assert_eq!(value["digest"], digest(&records[0]));
+    // Taking it on again is no error and loses nothing.
+    assert_eq!(
+        Run::create(folder.path(), &plan)
+            .unwrap()
+            .records()
+            .unwrap()
+            .len(),
+        4
+    );
+}
+
+#[test]
+fn the_digest_leaves_out_the_clock_and_nothing_else() {
+    let plan = plan();
+    let one = record(&plan.trials[0], 1.0);
+    let later = record(&plan.trials[0], 2.0);
+    assert_eq!(digest(&one), digest(&later));
+    let mut other = one.clone();
+    other.readings.as_mut().unwrap().test.loss =
+        f64::from_bits(one.readings.unwrap().test.loss.to_bits() + 1);
+    assert_ne!(digest(&other), digest(&later));
+}
+
+#[test]
+fn another_plan_is_refused_naming_the_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan();
+    Run::create(folder.path(), &plan).unwrap();
+    let message = |change: &dyn Fn(&mut Plan)| {
+        let mut other = plan.clone();
+        change(&mut other);
+        let error = Run::create(folder.path(), &other).unwrap_err();
+        assert!(matches!(error, Error::OtherPlan { .. }));
+        error.to_string()
+    };
+    assert!(
+        message(&|plan| plan.data.checksum = "1".into())
+            .contains("data.checksum (`\"0\"` there, `\"1\"` here)")
+    );
+    assert!(
+        message(&|plan| plan.trials[1].seed = 9).contains("trials[1].seed (`0` there, `9` here)")
+    );
+    assert!(
+        message(&|plan| plan.study = "name = \"tiny\"\nseeds = 3\n".into())
+            .contains("line 2 of the study file")
+    );
+    let longer = message(&|plan| {
+        plan.parents.push(ParentSpec {
+            id: "b".into(),
+            seed: 2,
+        })
+    });
+    assert!(longer.contains("parents (1 there, 2 here)"), "{longer}");
+}
+
+#[test]
+fn torn_and_altered_records_are_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan();
+    let run = Run::create(folder.path(), &plan).unwrap();
+    let record = record(&plan.trials[0], 100.0);
+    run.write(&record).unwrap();
+    let path = trial_file(folder.path(), &record);
+    let whole = fs::read(&path).unwrap();
+    let aside = path.with_extension("json.corrupt");
+    // Torn at every length.
+    for length in 0..whole.len() - 1 {
+        fs::write(&path, &whole[..length]).unwrap();
+        assert_eq!(run.record(&record.spec.id).unwrap(), None, "at {length}");
+        assert!(!path.exists());
+        fs::remove_file(&aside).unwrap();
+    }
+    // Every byte of the payload and the first line altered: a digit for another leaves valid JSON. The version is
+    // apart, since another version is refused by name; so are the two layout bytes around the payload.
+    let start = b"{\"version\":1,".len();
+    for i in (start..whole.len() - 2).filter(|&i| whole[i].is_ascii_alphanumeric()) {
+        let mut bytes = whole.clone();
+        bytes[i] = if bytes[i] == b'7' { b'3' } else { b'7' };
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(run.record(&record.spec.id).unwrap(), None, "at {i}");
+    }
+    let aside = fs::read_dir(folder.path().join("trials")).unwrap();
+    assert!(aside.flatten().any(|entry| {
+        entry
+            .file_name()
+            .to_string_lossy()
+            .ends_with(".json.corrupt")
+    }));
+    // The trial counts as left, and can be done again.
+    assert_eq!(run.status().unwrap().left, 4);
+    run.write(&record).unwrap();
+    assert_eq!(run.record(&record.spec.id).unwrap(), Some(record));
+}
+
+#[test]
+fn a_record_under_another_trials_name_is_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan();
+    let run = Run::create(folder.path(), &plan).unwrap();
+    let first = record(&plan.trials[0], 100.0);
+    run.write(&first).unwrap();
+    let second = record(&plan.trials[1], 100.0);
+    fs::copy(
+        trial_file(folder.path(), &first),
+        trial_file(folder.path(), &second),
+    )
+    .unwrap();
+    assert_eq!(run.status().unwrap().done, 1);
+    assert_eq!(run.record(&second.spec.id).unwrap(), None);
+}
+
+#[test]
+fn other_versions_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan();
+    let run = Run::create(folder.path(), &plan).unwrap();
+    let record = record(&plan.trials[0], 100.0);
+    run.write(&record).unwrap();
+    for path in [
+        trial_file(folder.path(), &record),
+        folder.path().join("plan.json"),
+    ] {
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(
+            &path,
+            text.replacen("{\"version\":1,", "{\"version\":2,", 1),
+        )
+        .unwrap();
+    }
+    for error in [
+        run.record(&record.spec.id).unwrap_err(),
+        run.status().unwrap_err(),
+        Run::open(folder.path()).unwrap_err(),
+    ] {
+        assert!(
+            error
+                .to_string()
+                .contains("file version 2, this program reads 1"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_the_plans_is_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan();
+    let run = Run::create(folder.path(), &plan).unwrap();
+    let good = record(&plan.trials[0], 100.0);
+    let mut foreign = good.clone();
+    foreign.spec.seed = 77;
+    assert!(
+        run.write(&foreign)
+            .unwrap_err()
+            .to_string()
+            .contains("differs from the plan")
+    );
+    foreign.spec.id = "77".into();
+    assert!(
+        run.write(&foreign)
+            .unwrap_err()
+            .to_string()
+            .contains("not in the plan")
+    );
+    let mut infinite = good.clone();
+    infinite.readings.as_mut().unwrap().validation.loss = f64::INFINITY;
+    assert!(
+        run.write(&infinite)
+            .unwrap_err()
+            .to_string()
+            .contains("not finite")
+    );
+    assert!(
+        fs::read_dir(folder.path().join("trials"))
+            .unwrap()
+            .next()
+            .is_none()
+    );
+    let mut hostile = plan.clone();
+    hostile.trials[0].id = "../../escape".into();
+    assert!(matches!(
+        Run::create(folder.path(), &hostile),
+        Err(Error::Id { .. })
+    ));
+    hostile.trials[0].id = plan.trials[1].id.clone();
+    assert!(matches!(
+        Run::create(folder.path(), &hostile),
+        Err(Error::Id { .. })
+    ));
+    assert!(matches!(run.record("../plan"), Err(Error::Id { .. })));
+    assert!(matches!(
+        Run::open(&folder.path().join("nowhere")),
+        Err(Error::NoRun { .. })
+    ));
+}
+
+#[test]
+fn status_counts_every_trial_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan();
+    let run = Run::create(folder.path(), &plan).unwrap();
+    assert_eq!(
+        (
+            run.status().unwrap().left,
+            run.status().unwrap().parents_done
+        ),
+        (4, 0)
+    );
+    run.write_parent(&parent_record(&plan)).unwrap();
+    run.write(&record(&plan.trials[0], 100.0)).unwrap();
+    let mut diverged = record(&plan.trials[1], 110.0);
+    diverged.outcome = Outcome::Diverged { examples: 12 };
+    run.write(&diverged).unwrap();
+    let mut failed = record(&plan.trials[2], 120.0);
+    failed.outcome = Outcome::Failed {
+        reason: "out of memory".into(),
+    };
+    failed.readings = None;
+    run.write(&failed).unwrap();
+    let mark = run.begin(&plan.trials[3].id).unwrap();
+    // The mark of a process that was killed holds no lock.
+    fs::write(folder.path().join("running").join(&plan.trials[0].id), "").unwrap();
+    let status = run.status().unwrap();
+    assert_eq!(
+        (
+            status.done,
+            status.diverged,
+            status.failed,
+            status.running,
+            status.left
+        ),
+        (1, 1, 1, 1, 0)
+    );
+    assert_eq!(
+        (
+            status.trials,
+            status.parents,
+            status.parents_done,
+            status.runner
+        ),
+        (4, 1, 1, None)
+    );
+    // The first trial began at 98; no session is noted since nobody took the lock.
+    assert_eq!(status.trials_seconds, 22.0);
+    drop(mark);
+    let status = run.status().unwrap();
+    assert_eq!((status.running, status.left), (0, 1));
+}
