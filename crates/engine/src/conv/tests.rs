@@ -1,0 +1,188 @@
+//! Every convolution against f64 sums, and the contracts on bits.
+
+use nettriage_net::{Conv, Padding};
+
+use super::{ConvOp, Epilogue, Geometry, Needs, reference};
+use crate::pool::Pool;
+
+const BOTH: Needs = Needs { grad_input: true, grad_weight: true };
+
+/// Numbers in [-1, 1) from a counter (a hash of the index; no state).
+pub(super) fn numbers(count: usize, stream: u64) -> Vec<f32> {
+    (0..count as u64)
+        .map(|i| {
+            let mut z = (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(stream.wrapping_mul(0xD1B5_4A32_D192_ED03));
+            z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            ((z >> 40) as f32) / 8_388_608.0 - 1.0
+        })
+        .collect()
+}
+
+/// The largest difference as a share of the largest expected value.
+pub(super) fn error(found: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let size = expected.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+    let gap = found.iter().zip(expected).fold(0.0f64, |a, (f, e)| {
+        let d = (*f as f64 - e).abs();
+        if d.is_nan() { f64::INFINITY } else { a.max(d) }
+    });
+    gap / size.max(1e-30)
+}
+
+fn conv(filters: usize, kernel: [usize; 2], stride: [usize; 2], pad: [usize; 4], dilation: [usize; 2], groups: usize) -> Conv {
+    let padding = Padding { top: pad[0], bottom: pad[1], left: pad[2], right: pad[3] };
+    Conv { filters, kernel, stride, padding, dilation, groups, bias: true }
+}
+
+/// Shapes of every kind: dense, strided, dilated, grouped, depthwise, asymmetric, ragged channel counts, 1x1 pictures.
+pub(super) fn shapes() -> Vec<Geometry> {
+    let mut all = Vec::new();
+    let mut add = |input: [usize; 3], c: Conv| all.push(Geometry::of(input, c));
+    let same = |f: usize| Conv::same(f, 3);
+    for (input, f) in [
+        ([16, 8, 8], 16), ([3, 9, 7], 10), ([1, 12, 12], 32), ([8, 4, 4], 24), ([32, 2, 2], 40), ([17, 2, 2], 9),
+        ([24, 1, 1], 16), ([20, 5, 6], 33), ([5, 3, 3], 1), ([1, 1, 1], 1), ([48, 6, 13], 7), ([64, 4, 4], 64),
+        ([33, 14, 14], 64), ([40, 2, 2], 72),
+    ] {
+        add(input, same(f));
+    }
+    let none = [0; 4];
+    // Other kernels, strides, paddings.
+    add([12, 8, 8], conv(20, [1, 1], [1, 1], none, [1, 1], 1));
+    add([12, 9, 8], conv(20, [1, 1], [2, 2], none, [1, 1], 1));
+    add([50, 1, 1], conv(30, [1, 1], [1, 1], none, [1, 1], 1));
+    add([300, 1, 1], conv(10, [1, 1], [1, 1], none, [1, 1], 1));
+    add([3, 16, 16], conv(16, [5, 5], [1, 1], [2; 4], [1, 1], 1));
+    add([3, 32, 32], conv(24, [11, 11], [4, 4], [2; 4], [1, 1], 1));
+    add([3, 20, 20], conv(16, [7, 7], [2, 2], [3; 4], [1, 1], 1));
+    add([16, 9, 9], conv(32, [3, 3], [2, 2], [1; 4], [1, 1], 1));
+    add([16, 8, 8], conv(32, [3, 3], [2, 2], [0, 1, 0, 1], [1, 1], 1));
+    add([16, 8, 10], conv(24, [3, 3], [1, 1], none, [1, 1], 1));
+    add([10, 8, 8], conv(12, [3, 3], [1, 1], [2; 4], [1, 1], 1));
+    add([10, 7, 8], conv(12, [3, 3], [1, 1], [0, 2, 1, 0], [1, 1], 1));
+    add([8, 10, 10], conv(8, [3, 3], [1, 1], [2; 4], [2, 2], 1));
+    add([6, 12, 11], conv(9, [3, 2], [2, 3], [3, 1, 0, 2], [2, 1], 1));
+    add([8, 6, 6], conv(8, [2, 2], [2, 2], none, [1, 1], 1));
+    add([4, 7, 7], conv(5, [2, 2], [3, 3], none, [1, 1], 1));
+    add([7, 9, 9], conv(8, [1, 7], [1, 1], [0, 0, 3, 3], [1, 1], 1));
+    add([7, 9, 9], conv(8, [7, 1], [1, 2], [3, 3, 0, 0], [1, 1], 1));
+    add([16, 5, 5], conv(12, [5, 5], [1, 1], none, [1, 1], 1));
+    add([4, 3, 3], conv(6, [3, 3], [1, 1], [3; 4], [1, 1], 1));
+    // Groups.
+    add([16, 6, 6], conv(32, [3, 3], [1, 1], [1; 4], [1, 1], 2));
+    add([12, 6, 6], conv(24, [3, 3], [2, 2], [1; 4], [1, 1], 3));
+    add([12, 7, 7], conv(12, [1, 1], [1, 1], none, [1, 1], 4));
+    add([40, 5, 5], conv(40, [3, 3], [1, 1], [1; 4], [1, 1], 10));
+    // Depthwise, also with a multiplier.
+    add([19, 8, 8], conv(19, [3, 3], [1, 1], [1; 4], [1, 1], 19));
+    add([32, 9, 9], conv(32, [3, 3], [2, 2], [1; 4], [1, 1], 32));
+    add([16, 8, 8], conv(16, [5, 5], [1, 1], [4; 4], [2, 2], 16));
+    add([6, 5, 5], conv(18, [3, 3], [1, 1], [1; 4], [1, 1], 6));
+    all
+}
+
+struct Case {
+    g: Geometry,
+    x: Vec<f32>,
+    w: Vec<f32>,
+    gy: Vec<f32>,
+    scale: Vec<f32>,
+    bias: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Case {
+    fn new(g: Geometry, n: usize) -> Case {
+        let f = g.conv.filters;
+        Case {
+            g,
+            x: numbers(n * g.input_len(), 1),
+            w: numbers(g.weight_len(), 2),
+            gy: numbers(n * g.output_len(), 3),
+            scale: numbers(f, 4).iter().map(|v| v + 2.0).collect(),
+            bias: numbers(f, 5),
+            shift: numbers(f, 6),
+        }
+    }
+
+    fn op(&self, batch: usize, threads: usize, exact: bool) -> ConvOp {
+        let mut op = ConvOp::new(&self.g, batch, threads, exact, BOTH);
+        op.set_weights(&self.w);
+        op
+    }
+
+    fn epilogue(&self) -> Epilogue<'_> {
+        Epilogue { bias: Some(&self.bias), scale: Some(&self.scale), shift: Some(&self.shift), relu: true }
+    }
+}
+
+/// Every shape in every direction, exact and not, with and without epilogue, against f64.
+#[test]
+fn agrees_with_f64() {
+    let n = 3;
+    let pool = Pool::new(2);
+    for g in shapes() {
+        let case = Case::new(g, n);
+        let forward = reference::forward(&g, n, &case.x, &case.w);
+        let grad_input = reference::grad_input(&g, n, &case.gy, &case.w);
+        let grad_weight = reference::grad_weight(&g, n, &case.x, &case.gy);
+        let f = g.conv.filters;
+        let finished: Vec<f64> = forward
+            .iter()
+            .enumerate()
+            .map(|(i, v)| ((v + case.bias[i % f] as f64) * case.scale[i % f] as f64 + case.shift[i % f] as f64).max(0.0))
+            .collect();
+        for exact in [false, true] {
+            let bound = if exact { 2e-6 } else { 1e-5 };
+            let mut op = case.op(n, 2, exact);
+            let mut y = vec![f32::NAN; n * g.output_len()];
+            op.forward(n, &case.x, Epilogue::default(), &mut y, &pool);
+            assert!(error(&y, &forward) < bound, "forward {g:?} exact {exact}: {}", error(&y, &forward));
+            op.forward(n, &case.x, case.epilogue(), &mut y, &pool);
+            assert!(error(&y, &finished) < bound, "epilogue {g:?} exact {exact}: {}", error(&y, &finished));
+            let mut gx = vec![f32::NAN; n * g.input_len()];
+            op.grad_input(n, &case.gy, &mut gx, &pool);
+            assert!(error(&gx, &grad_input) < bound, "grad_input {g:?} exact {exact}: {}", error(&gx, &grad_input));
+            let mut gw = vec![f32::NAN; g.weight_len()];
+            op.grad_weight(n, &case.x, &case.gy, &mut gw, &pool);
+            assert!(error(&gw, &grad_weight) < bound, "grad_weight {g:?} exact {exact}: {}", error(&gw, &grad_weight));
+        }
+    }
+}
+
+/// An image's bits depend neither on its batch nor on the threads; a weight gradient's not on the threads or the largest batch.
+#[test]
+fn bits_are_the_images_own() {
+    let batch = 7;
+    let pools = [Pool::new(1), Pool::new(3)];
+    for g in shapes() {
+        let case = Case::new(g, batch);
+        let (il, ol) = (g.input_len(), g.output_len());
+        let mut whole = case.op(batch, 1, false);
+        let (mut y, mut gx) = (vec![0.0; batch * ol], vec![0.0; batch * il]);
+        whole.forward(batch, &case.x, case.epilogue(), &mut y, &pools[0]);
+        whole.grad_input(batch, &case.gy, &mut gx, &pools[0]);
+        for (threads, pool) in [(1, &pools[0]), (3, &pools[1])] {
+            for planned in [batch, 64] {
+                let mut op = case.op(planned, threads, false);
+                for (start, n) in [(0, batch), (0, 1), (6, 1), (2, 3), (1, 6)] {
+                    let (mut part, mut gpart) = (vec![0.0; n * ol], vec![0.0; n * il]);
+                    op.forward(n, &case.x[start * il..], case.epilogue(), &mut part, pool);
+                    assert_eq!(part, y[start * ol..][..n * ol], "forward {g:?} {threads} threads, {n} from {start}");
+                    op.grad_input(n, &case.gy[start * ol..], &mut gpart, pool);
+                    assert_eq!(gpart, gx[start * il..][..n * il], "grad_input {g:?} {threads} threads, {n} from {start}");
+                }
+            }
+        }
+        for n in [1, 2, batch] {
+            let mut first = vec![0.0; g.weight_len()];
+            whole.grad_weight(n, &case.x, &case.gy, &mut first, &pools[0]);
+            for (planned, threads, pool) in [(batch, 3, &pools[1]), (64, 1, &pools[0]), (64, 3, &pools[1])] {
+                let mut gw = vec![f32::NAN; g.weight_len()];
+                case.op(planned, threads, false).grad_weight(n, &case.x, &case.gy, &mut gw, pool);
+                assert_eq!(gw, first, "grad_weight {g:?} n {n}, {threads} threads, planned for {planned}");
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Vectors of f32 and the kernels on them.
