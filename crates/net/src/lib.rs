@@ -3,17 +3,20 @@
 //! A [`Network`] is a [`Graph`] of layers with its [`Weights`] beside it. Everything here is a pure
 //! function of such data; nothing here computes a forward pass or knows a data set.
 
+pub mod arch;
+pub mod block;
+pub mod cost;
+mod describe;
+mod draw;
+mod error;
 mod graph;
+mod network;
+mod shape;
+pub mod slice;
+pub mod surgery;
 mod tensor;
 
+pub use error::Error;
 pub use graph::{Activation, Conv, Graph, INPUT, Kind, Layer, Padding, Shape, Window};
+pub use network::Network;
 pub use tensor::{Tensor, Weights};
-
-/// A graph and its weights.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Network {
-    /// The structure.
-    pub graph: Graph,
-    /// The weights, by `"<layer>.<parameter>"`.
-    pub weights: Weights,
-}

@@ -1,0 +1,71 @@
+//! What can go wrong, said so that a person can act on it.
+
+/// An error of this crate. Every message is one line that names the place and, where there is one, the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A layer that cannot be: its geometry, its inputs or its name.
+    #[error("layer `{layer}`: {problem}")]
+    Layer {
+        /// The layer's name.
+        layer: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A graph that does not hang together.
+    #[error("network `{network}`: {problem}")]
+    Graph {
+        /// The network's name.
+        network: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Weights that do not fit their graph.
+    #[error("the weights do not fit network `{network}`: {problem}")]
+    Weights {
+        /// The network's name.
+        network: String,
+        /// What is wrong: the missing, the unexpected, the ones of another shape.
+        problem: String,
+    },
+    /// A block that cannot be cut, or a substitute that cannot take its place.
+    #[error("block `{block}`: {problem}")]
+    Block {
+        /// The block's name.
+        block: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An architecture that cannot be built.
+    #[error("architecture `{arch}`: {problem}")]
+    Arch {
+        /// The name asked for.
+        arch: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A word that names no substitute, init or the like.
+    #[error("{0}")]
+    Name(String),
+    /// A file that cannot be read or written, or does not hold what it should.
+    #[error("{path}: {problem}")]
+    File {
+        /// The file's path, or what stands for it.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn layer(layer: &str, problem: impl Into<String>) -> Error {
+        Error::Layer { layer: layer.to_string(), problem: problem.into() }
+    }
+
+    pub(crate) fn block(block: &str, problem: impl Into<String>) -> Error {
+        Error::Block { block: block.to_string(), problem: problem.into() }
+    }
+
+    pub(crate) fn file(path: impl std::fmt::Display, problem: impl std::fmt::Display) -> Error {
+        Error::File { path: path.to_string(), problem: problem.to_string() }
+    }
+}

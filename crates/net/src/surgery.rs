@@ -1,0 +1,262 @@
+//! Surgery: a new network with blocks replaced by single layers, removed, or drawn anew.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::str::FromStr;
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::block::Block;
+use crate::network::insert_first_weights;
+use crate::{Activation, Conv, Error, Graph, Kind, Layer, Network, Padding, Shape, Tensor, Weights, block};
+
+/// What takes a block's place. In text: `conv3x3`, `conv1x1`, `conv3x3g4` (four groups), `linear`, `drop`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Substitute {
+    /// One convolution, with the block's closing norm and activation.
+    Conv {
+        /// Rows and columns of the kernel.
+        kernel: usize,
+        /// Groups; 1 is dense.
+        groups: usize,
+    },
+    /// One linear layer, for a block from vector to vector.
+    Linear,
+    /// Nothing: the block's input goes on as its output.
+    Drop,
+}
+
+impl fmt::Display for Substitute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Substitute::Conv { kernel, groups: 1 } => write!(f, "conv{kernel}x{kernel}"),
+            Substitute::Conv { kernel, groups } => write!(f, "conv{kernel}x{kernel}g{groups}"),
+            Substitute::Linear => write!(f, "linear"),
+            Substitute::Drop => write!(f, "drop"),
+        }
+    }
+}
+
+impl FromStr for Substitute {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Substitute, Error> {
+        let unknown = || Error::Name(format!("no substitute `{text}`; use conv3x3, conv1x1, conv3x3g4, linear or drop"));
+        match text {
+            "linear" => return Ok(Substitute::Linear),
+            "drop" => return Ok(Substitute::Drop),
+            _ => {}
+        }
+        let sizes = text.strip_prefix("conv").ok_or_else(unknown)?;
+        let (extent, groups) = sizes.split_once('g').unwrap_or((sizes, "1"));
+        let (rows, columns) = extent.split_once('x').ok_or_else(unknown)?;
+        let number = |digits: &str| digits.parse::<usize>().ok().filter(|n| (1..1 << 16).contains(n)).ok_or_else(unknown);
+        if rows != columns {
+            return Err(unknown());
+        }
+        Ok(Substitute::Conv { kernel: number(rows)?, groups: number(groups)? })
+    }
+}
+
+impl TryFrom<String> for Substitute {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Substitute, Error> {
+        text.parse()
+    }
+}
+
+impl From<Substitute> for String {
+    fn from(substitute: Substitute) -> String {
+        substitute.to_string()
+    }
+}
+
+/// A new network with each block replaced by its substitute.
+///
+/// A substitute's layers are named `<block>.conv` or `<block>.linear`, `<block>.norm`, `<block>.act`. There is a norm only where
+/// the block holds a batch norm, and then the layer before it has no bias; the activation is the block's closing one, with
+/// its slopes if it is a PReLU. The stride follows from the shapes. Weights are zeros, the norm's 1, 0, 0, 1, until an
+/// [init](crate::init) fills them. All other layers keep their names and weights.
+///
+/// # Errors
+/// Blocks that are not blocks of this network, or overlap; a substitute that cannot take the block's input to
+/// its output; a name that is taken.
+pub fn compress(network: &Network, replacements: &[(Block, Substitute)]) -> Result<Network, Error> {
+    let graph = &network.graph;
+    let mut starts: BTreeMap<usize, (&Block, Substitute)> = BTreeMap::new();
+    for (block, substitute) in replacements {
+        let start = locate(graph, block)?;
+        let overlap = starts.insert(start, (block, *substitute)).is_some();
+        let ends_before = |(at, (other, _)): (&usize, &(&Block, _))| at + other.layers.len() <= start;
+        let begins_after = |(at, _): (&usize, _)| start + block.layers.len() <= *at;
+        if overlap
+            || !starts.range(..start).next_back().is_none_or(ends_before)
+            || !starts.range(start + 1..).next().is_none_or(begins_after)
+        {
+            return Err(Error::block(&block.name, "it overlaps with another block that is replaced"));
+        }
+    }
+
+    let mut weights = network.weights.clone();
+    let mut layers: Vec<Layer> = Vec::with_capacity(graph.layers.len());
+    let mut renamed: HashMap<&str, String> = HashMap::new();
+    let current = |renamed: &HashMap<&str, String>, name: &String| renamed.get(name.as_str()).unwrap_or(name).clone();
+    let mut at = 0;
+    while at < graph.layers.len() {
+        let Some((block, substitute)) = starts.get(&at) else {
+            let mut layer = graph.layers[at].clone();
+            layer.inputs = layer.inputs.iter().map(|input| current(&renamed, input)).collect();
+            layers.push(layer);
+            at += 1;
+            continue;
+        };
+        let input = current(&renamed, &block.input);
+        let added = substitute_for(network, block, *substitute, input.clone())?;
+        let output = added.last().map_or(input, |(layer, _)| layer.name.clone());
+        let gone: HashSet<&str> = block.layers.iter().map(String::as_str).collect();
+        weights.retain(|key, _| key.rsplit_once('.').is_none_or(|(layer, _)| !gone.contains(layer)));
+        for (layer, first_weights) in added {
+            weights.extend(first_weights);
+            layers.push(layer);
+        }
+        renamed.insert(&block.output, output);
+        at += block.layers.len();
+    }
+    let output = current(&renamed, &graph.output);
+    let child = Graph { name: graph.name.clone(), input: graph.input, layers, output };
+    child.shapes()?;
+    Ok(Network { graph: child, weights })
+}
+
+/// Names of the substitute's layers in a network that [`compress`] made; none after a drop.
+pub fn substitute_layers(block: &Block, network: &Network) -> Vec<String> {
+    let names = ["conv", "linear", "norm", "act"].map(|part| format!("{}.{part}", block.name));
+    names.into_iter().filter(|name| network.graph.layer(name).is_some()).collect()
+}
+
+/// The same network with the block's weights drawn anew, as [`Network::initialised`] draws them.
+///
+/// # Errors
+/// A block that is not one of this network.
+pub fn reinit(network: &Network, block: &Block, rng: &mut impl Rng) -> Result<Network, Error> {
+    let start = locate(&network.graph, block)?;
+    let shapes = network.graph.shapes()?;
+    let mut result = network.clone();
+    for layer in &network.graph.layers[start..start + block.layers.len()] {
+        let input = network.graph.input_shapes(layer, &shapes)[0];
+        insert_first_weights(&mut result.weights, layer, input, rng);
+    }
+    Ok(result)
+}
+
+/// Where the block begins, once it is known to be one of this graph.
+pub(crate) fn locate(graph: &Graph, of: &Block) -> Result<usize, Error> {
+    let ends = of.layers.first().zip(of.layers.last());
+    let (first, last) = ends.ok_or_else(|| Error::block(&of.name, "it has no layers"))?;
+    let found = block::range(graph, &of.name, first, last)?;
+    if found != *of {
+        let problem = "its layers, input or output are not this network's; find it anew in the network to be cut";
+        return Err(Error::block(&of.name, problem));
+    }
+    graph.position(first).ok_or_else(|| graph.no_tensor(first))
+}
+
+/// The activation that closes the block, if one does: its last layer, dropout and identity aside.
+pub(crate) fn closing_activation<'a>(graph: &'a Graph, block: &Block) -> Option<&'a Layer> {
+    let layers = block.layers.iter().rev().filter_map(|name| graph.layer(name));
+    let mut weighty = layers.skip_while(|layer| matches!(layer.kind, Kind::Dropout { .. } | Kind::Identity));
+    weighty.next().filter(|layer| matches!(layer.kind, Kind::Activation(_)))
+}
+
+fn substitute_for(
+    network: &Network,
+    block: &Block,
+    substitute: Substitute,
+    input: String,
+) -> Result<Vec<(Layer, Weights)>, Error> {
+    let graph = &network.graph;
+    let (from, to) = (graph.shape_of(&block.input)?, graph.shape_of(&block.output)?);
+    let fail = |problem: String| Error::block(&block.name, problem);
+    let norm = block.layers.iter().filter_map(|name| graph.layer(name)).rfind(|l| matches!(l.kind, Kind::BatchNorm { .. }));
+    let (part, main) = match substitute {
+        Substitute::Drop if from == to => return Ok(Vec::new()),
+        Substitute::Drop => {
+            return Err(fail(format!("it cannot be dropped: it takes {from} to {to}, and only equal shapes can be joined")));
+        }
+        Substitute::Linear => {
+            let vectors = [from, to].iter().all(|shape| (shape.height, shape.width) == (1, 1));
+            if !vectors {
+                return Err(fail(format!("a linear layer cannot take {from} to {to}; use a convolution, such as conv3x3")));
+            }
+            ("linear", Kind::Linear { features: to.channels, bias: norm.is_none() })
+        }
+        Substitute::Conv { kernel, groups } => {
+            ("conv", Kind::Conv(convolution(kernel, groups, norm.is_none(), from, to).map_err(fail)?))
+        }
+    };
+    let mut kinds = vec![(part, main)];
+    kinds.extend(norm.map(|layer| ("norm", layer.kind.clone())));
+    let closing = closing_activation(graph, block);
+    kinds.extend(closing.map(|layer| ("act", layer.kind.clone())));
+
+    let mut added = Vec::new();
+    let (mut last, mut shape) = (input, from);
+    for (part, kind) in kinds {
+        let name = format!("{}.{part}", block.name);
+        if graph.position(&name).is_some() && !block.layers.contains(&name) {
+            return Err(fail(format!("there is a layer `{name}` already; give the block another name")));
+        }
+        let layer = Layer { name: name.clone(), inputs: vec![last], kind };
+        let mut weights = Weights::new();
+        for (parameter, extents) in layer.parameters(shape) {
+            let one = part == "norm" && matches!(parameter, "weight" | "running_var");
+            weights.insert(format!("{name}.{parameter}"), Tensor::full(&extents, if one { 1.0 } else { 0.0 }));
+        }
+        if let (Kind::Activation(Activation::Prelu), Some(closing)) = (&layer.kind, closing)
+            && let Some(slopes) = network.weights.get(&format!("{}.weight", closing.name))
+        {
+            weights.insert(format!("{name}.weight"), slopes.clone());
+        }
+        added.push((layer, weights));
+        (last, shape) = (name, to);
+    }
+    Ok(added)
+}
+
+/// The convolution with a square kernel that takes one shape to another.
+fn convolution(kernel: usize, groups: usize, bias: bool, from: Shape, to: Shape) -> Result<Conv, String> {
+    if groups == 0 || !from.channels.is_multiple_of(groups) || !to.channels.is_multiple_of(groups) {
+        return Err(format!("{groups} groups do not divide its {} input and {} output channels", from.channels, to.channels));
+    }
+    let problem = || format!("a {kernel}x{kernel} convolution cannot take {from} to {to}; try another kernel");
+    let (rows, top, bottom) = along(kernel, from.height, to.height).ok_or_else(problem)?;
+    let (columns, left, right) = along(kernel, from.width, to.width).ok_or_else(problem)?;
+    Ok(Conv {
+        filters: to.channels,
+        kernel: [kernel; 2],
+        stride: [rows, columns],
+        padding: Padding { top, bottom, left, right },
+        dilation: [1; 2],
+        groups,
+        bias,
+    })
+}
+
+/// Stride and padding before and after, along one axis.
+///
+/// The usual ones if they fit: half the kernel on both sides, and the stride that this leaves. Otherwise the smallest stride for
+/// which as much padding as is needed exactly is less than the kernel on either side.
+fn along(kernel: usize, from: usize, to: usize) -> Option<(usize, usize, usize)> {
+    let half = kernel / 2;
+    let stride = from.div_ceil(to);
+    if kernel % 2 == 1 && from.div_ceil(stride) == to {
+        return Some((stride, half, half));
+    }
+    (1..=from).find_map(|stride| {
+        let padding = ((to - 1) * stride + kernel).checked_sub(from)?;
+        (padding <= 2 * (kernel - 1)).then_some((stride, padding / 2, padding.div_ceil(2)))
+    })
+}
