@@ -1,1 +1,24 @@
-//! nettriage-data
+//! Image data sets: reading, checksums, splits, batches, augmentation.
+//!
+//! A [`Dataset`] is bytes in memory, N x H x W x C, and labels. [`open`] reads a known set, [`open_folder`] a folder or
+//! archive of images. [`split()`] carves out the validation images, [`Stream`] is the sequence of examples that a seed
+//! sees, and [`fill`] turns some of them into the numbers that a network takes. Everything random is drawn from a seed
+//! in a way that no library's update changes. Data sets larger than memory are not handled.
+
+mod batch;
+mod cifar;
+mod dataset;
+mod digits;
+mod error;
+mod idx;
+mod random;
+mod sets;
+mod split;
+mod stream;
+
+pub use batch::{Normalization, fill, fill_plain};
+pub use dataset::{Dataset, Images, Shape};
+pub use error::Error;
+pub use sets::open;
+pub use split::{Split, split};
+pub use stream::{Augmentation, Example, Stream};

@@ -1,0 +1,154 @@
+//! A data set in memory: bytes, as decoded, and their labels.
+
+use sha2::{Digest, Sha256};
+
+/// The extent of one image. Pixels are stored row by row, channels innermost (H x W x C).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Shape {
+    /// Channels, C: 1 for grey, 3 for red, green, blue.
+    pub channels: usize,
+    /// Rows, H.
+    pub height: usize,
+    /// Columns, W.
+    pub width: usize,
+}
+
+impl Shape {
+    /// Bytes (and later elements) per image: H x W x C.
+    pub fn elements(self) -> usize {
+        self.channels * self.height * self.width
+    }
+}
+
+impl std::fmt::Display for Shape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}x{}", self.channels, self.height, self.width)
+    }
+}
+
+/// Labelled images of one shape.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Images {
+    /// N x H x W x C bytes, 0 to 255.
+    pub pixels: Vec<u8>,
+    /// N class indices.
+    pub labels: Vec<u16>,
+}
+
+impl Images {
+    /// Number of images, N.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The bytes of image `index`, H x W x C.
+    ///
+    /// # Panics
+    /// If there is no such image.
+    pub fn image(&self, index: usize) -> &[u8] {
+        let size = self.pixels.len() / self.labels.len();
+        &self.pixels[index * size..][..size]
+    }
+
+    /// How many images each of `classes` classes has.
+    pub fn counts(&self, classes: usize) -> Vec<usize> {
+        let mut counts = vec![0; classes];
+        for &label in &self.labels {
+            if let Some(count) = counts.get_mut(usize::from(label)) {
+                *count += 1;
+            }
+        }
+        counts
+    }
+}
+
+/// A data set: its classes, its training images and its test images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dataset {
+    /// The name under which it was opened.
+    pub name: String,
+    /// Channels, C.
+    pub channels: usize,
+    /// Rows, H.
+    pub height: usize,
+    /// Columns, W.
+    pub width: usize,
+    /// Names of the classes; a label is an index into them.
+    pub classes: Vec<String>,
+    /// The training images, from which a validation split is carved by [`crate::split`].
+    pub train: Images,
+    /// The test images.
+    pub test: Images,
+    /// SHA-256, in lower-case hexadecimal, over the decoded content: the text `nettriage-data 1\n`, then C, H, W
+    /// and the number of classes, then for the training and again for the test images N, all pixels
+    /// (N x H x W x C bytes) and all labels. The numbers are unsigned 64-bit, the labels unsigned 16-bit, little-endian.
+    /// So it does not depend on how the files were named or compressed.
+    pub checksum: String,
+}
+
+impl Dataset {
+    /// Puts a data set together and computes its checksum.
+    pub(crate) fn new(
+        name: &str,
+        shape: Shape,
+        classes: Vec<String>,
+        train: Images,
+        test: Images,
+    ) -> Dataset {
+        let checksum = checksum(shape, classes.len(), &train, &test);
+        let Shape {
+            channels,
+            height,
+            width,
+        } = shape;
+        Dataset {
+            name: name.to_string(),
+            channels,
+            height,
+            width,
+            classes,
+            train,
+            test,
+            checksum,
+        }
+    }
+
+    /// The shape of one image.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            channels: self.channels,
+            height: self.height,
+            width: self.width,
+        }
+    }
+}
+
+/// As [`Dataset::checksum`] describes.
+fn checksum(shape: Shape, classes: usize, train: &Images, test: &Images) -> String {
+    let mut hash = Sha256::new();
+    hash.update(b"nettriage-data 1\n");
+    for number in [shape.channels, shape.height, shape.width, classes] {
+        hash.update((number as u64).to_le_bytes());
+    }
+    for images in [train, test] {
+        hash.update((images.len() as u64).to_le_bytes());
+        hash.update(&images.pixels);
+        let labels: Vec<u8> = images
+            .labels
+            .iter()
+            .flat_map(|label| label.to_le_bytes())
+            .collect();
+        hash.update(&labels);
+    }
+    hex(&hash.finalize())
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
