@@ -45,6 +45,10 @@ pub struct DataSummary {
     pub classes: Vec<String>,
     /// (C, H, W) of an image.
     pub shape: [usize; 3],
+    /// Normalisation: mean per channel, of pixels in 0 to 1.
+    pub mean: Vec<f32>,
+    /// Normalisation: standard deviation per channel.
+    pub std: Vec<f32>,
     /// Images that parents train on.
     pub train: usize,
     /// Images that every choice is made on, carved from the training set.

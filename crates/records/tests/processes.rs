@@ -13,6 +13,8 @@ fn plan(study: String) -> Plan {
         checksum: "0".into(),
         classes: vec![],
         shape: [1, 8, 8],
+        mean: vec![0.5],
+        std: vec![0.25],
         train: 1,
         validation: 1,
         test: 1,

@@ -28,6 +28,8 @@ fn plan() -> Plan {
             checksum: "0".into(),
             classes: vec!["0".into(), "1".into()],
             shape: [1, 8, 8],
+            mean: vec![0.5],
+            std: vec![0.25],
             train: 10,
             validation: 4,
             test: 8,
