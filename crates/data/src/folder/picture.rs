@@ -1,0 +1,57 @@
+//! One encoded image to a square of red, green, blue bytes.
+
+use std::io::Cursor;
+
+use image::imageops::{self, FilterType};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
+
+/// The most memory that one decoded image may take, in bytes.
+const LARGEST: u64 = 256 << 20;
+
+/// Decodes an image and brings its centre square to `size` x `size`; `out` is size x size x 3. Tells whether the file is grey.
+///
+/// The square is cut out before it is scaled, so that a picture a thousand times as wide as high stays cheap.
+pub(crate) fn decode(encoded: &[u8], size: usize, out: &mut [u8]) -> Result<bool, String> {
+    let mut reader = ImageReader::new(Cursor::new(encoded))
+        .with_guessed_format()
+        .map_err(|e| e.to_string())?;
+    if reader.format().is_none() {
+        return Err(format!(
+            "{} bytes that are no JPEG, PNG, BMP or WebP",
+            encoded.len()
+        ));
+    }
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(LARGEST);
+    reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+    let (width, height) = decoder.dimensions();
+    if decoder.total_bytes() > LARGEST {
+        return Err(format!("{width}x{height} pixels take more than 256 MiB"));
+    }
+    let kind = decoder.color_type();
+    let grey = matches!(
+        kind,
+        ColorType::L8 | ColorType::L16 | ColorType::La8 | ColorType::La16
+    );
+    let whole = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
+    if width == 0 || height == 0 {
+        return Err("it has no pixels".into());
+    }
+
+    let side = width.min(height);
+    let square = if width == height {
+        whole.into_rgb8()
+    } else {
+        whole
+            .crop_imm((width - side) / 2, (height - side) / 2, side, side)
+            .into_rgb8()
+    };
+    let scaled = if side as usize == size {
+        square
+    } else {
+        imageops::resize(&square, size as u32, size as u32, FilterType::Triangle)
+    };
+    out.copy_from_slice(scaled.as_raw());
+    Ok(grey)
+}

@@ -1,0 +1,119 @@
+//! A look at a data set: how many images a class has, and some of them.
+
+use std::path::Path;
+
+use image::imageops::{self, FilterType};
+use image::{Rgb, RgbImage};
+
+use crate::{Dataset, Error};
+
+/// How many images of a class there are.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ClassCount {
+    /// The class.
+    pub name: String,
+    /// Training images.
+    pub train: usize,
+    /// Test images.
+    pub test: usize,
+}
+
+/// The classes in order of their labels, with their numbers of images.
+pub fn class_counts(dataset: &Dataset) -> Vec<ClassCount> {
+    let classes = dataset.classes.len();
+    let counts = dataset
+        .train
+        .counts(classes)
+        .into_iter()
+        .zip(dataset.test.counts(classes));
+    let named = dataset.classes.iter().zip(counts);
+    named
+        .map(|(name, (train, test))| ClassCount {
+            name: name.clone(),
+            train,
+            test,
+        })
+        .collect()
+}
+
+/// Images a row.
+const COLUMNS: usize = 16;
+/// Pixels between images.
+const GAP: usize = 2;
+/// Small images are enlarged by a whole factor to at least this size, in pixels; larger ones are shrunk to it times four.
+const CELL: usize = 32;
+/// At most so many rows, lest the sheet of a thousand classes be huge; the first classes are shown.
+const ROWS: usize = 200;
+
+/// Writes a contact sheet as PNG: a row for each class, in order of the labels, with its first 16 training images.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn contact_sheet(dataset: &Dataset, path: &Path) -> Result<(), Error> {
+    let shape = dataset.shape();
+    let longest = shape.height.max(shape.width);
+    let (mut height, mut width) = (shape.height, shape.width);
+    if longest < CELL {
+        let factor = CELL.div_ceil(longest);
+        (height, width) = (height * factor, width * factor);
+    } else if longest > 4 * CELL {
+        let scaled = |side: usize| (side * 4 * CELL).div_ceil(longest);
+        (height, width) = (scaled(height), scaled(width));
+    }
+
+    let mut rows: Vec<Vec<usize>> = vec![Vec::new(); dataset.classes.len().min(ROWS)];
+    for (index, &label) in dataset.train.labels.iter().enumerate() {
+        if let Some(row) = rows
+            .get_mut(usize::from(label))
+            .filter(|row| row.len() < COLUMNS)
+        {
+            row.push(index);
+        }
+    }
+
+    let extent = |cells: usize, side: usize| (GAP + cells * (side + GAP)) as u32;
+    let background = Rgb([255, 255, 255]);
+    let mut sheet = RgbImage::from_pixel(
+        extent(COLUMNS, width),
+        extent(rows.len(), height),
+        background,
+    );
+    for (y, row) in rows.iter().enumerate() {
+        for (x, &index) in row.iter().enumerate() {
+            let image = picture(dataset, index);
+            let filter = if longest < CELL {
+                FilterType::Nearest
+            } else {
+                FilterType::Triangle
+            };
+            let image = imageops::resize(&image, width as u32, height as u32, filter);
+            let (left, top) = (extent(x, width), extent(y, height));
+            imageops::replace(&mut sheet, &image, i64::from(left), i64::from(top));
+        }
+    }
+    let format = image::ImageFormat::Png;
+    sheet
+        .save_with_format(path, format)
+        .map_err(|error| match error {
+            image::ImageError::IoError(cause) => Error::Io {
+                action: "write",
+                path: path.to_path_buf(),
+                cause,
+            },
+            other => Error::content(path, other.to_string(), "choose another file"),
+        })
+}
+
+/// A training image as red, green, blue; of other than three channels the first is shown as grey.
+fn picture(dataset: &Dataset, index: usize) -> RgbImage {
+    let channels = dataset.channels;
+    let pixels = dataset.train.image(index);
+    RgbImage::from_fn(dataset.width as u32, dataset.height as u32, |x, y| {
+        let pixel = &pixels[(y as usize * dataset.width + x as usize) * channels..][..channels];
+        if channels == 3 {
+            Rgb([pixel[0], pixel[1], pixel[2]])
+        } else {
+            Rgb([pixel[0]; 3])
+        }
+    })
+}
