@@ -27,7 +27,7 @@ impl Network {
         for (key, shape) in expected_weights(&self.graph)? {
             match self.weights.get(&key) {
                 None => missing.push(key.clone()),
-                Some(tensor) if tensor.shape != shape || tensor.data.len() != shape.iter().product() => {
+                Some(tensor) if tensor.shape != shape || tensor.data.len() != shape.iter().product::<usize>() => {
                     misshapen.push(format!("{key} is {:?}, not {shape:?}", tensor.shape));
                 }
                 Some(_) => {}

@@ -1,0 +1,180 @@
+//! Networks in safetensors files: the weights as tensors, the graph as JSON in the metadata under `nettriage`.
+//!
+//! The metadata is `{"version": 1, "graph": …}`. Any safetensors reader sees the weights; this one also rebuilds the network.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use ::safetensors::tensor::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Graph, Network, Tensor, Weights};
+
+/// Key of the graph in the file's metadata.
+pub const METADATA_KEY: &str = "nettriage";
+
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    version: u32,
+    graph: Graph,
+}
+
+/// Writes the network beside `path` and renames it there, so that no reader sees half a file.
+///
+/// # Errors
+/// A network that is not sound, or a file that cannot be written.
+pub fn save(network: &Network, path: impl AsRef<Path>) -> Result<(), Error> {
+    write_atomically(path.as_ref(), &to_bytes(network)?)
+}
+
+/// Reads a network that [`save`] wrote.
+///
+/// # Errors
+/// A file that cannot be read, is no safetensors file, holds no graph of ours, or whose weights do not fit it.
+pub fn load(path: impl AsRef<Path>) -> Result<Network, Error> {
+    let path = path.as_ref();
+    let bytes = fs::read(path).map_err(|error| Error::file(path.display(), error))?;
+    parse(&bytes).map_err(|problem| Error::file(path.display(), problem))
+}
+
+/// The network as the bytes of a safetensors file. Equal networks give equal bytes.
+///
+/// # Errors
+/// A network that is not sound.
+pub fn to_bytes(network: &Network) -> Result<Vec<u8>, Error> {
+    network.check()?;
+    let header = Header { version: VERSION, graph: network.graph.clone() };
+    let json = serde_json::to_string(&header).map_err(|error| Error::file(METADATA_KEY, error))?;
+    let metadata = HashMap::from([(METADATA_KEY.to_string(), json)]);
+    weights_to_bytes(&network.weights, Some(metadata))
+}
+
+/// The network from the bytes of a safetensors file.
+///
+/// # Errors
+/// As [`load`], but for reading the file.
+pub fn from_bytes(bytes: &[u8]) -> Result<Network, Error> {
+    parse(bytes).map_err(|problem| Error::file("safetensors", problem))
+}
+
+pub(crate) fn weights_to_bytes(weights: &Weights, metadata: Option<HashMap<String, String>>) -> Result<Vec<u8>, Error> {
+    let views = weights.iter().map(|(name, tensor)| (name.as_str(), Bytes(tensor)));
+    ::safetensors::serialize(views, metadata).map_err(|error| Error::file("safetensors", error))
+}
+
+fn parse(bytes: &[u8]) -> Result<Network, String> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("not a sound safetensors file: {error}"))?;
+    let graph = graph_in(bytes)?.ok_or("it holds weights but no graph of ours; say `--arch NAME`")?;
+    let weights = weights_in(&file)?;
+    let network = Network { graph, weights };
+    network.check().map_err(|error| error.to_string())?;
+    Ok(network)
+}
+
+/// The graph in the metadata, if there is one.
+pub(crate) fn graph_in(bytes: &[u8]) -> Result<Option<Graph>, String> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| format!("not a sound safetensors file: {error}"))?;
+    let Some(json) = metadata.metadata().as_ref().and_then(|map| map.get(METADATA_KEY)) else { return Ok(None) };
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let Version { version } = serde_json::from_str(json).map_err(|error| format!("its graph: {error}"))?;
+    if version != VERSION {
+        return Err(format!("its graph is of version {version}, and this program reads version {VERSION}"));
+    }
+    let header: Header = serde_json::from_str(json).map_err(|error| format!("its graph: {error}"))?;
+    Ok(Some(header.graph))
+}
+
+/// All tensors of a file as `f32`.
+pub(crate) fn weights_in(file: &SafeTensors<'_>) -> Result<Weights, String> {
+    let mut weights = Weights::new();
+    for (name, view) in file.iter() {
+        let data = floats(view.dtype(), view.data()).ok_or_else(|| {
+            format!("tensor `{name}` is of type {:?}; F32, F64, F16, BF16 and integers are read", view.dtype())
+        })?;
+        if data.len() != view.shape().iter().product::<usize>() {
+            return Err(format!("tensor `{name}` has {} elements and shape {:?}", data.len(), view.shape()));
+        }
+        weights.insert(name.to_string(), Tensor { shape: view.shape().to_vec(), data });
+    }
+    Ok(weights)
+}
+
+fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    fn each<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+        bytes.as_chunks::<N>().0.iter().map(|chunk| read(*chunk)).collect()
+    }
+    Some(match dtype {
+        Dtype::F32 => each(bytes, f32::from_le_bytes),
+        Dtype::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32),
+        Dtype::F16 => each(bytes, |b| half(u16::from_le_bytes(b))),
+        Dtype::BF16 => each(bytes, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
+        Dtype::I64 => each(bytes, |b| i64::from_le_bytes(b) as f32),
+        Dtype::I32 => each(bytes, |b| i32::from_le_bytes(b) as f32),
+        Dtype::U8 => each(bytes, |[b]: [u8; 1]| f32::from(b)),
+        _ => return None,
+    })
+}
+
+/// IEEE 754 binary16 to binary32.
+pub(crate) fn half(bits: u16) -> f32 {
+    let sign = if bits >> 15 == 1 { -1.0 } else { 1.0 };
+    let (exponent, fraction) = (i32::from(bits >> 10 & 0x1f), f32::from(bits & 0x3ff));
+    match exponent {
+        0 => sign * fraction * (-24f32).exp2(),
+        31 if fraction == 0.0 => sign * f32::INFINITY,
+        31 => f32::NAN,
+        _ => sign * (1024.0 + fraction) * ((exponent - 25) as f32).exp2(),
+    }
+}
+
+/// Writes to a file of its own in the same folder, then renames it.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let beside = temporary(path);
+    let write = || {
+        let mut file = fs::File::create(&beside)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    write().map_err(|error: std::io::Error| {
+        // What is left of the attempt helps nobody; that it could not be removed matters less than the error itself.
+        let _ = fs::remove_file(&beside);
+        Error::file(path.display(), error)
+    })
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}-{}.part", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    path.with_file_name(name)
+}
+
+struct Bytes<'a>(&'a Tensor);
+
+impl View for Bytes<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.0.data.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn data_len(&self) -> usize {
+        self.0.data.len() * 4
+    }
+}
