@@ -1,1 +1,69 @@
-//! .
+//! Networks to safetensors and back, and files that mean harm.
+
+use nettriage_net::arch::{self, ArchSpec};
+use nettriage_net::{Network, Shape, safetensors};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::reference::{chain, conv, norm, random_network};
+
+fn small() -> Network {
+    random_network(chain(Shape::new(2, 6, 6), vec![("a", conv(3, 3)), ("b", norm())]), 4)
+}
+
+#[test]
+fn there_and_back() {
+    for name in ["vgg11_bn", "cifar-resnet20", "resnet50"] {
+        let spec = ArchSpec { width: 0.1, ..ArchSpec::named(name) };
+        let network = random_network(arch::build(&spec, Shape::new(3, 32, 32), 10).unwrap(), 9);
+        let bytes = safetensors::to_bytes(&network).unwrap();
+        assert_eq!(safetensors::from_bytes(&bytes).unwrap(), network);
+        assert_eq!(safetensors::to_bytes(&network).unwrap(), bytes);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.safetensors");
+    let network = small();
+    safetensors::save(&network, &path).unwrap();
+    safetensors::save(&network, &path).unwrap();
+    assert_eq!(safetensors::load(&path).unwrap(), network);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn what_cannot_be_written_or_read_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let absent = folder.path().join("no/such/folder/net.safetensors");
+    assert!(safetensors::save(&small(), &absent).unwrap_err().to_string().contains("net.safetensors"));
+    assert!(safetensors::load(&absent).unwrap_err().to_string().contains("net.safetensors"));
+    let mut broken = small();
+    broken.weights.remove("a.bias");
+    assert!(safetensors::to_bytes(&broken).unwrap_err().to_string().contains("a.bias"));
+    // Weights without a graph: a plain safetensors file.
+    let bytes = safetensors::to_bytes(&small()).unwrap();
+    let text = b"nettriage";
+    let at = bytes.windows(text.len()).position(|window| window == text).unwrap();
+    let mut plain = bytes.clone();
+    plain[at..at + text.len()].copy_from_slice(b"elsewhere");
+    assert!(safetensors::from_bytes(&plain).unwrap_err().to_string().contains("--arch"));
+}
+
+#[test]
+fn damaged_files_are_refused_without_panic() {
+    let bytes = safetensors::to_bytes(&small()).unwrap();
+    for end in 0..bytes.len() {
+        assert!(safetensors::from_bytes(&bytes[..end]).is_err());
+    }
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for _ in 0..5000 {
+        let mut damaged = bytes.clone();
+        for _ in 0..rng.random_range(1..4) {
+            let at = rng.random_range(0..header);
+            damaged[at] = rng.random();
+        }
+        // Whatever is accepted is sound.
+        if let Ok(network) = safetensors::from_bytes(&damaged) {
+            network.check().unwrap();
+        }
+    }
+}

@@ -1,1 +1,211 @@
-//! .
+//! Surgery and slices.
+
+use nettriage_net::arch::{self, ArchSpec};
+use nettriage_net::block::{self, Block};
+use nettriage_net::surgery::{self, Substitute};
+use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Network, Padding, Shape, Window, cost, slice};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::reference::{self, Picture, chain, conv, norm, random_network, relu};
+
+const CONV3: Substitute = Substitute::Conv { kernel: 3, groups: 1 };
+
+fn build(name: &str, width: f64) -> Network {
+    let spec = ArchSpec { width, ..ArchSpec::named(name) };
+    random_network(arch::build(&spec, Shape::new(3, 32, 32), 10).unwrap(), 1)
+}
+
+#[test]
+fn every_block_of_every_architecture_can_be_replaced() {
+    for name in arch::names().into_iter().filter(|name| *name != "vgg" && !name.ends_with("110")) {
+        let parent = build(name, 0.1);
+        let blocks = block::find(&parent.graph);
+        assert!(blocks.len() >= 3, "{name}");
+        let all: Vec<(Block, Substitute)> = blocks.iter().map(|block| (block.clone(), CONV3)).collect();
+        for replacements in all.iter().map(std::slice::from_ref).chain([all.as_slice()]) {
+            let child = surgery::compress(&parent, replacements).unwrap();
+            child.check().unwrap();
+            assert_eq!(child.graph.output_shape().unwrap(), parent.graph.output_shape().unwrap());
+            let costs = [&parent, &child].map(|network| cost::total(&network.graph).unwrap().macs);
+            // A dense 3x3 convolution may cost more than a bottleneck's thin ones.
+            assert!(costs[1] < costs[0] || name.ends_with("50"), "{name}");
+            // All that was kept is the parent's own.
+            let kept = |key: &&String| child.weights.contains_key(*key);
+            assert!(parent.weights.keys().filter(kept).all(|key| parent.weights[key] == child.weights[key]));
+            for (block, _) in replacements {
+                let [from, to] = [&block.input, &block.output].map(|tensor| parent.graph.shape_of(tensor).unwrap());
+                let names = surgery::substitute_layers(block, &child);
+                assert_eq!(child.graph.shape_of(names.last().unwrap()).unwrap(), to, "{name} {} from {from}", block.name);
+                assert!(block.layers.iter().all(|layer| child.graph.layer(layer).is_none()));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_substitute_is_as_its_block_closes() {
+    let parent = build("vgg16_bn", 0.1);
+    let block = block::find(&parent.graph).swap_remove(1);
+    let child = surgery::compress(&parent, &[(block.clone(), CONV3)]).unwrap();
+    assert_eq!(surgery::substitute_layers(&block, &child), ["block2.conv", "block2.norm", "block2.act"]);
+    assert_eq!(child.graph.layer("block2.conv").unwrap().inputs, [block.input.clone()]);
+    assert!(matches!(child.graph.layer("block2.conv").unwrap().kind, Kind::Conv(conv) if !conv.bias && conv.stride == [1, 1]));
+    assert_eq!(child.weights["block2.norm.running_var"].data, [1.0; 12]);
+
+    let parent = build("vgg16", 0.1);
+    let block = block::find(&parent.graph).swap_remove(1);
+    let child = surgery::compress(&parent, &[(block.clone(), CONV3)]).unwrap();
+    assert_eq!(surgery::substitute_layers(&block, &child), ["block2.conv", "block2.act"]);
+    assert!(child.weights.contains_key("block2.conv.bias"));
+
+    // A stage that begins with stride 2.
+    let parent = build("cifar-resnet20", 1.0);
+    let block = block::find(&parent.graph).swap_remove(2);
+    let child = surgery::compress(&parent, &[(block, CONV3)]).unwrap();
+    assert!(matches!(child.graph.layer("block3.conv").unwrap().kind, Kind::Conv(conv) if conv.stride == [2, 2]));
+}
+
+#[test]
+fn prelu_slopes_stay() {
+    let prelu = Kind::Activation(Activation::Prelu);
+    let parent = random_network(chain(Shape::new(2, 6, 6), vec![("a", conv(3, 3)), ("b", conv(3, 3)), ("c", prelu)]), 2);
+    let block = block::range(&parent.graph, "x", "a", "c").unwrap();
+    let child = surgery::compress(&parent, &[(block, CONV3)]).unwrap();
+    child.check().unwrap();
+    assert_eq!(child.weights["x.act.weight"], parent.weights["c.weight"]);
+}
+
+#[test]
+fn geometry_of_substitutes() {
+    let valid = |filters, kernel| Kind::Conv(Conv { padding: Padding::default(), ..Conv::same(filters, kernel) });
+    let pool = Kind::MaxPool(Window { kernel: [3; 2], stride: [2; 2], padding: Padding::all(1) });
+    let parent = random_network(
+        chain(Shape::new(2, 13, 14), vec![("a", valid(4, 3)), ("b", valid(4, 3)), ("c", pool), ("d", conv(6, 3))]),
+        3,
+    );
+    let check = |first: &str, last: &str, kernel: usize, groups: usize| {
+        let block = block::range(&parent.graph, "x", first, last).unwrap();
+        surgery::compress(&parent, &[(block, Substitute::Conv { kernel, groups })]).map(|child| child.check().unwrap())
+    };
+    check("a", "b", 5, 1).unwrap();
+    check("a", "b", 7, 2).unwrap();
+    check("a", "d", 3, 2).unwrap();
+    check("d", "d", 2, 1).unwrap();
+    let message = check("a", "b", 3, 1).unwrap_err().to_string();
+    assert!(message.contains("3x3") && message.contains("2x13x14") && message.contains("kernel"), "{message}");
+    let message = check("a", "b", 5, 3).unwrap_err().to_string();
+    assert!(message.contains("groups"), "{message}");
+}
+
+#[test]
+fn drop_joins_equal_shapes_only() {
+    let parent = build("cifar-resnet20", 0.5);
+    let unit = block::range(&parent.graph, "unit", "layer2.1.conv1", "layer2.1.relu").unwrap();
+    let child = surgery::compress(&parent, &[(unit.clone(), Substitute::Drop)]).unwrap();
+    child.check().unwrap();
+    assert!(surgery::substitute_layers(&unit, &child).is_empty());
+    assert_eq!(child.graph.layer("layer2.2.conv1").unwrap().inputs, ["layer2.0.relu"]);
+    let stage = block::find(&parent.graph).swap_remove(1);
+    let message = surgery::compress(&parent, &[(stage, Substitute::Drop)]).unwrap_err().to_string();
+    assert!(message.contains("8x32x32") && message.contains("16x16x16"), "{message}");
+    // At the network's end, the output moves.
+    let parent = random_network(chain(Shape::new(2, 6, 6), vec![("a", conv(2, 3)), ("b", conv(2, 3))]), 1);
+    let block = block::range(&parent.graph, "x", "b", "b").unwrap();
+    assert_eq!(surgery::compress(&parent, &[(block, Substitute::Drop)]).unwrap().graph.output, "a");
+}
+
+#[test]
+fn neighbours_can_go_together_and_overlaps_cannot() {
+    let layers = vec![("a", conv(4, 3)), ("b", conv(4, 3)), ("c", conv(4, 3)), ("d", conv(4, 3)), ("e", relu())];
+    let parent = random_network(chain(Shape::new(4, 6, 6), layers), 1);
+    let range = |name, first, last| block::range(&parent.graph, name, first, last).unwrap();
+    let child = surgery::compress(&parent, &[(range("y", "c", "d"), CONV3), (range("x", "a", "b"), Substitute::Drop)]).unwrap();
+    let names: Vec<&str> = child.graph.layers.iter().map(|layer| layer.name.as_str()).collect();
+    assert_eq!(names, ["y.conv", "e"]);
+    assert_eq!(child.graph.layers[0].inputs, [INPUT]);
+    for other in [range("y", "b", "c"), range("y", "a", "a"), range("y", "b", "e")] {
+        let message = surgery::compress(&parent, &[(range("x", "a", "b"), CONV3), (other, CONV3)]).unwrap_err().to_string();
+        assert!(message.contains("overlaps"), "{message}");
+    }
+    let same = surgery::compress(&parent, &[(range("x", "a", "b"), CONV3), (range("x", "c", "d"), CONV3)]);
+    assert!(same.unwrap_err().to_string().contains("x.conv"));
+    let mut foreign = range("x", "a", "b");
+    foreign.input = "c".into();
+    assert!(surgery::compress(&parent, &[(foreign, CONV3)]).is_err());
+}
+
+#[test]
+fn linear_substitutes() {
+    let dense = |features| Kind::Linear { features, bias: true };
+    let layers = vec![("f", Kind::Flatten), ("a", dense(9)), ("b", relu()), ("c", dense(5)), ("d", relu())];
+    let parent = random_network(chain(Shape::new(2, 2, 2), layers), 1);
+    let block = block::range(&parent.graph, "x", "a", "d").unwrap();
+    let child = surgery::compress(&parent, &[(block.clone(), Substitute::Linear)]).unwrap();
+    child.check().unwrap();
+    assert_eq!(surgery::substitute_layers(&block, &child), ["x.linear", "x.act"]);
+    assert_eq!(child.weights["x.linear.weight"].shape, [5, 8]);
+    let parent = random_network(chain(Shape::new(2, 6, 6), vec![("a", conv(2, 3)), ("b", norm())]), 1);
+    let block = block::range(&parent.graph, "x", "a", "b").unwrap();
+    let message = surgery::compress(&parent, &[(block, Substitute::Linear)]).unwrap_err().to_string();
+    assert!(message.contains("conv3x3"), "{message}");
+}
+
+#[test]
+fn reinit_draws_the_block_alone() {
+    let parent = build("vgg16_bn", 0.1);
+    let block = block::find(&parent.graph).swap_remove(2);
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let child = surgery::reinit(&parent, &block, &mut rng).unwrap();
+    child.check().unwrap();
+    assert_eq!(child.graph, parent.graph);
+    for (key, tensor) in &child.weights {
+        let inside = block.layers.iter().any(|layer| key.starts_with(&format!("{layer}.")));
+        assert_eq!(*tensor != parent.weights[key], inside, "{key}");
+    }
+}
+
+#[test]
+fn slices_compute_their_part() {
+    let parent = build("cifar-resnet20", 0.25);
+    let image = Picture::random(parent.graph.input, 3);
+    let block = block::find(&parent.graph).swap_remove(1);
+    let part = slice::between(&parent, &block.input, &block.output).unwrap();
+    part.check().unwrap();
+    assert_eq!(part.graph.layers.len(), block.layers.len());
+    let inside = reference::tensor(&parent, &image, &block.input);
+    assert_eq!(reference::run(&part, &inside).data, reference::tensor(&parent, &image, &block.output).data);
+
+    let head = slice::between(&parent, INPUT, &block.input).unwrap();
+    head.check().unwrap();
+    assert_eq!(head.graph.input, parent.graph.input);
+    let error = slice::between(&parent, "layer1.1.conv1", "layer1.1.add").unwrap_err().to_string();
+    assert!(error.contains("layer1.1.conv1"), "{error}");
+    assert!(slice::between(&parent, "nowhere", "linear").is_err());
+    assert!(slice::between(&parent, "linear", "conv1").is_err());
+    let same = slice::between(&parent, "relu", "relu").unwrap();
+    assert_eq!(reference::run(&same, &Picture::random(same.graph.input, 1)).shape, parent.graph.shape_of("relu").unwrap());
+}
+
+#[test]
+fn substitutes_in_words() {
+    for text in ["conv3x3", "conv1x1", "conv3x3g4", "linear", "drop"] {
+        let substitute: Substitute = text.parse().unwrap();
+        assert_eq!(substitute.to_string(), text);
+        let json = serde_json::to_string(&substitute).unwrap();
+        assert_eq!(json, format!("\"{text}\""));
+        assert_eq!(serde_json::from_str::<Substitute>(&json).unwrap(), substitute);
+    }
+    for text in ["conv", "conv3", "conv3x5", "conv0x0", "conv3x3g0", "conv3x3g", "Conv3x3", "", "conv99999999999x99999999999"] {
+        assert!(text.parse::<Substitute>().unwrap_err().to_string().contains("conv3x3"), "{text}");
+    }
+}
+
+#[test]
+fn a_graph_that_was_changed_is_refused() {
+    let parent = build("vgg11", 0.1);
+    let block = block::find(&parent.graph).swap_remove(0);
+    let mut other = parent.clone();
+    other.graph = Graph { layers: other.graph.layers.split_off(5), ..other.graph };
+    assert!(surgery::compress(&other, &[(block, CONV3)]).is_err());
+}
