@@ -7,7 +7,11 @@
 //! and the shape alone, not on the batch size, the place in the batch or the number of threads. The
 //! weight gradient sums over images in an order that the batch size and the shape fix.
 
-mod plain;
+mod channelwise;
+mod direct;
+mod direct_weight;
+mod memory;
+mod pass;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
@@ -15,7 +19,11 @@ mod tests;
 
 use nettriage_net::Conv;
 
+pub(crate) use memory::Scratch;
+
 use crate::pool::Pool;
+use crate::simd::{self, Kernels};
+use pass::{Io, Pass, Way, WeightPass};
 
 /// The shapes of one convolution. Pictures are (C, H, W) here and stored as N x H x W x C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,48 +90,106 @@ pub(crate) struct Epilogue<'a> {
     pub relu: bool,
 }
 
-/// A convolution with its weights packed and its scratch memory planned.
+/// A convolution, planned: an algorithm for every direction, with room for packed weights.
 pub(crate) struct ConvOp {
     geometry: Geometry,
-    plain: plain::Plain,
+    forward: Box<dyn Pass>,
+    grad_input: Option<Box<dyn Pass>>,
+    grad_weight: Option<Box<dyn WeightPass>>,
 }
 
 impl ConvOp {
     /// Plans `geometry` for batches of at most `batch` images on at most `threads` threads.
     ///
     /// `exact` forbids algorithms whose rounding error is larger than a direct sum's (F(4x4, 3x3)).
-    /// The weights are zero until [`ConvOp::set_weights`].
     pub fn new(geometry: &Geometry, batch: usize, threads: usize, exact: bool, needs: Needs) -> ConvOp {
-        let _ = (batch, threads, exact, needs);
-        ConvOp { geometry: *geometry, plain: plain::Plain::new(geometry) }
+        ConvOp::with_kernels(simd::kernels(), geometry, batch, threads, exact, needs)
     }
 
-    /// Takes over the weights, `[filters, in / groups, kernel rows, kernel columns]`.
-    pub fn set_weights(&mut self, oihw: &[f32]) {
-        assert_eq!(oihw.len(), self.geometry.weight_len());
-        self.plain.set_weights(oihw);
+    /// [`ConvOp::new`] with the kernels of a given instruction set.
+    pub(crate) fn with_kernels(
+        kernels: &'static Kernels,
+        geometry: &Geometry,
+        batch: usize,
+        threads: usize,
+        exact: bool,
+        needs: Needs,
+    ) -> ConvOp {
+        let _ = exact;
+        let threads = threads.max(1);
+        let depthwise = channelwise::covers(geometry);
+        let pass = |way| -> Box<dyn Pass> {
+            if depthwise {
+                Box::new(channelwise::Channelwise::new(geometry, way, kernels))
+            } else {
+                Box::new(direct::Direct::new(geometry, way, threads, kernels))
+            }
+        };
+        let weight = || -> Box<dyn WeightPass> {
+            if depthwise {
+                Box::new(channelwise::ChannelwiseWeight::new(geometry, kernels))
+            } else {
+                Box::new(direct_weight::DirectWeight::new(geometry, batch, kernels))
+            }
+        };
+        ConvOp {
+            geometry: *geometry,
+            forward: pass(Way::Forward),
+            grad_input: needs.grad_input.then(|| pass(Way::GradInput)),
+            grad_weight: needs.grad_weight.then(weight),
+        }
     }
 
-    /// The convolution of the first `n` images of `x` (n x H x W x C) into `y` (n x H x W x C).
-    pub fn forward(&mut self, n: usize, x: &[f32], epilogue: Epilogue<'_>, y: &mut [f32], pool: &Pool) {
+    /// To be called whenever the weights passed to the next call differ from the last call's.
+    pub fn weights_changed(&mut self) {
+        self.forward.weights_changed();
+        if let Some(pass) = &mut self.grad_input {
+            pass.weights_changed();
+        }
+    }
+
+    /// The convolution of the first `n` images of `x` (n x H x W x C) with `w`
+    /// (`[filters, in / groups, kernel rows, kernel columns]`) into `y` (n x H x W x C).
+    #[allow(clippy::too_many_arguments)]
+    pub fn forward(
+        &mut self,
+        n: usize,
+        w: &[f32],
+        x: &[f32],
+        epilogue: Epilogue<'_>,
+        y: &mut [f32],
+        pool: &Pool,
+        scratch: &mut Scratch,
+    ) {
+        assert_eq!(w.len(), self.geometry.weight_len());
         let (x, y) = (&x[..n * self.geometry.input_len()], &mut y[..n * self.geometry.output_len()]);
-        self.plain.forward(x, epilogue, y, pool);
+        self.forward.run(Io { n, w, x, epilogue }, y, pool, scratch);
     }
 
     /// The gradient of the input from that of the output; overwrites `gx`.
-    pub fn grad_input(&mut self, n: usize, gy: &[f32], gx: &mut [f32], pool: &Pool) {
-        let (gy, gx) = (&gy[..n * self.geometry.output_len()], &mut gx[..n * self.geometry.input_len()]);
-        self.plain.grad_input(gy, gx, pool);
+    pub fn grad_input(&mut self, n: usize, w: &[f32], gy: &[f32], gx: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
+        assert_eq!(w.len(), self.geometry.weight_len());
+        let (x, y) = (&gy[..n * self.geometry.output_len()], &mut gx[..n * self.geometry.input_len()]);
+        let pass = self.grad_input.as_mut().expect("planned with the input's gradient");
+        pass.run(Io { n, w, x, epilogue: Epilogue::default() }, y, pool, scratch);
     }
 
-    /// The gradient of the weight (in [`ConvOp::set_weights`]' layout), summed over images; overwrites `gw`.
-    pub fn grad_weight(&mut self, n: usize, x: &[f32], gy: &[f32], gw: &mut [f32], pool: &Pool) {
+    /// The gradient of the weight (in the weight's layout), summed over images; overwrites `gw`.
+    pub fn grad_weight(&mut self, n: usize, x: &[f32], gy: &[f32], gw: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
         let (x, gy) = (&x[..n * self.geometry.input_len()], &gy[..n * self.geometry.output_len()]);
-        self.plain.grad_weight(n, x, gy, gw, pool);
+        let pass = self.grad_weight.as_mut().expect("planned with the weight's gradient");
+        pass.run(n, x, gy, gw, pool, scratch);
     }
 
-    /// Bytes of packed weights and scratch that this operation holds.
+    /// Bytes that the largest batch takes of the [`Scratch`] that operations share.
     pub fn scratch_bytes(&self) -> usize {
-        self.plain.bytes()
+        let grad_input = self.grad_input.as_ref().map_or(0, |p| p.scratch_bytes());
+        let grad_weight = self.grad_weight.as_ref().map_or(0, |p| p.scratch_bytes());
+        self.forward.scratch_bytes().max(grad_input).max(grad_weight)
+    }
+
+    /// Bytes of packed weights that this operation holds itself.
+    pub fn packed_bytes(&self) -> usize {
+        self.forward.packed_bytes() + self.grad_input.as_ref().map_or(0, |p| p.packed_bytes())
     }
 }

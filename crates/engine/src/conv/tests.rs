@@ -2,8 +2,9 @@
 
 use nettriage_net::{Conv, Padding};
 
-use super::{ConvOp, Epilogue, Geometry, Needs, reference};
+use super::{ConvOp, Epilogue, Geometry, Needs, Scratch, reference};
 use crate::pool::Pool;
+use crate::simd::{self, Kernels};
 
 const BOTH: Needs = Needs { grad_input: true, grad_weight: true };
 
@@ -107,9 +108,7 @@ impl Case {
     }
 
     fn op(&self, batch: usize, threads: usize, exact: bool) -> ConvOp {
-        let mut op = ConvOp::new(&self.g, batch, threads, exact, BOTH);
-        op.set_weights(&self.w);
-        op
+        ConvOp::new(&self.g, batch, threads, exact, BOTH)
     }
 
     fn epilogue(&self) -> Epilogue<'_> {
@@ -118,10 +117,10 @@ impl Case {
 }
 
 /// Every shape in every direction, exact and not, with and without epilogue, against f64.
-#[test]
-fn agrees_with_f64() {
+fn agrees_with_f64(kernels: &'static Kernels) {
     let n = 3;
     let pool = Pool::new(2);
+    let mut scratch = Scratch::default();
     for g in shapes() {
         let case = Case::new(g, n);
         let forward = reference::forward(&g, n, &case.x, &case.w);
@@ -135,19 +134,66 @@ fn agrees_with_f64() {
             .collect();
         for exact in [false, true] {
             let bound = if exact { 2e-6 } else { 1e-5 };
-            let mut op = case.op(n, 2, exact);
+            let what = format!("{g:?}, exact {exact}, {}", kernels.name);
+            let mut op = ConvOp::with_kernels(kernels, &g, n, 2, exact, BOTH);
             let mut y = vec![f32::NAN; n * g.output_len()];
-            op.forward(n, &case.x, Epilogue::default(), &mut y, &pool);
-            assert!(error(&y, &forward) < bound, "forward {g:?} exact {exact}: {}", error(&y, &forward));
-            op.forward(n, &case.x, case.epilogue(), &mut y, &pool);
-            assert!(error(&y, &finished) < bound, "epilogue {g:?} exact {exact}: {}", error(&y, &finished));
+            op.forward(n, &case.w, &case.x, Epilogue::default(), &mut y, &pool, &mut scratch);
+            assert!(error(&y, &forward) < bound, "forward: {} for {what}", error(&y, &forward));
+            op.forward(n, &case.w, &case.x, case.epilogue(), &mut y, &pool, &mut scratch);
+            assert!(error(&y, &finished) < bound, "epilogue: {} for {what}", error(&y, &finished));
             let mut gx = vec![f32::NAN; n * g.input_len()];
-            op.grad_input(n, &case.gy, &mut gx, &pool);
-            assert!(error(&gx, &grad_input) < bound, "grad_input {g:?} exact {exact}: {}", error(&gx, &grad_input));
+            op.grad_input(n, &case.w, &case.gy, &mut gx, &pool, &mut scratch);
+            assert!(error(&gx, &grad_input) < bound, "grad_input: {} for {what}", error(&gx, &grad_input));
             let mut gw = vec![f32::NAN; g.weight_len()];
-            op.grad_weight(n, &case.x, &case.gy, &mut gw, &pool);
-            assert!(error(&gw, &grad_weight) < bound, "grad_weight {g:?} exact {exact}: {}", error(&gw, &grad_weight));
+            op.grad_weight(n, &case.x, &case.gy, &mut gw, &pool, &mut scratch);
+            assert!(error(&gw, &grad_weight) < bound, "grad_weight: {} for {what}", error(&gw, &grad_weight));
         }
+    }
+}
+
+/// The kernels called `name`, or a loud line where the processor lacks them.
+fn kernels_named(name: &str) -> Option<&'static Kernels> {
+    let found = simd::all().iter().copied().find(|k| k.name == name);
+    if found.is_none() {
+        eprintln!("SKIPPED: this processor has no {name}, its kernels are not tested here");
+    }
+    found
+}
+
+#[test]
+fn avx512_agrees_with_f64() {
+    kernels_named("avx512").map(agrees_with_f64);
+}
+
+#[test]
+fn avx2_agrees_with_f64() {
+    kernels_named("avx2").map(agrees_with_f64);
+}
+
+#[test]
+fn portable_agrees_with_f64() {
+    kernels_named("portable").map(agrees_with_f64).expect("every processor has them");
+}
+
+/// Weights that change are used from the next call on.
+#[test]
+fn changed_weights_are_packed_again() {
+    let pool = Pool::new(1);
+    let mut scratch = Scratch::default();
+    for g in shapes() {
+        let case = Case::new(g, 1);
+        let mut op = case.op(1, 1, false);
+        let (mut y, mut gx) = (vec![0.0; g.output_len()], vec![0.0; g.input_len()]);
+        op.forward(1, &case.w, &case.x, Epilogue::default(), &mut y, &pool, &mut scratch);
+        op.grad_input(1, &case.w, &case.gy, &mut gx, &pool, &mut scratch);
+        let twice: Vec<f32> = case.w.iter().map(|w| 2.0 * w).collect();
+        op.weights_changed();
+        let (mut y2, mut gx2) = (y.clone(), gx.clone());
+        op.forward(1, &twice, &case.x, Epilogue::default(), &mut y2, &pool, &mut scratch);
+        op.grad_input(1, &twice, &case.gy, &mut gx2, &pool, &mut scratch);
+        // Doubling rounds nothing.
+        assert!(y.iter().zip(&y2).all(|(a, b)| 2.0 * a == *b), "{g:?}");
+        assert!(gx.iter().zip(&gx2).all(|(a, b)| 2.0 * a == *b), "{g:?}");
     }
 }
 
@@ -159,28 +205,29 @@ fn bits_are_the_images_own() {
     for g in shapes() {
         let case = Case::new(g, batch);
         let (il, ol) = (g.input_len(), g.output_len());
+        let mut scratch = Scratch::default();
         let mut whole = case.op(batch, 1, false);
         let (mut y, mut gx) = (vec![0.0; batch * ol], vec![0.0; batch * il]);
-        whole.forward(batch, &case.x, case.epilogue(), &mut y, &pools[0]);
-        whole.grad_input(batch, &case.gy, &mut gx, &pools[0]);
+        whole.forward(batch, &case.w, &case.x, case.epilogue(), &mut y, &pools[0], &mut scratch);
+        whole.grad_input(batch, &case.w, &case.gy, &mut gx, &pools[0], &mut scratch);
         for (threads, pool) in [(1, &pools[0]), (3, &pools[1])] {
             for planned in [batch, 64] {
                 let mut op = case.op(planned, threads, false);
                 for (start, n) in [(0, batch), (0, 1), (6, 1), (2, 3), (1, 6)] {
                     let (mut part, mut gpart) = (vec![0.0; n * ol], vec![0.0; n * il]);
-                    op.forward(n, &case.x[start * il..], case.epilogue(), &mut part, pool);
+                    op.forward(n, &case.w, &case.x[start * il..], case.epilogue(), &mut part, pool, &mut scratch);
                     assert_eq!(part, y[start * ol..][..n * ol], "forward {g:?} {threads} threads, {n} from {start}");
-                    op.grad_input(n, &case.gy[start * ol..], &mut gpart, pool);
+                    op.grad_input(n, &case.w, &case.gy[start * ol..], &mut gpart, pool, &mut scratch);
                     assert_eq!(gpart, gx[start * il..][..n * il], "grad_input {g:?} {threads} threads, {n} from {start}");
                 }
             }
         }
         for n in [1, 2, batch] {
             let mut first = vec![0.0; g.weight_len()];
-            whole.grad_weight(n, &case.x, &case.gy, &mut first, &pools[0]);
+            whole.grad_weight(n, &case.x, &case.gy, &mut first, &pools[0], &mut scratch);
             for (planned, threads, pool) in [(batch, 3, &pools[1]), (64, 1, &pools[0]), (64, 3, &pools[1])] {
                 let mut gw = vec![f32::NAN; g.weight_len()];
-                case.op(planned, threads, false).grad_weight(n, &case.x, &case.gy, &mut gw, pool);
+                case.op(planned, threads, false).grad_weight(n, &case.x, &case.gy, &mut gw, pool, &mut scratch);
                 assert_eq!(gw, first, "grad_weight {g:?} n {n}, {threads} threads, planned for {planned}");
             }
         }

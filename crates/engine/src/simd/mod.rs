@@ -1,1 +1,63 @@
-//! Vectors of f32 and the kernels on them.
+//! Vectors of f32 and the kernels on them, one source for every instruction set.
+//!
+//! [`Simd`] is what a vector can do; the kernels ([`tile`], [`transform`], [`depthwise`]) are generic over it, and
+//! [`kernels`] hands out the table of those compiled for the best instruction set that the processor has.
+
+pub(crate) mod depthwise;
+mod kernels;
+mod portable;
+pub(crate) mod tile;
+pub(crate) mod transform;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub(crate) use kernels::{Kernels, all, kernels, vectorised};
+
+/// What a kernel needs of a vector of f32.
+///
+/// # Safety
+/// Every function may run only where the processor has the instruction set of the implementation, inside a function
+/// that enables it; pointers must be valid for what is read or written. Nothing need be aligned.
+pub(crate) trait Simd: 'static {
+    /// The vector.
+    type V: Copy;
+    /// Elements of a vector.
+    const LANES: usize;
+
+    /// All zeros.
+    unsafe fn zero() -> Self::V;
+    /// `value` in every lane.
+    unsafe fn splat(value: f32) -> Self::V;
+    /// [`Simd::LANES`] elements from `from`.
+    unsafe fn load(from: *const f32) -> Self::V;
+    /// [`Simd::LANES`] elements to `to`.
+    unsafe fn store(to: *mut f32, v: Self::V);
+    /// The first `count` < [`Simd::LANES`] elements from `from`, the rest zeros.
+    unsafe fn load_part(from: *const f32, count: usize) -> Self::V;
+    /// The first `count` < [`Simd::LANES`] elements to `to`.
+    unsafe fn store_part(to: *mut f32, v: Self::V, count: usize);
+    /// a + b.
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// a - b.
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// a b.
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// a b + c, rounded once where the processor can.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// c - a b, rounded once where the processor can.
+    unsafe fn fnma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// 0 where v < 0, v elsewhere (so NaN stays NaN).
+    unsafe fn relu(v: Self::V) -> Self::V;
+
+    /// The first `count` elements, at most a whole vector.
+    #[inline(always)]
+    unsafe fn load_up_to(from: *const f32, count: usize) -> Self::V {
+        unsafe { if count >= Self::LANES { Self::load(from) } else { Self::load_part(from, count) } }
+    }
+
+    /// Writes the first `count` elements, at most a whole vector.
+    #[inline(always)]
+    unsafe fn store_up_to(to: *mut f32, v: Self::V, count: usize) {
+        unsafe { if count >= Self::LANES { Self::store(to, v) } else { Self::store_part(to, v, count) } }
+    }
+}

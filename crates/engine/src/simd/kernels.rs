@@ -1,0 +1,197 @@
+//! The kernels of each instruction set, compiled for it, and the choice at run time.
+
+use std::sync::OnceLock;
+
+use super::depthwise::{self, Correlate, Gather};
+use super::tile::{self, Cols, ColsFn, Finish, Rows, RowsFn};
+use super::transform::{self, F2, F4, K3, PanelRow, Transforms};
+use super::{Simd, portable::Portable};
+
+/// The kernels of one instruction set.
+///
+/// # Safety
+/// Those of a table from [`kernels`] or [`all`] may be called on this processor; each states what its pointers must allow.
+pub(crate) struct Kernels {
+    /// The instruction set.
+    pub name: &'static str,
+    /// Elements of a vector.
+    pub lanes: usize,
+    /// Tiles of one vector: `[rows - 1]`.
+    rows1: &'static [RowsFn],
+    /// Tiles of two vectors.
+    rows2: &'static [RowsFn],
+    cols1: &'static [ColsFn],
+    cols2: &'static [ColsFn],
+    /// F(4x4, 3x3).
+    pub f4: Transforms,
+    /// F(2x2, 3x3).
+    pub f2: Transforms,
+    /// 2x2 pictures.
+    pub k3: Transforms,
+    /// One pixel of a depthwise convolution.
+    pub gather: unsafe fn(&Gather),
+    /// One tap's run of a depthwise weight gradient.
+    pub correlate: unsafe fn(&Correlate),
+}
+
+impl Kernels {
+    /// Columns of a whole packed panel: two vectors.
+    pub fn panel(&self) -> usize {
+        2 * self.lanes
+    }
+
+    /// `columns` rounded up to whole vectors: what they take in packed panels.
+    pub fn padded(&self, columns: usize) -> usize {
+        columns.next_multiple_of(self.lanes)
+    }
+
+    /// Width of the packed panel that starts at column `at` of `columns`: two vectors, or one at the end.
+    pub fn width(&self, at: usize, columns: usize) -> usize {
+        if columns - at <= self.lanes { self.lanes } else { 2 * self.lanes }
+    }
+
+    /// Row kernels for panels of `width` columns, `[rows - 1]`.
+    pub fn rows(&self, width: usize) -> &'static [RowsFn] {
+        if width == self.lanes { self.rows1 } else { self.rows2 }
+    }
+
+    /// Column kernels for panels of `width` columns, `[rows - 1]`.
+    pub fn cols(&self, width: usize) -> &'static [ColsFn] {
+        if width == self.lanes { self.cols1 } else { self.cols2 }
+    }
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// The functions of one instruction set, each compiled with its features enabled.
+macro_rules! instruction_set {
+    ($module:ident, $name:literal, $simd:ty, [$($feature:literal)?], one: [$($r1:literal)*], two: [$($r2:literal)*]) => {
+        pub(super) mod $module {
+            use super::*;
+
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn rows<const M: usize, const N: usize>(t: &Rows) {
+                unsafe { tile::rows::<$simd, M, N>(t) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn cols<const M: usize, const N: usize>(t: &Cols) {
+                unsafe { tile::cols::<$simd, M, N>(t) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn gather(t: &Gather) {
+                unsafe { depthwise::gather::<$simd>(t) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn correlate(t: &Correlate) {
+                unsafe { depthwise::correlate::<$simd>(t) }
+            }
+            instruction_set!(@transforms f4, F4, 6, 6, 4, $simd, [$($feature)?]);
+            instruction_set!(@transforms f2, F2, 4, 4, 2, $simd, [$($feature)?]);
+            instruction_set!(@transforms k3, K3, 2, 3, 2, $simd, [$($feature)?]);
+
+            /// Runs `f` compiled for this instruction set.
+            $(#[target_feature(enable = $feature)])?
+            pub(in super::super) unsafe fn run<R>(f: impl FnOnce() -> R) -> R {
+                f()
+            }
+
+            pub(super) static KERNELS: Kernels = Kernels {
+                name: $name,
+                lanes: <$simd as Simd>::LANES,
+                rows1: &[$(rows::<$r1, 1>),*],
+                rows2: &[$(rows::<$r2, 2>),*],
+                cols1: &[$(cols::<$r1, 1>),*],
+                cols2: &[$(cols::<$r2, 2>),*],
+                f4: f4::TRANSFORMS,
+                f2: f2::TRANSFORMS,
+                k3: k3::TRANSFORMS,
+                gather,
+                correlate,
+            };
+        }
+    };
+    (@transforms $module:ident, $b:ty, $i:literal, $p:literal, $o:literal, $simd:ty, [$($feature:literal)?]) => {
+        mod $module {
+            use super::*;
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn input(x: *const *const f32, channels: usize, v: *mut f32, plane: usize) {
+                unsafe { transform::input::<$simd, $b, $i, $p, $o>(x, channels, v, plane) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn output(m: *const f32, plane: usize, y: *const *mut f32, channels: usize, finish: &Finish) {
+                unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, plane, y, channels, finish) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn filter(w: *const f32, from: usize, count: usize, u: *mut f32, to: usize) {
+                unsafe { transform::filter::<$simd, $b, $i, $p, $o>(w, from, count, u, to) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn grad_output(gy: *const *const f32, channels: usize, to: &PanelRow) {
+                unsafe { transform::grad_output::<$simd, $b, $i, $p, $o>(gy, channels, to) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn grad_filter(m: *const f32, from: usize, count: usize, w: *mut f32, to: usize) {
+                unsafe { transform::grad_filter::<$simd, $b, $i, $p, $o>(m, from, count, w, to) }
+            }
+            pub(super) const TRANSFORMS: Transforms =
+                Transforms { inputs: $i, products: $p, outputs: $o, input, output, filter, grad_output, grad_filter };
+        }
+    };
+}
+
+instruction_set!(plain, "portable", Portable, [], one: [1 2 3 4 5 6 7 8], two: [1 2 3 4 5 6]);
+
+#[cfg(target_arch = "x86_64")]
+use super::x86::{Avx2, Avx512};
+#[cfg(target_arch = "x86_64")]
+instruction_set!(avx2, "avx2", Avx2, ["avx2,fma"], one: [1 2 3 4 5 6 7 8], two: [1 2 3 4 5 6]);
+#[cfg(target_arch = "x86_64")]
+instruction_set!(avx512, "avx512", Avx512, ["avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"],
+    one: [1 2 3 4 5 6 7 8 9 10 11 12], two: [1 2 3 4 5 6 7 8 9 10 11 12]);
+
+/// The tables of every instruction set that this processor has, the best first.
+pub(crate) fn all() -> &'static [&'static Kernels] {
+    static ALL: OnceLock<Vec<&'static Kernels>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let mut found = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+            {
+                found.push(&avx512::KERNELS);
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                found.push(&avx2::KERNELS);
+            }
+        }
+        found.push(&plain::KERNELS);
+        found
+    })
+}
+
+/// The table of the best instruction set that this processor has.
+pub(crate) fn kernels() -> &'static Kernels {
+    all()[0]
+}
+
+/// Runs plain loops compiled for the best instruction set that this processor has.
+///
+/// No bit depends on which: the compiler neither reorders sums nor fuses multiplications and additions.
+#[inline(always)]
+pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    match kernels().lanes {
+        // SAFETY: the table was chosen because the processor has these features.
+        16 => return unsafe { avx512::run(f) },
+        8 => return unsafe { avx2::run(f) },
+        _ => {}
+    }
+    f()
+}

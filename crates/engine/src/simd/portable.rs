@@ -1,0 +1,73 @@
+//! Vectors of four for any processor, left to the compiler (SSE2 on x86-64, NEON on AArch64).
+
+use super::Simd;
+
+/// Four lanes in an array.
+pub(super) struct Portable;
+
+/// Fused where that is one instruction everywhere; a library call elsewhere, so two roundings there.
+#[inline(always)]
+fn fused(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
+}
+
+impl Simd for Portable {
+    type V = [f32; 4];
+    const LANES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn zero() -> [f32; 4] {
+        [0.0; 4]
+    }
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> [f32; 4] {
+        [value; 4]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> [f32; 4] {
+        unsafe { from.cast::<[f32; 4]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: [f32; 4]) {
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn load_part(from: *const f32, count: usize) -> [f32; 4] {
+        let mut v = [0.0; 4];
+        for (i, v) in v.iter_mut().enumerate().take(count) {
+            *v = unsafe { *from.add(i) };
+        }
+        v
+    }
+    #[inline(always)]
+    unsafe fn store_part(to: *mut f32, v: [f32; 4], count: usize) {
+        for (i, v) in v.iter().enumerate().take(count) {
+            unsafe { *to.add(i) = *v };
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        [a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]]
+    }
+    #[inline(always)]
+    unsafe fn sub(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        [a[0] - b[0], a[1] - b[1], a[2] - b[2], a[3] - b[3]]
+    }
+    #[inline(always)]
+    unsafe fn mul(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        [a[0] * b[0], a[1] * b[1], a[2] * b[2], a[3] * b[3]]
+    }
+    #[inline(always)]
+    unsafe fn fma(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+        [fused(a[0], b[0], c[0]), fused(a[1], b[1], c[1]), fused(a[2], b[2], c[2]), fused(a[3], b[3], c[3])]
+    }
+    #[inline(always)]
+    unsafe fn fnma(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+        [fused(-a[0], b[0], c[0]), fused(-a[1], b[1], c[1]), fused(-a[2], b[2], c[2]), fused(-a[3], b[3], c[3])]
+    }
+    #[inline(always)]
+    unsafe fn relu(v: [f32; 4]) -> [f32; 4] {
+        let one = |v: f32| if v < 0.0 { 0.0 } else { v };
+        [one(v[0]), one(v[1]), one(v[2]), one(v[3])]
+    }
+}

@@ -1,0 +1,198 @@
+//! The micro-kernels of all products: a tile of sums held in registers.
+//!
+//! A sum is one chain of fused multiply-adds in the order of k, whatever the tile's extent, so an element's bits do
+//! not depend on where in which tile it is computed.
+
+use super::Simd;
+
+/// Rows of the largest tile of any instruction set.
+pub(crate) const MAX_ROWS: usize = 12;
+
+/// What to do with a tile's sums at the end: `relu((sum + bias) * scale + shift)`, each part where it is asked for.
+///
+/// Pointers are to the first column of the tile, or null.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish {
+    /// Added first.
+    pub bias: *const f32,
+    /// Multiplied next.
+    pub scale: *const f32,
+    /// Added then; null exactly where `scale` is.
+    pub shift: *const f32,
+    /// Negative values become 0 at last.
+    pub relu: bool,
+}
+
+impl Finish {
+    /// The sums as they are.
+    pub const NONE: Finish =
+        Finish { bias: std::ptr::null(), scale: std::ptr::null(), shift: std::ptr::null(), relu: false };
+
+    /// The same for columns `columns` further on.
+    #[inline(always)]
+    pub fn advance(self, columns: usize) -> Finish {
+        let step = |p: *const f32| if p.is_null() { p } else { p.wrapping_add(columns) };
+        Finish { bias: step(self.bias), scale: step(self.scale), shift: step(self.shift), relu: self.relu }
+    }
+
+    /// Applies it to vectors that all hold the `count` columns from `at` on.
+    #[inline(always)]
+    pub unsafe fn apply<S: Simd, const M: usize>(&self, v: &mut [S::V; M], at: usize, count: usize) {
+        unsafe {
+            if !self.bias.is_null() {
+                let bias = S::load_up_to(self.bias.wrapping_add(at), count);
+                for v in v.iter_mut() {
+                    *v = S::add(*v, bias);
+                }
+            }
+            if !self.scale.is_null() {
+                let scale = S::load_up_to(self.scale.wrapping_add(at), count);
+                let shift = S::load_up_to(self.shift.wrapping_add(at), count);
+                for v in v.iter_mut() {
+                    *v = S::add(S::mul(*v, scale), shift);
+                }
+            }
+            if self.relu {
+                for v in v.iter_mut() {
+                    *v = S::relu(*v);
+                }
+            }
+        }
+    }
+}
+
+/// `c[m][..] (+)= sum over segments s and k of a[m][segment s + k] * b[s, k][..]`.
+///
+/// The rows of A are contiguous runs of k anywhere in memory; B is a packed panel, one or two vectors wide.
+pub(crate) struct Rows {
+    /// First element of each row of A.
+    pub a: [*const f32; MAX_ROWS],
+    /// First element of each row of C.
+    pub c: [*mut f32; MAX_ROWS],
+    /// Offsets of the runs, added to every row's pointer.
+    pub segments: *const isize,
+    /// How many runs.
+    pub count: usize,
+    /// Elements of a run.
+    pub k: usize,
+    /// The panel: for every k of every run, one or two vectors.
+    pub b: *const f32,
+    /// Whether C's elements are added to.
+    pub add: bool,
+    /// Columns of C that exist, at most the panel's width.
+    pub columns: usize,
+    /// What is done to the sums.
+    pub finish: Finish,
+}
+
+/// A kernel on [`Rows`] for one tile extent.
+pub(crate) type RowsFn = unsafe fn(&Rows);
+
+/// See [`Rows`]; `M` rows, `N` vectors.
+#[inline(always)]
+pub(super) unsafe fn rows<S: Simd, const M: usize, const N: usize>(t: &Rows) {
+    unsafe {
+        let mut acc = [[S::zero(); M]; N];
+        if t.add {
+            for v in 0..N {
+                let left = t.columns.saturating_sub(v * S::LANES);
+                for m in 0..M {
+                    acc[v][m] = S::load_up_to(t.c[m].wrapping_add(v * S::LANES), left);
+                }
+            }
+        }
+        let mut b = t.b;
+        for s in 0..t.count {
+            let offset = *t.segments.add(s);
+            let mut a = [std::ptr::null(); M];
+            for m in 0..M {
+                a[m] = t.a[m].wrapping_offset(offset);
+            }
+            for k in 0..t.k {
+                let mut bv = [S::zero(); N];
+                for v in 0..N {
+                    bv[v] = S::load(b.add(v * S::LANES));
+                }
+                b = b.add(N * S::LANES);
+                for m in 0..M {
+                    let av = S::splat(*a[m].add(k));
+                    for v in 0..N {
+                        acc[v][m] = S::fma(av, bv[v], acc[v][m]);
+                    }
+                }
+            }
+        }
+        for v in 0..N {
+            let left = t.columns.saturating_sub(v * S::LANES);
+            t.finish.apply::<S, M>(&mut acc[v], v * S::LANES, left);
+            for m in 0..M {
+                S::store_up_to(t.c[m].wrapping_add(v * S::LANES), acc[v][m], left);
+            }
+        }
+    }
+}
+
+/// `c[m][..] (+)= sum over segments s and k of a[segment s + k step + m] * b[s, k][..]`: the transposed product of weight gradients.
+///
+/// The M elements of one k lie side by side in A; B is a packed panel, one or two vectors wide.
+pub(crate) struct Cols {
+    /// First element of A.
+    pub a: *const f32,
+    /// Distance between successive k in A.
+    pub a_step: usize,
+    /// Offsets of the runs of k in A.
+    pub segments: *const isize,
+    /// How many runs.
+    pub count: usize,
+    /// Length of a run.
+    pub k: usize,
+    /// The panel.
+    pub b: *const f32,
+    /// The tile of C, whole panels wide.
+    pub c: *mut f32,
+    /// Distance between rows of C.
+    pub c_step: usize,
+    /// Whether C's elements are added to.
+    pub add: bool,
+}
+
+/// A kernel on [`Cols`] for one tile extent.
+pub(crate) type ColsFn = unsafe fn(&Cols);
+
+/// See [`Cols`]; `M` rows, `N` vectors.
+#[inline(always)]
+pub(super) unsafe fn cols<S: Simd, const M: usize, const N: usize>(t: &Cols) {
+    unsafe {
+        let mut acc = [[S::zero(); N]; M];
+        if t.add {
+            for m in 0..M {
+                for v in 0..N {
+                    acc[m][v] = S::load(t.c.add(m * t.c_step + v * S::LANES));
+                }
+            }
+        }
+        let mut b = t.b;
+        for s in 0..t.count {
+            let mut a = t.a.wrapping_offset(*t.segments.add(s));
+            for _ in 0..t.k {
+                let mut bv = [S::zero(); N];
+                for v in 0..N {
+                    bv[v] = S::load(b.add(v * S::LANES));
+                }
+                b = b.add(N * S::LANES);
+                for m in 0..M {
+                    let av = S::splat(*a.add(m));
+                    for v in 0..N {
+                        acc[m][v] = S::fma(av, bv[v], acc[m][v]);
+                    }
+                }
+                a = a.wrapping_add(t.a_step);
+            }
+        }
+        for m in 0..M {
+            for v in 0..N {
+                S::store(t.c.add(m * t.c_step + v * S::LANES), acc[m][v]);
+            }
+        }
+    }
+}
