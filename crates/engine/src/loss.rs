@@ -1,0 +1,139 @@
+//! Losses: each returns its mean over the batch and writes its gradient.
+
+/// The softmax of `logits / temperature`, as the largest scaled logit and the sum of exponentials above it.
+fn partition(logits: &[f32], temperature: f64) -> (f64, f64) {
+    let largest = logits.iter().fold(f32::NEG_INFINITY, |m, &v| if v > m || v.is_nan() { v } else { m });
+    let largest = f64::from(largest) / temperature;
+    (largest, logits.iter().map(|&v| (f64::from(v) / temperature - largest).exp()).sum())
+}
+
+/// Mean cross entropy of the softmax of `logits` (n x `classes`) against `labels` (n), as
+/// `torch.nn.functional.cross_entropy`. Writes dLoss/dLogits to `grad` (n x `classes`).
+///
+/// # Panics
+/// If the lengths disagree or a label is not below `classes`.
+pub fn cross_entropy(logits: &[f32], labels: &[u16], classes: usize, grad: &mut [f32]) -> f64 {
+    assert_eq!(logits.len(), labels.len() * classes, "logits of {} images with {classes} classes", labels.len());
+    assert_eq!(grad.len(), logits.len(), "gradient and logits");
+    let scale = 1.0 / labels.len().max(1) as f64;
+    let mut loss = 0.0;
+    for ((row, grad), &label) in logits.chunks_exact(classes).zip(grad.chunks_exact_mut(classes)).zip(labels) {
+        let (largest, sum) = partition(row, 1.0);
+        for (grad, &logit) in grad.iter_mut().zip(row) {
+            *grad = ((f64::from(logit) - largest).exp() / sum * scale) as f32;
+        }
+        let label = usize::from(label);
+        grad[label] = (((f64::from(row[label]) - largest).exp() / sum - 1.0) * scale) as f32;
+        loss += sum.ln() + largest - f64::from(row[label]);
+    }
+    loss * scale
+}
+
+/// Knowledge distillation (Hinton, Vinyals and Dean, arXiv:1503.02531), the mean over the batch of
+/// (1 - `alpha`) CE + `alpha` T^2 KL(softmax(teacher / T) || softmax(logits / T)), T the `temperature`.
+/// Alpha 0.9 and T 4 are usual. All of `logits`, `teacher_logits`, `grad` are n x `classes`.
+///
+/// # Panics
+/// If the lengths disagree or a label is not below `classes`.
+pub fn distillation(
+    logits: &[f32],
+    teacher_logits: &[f32],
+    labels: &[u16],
+    classes: usize,
+    temperature: f32,
+    alpha: f32,
+    grad: &mut [f32],
+) -> f64 {
+    assert_eq!(teacher_logits.len(), logits.len(), "the teacher's logits and the student's");
+    let hard = cross_entropy(logits, labels, classes, grad);
+    let (t, alpha) = (f64::from(temperature), f64::from(alpha));
+    let scale = 1.0 / labels.len().max(1) as f64;
+    let mut divergence = 0.0;
+    let rows = logits.chunks_exact(classes).zip(teacher_logits.chunks_exact(classes));
+    for ((row, teacher), grad) in rows.zip(grad.chunks_exact_mut(classes)) {
+        let ((largest, sum), (teacher_largest, teacher_sum)) = (partition(row, t), partition(teacher, t));
+        for ((grad, &logit), &target) in grad.iter_mut().zip(row).zip(teacher) {
+            let (logit, target) = (f64::from(logit) / t - largest, f64::from(target) / t - teacher_largest);
+            let (q, p) = (logit.exp() / sum, target.exp() / teacher_sum);
+            if p > 0.0 {
+                divergence += p * ((target - teacher_sum.ln()) - (logit - sum.ln()));
+            }
+            *grad = ((1.0 - alpha) * f64::from(*grad) + alpha * t * (q - p) * scale) as f32;
+        }
+    }
+    (1.0 - alpha) * hard + alpha * t * t * divergence * scale
+}
+
+/// Mean squared error over all elements, as `torch.nn.functional.mse_loss`. Writes 2 (output - target) / elements to `grad`.
+///
+/// # Panics
+/// If the lengths disagree.
+pub fn mean_squared(output: &[f32], target: &[f32], grad: &mut [f32]) -> f64 {
+    assert!(output.len() == target.len() && grad.len() == output.len(), "output, target and gradient");
+    let scale = 2.0 / output.len().max(1) as f32;
+    let mut total = 0.0;
+    // Eight f64 lanes over short runs: exact enough for any length, and a fixed order.
+    for ((output, target), grad) in output.chunks(4096).zip(target.chunks(4096)).zip(grad.chunks_mut(4096)) {
+        let mut lanes = [0f64; 8];
+        for ((output, target), grad) in output.chunks(8).zip(target.chunks(8)).zip(grad.chunks_mut(8)) {
+            for (((lane, &o), &t), g) in lanes.iter_mut().zip(output).zip(target).zip(grad) {
+                let difference = o - t;
+                *g = difference * scale;
+                *lane += f64::from(difference) * f64::from(difference);
+            }
+        }
+        total += lanes.iter().sum::<f64>();
+    }
+    total / output.len().max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 8] = [0.5, -1.0, 2.0, 0.1, 3.0, 1.0, -2.0, 0.0];
+    const TEACHER: [f32; 8] = [1.0, 0.0, 1.5, -0.5, 0.3, 2.0, -1.0, 0.7];
+    const LABELS: [u16; 2] = [2, 1];
+
+    fn check(loss: impl Fn(&[f32], &mut [f32]) -> f64, x: &[f32]) {
+        let mut grad = vec![0.0; x.len()];
+        loss(x, &mut grad);
+        for i in 0..x.len() {
+            let mut moved = x.to_vec();
+            let mut unused = grad.clone();
+            moved[i] = x[i] + 1e-2;
+            let (above, high) = (loss(&moved, &mut unused), moved[i]);
+            moved[i] = x[i] - 1e-2;
+            let numeric = (above - loss(&moved, &mut unused)) / f64::from(high - moved[i]);
+            assert!((numeric - f64::from(grad[i])).abs() < 2e-5, "element {i}: {numeric} and {}", grad[i]);
+        }
+    }
+
+    #[test]
+    fn gradients_are_those_of_the_losses() {
+        check(|x, g| cross_entropy(x, &LABELS, 4, g), &LOGITS);
+        check(|x, g| distillation(x, &TEACHER, &LABELS, 4, 4.0, 0.9, g), &LOGITS);
+        check(|x, g| distillation(x, &TEACHER, &LABELS, 4, 2.5, 0.3, g), &LOGITS);
+        check(|x, g| mean_squared(x, &TEACHER, g), &LOGITS);
+    }
+
+    // PyTorch 2.x in f32.
+    const TORCH: [f64; 3] = [1.2639607191085815, 0.8168579936027527, 1.4550000429153442];
+
+    #[test]
+    fn values_are_pytorchs() {
+        // F.cross_entropy; 0.1 * CE + 0.9 * 16 * F.kl_div(log_softmax(x/4), softmax(t/4), reduction="batchmean"); F.mse_loss.
+        let mut grad = [0.0; 8];
+        assert!((cross_entropy(&LOGITS, &LABELS, 4, &mut grad) - TORCH[0]).abs() < 1e-6);
+        assert!((distillation(&LOGITS, &TEACHER, &LABELS, 4, 4.0, 0.9, &mut grad) - TORCH[1]).abs() < 1e-6);
+        assert!((mean_squared(&LOGITS, &TEACHER, &mut grad) - TORCH[2]).abs() < 1e-6);
+    }
+
+    #[test]
+    fn extremes_stay_finite_and_nan_is_seen() {
+        let mut grad = [0.0; 2];
+        assert!((cross_entropy(&[1e30, -1e30], &[0], 2, &mut grad)).abs() < 1e-12);
+        assert!(distillation(&[0.0, 0.0], &[1e30, -1e30], &[0], 2, 4.0, 0.9, &mut grad).is_finite());
+        assert!(cross_entropy(&[f32::NAN, 0.0], &[1], 2, &mut grad).is_nan());
+    }
+}

@@ -1,0 +1,127 @@
+//! The weights of a model, their gradients and the optimiser's state, in the layouts of the net crate.
+
+use std::collections::BTreeMap;
+
+use nettriage_net::{Tensor, Weights};
+
+use crate::Error;
+
+/// Where a weight stands in [`Params`].
+pub(crate) type ParamId = usize;
+
+/// One weight.
+pub(crate) struct Param {
+    /// `<layer>.<parameter>`.
+    pub name: String,
+    /// Its shape, as in the net crate.
+    pub shape: Vec<usize>,
+    /// Its elements.
+    pub value: Vec<f32>,
+    /// dLoss/dValue; empty where it does not train.
+    pub gradient: Vec<f32>,
+    /// The optimiser's first state (velocity or first moment); empty where there is none.
+    pub first: Vec<f32>,
+    /// The optimiser's second state (second moment); empty where there is none.
+    pub second: Vec<f32>,
+    /// Whether it trains.
+    pub trains: bool,
+    /// Counts the changes of its value, so that packed copies know when they are stale.
+    pub version: u64,
+}
+
+/// All weights of a network.
+pub(crate) struct Params {
+    list: Vec<Param>,
+    index: BTreeMap<String, ParamId>,
+}
+
+impl Params {
+    /// A copy of the network's weights; none trains yet.
+    pub fn new(weights: &Weights) -> Params {
+        let mut list = Vec::with_capacity(weights.len());
+        let mut index = BTreeMap::new();
+        for (name, tensor) in weights {
+            index.insert(name.clone(), list.len());
+            list.push(Param {
+                name: name.clone(),
+                shape: tensor.shape.clone(),
+                value: tensor.data.clone(),
+                gradient: Vec::new(),
+                first: Vec::new(),
+                second: Vec::new(),
+                trains: false,
+                version: 1,
+            });
+        }
+        Params { list, index }
+    }
+
+    /// The weight `<layer>.<parameter>`, if the network has it.
+    pub fn find(&self, layer: &str, parameter: &str) -> Option<ParamId> {
+        self.index.get(&format!("{layer}.{parameter}")).copied()
+    }
+
+    /// The weight of that full name.
+    pub fn named(&self, name: &str) -> Option<&Param> {
+        self.index.get(name).map(|&id| &self.list[id])
+    }
+
+    /// Marks a weight as trainable and gives it room for its gradient.
+    pub fn train(&mut self, id: ParamId) {
+        let param = &mut self.list[id];
+        param.trains = true;
+        param.gradient = vec![0.0; param.value.len()];
+    }
+
+    /// The weight at `id`.
+    pub fn get(&self, id: ParamId) -> &Param {
+        &self.list[id]
+    }
+
+    /// The weight at `id`, to be changed.
+    pub fn get_mut(&mut self, id: ParamId) -> &mut Param {
+        &mut self.list[id]
+    }
+
+    /// The elements of the weight at `id`.
+    pub fn value(&self, id: ParamId) -> &[f32] {
+        &self.list[id].value
+    }
+
+    /// The weights that train, in a fixed order.
+    pub fn trainable(&mut self) -> impl Iterator<Item = &mut Param> {
+        self.list.iter_mut().filter(|param| param.trains)
+    }
+
+    /// All of them, as the net crate has them.
+    pub fn export(&self) -> Weights {
+        let tensor = |param: &Param| Tensor { shape: param.shape.clone(), data: param.value.clone() };
+        self.list.iter().map(|param| (param.name.clone(), tensor(param))).collect()
+    }
+
+    /// Takes over the weights given, after a check of all of them; the others stay.
+    pub fn import(&mut self, weights: &Weights) -> Result<(), Error> {
+        let fail = |name: &String, problem: String| Err(Error::Weight { name: name.clone(), problem });
+        for (name, tensor) in weights {
+            let Some(&id) = self.index.get(name) else {
+                return fail(name, "is none of the network's".into());
+            };
+            let param = &self.list[id];
+            if param.shape != tensor.shape || param.value.len() != tensor.data.len() {
+                return fail(name, format!("has shape {:?}, not {:?}", tensor.shape, param.shape));
+            }
+        }
+        for (name, tensor) in weights {
+            let param = &mut self.list[self.index[name]];
+            param.value.copy_from_slice(&tensor.data);
+            param.version += 1;
+        }
+        Ok(())
+    }
+
+    /// Bytes of all that is held here.
+    pub fn bytes(&self) -> usize {
+        let floats = |p: &Param| p.value.len() + p.gradient.len() + p.first.len() + p.second.len();
+        self.list.iter().map(|param| 4 * floats(param)).sum()
+    }
+}

@@ -1,0 +1,67 @@
+//! What the tests share: hashed numbers, small graphs, and an f64 reference of every layer in naive loops.
+#![allow(dead_code)]
+
+pub mod reference;
+
+use nettriage_net::{Graph, INPUT, Kind, Layer, Network, Shape, Tensor, Weights};
+
+/// The generator of PyTorch's step benchmark: element i of `stream`, in [-scale, scale).
+pub fn hashed(n: usize, stream: u32, scale: f32) -> Vec<f32> {
+    (0..n as u32)
+        .map(|i| {
+            let mut x = i.wrapping_mul(2_654_435_761).wrapping_add(stream.wrapping_mul(0x9E37_79B9));
+            x = (x ^ (x >> 16)).wrapping_mul(0x85EB_CA6B);
+            x = (x ^ (x >> 13)).wrapping_mul(0xC2B2_AE35);
+            x ^= x >> 16;
+            ((x >> 8) as f32 / 8_388_608.0 - 1.0) * scale
+        })
+        .collect()
+}
+
+/// A layer on the one before it (or on those named).
+pub fn layer(name: &str, inputs: &[&str], kind: Kind) -> Layer {
+    Layer { name: name.into(), inputs: inputs.iter().map(ToString::to_string).collect(), kind }
+}
+
+/// Layers in a row, from (name, kind).
+pub fn chain(input: Shape, layers: &[(&str, Kind)]) -> Graph {
+    let mut before = INPUT.to_string();
+    let layers = layers
+        .iter()
+        .map(|(name, kind)| layer(name, &[&std::mem::replace(&mut before, name.to_string())], kind.clone()))
+        .collect();
+    Graph { name: "test".into(), input, layers, output: before }
+}
+
+/// Hashed weights for a graph, away from anything special: variances and norms' weights positive.
+pub fn network(graph: Graph, stream: u32) -> Network {
+    let shapes = graph.shapes().expect("a sound graph");
+    let mut weights = Weights::new();
+    for (i, layer) in graph.layers.iter().enumerate() {
+        let input = match graph.position(&layer.inputs[0]) {
+            Some(position) => shapes[position],
+            None => graph.input,
+        };
+        for (j, (parameter, shape)) in layer.parameters(input).into_iter().enumerate() {
+            let count = shape.iter().product();
+            let fan: usize = shape[1..].iter().product();
+            let mut data = hashed(count, stream + 100 * i as u32 + j as u32, 1.5 / (fan as f32).sqrt());
+            let positive = matches!(layer.kind, Kind::BatchNorm { .. }) && matches!(parameter, "weight" | "running_var");
+            if positive {
+                data.iter_mut().for_each(|v| *v = 0.6 + 0.3 * *v);
+            }
+            weights.insert(format!("{}.{parameter}", layer.name), Tensor::new(&shape, data));
+        }
+    }
+    let network = Network { graph, weights };
+    network.check().expect("sound weights");
+    network
+}
+
+/// The largest distance of `got` from `want`, relative to the largest of `want` (or 0.05, where all should vanish).
+pub fn distance(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let largest = want.iter().fold(0.05f64, |m, v| m.max(v.abs()));
+    let worst = got.iter().zip(want).map(|(&g, &w)| (f64::from(g) - w).abs());
+    worst.fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m }) / largest
+}

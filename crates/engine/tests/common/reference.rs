@@ -1,0 +1,333 @@
+//! A whole network in f64: every layer as its definition reads, N x C x H x W, one loop an axis.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Padding, Shape, Window};
+
+/// Weights in f64.
+pub type Weights64 = BTreeMap<String, Vec<f64>>;
+
+/// A batch of pictures, N x C x H x W.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub n: usize,
+    pub shape: Shape,
+    pub data: Vec<f64>,
+}
+
+impl Batch {
+    pub fn zeros(n: usize, shape: Shape) -> Batch {
+        Batch { n, shape, data: vec![0.0; n * shape.elements()] }
+    }
+
+    /// From N x H x W x C.
+    pub fn from_nhwc(n: usize, shape: Shape, data: &[f32]) -> Batch {
+        let mut batch = Batch::zeros(n, shape);
+        for (i, c, h, w) in batch.places() {
+            let from = ((i * shape.height + h) * shape.width + w) * shape.channels + c;
+            let at = batch.at(i, c, h, w);
+            batch.data[at] = f64::from(data[from]);
+        }
+        batch
+    }
+
+    /// To N x H x W x C.
+    pub fn nhwc(&self) -> Vec<f64> {
+        let s = self.shape;
+        let mut data = vec![0.0; self.data.len()];
+        for (i, c, h, w) in self.places() {
+            data[((i * s.height + h) * s.width + w) * s.channels + c] = self.data[self.at(i, c, h, w)];
+        }
+        data
+    }
+
+    fn at(&self, i: usize, c: usize, h: usize, w: usize) -> usize {
+        ((i * self.shape.channels + c) * self.shape.height + h) * self.shape.width + w
+    }
+
+    fn get(&self, i: usize, c: usize, h: usize, w: usize) -> f64 {
+        self.data[self.at(i, c, h, w)]
+    }
+
+    /// The element, or `None` outside the picture.
+    fn inside(&self, i: usize, c: usize, h: isize, w: isize) -> Option<f64> {
+        let fits = h >= 0 && w >= 0 && (h as usize) < self.shape.height && (w as usize) < self.shape.width;
+        fits.then(|| self.get(i, c, h as usize, w as usize))
+    }
+
+    fn places(&self) -> Vec<(usize, usize, usize, usize)> {
+        let s = self.shape;
+        let mut places = Vec::with_capacity(self.data.len());
+        for i in 0..self.n {
+            for c in 0..s.channels {
+                for h in 0..s.height {
+                    for w in 0..s.width {
+                        places.push((i, c, h, w));
+                    }
+                }
+            }
+        }
+        places
+    }
+
+    fn map(&self, f: impl Fn(usize, f64) -> f64) -> Batch {
+        let mut out = self.clone();
+        for (i, c, h, w) in self.places() {
+            let at = self.at(i, c, h, w);
+            out.data[at] = f(c, self.data[at]);
+        }
+        out
+    }
+}
+
+/// Every tensor of the graph. Batch norms of layers in `training` use the batch's statistics.
+pub fn run(graph: &Graph, weights: &Weights64, input: &Batch, training: &BTreeSet<String>) -> BTreeMap<String, Batch> {
+    let shapes = graph.shapes().expect("a sound graph");
+    let mut tensors = BTreeMap::from([(INPUT.to_string(), input.clone())]);
+    for (layer, &shape) in graph.layers.iter().zip(&shapes) {
+        let x: Vec<&Batch> = layer.inputs.iter().map(|name| &tensors[name]).collect();
+        let weight = |parameter: &str| weights.get(&format!("{}.{parameter}", layer.name));
+        let out = compute(&layer.kind, &x, shape, &weight, training.contains(&layer.name));
+        tensors.insert(layer.name.clone(), out);
+    }
+    tensors
+}
+
+fn compute<'w>(
+    kind: &Kind,
+    x: &[&Batch],
+    shape: Shape,
+    weight: &dyn Fn(&str) -> Option<&'w Vec<f64>>,
+    training: bool,
+) -> Batch {
+    let first = x[0];
+    let mut y = Batch::zeros(first.n, shape);
+    match kind {
+        Kind::Conv(conv) => conv2d(conv, first, weight("weight").unwrap(), weight("bias"), &mut y),
+        Kind::ConvTranspose { conv, .. } => transposed(conv, first, weight("weight").unwrap(), weight("bias"), &mut y),
+        Kind::Linear { features, .. } => {
+            let (w, f) = (weight("weight").unwrap(), first.shape.channels);
+            for i in 0..first.n {
+                for o in 0..*features {
+                    let dot: f64 = (0..f).map(|k| w[o * f + k] * first.data[i * f + k]).sum();
+                    y.data[i * features + o] = dot + weight("bias").map_or(0.0, |b| b[o]);
+                }
+            }
+        }
+        Kind::BatchNorm { eps, .. } => {
+            let (mut mean, mut variance) = (weight("running_mean").unwrap().clone(), weight("running_var").unwrap().clone());
+            if training {
+                for c in 0..shape.channels {
+                    let values: Vec<f64> = first
+                        .places()
+                        .into_iter()
+                        .filter(|p| p.1 == c)
+                        .map(|(i, c, h, w)| first.get(i, c, h, w))
+                        .collect();
+                    mean[c] = values.iter().sum::<f64>() / values.len() as f64;
+                    variance[c] = values.iter().map(|v| (v - mean[c]).powi(2)).sum::<f64>() / values.len() as f64;
+                }
+            }
+            let (g, b) = (weight("weight").unwrap(), weight("bias").unwrap());
+            y = first.map(|c, v| (v - mean[c]) / (variance[c] + f64::from(*eps)).sqrt() * g[c] + b[c]);
+        }
+        Kind::Affine => {
+            let (g, b) = (weight("weight").unwrap(), weight("bias").unwrap());
+            y = first.map(|c, v| v * g[c] + b[c]);
+        }
+        Kind::Activation(Activation::Prelu) => {
+            let slopes = weight("weight").unwrap();
+            y = first.map(|c, v| if v > 0.0 { v } else { slopes[c] * v });
+        }
+        Kind::Activation(f) => y = first.map(|_, v| activation(*f, v)),
+        Kind::MaxPool(window) => {
+            for (i, c, h, w) in y.places() {
+                let seen = taps(window, h, w).into_iter().filter_map(|(h, w)| first.inside(i, c, h, w));
+                let at = y.at(i, c, h, w);
+                y.data[at] = seen.fold(f64::NEG_INFINITY, f64::max);
+            }
+        }
+        Kind::AvgPool { window, count_padding } => {
+            for (i, c, h, w) in y.places() {
+                let taps = taps(window, h, w);
+                let seen: Vec<f64> = taps.iter().filter_map(|&(h, w)| first.inside(i, c, h, w)).collect();
+                let count = if *count_padding { taps.len() } else { seen.len() };
+                let at = y.at(i, c, h, w);
+                y.data[at] = seen.iter().sum::<f64>() / count as f64;
+            }
+        }
+        Kind::AdaptiveAvgPool { height, width } => {
+            for (i, c, h, w) in y.places() {
+                let rows = h * first.shape.height / height..((h + 1) * first.shape.height).div_ceil(*height);
+                let columns = w * first.shape.width / width..((w + 1) * first.shape.width).div_ceil(*width);
+                let count = (rows.len() * columns.len()) as f64;
+                let sum: f64 = rows.flat_map(|h| columns.clone().map(move |w| (h, w))).map(|(h, w)| first.get(i, c, h, w)).sum();
+                let at = y.at(i, c, h, w);
+                y.data[at] = sum / count;
+            }
+        }
+        Kind::Add | Kind::Mul => {
+            for (i, c, h, w) in y.places() {
+                let values = x.iter().map(|x| if x.shape == shape { x.get(i, c, h, w) } else { x.get(i, c, 0, 0) });
+                let at = y.at(i, c, h, w);
+                y.data[at] = if *kind == Kind::Add { values.sum() } else { values.product() };
+            }
+        }
+        Kind::Concat => {
+            let mut start = 0;
+            for x in x {
+                for (i, c, h, w) in x.places() {
+                    let at = y.at(i, start + c, h, w);
+                    y.data[at] = x.get(i, c, h, w);
+                }
+                start += x.shape.channels;
+            }
+        }
+        Kind::Flatten | Kind::Reshape { .. } => y.data.clone_from(&first.data),
+        Kind::ChannelShuffle { groups } => {
+            let each = shape.channels / groups;
+            for g in 0..*groups {
+                for k in 0..each {
+                    for (i, _, h, w) in y.places().into_iter().filter(|p| p.1 == 0) {
+                        let at = y.at(i, k * groups + g, h, w);
+                        y.data[at] = first.get(i, g * each + k, h, w);
+                    }
+                }
+            }
+        }
+        Kind::Slice { start, .. } => {
+            for (i, c, h, w) in y.places() {
+                let at = y.at(i, c, h, w);
+                y.data[at] = first.get(i, start + c, h, w);
+            }
+        }
+        Kind::Pad { channels, padding, value } => {
+            y.data.fill(f64::from(*value));
+            for (i, c, h, w) in first.places() {
+                let at = y.at(i, c + channels[0], h + padding.top, w + padding.left);
+                y.data[at] = first.get(i, c, h, w);
+            }
+        }
+        Kind::Upsample { factor } => {
+            for (i, c, h, w) in y.places() {
+                let at = y.at(i, c, h, w);
+                y.data[at] = first.get(i, c, h / factor[0], w / factor[1]);
+            }
+        }
+        Kind::LocalResponseNorm { size, alpha, beta, bias } => {
+            for (i, c, h, w) in y.places() {
+                let mut squares = 0.0;
+                for other in 0..shape.channels {
+                    let offset = other as isize - c as isize;
+                    if offset >= -((*size as isize - 1) / 2) && offset <= *size as isize / 2 {
+                        squares += first.get(i, other, h, w).powi(2);
+                    }
+                }
+                let d = f64::from(*bias) + f64::from(*alpha) / *size as f64 * squares;
+                let at = y.at(i, c, h, w);
+                y.data[at] = first.get(i, c, h, w) / d.powf(f64::from(*beta));
+            }
+        }
+        Kind::Softmax { log } => {
+            for (i, c, h, w) in y.places() {
+                let sum: f64 = (0..shape.channels).map(|c| first.get(i, c, h, w).exp()).sum();
+                let share = first.get(i, c, h, w).exp() / sum;
+                let at = y.at(i, c, h, w);
+                y.data[at] = if *log { share.ln() } else { share };
+            }
+        }
+        Kind::Dropout { .. } | Kind::Identity => y = first.clone(),
+    }
+    y
+}
+
+/// Rows and columns that a window sees at an output place, padding included.
+fn taps(window: &Window, h: usize, w: usize) -> Vec<(isize, isize)> {
+    let Window { kernel, stride, padding } = *window;
+    let mut taps = Vec::new();
+    for kh in 0..kernel[0] {
+        for kw in 0..kernel[1] {
+            let row = (h * stride[0] + kh) as isize - padding.top as isize;
+            taps.push((row, (w * stride[1] + kw) as isize - padding.left as isize));
+        }
+    }
+    taps
+}
+
+fn conv2d(conv: &Conv, x: &Batch, weight: &[f64], bias: Option<&Vec<f64>>, y: &mut Batch) {
+    let Conv { kernel: [rows, columns], stride, padding: Padding { top, left, .. }, dilation, groups, .. } = *conv;
+    let (inside, outside) = (x.shape.channels / groups, conv.filters / groups);
+    for (i, o, h, w) in y.places() {
+        let mut sum = bias.map_or(0.0, |b| b[o]);
+        for c in 0..inside {
+            for kh in 0..rows {
+                for kw in 0..columns {
+                    let row = (h * stride[0] + kh * dilation[0]) as isize - top as isize;
+                    let column = (w * stride[1] + kw * dilation[1]) as isize - left as isize;
+                    if let Some(v) = x.inside(i, o / outside * inside + c, row, column) {
+                        sum += v * weight[((o * inside + c) * rows + kh) * columns + kw];
+                    }
+                }
+            }
+        }
+        let at = y.at(i, o, h, w);
+        y.data[at] = sum;
+    }
+}
+
+/// Every input element adds its multiple of the kernel to the output (PyTorch's definition).
+fn transposed(conv: &Conv, x: &Batch, weight: &[f64], bias: Option<&Vec<f64>>, y: &mut Batch) {
+    let Conv { kernel: [rows, columns], stride, padding, dilation, groups, .. } = *conv;
+    let (inside, outside) = (x.shape.channels / groups, conv.filters / groups);
+    for (i, o, h, w) in y.places() {
+        let at = y.at(i, o, h, w);
+        y.data[at] = bias.map_or(0.0, |b| b[o]);
+    }
+    for (i, c, h, w) in x.places() {
+        for o in 0..outside {
+            for kh in 0..rows {
+                for kw in 0..columns {
+                    let row = (h * stride[0] + kh * dilation[0]) as isize - padding.top as isize;
+                    let column = (w * stride[1] + kw * dilation[1]) as isize - padding.left as isize;
+                    let filter = c / inside * outside + o;
+                    if y.inside(i, filter, row, column).is_some() {
+                        let at = y.at(i, filter, row as usize, column as usize);
+                        y.data[at] += x.get(i, c, h, w) * weight[((c * outside + o) * rows + kh) * columns + kw];
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn activation(f: Activation, x: f64) -> f64 {
+    let clip = |x: f64| x.clamp(0.0, 1.0);
+    let sigmoid = 1.0 / (1.0 + (-x).exp());
+    match f {
+        Activation::Relu => x.max(0.0),
+        Activation::LeakyRelu { slope } => if x > 0.0 { x } else { f64::from(slope) * x },
+        Activation::Prelu => unreachable!("it has weights"),
+        Activation::Clip { min, max } => x.max(f64::from(min)).min(f64::from(max)),
+        Activation::Sigmoid => sigmoid,
+        Activation::HardSigmoid { alpha, beta } => clip(f64::from(alpha) * x + f64::from(beta)),
+        Activation::HardSwish => x * clip(x / 6.0 + 0.5),
+        Activation::Silu => x * sigmoid,
+        Activation::Gelu { tanh: false } => x * normal(x),
+        Activation::Gelu { tanh: true } => {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+        }
+        Activation::Tanh => x.tanh(),
+        Activation::Elu { alpha } => if x > 0.0 { x } else { f64::from(alpha) * (x.exp() - 1.0) },
+    }
+}
+
+/// The normal distribution's cumulative function by its series, 1/2 + density(x) (x + x^3/3 + x^5/15 + ...).
+fn normal(x: f64) -> f64 {
+    let (mut term, mut sum, mut odd) = (x, x, 1.0);
+    for _ in 0..200 {
+        odd += 2.0;
+        term *= x * x / odd;
+        sum += term;
+    }
+    0.5 + sum * (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt()
+}

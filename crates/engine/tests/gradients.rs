@@ -1,0 +1,313 @@
+//! Every layer's output and gradients against an f64 reference and its central differences.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::reference::{Batch, Weights64, run};
+use common::{chain, distance, hashed, layer, network};
+use nettriage_engine::{Model, Optimizer, Options, Trainable};
+use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Padding, Shape, Window};
+
+const IMAGES: usize = 3;
+
+/// The images as weights: image i of the batch is row i of the identity, a linear layer turns it into column i of its
+/// weight, a reshape into a picture. So the gradient of that weight is the gradient of every image.
+fn with_images(shape: Shape, layers: Vec<nettriage_net::Layer>, output: &str) -> Graph {
+    let mut all = vec![
+        layer("images", &[INPUT], Kind::Linear { features: shape.elements(), bias: false }),
+        layer("x", &["images"], Kind::Reshape { shape }),
+    ];
+    all.extend(layers);
+    Graph { name: "test".into(), input: Shape::new(IMAGES, 1, 1), layers: all, output: output.into() }
+}
+
+/// Compares output, and gradients of all weights that train, for the loss sum of (coefficient x output).
+fn check_training(graph: Graph, trainable: Trainable, tolerance: f64) {
+    let mut network = network(graph, 7);
+    // Pictures of size 1, whatever the number of images.
+    if let Some(images) = network.weights.get_mut("images.weight") {
+        images.data = hashed(images.data.len(), 4, 1.0);
+    }
+    let graph = &network.graph;
+    let names: BTreeSet<String> = match &trainable {
+        Trainable::Layers(names) => names.clone(),
+        _ => graph.layers.iter().filter(|l| l.kind != Kind::Affine).map(|l| l.name.clone()).collect(),
+    };
+    let n = IMAGES;
+    let mut input = vec![0.0; n * graph.input.elements()];
+    if graph.input.elements() == n {
+        (0..n).for_each(|i| input[i * n + i] = 1.0);
+    } else {
+        input = hashed(input.len(), 3, 1.0);
+    }
+    let batch = Batch::from_nhwc(n, graph.input, &input);
+    let weights: Weights64 =
+        network.weights.iter().map(|(k, t)| (k.clone(), t.data.iter().map(|&v| f64::from(v)).collect())).collect();
+    let output = |weights: &Weights64| run(graph, weights, &batch, &names)[&graph.output].nhwc();
+
+    let options = Options { trainable, ..Options::training(n, Optimizer::sgd()) };
+    let mut model = Model::new(&network, &options).expect("a model");
+    let want = output(&weights);
+    let got = model.forward_train(&input, 1).to_vec();
+    assert!(distance(&got, &want) < tolerance, "output of {:?}: {}", graph.layers.last(), distance(&got, &want));
+
+    let coefficients = hashed(want.len(), 55, 1.0);
+    model.backward(&coefficients);
+    let loss = |weights: &Weights64| -> f64 {
+        output(weights).iter().zip(&coefficients).map(|(y, &c)| y * f64::from(c)).sum()
+    };
+    let mut checked = 0;
+    for (name, data) in &weights {
+        let (owner, parameter) = name.rsplit_once('.').unwrap();
+        let Some(gradient) = model.gradient(name) else {
+            assert!(!names.contains(owner) || parameter.starts_with("running"), "{name} has no gradient");
+            continue;
+        };
+        let step = 1e-5;
+        let mut moved = weights.clone();
+        // All elements of a small weight; of a large one, some all over it (the stride is prime).
+        let places: Vec<usize> = (0..data.len().min(24)).map(|k| k * 7919 % data.len()).collect();
+        let numeric: Vec<f64> = places
+            .iter()
+            .map(|&i| {
+                let mut at = |v: f64| {
+                    moved.get_mut(name).unwrap()[i] = v;
+                    loss(&moved)
+                };
+                let slope = (at(data[i] + step) - at(data[i] - step)) / (2.0 * step);
+                at(data[i]);
+                slope
+            })
+            .collect();
+        let computed: Vec<f32> = places.iter().map(|&i| gradient.data[i]).collect();
+        let away = distance(&computed, &numeric);
+        assert!(away < tolerance, "gradient of {name} in {:?}: {away}", graph.layers);
+        checked += 1;
+    }
+    assert!(checked > 0);
+}
+
+/// One layer of one input, on pictures of `shape`.
+fn check(shape: Shape, kind: Kind) {
+    check_training(with_images(shape, vec![layer("y", &["x"], kind)], "y"), Trainable::All, 1e-5);
+}
+
+fn conv(filters: usize, kernel: [usize; 2], stride: [usize; 2], padding: [usize; 4], dilation: [usize; 2], groups: usize, bias: bool) -> Conv {
+    let [top, bottom, left, right] = padding;
+    Conv { filters, kernel, stride, padding: Padding { top, bottom, left, right }, dilation, groups, bias }
+}
+
+#[test]
+fn convolutions() {
+    let shape = Shape::new(4, 6, 5);
+    check(shape, Kind::Conv(Conv::same(3, 3)));
+    check(shape, Kind::Conv(conv(6, [3, 2], [2, 1], [1, 0, 0, 2], [1, 1], 2, true)));
+    check(shape, Kind::Conv(conv(4, [3, 3], [1, 1], [2, 2, 2, 2], [2, 2], 4, false)));
+    check(shape, Kind::Conv(conv(5, [1, 1], [1, 1], [0; 4], [1, 1], 1, true)));
+    check(shape, Kind::Conv(conv(5, [1, 1], [2, 2], [0; 4], [1, 1], 1, false)));
+    check(shape, Kind::Conv(conv(2, [6, 5], [1, 1], [0; 4], [1, 1], 1, true)));
+}
+
+#[test]
+fn transposed_convolutions() {
+    let shape = Shape::new(4, 3, 4);
+    let transposed = |conv, output_padding| Kind::ConvTranspose { conv, output_padding };
+    check(shape, transposed(conv(3, [3, 3], [1, 1], [1; 4], [1, 1], 1, true), [0, 0]));
+    check(shape, transposed(conv(6, [2, 3], [2, 2], [0, 1, 1, 0], [1, 1], 2, true), [1, 0]));
+    check(shape, transposed(conv(2, [3, 3], [3, 2], [1; 4], [2, 1], 1, false), [2, 1]));
+}
+
+#[test]
+fn linear() {
+    check(Shape::new(7, 1, 1), Kind::Linear { features: 5, bias: true });
+    check(Shape::new(7, 1, 1), Kind::Linear { features: 1, bias: false });
+}
+
+#[test]
+fn norms() {
+    let shape = Shape::new(3, 4, 2);
+    let norm = Kind::BatchNorm { eps: 1e-3, momentum: 0.1 };
+    check(shape, norm.clone());
+    check(Shape::new(6, 1, 1), norm);
+    check(shape, Kind::LocalResponseNorm { size: 2, alpha: 0.7, beta: 0.75, bias: 1.3 });
+    check(Shape::new(7, 2, 1), Kind::LocalResponseNorm { size: 3, alpha: 2.0, beta: 0.5, bias: 1.0 });
+    check(Shape::new(4, 2, 1), Kind::LocalResponseNorm { size: 9, alpha: 2.0, beta: 0.5, bias: 1.0 });
+    let named = ["images", "x", "y", "z"].map(String::from).into();
+    let affine = vec![layer("y", &["x"], Kind::Affine), layer("z", &["y"], Kind::Activation(Activation::Relu))];
+    check_training(with_images(shape, affine, "z"), Trainable::Layers(named), 1e-5);
+}
+
+#[test]
+fn activations() {
+    use Activation::*;
+    let all = [
+        Relu,
+        LeakyRelu { slope: 0.1 },
+        Prelu,
+        Clip { min: -0.3, max: 0.6 },
+        Sigmoid,
+        HardSigmoid { alpha: 0.9, beta: 0.4 },
+        HardSwish,
+        Silu,
+        Gelu { tanh: false },
+        Gelu { tanh: true },
+        Tanh,
+        Elu { alpha: 0.7 },
+    ];
+    for activation in all {
+        check(Shape::new(5, 3, 3), Kind::Activation(activation));
+    }
+    // Wide enough to reach the flat ends.
+    let graph = with_images(
+        Shape::new(5, 2, 2),
+        vec![layer("wide", &["x"], Kind::Affine), layer("y", &["wide"], Kind::Activation(HardSwish))],
+        "y",
+    );
+    let mut wide = network(graph, 9);
+    wide.weights.get_mut("wide.weight").unwrap().data.fill(6.0);
+    let mut model = Model::new(&wide, &Options::training(3, Optimizer::sgd())).unwrap();
+    let input = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0];
+    let output = model.forward_train(&input, 0);
+    assert!(output.contains(&0.0) && output.iter().any(|&v| v > 3.0));
+}
+
+#[test]
+fn pooling() {
+    let window = |kernel, stride, [top, bottom, left, right]: [usize; 4]| Window {
+        kernel,
+        stride,
+        padding: Padding { top, bottom, left, right },
+    };
+    let shape = Shape::new(20, 5, 6);
+    for window in [
+        Window::square(2),
+        window([3, 3], [2, 2], [1; 4]),
+        window([2, 3], [1, 2], [1, 0, 2, 1]),
+        window([1, 2], [2, 3], [0; 4]),
+        window([5, 6], [1, 1], [0; 4]),
+    ] {
+        check(shape, Kind::MaxPool(window));
+        check(shape, Kind::AvgPool { window, count_padding: true });
+        check(shape, Kind::AvgPool { window, count_padding: false });
+    }
+    for (height, width) in [(1, 1), (2, 3), (4, 4), (7, 8)] {
+        check(shape, Kind::AdaptiveAvgPool { height, width });
+    }
+}
+
+#[test]
+fn joins() {
+    let shape = Shape::new(3, 4, 2);
+    let pooled = || layer("mean", &["x"], Kind::AdaptiveAvgPool { height: 1, width: 1 });
+    for kind in [Kind::Add, Kind::Mul] {
+        let layers = |inputs: &[&str]| {
+            let gate = layer("gate", &["x"], Kind::Activation(Activation::Sigmoid));
+            vec![pooled(), gate, layer("y", inputs, kind.clone()), layer("z", &["y"], Kind::Activation(Activation::Relu))]
+        };
+        for inputs in [&["x", "gate"][..], &["gate", "mean"], &["mean", "x", "gate"], &["x", "x"], &["gate", "gate", "gate"]] {
+            let mut layers = layers(inputs);
+            layers.retain(|l| inputs.contains(&l.name.as_str()) || l.name == "y" || l.name == "z");
+            check_training(with_images(shape, layers, "z"), Trainable::All, 1e-5);
+        }
+    }
+    let parts = vec![
+        layer("gate", &["x"], Kind::Activation(Activation::Tanh)),
+        layer("slice", &["x"], Kind::Slice { start: 1, end: 3 }),
+        layer("y", &["gate", "x", "slice", "gate"], Kind::Concat),
+    ];
+    check_training(with_images(shape, parts, "y"), Trainable::All, 1e-5);
+}
+
+#[test]
+fn shapes() {
+    let shape = Shape::new(6, 2, 3);
+    check(shape, Kind::Flatten);
+    check(shape, Kind::Reshape { shape: Shape::new(4, 9, 1) });
+    check(shape, Kind::ChannelShuffle { groups: 2 });
+    check(shape, Kind::ChannelShuffle { groups: 3 });
+    check(shape, Kind::Slice { start: 2, end: 5 });
+    check(shape, Kind::Pad { channels: [1, 2], padding: Padding { top: 1, bottom: 0, left: 2, right: 1 }, value: -0.5 });
+    check(shape, Kind::Upsample { factor: [2, 3] });
+    check(shape, Kind::Softmax { log: false });
+    check(shape, Kind::Softmax { log: true });
+    check(shape, Kind::Identity);
+    check(shape, Kind::Dropout { p: 0.0 });
+}
+
+/// Conv, norm and ReLU run as one node: every mixture of what trains.
+#[test]
+fn joined_layers() {
+    let shape = Shape::new(3, 5, 5);
+    let relu = Kind::Activation(Activation::Relu);
+    let norm = Kind::BatchNorm { eps: 1e-3, momentum: 0.1 };
+    for bias in [false, true] {
+        for (middle, names) in [(Some(norm.clone()), "norm"), (Some(Kind::Affine), "affine"), (None, "none")] {
+            for train in [&["images"][..], &["images", "conv"], &["images", "middle"], &["images", "conv", "middle"], &["conv"], &["middle"]] {
+                if middle.is_none() && train.contains(&"middle") {
+                    continue;
+                }
+                let mut layers = vec![layer("conv", &["x"], Kind::Conv(Conv { bias, ..Conv::same(4, 3) }))];
+                let mut before = "conv";
+                if let Some(middle) = &middle {
+                    layers.push(layer("middle", &["conv"], middle.clone()));
+                    before = "middle";
+                }
+                layers.push(layer("relu", &[before], relu.clone()));
+                layers.push(layer("pool", &["relu"], Kind::MaxPool(Window::square(2))));
+                let train: BTreeSet<String> = train.iter().map(ToString::to_string).collect();
+                println!("{names} bias {bias} train {train:?}");
+                check_training(with_images(shape, layers, "pool"), Trainable::Layers(train), 2e-5);
+            }
+        }
+    }
+    let head = vec![
+        layer("flat", &["x"], Kind::Flatten),
+        layer("hidden", &["flat"], Kind::Linear { features: 9, bias: true }),
+        layer("norm", &["hidden"], norm),
+        layer("act", &["norm"], relu.clone()),
+        layer("head", &["act"], Kind::Linear { features: 4, bias: true }),
+        layer("last", &["head"], relu),
+    ];
+    check_training(with_images(shape, head, "last"), Trainable::All, 2e-5);
+}
+
+/// A residual unit whose input is read three times.
+#[test]
+fn a_residual_unit() {
+    let relu = || Kind::Activation(Activation::Relu);
+    let norm = || Kind::BatchNorm { eps: 1e-5, momentum: 0.1 };
+    let layers = vec![
+        layer("c1", &["x"], Kind::Conv(Conv { bias: false, ..Conv::same(4, 3) })),
+        layer("n1", &["c1"], norm()),
+        layer("r1", &["n1"], relu()),
+        layer("c2", &["r1"], Kind::Conv(Conv { bias: false, ..Conv::same(4, 3) })),
+        layer("n2", &["c2"], norm()),
+        layer("down", &["x"], Kind::Conv(Conv { bias: false, ..Conv::same(4, 1) })),
+        layer("sum", &["n2", "down"], Kind::Add),
+        layer("r2", &["sum"], relu()),
+        layer("c3", &["r2"], Kind::Conv(Conv::same(4, 3))),
+        layer("sum2", &["r2", "c3"], Kind::Add),
+        layer("sum3", &["sum2", "r2"], Kind::Add),
+        layer("mean", &["sum3"], Kind::AdaptiveAvgPool { height: 1, width: 1 }),
+        layer("flat", &["mean"], Kind::Flatten),
+        layer("head", &["flat"], Kind::Linear { features: 3, bias: true }),
+    ];
+    check_training(with_images(Shape::new(3, 4, 4), layers, "head"), Trainable::All, 1e-4);
+}
+
+/// The network's own input, without the trick of [`with_images`].
+#[test]
+fn from_the_images_on() {
+    let relu = Kind::Activation(Activation::Relu);
+    let layers = [
+        ("c1", Kind::Conv(Conv::same(5, 3))),
+        ("r1", relu.clone()),
+        ("p1", Kind::MaxPool(Window::square(2))),
+        ("c2", Kind::Conv(Conv::same(6, 3))),
+        ("r2", relu),
+        ("flat", Kind::Flatten),
+        ("head", Kind::Linear { features: 4, bias: true }),
+    ];
+    check_training(chain(Shape::new(2, 6, 6), &layers), Trainable::All, 1e-5);
+}
