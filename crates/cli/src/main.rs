@@ -1,1 +1,39 @@
-fn main() {}
+//! The command line of nettriage: which blocks of a convolutional network matter?
+
+mod args;
+mod data;
+mod fail;
+mod inspect;
+mod progress;
+mod report;
+mod run;
+mod status;
+
+use std::process::ExitCode;
+
+use args::{Args, Command};
+use clap::Parser;
+use fail::Fail;
+
+fn main() -> ExitCode {
+    match dispatch(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fail) if fail.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(fail) => {
+            eprintln!("error: {fail}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Fail> {
+    match command {
+        Command::Run(args) => run::run(&args),
+        Command::Train(args) => run::train(&args),
+        Command::Trial(args) => run::trial(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Report(args) => report::report(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::Data(args) => data::data(&args),
+    }
+}

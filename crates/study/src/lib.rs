@@ -1,1 +1,30 @@
-//! nettriage-study
+//! Deep net triage: schemes, the training loop, trials and studies.
+//!
+//! The way of the data: a [`Study`] file names network, data and what to try; a [`Setting`] has them in memory;
+//! [`plan`] lists every trial; [`execute`] runs them, each a pure function of the plan and its index
+//! ([`trial::run`]), and writes one record a trial.
+
+mod cache;
+mod error;
+pub mod evaluate;
+mod execute;
+mod feed;
+mod filters;
+mod least_squares;
+mod parent;
+mod plan;
+pub mod scheme;
+mod seed;
+mod setting;
+mod study;
+mod surgery;
+mod timing;
+mod train;
+pub mod trial;
+
+pub use error::Error;
+pub use execute::{Progress, Resources, execute, execute_one, folder_name, train_parents};
+pub use feed::{Feed, Parent, Set, Shared};
+pub use plan::plan;
+pub use setting::Setting;
+pub use study::{BlockRange, Children, Data, Study, Training, Triage};

@@ -1,0 +1,118 @@
+//! `inspect`: what a network consists of.
+
+use std::path::Path;
+
+use comfy_table::{CellAlignment, Table, presets};
+use nettriage_net::arch::{self, ArchSpec};
+use nettriage_net::{Graph, Shape, block, cost, safetensors};
+use nettriage_study::Study;
+use serde_json::json;
+
+use crate::args;
+use crate::fail::Fail;
+
+/// `nettriage inspect MODEL`.
+pub fn inspect(args: &args::Inspect) -> Result<(), Fail> {
+    let graph = graph(args)?;
+    if args.json { print_json(&graph) } else { print_table(&graph) }
+}
+
+/// The network of a file, of a study, or of an architecture's name.
+fn graph(args: &args::Inspect) -> Result<Graph, Fail> {
+    let path = Path::new(&args.model);
+    if path.extension().is_some_and(|e| e == "toml") {
+        let (study, text) = Study::read(path)?;
+        return Ok(nettriage_study::Setting::new(study, text, None)?.graph);
+    }
+    if path.exists() {
+        return Ok(safetensors::load(path)?.graph);
+    }
+    if !arch::names().contains(&args.model.as_str()) {
+        return Err(Fail::Message(format!(
+            "{}: no such file, and no built-in architecture of that name; known: {}",
+            args.model,
+            arch::names().join(", ")
+        )));
+    }
+    let spec = ArchSpec { width: args.width, ..ArchSpec::named(&args.model) };
+    Ok(arch::build(&spec, shape(&args.input)?, args.classes)?)
+}
+
+fn shape(text: &str) -> Result<Shape, Fail> {
+    let extents: Option<Vec<usize>> = text.split('x').map(|part| part.parse().ok().filter(|n| *n > 0)).collect();
+    match extents.as_deref() {
+        Some(&[channels, height, width]) => Ok(Shape::new(channels, height, width)),
+        _ => Err(Fail::Message(format!("--input {text}: write channels, height and width, such as 3x32x32"))),
+    }
+}
+
+fn print_table(graph: &Graph) -> Result<(), Fail> {
+    use std::io::Write;
+    let (shapes, costs, total) = (graph.shapes()?, cost::per_layer(graph)?, cost::total(graph)?);
+    let blocks = block::find(graph);
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["layer", "kind", "output CxHxW", "parameters", "MACs", "block"]);
+    for ((layer, shape), cost) in graph.layers.iter().zip(&shapes).zip(&costs) {
+        let block = blocks.iter().find(|b| b.layers.contains(&layer.name)).map_or("", |b| b.name.as_str());
+        table.add_row([
+            layer.name.clone(),
+            layer.describe(),
+            shape.to_string(),
+            grouped(cost.parameters),
+            grouped(cost.macs),
+            block.to_owned(),
+        ]);
+    }
+    for column in [3, 4] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}, input {}", graph.name, graph.input)?;
+    writeln!(out, "{table}")?;
+    writeln!(out, "{} parameters, {} MACs an image", grouped(total.parameters), grouped(total.macs))?;
+    for block in &blocks {
+        let (first, last) = (block.layers.first(), block.layers.last());
+        let (first, last) = (first.map_or("", String::as_str), last.map_or("", String::as_str));
+        let (input, output) = (graph.shape_of(&block.input)?, graph.shape_of(&block.output)?);
+        writeln!(out, "{}: {first} to {last}, {input} -> {output}", block.name)?;
+    }
+    Ok(())
+}
+
+fn print_json(graph: &Graph) -> Result<(), Fail> {
+    let (shapes, costs, total) = (graph.shapes()?, cost::per_layer(graph)?, cost::total(graph)?);
+    let layers = graph.layers.iter().zip(&shapes).zip(&costs).map(|((layer, shape), cost)| {
+        json!({
+            "name": layer.name, "kind": layer.describe(), "inputs": layer.inputs,
+            "shape": [shape.channels, shape.height, shape.width],
+            "parameters": cost.parameters, "macs": cost.macs,
+        })
+    });
+    let blocks = block::find(graph);
+    let blocks = blocks.iter().map(|b| json!({ "name": b.name, "layers": b.layers, "input": b.input, "output": b.output }));
+    let value = json!({
+        "name": graph.name,
+        "input": [graph.input.channels, graph.input.height, graph.input.width],
+        "layers": layers.collect::<Vec<_>>(),
+        "blocks": blocks.collect::<Vec<_>>(),
+        "parameters": total.parameters,
+        "macs": total.macs,
+    });
+    println!("{value:#}");
+    Ok(())
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}

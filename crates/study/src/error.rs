@@ -1,0 +1,37 @@
+//! What can go wrong in a study, each said in one line with its remedy.
+
+/// Why a study could not be read, planned or run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The study file is not what it should be.
+    #[error("{file}: {problem}")]
+    Study {
+        /// The file.
+        file: String,
+        /// Place, problem and remedy.
+        problem: String,
+    },
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The study asks for something that its network or data cannot give.
+    #[error("{0}")]
+    Plan(String),
+    /// From the network.
+    #[error(transparent)]
+    Net(#[from] nettriage_net::Error),
+    /// From the engine.
+    #[error(transparent)]
+    Engine(#[from] nettriage_engine::Error),
+    /// From the data set.
+    #[error(transparent)]
+    Data(#[from] nettriage_data::Error),
+    /// From the run's folder.
+    #[error(transparent)]
+    Records(#[from] nettriage_records::Error),
+}

@@ -1,0 +1,234 @@
+//! Where a network's inputs come from: the images themselves, or an inner tensor of the parent.
+//!
+//! Trials share nearly everything: a frozen prefix gives the same activations for every trial that stands on
+//! it, and the parent's outputs are wanted by all. They are computed once and kept within a budget of memory.
+
+use std::ops::Range;
+
+use nettriage_data::{Example, fill};
+use nettriage_engine::{Model, Options};
+use nettriage_net::{INPUT, Network, slice};
+
+use crate::Error;
+use crate::cache::{Cache, Cached};
+use crate::setting::Setting;
+
+/// Bytes kept of least-squares solutions.
+const CLOSED_FORMS: usize = 512 << 20;
+
+/// A fixed sequence of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Set {
+    /// What children and controls of a seed train on, augmented.
+    Stream(u64),
+    /// What the parent of a seed trains on, augmented.
+    ParentStream(u64),
+    /// The validation images.
+    Validation,
+    /// The test images of trials.
+    Test,
+    /// All test images, which parents are tested on.
+    WholeTest,
+    /// The first training images, not augmented: for least squares.
+    Calibration,
+}
+
+/// A trained parent.
+pub struct Parent {
+    /// Its id.
+    pub id: String,
+    /// The network.
+    pub network: Network,
+    /// Its first choice for every validation image.
+    pub validation_choices: Vec<u16>,
+    /// Its first choice for every test image.
+    pub test_choices: Vec<u16>,
+    /// Its validation accuracy, 0 to 1.
+    pub validation_top1: f64,
+}
+
+/// What the trials of a study share.
+pub struct Shared<'a> {
+    /// The study's setting.
+    pub setting: &'a Setting,
+    cache: Cache<(String, String, Set)>,
+    closed_forms: Cache<(String, String, String)>,
+}
+
+impl<'a> Shared<'a> {
+    /// Shared activations within `budget` bytes; 0 computes everything anew wherever it is needed.
+    pub fn new(setting: &'a Setting, budget: usize) -> Shared<'a> {
+        // Solutions are small (a layer's weights) and dear, so they have a budget of their own.
+        Shared { setting, cache: Cache::new(budget), closed_forms: Cache::new(CLOSED_FORMS) }
+    }
+
+    /// The least-squares solution of a substitute, solved once and kept.
+    pub fn closed_form(
+        &self,
+        parent: &str,
+        block: &str,
+        substitute: &str,
+        length: usize,
+        solve: impl Fn() -> Result<Vec<f32>, Error>,
+    ) -> Result<Vec<f32>, Error> {
+        let key = [parent, block, substitute].map(str::to_owned).into();
+        let mut failed = None;
+        let kept = self.closed_forms.get(key, length, || {
+            solve().unwrap_or_else(|error| {
+                failed = Some(error);
+                Vec::new()
+            })
+        });
+        match (failed, kept.as_ref().and_then(|k| k.get())) {
+            (Some(error), _) => Err(error),
+            // Empty where another worker's attempt failed: try again, to fail with the same words.
+            (None, Some(values)) if !values.is_empty() => Ok(values.clone()),
+            _ => solve(),
+        }
+    }
+
+    /// The images of a set, in order.
+    pub fn examples(&self, set: Set) -> Vec<Example> {
+        let setting = self.setting;
+        let plain = |indices: &[u32]| -> Vec<Example> {
+            indices.iter().copied().map(Example::plain).collect()
+        };
+        match set {
+            Set::Stream(seed) => setting.stream(seed).examples,
+            Set::ParentStream(seed) => setting.parent_stream(seed).examples,
+            Set::Validation => plain(&setting.validation),
+            Set::Test => plain(&setting.test),
+            Set::WholeTest => plain(&(0..setting.data.test.len() as u32).collect::<Vec<_>>()),
+            Set::Calibration => {
+                plain(&setting.train[..setting.train.len().min(setting.study.children.calibration)])
+            }
+        }
+    }
+
+    /// The labels of a set, in order.
+    pub fn labels(&self, set: Set) -> Vec<u16> {
+        let images = self.images(set);
+        self.examples(set).iter().map(|e| images.labels[e.image as usize]).collect()
+    }
+
+    fn images(&self, set: Set) -> &nettriage_data::Images {
+        match set {
+            Set::Test | Set::WholeTest => &self.setting.data.test,
+            _ => &self.setting.data.train,
+        }
+    }
+
+    /// The values of tensor `tensor` of `network` (the parent called `id`) over `set`, in batches of at most `batch`.
+    pub fn feed(
+        &self,
+        id: &str,
+        network: &Network,
+        tensor: &str,
+        set: Set,
+        batch: usize,
+        threads: usize,
+    ) -> Result<Feed<'_>, Error> {
+        let examples = self.examples(set);
+        let elements = network.graph.shape_of(tensor)?.elements();
+        let mut source = Source { shared: self, set, examples, elements, batch, prefix: None };
+        if tensor == INPUT {
+            return Ok(Feed { source, kept: None, buffer: Vec::new() });
+        }
+        let prefix = slice::between(network, INPUT, tensor)?;
+        source.prefix = Some(Prefix { network: prefix, exact: self.setting.study.children.exact, threads, model: None });
+        let length = elements * source.examples.len();
+        let key = (id.to_owned(), tensor.to_owned(), set);
+        let mut failed = None;
+        let kept = self.cache.get(key, length, || {
+            let mut values = vec![0.0; length];
+            let mut images = Vec::new();
+            for (i, out) in values.chunks_mut(batch * elements).enumerate() {
+                let range = i * batch..i * batch + out.len() / elements;
+                if let Err(error) = source.compute(range, &mut images, out) {
+                    failed = Some(error);
+                    break;
+                }
+            }
+            values
+        });
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(Feed { source, kept, buffer: Vec::new() }),
+        }
+    }
+}
+
+/// Batches of one tensor over one set of images.
+pub struct Feed<'a> {
+    source: Source<'a>,
+    kept: Option<Cached>,
+    buffer: Vec<f32>,
+}
+
+struct Source<'a> {
+    shared: &'a Shared<'a>,
+    set: Set,
+    examples: Vec<Example>,
+    elements: usize,
+    batch: usize,
+    prefix: Option<Prefix>,
+}
+
+struct Prefix {
+    network: Network,
+    exact: bool,
+    threads: usize,
+    /// Made when first needed: most feeds find their values kept.
+    model: Option<Model>,
+}
+
+impl Feed<'_> {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.source.examples.len()
+    }
+
+    /// The values of the images in `range`: n x H x W x C.
+    pub fn batch(&mut self, range: Range<usize>) -> Result<&[f32], Error> {
+        let Feed { source, kept, buffer } = self;
+        let elements = source.elements;
+        if let Some(values) = kept.as_ref().and_then(|k| k.get()) {
+            return Ok(&values[range.start * elements..range.end * elements]);
+        }
+        let mut out = std::mem::take(buffer);
+        out.resize(range.len() * elements, 0.0);
+        if source.prefix.is_some() {
+            let mut images = Vec::new();
+            source.compute(range, &mut images, &mut out)?;
+        } else {
+            source.fill(range, &mut out);
+        }
+        *buffer = out;
+        Ok(buffer)
+    }
+}
+
+impl Source<'_> {
+    fn fill(&self, range: Range<usize>, out: &mut [f32]) {
+        let setting = self.shared.setting;
+        let images = self.shared.images(self.set);
+        fill(images, setting.data.shape(), &self.examples[range], &setting.normalization, out);
+    }
+
+    /// Runs the prefix on the images of `range`; at most `batch` of them.
+    fn compute(&mut self, range: Range<usize>, images: &mut Vec<f32>, out: &mut [f32]) -> Result<(), Error> {
+        let setting = self.shared.setting;
+        images.resize(range.len() * setting.data.height * setting.data.width * setting.data.channels, 0.0);
+        self.fill(range, images);
+        let Some(prefix) = &mut self.prefix else { return Ok(()) };
+        let model = match &mut prefix.model {
+            Some(model) => model,
+            none => none.insert(Model::new(
+                &prefix.network,
+                &Options { threads: prefix.threads, exact: prefix.exact, ..Options::inference(self.batch) },
+            )?),
+        };
+        out.copy_from_slice(model.forward(images));
+        Ok(())
+    }
+}

@@ -1,0 +1,256 @@
+//! The plan: a pure function of study file, network and data set.
+
+use std::collections::BTreeMap;
+
+use nettriage_net::block::Block;
+use nettriage_net::init::Init;
+use nettriage_net::surgery::{self, Substitute};
+use nettriage_net::{Graph, Network, Shape, cost, safetensors};
+use nettriage_records::content_id;
+use nettriage_records::plan::{
+    BlockSummary, Cost, DataSummary, LayerSummary, ParentSpec, Plan, Role, SchemeSummary, TrialSpec, VERSION,
+};
+use serde_json::json;
+
+use crate::Error;
+use crate::scheme::{Scheme, Train};
+use crate::setting::Setting;
+use crate::study::Children;
+
+/// Everything that the study will do.
+pub fn plan(setting: &Setting) -> Result<Plan, Error> {
+    let study = &setting.study;
+    let schemes: Vec<Scheme> = study.triage.schemes.iter().filter_map(|name| study.scheme(name)).collect();
+    let parents = parents(setting)?;
+    let blank = blank(&setting.graph)?;
+    let blocks = setting.blocks.iter().map(|b| summarise_block(setting, &blank, b)).collect::<Result<Vec<_>, _>>()?;
+    let trials = Trials { setting, schemes: &schemes, blocks: &blocks, blank: &blank }.of(&parents);
+    Ok(Plan {
+        version: VERSION,
+        name: study.name.clone(),
+        study: setting.text.clone(),
+        data: DataSummary {
+            name: setting.data.name.clone(),
+            checksum: setting.data.checksum.clone(),
+            classes: setting.data.classes.clone(),
+            shape: [setting.data.channels, setting.data.height, setting.data.width],
+            mean: setting.normalization.mean.clone(),
+            std: setting.normalization.std.clone(),
+            train: setting.train.len(),
+            validation: setting.validation.len(),
+            test: setting.test.len(),
+            budget: study.children.images,
+        },
+        layers: layers(setting)?,
+        schemes: schemes.iter().map(|s| summarise_scheme(s, &schemes, study.children.images)).collect(),
+        blocks,
+        parents,
+        trials,
+        margin: study.children.margin / 100.0,
+    })
+}
+
+/// The graph with weights of zero: enough for surgery and costs.
+fn blank(graph: &Graph) -> Result<Network, Error> {
+    let mut rng = crate::seed::rng("blank", &[]);
+    Ok(Network::initialised(graph.clone(), &mut rng)?)
+}
+
+fn shape(s: Shape) -> [usize; 3] {
+    [s.channels, s.height, s.width]
+}
+
+fn layers(setting: &Setting) -> Result<Vec<LayerSummary>, Error> {
+    let graph = &setting.graph;
+    let (shapes, costs) = (graph.shapes()?, cost::per_layer(graph)?);
+    let block = |name: &String| setting.blocks.iter().find(|b| b.layers.contains(name)).map(|b| b.name.clone());
+    let summary = |((layer, output), cost): ((&nettriage_net::Layer, &Shape), &cost::LayerCost)| LayerSummary {
+        name: layer.name.clone(),
+        kind: layer.describe(),
+        shape: shape(*output),
+        parameters: cost.parameters,
+        macs: cost.macs,
+        block: block(&layer.name),
+    };
+    Ok(graph.layers.iter().zip(&shapes).zip(&costs).map(summary).collect())
+}
+
+fn summarise_block(setting: &Setting, blank: &Network, block: &Block) -> Result<BlockSummary, Error> {
+    let graph = &setting.graph;
+    let costs = cost::per_layer(graph)?;
+    let inside = graph.layers.iter().zip(&costs).filter(|(layer, _)| block.layers.contains(&layer.name));
+    let sum = inside.fold(Cost::default(), |sum, (_, cost)| Cost {
+        parameters: sum.parameters + cost.parameters,
+        macs: sum.macs + cost.macs,
+    });
+    let mut substitutes = BTreeMap::new();
+    for &substitute in &setting.study.triage.substitutes {
+        let child = surgery::compress(blank, &[(block.clone(), substitute)])?;
+        let own = surgery::substitute_layers(block, &child);
+        let costs = cost::per_layer(&child.graph)?;
+        let own = child.graph.layers.iter().zip(&costs).filter(|(layer, _)| own.contains(&layer.name));
+        let cost = own.fold(Cost::default(), |sum, (_, cost)| Cost {
+            parameters: sum.parameters + cost.parameters,
+            macs: sum.macs + cost.macs,
+        });
+        substitutes.insert(substitute.to_string(), cost);
+    }
+    Ok(BlockSummary {
+        name: block.name.clone(),
+        layers: block.layers.clone(),
+        input: shape(graph.shape_of(&block.input)?),
+        output: shape(graph.shape_of(&block.output)?),
+        parameters: sum.parameters,
+        macs: sum.macs,
+        substitutes,
+    })
+}
+
+fn summarise_scheme(scheme: &Scheme, all: &[Scheme], budget: usize) -> SchemeSummary {
+    let undistilled = scheme.undistilled();
+    let twin = all.iter().find(|s| scheme.distills() && s.stages == undistilled);
+    SchemeSummary {
+        name: scheme.name.clone(),
+        stages: scheme.describe(budget),
+        global: scheme.is_global(),
+        distills: scheme.distills(),
+        undistilled: twin.map(|s| s.name.clone()),
+    }
+}
+
+/// Everything about the data that determines a result.
+fn data_key(setting: &Setting) -> serde_json::Value {
+    let data = &setting.study.data;
+    json!({
+        "checksum": setting.data.checksum,
+        "validation": data.validation,
+        "train": data.train,
+        "augment": data.augment,
+        "mean": setting.normalization.mean,
+        "std": setting.normalization.std,
+    })
+}
+
+fn parents(setting: &Setting) -> Result<Vec<ParentSpec>, Error> {
+    let key = |network: serde_json::Value, seed: u64| {
+        let exact = setting.study.children.exact;
+        let id = content_id(&json!({ "version": VERSION, "data": data_key(setting), "network": network, "seed": seed, "exact": exact }));
+        ParentSpec { id, seed }
+    };
+    if let Some(network) = &setting.given {
+        let bytes = safetensors::to_bytes(network)?;
+        return Ok(vec![key(json!({ "file": crate::seed::digest_hex(&bytes) }), 0)]);
+    }
+    let training = &setting.study.parent.training;
+    let network = |_| json!({ "graph": setting.graph, "training": training });
+    Ok((0..setting.study.parent.seeds).map(|seed| key(network(seed), seed)).collect())
+}
+
+struct Trials<'a> {
+    setting: &'a Setting,
+    schemes: &'a [Scheme],
+    blocks: &'a [BlockSummary],
+    blank: &'a Network,
+}
+
+impl Trials<'_> {
+    /// Parent by parent, seed by seed, block by block: trials that share activations follow one another.
+    fn of(&self, parents: &[ParentSpec]) -> Vec<TrialSpec> {
+        let mut trials = Vec::new();
+        for parent in parents {
+            trials.push(self.spec(Role::Parent, parent, None, None, "none", 0));
+            for seed in 0..self.setting.study.children.seeds {
+                let whole = self.controls(&self.setting.study.triage.parent_continued).filter(|s| s.is_global());
+                trials.extend(whole.map(|s| self.spec(Role::ParentContinued, parent, None, None, &s.name, seed)));
+                for block in self.blocks {
+                    self.of_block(parent, block, seed, &mut trials);
+                }
+            }
+        }
+        trials
+    }
+
+    fn of_block(&self, parent: &ParentSpec, block: &BlockSummary, seed: u64, trials: &mut Vec<TrialSpec>) {
+        let triage = &self.setting.study.triage;
+        let name = Some(block.name.as_str());
+        for &substitute in &triage.substitutes {
+            for &init in &triage.inits {
+                for scheme in self.schemes {
+                    // Untrained and not random: every seed would give the same.
+                    let once = scheme.stages.is_empty() && !matches!(init, Init::He | Init::Xavier);
+                    if self.possible(block, substitute, init) && !(once && seed > 0) {
+                        let how = Some((substitute, init));
+                        trials.push(self.spec(Role::Child, parent, name, how, &scheme.name, seed));
+                    }
+                }
+            }
+        }
+        // Where only the substitute trains, the control of equal budget trains the block in its place.
+        let local = self.controls(&triage.parent_continued).filter(|s| !s.is_global());
+        trials.extend(local.map(|s| self.spec(Role::ParentContinued, parent, name, None, &s.name, seed)));
+        let reinit = self.controls_or_none(&triage.reinit);
+        trials.extend(reinit.map(|s| self.spec(Role::Reinit, parent, name, None, &s.name, seed)));
+        if self.possible(block, Substitute::Drop, Init::Identity) {
+            // Nothing is left in the block's place that a stage could train alone.
+            let trainable = |s: &&Scheme| s.stages.iter().all(|stage| stage.train == Train::All);
+            let drop = self.controls_or_none(&triage.drop).filter(trainable);
+            let drop = drop.filter(|s| !(s.stages.is_empty() && seed > 0));
+            trials.extend(drop.map(|s| self.spec(Role::Drop, parent, name, None, &s.name, seed)));
+        }
+    }
+
+    /// The schemes of a control that trains.
+    fn controls<'b>(&'b self, names: &'b Option<Vec<String>>) -> impl Iterator<Item = &'b Scheme> {
+        self.controls_or_none(names).filter(|s| !s.stages.is_empty())
+    }
+
+    fn controls_or_none<'b>(&'b self, names: &'b Option<Vec<String>>) -> impl Iterator<Item = &'b Scheme> {
+        self.schemes.iter().filter(move |s| names.as_ref().is_none_or(|names| names.contains(&s.name)))
+    }
+
+    /// Whether shapes permit the substitute and the init at that block.
+    fn possible(&self, block: &BlockSummary, substitute: Substitute, init: Init) -> bool {
+        let Some(block) = self.setting.block(&block.name) else { return false };
+        let Ok(mut child) = surgery::compress(self.blank, &[(block.clone(), substitute)]) else { return false };
+        if matches!(init, Init::LeastSquares) || substitute == Substitute::Drop {
+            return true;
+        }
+        let mut rng = crate::seed::rng("blank", &[]);
+        nettriage_net::init::apply(init, &mut child, self.blank, block, &mut rng).is_ok()
+    }
+
+    fn spec(
+        &self,
+        role: Role,
+        parent: &ParentSpec,
+        block: Option<&str>,
+        how: Option<(Substitute, Init)>,
+        scheme: &str,
+        seed: u64,
+    ) -> TrialSpec {
+        let study = &self.setting.study;
+        let stages = study.scheme(scheme).map(|s| s.stages);
+        // The number of seeds and what is kept decide no result.
+        let children = Children { seeds: 0, keep_weights: false, ..study.children.clone() };
+        let place = block.and_then(|b| self.setting.block(b)).map(|b| (&b.name, &b.layers));
+        let (substitute, init) = match how {
+            Some((substitute, init)) => (Some(substitute.to_string()), Some(init.to_string())),
+            None => (None, None),
+        };
+        let id = content_id(&json!({
+            "version": VERSION, "parent": parent.id, "role": role, "block": place, "substitute": substitute,
+            "init": init, "stages": stages, "children": children, "test": study.data.test, "seed": seed,
+        }));
+        TrialSpec {
+            id,
+            role,
+            parent: parent.id.clone(),
+            block: block.map(str::to_owned),
+            substitute,
+            init,
+            scheme: scheme.to_owned(),
+            seed,
+        }
+    }
+}
+

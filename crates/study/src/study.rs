@@ -1,0 +1,431 @@
+//! The study file: TOML, every key documented here, unknown keys refused with the nearest known one named.
+
+use std::path::{Path, PathBuf};
+
+use nettriage_data::Augmentation;
+use nettriage_engine::{Optimizer, Schedule};
+use nettriage_net::arch::ArchSpec;
+use nettriage_net::init::Init;
+use nettriage_net::surgery::Substitute;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::scheme::{PRESETS, Scheme, preset};
+
+/// A study: one network, one data set, and what is to be tried on them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Study {
+    /// Name; the run's folder is called after it. Letters, digits, `-` and `_`.
+    pub name: String,
+    /// The data set.
+    pub data: Data,
+    /// The network under examination.
+    pub parent: Parent,
+    /// How children are trained.
+    pub children: Children,
+    /// What replaces what, and how.
+    #[serde(default)]
+    pub triage: Triage,
+    /// Schemes of the user's own, beside the built-in ones.
+    #[serde(default, rename = "scheme")]
+    pub schemes: Vec<Scheme>,
+}
+
+/// `[data]`: the data set.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// `digits` (embedded), `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, or `folder`.
+    pub name: String,
+    /// Where its files are; for `folder`, a folder or tar of `train/<class>/…` and `val/<class>/…`.
+    #[serde(default)]
+    pub dir: Option<PathBuf>,
+    /// For `folder`: images are resized and cropped to this many pixels a side.
+    #[serde(default = "thirty_two")]
+    pub size: usize,
+    /// Images carved from the training set, class by class, for every choice that is made.
+    pub validation: usize,
+    /// Only so many of the remaining training images, the first in the file's order; all if left out.
+    #[serde(default)]
+    pub train: Option<usize>,
+    /// Only so many test images for trials, the first in the file's order; all if left out. Parents are always tested on all.
+    #[serde(default)]
+    pub test: Option<usize>,
+    /// Random shifts and flips in training.
+    #[serde(default)]
+    pub augment: Augmentation,
+}
+
+fn thirty_two() -> usize {
+    32
+}
+
+/// `[parent]`: the network under examination, trained by nettriage or read from a file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parent {
+    /// A built-in architecture, such as `vgg16_bn`; `vgg` with `plan`.
+    #[serde(default)]
+    pub arch: Option<String>,
+    /// For `vgg`: the convolutions' filters, stage by stage.
+    #[serde(default)]
+    pub plan: Option<Vec<Vec<usize>>>,
+    /// For `vgg`: whether batch norms follow the convolutions.
+    #[serde(default = "yes")]
+    pub batch_norm: bool,
+    /// Multiplies every layer's filters.
+    #[serde(default = "one")]
+    pub width: f64,
+    /// A trained network to read in place of training one.
+    #[serde(default)]
+    pub file: Option<PathBuf>,
+    /// Normalisation mean per channel of pixels in 0 to 1, as the network in `file` was trained; the training set's own if left out.
+    #[serde(default)]
+    pub mean: Option<Vec<f32>>,
+    /// Normalisation standard deviation per channel; goes with `mean`.
+    #[serde(default)]
+    pub std: Option<Vec<f32>>,
+    /// How many parents, each from its own seed.
+    #[serde(default = "one_usize")]
+    pub seeds: u64,
+    /// How it is trained; not needed with `file`.
+    #[serde(default)]
+    pub training: Option<Training>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn one_usize() -> u64 {
+    1
+}
+
+/// `[parent.training]` and the shared keys of `[children]`: how a network is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    /// Images seen in all: `epochs` times the training set.
+    pub epochs: f64,
+    /// Images in a step.
+    #[serde(default = "batch")]
+    pub batch: usize,
+    /// Largest learning rate.
+    pub rate: f32,
+    /// Optimiser.
+    #[serde(default = "sgd")]
+    pub optimizer: Optimizer,
+    /// Learning-rate schedule.
+    #[serde(default = "one_cycle")]
+    pub schedule: Schedule,
+    /// Largest norm of the gradient; longer ones are scaled down to it.
+    #[serde(default)]
+    pub clip: Option<f32>,
+}
+
+/// `[children]`: every child and control is trained by the same budget.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Children {
+    /// How many seeds: each its own order of images, augmentation and random weights.
+    pub seeds: u64,
+    /// Images that a child's stages see in all.
+    pub images: usize,
+    /// Images in a step.
+    #[serde(default = "batch")]
+    pub batch: usize,
+    /// Largest learning rate.
+    pub rate: f32,
+    /// Optimiser.
+    #[serde(default = "sgd")]
+    pub optimizer: Optimizer,
+    /// Learning-rate schedule, run once through in every stage.
+    #[serde(default = "one_cycle")]
+    pub schedule: Schedule,
+    /// Largest norm of the gradient; longer ones are scaled down to it.
+    #[serde(default)]
+    pub clip: Option<f32>,
+    /// Points of the learning curve after the one at 0 images.
+    #[serde(default = "eight")]
+    pub curve: usize,
+    /// How far below its parent (in percentage points of validation accuracy) a child counts as recovered.
+    #[serde(default = "one_f64")]
+    pub margin: f64,
+    /// Training images, without augmentation or labels, that least squares regresses on.
+    #[serde(default = "two_thousand")]
+    pub calibration: usize,
+    /// Convolve exactly: no F(4x4, 3x3) Winograd.
+    #[serde(default)]
+    pub exact: bool,
+    /// Keep every child's weights (`weights/<id>.safetensors`), not only its readings.
+    #[serde(default)]
+    pub keep_weights: bool,
+}
+
+fn batch() -> usize {
+    128
+}
+
+fn sgd() -> Optimizer {
+    Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 5e-4 }
+}
+
+fn one_cycle() -> Schedule {
+    Schedule::OneCycle
+}
+
+fn eight() -> usize {
+    8
+}
+
+fn one_f64() -> f64 {
+    1.0
+}
+
+fn two_thousand() -> usize {
+    2000
+}
+
+/// `[triage]`: what replaces what, and how. Everything has a default.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Triage {
+    /// Blocks of the user's own; the default ones if left out.
+    #[serde(rename = "block")]
+    pub blocks: Vec<BlockRange>,
+    /// Substitutes: `conv3x3`, `conv1x1`, `conv5x5`, `conv3x3g4` (4 groups), `linear`.
+    pub substitutes: Vec<Substitute>,
+    /// Inits: `random` (He), `xavier`, `first`, `last`, `mean`, `collapse`, `least-squares`, `identity`.
+    pub inits: Vec<Init>,
+    /// Schemes, built-in or defined in `[[scheme]]`.
+    pub schemes: Vec<String>,
+    /// Schemes under which the parent is trained on as a control; all if left out.
+    pub parent_continued: Option<Vec<String>>,
+    /// Schemes under which the block is kept and re-initialised as a control; all if left out.
+    pub reinit: Option<Vec<String>>,
+    /// Schemes under which the block is removed, where shapes permit, as a control; all if left out.
+    pub drop: Option<Vec<String>>,
+}
+
+impl Default for Triage {
+    fn default() -> Triage {
+        Triage {
+            blocks: Vec::new(),
+            substitutes: vec![Substitute::Conv { kernel: 3, groups: 1 }],
+            inits: vec![Init::He, Init::LeastSquares],
+            schemes: PRESETS.map(str::to_owned).to_vec(),
+            parent_continued: None,
+            reinit: None,
+            drop: None,
+        }
+    }
+}
+
+/// A block by the names of its first and last layer.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockRange {
+    /// The block's name.
+    pub name: String,
+    /// Its first layer.
+    pub first: String,
+    /// Its last layer.
+    pub last: String,
+}
+
+impl Study {
+    /// Reads a study file.
+    pub fn read(path: &Path) -> Result<(Study, String), Error> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.display().to_string(), source })?;
+        let study = Study::parse(&text, &path.display().to_string())?;
+        Ok((study, text))
+    }
+
+    /// Reads a study from text; `file` names it in errors.
+    pub fn parse(text: &str, file: &str) -> Result<Study, Error> {
+        let refuse = |problem: String| Error::Study { file: file.to_owned(), problem };
+        let study: Study = toml::from_str(text).map_err(|e| refuse(explain(&e, text)))?;
+        match study.problem() {
+            Some(problem) => Err(refuse(problem)),
+            None => Ok(study),
+        }
+    }
+
+    /// The scheme of that name: the user's own first, then the built-in ones.
+    pub fn scheme(&self, name: &str) -> Option<Scheme> {
+        self.schemes.iter().find(|s| s.name == name).cloned().or_else(|| preset(name))
+    }
+
+    /// The architecture to build, where the parent is not read from a file.
+    pub fn architecture(&self) -> Option<ArchSpec> {
+        let Parent { arch, plan, batch_norm, width, .. } = &self.parent;
+        arch.as_ref().map(|arch| ArchSpec {
+            arch: arch.clone(),
+            width: *width,
+            plan: plan.clone(),
+            batch_norm: *batch_norm,
+        })
+    }
+
+    fn problem(&self) -> Option<String> {
+        let name_ok = |name: &str| {
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+        };
+        if !name_ok(&self.name) {
+            return Some(format!("name = {:?}: use letters, digits, - and _ (it names the run's folder)", self.name));
+        }
+        match (&self.parent.arch, &self.parent.file) {
+            (None, None) => return Some("[parent] needs `arch` (a network to train) or `file` (a trained one)".into()),
+            (Some(_), None) if self.parent.training.is_none() => {
+                return Some("[parent] with `arch` and no `file` needs [parent.training]".into());
+            }
+            (_, Some(_)) if self.parent.seeds != 1 => {
+                return Some("[parent] a network from a `file` is one parent: leave `seeds` out".into());
+            }
+            _ => {}
+        }
+        if self.parent.mean.is_some() != self.parent.std.is_some() {
+            return Some("[parent] `mean` and `std` go together".into());
+        }
+        let positive = [
+            ("[children] seeds", self.children.seeds as usize),
+            ("[children] images", self.children.images),
+            ("[children] batch", self.children.batch),
+            ("[children] curve", self.children.curve),
+            ("[children] calibration", self.children.calibration),
+            ("[data] validation", self.data.validation),
+            ("[data] size", self.data.size),
+            ("[data] train", self.data.train.unwrap_or(1)),
+            ("[data] test", self.data.test.unwrap_or(1)),
+            ("[parent] seeds", self.parent.seeds as usize),
+            ("[parent.training] batch", self.parent.training.as_ref().map_or(1, |t| t.batch)),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Some(format!("{key} is 0: choose 1 or more"));
+        }
+        let rates = [
+            ("[children] rate", self.children.rate),
+            ("[parent.training] rate", self.parent.training.as_ref().map_or(1.0, |t| t.rate)),
+            ("[parent.training] epochs", self.parent.training.as_ref().map_or(1.0, |t| t.epochs as f32)),
+            ("[parent] width", self.parent.width as f32),
+        ];
+        if let Some((key, value)) = rates.iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
+            return Some(format!("{key} is {value}: choose a positive number"));
+        }
+        if !(0.0..=100.0).contains(&self.children.margin) {
+            return Some(format!("[children] margin is {}: choose 0 to 100 percentage points", self.children.margin));
+        }
+        if let Some(problem) = self.schemes.iter().find_map(Scheme::problem) {
+            return Some(problem);
+        }
+        let named = [&self.triage.parent_continued, &self.triage.reinit, &self.triage.drop];
+        let named = named.into_iter().flatten().flatten().chain(&self.triage.schemes);
+        for name in named {
+            if self.scheme(name).is_none() {
+                let own = self.schemes.iter().map(|s| s.name.as_str());
+                let near = nearest(name, PRESETS.into_iter().chain(own));
+                return Some(format!("[triage] there is no scheme `{name}`; the nearest is `{near}`"));
+            }
+        }
+        let empty = [
+            ("substitutes", self.triage.substitutes.is_empty()),
+            ("inits", self.triage.inits.is_empty()),
+            ("schemes", self.triage.schemes.is_empty()),
+        ];
+        empty.iter().find(|(_, empty)| *empty).map(|(key, _)| format!("[triage] {key} is empty: name at least one"))
+    }
+}
+
+/// TOML's own words with the line, and for an unknown key or value the nearest known one.
+fn explain(error: &toml::de::Error, text: &str) -> String {
+    let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    let place = line.map_or(String::new(), |line| format!("line {line}: "));
+    let message = error.message();
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
+    match (unknown, quoted.next()) {
+        (true, Some(found)) => {
+            let known: Vec<&str> = quoted.collect();
+            let what = if message.starts_with("unknown field") { "key" } else { "value" };
+            format!(
+                "{place}there is no {what} `{found}` here; the nearest is `{}` (known: {})",
+                nearest(found, known.iter().copied()),
+                known.join(", ")
+            )
+        }
+        _ => format!("{place}{}", message.lines().collect::<Vec<_>>().join(" ")),
+    }
+}
+
+/// The candidate nearest to `name` by Jaro-Winkler similarity.
+fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> String {
+    let similarity = |candidate: &str| strsim::jaro_winkler(name, candidate);
+    candidates.max_by(|a, b| similarity(a).total_cmp(&similarity(b))).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"
+name = "small"
+[data]
+name = "digits"
+validation = 100
+[parent]
+arch = "vgg"
+plan = [[8, 8], [16, 16]]
+[parent.training]
+epochs = 1
+rate = 0.1
+[children]
+seeds = 2
+images = 500
+rate = 0.02
+"#;
+
+    fn refusal(text: &str) -> String {
+        Study::parse(text, "small.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_make_a_whole_study() {
+        let study = Study::parse(SMALL, "small.toml").unwrap();
+        assert_eq!(study.children.batch, 128);
+        assert_eq!(study.triage.schemes.len(), PRESETS.len());
+    }
+
+    #[test]
+    fn a_misspelt_key_names_line_and_nearest() {
+        let message = refusal(&SMALL.replace("validation = 100", "validaton = 100"));
+        assert!(message.starts_with("small.toml: line 4: "), "{message}");
+        assert!(message.contains("nearest is `validation`"), "{message}");
+        assert!(!message.contains('\n'));
+    }
+
+    #[test]
+    fn a_misspelt_scheme_names_the_nearest() {
+        let message = refusal(&format!("{SMALL}\n[triage]\nschemes = [\"globall\"]\n"));
+        assert!(message.contains("`global`"), "{message}");
+    }
+
+    #[test]
+    fn nonsense_values_are_refused() {
+        for (from, to, word) in [
+            ("seeds = 2", "seeds = 0", "seeds is 0"),
+            ("rate = 0.02", "rate = -1.0", "rate is -1"),
+            ("name = \"small\"", "name = \"a/b\"", "letters"),
+            ("[parent.training]\nepochs = 1\nrate = 0.1", "", "[parent.training]"),
+            ("arch = \"vgg\"", "", "needs `arch`"),
+        ] {
+            let message = refusal(&SMALL.replace(from, to));
+            assert!(message.contains(word), "{to}: {message}");
+        }
+    }
+}

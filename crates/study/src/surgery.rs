@@ -1,0 +1,171 @@
+//! The network that a trial trains: the parent with a block replaced, re-initialised or dropped.
+
+use std::collections::BTreeSet;
+
+use nettriage_engine::{Model, Options};
+use nettriage_net::block::Block;
+use nettriage_net::init::{self, Init};
+use nettriage_net::surgery::{self, Substitute};
+use nettriage_net::{Kind, Network, Tensor, slice};
+use nettriage_records::plan::{Role, TrialSpec};
+
+use crate::feed::{Parent, Set, Shared};
+use crate::least_squares::NormalEquations;
+use crate::{Error, seed};
+
+/// Images that run through a network at a time where nothing trains.
+pub const BATCH: usize = 100;
+
+/// A network under trial.
+pub struct Patient {
+    /// The network.
+    pub network: Network,
+    /// The block, where the trial is about one.
+    pub block: Option<Block>,
+    /// The tensor that takes the block's output's place.
+    pub block_output: String,
+    /// The layers that a stage with `train = "substitute"` trains.
+    pub operated: BTreeSet<String>,
+}
+
+/// Builds the network of `spec`, its substitute initialised.
+pub fn operate(shared: &Shared<'_>, parent: &Parent, spec: &TrialSpec, threads: usize) -> Result<Patient, Error> {
+    let block = match &spec.block {
+        Some(name) => Some(shared.setting.block(name).ok_or_else(|| {
+            Error::Plan(format!("the plan names block `{name}`, which this network does not have: plan again"))
+        })?),
+        None => None,
+    };
+    let Some(block) = block else {
+        let network = parent.network.clone();
+        let block_output = network.graph.output.clone();
+        return Ok(Patient { network, block: None, block_output, operated: BTreeSet::new() });
+    };
+    let patient = |network: Network, block_output: String, operated: Vec<String>| Patient {
+        network,
+        block: Some(block.clone()),
+        block_output,
+        operated: operated.into_iter().collect(),
+    };
+    let kept = |network| patient(network, block.output.clone(), block.layers.clone());
+    // Of everything but the scheme, so that the schemes of a seed start from the same weights.
+    let number = spec.seed.to_string();
+    let identity = [&spec.parent, &block.name, &number].map(String::as_str);
+    match spec.role {
+        Role::Parent | Role::ParentContinued => Ok(kept(parent.network.clone())),
+        Role::Reinit => {
+            let mut rng = seed::rng("re-initialised block", &identity);
+            Ok(kept(surgery::reinit(&parent.network, block, &mut rng)?))
+        }
+        Role::Drop => {
+            let network = surgery::compress(&parent.network, &[(block.clone(), Substitute::Drop)])?;
+            Ok(patient(network, block.input.clone(), Vec::new()))
+        }
+        Role::Child => {
+            let (substitute, init) = child_choices(spec)?;
+            let mut network = surgery::compress(&parent.network, &[(block.clone(), substitute)])?;
+            let layers = surgery::substitute_layers(block, &network);
+            let output = layers.last().cloned().unwrap_or_else(|| block.input.clone());
+            let mut child = patient(network.clone(), output, layers);
+            match init {
+                Init::LeastSquares => {
+                    let (weight, bias) = least_squares(shared, parent, block, substitute, &child, threads)?;
+                    init::set_affine(&mut network, block, weight, &bias)?;
+                }
+                init => {
+                    let mut rng = seed::rng("substitute's weights", &identity);
+                    init::apply(init, &mut network, &parent.network, block, &mut rng)?;
+                }
+            }
+            if matches!(init, Init::LeastSquares | Init::Collapse | Init::Identity) {
+                calibrate(shared, parent, block, &mut network, &child, threads)?;
+            }
+            child.network = network;
+            Ok(child)
+        }
+    }
+}
+
+fn child_choices(spec: &TrialSpec) -> Result<(Substitute, Init), Error> {
+    let unknown = |what: &str| Error::Plan(format!("trial {}: {what}: plan again with this version", spec.id));
+    let substitute = spec.substitute.as_deref().and_then(|s| s.parse().ok());
+    let init = spec.init.as_deref().and_then(|i| i.parse().ok());
+    Ok((substitute.ok_or_else(|| unknown("unknown substitute"))?, init.ok_or_else(|| unknown("unknown init"))?))
+}
+
+impl Patient {
+    /// The substitute's convolution or linear layer, if it has one.
+    pub fn operated_product(&self) -> Option<&str> {
+        let product = |l: &&nettriage_net::Layer| {
+            self.operated.contains(&l.name) && matches!(l.kind, Kind::Conv(_) | Kind::Linear { .. })
+        };
+        self.network.graph.layers.iter().find(product).map(|l| l.name.as_str())
+    }
+}
+
+/// The substitute as a convolution, with the block's input and output shapes.
+fn least_squares(
+    shared: &Shared<'_>,
+    parent: &Parent,
+    block: &Block,
+    substitute: Substitute,
+    child: &Patient,
+    threads: usize,
+) -> Result<(Tensor, Vec<f32>), Error> {
+    let graph = &parent.network.graph;
+    let product = child.operated_product().unwrap_or_default();
+    let conv = match child.network.graph.layer(product).map(|l| &l.kind) {
+        Some(Kind::Conv(conv)) => *conv,
+        Some(Kind::Linear { features, .. }) => nettriage_net::Conv::same(*features, 1),
+        _ => return Err(Error::Plan(format!("least squares needs a layer with weights; {substitute} has none"))),
+    };
+    let target = init::target_tensor(graph, block);
+    let (input, output) = (graph.shape_of(&block.input)?, graph.shape_of(&target)?);
+    // The solution is the same for every scheme and seed, so it is kept as one row: weights, then biases.
+    let count = input.channels / conv.groups * conv.kernel[0] * conv.kernel[1] * output.channels;
+    let solve = || -> Result<Vec<f32>, Error> {
+        let mut sums = NormalEquations::new(conv, input, output);
+        let mut x = shared.feed(&parent.id, &parent.network, &block.input, Set::Calibration, BATCH, threads)?;
+        let mut y = shared.feed(&parent.id, &parent.network, &target, Set::Calibration, BATCH, threads)?;
+        for start in (0..x.len()).step_by(BATCH) {
+            let range = start..x.len().min(start + BATCH);
+            sums.add(x.batch(range.clone())?, y.batch(range)?);
+        }
+        let (weight, bias) = sums.solve()?;
+        Ok(weight.data.into_iter().chain(bias).collect())
+    };
+    let row = shared.closed_form(&parent.id, &block.name, &substitute.to_string(), count + output.channels, solve)?;
+    let shape = &child.network.weights[&format!("{product}.weight")].shape;
+    Ok((Tensor::new(shape, row[..count].to_vec()), row[count..].to_vec()))
+}
+
+/// Gives the substitute's norm the running statistics of its convolution's output, its function unchanged.
+fn calibrate(
+    shared: &Shared<'_>,
+    parent: &Parent,
+    block: &Block,
+    network: &mut Network,
+    child: &Patient,
+    threads: usize,
+) -> Result<(), Error> {
+    let Some(product) = child.operated_product() else { return Ok(()) };
+    let convolution = slice::between(network, &block.input, product)?;
+    let channels = convolution.graph.output_shape()?.channels;
+    let exact = shared.setting.study.children.exact;
+    let mut model = Model::new(&convolution, &Options { threads, exact, ..Options::inference(BATCH) })?;
+    let mut feed = shared.feed(&parent.id, &parent.network, &block.input, Set::Calibration, BATCH, threads)?;
+    let (mut sums, mut squares, mut count) = (vec![0.0f64; channels], vec![0.0f64; channels], 0.0);
+    for start in (0..feed.len()).step_by(BATCH) {
+        for row in model.forward(feed.batch(start..feed.len().min(start + BATCH))?).chunks_exact(channels) {
+            for (c, &value) in row.iter().enumerate() {
+                sums[c] += f64::from(value);
+                squares[c] += f64::from(value).powi(2);
+            }
+            count += 1.0;
+        }
+    }
+    let mean: Vec<f32> = sums.iter().map(|s| (s / count) as f32).collect();
+    let variance = |(s, q): (&f64, &f64)| (q / count - (s / count).powi(2)).max(0.0) as f32;
+    let variance: Vec<f32> = sums.iter().zip(&squares).map(variance).collect();
+    Ok(init::calibrate(network, block, &mean, &variance)?)
+}

@@ -1,0 +1,121 @@
+//! The training loop: one stage, batch after batch.
+
+use std::ops::Range;
+
+use nettriage_engine::{Model, Optimizer, Schedule, loss};
+
+use crate::Error;
+use crate::feed::Feed;
+use crate::scheme::Loss;
+
+/// How a stage steps.
+pub struct Pace {
+    /// Images in a step.
+    pub batch: usize,
+    /// Largest learning rate.
+    pub rate: f32,
+    /// Optimiser, as the model was made with.
+    pub optimizer: Optimizer,
+    /// Learning-rate schedule, run once through.
+    pub schedule: Schedule,
+    /// Largest norm of the gradient.
+    pub clip: Option<f32>,
+}
+
+/// What a stage minimises, with what it needs for it.
+pub enum Objective<'a> {
+    /// Against labels.
+    CrossEntropy,
+    /// Against the parent's logits and the labels.
+    Distillation {
+        /// The parent's logits.
+        teacher: Feed<'a>,
+        /// Temperature T.
+        temperature: f32,
+        /// Weight of the soft targets.
+        alpha: f32,
+    },
+    /// Against the parent's block output.
+    Hint {
+        /// The parent's block output.
+        target: Feed<'a>,
+    },
+}
+
+impl Objective<'_> {
+    /// The loss of this objective.
+    pub fn loss(&self) -> Loss {
+        match self {
+            Objective::CrossEntropy => Loss::CrossEntropy,
+            Objective::Distillation { .. } => Loss::Distillation,
+            Objective::Hint { .. } => Loss::Hint,
+        }
+    }
+
+    /// Mean loss over the images of `range`, its gradient in `grad`.
+    fn evaluate(
+        &mut self,
+        output: &[f32],
+        labels: &[u16],
+        range: Range<usize>,
+        grad: &mut [f32],
+    ) -> Result<f64, Error> {
+        let classes = output.len() / range.len();
+        Ok(match self {
+            Objective::CrossEntropy => loss::cross_entropy(output, &labels[range], classes, grad),
+            Objective::Distillation { teacher, temperature, alpha } => {
+                let teacher = teacher.batch(range.clone())?;
+                loss::distillation(output, teacher, &labels[range], classes, *temperature, *alpha, grad)
+            }
+            Objective::Hint { target } => loss::mean_squared(output, target.batch(range)?, grad),
+        })
+    }
+}
+
+/// What the caller of [`stage`] learns after every step.
+pub struct Step {
+    /// Images of the stage seen so far.
+    pub seen: usize,
+    /// Mean loss over the step's images.
+    pub loss: f64,
+    /// Images in the step.
+    pub images: usize,
+}
+
+/// Whether a stage goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// To the next step.
+    Continue,
+    /// The loss is no finite number.
+    Diverged,
+}
+
+/// Trains `model` on the images `images` of `feed`, calling `after` at every step.
+pub fn stage(
+    model: &mut Model,
+    feed: &mut Feed<'_>,
+    labels: &[u16],
+    images: Range<usize>,
+    objective: &mut Objective<'_>,
+    pace: &Pace,
+    noise: u64,
+    mut after: impl FnMut(&Model, Step) -> Result<(), Error>,
+) -> Result<Flow, Error> {
+    let steps = images.len().div_ceil(pace.batch);
+    let mut grad = Vec::new();
+    for step in 0..steps {
+        let start = images.start + step * pace.batch;
+        let range = start..images.end.min(start + pace.batch);
+        let output = model.forward_train(feed.batch(range.clone())?, noise.wrapping_add(step as u64));
+        grad.resize(output.len(), 0.0);
+        let loss = objective.evaluate(output, labels, range.clone(), &mut grad)?;
+        if !loss.is_finite() {
+            return Ok(Flow::Diverged);
+        }
+        model.backward(&grad);
+        model.step(pace.schedule.rate(pace.rate, step, steps), pace.clip);
+        after(model, Step { seen: range.end - images.start, loss, images: range.len() })?;
+    }
+    Ok(Flow::Continue)
+}

@@ -1,0 +1,322 @@
+//! One trial: a pure function of the plan and its index, but for clock readings.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use nettriage_engine::{Model, Options, Trainable};
+use nettriage_net::{Activation, INPUT, Kind, Network, Weights, cost, slice};
+use nettriage_records::plan::{Cost, VERSION, TrialSpec};
+use nettriage_records::record::{Best, Clock, CurvePoint, Filters, Outcome, Readings, Record};
+
+use crate::evaluate::{self, evaluate};
+use crate::feed::{Feed, Parent, Set, Shared};
+use crate::scheme::{Loss, Scheme, Stage, Train};
+use crate::surgery::{BATCH, Patient, operate};
+use crate::train::{self, Flow, Objective, Pace, Step};
+use crate::{Error, filters, seed, timing};
+
+/// Validation images that tell whether a filter is dead.
+const WATCHED: usize = 200;
+
+/// What a trial leaves.
+pub struct Finished {
+    /// Its record.
+    pub record: Record,
+    /// The network after the last step, where it was not lost to divergence.
+    pub network: Option<Network>,
+}
+
+/// Runs one trial with so many threads.
+pub fn run(shared: &Shared<'_>, parent: &Parent, spec: &TrialSpec, threads: usize) -> Result<Finished, Error> {
+    let begin = Instant::now();
+    let scheme = shared.setting.study.scheme(&spec.scheme).ok_or_else(|| {
+        Error::Plan(format!("the plan names scheme `{}`, which its study does not define", spec.scheme))
+    })?;
+    let patient = operate(shared, parent, spec, threads)?;
+    let untrained = patient.network.clone();
+    let mut session = Session::new(shared, parent, spec, threads, &scheme, patient)?;
+    let mut outcome = Outcome::Done;
+    let images = scheme.images(shared.setting.study.children.images);
+    let mut first = 0;
+    for (index, (stage, images)) in scheme.stages.iter().zip(images).enumerate() {
+        if session.stage(index, stage, first..first + images)? == Flow::Diverged {
+            outcome = Outcome::Diverged { examples: session.seen as u64 };
+            break;
+        }
+        first += images;
+    }
+    let train_seconds = session.train_seconds;
+    let (readings, network, inference) = if outcome == Outcome::Done {
+        let (readings, network) = session.finish(&untrained)?;
+        let exact = shared.setting.study.children.exact;
+        let inference = timing::inference(&network, &parent.network, exact)?;
+        (Some(readings), Some(network), Some(inference))
+    } else {
+        (None, None, None)
+    };
+    let clock = Clock { train_seconds, seconds: begin.elapsed().as_secs_f64(), inference, finished: now() };
+    Ok(Finished { record: Record { version: VERSION, spec: spec.clone(), outcome, readings, clock }, network })
+}
+
+/// Seconds since 1970.
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+/// A trial under way.
+struct Session<'a> {
+    shared: &'a Shared<'a>,
+    parent: &'a Parent,
+    spec: &'a TrialSpec,
+    threads: usize,
+    patient: Patient,
+    examiner: Examiner<'a>,
+    before: evaluate::Outcome,
+    curve: Vec<CurvePoint>,
+    best: (CurvePoint, Weights),
+    /// Images after which the curve has a point, last first.
+    points: Vec<usize>,
+    seen: usize,
+    train_seconds: f64,
+}
+
+impl<'a> Session<'a> {
+    fn new(
+        shared: &'a Shared<'a>,
+        parent: &'a Parent,
+        spec: &'a TrialSpec,
+        threads: usize,
+        scheme: &Scheme,
+        patient: Patient,
+    ) -> Result<Session<'a>, Error> {
+        let children = &shared.setting.study.children;
+        // Where nothing below the block trains first, the parent's activations there serve.
+        let local = scheme.stages.first().is_none_or(|s| s.train == Train::Substitute);
+        let mut examiner = Examiner::new(shared, parent, &patient, local, threads)?;
+        let before = examiner.validate()?;
+        let point = CurvePoint {
+            examples: 0,
+            stage: 0,
+            train_loss: None,
+            validation_top1: before.evaluation.top1,
+            validation_loss: before.evaluation.loss,
+        };
+        let points = (1..=children.curve).rev().map(|k| (children.images * k).div_ceil(children.curve)).collect();
+        Ok(Session {
+            shared,
+            parent,
+            spec,
+            threads,
+            before,
+            curve: vec![point.clone()],
+            best: (point, patient.network.weights.clone()),
+            points,
+            seen: 0,
+            train_seconds: 0.0,
+            patient,
+            examiner,
+        })
+    }
+
+    fn stage(&mut self, index: usize, stage: &Stage, images: std::ops::Range<usize>) -> Result<Flow, Error> {
+        let Session { shared, parent, spec, threads, .. } = *self;
+        let children = &shared.setting.study.children;
+        let local = stage.train == Train::Substitute && self.patient.block.is_some();
+        if !local && self.examiner.local {
+            self.examiner = Examiner::new(shared, parent, &self.patient, false, threads)?;
+        }
+        let graph = &parent.network.graph;
+        let set = Set::Stream(spec.seed);
+        let feed = |tensor: &str| shared.feed(&parent.id, &parent.network, tensor, set, children.batch, threads);
+        let from = match &self.patient.block {
+            Some(block) if self.examiner.local => block.input.clone(),
+            _ => INPUT.to_owned(),
+        };
+        let to = match stage.loss {
+            Loss::Hint => self.patient.block_output.clone(),
+            _ => self.patient.network.graph.output.clone(),
+        };
+        let mut objective = match (stage.loss, &self.patient.block) {
+            (Loss::CrossEntropy, _) => Objective::CrossEntropy,
+            (Loss::Distillation, _) => Objective::Distillation {
+                teacher: feed(&graph.output)?,
+                temperature: stage.temperature,
+                alpha: stage.alpha,
+            },
+            (Loss::Hint, Some(block)) => Objective::Hint { target: feed(&block.output)? },
+            (Loss::Hint, None) => Objective::Hint { target: feed(&graph.output)? },
+        };
+        let trainable =
+            if local { Trainable::Layers(self.patient.operated.clone()) } else { Trainable::All };
+        let training = Options::training(children.batch, children.optimizer);
+        let options = Options { threads, trainable, exact: children.exact, ..training };
+        let mut model = Model::new(&slice::between(&self.patient.network, &from, &to)?, &options)?;
+        let mut inputs = feed(&from)?;
+        let labels = shared.labels(set);
+        let pace = Pace {
+            batch: children.batch,
+            rate: children.rate,
+            optimizer: children.optimizer,
+            schedule: children.schedule,
+            clip: children.clip,
+        };
+        let noise = seed::seed("dropout", &[&spec.id, &index.to_string()]);
+        let (mut clock, mut loss_sum, mut loss_images) = (Instant::now(), 0.0, 0);
+        let before = self.seen;
+        let after = |model: &Model, step: Step| {
+            loss_sum += step.loss * step.images as f64;
+            loss_images += step.images;
+            self.seen = before + step.seen;
+            if self.points.last().is_none_or(|p| self.seen < *p) {
+                return Ok(());
+            }
+            self.points.retain(|p| *p > self.seen);
+            self.train_seconds += clock.elapsed().as_secs_f64();
+            self.look(model, index, loss_sum / loss_images as f64)?;
+            (clock, loss_sum, loss_images) = (Instant::now(), 0.0, 0);
+            Ok(())
+        };
+        let flow = train::stage(&mut model, &mut inputs, &labels, images, &mut objective, &pace, noise, after)?;
+        self.train_seconds += clock.elapsed().as_secs_f64();
+        self.patient.network.weights.extend(model.weights());
+        Ok(flow)
+    }
+
+    /// Adds a point to the learning curve.
+    fn look(&mut self, model: &Model, stage: usize, train_loss: f64) -> Result<(), Error> {
+        self.patient.network.weights.extend(model.weights());
+        self.examiner.update(&self.patient.network)?;
+        let evaluation = self.examiner.validate()?.evaluation;
+        let point = CurvePoint {
+            examples: self.seen as u64,
+            stage,
+            train_loss: Some(train_loss),
+            validation_top1: evaluation.top1,
+            validation_loss: evaluation.loss,
+        };
+        if point.validation_top1 > self.best.0.validation_top1 {
+            self.best = (point.clone(), self.patient.network.weights.clone());
+        }
+        self.curve.push(point);
+        Ok(())
+    }
+
+    /// The readings at the end: the only time that the test set is read.
+    fn finish(mut self, untrained: &Network) -> Result<(Readings, Network), Error> {
+        self.examiner.update(&self.patient.network)?;
+        let validation = self.examiner.validate()?;
+        let test = self.examiner.test()?;
+        let (best, weights) = std::mem::replace(&mut self.best, (self.curve[0].clone(), Weights::new()));
+        let best_test = if best.examples == self.seen as u64 {
+            test.evaluation.clone()
+        } else {
+            let network = Network { graph: self.patient.network.graph.clone(), weights };
+            self.examiner.update(&network)?;
+            self.examiner.test()?.evaluation
+        };
+        let margin = self.shared.setting.study.children.margin / 100.0;
+        let goal = self.parent.validation_top1 - margin;
+        let total = cost::total(&self.patient.network.graph)?;
+        let readings = Readings {
+            before: self.before.evaluation.clone(),
+            validation: validation.evaluation,
+            test: test.evaluation,
+            best: Best { examples: best.examples, validation_top1: best.validation_top1, test: best_test },
+            // A tolerance far below one image, so that a share is not missed by its rounding.
+            recovered_at: self.curve.iter().find(|p| p.validation_top1 >= goal - 1e-9).map(|p| p.examples),
+            curve: std::mem::take(&mut self.curve),
+            cost: Cost { parameters: total.parameters, macs: total.macs },
+            filters: self.filters(untrained)?,
+            test_correct: test.correct,
+        };
+        Ok((readings, self.patient.network))
+    }
+
+    /// The substitute's filters; none where it is no convolution.
+    fn filters(&self, untrained: &Network) -> Result<Option<Filters>, Error> {
+        let Some(product) = self.patient.operated_product() else { return Ok(None) };
+        let key = format!("{product}.weight");
+        let network = &self.patient.network;
+        let (before, after) = (&untrained.weights[&key], &network.weights[&key]);
+        let substitute = self.spec.substitute.is_some();
+        if !substitute || after.shape.len() != 4 {
+            return Ok(None);
+        }
+        Ok(Some(filters::read(before, after, self.dead()?)))
+    }
+
+    /// Filters whose output after the closing ReLU is zero on every validation image looked at.
+    fn dead(&self) -> Result<u64, Error> {
+        let network = &self.patient.network;
+        let last = network.graph.layer(&self.patient.block_output);
+        if !last.is_some_and(|l| matches!(l.kind, Kind::Activation(Activation::Relu))) {
+            return Ok(0);
+        }
+        let head = slice::between(network, INPUT, &self.patient.block_output)?;
+        let channels = head.graph.output_shape()?.channels;
+        let exact = self.shared.setting.study.children.exact;
+        let options = Options { threads: self.threads, exact, ..Options::inference(BATCH) };
+        let mut model = Model::new(&head, &options)?;
+        let mut feed = self.shared.feed(&self.parent.id, network, INPUT, Set::Validation, BATCH, self.threads)?;
+        let mut alive = vec![false; channels];
+        let watched = feed.len().min(WATCHED);
+        for start in (0..watched).step_by(BATCH) {
+            for row in model.forward(feed.batch(start..watched.min(start + BATCH))?).chunks_exact(channels) {
+                alive.iter_mut().zip(row).for_each(|(alive, value)| *alive |= *value != 0.0);
+            }
+        }
+        Ok(alive.iter().filter(|alive| !**alive).count() as u64)
+    }
+}
+
+/// Evaluates a network on the validation and test images, from the block on where the rest is the parent's.
+struct Examiner<'a> {
+    shared: &'a Shared<'a>,
+    parent: &'a Parent,
+    /// Whether everything before the block is the parent's still.
+    local: bool,
+    from: String,
+    threads: usize,
+    model: Model,
+    validation: Feed<'a>,
+}
+
+impl<'a> Examiner<'a> {
+    fn new(
+        shared: &'a Shared<'a>,
+        parent: &'a Parent,
+        patient: &Patient,
+        local: bool,
+        threads: usize,
+    ) -> Result<Examiner<'a>, Error> {
+        let from = match &patient.block {
+            Some(block) if local => block.input.clone(),
+            _ => INPUT.to_owned(),
+        };
+        let exact = shared.setting.study.children.exact;
+        let options = Options { threads, exact, ..Options::inference(BATCH) };
+        let tail = slice::between(&patient.network, &from, &patient.network.graph.output)?;
+        let model = Model::new(&tail, &options)?;
+        let validation = shared.feed(&parent.id, &parent.network, &from, Set::Validation, BATCH, threads)?;
+        Ok(Examiner { shared, parent, local, from, threads, model, validation })
+    }
+
+    fn update(&mut self, network: &Network) -> Result<(), Error> {
+        let tail = slice::between(network, &self.from, &network.graph.output)?;
+        Ok(self.model.set_weights(&tail.weights)?)
+    }
+
+    fn validate(&mut self) -> Result<evaluate::Outcome, Error> {
+        let labels = self.shared.labels(Set::Validation);
+        let classes = self.shared.setting.classes();
+        let choices = &self.parent.validation_choices;
+        evaluate(&mut self.model, &mut self.validation, BATCH, &labels, classes, Some(choices))
+    }
+
+    fn test(&mut self) -> Result<evaluate::Outcome, Error> {
+        let Examiner { shared, parent, .. } = *self;
+        let labels = shared.labels(Set::Test);
+        let mut feed = shared.feed(&parent.id, &parent.network, &self.from, Set::Test, BATCH, self.threads)?;
+        let choices = &parent.test_choices[..labels.len()];
+        evaluate(&mut self.model, &mut feed, BATCH, &labels, shared.setting.classes(), Some(choices))
+    }
+}
