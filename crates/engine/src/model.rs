@@ -2,6 +2,7 @@
 
 use nettriage_net::{Network, Tensor, Weights};
 
+use crate::conv::Scratch;
 use crate::lower::lower;
 use crate::op::{Context, Inputs, Place};
 use crate::params::Params;
@@ -22,6 +23,7 @@ pub struct Model {
     params: Params,
     update: Update,
     pool: Pool,
+    scratch: Scratch,
     buffers: Vec<Vec<f32>>,
     /// The last training batch, where its gradients need it.
     images: Vec<f32>,
@@ -65,7 +67,10 @@ impl Model {
         }
         let images = buffers.pop().unwrap_or_default();
         let pool = Pool::new(options.threads);
-        Ok(Model { plan, params, update, pool, buffers, images, input, batch: options.batch, trained: None, last: 0 })
+        let mut scratch = Scratch::default();
+        plan.steps.iter().for_each(|step| scratch.reserve(step.op.scratch_bytes()));
+        let batch = options.batch;
+        Ok(Model { plan, params, update, pool, scratch, buffers, images, input, batch, trained: None, last: 0 })
     }
 
     fn images_in(&self, images: &[f32]) -> usize {
@@ -109,10 +114,10 @@ impl Model {
 
     fn run(&mut self, n: usize, images: Option<&[f32]>, train: bool, seed: u64) {
         self.last = n;
-        let Model { plan, params, pool, buffers, images: own, .. } = self;
+        let Model { plan, params, pool, scratch, buffers, images: own, .. } = self;
         let (pool, images) = (&*pool, images.unwrap_or(own));
         pool.enter(|| {
-            let mut cx = Context { n, pool, params, train, seed };
+            let mut cx = Context { n, pool, params, scratch, train, seed };
             for step in &mut plan.steps {
                 let mut y = take(buffers, Some(step.output));
                 let mut saved = take(buffers, step.saved);
@@ -135,10 +140,10 @@ impl Model {
         assert_eq!(grad_output.len(), n * self.plan.output.elements, "the gradient of {n} images");
         let Some(start) = self.plan.gradient else { return };
         self.buffers[start.slot][..grad_output.len()].copy_from_slice(grad_output);
-        let Model { plan, params, pool, buffers, images, .. } = self;
+        let Model { plan, params, pool, scratch, buffers, images, .. } = self;
         let pool = &*pool;
         pool.enter(|| {
-            let mut cx = Context { n, pool, params, train: true, seed };
+            let mut cx = Context { n, pool, params, scratch, train: true, seed };
             for step in plan.steps.iter_mut().rev() {
                 let Some(gradient) = step.gradient else { continue };
                 let mut whole = take(buffers, Some(gradient));
@@ -206,11 +211,11 @@ impl Model {
         self.params.import(weights)
     }
 
-    /// Bytes of everything that the model holds: tensors, weights in both layouts, gradients, optimiser state, scratch.
+    /// Bytes of everything that the model holds: tensors, weights as given and packed, gradients, optimiser state, scratch.
     pub fn memory_bytes(&self) -> usize {
         let floats: usize = self.buffers.iter().map(Vec::len).sum::<usize>() + self.images.len();
         let ops: usize = self.plan.steps.iter().map(|step| step.op.bytes()).sum();
-        4 * floats + ops + self.params.bytes() + self.update.bytes()
+        4 * floats + ops + self.scratch.bytes() + self.params.bytes() + self.update.bytes()
     }
 }
 

@@ -1,5 +1,6 @@
 //! What every layer of a model can do.
 
+use crate::conv::Scratch;
 use crate::params::Params;
 use crate::pool::Pool;
 
@@ -11,6 +12,8 @@ pub(crate) struct Context<'a> {
     pub pool: &'a Pool,
     /// Weights and their gradients.
     pub params: &'a mut Params,
+    /// Memory that convolutions share.
+    pub scratch: &'a mut Scratch,
     /// Whether trainable layers are in training mode.
     pub train: bool,
     /// Seed of this step's dropout.
@@ -92,7 +95,12 @@ pub(crate) trait Op: Send {
         unreachable!("the gradient of every input passes");
     }
 
-    /// Bytes held beside the model's buffers and weights.
+    /// Bytes taken of the [`Scratch`] that convolutions share.
+    fn scratch_bytes(&self) -> usize {
+        0
+    }
+
+    /// Bytes held beside the model's buffers, weights and scratch.
     fn bytes(&self) -> usize {
         0
     }

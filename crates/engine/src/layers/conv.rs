@@ -7,8 +7,17 @@ use crate::layers::activation::mask;
 use crate::layers::columns::{Columns, add_rows};
 use crate::layers::norm::Norm;
 use crate::op::{Context, Inputs, Op, Reads};
-use crate::params::{ParamId, Params};
+use crate::params::{Param, ParamId, Params};
 use crate::pool::Pool;
+
+/// The weight's elements, once `op` knows whether they have changed since it saw them last.
+fn current<'p>(op: &mut ConvOp, seen: &mut u64, weight: &'p Param) -> &'p [f32] {
+    if *seen != weight.version {
+        *seen = weight.version;
+        op.weights_changed();
+    }
+    &weight.value
+}
 
 /// How a convolution is built: what it trains and what is asked of it.
 #[derive(Clone, Copy)]
@@ -89,14 +98,6 @@ impl ConvLayer {
         }
     }
 
-    fn pack(&mut self, params: &Params) {
-        let weight = params.get(self.weight);
-        if self.packed != weight.version {
-            self.packed = weight.version;
-            self.op.set_weights(&weight.value);
-        }
-    }
-
     fn norm_trains(&self) -> bool {
         self.norm.as_ref().is_some_and(Norm::trains)
     }
@@ -116,23 +117,23 @@ impl Op for ConvLayer {
     }
 
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], saved: &mut [f32]) {
-        self.pack(cx.params);
+        let weight = current(&mut self.op, &mut self.packed, cx.params.get(self.weight));
         let bias = self.bias.as_ref().map(|bias| cx.params.value(bias.param));
         match &mut self.norm {
             Some(norm) if cx.train && norm.trains() => {
                 let epilogue = Epilogue { bias, ..Epilogue::default() };
-                self.op.forward(cx.n, x.get(0), epilogue, saved, cx.pool);
+                self.op.forward(cx.n, weight, x.get(0), epilogue, saved, cx.pool, cx.scratch);
                 norm.forward(true, saved, y, cx.params, cx.pool);
             }
             Some(norm) => {
                 let relu = norm.relu();
                 let (scale, shift) = norm.fold(cx.params);
                 let epilogue = Epilogue { bias, scale: Some(scale), shift: Some(shift), relu };
-                self.op.forward(cx.n, x.get(0), epilogue, y, cx.pool);
+                self.op.forward(cx.n, weight, x.get(0), epilogue, y, cx.pool, cx.scratch);
             }
             None => {
                 let epilogue = Epilogue { bias, relu: self.relu, ..Epilogue::default() };
-                self.op.forward(cx.n, x.get(0), epilogue, y, cx.pool);
+                self.op.forward(cx.n, weight, x.get(0), epilogue, y, cx.pool, cx.scratch);
             }
         }
     }
@@ -156,17 +157,22 @@ impl Op for ConvLayer {
         }
         if self.trains {
             let gradient = &mut cx.params.get_mut(self.weight).gradient;
-            self.op.grad_weight(cx.n, x.get(0), gy, gradient, cx.pool);
+            self.op.grad_weight(cx.n, x.get(0), gy, gradient, cx.pool, cx.scratch);
         }
     }
 
     fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, _: &[f32], gy: &[f32], gx: &mut [f32]) {
-        self.op.grad_input(cx.n, gy, gx, cx.pool);
+        let weight = current(&mut self.op, &mut self.packed, cx.params.get(self.weight));
+        self.op.grad_input(cx.n, weight, gy, gx, cx.pool, cx.scratch);
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        self.op.scratch_bytes()
     }
 
     fn bytes(&self) -> usize {
         let bias = self.bias.as_ref().map_or(0, |bias| bias.columns.bytes());
-        self.op.scratch_bytes() + bias + self.norm.as_ref().map_or(0, Norm::bytes)
+        self.op.packed_bytes() + bias + self.norm.as_ref().map_or(0, Norm::bytes)
     }
 }
 
@@ -210,12 +216,8 @@ impl Op for ConvTransposeLayer {
     }
 
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], _: &mut [f32]) {
-        let weight = cx.params.get(self.weight);
-        if self.packed != weight.version {
-            self.packed = weight.version;
-            self.op.set_weights(&weight.value);
-        }
-        self.op.grad_input(cx.n, x.get(0), y, cx.pool);
+        let weight = current(&mut self.op, &mut self.packed, cx.params.get(self.weight));
+        self.op.grad_input(cx.n, weight, x.get(0), y, cx.pool, cx.scratch);
         if let Some(bias) = &self.bias {
             let bias = cx.params.value(bias.param);
             let size = super::CHUNK.div_ceil(bias.len()) * bias.len();
@@ -241,15 +243,20 @@ impl Op for ConvTransposeLayer {
             bias.gradient(gy, None, cx.params, cx.pool);
         }
         let gradient = &mut cx.params.get_mut(self.weight).gradient;
-        self.op.grad_weight(cx.n, gy, x.get(0), gradient, cx.pool);
+        self.op.grad_weight(cx.n, gy, x.get(0), gradient, cx.pool, cx.scratch);
     }
 
     fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, _: &[f32], gy: &[f32], gx: &mut [f32]) {
         debug_assert!(self.below);
-        self.op.forward(cx.n, gy, Epilogue::default(), gx, cx.pool);
+        let weight = current(&mut self.op, &mut self.packed, cx.params.get(self.weight));
+        self.op.forward(cx.n, weight, gy, Epilogue::default(), gx, cx.pool, cx.scratch);
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        self.op.scratch_bytes()
     }
 
     fn bytes(&self) -> usize {
-        self.op.scratch_bytes() + self.bias.as_ref().map_or(0, |bias| bias.columns.bytes())
+        self.op.packed_bytes() + self.bias.as_ref().map_or(0, |bias| bias.columns.bytes())
     }
 }

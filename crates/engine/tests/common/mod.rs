@@ -58,10 +58,10 @@ pub fn network(graph: Graph, stream: u32) -> Network {
     network
 }
 
-/// The largest distance of `got` from `want`, relative to the largest of `want` (or 0.05, where all should vanish).
+/// The largest distance of `got` from `want`, relative to the largest of `want` (or 0.2, where all should vanish).
 pub fn distance(got: &[f32], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
-    let largest = want.iter().fold(0.05f64, |m, v| m.max(v.abs()));
+    let largest = want.iter().fold(0.2f64, |m, v| m.max(v.abs()));
     let worst = got.iter().zip(want).map(|(&g, &w)| (f64::from(g) - w).abs());
     worst.fold(0.0, |m, d| if d > m || d.is_nan() { d } else { m }) / largest
 }
