@@ -10,20 +10,27 @@
 mod channelwise;
 mod direct;
 mod direct_weight;
+mod choice;
 mod memory;
 mod pass;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+mod winograd;
 
 use nettriage_net::Conv;
 
+pub(crate) use choice::{Algorithm, Direction};
 pub(crate) use memory::Scratch;
 
 use crate::pool::Pool;
 use crate::simd::{self, Kernels};
+use channelwise::{Channelwise, ChannelwiseWeight};
+use direct::Direct;
+use direct_weight::DirectWeight;
 use pass::{Io, Pass, Way, WeightPass};
+use winograd::{Winograd, WinogradWeight};
 
 /// The shapes of one convolution. Pictures are (C, H, W) here and stored as N x H x W x C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,40 +110,39 @@ impl ConvOp {
     ///
     /// `exact` forbids algorithms whose rounding error is larger than a direct sum's (F(4x4, 3x3)).
     pub fn new(geometry: &Geometry, batch: usize, threads: usize, exact: bool, needs: Needs) -> ConvOp {
-        ConvOp::with_kernels(simd::kernels(), geometry, batch, threads, exact, needs)
+        let kernels = simd::kernels();
+        ConvOp::with(kernels, |direction| choice::choose(kernels.name, geometry, direction, exact), geometry, batch, threads, needs)
     }
 
-    /// [`ConvOp::new`] with the kernels of a given instruction set.
-    pub(crate) fn with_kernels(
+    /// [`ConvOp::new`] with the kernels of a given instruction set and the algorithms that `choose` names.
+    pub(crate) fn with(
         kernels: &'static Kernels,
+        choose: impl Fn(Direction) -> Algorithm,
         geometry: &Geometry,
         batch: usize,
         threads: usize,
-        exact: bool,
         needs: Needs,
     ) -> ConvOp {
-        let _ = exact;
         let threads = threads.max(1);
-        let depthwise = channelwise::covers(geometry);
-        let pass = |way| -> Box<dyn Pass> {
-            if depthwise {
-                Box::new(channelwise::Channelwise::new(geometry, way, kernels))
-            } else {
-                Box::new(direct::Direct::new(geometry, way, threads, kernels))
+        let pass = |way, algorithm: Algorithm| -> Box<dyn Pass> {
+            match algorithm.transforms(kernels) {
+                Some(t) => Box::new(Winograd::new(geometry, way, batch, threads, kernels, t)),
+                None if algorithm == Algorithm::Depthwise => Box::new(Channelwise::new(geometry, way, kernels)),
+                None => Box::new(Direct::new(geometry, way, threads, kernels)),
             }
         };
-        let weight = || -> Box<dyn WeightPass> {
-            if depthwise {
-                Box::new(channelwise::ChannelwiseWeight::new(geometry, kernels))
-            } else {
-                Box::new(direct_weight::DirectWeight::new(geometry, batch, kernels))
+        let weight = |algorithm: Algorithm| -> Box<dyn WeightPass> {
+            match algorithm.transforms(kernels) {
+                Some(t) => Box::new(WinogradWeight::new(geometry, batch, threads, kernels, t)),
+                None if algorithm == Algorithm::Depthwise => Box::new(ChannelwiseWeight::new(geometry, kernels)),
+                None => Box::new(DirectWeight::new(geometry, batch, kernels)),
             }
         };
         ConvOp {
             geometry: *geometry,
-            forward: pass(Way::Forward),
-            grad_input: needs.grad_input.then(|| pass(Way::GradInput)),
-            grad_weight: needs.grad_weight.then(weight),
+            forward: pass(Way::Forward, choose(Direction::Forward)),
+            grad_input: needs.grad_input.then(|| pass(Way::GradInput, choose(Direction::GradInput))),
+            grad_weight: needs.grad_weight.then(|| weight(choose(Direction::GradWeight))),
         }
     }
 

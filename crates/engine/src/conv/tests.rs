@@ -2,7 +2,7 @@
 
 use nettriage_net::{Conv, Padding};
 
-use super::{ConvOp, Epilogue, Geometry, Needs, Scratch, reference};
+use super::{Algorithm, ConvOp, Epilogue, Geometry, Needs, Scratch, reference};
 use crate::pool::Pool;
 use crate::simd::{self, Kernels};
 
@@ -45,6 +45,8 @@ pub(super) fn shapes() -> Vec<Geometry> {
         ([16, 8, 8], 16), ([3, 9, 7], 10), ([1, 12, 12], 32), ([8, 4, 4], 24), ([32, 2, 2], 40), ([17, 2, 2], 9),
         ([24, 1, 1], 16), ([20, 5, 6], 33), ([5, 3, 3], 1), ([1, 1, 1], 1), ([48, 6, 13], 7), ([64, 4, 4], 64),
         ([33, 14, 14], 64), ([40, 2, 2], 72),
+        // Large enough that transformed weights are not kept and gradients are summed panel by panel.
+        ([256, 4, 4], 168), ([136, 6, 5], 180), ([392, 2, 2], 392),
     ] {
         add(input, same(f));
     }
@@ -107,8 +109,8 @@ impl Case {
         }
     }
 
-    fn op(&self, batch: usize, threads: usize, exact: bool) -> ConvOp {
-        ConvOp::new(&self.g, batch, threads, exact, BOTH)
+    fn op(&self, algorithm: Algorithm, batch: usize, threads: usize) -> ConvOp {
+        ConvOp::with(simd::kernels(), |_| algorithm, &self.g, batch, threads, BOTH)
     }
 
     fn epilogue(&self) -> Epilogue<'_> {
@@ -116,7 +118,15 @@ impl Case {
     }
 }
 
-/// Every shape in every direction, exact and not, with and without epilogue, against f64.
+/// Every shape with every algorithm that covers it.
+fn runs() -> Vec<(Geometry, Algorithm)> {
+    shapes()
+        .into_iter()
+        .flat_map(|g| Algorithm::ALL.into_iter().filter(move |a| a.covers(&g)).map(move |a| (g, a)))
+        .collect()
+}
+
+/// Every shape in every direction by every algorithm, with and without epilogue, against f64.
 fn agrees_with_f64(kernels: &'static Kernels) {
     let n = 3;
     let pool = Pool::new(2);
@@ -132,10 +142,10 @@ fn agrees_with_f64(kernels: &'static Kernels) {
             .enumerate()
             .map(|(i, v)| ((v + case.bias[i % f] as f64) * case.scale[i % f] as f64 + case.shift[i % f] as f64).max(0.0))
             .collect();
-        for exact in [false, true] {
-            let bound = if exact { 2e-6 } else { 1e-5 };
-            let what = format!("{g:?}, exact {exact}, {}", kernels.name);
-            let mut op = ConvOp::with_kernels(kernels, &g, n, 2, exact, BOTH);
+        for algorithm in Algorithm::ALL.into_iter().filter(|a| a.covers(&g)) {
+            let bound = if algorithm == Algorithm::F4 { 1e-5 } else { 2e-6 };
+            let what = format!("{g:?}, {algorithm:?}, {}", kernels.name);
+            let mut op = ConvOp::with(kernels, |_| algorithm, &g, n, 2, BOTH);
             let mut y = vec![f32::NAN; n * g.output_len()];
             op.forward(n, &case.w, &case.x, Epilogue::default(), &mut y, &pool, &mut scratch);
             assert!(error(&y, &forward) < bound, "forward: {} for {what}", error(&y, &forward));
@@ -180,9 +190,9 @@ fn portable_agrees_with_f64() {
 fn changed_weights_are_packed_again() {
     let pool = Pool::new(1);
     let mut scratch = Scratch::default();
-    for g in shapes() {
+    for (g, algorithm) in runs() {
         let case = Case::new(g, 1);
-        let mut op = case.op(1, 1, false);
+        let mut op = case.op(algorithm, 1, 1);
         let (mut y, mut gx) = (vec![0.0; g.output_len()], vec![0.0; g.input_len()]);
         op.forward(1, &case.w, &case.x, Epilogue::default(), &mut y, &pool, &mut scratch);
         op.grad_input(1, &case.w, &case.gy, &mut gx, &pool, &mut scratch);
@@ -192,8 +202,8 @@ fn changed_weights_are_packed_again() {
         op.forward(1, &twice, &case.x, Epilogue::default(), &mut y2, &pool, &mut scratch);
         op.grad_input(1, &twice, &case.gy, &mut gx2, &pool, &mut scratch);
         // Doubling rounds nothing.
-        assert!(y.iter().zip(&y2).all(|(a, b)| 2.0 * a == *b), "{g:?}");
-        assert!(gx.iter().zip(&gx2).all(|(a, b)| 2.0 * a == *b), "{g:?}");
+        assert!(y.iter().zip(&y2).all(|(a, b)| 2.0 * a == *b), "{g:?} {algorithm:?}");
+        assert!(gx.iter().zip(&gx2).all(|(a, b)| 2.0 * a == *b), "{g:?} {algorithm:?}");
     }
 }
 
@@ -202,23 +212,23 @@ fn changed_weights_are_packed_again() {
 fn bits_are_the_images_own() {
     let batch = 7;
     let pools = [Pool::new(1), Pool::new(3)];
-    for g in shapes() {
+    for (g, algorithm) in runs() {
         let case = Case::new(g, batch);
         let (il, ol) = (g.input_len(), g.output_len());
         let mut scratch = Scratch::default();
-        let mut whole = case.op(batch, 1, false);
+        let mut whole = case.op(algorithm, batch, 1);
         let (mut y, mut gx) = (vec![0.0; batch * ol], vec![0.0; batch * il]);
         whole.forward(batch, &case.w, &case.x, case.epilogue(), &mut y, &pools[0], &mut scratch);
         whole.grad_input(batch, &case.w, &case.gy, &mut gx, &pools[0], &mut scratch);
         for (threads, pool) in [(1, &pools[0]), (3, &pools[1])] {
             for planned in [batch, 64] {
-                let mut op = case.op(planned, threads, false);
+                let mut op = case.op(algorithm, planned, threads);
                 for (start, n) in [(0, batch), (0, 1), (6, 1), (2, 3), (1, 6)] {
                     let (mut part, mut gpart) = (vec![0.0; n * ol], vec![0.0; n * il]);
                     op.forward(n, &case.w, &case.x[start * il..], case.epilogue(), &mut part, pool, &mut scratch);
-                    assert_eq!(part, y[start * ol..][..n * ol], "forward {g:?} {threads} threads, {n} from {start}");
+                    assert_eq!(part, y[start * ol..][..n * ol], "forward {g:?} {algorithm:?} {threads} threads, {n} from {start}");
                     op.grad_input(n, &case.w, &case.gy[start * ol..], &mut gpart, pool, &mut scratch);
-                    assert_eq!(gpart, gx[start * il..][..n * il], "grad_input {g:?} {threads} threads, {n} from {start}");
+                    assert_eq!(gpart, gx[start * il..][..n * il], "grad_input {g:?} {algorithm:?} {threads} threads, {n} from {start}");
                 }
             }
         }
@@ -227,8 +237,8 @@ fn bits_are_the_images_own() {
             whole.grad_weight(n, &case.x, &case.gy, &mut first, &pools[0], &mut scratch);
             for (planned, threads, pool) in [(batch, 3, &pools[1]), (64, 1, &pools[0]), (64, 3, &pools[1])] {
                 let mut gw = vec![f32::NAN; g.weight_len()];
-                case.op(planned, threads, false).grad_weight(n, &case.x, &case.gy, &mut gw, pool, &mut scratch);
-                assert_eq!(gw, first, "grad_weight {g:?} n {n}, {threads} threads, planned for {planned}");
+                case.op(algorithm, planned, threads).grad_weight(n, &case.x, &case.gy, &mut gw, pool, &mut scratch);
+                assert_eq!(gw, first, "grad_weight {g:?} {algorithm:?} n {n}, {threads} threads, planned for {planned}");
             }
         }
     }

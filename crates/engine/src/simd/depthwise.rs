@@ -33,9 +33,8 @@ pub(super) unsafe fn gather<S: Simd>(t: &Gather) {
                 let w = S::load_up_to((*t.w.add(tap)).wrapping_add(c), left);
                 sums[tap % 2] = S::fma(x, w, sums[tap % 2]);
             }
-            let mut sum = [S::add(sums[0], sums[1])];
-            t.finish.apply::<S, 1>(&mut sum, c, left);
-            S::store_up_to(t.y.wrapping_add(c), sum[0], left);
+            let [sum] = t.finish.apply::<S, 1>([S::add(sums[0], sums[1])], c, left);
+            S::store_up_to(t.y.wrapping_add(c), sum, left);
             c += S::LANES;
         }
     }

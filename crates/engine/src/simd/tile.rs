@@ -36,27 +36,31 @@ impl Finish {
     }
 
     /// Applies it to vectors that all hold the `count` columns from `at` on.
+    ///
+    /// By value: sums whose address is taken would be kept in memory throughout the product.
     #[inline(always)]
-    pub unsafe fn apply<S: Simd, const M: usize>(&self, v: &mut [S::V; M], at: usize, count: usize) {
+    pub unsafe fn apply<S: Simd, const M: usize>(&self, v: [S::V; M], at: usize, count: usize) -> [S::V; M] {
         unsafe {
+            let mut v = v;
             if !self.bias.is_null() {
                 let bias = S::load_up_to(self.bias.wrapping_add(at), count);
-                for v in v.iter_mut() {
-                    *v = S::add(*v, bias);
+                for m in 0..M {
+                    v[m] = S::add(v[m], bias);
                 }
             }
             if !self.scale.is_null() {
                 let scale = S::load_up_to(self.scale.wrapping_add(at), count);
                 let shift = S::load_up_to(self.shift.wrapping_add(at), count);
-                for v in v.iter_mut() {
-                    *v = S::add(S::mul(*v, scale), shift);
+                for m in 0..M {
+                    v[m] = S::add(S::mul(v[m], scale), shift);
                 }
             }
             if self.relu {
-                for v in v.iter_mut() {
-                    *v = S::relu(*v);
+                for m in 0..M {
+                    v[m] = S::relu(v[m]);
                 }
             }
+            v
         }
     }
 }
@@ -124,9 +128,9 @@ pub(super) unsafe fn rows<S: Simd, const M: usize, const N: usize>(t: &Rows) {
         }
         for v in 0..N {
             let left = t.columns.saturating_sub(v * S::LANES);
-            t.finish.apply::<S, M>(&mut acc[v], v * S::LANES, left);
+            let done = t.finish.apply::<S, M>(acc[v], v * S::LANES, left);
             for m in 0..M {
-                S::store_up_to(t.c[m].wrapping_add(v * S::LANES), acc[v][m], left);
+                S::store_up_to(t.c[m].wrapping_add(v * S::LANES), done[m], left);
             }
         }
     }

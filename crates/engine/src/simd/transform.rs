@@ -262,8 +262,7 @@ pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
                 }
             }
             for i in 0..O {
-                let mut row = B::output::<S>(half[i]);
-                finish.apply::<S, O>(&mut row, c, left);
+                let row = finish.apply::<S, O>(B::output::<S>(half[i]), c, left);
                 for j in 0..O {
                     let to = *y.add(i * O + j);
                     if !to.is_null() {

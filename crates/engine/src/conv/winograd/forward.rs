@@ -1,0 +1,371 @@
+//! The forward pass and the input's gradient, which is a forward pass with the weight turned around.
+
+use super::{GAP, MOST, Tiling};
+use crate::conv::Geometry;
+use crate::conv::direct::even;
+use crate::conv::memory::{Buffer, Raw, Scratch, lines};
+use crate::conv::pass::{Io, Pass, SharedFinish, Way, weight_steps};
+use crate::pool::Pool;
+use crate::simd::Kernels;
+use crate::simd::tile::{Finish, MAX_ROWS, Rows};
+use crate::simd::transform::Transforms;
+
+/// Transformed weights up to this size are kept; larger ones are made panel by panel where they are used.
+const KEPT_BYTES: usize = 5 << 20;
+
+/// What a thread's transformed tiles and sums may take when weights are kept: most of a second-level cache.
+const BLOCK_BYTES: usize = 400 << 10;
+
+/// Transformed tiles held at a time when weights are not kept.
+const CHUNK_BYTES: usize = 16 << 20;
+
+/// Tiles between whose sums and outputs a panel's work alternates when weights are not kept.
+const STRIP_TILES: usize = 64;
+
+/// Depth of a product up to which its panel of weights stays in the first cache.
+const DEPTH: usize = 256;
+
+/// Source channels whose weights are gathered together before their transform.
+const GATHER: usize = 32;
+
+/// A bilinear algorithm for one way of one geometry.
+pub(in super::super) struct Winograd {
+    g: Geometry,
+    way: Way,
+    kernels: &'static Kernels,
+    t: Transforms,
+    tiling: Tiling,
+    /// Whether transformed weights are kept, as `[number][panel][source channel][width]`.
+    keep: bool,
+    kept: Buffer,
+    stale: bool,
+    /// Tiles of a thread's block (weights kept), or images of a chunk (not kept).
+    block: usize,
+    /// Panels of a task's columns.
+    group: usize,
+    threads: usize,
+}
+
+/// The product of some tiles and some panels: the planes of V, U and M and what they share.
+struct Product {
+    v: *const f32,
+    v_plane: usize,
+    /// Distance between tiles in V.
+    v_step: usize,
+    m: *mut f32,
+    m_plane: usize,
+    m_step: usize,
+    tiles: usize,
+}
+
+impl Winograd {
+    pub fn new(
+        g: &Geometry,
+        way: Way,
+        batch: usize,
+        threads: usize,
+        kernels: &'static Kernels,
+        t: Transforms,
+    ) -> Winograd {
+        let tiling = Tiling::new(g, way, &t);
+        let (ci, co) = (tiling.source[0], tiling.target[0]);
+        let numbers = t.products * t.products;
+        let panels = co.div_ceil(kernels.panel());
+        let weights = numbers * ci * kernels.padded(co);
+        let keep = weights * size_of::<f32>() <= KEPT_BYTES;
+        let (block, group) = if keep {
+            // As many columns at a time as leave room for a fair number of tiles.
+            let room = BLOCK_BYTES / size_of::<f32>() / numbers;
+            let fitting = |group: usize| room / (kernels.padded(ci) + group * kernels.panel());
+            let group = (1..=panels).rev().find(|group| fitting(*group) >= 24).unwrap_or(1);
+            let group = panels.div_ceil(panels.div_ceil(group));
+            (fitting(group).clamp(12, 96) / 6 * 6, group)
+        } else {
+            let image = tiling.count() * numbers * kernels.padded(ci) * size_of::<f32>();
+            ((CHUNK_BYTES / image.max(1)).clamp(1, batch.max(1)), panels.div_ceil(2 * threads).clamp(1, 2))
+        };
+        Winograd {
+            g: *g,
+            way,
+            kernels,
+            t,
+            tiling,
+            keep,
+            kept: Buffer::new(if keep { weights } else { 0 }),
+            stale: true,
+            block,
+            group,
+            threads,
+        }
+    }
+
+    fn numbers(&self) -> usize {
+        self.t.products * self.t.products
+    }
+
+    /// Floats of a transformed tile's channels.
+    fn depth(&self) -> usize {
+        self.kernels.padded(self.tiling.source[0])
+    }
+
+    fn columns(&self) -> usize {
+        self.kernels.padded(self.tiling.target[0])
+    }
+
+    fn panels(&self) -> usize {
+        self.tiling.target[0].div_ceil(self.kernels.panel())
+    }
+
+    /// Floats that a plane of `tiles` rows of `row` floats takes.
+    fn plane(tiles: usize, row: usize) -> usize {
+        lines(tiles * row) + GAP
+    }
+
+    /// Floats of gathered weights, which precede their transform.
+    fn gathered(&self) -> usize {
+        9 * (GATHER * self.kernels.panel() + GAP)
+    }
+
+    /// Most tiles between sums and outputs where weights are not kept.
+    fn strip(tiles: usize) -> usize {
+        tiles.div_ceil(tiles.div_ceil(STRIP_TILES).max(1))
+    }
+
+    /// Floats of scratch: shared by all threads, and for each.
+    fn layout(&self) -> [usize; 2] {
+        let zeros = lines(self.depth());
+        let group = self.group * self.kernels.panel();
+        if self.keep {
+            let v = self.numbers() * Self::plane(self.block, self.depth());
+            let m = self.numbers() * Self::plane(self.block, group);
+            [zeros, (v + m).max(self.gathered())]
+        } else {
+            let tiles = self.block * self.tiling.count();
+            let v = self.numbers() * Self::plane(tiles, self.depth());
+            let u = self.numbers() * (self.tiling.source[0] * group + GAP);
+            let m = self.numbers() * Self::plane(tiles.min(STRIP_TILES), group);
+            [zeros + v, self.gathered() + lines(u) + m]
+        }
+    }
+
+    /// Transforms the weights of one panel: `[number][source channel][width]`, numbers `plane` apart.
+    ///
+    /// # Safety
+    /// `gathered` has room for [`Winograd::gathered`], `u` for the panel.
+    unsafe fn weights(&self, w: &[f32], at: usize, gathered: *mut f32, u: *mut f32, plane: usize) {
+        let (ci, co) = (self.tiling.source[0], self.tiling.target[0]);
+        let width = self.kernels.width(at, co);
+        let live = width.min(co - at);
+        let (_, from_step, to_step) = weight_steps(&self.g, self.way, 0);
+        let step = GATHER * self.kernels.panel() + GAP;
+        for first in (0..ci).step_by(GATHER) {
+            let count = GATHER.min(ci - first);
+            // SAFETY: by the caller.
+            unsafe {
+                if live < width {
+                    gathered.write_bytes(0, self.gathered());
+                }
+                for c in 0..count {
+                    for lane in 0..live {
+                        let pair = &w[(first + c) * from_step + (at + lane) * to_step..][..9];
+                        let to = gathered.add(c * width + lane);
+                        match self.way {
+                            Way::Forward => (0..9).for_each(|tap| *to.add(tap * step) = pair[tap]),
+                            Way::GradInput => (0..9).for_each(|tap| *to.add(tap * step) = pair[8 - tap]),
+                        }
+                    }
+                }
+                (self.t.filter)(gathered, step, count * width, u.add(first * width), plane);
+            }
+        }
+    }
+
+    /// Transforms tile `tile` of `x` to row `row` of V.
+    unsafe fn input(&self, tile: usize, x: *const f32, zeros: *const f32, v: *mut f32, plane: usize) {
+        let mut pixels = [std::ptr::null(); MOST];
+        self.tiling.sources(tile, &self.t, x, zeros, &mut pixels);
+        unsafe { (self.t.input)(pixels.as_ptr(), self.tiling.source[0], v, plane) }
+    }
+
+    /// Transforms the sums of tile `tile` to the columns from `at` on.
+    unsafe fn output(&self, tile: usize, m: *const f32, plane: usize, columns: usize, y: *mut f32, finish: &Finish) {
+        let mut pixels = [std::ptr::null_mut(); MOST];
+        self.tiling.targets(tile, &self.t, y, std::ptr::null_mut(), &mut pixels);
+        unsafe { (self.t.output)(m, plane, pixels.as_ptr(), columns, finish) }
+    }
+
+    /// M = V U for one number and one panel.
+    unsafe fn multiply(&self, p: &Product, number: usize, u: *const f32, width: usize, column: usize) {
+        let tiles = self.kernels.rows(width);
+        let ci = self.tiling.source[0];
+        let mut t = Rows {
+            a: [std::ptr::null(); MAX_ROWS],
+            c: [std::ptr::null_mut(); MAX_ROWS],
+            segments: &0,
+            count: 1,
+            k: 0,
+            b: u,
+            add: false,
+            columns: width,
+            finish: Finish::NONE,
+        };
+        let (v, m) = (p.v.wrapping_add(number * p.v_plane), p.m.wrapping_add(number * p.m_plane + column));
+        for depth in (0..ci).step_by(DEPTH) {
+            t.k = DEPTH.min(ci - depth);
+            t.b = u.wrapping_add(depth * width);
+            t.add = depth > 0;
+            let mut first = 0;
+            while first < p.tiles {
+                let rows = even(p.tiles - first, tiles.len());
+                for row in 0..rows {
+                    t.a[row] = v.wrapping_add((first + row) * p.v_step + depth);
+                    t.c[row] = m.wrapping_add((first + row) * p.m_step);
+                }
+                unsafe { tiles[rows - 1](&t) };
+                first += rows;
+            }
+        }
+    }
+
+    /// All weights once, then blocks of tiles, each from source to target within a thread's cache.
+    fn run_kept(&self, io: Io<'_>, y: Raw, pool: &Pool, scratch: &mut Scratch, u: Raw) {
+        let (kernels, panel, co) = (self.kernels, self.kernels.panel(), self.tiling.target[0]);
+        let ci = self.tiling.source[0];
+        let [shared, own] = self.layout();
+        let zeros = scratch.take(shared + own * self.threads);
+        let slots = zeros.skip(shared);
+        let u_plane = ci * self.columns();
+        let this = self;
+        if self.stale {
+            pool.run(self.panels(), |index| {
+                let at = index * panel;
+                // SAFETY: the slot is this thread's, the panel this task's.
+                unsafe { this.weights(io.w, at, slots.at(pool.worker() * own), u.at(at * ci), u_plane) };
+            });
+        }
+        // SAFETY: no task runs.
+        unsafe { zeros.at(0).write_bytes(0, shared) };
+        let finish = SharedFinish::new(io.epilogue.finish(co));
+        let total = io.n * this.tiling.count();
+        let (v_step, m_step) = (this.depth(), this.group * panel);
+        let (v_plane, m_plane) = (Self::plane(this.block, v_step), Self::plane(this.block, m_step));
+        pool.run(total.div_ceil(this.block), |task| {
+            let first = task * this.block;
+            let tiles = this.block.min(total - first);
+            let v = slots.at(pool.worker() * own);
+            let m = v.wrapping_add(this.numbers() * v_plane);
+            // SAFETY: the slot is this thread's, the target pixels are this task's.
+            unsafe {
+                for i in 0..tiles {
+                    this.input(first + i, io.x.as_ptr(), zeros.at(0), v.add(i * v_step), v_plane);
+                }
+                let product = Product { v, v_plane, v_step, m, m_plane, m_step, tiles };
+                for start in (0..co).step_by(m_step) {
+                    let end = co.min(start + m_step);
+                    for number in 0..this.numbers() {
+                        for at in (start..end).step_by(panel) {
+                            let weights = u.at(number * u_plane + at * ci);
+                            this.multiply(&product, number, weights, kernels.width(at, co), at - start);
+                        }
+                    }
+                    let finish = finish.get().advance(start);
+                    for i in 0..tiles {
+                        let m = m.add(i * m_step);
+                        this.output(first + i, m, m_plane, end - start, y.at(start), &finish);
+                    }
+                }
+            }
+        });
+    }
+
+    /// All tiles of a chunk of images first, then panel by panel: weights, products, outputs.
+    fn run_passing(&self, io: Io<'_>, y: Raw, pool: &Pool, scratch: &mut Scratch) {
+        let (this, kernels, panel, co) = (self, self.kernels, self.kernels.panel(), self.tiling.target[0]);
+        let [shared, own] = this.layout();
+        let zeros = scratch.take(shared + own * this.threads);
+        let (v, slots) = (zeros.skip(lines(this.depth())), zeros.skip(shared));
+        // SAFETY: no task runs.
+        unsafe { zeros.at(0).write_bytes(0, lines(this.depth())) };
+        let finish = SharedFinish::new(io.epilogue.finish(co));
+        let source_len = this.tiling.source.iter().product::<usize>();
+        let target_len = this.tiling.target.iter().product::<usize>();
+        let (v_step, m_step) = (this.depth(), this.group * panel);
+        for first in (0..io.n).step_by(this.block) {
+            let tiles = this.block.min(io.n - first) * this.tiling.count();
+            let (x, y) = (&io.x[first * source_len..], y.skip(first * target_len));
+            let v_plane = Self::plane(tiles, v_step);
+            const SOME: usize = 8;
+            pool.run(tiles.div_ceil(SOME), |task| {
+                for tile in task * SOME..tiles.min((task + 1) * SOME) {
+                    // SAFETY: the tile's row of V is this task's.
+                    unsafe { this.input(tile, x.as_ptr(), zeros.at(0), v.at(tile * v_step), v_plane) };
+                }
+            });
+            let strip = Self::strip(tiles);
+            let m_plane = Self::plane(strip, m_step);
+            let u_plane = this.tiling.source[0] * m_step + GAP;
+            pool.run(co.div_ceil(m_step), |task| {
+                let start = task * m_step;
+                let end = co.min(start + m_step);
+                let gathered = slots.at(pool.worker() * own);
+                let u = gathered.wrapping_add(this.gathered());
+                let m = u.wrapping_add(lines(this.numbers() * u_plane));
+                let finish = finish.get().advance(start);
+                // SAFETY: the slot is this thread's, the target columns are this task's.
+                unsafe {
+                    for at in (start..end).step_by(panel) {
+                        let to = u.add((at - start) * this.tiling.source[0]);
+                        this.weights(io.w, at, gathered, to, u_plane);
+                    }
+                    for from in (0..tiles).step_by(strip) {
+                        let count = strip.min(tiles - from);
+                        let v = v.at(from * v_step);
+                        let product = Product { v, v_plane, v_step, m, m_plane, m_step, tiles: count };
+                        for number in 0..this.numbers() {
+                            for at in (start..end).step_by(panel) {
+                                let weights = u.add(number * u_plane + (at - start) * this.tiling.source[0]);
+                                this.multiply(&product, number, weights, kernels.width(at, co), at - start);
+                            }
+                        }
+                        for i in 0..count {
+                            let m = m.add(i * m_step);
+                            this.output(from + i, m, m_plane, end - start, y.at(start), &finish);
+                        }
+                    }
+                }
+            });
+        }
+    }
+}
+
+impl Pass for Winograd {
+    fn run(&mut self, io: Io<'_>, y: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
+        let source_len = self.tiling.source.iter().product::<usize>();
+        let target_len = self.tiling.target.iter().product::<usize>();
+        assert!(io.x.len() >= io.n * source_len && y.len() >= io.n * target_len && pool.threads() <= self.threads);
+        if io.n == 0 {
+            return;
+        }
+        let y = Raw::of(y);
+        if self.keep {
+            let u = self.kept.raw();
+            self.run_kept(io, y, pool, scratch, u);
+            self.stale = false;
+        } else {
+            self.run_passing(io, y, pool, scratch);
+        }
+    }
+
+    fn weights_changed(&mut self) {
+        self.stale = true;
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        let [shared, own] = self.layout();
+        (shared + own * self.threads) * size_of::<f32>()
+    }
+
+    fn packed_bytes(&self) -> usize {
+        self.kept.bytes()
+    }
+}

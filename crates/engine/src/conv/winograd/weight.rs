@@ -1,0 +1,303 @@
+//! The weight's gradient: the transpose of the forward algorithm,
+//! dw = G^T [sum over tiles of (B^T x B) . (A gy A^T)] G.
+
+use super::{GAP, MOST, Tiling};
+use crate::conv::Geometry;
+use crate::conv::direct::even;
+use crate::conv::memory::{Raw, Scratch, lines};
+use crate::conv::pass::{Way, WeightPass};
+use crate::pool::Pool;
+use crate::simd::Kernels;
+use crate::simd::tile::Cols;
+use crate::simd::transform::{PanelRow, Transforms};
+
+/// Transformed gradients up to this size are summed block by block; larger ones panel by panel.
+const WHOLE_BYTES: usize = 3 << 20;
+
+/// What all partial sums together may take.
+const PARTS_BYTES: usize = 8 << 20;
+
+/// Partial sums at most.
+const PARTS: usize = 16;
+
+/// What a thread's transformed tiles may take when sums are whole.
+const BLOCK_BYTES: usize = 300 << 10;
+
+/// Transformed tiles held at a time when sums go panel by panel.
+const CHUNK_BYTES: usize = 24 << 20;
+
+/// Input channels of a task when sums go panel by panel.
+const ROWS: usize = 64;
+
+/// Tiles of one call of a kernel: their panel stays in the first cache.
+const DEPTH: usize = 256;
+
+/// A bilinear algorithm for the weight's gradient of one geometry.
+pub(in super::super) struct WinogradWeight {
+    g: Geometry,
+    kernels: &'static Kernels,
+    t: Transforms,
+    tiling: Tiling,
+    /// Whether a thread sums a whole gradient over some tiles, or a panel of it over all.
+    whole: bool,
+    /// Tiles of a block (whole sums), or images of a chunk: fixed by the shape.
+    block: usize,
+    /// The most images of a chunk that will come.
+    held: usize,
+    threads: usize,
+}
+
+impl WinogradWeight {
+    pub fn new(g: &Geometry, batch: usize, threads: usize, kernels: &'static Kernels, t: Transforms) -> WinogradWeight {
+        let tiling = Tiling::new(g, Way::Forward, &t);
+        let numbers = t.products * t.products;
+        let (ci, co) = (kernels.padded(g.input[0]), kernels.padded(g.output[0]));
+        let whole = numbers * ci * co * size_of::<f32>() <= WHOLE_BYTES;
+        let tile = numbers * (ci + co) * size_of::<f32>();
+        let (block, held) = if whole {
+            ((BLOCK_BYTES / tile).clamp(32, 128), 0)
+        } else {
+            let chunk = (CHUNK_BYTES / (tile * tiling.count())).max(1);
+            (chunk, chunk.min(batch.max(1)))
+        };
+        WinogradWeight { g: *g, kernels, t, tiling, whole, block, held, threads }
+    }
+
+    fn numbers(&self) -> usize {
+        self.t.products * self.t.products
+    }
+
+    fn depth(&self) -> usize {
+        self.kernels.padded(self.g.input[0])
+    }
+
+    fn columns(&self) -> usize {
+        self.kernels.padded(self.g.output[0])
+    }
+
+    /// Floats of a whole transformed gradient.
+    fn sum(&self) -> usize {
+        self.numbers() * (self.g.input[0] * self.columns() + GAP)
+    }
+
+    /// Partial sums at most: fixed by the shape.
+    fn parts(&self) -> usize {
+        (PARTS_BYTES / (self.sum() * size_of::<f32>())).clamp(2, PARTS)
+    }
+
+    /// Floats between planes of `tiles` rows of `row` floats.
+    fn plane(tiles: usize, row: usize) -> usize {
+        lines(tiles * row) + GAP
+    }
+
+    /// Floats of V and Z of `tiles` tiles.
+    fn tiles(&self, tiles: usize) -> [usize; 2] {
+        [Self::plane(tiles, self.depth()), Self::plane(tiles, self.columns())].map(|plane| self.numbers() * plane)
+    }
+
+    /// Floats of scratch: shared by all threads, and for each.
+    fn layout(&self) -> [usize; 2] {
+        let zeros = lines(self.depth().max(self.columns()));
+        if self.whole {
+            let [v, z] = self.tiles(self.block);
+            [zeros + self.parts() * lines(self.sum()), v + z + self.filters(self.g.input[0])]
+        } else {
+            let [v, z] = self.tiles(self.held * self.tiling.count());
+            let sum = self.numbers() * (ROWS * self.kernels.panel() + GAP);
+            [zeros + v + z, lines(sum) + self.filters(ROWS)]
+        }
+    }
+
+    /// Floats of `rows` x panel gradients by tap.
+    fn filters(&self, rows: usize) -> usize {
+        9 * (lines(rows * self.kernels.panel()) + GAP)
+    }
+
+    /// Transforms input and output gradient of one tile to row `row` of V and Z of `tiles` rows.
+    ///
+    /// # Safety
+    /// The row of V and Z is the caller's.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn tile(&self, tile: usize, row: usize, tiles: usize, x: *const f32, gy: *const f32, zeros: *mut f32, v: Raw, z: Raw) {
+        let mut pixels = [std::ptr::null(); MOST];
+        self.tiling.sources(tile, &self.t, x, zeros, &mut pixels);
+        unsafe {
+            let plane = Self::plane(tiles, self.depth());
+            (self.t.input)(pixels.as_ptr(), self.g.input[0], v.at(row * self.depth()), plane);
+            let mut pixels = [std::ptr::null_mut(); MOST];
+            self.tiling.targets(tile, &self.t, gy.cast_mut(), zeros, &mut pixels);
+            let to = PanelRow { z: z.at(0), row, rows: tiles, plane: Self::plane(tiles, self.columns()) };
+            (self.t.grad_output)(pixels.as_ptr().cast(), self.g.output[0], &to);
+        }
+    }
+
+    /// `sum[m][..] += sum over tiles of v[tile][m] z[tile][..]` for `rows` of m and one panel.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn multiply(&self, tiles: usize, rows: usize, width: usize, v: *const f32, z: *const f32, sum: *mut f32, add: bool) {
+        let kernels = self.kernels.cols(width);
+        for first in (0..tiles).step_by(DEPTH) {
+            let mut m = 0;
+            while m < rows {
+                let count = even(rows - m, kernels.len());
+                let t = Cols {
+                    a: v.wrapping_add(first * self.depth() + m),
+                    a_step: self.depth(),
+                    segments: &0,
+                    count: 1,
+                    k: DEPTH.min(tiles - first),
+                    b: z.wrapping_add(first * width),
+                    c: sum.wrapping_add(m * width),
+                    c_step: width,
+                    add: add || first > 0,
+                };
+                unsafe { kernels[count - 1](&t) };
+                m += count;
+            }
+        }
+    }
+
+    /// Transforms `rows` x one panel of sums back and writes (or adds) them as OIHW.
+    ///
+    /// # Safety
+    /// The filters from `at` on and input channels from `first` on are the caller's.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn write(&self, sum: *const f32, plane: usize, first: usize, rows: usize, at: usize, taps: *mut f32, gw: Raw, add: bool) {
+        let width = self.kernels.width(at, self.g.output[0]);
+        let step = lines(rows * width) + GAP;
+        unsafe {
+            (self.t.grad_filter)(sum, plane, rows * width, taps, step);
+            for lane in 0..width.min(self.g.output[0] - at) {
+                let to = gw.at(((at + lane) * self.g.input[0] + first) * 9);
+                for c in 0..rows {
+                    for tap in 0..9 {
+                        let value = *taps.add(tap * step + c * width + lane);
+                        let to = to.add(c * 9 + tap);
+                        *to = if add { *to + value } else { value };
+                    }
+                }
+            }
+        }
+    }
+
+    fn run_whole(&self, n: usize, x: &[f32], gy: &[f32], gw: Raw, pool: &Pool, scratch: &mut Scratch) {
+        let (ci, co, panel) = (self.g.input[0], self.g.output[0], self.kernels.panel());
+        let [shared, own] = self.layout();
+        let zeros = scratch.take(shared + own * self.threads);
+        let zero_len = lines(self.depth().max(self.columns()));
+        let (sums, slots) = (zeros.skip(zero_len), zeros.skip(shared));
+        // SAFETY: no task runs.
+        unsafe { zeros.at(0).write_bytes(0, zero_len) };
+        let total = n * self.tiling.count();
+        let (parts, sum_len) = (self.parts().min(total.div_ceil(self.block)), lines(self.sum()));
+        let sum_plane = ci * self.columns() + GAP;
+        let [v_len, _] = self.tiles(self.block);
+        pool.run(parts, |part| {
+            let slot = slots.skip(pool.worker() * own);
+            let (v, z) = (slot, slot.skip(v_len));
+            let sum = sums.skip(part * sum_len);
+            let end = (part + 1) * total / parts;
+            let start = part * total / parts;
+            for first in (start..end).step_by(self.block) {
+                let tiles = self.block.min(end - first);
+                // SAFETY: the slot is this thread's, the partial sum this task's.
+                unsafe {
+                    for row in 0..tiles {
+                        self.tile(first + row, row, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z);
+                    }
+                    for number in 0..self.numbers() {
+                        let v = v.at(number * Self::plane(tiles, self.depth()));
+                        for at in (0..co).step_by(panel) {
+                            let z = z.at(number * Self::plane(tiles, self.columns()) + at * tiles);
+                            let sum = sum.at(number * sum_plane + at * ci);
+                            self.multiply(tiles, ci, self.kernels.width(at, co), v, z, sum, first > start);
+                        }
+                    }
+                }
+            }
+        });
+        // Joins the partial sums pairwise and transforms them back, one task a panel.
+        pool.run(co.div_ceil(panel), |task| {
+            let at = task * panel;
+            let width = self.kernels.width(at, co);
+            // SAFETY: the panel of every partial sum and its filters are this task's.
+            unsafe {
+                for number in 0..self.numbers() {
+                    let base = sums.skip(number * sum_plane + at * ci);
+                    let mut gap = 1;
+                    while gap < parts {
+                        for part in (0..parts - gap).step_by(2 * gap) {
+                            let to = std::slice::from_raw_parts_mut(base.at(part * sum_len), ci * width);
+                            let from = std::slice::from_raw_parts(base.at((part + gap) * sum_len), ci * width);
+                            to.iter_mut().zip(from).for_each(|(a, b)| *a += b);
+                        }
+                        gap *= 2;
+                    }
+                }
+                let taps = slots.at(pool.worker() * own + self.tiles(self.block).iter().sum::<usize>());
+                self.write(sums.at(at * ci), sum_plane, 0, ci, at, taps, gw, false);
+            }
+        });
+    }
+
+    fn run_panels(&self, n: usize, x: &[f32], gy: &[f32], gw: Raw, pool: &Pool, scratch: &mut Scratch) {
+        let (ci, co, panel) = (self.g.input[0], self.g.output[0], self.kernels.panel());
+        let [shared, own] = self.layout();
+        let zeros = scratch.take(shared + own * self.threads);
+        let zero_len = lines(self.depth().max(self.columns()));
+        let slots = zeros.skip(shared);
+        // SAFETY: no task runs.
+        unsafe { zeros.at(0).write_bytes(0, zero_len) };
+        let sum_plane = ROWS * panel + GAP;
+        for start in (0..n).step_by(self.block) {
+            let images = self.block.min(n - start);
+            assert!(images <= self.held, "planned for a batch of {}", self.held);
+            let tiles = images * self.tiling.count();
+            let (x, gy) = (&x[start * self.g.input_len()..], &gy[start * self.g.output_len()..]);
+            let [v_len, _] = self.tiles(tiles);
+            let (v, z) = (zeros.skip(zero_len), zeros.skip(zero_len + v_len));
+            const SOME: usize = 4;
+            pool.run(tiles.div_ceil(SOME), |task| {
+                for tile in task * SOME..tiles.min((task + 1) * SOME) {
+                    // SAFETY: the tile's row of V and Z is this task's.
+                    unsafe { self.tile(tile, tile, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z) };
+                }
+            });
+            let blocks = ci.div_ceil(ROWS);
+            pool.run(co.div_ceil(panel) * blocks, |task| {
+                let (at, first) = (task / blocks * panel, task % blocks * ROWS);
+                let (rows, width) = (ROWS.min(ci - first), self.kernels.width(at, co));
+                let sum = slots.skip(pool.worker() * own);
+                // SAFETY: the slot is this thread's, the filters' channels are this task's.
+                unsafe {
+                    for number in 0..self.numbers() {
+                        let v = v.at(number * Self::plane(tiles, self.depth()) + first);
+                        let z = z.at(number * Self::plane(tiles, self.columns()) + at * tiles);
+                        self.multiply(tiles, rows, width, v, z, sum.at(number * sum_plane), false);
+                    }
+                    let taps = sum.at(lines(self.numbers() * sum_plane));
+                    self.write(sum.at(0), sum_plane, first, rows, at, taps, gw, start > 0);
+                }
+            });
+        }
+    }
+}
+
+impl WeightPass for WinogradWeight {
+    fn run(&mut self, n: usize, x: &[f32], gy: &[f32], gw: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
+        assert!(x.len() >= n * self.g.input_len() && gy.len() >= n * self.g.output_len());
+        assert!(gw.len() == self.g.weight_len() && pool.threads() <= self.threads);
+        if n == 0 {
+            return gw.fill(0.0);
+        }
+        if self.whole {
+            self.run_whole(n, x, gy, Raw::of(gw), pool, scratch);
+        } else {
+            self.run_panels(n, x, gy, Raw::of(gw), pool, scratch);
+        }
+    }
+
+    fn scratch_bytes(&self) -> usize {
+        let [shared, own] = self.layout();
+        (shared + own * self.threads) * size_of::<f32>()
+    }
+}
