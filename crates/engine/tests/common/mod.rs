@@ -1,6 +1,7 @@
 //! What the tests share: hashed numbers, small graphs, and an f64 reference of every layer in naive loops.
 #![allow(dead_code)]
 
+pub mod peers;
 pub mod reference;
 
 use nettriage_net::{Graph, INPUT, Kind, Layer, Network, Shape, Tensor, Weights};

@@ -1,0 +1,309 @@
+//! What the engine promises whatever the numbers are: bits that depend on the work alone, frozen layers that stay as they are.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::peers::{images, labels, residual, vgg};
+use common::{chain, hashed, layer, network};
+use nettriage_engine::{Error, Model, Optimizer, Options, Trainable, loss};
+use nettriage_net::{Conv, INPUT, Kind, Network, Shape, Tensor, Weights, Window, slice};
+
+fn samples() -> Vec<Network> {
+    let mut biased = vgg(&[8, 16, 0, 24, 24, 0], 3, 12, true);
+    // A bias before the norm, so that cutting between the two would show.
+    for (name, tensor) in &mut biased.weights {
+        if name.ends_with(".bias") || name.ends_with("running_mean") {
+            tensor.data = hashed(tensor.data.len(), 5, 0.3);
+        }
+    }
+    vec![biased, vgg(&[16, 0, 16, 0], 1, 10, false), residual(8, 12, 3, 8)]
+}
+
+/// Some steps of training; the weights after them and the losses' bits.
+fn train(network: &Network, options: &Options, n: usize, steps: usize) -> (Weights, Vec<u64>) {
+    let mut model = Model::new(network, options).expect("a model");
+    let (images, labels) = (images(n, network.graph.input), labels(n));
+    let mut gradient = vec![0.0; n * 10];
+    let mut losses = Vec::new();
+    for step in 0..steps {
+        let logits = model.forward_train(&images, step as u64);
+        losses.push(loss::cross_entropy(logits, &labels, 10, &mut gradient).to_bits());
+        model.backward(&gradient);
+        model.step(0.05, Some(1.0));
+    }
+    (model.weights(), losses)
+}
+
+#[test]
+fn an_images_bits_do_not_depend_on_its_batch_or_on_threads() {
+    for network in samples() {
+        let n = 11;
+        let all = images(n, network.graph.input);
+        let each = network.graph.input.elements();
+        let mut reference: Option<Vec<f32>> = None;
+        for (batch, threads) in [(n, 1), (n, 2), (n, 5), (1, 1), (1, 2), (4, 2), (3, 1), (32, 3)] {
+            let options = Options { threads, ..Options::inference(batch) };
+            let mut model = Model::new(&network, &options).unwrap();
+            let output: Vec<f32> = all.chunks(batch * each).flat_map(|part| model.forward(part).to_vec()).collect();
+            let reference = reference.get_or_insert_with(|| output.clone());
+            assert_eq!(reference, &output, "batch {batch}, {threads} threads");
+        }
+        // A model that trains gives the same bits in evaluation mode.
+        let mut model = Model::new(&network, &Options::training(n, Optimizer::sgd())).unwrap();
+        assert_eq!(Some(model.forward(&all).to_vec()), reference);
+    }
+}
+
+#[test]
+fn training_gives_the_same_bits_on_any_number_of_threads() {
+    for network in samples() {
+        let optimizer = Optimizer::AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 };
+        for optimizer in [Optimizer::sgd(), optimizer] {
+            let one = train(&network, &Options::training(20, optimizer), 20, 4);
+            for threads in [2, 3] {
+                let options = Options { threads, ..Options::training(20, optimizer) };
+                assert_eq!(one, train(&network, &options, 20, 4), "{threads} threads");
+            }
+            // Nor does room for more images than come.
+            assert_eq!(one, train(&network, &Options::training(64, optimizer), 20, 4));
+        }
+    }
+}
+
+#[test]
+fn slices_give_the_whole_networks_bits() {
+    let n = 5;
+    let mut cuts = 0;
+    for network in samples() {
+        let input = images(n, network.graph.input);
+        let mut whole = Model::new(&network, &Options::inference(n)).unwrap();
+        let want = whole.forward(&input).to_vec();
+        for cut in &network.graph.layers {
+            let name = cut.name.as_str();
+            let (Ok(below), Ok(above)) =
+                (slice::between(&network, INPUT, name), slice::between(&network, name, &network.graph.output))
+            else {
+                continue;
+            };
+            if name == network.graph.output {
+                continue;
+            }
+            let mut below = Model::new(&below, &Options::inference(n)).unwrap();
+            let mut above = Model::new(&above, &Options { threads: 2, ..Options::inference(n) }).unwrap();
+            assert_eq!(above.forward(below.forward(&input)), want, "cut at {name}");
+            cuts += 1;
+        }
+    }
+    assert!(cuts > 20, "only {cuts} cuts were possible");
+}
+
+#[test]
+fn keeping_a_tensor_changes_no_bit_and_gives_the_right_one() {
+    for network in samples() {
+        let n = 3;
+        let input = images(n, network.graph.input);
+        let want = Model::new(&network, &Options::inference(n)).unwrap().forward(&input).to_vec();
+        let keep: Vec<String> = network.graph.layers.iter().map(|l| l.name.clone()).collect();
+        for trainable in [Trainable::Nothing, Trainable::All] {
+            let options = Options { keep: keep.clone(), trainable, ..Options::inference(n) };
+            let mut model = Model::new(&network, &options).unwrap();
+            assert_eq!(model.forward(&input), want);
+            assert_eq!(model.value(&network.graph.output), Some(&want[..]));
+            assert!(model.value("nobody").is_none());
+            for layer in &network.graph.layers {
+                let Ok(slice) = slice::between(&network, INPUT, &layer.name) else { continue };
+                let mut part = Model::new(&slice, &Options::inference(n)).unwrap();
+                assert_eq!(model.value(&layer.name), Some(part.forward(&input)), "{}", layer.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn frozen_layers_stay_byte_identical_and_the_others_move() {
+    for network in samples() {
+        let shapes: Vec<&str> = network.graph.layers.iter().map(|l| l.name.as_str()).collect();
+        let sets: [BTreeSet<String>; 3] = [
+            shapes.iter().filter(|n| n.contains('2') || n.starts_with("bn")).map(ToString::to_string).collect(),
+            BTreeSet::from(["head".to_string()]),
+            shapes.iter().filter(|n| n.contains("norm") || n.contains('n')).map(ToString::to_string).collect(),
+        ];
+        for set in sets {
+            let options = Options { trainable: Trainable::Layers(set.clone()), ..Options::training(16, Optimizer::sgd()) };
+            let (after, _) = train(&network, &options, 16, 3);
+            for (name, before) in &network.weights {
+                let owner = name.rsplit_once('.').unwrap().0;
+                if set.contains(owner) && name.ends_with("bias") {
+                    continue; // The gradient of a bias before a batch norm is zero.
+                }
+                if set.contains(owner) {
+                    assert_ne!(&after[name], before, "{name} trains");
+                } else {
+                    assert_eq!(&after[name], before, "{name} is frozen");
+                }
+            }
+            let model = Model::new(&network, &options).unwrap();
+            for name in network.weights.keys() {
+                let owner = name.rsplit_once('.').unwrap().0;
+                let running = name.contains("running");
+                assert_eq!(model.gradient(name).is_some(), set.contains(owner) && !running, "{name}");
+            }
+        }
+        // Nothing trains: no step changes anything.
+        let options = Options { trainable: Trainable::Nothing, ..Options::training(16, Optimizer::sgd()) };
+        assert_eq!(train(&network, &options, 16, 2).0, network.weights);
+    }
+}
+
+#[test]
+fn frozen_layers_run_in_evaluation_mode_while_others_train() {
+    // With only the head trainable, everything before it gives what evaluation gives, even in training.
+    let network = &samples()[0];
+    let options = Options {
+        trainable: Trainable::Layers(BTreeSet::from(["head".to_string()])),
+        ..Options::training(6, Optimizer::sgd())
+    };
+    let mut model = Model::new(network, &options).unwrap();
+    let input = images(6, network.graph.input);
+    let train = model.forward_train(&input, 3).to_vec();
+    assert_eq!(train, model.forward(&input));
+    // And the sweep needs far less memory than one through all layers.
+    let all = Model::new(network, &Options::training(6, Optimizer::sgd())).unwrap();
+    assert!(2 * model.memory_bytes() < all.memory_bytes() + (1 << 20), "{} {}", model.memory_bytes(), all.memory_bytes());
+}
+
+#[test]
+fn dropout_follows_its_seed_and_scales_what_it_keeps() {
+    let shape = Shape::new(8, 6, 6);
+    let graph = chain(shape, &[("a", Kind::Conv(Conv::same(8, 1))), ("drop", Kind::Dropout { p: 0.3 })]);
+    let mut network = network(graph, 3);
+    let mut identity = vec![0.0; 64];
+    (0..8).for_each(|i| identity[i * 9] = 1.0);
+    network.weights.insert("a.weight".into(), Tensor::new(&[8, 8, 1, 1], identity));
+    network.weights.insert("a.bias".into(), Tensor::zeros(&[8]));
+    let n = 50;
+    let input: Vec<f32> = hashed(n * shape.elements(), 8, 1.0).iter().map(|v| v + 2.0).collect();
+    let mut model = Model::new(&network, &Options { threads: 2, ..Options::training(n, Optimizer::sgd()) }).unwrap();
+    assert_eq!(model.forward(&input), input, "nothing is dropped in evaluation");
+    let first = model.forward_train(&input, 1).to_vec();
+    assert_ne!(first, model.forward_train(&input, 2).to_vec());
+    assert_eq!(first, model.forward_train(&input, 1).to_vec());
+    let dropped = first.iter().filter(|v| **v == 0.0).count();
+    // Five standard deviations of a binomial count.
+    let (mean, deviation) = (0.3 * input.len() as f64, (0.3 * 0.7 * input.len() as f64).sqrt());
+    assert!((dropped as f64 - mean).abs() < 5.0 * deviation, "{dropped} of {}", input.len());
+    for (&y, &x) in first.iter().zip(&input) {
+        assert!(y == 0.0 || (y - x / 0.7).abs() < 1e-5, "{y} from {x}");
+    }
+    // The gradient passes where the element did: that of the bias is the sum of the factors.
+    model.backward(&vec![1.0; input.len()]);
+    let bias = model.gradient("a.bias").unwrap();
+    let factors: f64 = first.iter().map(|&y| if y == 0.0 { 0.0 } else { 1.0 / 0.7 }).sum();
+    let total: f64 = bias.data.iter().map(|&v| f64::from(v)).sum();
+    assert!((total - factors).abs() < 1e-3 * factors, "{total} {factors}");
+    // Frozen, it drops nothing.
+    let only = Trainable::Layers(BTreeSet::from(["a".to_string()]));
+    let mut model = Model::new(&network, &Options { trainable: only, ..Options::training(n, Optimizer::sgd()) }).unwrap();
+    assert_eq!(model.forward_train(&input, 1), input);
+}
+
+#[test]
+fn running_statistics_move_as_pytorchs_do() {
+    let shape = Shape::new(2, 3, 3);
+    let mut network = network(chain(shape, &[("norm", Kind::BatchNorm { eps: 1e-5, momentum: 0.1 })]), 1);
+    network.weights.insert("norm.running_mean".into(), Tensor::new(&[2], vec![0.5, -1.0]));
+    network.weights.insert("norm.running_var".into(), Tensor::new(&[2], vec![2.0, 3.0]));
+    let n = 4;
+    // A mean far above the deviation: a sum of squares alone would lose it.
+    let input: Vec<f32> = hashed(n * shape.elements(), 2, 1.0).iter().map(|v| v + 1000.0).collect();
+    let mut model = Model::new(&network, &Options::training(n, Optimizer::sgd())).unwrap();
+    model.forward_train(&input, 0);
+    let after = model.weights();
+    for c in 0..2 {
+        let values: Vec<f64> = input.iter().skip(c).step_by(2).map(|&v| f64::from(v)).collect();
+        let count = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        let expected = [0.9 * [0.5, -1.0][c] + 0.1 * mean, 0.9 * [2.0, 3.0][c] + 0.1 * variance];
+        let got = [after["norm.running_mean"].data[c], after["norm.running_var"].data[c]].map(f64::from);
+        assert!((got[0] - expected[0]).abs() < 1e-5 * expected[0].abs(), "{got:?} {expected:?}");
+        assert!((got[1] - expected[1]).abs() < 1e-5 * expected[1], "{got:?} {expected:?}");
+    }
+}
+
+#[test]
+fn clipping_scales_the_whole_gradient_to_the_norm() {
+    let network = &samples()[1];
+    let plain = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+    let mut model = Model::new(network, &Options::training(8, plain)).unwrap();
+    let (images, labels) = (images(8, network.graph.input), labels(8));
+    let mut gradient = vec![0.0; 80];
+    loss::cross_entropy(model.forward_train(&images, 0), &labels, 10, &mut gradient);
+    model.backward(&gradient);
+    let squares: f64 = network
+        .weights
+        .keys()
+        .filter_map(|name| model.gradient(name))
+        .flat_map(|g| g.data)
+        .map(|v| f64::from(v).powi(2))
+        .sum();
+    let norm = f64::from(model.step(1.0, Some(0.25)));
+    assert!((norm - squares.sqrt()).abs() < 1e-5 * norm);
+    assert!(norm > 0.25, "the case must clip");
+    let after = model.weights();
+    let moved: f64 = network
+        .weights
+        .iter()
+        .flat_map(|(name, before)| before.data.iter().zip(&after[name].data))
+        .map(|(a, b)| f64::from(a - b).powi(2))
+        .sum();
+    assert!((moved.sqrt() - 0.25).abs() < 1e-4, "{}", moved.sqrt());
+}
+
+#[test]
+fn weights_go_in_and_out_in_the_net_crates_layout() {
+    let (a, b) = (&samples()[0], vgg(&[8, 16, 0, 24, 24, 0], 3, 12, true));
+    let input = images(4, a.graph.input);
+    let want = Model::new(a, &Options::inference(4)).unwrap().forward(&input).to_vec();
+    let mut model = Model::new(&b, &Options::inference(4)).unwrap();
+    assert_ne!(model.forward(&input), want);
+    model.set_weights(&a.weights).unwrap();
+    assert_eq!(model.forward(&input), want);
+    assert_eq!(model.weights(), a.weights);
+    let mut wrong = a.weights.clone();
+    wrong.insert("conv0.weight".into(), Tensor::zeros(&[1]));
+    let message = model.set_weights(&wrong).unwrap_err().to_string();
+    assert!(message.contains("conv0.weight") && !message.contains('\n'), "{message}");
+    assert_eq!(model.weights(), a.weights, "nothing changes on an error");
+}
+
+#[test]
+fn bad_requests_are_errors() {
+    let network = &samples()[1];
+    let base = Options::training(2, Optimizer::sgd());
+    let keep = Options { keep: vec!["nobody".into()], ..base.clone() };
+    assert!(matches!(Model::new(network, &keep), Err(Error::Layer { .. })));
+    let train = Options { trainable: Trainable::Layers(BTreeSet::from(["nobody".into()])), ..base.clone() };
+    assert!(matches!(Model::new(network, &train), Err(Error::Layer { .. })));
+    assert!(matches!(Model::new(network, &Options { batch: 0, ..base.clone() }), Err(Error::Option { .. })));
+    assert!(matches!(Model::new(network, &Options { threads: 0, ..base.clone() }), Err(Error::Option { .. })));
+    assert!(matches!(Model::new(network, &Options { batch: usize::MAX / 2, ..base.clone() }), Err(Error::Memory { .. })));
+    let mut broken = network.clone();
+    broken.weights.remove("conv0.weight");
+    assert!(matches!(Model::new(&broken, &base), Err(Error::Network(_))));
+}
+
+#[test]
+fn the_input_as_output_and_tensors_that_need_no_work() {
+    let mut graph = chain(Shape::new(3, 1, 1), &[("flat", Kind::Flatten), ("same", Kind::Identity)]);
+    graph.layers.push(layer("pool", &["same"], Kind::MaxPool(Window::square(1))));
+    graph.output = "pool".into();
+    let network = network(graph, 1);
+    let options = Options { keep: vec!["flat".into(), "same".into()], ..Options::inference(2) };
+    let mut model = Model::new(&network, &options).unwrap();
+    let input = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+    assert_eq!(model.forward(&input), input);
+    assert_eq!(model.value("flat"), Some(&input[..]));
+    assert_eq!(model.value("same"), Some(&input[..]));
+}

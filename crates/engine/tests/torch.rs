@@ -1,0 +1,60 @@
+//! Whole trainings against PyTorch's losses, made by `torch_losses.py` beside this file.
+
+mod common;
+
+use common::peers::{images, labels, residual, vgg};
+use nettriage_engine::{Model, Optimizer, Options, Schedule, loss};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    network: Spec,
+    batch: usize,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    rate: f32,
+    clip: Option<f32>,
+    /// Of twelve training steps, and then one in evaluation mode; in f64 arithmetic.
+    losses: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Spec {
+    Vgg { plan: Vec<usize>, channels: usize, size: usize, batch_norm: bool },
+    Residual { residual: [usize; 2], channels: usize, size: usize },
+}
+
+#[test]
+fn losses_are_pytorchs() {
+    let cases: Vec<Case> = serde_json::from_str(include_str!("torch_losses.json")).expect("the stored cases");
+    assert_eq!(cases.len(), 4);
+    for case in &cases {
+        for exact in [true, false] {
+            let network = match &case.network {
+                Spec::Vgg { plan, channels, size, batch_norm } => vgg(plan, *channels, *size, *batch_norm),
+                Spec::Residual { residual: [narrow, wide], channels, size } => residual(*narrow, *wide, *channels, *size),
+            };
+            let options = Options { threads: 2, exact, ..Options::training(case.batch, case.optimizer) };
+            let mut model = Model::new(&network, &options).expect("a model");
+            let (images, labels) = (images(case.batch, network.graph.input), labels(case.batch));
+            let mut gradient = vec![0.0; case.batch * 10];
+            let steps = case.losses.len() - 1;
+            // PyTorch's one-cycle schedule steps once more after the last training step.
+            let total = if case.schedule == Schedule::OneCycle { steps + 1 } else { steps };
+            for (step, &want) in case.losses[..steps].iter().enumerate() {
+                let got = loss::cross_entropy(model.forward_train(&images, step as u64), &labels, 10, &mut gradient);
+                let away = (got - want).abs() / want;
+                // F(4x4, 3x3) rounds ten times as coarsely as a direct sum, and training multiplies what it left over.
+                let tolerance = if exact || step < 6 { 1e-4 } else { 5e-4 };
+                assert!(away < tolerance, "{} (exact {exact}), step {step}: {got}, not {want}", case.name);
+                model.backward(&gradient);
+                model.step(case.schedule.rate(case.rate, step, total), case.clip);
+            }
+            let got = loss::cross_entropy(model.forward(&images), &labels, 10, &mut gradient);
+            let want = case.losses[steps];
+            assert!((got - want).abs() / want < if exact { 2e-4 } else { 1e-3 }, "{} (exact {exact}), evaluation: {got}, not {want}", case.name);
+        }
+    }
+}
