@@ -36,11 +36,7 @@ impl Normalization {
         let statistics = sums.iter().map(|&(sum, squares)| {
             let mean = sum as f64 / count;
             let variance = (squares as f64 / count - mean * mean).max(0.0);
-            let std = if variance > 0.0 {
-                variance.sqrt() / 255.0
-            } else {
-                1.0
-            };
+            let std = if variance > 0.0 { variance.sqrt() / 255.0 } else { 1.0 };
             ((mean / 255.0) as f32, std as f32)
         });
         let (mean, std) = statistics.unzip();
@@ -49,9 +45,7 @@ impl Normalization {
 
     /// For each channel, what each byte becomes: (byte / 255 - mean) / std, in f32 as PyTorch computes it.
     fn tables(&self) -> Vec<[f32; 256]> {
-        let table = |(&mean, &std): (&f32, &f32)| {
-            std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std)
-        };
+        let table = |(&mean, &std): (&f32, &f32)| std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std);
         self.mean.iter().zip(&self.std).map(table).collect()
     }
 }
@@ -65,20 +59,10 @@ impl Normalization {
 ///
 /// # Panics
 /// If `out` has another length, an image index is out of range, or the channels of `shape` and `normalization` differ.
-pub fn fill(
-    images: &Images,
-    shape: Shape,
-    examples: &[Example],
-    normalization: &Normalization,
-    out: &mut [f32],
-) {
+pub fn fill(images: &Images, shape: Shape, examples: &[Example], normalization: &Normalization, out: &mut [f32]) {
     let size = shape.elements();
     assert_eq!(out.len(), examples.len() * size, "the batch's length");
-    assert_eq!(
-        normalization.mean.len(),
-        shape.channels,
-        "the normalisation's channels"
-    );
+    assert_eq!(normalization.mean.len(), shape.channels, "the normalisation's channels");
     let tables = normalization.tables();
     for (example, out) in examples.iter().zip(out.chunks_exact_mut(size.max(1))) {
         let image = images.image(example.image as usize);
@@ -94,20 +78,10 @@ pub fn fill(
 ///
 /// # Panics
 /// As [`fill`].
-pub fn fill_plain(
-    images: &Images,
-    shape: Shape,
-    indices: &[u32],
-    normalization: &Normalization,
-    out: &mut [f32],
-) {
+pub fn fill_plain(images: &Images, shape: Shape, indices: &[u32], normalization: &Normalization, out: &mut [f32]) {
     let size = shape.elements();
     assert_eq!(out.len(), indices.len() * size, "the batch's length");
-    assert_eq!(
-        normalization.mean.len(),
-        shape.channels,
-        "the normalisation's channels"
-    );
+    assert_eq!(normalization.mean.len(), shape.channels, "the normalisation's channels");
     let tables = normalization.tables();
     for (&index, out) in indices.iter().zip(out.chunks_exact_mut(size.max(1))) {
         normalise(images.image(index as usize), &tables, out);
@@ -117,10 +91,7 @@ pub fn fill_plain(
 /// Pixels, H x W x C or any part of it that begins with channel 0.
 fn normalise(pixels: &[u8], tables: &[[f32; 256]], out: &mut [f32]) {
     let channels = tables.len();
-    for (pixel, out) in pixels
-        .chunks_exact(channels)
-        .zip(out.chunks_exact_mut(channels))
-    {
+    for (pixel, out) in pixels.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
         for ((&byte, table), out) in pixel.iter().zip(tables).zip(out) {
             *out = table[usize::from(byte)];
         }
@@ -128,11 +99,7 @@ fn normalise(pixels: &[u8], tables: &[[f32; 256]], out: &mut [f32]) {
 }
 
 fn vary(image: &[u8], shape: Shape, example: &Example, tables: &[[f32; 256]], out: &mut [f32]) {
-    let Shape {
-        channels,
-        height,
-        width,
-    } = shape;
+    let Shape { channels, height, width } = shape;
     let row = width * channels;
     let (dy, dx) = (isize::from(example.dy), isize::from(example.dx));
     // The window's columns that lie inside the image; the same in every row.

@@ -10,14 +10,10 @@ use std::path::Path;
 use crate::{Error, Images, Shape};
 
 /// Every image's shape.
-pub(crate) const SHAPE: Shape = Shape {
-    channels: 3,
-    height: 32,
-    width: 32,
-};
+pub(crate) const SHAPE: Shape = Shape { channels: 3, height: 32, width: 32 };
 
 const PLANE: usize = 32 * 32;
-const REMEDY: &str = "the file is damaged or of another kind: fetch it again";
+const REMEDY: &str = "the file is damaged or of another kind: delete it and fetch the set again";
 
 /// What distinguishes the two sets.
 #[derive(Clone, Copy, Debug)]
@@ -39,13 +35,7 @@ pub(crate) struct Layout {
 }
 
 pub(crate) const CIFAR10: Layout = Layout {
-    train: &[
-        "data_batch_1.bin",
-        "data_batch_2.bin",
-        "data_batch_3.bin",
-        "data_batch_4.bin",
-        "data_batch_5.bin",
-    ],
+    train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
     test: "test_batch.bin",
     train_records: 10_000,
     test_records: 10_000,
@@ -68,10 +58,7 @@ impl Layout {
     /// All the files that must be there, with their lengths in bytes.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         let record = self.label_bytes + SHAPE.elements();
-        let train = self
-            .train
-            .iter()
-            .map(move |&file| (file, (self.train_records * record) as u64));
+        let train = self.train.iter().map(move |&file| (file, (self.train_records * record) as u64));
         train.chain([(self.test, (self.test_records * record) as u64)])
     }
 }
@@ -83,49 +70,24 @@ pub(crate) fn read(folder: &Path, layout: &Layout) -> Result<(Images, Images), E
         read_file(&folder.join(name), layout, layout.train_records, &mut train)?;
     }
     let mut test = Images::default();
-    read_file(
-        &folder.join(layout.test),
-        layout,
-        layout.test_records,
-        &mut test,
-    )?;
+    read_file(&folder.join(layout.test), layout, layout.test_records, &mut test)?;
     Ok((train, test))
 }
 
-fn read_file(
-    path: &Path,
-    layout: &Layout,
-    records: usize,
-    images: &mut Images,
-) -> Result<(), Error> {
+fn read_file(path: &Path, layout: &Layout, records: usize, images: &mut Images) -> Result<(), Error> {
     let mut file = File::open(path).map_err(|cause| match cause.kind() {
         std::io::ErrorKind::NotFound => Error::Missing {
-            what: path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
-            places: path
-                .parent()
-                .unwrap_or(Path::new("."))
-                .display()
-                .to_string(),
+            what: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            places: path.parent().unwrap_or(Path::new(".")).display().to_string(),
             remedy: "a batch of the set is missing; add it or fetch the set again".into(),
         },
-        _ => Error::Io {
-            action: "open",
-            path: path.to_path_buf(),
-            cause,
-        },
+        _ => Error::Io { action: "open", path: path.to_path_buf(), cause },
     })?;
     let expected = records * (layout.label_bytes + SHAPE.elements());
     let length = file.metadata().map_err(Error::io("read", path))?.len();
     check_length(path, expected, length)?;
     let mut bytes = Vec::with_capacity(expected);
-    file.by_ref()
-        .take(expected as u64)
-        .read_to_end(&mut bytes)
-        .map_err(Error::io("read", path))?;
+    file.by_ref().take(expected as u64).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     decode(path, &bytes, layout, records, images)
 }
 
@@ -134,12 +96,7 @@ fn check_length(path: &Path, expected: usize, found: u64) -> Result<(), Error> {
         return Ok(());
     }
     let (file, found) = (path.to_path_buf(), found.to_string());
-    Err(Error::Length {
-        file,
-        expected: expected as u64,
-        found,
-        remedy: REMEDY,
-    })
+    Err(Error::Length { file, expected: expected as u64, found, remedy: REMEDY })
 }
 
 /// Appends the `records` records in `bytes` to `images`, turning planes into H x W x C.
@@ -158,19 +115,14 @@ pub(crate) fn decode(
         let (labels, planes) = record.split_at(layout.label_bytes);
         let label = u16::from(labels[layout.label_bytes - 1]);
         if usize::from(label) >= layout.classes {
-            let problem = format!(
-                "record {index} has label {label}, but the set has {} classes",
-                layout.classes
-            );
+            let problem = format!("record {index} has label {label}, but the set has {} classes", layout.classes);
             return Err(Error::content(path, problem, REMEDY));
         }
         images.labels.push(label);
         let (red, rest) = planes.split_at(PLANE);
         let (green, blue) = rest.split_at(PLANE);
         let pixels = red.iter().zip(green).zip(blue);
-        images
-            .pixels
-            .extend(pixels.flat_map(|((&red, &green), &blue)| [red, green, blue]));
+        images.pixels.extend(pixels.flat_map(|((&red, &green), &blue)| [red, green, blue]));
     }
     Ok(())
 }
@@ -184,41 +136,22 @@ pub(crate) fn names(folder: &Path, layout: &Layout) -> Result<Option<Vec<String>
             // A hundred names take some 900 bytes; nothing much longer is the right file.
             if let Err(cause) = file.take(1 << 16).read_to_string(&mut text) {
                 return match cause.kind() {
-                    std::io::ErrorKind::InvalidData => Err(Error::content(
-                        &path,
-                        "is not text",
-                        "delete it or fetch it again",
-                    )),
-                    _ => Err(Error::Io {
-                        action: "read",
-                        path,
-                        cause,
-                    }),
+                    std::io::ErrorKind::InvalidData => {
+                        Err(Error::content(&path, "is not text", "delete it or fetch it again"))
+                    }
+                    _ => Err(Error::Io { action: "read", path, cause }),
                 };
             }
         }
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(cause) => {
-            return Err(Error::Io {
-                action: "open",
-                path,
-                cause,
-            });
+            return Err(Error::Io { action: "open", path, cause });
         }
     }
-    let names: Vec<String> = text
-        .lines()
-        .map(str::trim)
-        .filter(|name| !name.is_empty())
-        .map(str::to_string)
-        .collect();
+    let names: Vec<String> = text.lines().map(str::trim).filter(|name| !name.is_empty()).map(str::to_string).collect();
     if names.len() != layout.classes {
         let problem = format!("names {} classes, expected {}", names.len(), layout.classes);
-        return Err(Error::content(
-            &path,
-            problem,
-            "delete it or fetch it again",
-        ));
+        return Err(Error::content(&path, problem, "delete it or fetch it again"));
     }
     Ok(Some(names))
 }

@@ -93,38 +93,15 @@ pub struct Dataset {
 
 impl Dataset {
     /// Puts a data set together and computes its checksum.
-    pub(crate) fn new(
-        name: &str,
-        shape: Shape,
-        classes: Vec<String>,
-        train: Images,
-        test: Images,
-    ) -> Dataset {
+    pub(crate) fn new(name: &str, shape: Shape, classes: Vec<String>, train: Images, test: Images) -> Dataset {
         let checksum = checksum(shape, classes.len(), &train, &test);
-        let Shape {
-            channels,
-            height,
-            width,
-        } = shape;
-        Dataset {
-            name: name.to_string(),
-            channels,
-            height,
-            width,
-            classes,
-            train,
-            test,
-            checksum,
-        }
+        let Shape { channels, height, width } = shape;
+        Dataset { name: name.to_string(), channels, height, width, classes, train, test, checksum }
     }
 
     /// The shape of one image.
     pub fn shape(&self) -> Shape {
-        Shape {
-            channels: self.channels,
-            height: self.height,
-            width: self.width,
-        }
+        Shape { channels: self.channels, height: self.height, width: self.width }
     }
 }
 
@@ -138,11 +115,7 @@ fn checksum(shape: Shape, classes: usize, train: &Images, test: &Images) -> Stri
     for images in [train, test] {
         hash.update((images.len() as u64).to_le_bytes());
         hash.update(&images.pixels);
-        let labels: Vec<u8> = images
-            .labels
-            .iter()
-            .flat_map(|label| label.to_le_bytes())
-            .collect();
+        let labels: Vec<u8> = images.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
         hash.update(&labels);
     }
     hex(&hash.finalize())

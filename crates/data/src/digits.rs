@@ -24,10 +24,7 @@ pub(crate) fn open() -> Result<Dataset, Error> {
         *pixel = ((u16::from(*pixel) * 255 + 8) / 16) as u8;
     }
     let cut = train.len() - TEST;
-    let test = Images {
-        pixels: train.pixels.split_off(cut * shape.elements()),
-        labels: train.labels.split_off(cut),
-    };
+    let test = Images { pixels: train.pixels.split_off(cut * shape.elements()), labels: train.labels.split_off(cut) };
     let classes = (0..10).map(|digit| digit.to_string()).collect();
     Ok(Dataset::new("digits", shape, classes, train, test))
 }

@@ -87,27 +87,12 @@ pub enum Error {
 
 impl Error {
     /// An [`Error::Io`] in the form that `map_err` wants.
-    pub(crate) fn io<'a>(
-        action: &'static str,
-        path: &'a Path,
-    ) -> impl FnOnce(std::io::Error) -> Error + 'a {
-        move |cause| Error::Io {
-            action,
-            path: path.to_path_buf(),
-            cause,
-        }
+    pub(crate) fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
+        move |cause| Error::Io { action, path: path.to_path_buf(), cause }
     }
 
     /// An [`Error::Content`].
-    pub(crate) fn content(
-        file: &Path,
-        problem: impl Into<String>,
-        remedy: impl Into<String>,
-    ) -> Error {
-        Error::Content {
-            file: file.into(),
-            problem: problem.into(),
-            remedy: remedy.into(),
-        }
+    pub(crate) fn content(file: &Path, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
+        Error::Content { file: file.into(), problem: problem.into(), remedy: remedy.into() }
     }
 }

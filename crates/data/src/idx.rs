@@ -12,7 +12,7 @@ use crate::{Error, Images, Shape};
 /// The most bytes that one file may decode to: a limit against files that lie about their size.
 const LIMIT: u64 = 8 << 30;
 
-const REMEDY: &str = "the file is damaged or of another kind: fetch it again";
+const REMEDY: &str = "the file is damaged or of another kind: delete it and fetch the set again";
 
 /// An array of bytes with its extents, outermost first.
 #[derive(Debug)]
@@ -32,11 +32,7 @@ pub(crate) fn find(folder: &Path, stem: &str, axes: usize) -> Option<PathBuf> {
 }
 
 /// Reads the pair of files `<stem>-images` and `<stem>-labels`; `classes` is one more than the largest label allowed.
-pub(crate) fn read_pair(
-    folder: &Path,
-    stem: &str,
-    classes: usize,
-) -> Result<(Shape, Images), Error> {
+pub(crate) fn read_pair(folder: &Path, stem: &str, classes: usize) -> Result<(Shape, Images), Error> {
     let locate = |part: &str, axes: usize| {
         let stem = format!("{stem}-{part}");
         find(folder, &stem, axes).ok_or_else(|| Error::Missing {
@@ -59,22 +55,10 @@ pub(crate) fn pair(
 ) -> Result<(Shape, Images), Error> {
     let (count, height, width) = (images.extents[0], images.extents[1], images.extents[2]);
     if count != labels.extents[0] {
-        let problem = format!(
-            "{} labels for the {count} images of {}",
-            labels.extents[0],
-            image_file.display()
-        );
-        return Err(Error::content(
-            label_file,
-            problem,
-            "take both files from the same set",
-        ));
+        let problem = format!("{} labels for the {count} images of {}", labels.extents[0], image_file.display());
+        return Err(Error::content(label_file, problem, "take both files from the same set"));
     }
-    if let Some(at) = labels
-        .bytes
-        .iter()
-        .position(|&label| usize::from(label) >= classes)
-    {
+    if let Some(at) = labels.bytes.iter().position(|&label| usize::from(label) >= classes) {
         let label = labels.bytes[at];
         let problem = format!("label {at} is {label}, but the set has {classes} classes");
         return Err(Error::content(label_file, problem, REMEDY));
@@ -83,17 +67,7 @@ pub(crate) fn pair(
         return Err(Error::content(image_file, "holds no pixels", REMEDY));
     }
     let labels = labels.bytes.iter().map(|&label| u16::from(label)).collect();
-    Ok((
-        Shape {
-            channels: 1,
-            height,
-            width,
-        },
-        Images {
-            pixels: images.bytes,
-            labels,
-        },
-    ))
+    Ok((Shape { channels: 1, height, width }, Images { pixels: images.bytes, labels }))
 }
 
 /// Reads one file, compressed or not (by its content, whatever its name).
@@ -104,49 +78,26 @@ fn read_file(path: &Path, axes: usize) -> Result<Array, Error> {
 }
 
 /// Reads an array with `axes` axes from a stream of `length` bytes, decompressing it if it begins as gzip does.
-pub(crate) fn read(
-    name: &Path,
-    mut stream: impl BufRead,
-    length: u64,
-    axes: usize,
-) -> Result<Array, Error> {
+pub(crate) fn read(name: &Path, mut stream: impl BufRead, length: u64, axes: usize) -> Result<Array, Error> {
     let start = stream.fill_buf().map_err(|cause| failed(name, cause))?;
     if start.starts_with(&[0x1f, 0x8b]) {
         // Deflate cannot expand more than 1032 times, so a header that asks for more is refused unread.
-        decode(
-            name,
-            MultiGzDecoder::new(stream),
-            None,
-            length.saturating_mul(1032),
-            axes,
-        )
+        decode(name, MultiGzDecoder::new(stream), None, length.saturating_mul(1032), axes)
     } else {
         decode(name, stream, Some(length), length, axes)
     }
 }
 
 /// `length` is the stream's, where known; `most` is a bound on it.
-fn decode(
-    name: &Path,
-    mut stream: impl Read,
-    length: Option<u64>,
-    most: u64,
-    axes: usize,
-) -> Result<Array, Error> {
-    let wrong_length = |expected: u64, found: String| Error::Length {
-        file: name.to_path_buf(),
-        expected,
-        found,
-        remedy: REMEDY,
-    };
+fn decode(name: &Path, mut stream: impl Read, length: Option<u64>, most: u64, axes: usize) -> Result<Array, Error> {
+    let wrong_length =
+        |expected: u64, found: String| Error::Length { file: name.to_path_buf(), expected, found, remedy: REMEDY };
 
     let mut header = vec![0; 4 + 4 * axes];
     let got = fill(&mut stream, &mut header).map_err(|cause| failed(name, cause))?;
     if got >= 4 && header[..4] != [0, 0, 8, axes as u8] {
         let magic = crate::dataset::hex(&header[..4]);
-        let problem = format!(
-            "begins with {magic}, where an IDX file of bytes with {axes} axes has 0000080{axes}"
-        );
+        let problem = format!("begins with {magic}, where an IDX file of bytes with {axes} axes has 0000080{axes}");
         return Err(Error::content(name, problem, REMEDY));
     }
     if got < header.len() {
@@ -157,9 +108,7 @@ fn decode(
         .chunks_exact(4)
         .map(|bytes| u64::from(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
         .collect();
-    let size = extents
-        .iter()
-        .try_fold(1u64, |size, &extent| size.checked_mul(extent));
+    let size = extents.iter().try_fold(1u64, |size, &extent| size.checked_mul(extent));
     let Some(size) = size.filter(|&size| size <= LIMIT) else {
         let problem = format!("its header asks for {extents:?} bytes, more than 8 GiB");
         return Err(Error::content(name, problem, REMEDY));
@@ -177,25 +126,16 @@ fn decode(
     let read = stream.take(size + 1).read_to_end(&mut bytes);
     match read {
         Err(cause) if cause.kind() == ErrorKind::UnexpectedEof => {
-            return Err(wrong_length(
-                expected,
-                (header.len() + bytes.len()).to_string(),
-            ));
+            return Err(wrong_length(expected, (header.len() + bytes.len()).to_string()));
         }
         Err(cause) => return Err(failed(name, cause)),
         Ok(_) if (bytes.len() as u64) < size => {
-            return Err(wrong_length(
-                expected,
-                (header.len() + bytes.len()).to_string(),
-            ));
+            return Err(wrong_length(expected, (header.len() + bytes.len()).to_string()));
         }
         Ok(_) if bytes.len() as u64 > size => return Err(wrong_length(expected, "more".into())),
         Ok(_) => {}
     }
-    Ok(Array {
-        extents: extents.iter().map(|&extent| extent as usize).collect(),
-        bytes,
-    })
+    Ok(Array { extents: extents.iter().map(|&extent| extent as usize).collect(), bytes })
 }
 
 /// Reads until `buffer` is full or the stream ends; the number of bytes read.
@@ -220,10 +160,6 @@ fn failed(name: &Path, cause: std::io::Error) -> Error {
         ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
             Error::content(name, format!("damaged gzip data ({cause})"), REMEDY)
         }
-        _ => Error::Io {
-            action: "read",
-            path: name.to_path_buf(),
-            cause,
-        },
+        _ => Error::Io { action: "read", path: name.to_path_buf(), cause },
     }
 }

@@ -9,9 +9,14 @@ mod batch;
 mod cifar;
 mod dataset;
 mod digits;
+#[cfg(feature = "download")]
+mod download;
 mod error;
 mod folder;
+#[doc(hidden)]
+pub mod fuzzing;
 mod idx;
+mod list;
 mod random;
 mod sets;
 mod sheet;
@@ -20,8 +25,11 @@ mod stream;
 
 pub use batch::{Normalization, fill, fill_plain};
 pub use dataset::{Dataset, Images, Shape};
+#[cfg(feature = "download")]
+pub use download::{Progress, get, get_from};
 pub use error::Error;
 pub use folder::open_folder;
+pub use list::{Listed, is_original, list};
 pub use sets::open;
 pub use sheet::{ClassCount, class_counts, contact_sheet};
 pub use split::{Split, split};

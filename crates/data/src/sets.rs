@@ -51,41 +51,23 @@ pub(crate) static KNOWN: [Known; 5] = [
         about: "1,797 handwritten digits, 8x8 grey, in the program itself",
         format: Format::Embedded,
         folders: &[],
-        checksum: Some(""),
+        checksum: Some("f3f10d4d84aec39eb28c202e5d95d1259ae0830b78e1bc467869944c3d4677cc"),
         origin: None,
     },
     Known {
         name: "mnist",
         about: "70,000 handwritten digits, 28x28 grey",
-        format: Format::Idx {
-            classes: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
-        },
+        format: Format::Idx { classes: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"] },
         folders: &["", "raw", "MNIST/raw"],
-        checksum: Some(""),
+        checksum: Some("a03e427a2cd9777d44e3676ae767219edf9815062a4c61e0798149683855b598"),
         // The authors' own page no longer serves the files; this is the mirror that torchvision fetches from.
         origin: Some(Origin {
             base: "https://ossci-datasets.s3.amazonaws.com/mnist/",
             files: &[
-                remote(
-                    "train-images-idx3-ubyte.gz",
-                    9_912_422,
-                    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-                ),
-                remote(
-                    "train-labels-idx1-ubyte.gz",
-                    28_881,
-                    "d53e105ee54ea40749a09fcbcd1e9432",
-                ),
-                remote(
-                    "t10k-images-idx3-ubyte.gz",
-                    1_648_877,
-                    "9fb629c4189551a2d022fa330f9573f3",
-                ),
-                remote(
-                    "t10k-labels-idx1-ubyte.gz",
-                    4_542,
-                    "ec29112dd5afa0611ce80d1b7f02629c",
-                ),
+                remote("train-images-idx3-ubyte.gz", 9_912_422, "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+                remote("train-labels-idx1-ubyte.gz", 28_881, "d53e105ee54ea40749a09fcbcd1e9432"),
+                remote("t10k-images-idx3-ubyte.gz", 1_648_877, "9fb629c4189551a2d022fa330f9573f3"),
+                remote("t10k-labels-idx1-ubyte.gz", 4_542, "ec29112dd5afa0611ce80d1b7f02629c"),
             ],
         }),
     },
@@ -107,30 +89,14 @@ pub(crate) static KNOWN: [Known; 5] = [
             ],
         },
         folders: &["", "raw", "FashionMNIST/raw"],
-        checksum: Some(""),
+        checksum: Some("be2704e63a43256645400a1cf21a2040ce3cb65f2626b6c7ae0751514e688b3b"),
         origin: Some(Origin {
             base: "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
             files: &[
-                remote(
-                    "train-images-idx3-ubyte.gz",
-                    26_421_880,
-                    "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-                ),
-                remote(
-                    "train-labels-idx1-ubyte.gz",
-                    29_515,
-                    "25c81989df183df01b3e8a0aad5dffbe",
-                ),
-                remote(
-                    "t10k-images-idx3-ubyte.gz",
-                    4_422_102,
-                    "bef4ecab320f06d8554ea6380940ec79",
-                ),
-                remote(
-                    "t10k-labels-idx1-ubyte.gz",
-                    5_148,
-                    "bb300cfdad3c16e7a12a480ee83cd310",
-                ),
+                remote("train-images-idx3-ubyte.gz", 26_421_880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+                remote("train-labels-idx1-ubyte.gz", 29_515, "25c81989df183df01b3e8a0aad5dffbe"),
+                remote("t10k-images-idx3-ubyte.gz", 4_422_102, "bef4ecab320f06d8554ea6380940ec79"),
+                remote("t10k-labels-idx1-ubyte.gz", 5_148, "bb300cfdad3c16e7a12a480ee83cd310"),
             ],
         }),
     },
@@ -139,14 +105,10 @@ pub(crate) static KNOWN: [Known; 5] = [
         about: "60,000 photographs in 10 classes, 32x32 colour",
         format: Format::Cifar(cifar::CIFAR10),
         folders: &["", "cifar-10-batches-bin"],
-        checksum: Some(""),
+        checksum: Some("57cfb16bc473e5c88ff2e72f04defa552a929210968f24bc59e87d63060bbe03"),
         origin: Some(Origin {
             base: "https://www.cs.toronto.edu/~kriz/",
-            files: &[remote(
-                "cifar-10-binary.tar.gz",
-                170_052_171,
-                "c32a1d4ab5d03f1284b67883e8d87530",
-            )],
+            files: &[remote("cifar-10-binary.tar.gz", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530")],
         }),
     },
     Known {
@@ -157,36 +119,20 @@ pub(crate) static KNOWN: [Known; 5] = [
         checksum: None,
         origin: Some(Origin {
             base: "https://www.cs.toronto.edu/~kriz/",
-            files: &[remote(
-                "cifar-100-binary.tar.gz",
-                168_513_733,
-                "03b5dce01913d631647c71ecec9e9cb8",
-            )],
+            files: &[remote("cifar-100-binary.tar.gz", 168_513_733, "03b5dce01913d631647c71ecec9e9cb8")],
         }),
     },
 ];
 
 /// CIFAR-10's classes, for a folder without `batches.meta.txt`.
-const CIFAR10_NAMES: [&str; 10] = [
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-];
+const CIFAR10_NAMES: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 impl Known {
     /// The set of that name; `_` counts as `-` and capitals as small letters.
     pub(crate) fn named(name: &str) -> Result<&'static Known, Error> {
         let wanted = name.to_lowercase().replace('_', "-");
-        let spelt = |known: &&Known| {
-            known.name == wanted || known.name.replace('-', "") == wanted.replace('-', "")
-        };
+        let spelt = |known: &&Known| known.name == wanted || known.name.replace('-', "") == wanted.replace('-', "");
         if let Some(known) = KNOWN.iter().find(spelt) {
             return Ok(known);
         }
@@ -206,15 +152,12 @@ impl Known {
     pub(crate) fn locate(&self, places: &[PathBuf]) -> Option<PathBuf> {
         let holds = |folder: &PathBuf| match &self.format {
             Format::Embedded => false,
-            Format::Idx { .. } => ["train-images", "t10k-images"]
-                .iter()
-                .any(|stem| idx::find(folder, stem, 3).is_some()),
+            Format::Idx { .. } => {
+                ["train-images", "t10k-images"].iter().any(|stem| idx::find(folder, stem, 3).is_some())
+            }
             Format::Cifar(layout) => layout.files().any(|(file, _)| folder.join(file).is_file()),
         };
-        places
-            .iter()
-            .flat_map(|place| self.folders.iter().map(|sub| place.join(sub)))
-            .find(holds)
+        places.iter().flat_map(|place| self.folders.iter().map(|sub| place.join(sub))).find(holds)
     }
 
     /// Reads the set from the folder that [`Known::locate`] found.
@@ -226,11 +169,7 @@ impl Known {
                 let (test_shape, test) = idx::read_pair(folder, "t10k", classes.len())?;
                 if shape != test_shape {
                     let problem = format!("training images are {shape}, test images {test_shape}");
-                    return Err(Error::content(
-                        folder,
-                        problem,
-                        "take all four files from the same set",
-                    ));
+                    return Err(Error::content(folder, problem, "take all four files from the same set"));
                 }
                 let classes = classes.iter().map(|class| class.to_string()).collect();
                 Ok(Dataset::new(self.name, shape, classes, train, test))
@@ -240,9 +179,7 @@ impl Known {
                 let classes = match cifar::names(folder, layout)? {
                     Some(names) => names,
                     None if layout.classes == 10 => CIFAR10_NAMES.map(str::to_string).to_vec(),
-                    None => (0..layout.classes)
-                        .map(|class| format!("class {class}"))
-                        .collect(),
+                    None => (0..layout.classes).map(|class| format!("class {class}")).collect(),
                 };
                 Ok(Dataset::new(self.name, cifar::SHAPE, classes, train, test))
             }
@@ -267,11 +204,7 @@ pub fn open(name: &str, dir: Option<&Path>) -> Result<Dataset, Error> {
     let places = places(known, dir);
     let folder = known.locate(&places).ok_or_else(|| Error::Missing {
         what: format!("data set '{}'", known.name),
-        places: places
-            .iter()
-            .map(|place| place.display().to_string())
-            .collect::<Vec<_>>()
-            .join(" or "),
+        places: places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(" or "),
         remedy: format!(
             "fetch it with `nettriage data get {}`, or name the folder above it in NETTRIAGE_DATA",
             known.name
@@ -290,10 +223,7 @@ pub(crate) fn places(known: &Known, dir: Option<&Path>) -> Vec<PathBuf> {
     }
     let cache = etcetera::base_strategy::choose_base_strategy()
         .map(|folders| folders.cache_dir().join("nettriage").join(known.name));
-    cache
-        .into_iter()
-        .chain([Path::new("/usr/share/datasets").join(known.name)])
-        .collect()
+    cache.into_iter().chain([Path::new("/usr/share/datasets").join(known.name)]).collect()
 }
 
 /// Levenshtein's distance, for names of a few letters.

@@ -21,19 +21,9 @@ pub struct ClassCount {
 /// The classes in order of their labels, with their numbers of images.
 pub fn class_counts(dataset: &Dataset) -> Vec<ClassCount> {
     let classes = dataset.classes.len();
-    let counts = dataset
-        .train
-        .counts(classes)
-        .into_iter()
-        .zip(dataset.test.counts(classes));
+    let counts = dataset.train.counts(classes).into_iter().zip(dataset.test.counts(classes));
     let named = dataset.classes.iter().zip(counts);
-    named
-        .map(|(name, (train, test))| ClassCount {
-            name: name.clone(),
-            train,
-            test,
-        })
-        .collect()
+    named.map(|(name, (train, test))| ClassCount { name: name.clone(), train, test }).collect()
 }
 
 /// Images a row.
@@ -63,45 +53,28 @@ pub fn contact_sheet(dataset: &Dataset, path: &Path) -> Result<(), Error> {
 
     let mut rows: Vec<Vec<usize>> = vec![Vec::new(); dataset.classes.len().min(ROWS)];
     for (index, &label) in dataset.train.labels.iter().enumerate() {
-        if let Some(row) = rows
-            .get_mut(usize::from(label))
-            .filter(|row| row.len() < COLUMNS)
-        {
+        if let Some(row) = rows.get_mut(usize::from(label)).filter(|row| row.len() < COLUMNS) {
             row.push(index);
         }
     }
 
     let extent = |cells: usize, side: usize| (GAP + cells * (side + GAP)) as u32;
     let background = Rgb([255, 255, 255]);
-    let mut sheet = RgbImage::from_pixel(
-        extent(COLUMNS, width),
-        extent(rows.len(), height),
-        background,
-    );
+    let mut sheet = RgbImage::from_pixel(extent(COLUMNS, width), extent(rows.len(), height), background);
     for (y, row) in rows.iter().enumerate() {
         for (x, &index) in row.iter().enumerate() {
             let image = picture(dataset, index);
-            let filter = if longest < CELL {
-                FilterType::Nearest
-            } else {
-                FilterType::Triangle
-            };
+            let filter = if longest < CELL { FilterType::Nearest } else { FilterType::Triangle };
             let image = imageops::resize(&image, width as u32, height as u32, filter);
             let (left, top) = (extent(x, width), extent(y, height));
             imageops::replace(&mut sheet, &image, i64::from(left), i64::from(top));
         }
     }
-    let format = image::ImageFormat::Png;
-    sheet
-        .save_with_format(path, format)
-        .map_err(|error| match error {
-            image::ImageError::IoError(cause) => Error::Io {
-                action: "write",
-                path: path.to_path_buf(),
-                cause,
-            },
-            other => Error::content(path, other.to_string(), "choose another file"),
-        })
+    let mut png = std::io::Cursor::new(Vec::new());
+    let encoded = sheet.write_to(&mut png, image::ImageFormat::Png);
+    encoded
+        .map_err(|error| Error::content(path, error.to_string(), "choose a data set with fewer or smaller images"))?;
+    std::fs::write(path, png.into_inner()).map_err(Error::io("write", path))
 }
 
 /// A training image as red, green, blue; of other than three channels the first is shown as grey.
@@ -110,10 +83,6 @@ fn picture(dataset: &Dataset, index: usize) -> RgbImage {
     let pixels = dataset.train.image(index);
     RgbImage::from_fn(dataset.width as u32, dataset.height as u32, |x, y| {
         let pixel = &pixels[(y as usize * dataset.width + x as usize) * channels..][..channels];
-        if channels == 3 {
-            Rgb([pixel[0], pixel[1], pixel[2]])
-        } else {
-            Rgb([pixel[0]; 3])
-        }
+        if channels == 3 { Rgb([pixel[0], pixel[1], pixel[2]]) } else { Rgb([pixel[0]; 3]) }
     })
 }

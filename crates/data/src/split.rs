@@ -20,34 +20,22 @@ pub struct Split {
 pub fn split(train: &Images, validation: usize, seed: u64) -> Split {
     let total = train.len();
     let wanted = validation.min(total);
-    let classes = train
-        .labels
-        .iter()
-        .map(|&label| usize::from(label) + 1)
-        .max()
-        .unwrap_or(0);
+    let classes = train.labels.iter().map(|&label| usize::from(label) + 1).max().unwrap_or(0);
     let mut members: Vec<Vec<u32>> = vec![Vec::new(); classes];
     for (index, &label) in train.labels.iter().enumerate() {
         members[usize::from(label)].push(index as u32);
     }
 
-    let mut shares: Vec<usize> = members
-        .iter()
-        .map(|m| m.len() * wanted / total.max(1))
-        .collect();
+    let mut shares: Vec<usize> = members.iter().map(|m| m.len() * wanted / total.max(1)).collect();
     let mut by_remainder: Vec<usize> = (0..classes).collect();
-    by_remainder
-        .sort_by_key(|&class| std::cmp::Reverse(members[class].len() * wanted % total.max(1)));
+    by_remainder.sort_by_key(|&class| std::cmp::Reverse(members[class].len() * wanted % total.max(1)));
     let lacking = wanted - shares.iter().sum::<usize>();
     for &class in by_remainder.iter().take(lacking) {
         shares[class] += 1;
     }
 
     let mut draws = Draws::new(seed, "validation");
-    let mut result = Split {
-        train: Vec::new(),
-        validation: Vec::new(),
-    };
+    let mut result = Split { train: Vec::new(), validation: Vec::new() };
     for (mut class, share) in members.into_iter().zip(shares) {
         draws.shuffle(&mut class);
         result.train.extend_from_slice(&class[share..]);

@@ -26,11 +26,7 @@ impl Augmentation {
     /// # Errors
     /// [`Error::Setting`] if `pad` exceeds 127, or reaches the image's shorter side.
     pub fn check(&self, shape: Shape) -> Result<(), Error> {
-        let most = shape
-            .height
-            .min(shape.width)
-            .saturating_sub(1)
-            .min(Self::MAX_PAD);
+        let most = shape.height.min(shape.width).saturating_sub(1).min(Self::MAX_PAD);
         if self.pad > most {
             let pad = self.pad;
             return Err(Error::Setting(format!(
@@ -57,12 +53,7 @@ pub struct Example {
 impl Example {
     /// The image as it is.
     pub fn plain(image: u32) -> Example {
-        Example {
-            image,
-            dy: 0,
-            dx: 0,
-            flip: false,
-        }
+        Example { image, dy: 0, dx: 0, flip: false }
     }
 }
 
@@ -80,9 +71,7 @@ impl Stream {
     /// stream is the beginning of a longer one. A `pad` above 127 counts as 127. Empty if `train` is.
     pub fn new(train: &[u32], examples: usize, augmentation: &Augmentation, seed: u64) -> Stream {
         if train.is_empty() {
-            return Stream {
-                examples: Vec::new(),
-            };
+            return Stream { examples: Vec::new() };
         }
         let pad = augmentation.pad.min(Augmentation::MAX_PAD);
         let mut order = Draws::new(seed, "order");
@@ -96,12 +85,7 @@ impl Stream {
                 let dy = variation.below(2 * pad + 1) as i32 - pad as i32;
                 let dx = variation.below(2 * pad + 1) as i32 - pad as i32;
                 let flip = variation.below(2) == 1 && augmentation.flip;
-                sequence.push(Example {
-                    image,
-                    dy: dy as i8,
-                    dx: dx as i8,
-                    flip,
-                });
+                sequence.push(Example { image, dy: dy as i8, dx: dx as i8, flip });
             }
         }
         Stream { examples: sequence }

@@ -1,8 +1,10 @@
-//! Folders and archives of images, made by the tests, and the shared ones where they are.
+//! Folders and archives of images: those that the tests make, and the shared ones where they are.
 
 use std::path::{Path, PathBuf};
 
-use nettriage_data::{contact_sheet, open_folder};
+use image::{GrayImage, ImageFormat, Luma, Rgb, RgbImage};
+use nettriage_data::{Dataset, Error, class_counts, contact_sheet, open_folder};
+use tempfile::TempDir;
 
 /// `shared/` beside the repository, or the folder that `NETTRIAGE_SHARED` names; a loud line where it is absent.
 fn shared(file: &str) -> Option<PathBuf> {
@@ -18,43 +20,237 @@ fn shared(file: &str) -> Option<PathBuf> {
 
 #[test]
 fn imagewoof() {
-    let Some(path) = shared("imagewoof64.tar.gz") else {
-        return;
-    };
-    let start = std::time::Instant::now();
+    let Some(path) = shared("imagewoof64.tar.gz") else { return };
     let woof = open_folder(&path, 64).unwrap();
-    eprintln!("imagewoof in {:?}: {}", start.elapsed(), woof.checksum);
     assert_eq!((woof.train.len(), woof.test.len()), (9025, 3929));
-    assert_eq!(
-        (woof.shape().to_string().as_str(), woof.classes.len()),
-        ("3x64x64", 10)
-    );
-    assert_eq!(woof.name, "imagewoof64");
-    if let Some(out) = std::env::var_os("SHEETS") {
-        contact_sheet(&woof, &Path::new(&out).join("woof.png")).unwrap();
-    }
+    assert_eq!((woof.shape().to_string().as_str(), woof.classes.len()), ("3x64x64", 10));
+    assert_eq!((woof.name.as_str(), woof.classes[0].as_str()), ("imagewoof64", "n02086240"));
 }
 
 #[test]
 fn tiny_imagenet() {
-    let Some(path) = shared("tinyimagenet100_32.tar.gz") else {
-        return;
-    };
-    let start = std::time::Instant::now();
+    let Some(path) = shared("tinyimagenet100_32.tar.gz") else { return };
     let tiny = open_folder(&path, 32).unwrap();
-    eprintln!("tiny in {:?}: {}", start.elapsed(), tiny.checksum);
     assert_eq!(tiny.train.counts(100), [500; 100]);
     assert_eq!(tiny.test.counts(100), [50; 100]);
-    if let Some(out) = std::env::var_os("SHEETS") {
-        contact_sheet(&tiny, &Path::new(&out).join("tiny.png")).unwrap();
+    assert_eq!(tiny.shape().to_string(), "3x32x32");
+}
+
+/// Names and contents.
+type Files<'a> = &'a [(&'a str, Vec<u8>)];
+
+/// A file of one colour.
+fn plain(width: u32, height: u32, colour: [u8; 3], format: ImageFormat) -> Vec<u8> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    RgbImage::from_pixel(width, height, Rgb(colour)).write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+fn png(shade: u8) -> Vec<u8> {
+    plain(8, 8, [shade, 0, 0], ImageFormat::Png)
+}
+
+/// Writes the files, and the same as `set.tar` and `set.tar.gz`, so that every test can look at all three.
+fn made(files: Files) -> (TempDir, [PathBuf; 3]) {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("set");
+    std::fs::create_dir(&folder).unwrap();
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, format!("./{name}"), &bytes[..]).unwrap();
     }
-    for name in ["digits", "mnist", "fashion-mnist", "cifar10"] {
-        if let Some(out) = std::env::var_os("SHEETS") {
-            contact_sheet(
-                &nettriage_data::open(name, None).unwrap(),
-                &Path::new(&out).join(format!("{name}.png")),
-            )
-            .unwrap();
+    let tar = builder.into_inner().unwrap();
+    let paths = [folder, dir.path().join("set.tar"), dir.path().join("set.tar.gz")];
+    std::fs::write(&paths[1], &tar).unwrap();
+    std::fs::write(&paths[2], gzip(&tar)).unwrap();
+    (dir, paths)
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// What all three give, once it is seen to be the same.
+fn opened(files: Files, size: usize) -> Dataset {
+    let (_dir, [folder, tar, gz]) = made(files);
+    let set = open_folder(&folder, size).unwrap();
+    assert_eq!(set, open_folder(&tar, size).unwrap());
+    assert_eq!(set, open_folder(&gz, size).unwrap());
+    assert_eq!(set.name, "set");
+    set
+}
+
+/// The three errors.
+fn refused(files: Files, size: usize) -> [String; 3] {
+    let (_dir, paths) = made(files);
+    paths.map(|path| {
+        let error = open_folder(&path, size).unwrap_err().to_string();
+        assert!(error.starts_with(&path.display().to_string()), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+        error
+    })
+}
+
+#[test]
+fn train_and_test_folders() {
+    let files = [
+        ("train/b/2.png", png(2)),
+        ("train/a/9.png", png(9)),
+        ("train/a/1.png", png(1)),
+        ("train/a/notes.txt", b"not an image".to_vec()),
+        ("train/a/.hidden.png", b"not an image".to_vec()),
+        ("test/b/3.PNG", png(3)),
+        ("readme.png", b"not in a class".to_vec()),
+    ];
+    let set = opened(&files, 8);
+    assert_eq!(set.classes, ["a", "b"]);
+    assert_eq!((set.train.labels.as_slice(), set.test.labels.as_slice()), (&[0, 0, 1][..], &[1][..]));
+    let shades: Vec<u8> = (0..3).map(|i| set.train.image(i)[0]).collect();
+    assert_eq!((shades, set.test.image(0)[0]), (vec![1, 9, 2], 3));
+    let counts: Vec<_> = class_counts(&set).iter().map(|class| (class.train, class.test)).collect();
+    assert_eq!(counts, [(2, 0), (1, 1)]);
+}
+
+#[test]
+fn validation_stands_in_for_a_missing_test_set_and_else_joins_the_training_images() {
+    let files = [("train/a/1.png", png(1)), ("train/b/2.png", png(2)), ("val/a/3.png", png(3))];
+    let set = opened(&files, 8);
+    assert_eq!((set.train.len(), set.test.len()), (2, 1));
+    let more = [&files[..], &[("test/b/4.png", png(4))]].concat();
+    let set = opened(&more, 8);
+    assert_eq!((set.train.labels.as_slice(), set.test.labels.as_slice()), (&[0, 0, 1][..], &[1][..]));
+}
+
+#[test]
+fn a_test_share_is_carved_by_name_and_never_moves() {
+    let names: Vec<String> = (0..200).map(|i| format!("wrapped/{}/{i}.png", ["a", "b"][i % 2])).collect();
+    let files: Vec<(&str, Vec<u8>)> = names.iter().enumerate().map(|(i, name)| (name.as_str(), png(i as u8))).collect();
+    let tests = |set: &Dataset| -> Vec<u8> { (0..set.test.len()).map(|i| set.test.image(i)[0]).collect() };
+    let all = opened(&files, 8);
+    assert_eq!(all.classes, ["a", "b"]);
+    // 200 images at one in five: 40, standard deviation 5.7.
+    assert!((18..=62).contains(&all.test.len()), "{}", all.test.len());
+    // Python: int.from_bytes(hashlib.sha256(b"a/0.png").digest()[:8], "big") % 5 == 0, for all 200 names.
+    assert_eq!(
+        tests(&all),
+        [
+            108, 112, 116, 174, 176, 6, 60, 66, 70, 76, 8, 84, 98, 127, 143, 175, 183, 197, 25, 27, 45, 47, 53, 69, 79,
+            87, 9
+        ]
+    );
+    let half = opened(&files[..100], 8);
+    let expected: Vec<u8> = tests(&all).into_iter().filter(|&shade| shade < 100).collect();
+    assert_eq!(tests(&half), expected);
+}
+
+#[test]
+fn all_formats_are_decoded_scaled_and_cropped() {
+    let files = [
+        ("train/a/wide.jpg", plain(90, 30, [200, 100, 50], ImageFormat::Jpeg)),
+        ("train/a/small.bmp", plain(3, 5, [200, 100, 50], ImageFormat::Bmp)),
+        ("train/b/high.webp", plain(20, 2000, [200, 100, 50], ImageFormat::WebP)),
+        // A PNG under another ending: the content counts.
+        ("test/b/lying.jpeg", plain(64, 64, [200, 100, 50], ImageFormat::Png)),
+    ];
+    let set = opened(&files, 16);
+    assert_eq!(set.shape().to_string(), "3x16x16");
+    for images in [&set.train, &set.test] {
+        for pixel in images.pixels.chunks(3) {
+            let off = pixel.iter().zip([200u8, 100, 50]).map(|(&a, b)| a.abs_diff(b)).max();
+            assert!(off <= Some(2), "{pixel:?}");
         }
     }
+}
+
+#[test]
+fn the_centre_square_is_what_is_kept_and_pixels_are_averaged() {
+    // 12 x 4: columns 4 to 7 are the square, with 2x2 tiles of 0 and 100 that a half-size image averages out.
+    let image = GrayImage::from_fn(12, 4, |x, y| match x {
+        4..8 => Luma([if (x + y) % 2 == 0 { 0 } else { 100 }]),
+        _ => Luma([255]),
+    });
+    let mut encoded = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut encoded, ImageFormat::Png).unwrap();
+    let encoded = encoded.into_inner();
+    let files =
+        [("train/a/1.png", encoded.clone()), ("train/b/1.png", encoded.clone()), ("test/a/1.png", encoded.clone())];
+    let whole = opened(&files, 4);
+    assert_eq!(whole.shape().to_string(), "1x4x4", "grey stays grey");
+    assert_eq!(whole.train.image(0)[..8], [0, 100, 0, 100, 100, 0, 100, 0]);
+    let half = opened(&files, 2);
+    assert!(half.train.pixels.iter().all(|&pixel| pixel.abs_diff(50) <= 7), "{:?}", half.train.pixels);
+
+    let mixed = [&files[..], &[("test/b/2.png", png(7))]].concat();
+    assert_eq!(opened(&mixed, 4).shape().to_string(), "3x4x4", "one colour image makes all colour");
+}
+
+#[test]
+fn bad_images_are_named() {
+    let files = [
+        ("train/a/good.png", png(1)),
+        ("train/a/cut.png", png(2)[..40].to_vec()),
+        ("train/b/empty.jpg", Vec::new()),
+        ("test/b/text.jpg", b"<html>404</html>".to_vec()),
+    ];
+    for error in refused(&files, 8) {
+        assert!(error.contains("3 of 4 images cannot be decoded"), "{error}");
+        for name in ["train/a/cut.png (", "train/b/empty.jpg (", "test/b/text.jpg ("] {
+            assert!(error.contains(name), "{error}");
+        }
+        assert!(!error.contains("good.png") && error.ends_with("replace or remove them"), "{error}");
+    }
+}
+
+#[test]
+fn arrangements_that_make_no_set_are_refused() {
+    let cases: [(Files, &str); 6] = [
+        (&[("train/a/1.txt", png(1))], "holds no images (jpg, png, bmp, webp) in class folders"),
+        (&[("test/a/1.png", png(1)), ("val/b/1.png", png(1))], "has a test folder but no train folder"),
+        (&[("train/a/1.png", png(1)), ("test/a/1.png", png(1))], "has 1 class folder(s)"),
+        (&[("a/2.png", png(1)), ("b/3.png", png(1))], "too few to set some aside"),
+        (&[("train/1.png", png(1)), ("train/a/1.png", png(1))], "1.png lies in no class folder"),
+        (
+            &[("train/a/1.png", png(1)), ("train/b/1.png", png(1)), ("test/c/1.png", png(1))],
+            "class c has test images but no training images",
+        ),
+    ];
+    for (files, words) in cases {
+        for error in refused(files, 8) {
+            assert!(error.contains(words), "{error} has no '{words}'");
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let gone = open_folder(&dir.path().join("gone"), 8).unwrap_err();
+    assert!(matches!(gone, Error::Io { .. }), "{gone}");
+    for size in [0, 1025, usize::MAX] {
+        assert!(matches!(open_folder(dir.path(), size), Err(Error::Setting(_))));
+    }
+}
+
+#[test]
+fn a_contact_sheet_has_a_row_a_class() {
+    let digits = nettriage_data::open("digits", None).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("sheet.png");
+    contact_sheet(&digits, &path).unwrap();
+    let sheet = image::open(&path).unwrap().into_rgb8();
+    // 16 columns and 10 rows of 8x8 images, four times enlarged, 2 pixels apart.
+    assert_eq!(sheet.dimensions(), (2 + 16 * 34, 2 + 10 * 34));
+    let first = |class: u16| digits.train.labels.iter().position(|&label| label == class).unwrap();
+    for class in 0..10 {
+        let image = digits.train.image(first(class));
+        for (y, x) in [(0, 2), (3, 3), (7, 4)] {
+            let pixel = sheet.get_pixel(2 + 4 * x + 1, 2 + 34 * u32::from(class) + 4 * y + 1);
+            assert_eq!(pixel.0, [image[(8 * y + x) as usize]; 3]);
+        }
+    }
+    assert!(matches!(contact_sheet(&digits, &dir.path().join("no/such/folder.png")), Err(Error::Io { .. })));
 }

@@ -1,7 +1,7 @@
 //! The known sets themselves, where this machine has them (see [`nettriage_data::open`] for where).
 //! Numbers are the sets' own: their published sizes, and pixel statistics as numpy and torchvision's users know them.
 
-use nettriage_data::{Dataset, Normalization, open};
+use nettriage_data::{Dataset, Normalization, is_original, open};
 
 /// The set, or a loud line and nothing.
 fn real(name: &str) -> Option<Dataset> {
@@ -21,14 +21,8 @@ fn statistics(dataset: &Dataset) -> Normalization {
 }
 
 fn close(found: &[f32], expected: &[f32]) {
-    let near = found
-        .iter()
-        .zip(expected)
-        .all(|(a, b)| (a - b).abs() < 6e-5);
-    assert!(
-        found.len() == expected.len() && near,
-        "{found:?} is not {expected:?}"
-    );
+    let near = found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 6e-5);
+    assert!(found.len() == expected.len() && near, "{found:?} is not {expected:?}");
 }
 
 #[test]
@@ -38,14 +32,11 @@ fn mnist() {
     assert_eq!(mnist.shape().to_string(), "1x28x28");
     assert_eq!(mnist.train.labels[..10], [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]);
     assert_eq!(mnist.test.labels[..10], [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]);
-    assert_eq!(
-        mnist.train.counts(10),
-        [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
-    );
+    assert_eq!(mnist.train.counts(10), [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]);
     let of = statistics(&mnist);
     close(&of.mean, &[0.1307]);
     close(&of.std, &[0.3081]);
-    eprintln!("mnist {}", mnist.checksum);
+    assert_eq!(is_original(&mnist), Some(true), "{}", mnist.checksum);
 }
 
 #[test]
@@ -56,14 +47,11 @@ fn fashion_mnist() {
     assert_eq!((fashion.train.len(), fashion.test.len()), (60_000, 10_000));
     assert_eq!(fashion.train.counts(10), [6000; 10]);
     assert_eq!(fashion.test.counts(10), [1000; 10]);
-    assert_eq!(
-        fashion.classes[usize::from(fashion.train.labels[0])],
-        "Ankle boot"
-    );
+    assert_eq!(fashion.classes[usize::from(fashion.train.labels[0])], "Ankle boot");
     let of = statistics(&fashion);
     close(&of.mean, &[0.2860]);
     close(&of.std, &[0.3530]);
-    eprintln!("fashion-mnist {}", fashion.checksum);
+    assert_eq!(is_original(&fashion), Some(true), "{}", fashion.checksum);
 }
 
 #[test]
@@ -78,5 +66,5 @@ fn cifar10() {
     let of = statistics(&cifar);
     close(&of.mean, &[0.4914, 0.4822, 0.4465]);
     close(&of.std, &[0.2470, 0.2435, 0.2616]);
-    eprintln!("cifar10 {}", cifar.checksum);
+    assert_eq!(is_original(&cifar), Some(true), "{}", cifar.checksum);
 }

@@ -1,8 +1,7 @@
 //! Splits, streams, batches and normalisation on the embedded digits and on small arrays made by hand.
 
 use nettriage_data::{
-    Augmentation, Dataset, Example, Images, Normalization, Shape, Stream, fill, fill_plain, open,
-    split,
+    Augmentation, Dataset, Example, Images, Normalization, Shape, Stream, fill, fill_plain, open, split,
 };
 
 fn digits() -> Dataset {
@@ -11,36 +10,18 @@ fn digits() -> Dataset {
 
 /// One grey 3x4 image, 10 x row + column, and a second one, all 200.
 fn ramp() -> (Images, Shape) {
-    let mut pixels: Vec<u8> = (0..3u8)
-        .flat_map(|y| (0..4u8).map(move |x| 10 * y + x))
-        .collect();
+    let mut pixels: Vec<u8> = (0..3u8).flat_map(|y| (0..4u8).map(move |x| 10 * y + x)).collect();
     pixels.extend([200; 12]);
-    (
-        Images {
-            pixels,
-            labels: vec![0, 1],
-        },
-        Shape {
-            channels: 1,
-            height: 3,
-            width: 4,
-        },
-    )
+    (Images { pixels, labels: vec![0, 1] }, Shape { channels: 1, height: 3, width: 4 })
 }
 
 /// Leaves byte / 255 as it is.
 fn plain() -> Normalization {
-    Normalization {
-        mean: vec![0.0],
-        std: vec![1.0],
-    }
+    Normalization { mean: vec![0.0], std: vec![1.0] }
 }
 
 fn bytes(values: &[f32]) -> Vec<i32> {
-    values
-        .iter()
-        .map(|value| (value * 255.0).round() as i32)
-        .collect()
+    values.iter().map(|value| (value * 255.0).round() as i32).collect()
 }
 
 #[test]
@@ -49,14 +30,8 @@ fn digits_are_what_scikit_learn_has() {
     assert_eq!((digits.train.len(), digits.test.len()), (1437, 360));
     assert_eq!((digits.channels, digits.height, digits.width), (1, 8, 8));
     // numpy: bincount(load_digits().target[-360:]), and of all, less those.
-    assert_eq!(
-        digits.test.counts(10),
-        [35, 36, 35, 37, 37, 37, 37, 36, 33, 37]
-    );
-    assert_eq!(
-        digits.train.counts(10),
-        [143, 146, 142, 146, 144, 145, 144, 143, 141, 143]
-    );
+    assert_eq!(digits.test.counts(10), [35, 36, 35, 37, 37, 37, 37, 36, 33, 37]);
+    assert_eq!(digits.train.counts(10), [143, 146, 142, 146, 144, 145, 144, 143, 141, 143]);
     // The first row of digits.csv begins 0,0,5,13,9,1,0,0; byte = round(255 v / 16).
     assert_eq!(digits.train.image(0)[..8], [0, 0, 80, 207, 143, 16, 0, 0]);
     assert_eq!(digits.train.labels[..10], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
@@ -78,10 +53,7 @@ fn a_split_is_stratified_disjoint_complete_and_set_by_its_seed() {
         let of_class = |&&i: &&u32| digits.train.labels[i as usize] == class;
         let share = first.validation.iter().filter(of_class).count() as f64;
         let exact = 300.0 * total[usize::from(class)] as f64 / 1437.0;
-        assert!(
-            (share - exact).abs() < 1.0,
-            "class {class}: {share} of {exact}"
-        );
+        assert!((share - exact).abs() < 1.0, "class {class}: {share} of {exact}");
     }
 
     assert_eq!(first, split(&digits.train, 300, 7));
@@ -97,21 +69,13 @@ fn a_stream_visits_every_image_once_an_epoch_and_is_cut_at_the_end() {
     let augmentation = Augmentation { pad: 2, flip: true };
     let stream = Stream::new(&train, 250, &augmentation, 1);
     assert_eq!(stream.examples.len(), 250);
-    let order: Vec<u32> = stream
-        .examples
-        .iter()
-        .map(|example| example.image)
-        .collect();
+    let order: Vec<u32> = stream.examples.iter().map(|example| example.image).collect();
     for epoch in [&order[..100], &order[100..200]] {
         let mut sorted = epoch.to_vec();
         sorted.sort_unstable();
         assert_eq!(sorted, train);
     }
-    assert_ne!(
-        order[..100],
-        order[100..200],
-        "each epoch has its own order"
-    );
+    assert_ne!(order[..100], order[100..200], "each epoch has its own order");
     let mut cut = order[200..].to_vec();
     cut.sort_unstable();
     cut.dedup();
@@ -126,31 +90,15 @@ fn a_stream_depends_on_its_seed_alone() {
     let stream = Stream::new(&train, 120, &augmentation, 5);
     assert_eq!(stream, Stream::new(&train, 120, &augmentation, 5));
     assert_ne!(stream, Stream::new(&train, 120, &augmentation, 6));
-    assert_eq!(
-        stream.examples[..70],
-        Stream::new(&train, 70, &augmentation, 5).examples[..]
-    );
+    assert_eq!(stream.examples[..70], Stream::new(&train, 70, &augmentation, 5).examples[..]);
 
     let order = |augmentation: Augmentation| -> Vec<u32> {
         let stream = Stream::new(&train, 120, &augmentation, 5);
-        stream
-            .examples
-            .iter()
-            .map(|example| example.image)
-            .collect()
+        stream.examples.iter().map(|example| example.image).collect()
     };
-    assert_eq!(
-        order(augmentation),
-        order(Augmentation::default()),
-        "augmentation keeps the order"
-    );
+    assert_eq!(order(augmentation), order(Augmentation::default()), "augmentation keeps the order");
     let still = Stream::new(&train, 120, &Augmentation::default(), 5);
-    assert!(
-        still
-            .examples
-            .iter()
-            .all(|example| *example == Example::plain(example.image))
-    );
+    assert!(still.examples.iter().all(|example| *example == Example::plain(example.image)));
 }
 
 #[test]
@@ -164,17 +112,9 @@ fn offsets_and_flips_are_spread_evenly() {
     // 81 cells of 1,111 expected, standard deviation 33: chi-squared with 80 degrees of freedom has
     // mean 80 and standard deviation 12.6, so 150 is more than five of them away.
     let expected = 90_000.0 / 81.0;
-    let chi: f64 = offsets
-        .iter()
-        .flatten()
-        .map(|&n| (f64::from(n) - expected).powi(2) / expected)
-        .sum();
+    let chi: f64 = offsets.iter().flatten().map(|&n| (f64::from(n) - expected).powi(2) / expected).sum();
     assert!(chi < 150.0, "{chi}");
-    let flips = stream
-        .examples
-        .iter()
-        .filter(|example| example.flip)
-        .count() as f64;
+    let flips = stream.examples.iter().filter(|example| example.flip).count() as f64;
     assert!((flips - 45_000.0).abs() < 5.0 * 150.0, "{flips}");
 }
 
@@ -183,31 +123,14 @@ fn a_window_moves_pads_and_mirrors() {
     let (images, shape) = ramp();
     let filled = |dy, dx, flip| {
         let mut out = [f32::NAN; 12];
-        let example = Example {
-            image: 0,
-            dy,
-            dx,
-            flip,
-        };
+        let example = Example { image: 0, dy, dx, flip };
         fill(&images, shape, &[example], &plain(), &mut out);
         bytes(&out)
     };
-    assert_eq!(
-        filled(0, 0, false),
-        [0, 1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23]
-    );
-    assert_eq!(
-        filled(0, 0, true),
-        [3, 2, 1, 0, 13, 12, 11, 10, 23, 22, 21, 20]
-    );
-    assert_eq!(
-        filled(1, 1, false),
-        [11, 12, 13, 0, 21, 22, 23, 0, 0, 0, 0, 0]
-    );
-    assert_eq!(
-        filled(-1, -2, false),
-        [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 10, 11]
-    );
+    assert_eq!(filled(0, 0, false), [0, 1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23]);
+    assert_eq!(filled(0, 0, true), [3, 2, 1, 0, 13, 12, 11, 10, 23, 22, 21, 20]);
+    assert_eq!(filled(1, 1, false), [11, 12, 13, 0, 21, 22, 23, 0, 0, 0, 0, 0]);
+    assert_eq!(filled(-1, -2, false), [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 10, 11]);
     assert_eq!(filled(-1, -2, true), [0, 0, 0, 0, 1, 0, 0, 0, 11, 10, 0, 0]);
     assert_eq!(filled(0, 4, false), [0; 12], "wholly outside");
     assert_eq!(filled(-100, 100, true), [0; 12]);
@@ -216,23 +139,9 @@ fn a_window_moves_pads_and_mirrors() {
 #[test]
 fn padding_is_zero_after_normalisation() {
     let (images, shape) = ramp();
-    let normalization = Normalization {
-        mean: vec![0.5],
-        std: vec![0.25],
-    };
+    let normalization = Normalization { mean: vec![0.5], std: vec![0.25] };
     let mut out = [f32::NAN; 12];
-    fill(
-        &images,
-        shape,
-        &[Example {
-            image: 1,
-            dy: 2,
-            dx: 0,
-            flip: false,
-        }],
-        &normalization,
-        &mut out,
-    );
+    fill(&images, shape, &[Example { image: 1, dy: 2, dx: 0, flip: false }], &normalization, &mut out);
     let inside = (200.0 / 255.0 - 0.5) / 0.25;
     assert!(out[..4].iter().all(|&value| (value - inside).abs() < 1e-6));
     assert_eq!(out[4..], [0.0; 8]);
@@ -240,32 +149,11 @@ fn padding_is_zero_after_normalisation() {
 
 #[test]
 fn channels_stay_together() {
-    let images = Images {
-        pixels: vec![1, 2, 3, 11, 12, 13],
-        labels: vec![0],
-    };
-    let shape = Shape {
-        channels: 3,
-        height: 1,
-        width: 2,
-    };
-    let normalization = Normalization {
-        mean: vec![0.0; 3],
-        std: vec![1.0, 0.5, 0.25],
-    };
+    let images = Images { pixels: vec![1, 2, 3, 11, 12, 13], labels: vec![0] };
+    let shape = Shape { channels: 3, height: 1, width: 2 };
+    let normalization = Normalization { mean: vec![0.0; 3], std: vec![1.0, 0.5, 0.25] };
     let mut out = [0.0; 6];
-    fill(
-        &images,
-        shape,
-        &[Example {
-            image: 0,
-            dy: 0,
-            dx: 0,
-            flip: true,
-        }],
-        &normalization,
-        &mut out,
-    );
+    fill(&images, shape, &[Example { image: 0, dy: 0, dx: 0, flip: true }], &normalization, &mut out);
     assert_eq!(bytes(&out), [11, 24, 52, 1, 4, 12]);
     fill_plain(&images, shape, &[0], &normalization, &mut out);
     assert_eq!(bytes(&out), [1, 4, 12, 11, 24, 52]);
@@ -273,21 +161,10 @@ fn channels_stay_together() {
 
 #[test]
 fn normalisation_is_by_the_given_images_alone() {
-    let images = Images {
-        pixels: vec![0, 10, 255, 20, 7, 7],
-        labels: vec![0, 1, 2],
-    };
-    let shape = Shape {
-        channels: 2,
-        height: 1,
-        width: 1,
-    };
+    let images = Images { pixels: vec![0, 10, 255, 20, 7, 7], labels: vec![0, 1, 2] };
+    let shape = Shape { channels: 2, height: 1, width: 1 };
     let both = Normalization::of(&images, shape, &[0, 1]);
-    let close = |a: &[f32], b: [f64; 2]| {
-        a.iter()
-            .zip(b)
-            .all(|(&a, b)| (f64::from(a) - b).abs() < 1e-7)
-    };
+    let close = |a: &[f32], b: [f64; 2]| a.iter().zip(b).all(|(&a, b)| (f64::from(a) - b).abs() < 1e-7);
     assert!(close(&both.mean, [0.5, 15.0 / 255.0]), "{both:?}");
     assert!(close(&both.std, [0.5, 5.0 / 255.0]), "{both:?}");
     let constant = Normalization::of(&images, shape, &[2]);
@@ -297,72 +174,39 @@ fn normalisation_is_by_the_given_images_alone() {
     let digits = digits();
     let all: Vec<u32> = (0..1437).collect();
     let of = Normalization::of(&digits.train, digits.shape(), &all);
-    assert!(
-        (of.mean[0] - 0.305_386_1).abs() < 2e-3 && (of.std[0] - 0.375_507_1).abs() < 2e-3,
-        "{of:?}"
-    );
+    assert!((of.mean[0] - 0.305_386_1).abs() < 2e-3 && (of.std[0] - 0.375_507_1).abs() < 2e-3, "{of:?}");
     let mut out = vec![0.0; 1437 * 64];
     fill_plain(&digits.train, digits.shape(), &all, &of, &mut out);
     let mean = out.iter().map(|&v| f64::from(v)).sum::<f64>() / out.len() as f64;
     let square = out.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / out.len() as f64;
-    assert!(
-        mean.abs() < 1e-4 && (square - 1.0).abs() < 1e-4,
-        "{mean} {square}"
-    );
+    assert!(mean.abs() < 1e-4 && (square - 1.0).abs() < 1e-4, "{mean} {square}");
 }
 
 #[test]
 fn augmentation_refuses_a_border_as_wide_as_the_image() {
-    let shape = Shape {
-        channels: 1,
-        height: 8,
-        width: 8,
-    };
-    assert!(
-        Augmentation {
-            pad: 7,
-            flip: false
-        }
-        .check(shape)
-        .is_ok()
-    );
-    let error = Augmentation {
-        pad: 8,
-        flip: false,
-    }
-    .check(shape)
-    .unwrap_err()
-    .to_string();
-    assert_eq!(
-        error,
-        "augmentation pad = 8: at most 7 for images of 1x8x8; lower it"
-    );
-    let large = Shape {
-        channels: 3,
-        height: 500,
-        width: 500,
-    };
-    assert!(
-        Augmentation {
-            pad: 128,
-            flip: false
-        }
-        .check(large)
-        .is_err()
-    );
+    let shape = Shape { channels: 1, height: 8, width: 8 };
+    assert!(Augmentation { pad: 7, flip: false }.check(shape).is_ok());
+    let error = Augmentation { pad: 8, flip: false }.check(shape).unwrap_err().to_string();
+    assert_eq!(error, "augmentation pad = 8: at most 7 for images of 1x8x8; lower it");
+    let large = Shape { channels: 3, height: 500, width: 500 };
+    assert!(Augmentation { pad: 128, flip: false }.check(large).is_err());
     assert!(serde_json::from_str::<Augmentation>(r#"{"pad": 4, "flop": true}"#).is_err());
 }
 
 #[test]
 fn unknown_names_are_refused_with_the_nearest() {
     let error = open("minst", None).unwrap_err().to_string();
-    assert!(
-        error.starts_with("there is no data set 'minst' (did you mean 'mnist'?)"),
-        "{error}"
-    );
+    assert!(error.starts_with("there is no data set 'minst' (did you mean 'mnist'?)"), "{error}");
     let error = open("imagenet", None).unwrap_err().to_string();
-    assert!(
-        !error.contains("did you mean") && error.contains("cifar100"),
-        "{error}"
-    );
+    assert!(!error.contains("did you mean") && error.contains("cifar100"), "{error}");
+}
+
+#[test]
+fn the_embedded_digits_are_the_originals() {
+    assert_eq!(nettriage_data::is_original(&digits()), Some(true));
+    let mut other = digits();
+    other.checksum.clear();
+    assert_eq!(nettriage_data::is_original(&other), Some(false));
+    other.name = "my own".into();
+    assert_eq!(nettriage_data::is_original(&other), None);
 }

@@ -43,15 +43,31 @@ impl Entry<'_> {
         let read = self.data.take(self.size).read_to_end(&mut bytes);
         read.map_err(|cause| failed(self.path, &format!("in {}: ", self.name), cause))?;
         if (bytes.len() as u64) < self.size {
-            let problem = format!(
-                "{} ends after {} of {} bytes",
-                self.name,
-                bytes.len(),
-                self.size
-            );
+            let problem = format!("{} ends after {} of {} bytes", self.name, bytes.len(), self.size);
             return Err(Error::content(self.path, problem, REMEDY));
         }
         Ok(bytes)
+    }
+}
+
+#[cfg(feature = "download")]
+impl Entry<'_> {
+    /// Writes the whole content to a file, whose path is for error messages.
+    pub(crate) fn copy_to(&mut self, path: &Path, file: &mut File) -> Result<(), Error> {
+        let mut buffer = vec![0; 1 << 16];
+        let mut left = self.size;
+        while left > 0 {
+            let most = left.min(buffer.len() as u64) as usize;
+            let got = self.data.read(&mut buffer[..most]);
+            let got = got.map_err(|cause| failed(self.path, &format!("in {}: ", self.name), cause))?;
+            if got == 0 {
+                let problem = format!("{} ends {left} bytes too early", self.name);
+                return Err(Error::content(self.path, problem, REMEDY));
+            }
+            std::io::Write::write_all(file, &buffer[..got]).map_err(Error::io("write", path))?;
+            left -= got as u64;
+        }
+        Ok(())
     }
 }
 
@@ -64,44 +80,31 @@ impl<'a> Archive<'a> {
 
     /// An archive in a stream; it is decompressed if it begins as gzip does. `path` is for error messages.
     pub(crate) fn new(path: &Path, mut stream: impl BufRead + 'a) -> Result<Archive<'a>, Error> {
-        let compressed = stream
-            .fill_buf()
-            .map_err(Error::io("read", path))?
-            .starts_with(&[0x1f, 0x8b]);
-        let stream: Box<dyn Read + 'a> = if compressed {
-            Box::new(MultiGzDecoder::new(stream))
-        } else {
-            Box::new(stream)
-        };
-        Ok(Archive {
-            path: path.into(),
-            stream,
-        })
+        let compressed = stream.fill_buf().map_err(Error::io("read", path))?.starts_with(&[0x1f, 0x8b]);
+        let stream: Box<dyn Read + 'a> =
+            if compressed { Box::new(MultiGzDecoder::new(stream)) } else { Box::new(stream) };
+        Ok(Archive { path: path.into(), stream })
     }
 
     /// Calls `visit` with every regular file, in the archive's order, and reads on to the end, so that a
     /// truncated archive is always noticed.
-    pub(crate) fn for_each(
-        self,
-        mut visit: impl FnMut(Entry<'_>) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    pub(crate) fn for_each(self, mut visit: impl FnMut(Entry<'_>) -> Result<(), Error>) -> Result<(), Error> {
         let Archive { path, stream } = self;
         let ended = Rc::new(Cell::new(false));
-        let watched = Watched {
-            stream: stream.take(LONGEST),
-            ended: Rc::clone(&ended),
-        };
+        let watched = Watched { stream: stream.take(LONGEST), ended: Rc::clone(&ended) };
         let mut archive = tar::Archive::new(watched);
         let mut extended = Extended::default();
         let mut entries = 0u64;
-        for entry in archive
-            .entries()
-            .map_err(|cause| failed(&path, "", cause))?
-            .raw(true)
-        {
+        for entry in archive.entries().map_err(|cause| failed(&path, "", cause))?.raw(true) {
             entries += 1;
             let place = format!("at entry {entries}: ");
-            let mut entry = entry.map_err(|cause| failed(&path, &place, cause))?;
+            let mut entry = entry.map_err(|cause| match entries {
+                1 if cause.raw_os_error().is_none() => {
+                    let problem = format!("is neither a folder nor a tar archive ({cause})");
+                    Error::content(&path, problem, "unpack it, or make a .tar or .tar.gz of it")
+                }
+                _ => failed(&path, &place, cause),
+            })?;
             let kind = entry.header().entry_type();
             let size = entry.size();
             if kind.is_gnu_longname() || kind.is_pax_local_extensions() {
@@ -127,19 +130,10 @@ impl<'a> Archive<'a> {
             let wanted = super::layout::is_image(&name);
             if wanted && !kind.is_file() && !kind.is_dir() {
                 let problem = format!("{name} is a link or a special file");
-                return Err(Error::content(
-                    &path,
-                    problem,
-                    "make the archive from plain files (tar -h)",
-                ));
+                return Err(Error::content(&path, problem, "make the archive from plain files (tar -h)"));
             }
             if kind.is_file() {
-                visit(Entry {
-                    name: &name,
-                    size,
-                    path: &path,
-                    data: &mut entry,
-                })?;
+                visit(Entry { name: &name, size, path: &path, data: &mut entry })?;
             }
         }
         if ended.get() {
@@ -148,8 +142,7 @@ impl<'a> Archive<'a> {
         }
         // What follows the end mark is read for gzip's own check of length and content.
         let rest = std::io::copy(&mut archive.into_inner(), &mut std::io::sink());
-        rest.map(drop)
-            .map_err(|cause| failed(&path, "after the last entry: ", cause))
+        rest.map(drop).map_err(|cause| failed(&path, "after the last entry: ", cause))
     }
 }
 
@@ -171,17 +164,10 @@ impl<R: Read> Read for Watched<R> {
 
 fn read_extension(path: &Path, entry: &mut impl Read, size: u64) -> Result<Vec<u8>, Error> {
     if size > LONGEST_EXTENSION {
-        return Err(Error::content(
-            path,
-            format!("holds a file name of {size} bytes"),
-            REMEDY,
-        ));
+        return Err(Error::content(path, format!("holds a file name of {size} bytes"), REMEDY));
     }
     let mut bytes = Vec::new();
-    entry
-        .take(size)
-        .read_to_end(&mut bytes)
-        .map_err(|cause| failed(path, "", cause))?;
+    entry.take(size).read_to_end(&mut bytes).map_err(|cause| failed(path, "", cause))?;
     if (bytes.len() as u64) < size {
         return Err(Error::content(path, "ends within a file's name", REMEDY));
     }
@@ -217,27 +203,16 @@ impl Extended {
 fn utf8(path: &Path, name: Vec<u8>) -> Result<String, Error> {
     String::from_utf8(name).map_err(|error| {
         let name = String::from_utf8_lossy(error.as_bytes()).into_owned();
-        Error::content(
-            path,
-            format!("the name {name:?} is not UTF-8"),
-            "rename the file",
-        )
+        Error::content(path, format!("the name {name:?} is not UTF-8"), "rename the file")
     })
 }
 
 /// The name without `.` parts; one that leads out of the archive is refused. (Nothing is ever written under it.)
 fn relative(path: &Path, name: &str) -> Result<String, Error> {
-    let parts: Vec<&str> = name
-        .split('/')
-        .filter(|part| !part.is_empty() && *part != ".")
-        .collect();
+    let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if name.starts_with('/') || parts.contains(&"..") {
         let problem = format!("the name {name:?} leads out of the archive");
-        return Err(Error::content(
-            path,
-            problem,
-            "make the archive again, from within its folder",
-        ));
+        return Err(Error::content(path, problem, "make the archive again, from within its folder"));
     }
     Ok(parts.join("/"))
 }
@@ -245,11 +220,7 @@ fn relative(path: &Path, name: &str) -> Result<String, Error> {
 /// An error of the archive or its compression, unless it is the disk's.
 fn failed(path: &Path, place: &str, cause: std::io::Error) -> Error {
     if cause.raw_os_error().is_some() {
-        return Error::Io {
-            action: "read",
-            path: path.into(),
-            cause,
-        };
+        return Error::Io { action: "read", path: path.into(), cause };
     }
     let problem = match cause.kind() {
         std::io::ErrorKind::UnexpectedEof => format!("{place}ends too early"),

@@ -61,9 +61,7 @@ impl Layout {
         let below = |folders: &[&str]| -> Vec<(&[&str], usize)> {
             let within = |first: &str| folders.contains(&first.to_ascii_lowercase().as_str());
             let inside = images.iter().filter(|(parts, _)| within(parts[0]));
-            inside
-                .map(|(parts, source)| (&parts[1..], *source))
-                .collect()
+            inside.map(|(parts, source)| (&parts[1..], *source)).collect()
         };
         let (train, test, validation) = (below(&["train"]), below(TEST), below(VALIDATION));
         let (train, test) = if !train.is_empty() {
@@ -82,38 +80,19 @@ impl Layout {
         if let Some((parts, _)) = train.iter().chain(&test).find(|(parts, _)| parts.len() < 2) {
             return refuse(format!("{} lies in no class folder", parts.join("/")));
         }
-        let carved = test.is_empty();
-        let (test, train) = if carved {
-            set_aside(train)
-        } else {
-            (test, train)
-        };
+        let (test, train) = if test.is_empty() { set_aside(train) } else { (test, train) };
 
-        let classes: Vec<&str> = train
-            .iter()
-            .chain(if carved { &test[..] } else { &[] })
-            .map(|(parts, _)| parts[0])
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect();
-        if !(2..=usize::from(u16::MAX)).contains(&classes.len()) {
-            return refuse(format!(
-                "has {} class folder(s), at least 2 are needed",
-                classes.len()
-            ));
-        }
+        let classes: BTreeSet<&str> = train.iter().map(|(parts, _)| parts[0]).collect();
+        let classes: Vec<&str> = classes.into_iter().collect();
         if train.is_empty() || test.is_empty() {
-            return refuse(format!(
-                "{} images are too few to set some aside for testing",
-                names.len()
-            ));
+            return refuse(format!("{} images are too few to set some aside for testing", names.len()));
+        }
+        if !(2..=usize::from(u16::MAX)).contains(&classes.len()) {
+            return refuse(format!("has {} class folder(s), at least 2 are needed", classes.len()));
         }
         let labelled = |images: Vec<(&[&str], usize)>| -> Result<Vec<Item>, Error> {
             let item = |(parts, source): (&[&str], usize)| match classes.binary_search(&parts[0]) {
-                Ok(label) => Ok(Item {
-                    source,
-                    label: label as u16,
-                }),
+                Ok(label) => Ok(Item { source, label: label as u16 }),
                 Err(_) => Err(Error::content(
                     path,
                     format!("class {} has test images but no training images", parts[0]),
@@ -124,20 +103,13 @@ impl Layout {
         };
         let (train, test) = (labelled(train)?, labelled(test)?);
         let classes = classes.into_iter().map(str::to_string).collect();
-        Ok(Layout {
-            classes,
-            train,
-            test,
-        })
+        Ok(Layout { classes, train, test })
     }
 }
 
 /// Without the folders that are around everything, as long as two parts remain and `train` is not among them.
 fn unwrapped<'a>(images: &'a [(Vec<&'a str>, usize)]) -> Vec<(&'a [&'a str], usize)> {
-    let mut images: Vec<(&[&str], usize)> = images
-        .iter()
-        .map(|(parts, source)| (parts.as_slice(), *source))
-        .collect();
+    let mut images: Vec<(&[&str], usize)> = images.iter().map(|(parts, source)| (parts.as_slice(), *source)).collect();
     loop {
         let first = images[0].0[0];
         let around = |(parts, _): &(&[&str], usize)| parts[0] == first && parts.len() > 2;
@@ -156,9 +128,7 @@ type Named<'a> = Vec<(&'a [&'a str], usize)>;
 fn set_aside<'a>(images: Named<'a>) -> (Named<'a>, Named<'a>) {
     images.into_iter().partition(|(parts, _)| {
         let hash = Sha256::digest(parts.join("/").as_bytes());
-        let number = hash[..8]
-            .iter()
-            .fold(0u64, |number, &byte| number << 8 | u64::from(byte));
+        let number = hash[..8].iter().fold(0u64, |number, &byte| number << 8 | u64::from(byte));
         number.is_multiple_of(SHARE)
     })
 }

@@ -12,9 +12,11 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::{Dataset, Error, Images, Shape};
-use layout::{Item, Layout};
+use layout::Item;
 
 pub(crate) use archive::Archive;
+pub(crate) use layout::Layout;
+pub(crate) use picture::decode as decode_picture;
 
 /// The largest image file that is read, in bytes.
 const LARGEST_FILE: u64 = 64 << 20;
@@ -48,9 +50,7 @@ const DEPTH: usize = 8;
 /// or a damaged archive; [`Error::Pictures`] naming the images that cannot be decoded.
 pub fn open_folder(path: &Path, size: usize) -> Result<Dataset, Error> {
     if !(1..=LARGEST_SIZE).contains(&size) {
-        return Err(Error::Setting(format!(
-            "image size {size}: choose 1 to {LARGEST_SIZE}"
-        )));
+        return Err(Error::Setting(format!("image size {size}: choose 1 to {LARGEST_SIZE}")));
     }
     let source = Source::list(path)?;
     let layout = Layout::of(path, source.names())?;
@@ -59,11 +59,7 @@ pub fn open_folder(path: &Path, size: usize) -> Result<Dataset, Error> {
     if bytes > LARGEST_SET {
         let gib = bytes >> 30;
         let problem = format!("{total} images of {size}x{size} take {gib} GiB, more than 8");
-        return Err(Error::content(
-            path,
-            problem,
-            "choose a smaller size or fewer images",
-        ));
+        return Err(Error::content(path, problem, "choose a smaller size or fewer images"));
     }
 
     let mut train = vec![0; layout.train.len() * size * size * 3];
@@ -71,61 +67,32 @@ pub fn open_folder(path: &Path, size: usize) -> Result<Dataset, Error> {
     let report = source.decode(path, &layout, size, &mut train, &mut test)?;
     if report.bad > 0 {
         let first = report.first.join("; ");
-        return Err(Error::Pictures {
-            folder: path.into(),
-            bad: report.bad,
-            total,
-            first,
-        });
+        return Err(Error::Pictures { folder: path.into(), bad: report.bad, total, first });
     }
-    let channels = if report.grey { 1 } else { 3 };
+    let channels = if report.coloured { 3 } else { 1 };
     let images = |mut pixels: Vec<u8>, items: &[Item]| {
         if channels == 1 {
             pixels = pixels.into_iter().step_by(3).collect();
         }
-        Images {
-            pixels,
-            labels: items.iter().map(|item| item.label).collect(),
-        }
+        Images { pixels, labels: items.iter().map(|item| item.label).collect() }
     };
     let (train, test) = (images(train, &layout.train), images(test, &layout.test));
-    let shape = Shape {
-        channels,
-        height: size,
-        width: size,
-    };
-    Ok(Dataset::new(
-        &name(path),
-        shape,
-        layout.classes,
-        train,
-        test,
-    ))
+    let shape = Shape { channels, height: size, width: size };
+    Ok(Dataset::new(&name(path), shape, layout.classes, train, test))
 }
 
 /// The folder's or archive's own name, without endings.
 fn name(path: &Path) -> String {
-    let name = path
-        .file_name()
-        .unwrap_or(path.as_os_str())
-        .to_string_lossy();
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let ends = [".tar.gz", ".tgz", ".tar"];
-    let stem = ends
-        .iter()
-        .find_map(|end| name.strip_suffix(end))
-        .unwrap_or(&name);
+    let stem = ends.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
     stem.to_string()
 }
 
 /// Where the images come from: their names, with the files for a folder.
 enum Source {
-    Folder {
-        names: Vec<String>,
-        files: Vec<PathBuf>,
-    },
-    Archive {
-        names: Vec<String>,
-    },
+    Folder { names: Vec<String>, files: Vec<PathBuf> },
+    Archive { names: Vec<String> },
 }
 
 impl Source {
@@ -164,41 +131,34 @@ impl Source {
     ) -> Result<Report, Error> {
         let bytes = size * size * 3;
         let items = layout.train.iter().chain(&layout.test);
-        let slots = train
-            .chunks_exact_mut(bytes)
-            .chain(test.chunks_exact_mut(bytes));
+        let slots = train.chunks_exact_mut(bytes).chain(test.chunks_exact_mut(bytes));
         match self {
             Source::Folder { names, files } => {
                 let jobs: Vec<(&Item, &mut [u8])> = items.zip(slots).collect();
                 let results: Vec<_> = jobs
                     .into_par_iter()
                     .map(|(item, slot)| {
-                        let outcome = read_small(&files[item.source])
-                            .and_then(|encoded| picture::decode(&encoded, size, slot));
+                        let outcome =
+                            read_small(&files[item.source]).and_then(|encoded| picture::decode(&encoded, size, slot));
                         (names[item.source].as_str(), outcome)
                     })
                     .collect();
                 Ok(Report::of(results))
             }
             Source::Archive { names } => {
-                let mut slots: HashMap<&str, &mut [u8]> = items
-                    .map(|item| names[item.source].as_str())
-                    .zip(slots)
-                    .collect();
-                let mut report = Report::of(Vec::new());
-                let mut waiting: Vec<(String, Result<Vec<u8>, String>, &mut [u8])> = Vec::new();
+                let mut slots: HashMap<&str, &mut [u8]> =
+                    items.map(|item| names[item.source].as_str()).zip(slots).collect();
+                let mut report = Report::default();
+                let mut waiting: Vec<Waiting> = Vec::new();
                 let mut held = 0;
                 Archive::open(path)?.for_each(|mut entry| {
                     let Some(slot) = slots.remove(entry.name) else {
                         return Ok(());
                     };
-                    let encoded = if entry.size > LARGEST_FILE {
-                        Err(too_large(entry.size))
-                    } else {
-                        Ok(entry.bytes()?)
-                    };
+                    let encoded =
+                        if entry.size > LARGEST_FILE { Err(too_large(entry.size)) } else { Ok(entry.bytes()?) };
                     held += encoded.as_ref().map_or(0, Vec::len);
-                    waiting.push((entry.name.to_string(), encoded, slot));
+                    waiting.push(Waiting { name: entry.name.to_string(), encoded, slot });
                     if held >= BATCH.0 || waiting.len() >= BATCH.1 {
                         report.add(decode_batch(&mut waiting, size));
                         held = 0;
@@ -208,11 +168,7 @@ impl Source {
                 report.add(decode_batch(&mut waiting, size));
                 if let Some(name) = slots.keys().next() {
                     let problem = format!("{name} is gone since the archive was listed");
-                    return Err(Error::content(
-                        path,
-                        problem,
-                        "leave the file alone and try again",
-                    ));
+                    return Err(Error::content(path, problem, "leave the file alone and try again"));
                 }
                 Ok(report)
             }
@@ -220,45 +176,29 @@ impl Source {
     }
 }
 
-fn decode_batch(
-    waiting: &mut Vec<(String, Result<Vec<u8>, String>, &mut [u8])>,
-    size: usize,
-) -> Report {
-    let results: Vec<(String, Result<bool, String>)> = std::mem::take(waiting)
-        .into_par_iter()
-        .map(|(name, encoded, slot)| {
-            (
-                name,
-                encoded.and_then(|encoded| picture::decode(&encoded, size, slot)),
-            )
-        })
-        .collect();
-    Report::of(
-        results
-            .iter()
-            .map(|(name, outcome)| (name.as_str(), outcome.clone()))
-            .collect(),
-    )
+/// An image of an archive, read but not decoded (or too large to be read), and where it goes.
+struct Waiting<'a> {
+    name: String,
+    encoded: Result<Vec<u8>, String>,
+    slot: &'a mut [u8],
+}
+
+fn decode_batch(waiting: &mut Vec<Waiting>, size: usize) -> Report {
+    let decode = |Waiting { name, encoded, slot }: Waiting| {
+        let outcome = encoded.and_then(|encoded| picture::decode(&encoded, size, slot));
+        (name, outcome)
+    };
+    Report::of(std::mem::take(waiting).into_par_iter().map(decode).collect())
 }
 
 /// Image files below a folder, with their names relative to it, in the order of their names.
-fn walk(
-    folder: &Path,
-    prefix: &str,
-    depth: usize,
-    found: &mut Vec<(String, PathBuf)>,
-) -> Result<(), Error> {
+fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<(String, PathBuf)>) -> Result<(), Error> {
     if depth == DEPTH {
         let remedy = "arrange it as train/<class>/<image>, test/<class>/<image>";
-        return Err(Error::content(
-            folder,
-            format!("lies more than {DEPTH} folders deep"),
-            remedy,
-        ));
+        return Err(Error::content(folder, format!("lies more than {DEPTH} folders deep"), remedy));
     }
-    let mut entries: Vec<_> = std::fs::read_dir(folder)
-        .and_then(Iterator::collect)
-        .map_err(Error::io("list", folder))?;
+    let mut entries: Vec<_> =
+        std::fs::read_dir(folder).and_then(Iterator::collect).map_err(Error::io("list", folder))?;
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         let own = entry.file_name().to_string_lossy().into_owned();
@@ -266,21 +206,13 @@ fn walk(
             continue;
         }
         let path = entry.path();
-        let name = if prefix.is_empty() {
-            own
-        } else {
-            format!("{prefix}/{own}")
-        };
+        let name = if prefix.is_empty() { own } else { format!("{prefix}/{own}") };
         // Links are followed; one that leads nowhere is an error where an image was to be.
         let kind = match std::fs::metadata(&path) {
             Ok(kind) => kind,
             Err(_) if !layout::is_image(&name) => continue,
             Err(cause) => {
-                return Err(Error::Io {
-                    action: "read",
-                    path,
-                    cause,
-                });
+                return Err(Error::Io { action: "read", path, cause });
             }
         };
         if kind.is_dir() {
@@ -296,9 +228,7 @@ fn walk(
 fn read_small(path: &Path) -> Result<Vec<u8>, String> {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        File::open(path)?
-            .take(LARGEST_FILE + 1)
-            .read_to_end(&mut bytes)?;
+        File::open(path)?.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     match read() {
@@ -309,32 +239,26 @@ fn read_small(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn too_large(bytes: u64) -> String {
-    format!(
-        "{} MiB is more than the 64 MiB that an image file may have",
-        bytes >> 20
-    )
+    format!("{} MiB is more than the 64 MiB that an image file may have", bytes >> 20)
 }
 
 /// What decoding found.
+#[derive(Default)]
 struct Report {
     bad: usize,
     first: Vec<String>,
-    grey: bool,
+    coloured: bool,
 }
 
 impl Report {
     /// How many bad images are named.
     const NAMED: usize = 5;
 
-    fn of(results: Vec<(&str, Result<bool, String>)>) -> Report {
-        let mut report = Report {
-            bad: 0,
-            first: Vec::new(),
-            grey: true,
-        };
+    fn of<N: std::fmt::Display>(results: Vec<(N, Result<bool, String>)>) -> Report {
+        let mut report = Report::default();
         for (name, outcome) in results {
             match outcome {
-                Ok(grey) => report.grey &= grey,
+                Ok(grey) => report.coloured |= !grey,
                 Err(reason) => {
                     report.bad += 1;
                     if report.first.len() < Report::NAMED {
@@ -348,7 +272,7 @@ impl Report {
 
     fn add(&mut self, other: Report) {
         self.bad += other.bad;
-        self.grey &= other.grey;
+        self.coloured |= other.coloured;
         let room = Report::NAMED - self.first.len();
         self.first.extend(other.first.into_iter().take(room));
     }

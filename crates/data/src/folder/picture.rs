@@ -12,14 +12,9 @@ const LARGEST: u64 = 256 << 20;
 ///
 /// The square is cut out before it is scaled, so that a picture a thousand times as wide as high stays cheap.
 pub(crate) fn decode(encoded: &[u8], size: usize, out: &mut [u8]) -> Result<bool, String> {
-    let mut reader = ImageReader::new(Cursor::new(encoded))
-        .with_guessed_format()
-        .map_err(|e| e.to_string())?;
+    let mut reader = ImageReader::new(Cursor::new(encoded)).with_guessed_format().map_err(|e| e.to_string())?;
     if reader.format().is_none() {
-        return Err(format!(
-            "{} bytes that are no JPEG, PNG, BMP or WebP",
-            encoded.len()
-        ));
+        return Err(format!("{} bytes that are no JPEG, PNG, BMP or WebP", encoded.len()));
     }
     let mut limits = Limits::default();
     limits.max_alloc = Some(LARGEST);
@@ -30,10 +25,7 @@ pub(crate) fn decode(encoded: &[u8], size: usize, out: &mut [u8]) -> Result<bool
         return Err(format!("{width}x{height} pixels take more than 256 MiB"));
     }
     let kind = decoder.color_type();
-    let grey = matches!(
-        kind,
-        ColorType::L8 | ColorType::L16 | ColorType::La8 | ColorType::La16
-    );
+    let grey = matches!(kind, ColorType::L8 | ColorType::L16 | ColorType::La8 | ColorType::La16);
     let whole = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
     if width == 0 || height == 0 {
         return Err("it has no pixels".into());
@@ -43,9 +35,7 @@ pub(crate) fn decode(encoded: &[u8], size: usize, out: &mut [u8]) -> Result<bool
     let square = if width == height {
         whole.into_rgb8()
     } else {
-        whole
-            .crop_imm((width - side) / 2, (height - side) / 2, side, side)
-            .into_rgb8()
+        whole.crop_imm((width - side) / 2, (height - side) / 2, side, side).into_rgb8()
     };
     let scaled = if side as usize == size {
         square
