@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use super::depthwise::{self, Correlate, Gather};
 use super::tile::{self, Cols, ColsFn, Finish, Rows, RowsFn};
-use super::transform::{self, F2, F4, K3, PanelRow, Transforms};
+use super::transform::{self, F2, F4, Half, K3, PanelRow, Transforms};
 use super::{Simd, portable::Portable};
 
 /// The kernels of one instruction set.
@@ -118,20 +118,27 @@ macro_rules! instruction_set {
         mod $module {
             use super::*;
             $(#[target_feature(enable = $feature)])?
-            unsafe fn input(x: *const *const f32, channels: usize, v: *mut f32, plane: usize) {
-                unsafe { transform::input::<$simd, $b, $i, $p, $o>(x, channels, v, plane) }
+            unsafe fn input(x: *const *const f32, channels: usize, v: *mut f32, plane: usize, half: &mut Half) {
+                unsafe { transform::input::<$simd, $b, $i, $p, $o>(x, channels, v, plane, half) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn output(m: *const f32, plane: usize, y: *const *mut f32, channels: usize, finish: &Finish) {
-                unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, plane, y, channels, finish) }
+            unsafe fn output(
+                m: *const f32,
+                plane: usize,
+                y: *const *mut f32,
+                channels: usize,
+                finish: &Finish,
+                half: &mut Half,
+            ) {
+                unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, plane, y, channels, finish, half) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn filter(w: *const f32, from: usize, count: usize, u: *mut f32, to: usize) {
                 unsafe { transform::filter::<$simd, $b, $i, $p, $o>(w, from, count, u, to) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn grad_output(gy: *const *const f32, channels: usize, to: &PanelRow) {
-                unsafe { transform::grad_output::<$simd, $b, $i, $p, $o>(gy, channels, to) }
+            unsafe fn grad_output(gy: *const *const f32, channels: usize, to: &PanelRow, half: &mut Half) {
+                unsafe { transform::grad_output::<$simd, $b, $i, $p, $o>(gy, channels, to, half) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn grad_filter(m: *const f32, from: usize, count: usize, w: *mut f32, to: usize) {

@@ -171,6 +171,19 @@ impl Bilinear<2, 3, 2> for K3 {
     }
 }
 
+/// Room for a tile that is transformed along one axis.
+///
+/// Handed in, so that it is aligned memory and not whatever the compiler makes of spilled registers.
+#[repr(C, align(64))]
+pub(crate) struct Half([f32; 36 * 16]);
+
+impl Half {
+    /// Zeros.
+    pub fn new() -> Half {
+        Half([0.0; 36 * 16])
+    }
+}
+
 /// The transforms of whole tiles of one algorithm.
 #[derive(Clone, Copy)]
 pub(crate) struct Transforms {
@@ -182,13 +195,13 @@ pub(crate) struct Transforms {
     pub outputs: usize,
     /// `(x, channels, v, plane)`: the tile whose pixels start at `x[0..inputs^2]`, to `products^2` planes from `v` on,
     /// in whole vectors.
-    pub input: unsafe fn(*const *const f32, usize, *mut f32, usize),
+    pub input: unsafe fn(*const *const f32, usize, *mut f32, usize, &mut Half),
     /// `(m, plane, y, channels, finish)`: `products^2` planes from `m` on to the pixels that start at `y[0..outputs^2]`; null is left out.
-    pub output: unsafe fn(*const f32, usize, *const *mut f32, usize, &Finish),
+    pub output: unsafe fn(*const f32, usize, *const *mut f32, usize, &Finish, &mut Half),
     /// `(w, plane, count, u, plane)`: 9 planes of weights to `products^2`; `count` is a whole number of vectors.
     pub filter: unsafe fn(*const f32, usize, usize, *mut f32, usize),
     /// `(gy, channels, z)`: the transpose of `output` on the pixels that start at `gy[0..outputs^2]`, into packed panels.
-    pub grad_output: unsafe fn(*const *const f32, usize, &PanelRow),
+    pub grad_output: unsafe fn(*const *const f32, usize, &PanelRow, &mut Half),
     /// `(m, plane, count, w, plane)`: the transpose of `filter`.
     pub grad_filter: unsafe fn(*const f32, usize, usize, *mut f32, usize),
 }
@@ -211,12 +224,13 @@ pub(super) unsafe fn input<S: Simd, B: Bilinear<I, P, O>, const I: usize, const 
     channels: usize,
     v: *mut f32,
     plane: usize,
+    half: &mut Half,
 ) {
     unsafe {
+        let half = half.0.as_mut_ptr();
         let mut c = 0;
         while c < channels {
             let left = channels - c;
-            let mut half = [[S::zero(); I]; P];
             for j in 0..I {
                 let mut column = [S::zero(); I];
                 for i in 0..I {
@@ -224,11 +238,15 @@ pub(super) unsafe fn input<S: Simd, B: Bilinear<I, P, O>, const I: usize, const 
                 }
                 let column = B::input::<S>(column);
                 for i in 0..P {
-                    half[i][j] = column[i];
+                    S::store(half.add((i * I + j) * S::LANES), column[i]);
                 }
             }
             for i in 0..P {
-                let row = B::input::<S>(half[i]);
+                let mut row = [S::zero(); I];
+                for j in 0..I {
+                    row[j] = S::load(half.add((i * I + j) * S::LANES));
+                }
+                let row = B::input::<S>(row);
                 for j in 0..P {
                     S::store(v.add((i * P + j) * plane + c), row[j]);
                 }
@@ -245,12 +263,13 @@ pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
     y: *const *mut f32,
     channels: usize,
     finish: &Finish,
+    half: &mut Half,
 ) {
     unsafe {
+        let half = half.0.as_mut_ptr();
         let mut c = 0;
         while c < channels {
             let left = channels - c;
-            let mut half = [[S::zero(); P]; O];
             for j in 0..P {
                 let mut column = [S::zero(); P];
                 for i in 0..P {
@@ -258,11 +277,15 @@ pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
                 }
                 let column = B::output::<S>(column);
                 for i in 0..O {
-                    half[i][j] = column[i];
+                    S::store(half.add((i * P + j) * S::LANES), column[i]);
                 }
             }
             for i in 0..O {
-                let row = finish.apply::<S, O>(B::output::<S>(half[i]), c, left);
+                let mut row = [S::zero(); P];
+                for j in 0..P {
+                    row[j] = S::load(half.add((i * P + j) * S::LANES));
+                }
+                let row = finish.apply::<S, O>(B::output::<S>(row), c, left);
                 for j in 0..O {
                     let to = *y.add(i * O + j);
                     if !to.is_null() {
@@ -313,15 +336,16 @@ pub(super) unsafe fn grad_output<S: Simd, B: Bilinear<I, P, O>, const I: usize, 
     gy: *const *const f32,
     channels: usize,
     to: &PanelRow,
+    half: &mut Half,
 ) {
     unsafe {
+        let half = half.0.as_mut_ptr();
         let vectors = channels.div_ceil(S::LANES);
         for vector in 0..vectors {
             let c = vector * S::LANES;
             let left = channels - c;
             let width = if vector + 1 == vectors && vectors % 2 == 1 { 1 } else { 2 };
             let z = to.z.add(((vector / 2 * 2) * to.rows + to.row * width + vector % 2) * S::LANES);
-            let mut half = [[S::zero(); O]; P];
             for j in 0..O {
                 let mut column = [S::zero(); O];
                 for i in 0..O {
@@ -329,11 +353,15 @@ pub(super) unsafe fn grad_output<S: Simd, B: Bilinear<I, P, O>, const I: usize, 
                 }
                 let column = B::grad_output::<S>(column);
                 for i in 0..P {
-                    half[i][j] = column[i];
+                    S::store(half.add((i * O + j) * S::LANES), column[i]);
                 }
             }
             for i in 0..P {
-                let row = B::grad_output::<S>(half[i]);
+                let mut row = [S::zero(); O];
+                for j in 0..O {
+                    row[j] = S::load(half.add((i * O + j) * S::LANES));
+                }
+                let row = B::grad_output::<S>(row);
                 for j in 0..P {
                     S::store(z.add((i * P + j) * to.plane), row[j]);
                 }

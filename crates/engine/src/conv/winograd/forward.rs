@@ -8,7 +8,7 @@ use crate::conv::pass::{Io, Pass, SharedFinish, Way, weight_steps};
 use crate::pool::Pool;
 use crate::simd::Kernels;
 use crate::simd::tile::{Finish, MAX_ROWS, Rows};
-use crate::simd::transform::Transforms;
+use crate::simd::transform::{Half, Transforms};
 
 /// Transformed weights up to this size are kept; larger ones are made panel by panel where they are used.
 const KEPT_BYTES: usize = 5 << 20;
@@ -181,17 +181,17 @@ impl Winograd {
     }
 
     /// Transforms tile `tile` of `x` to row `row` of V.
-    unsafe fn input(&self, tile: usize, x: *const f32, zeros: *const f32, v: *mut f32, plane: usize) {
+    unsafe fn input(&self, tile: usize, x: *const f32, zeros: *const f32, v: *mut f32, plane: usize, half: &mut Half) {
         let mut pixels = [std::ptr::null(); MOST];
         self.tiling.sources(tile, &self.t, x, zeros, &mut pixels);
-        unsafe { (self.t.input)(pixels.as_ptr(), self.tiling.source[0], v, plane) }
+        unsafe { (self.t.input)(pixels.as_ptr(), self.tiling.source[0], v, plane, half) }
     }
 
     /// Transforms the sums of tile `tile` to the columns from `at` on.
-    unsafe fn output(&self, tile: usize, m: *const f32, plane: usize, columns: usize, y: *mut f32, finish: &Finish) {
+    unsafe fn output(&self, tile: usize, m: *const f32, plane: usize, columns: usize, y: *mut f32, finish: &Finish, half: &mut Half) {
         let mut pixels = [std::ptr::null_mut(); MOST];
         self.tiling.targets(tile, &self.t, y, std::ptr::null_mut(), &mut pixels);
-        unsafe { (self.t.output)(m, plane, pixels.as_ptr(), columns, finish) }
+        unsafe { (self.t.output)(m, plane, pixels.as_ptr(), columns, finish, half) }
     }
 
     /// M = V U for one number and one panel.
@@ -254,10 +254,11 @@ impl Winograd {
             let tiles = this.block.min(total - first);
             let v = slots.at(pool.worker() * own);
             let m = v.wrapping_add(this.numbers() * v_plane);
+            let mut half = Half::new();
             // SAFETY: the slot is this thread's, the target pixels are this task's.
             unsafe {
                 for i in 0..tiles {
-                    this.input(first + i, io.x.as_ptr(), zeros.at(0), v.add(i * v_step), v_plane);
+                    this.input(first + i, io.x.as_ptr(), zeros.at(0), v.add(i * v_step), v_plane, &mut half);
                 }
                 let product = Product { v, v_plane, v_step, m, m_plane, m_step, tiles };
                 for start in (0..co).step_by(m_step) {
@@ -271,7 +272,7 @@ impl Winograd {
                     let finish = finish.get().advance(start);
                     for i in 0..tiles {
                         let m = m.add(i * m_step);
-                        this.output(first + i, m, m_plane, end - start, y.at(start), &finish);
+                        this.output(first + i, m, m_plane, end - start, y.at(start), &finish, &mut half);
                     }
                 }
             }
@@ -296,9 +297,10 @@ impl Winograd {
             let v_plane = Self::plane(tiles, v_step);
             const SOME: usize = 8;
             pool.run(tiles.div_ceil(SOME), |task| {
+                let mut half = Half::new();
                 for tile in task * SOME..tiles.min((task + 1) * SOME) {
                     // SAFETY: the tile's row of V is this task's.
-                    unsafe { this.input(tile, x.as_ptr(), zeros.at(0), v.at(tile * v_step), v_plane) };
+                    unsafe { this.input(tile, x.as_ptr(), zeros.at(0), v.at(tile * v_step), v_plane, &mut half) };
                 }
             });
             let strip = Self::strip(tiles);
@@ -311,6 +313,7 @@ impl Winograd {
                 let u = gathered.wrapping_add(this.gathered());
                 let m = u.wrapping_add(lines(this.numbers() * u_plane));
                 let finish = finish.get().advance(start);
+                let mut half = Half::new();
                 // SAFETY: the slot is this thread's, the target columns are this task's.
                 unsafe {
                     for at in (start..end).step_by(panel) {
@@ -329,7 +332,7 @@ impl Winograd {
                         }
                         for i in 0..count {
                             let m = m.add(i * m_step);
-                            this.output(from + i, m, m_plane, end - start, y.at(start), &finish);
+                            this.output(from + i, m, m_plane, end - start, y.at(start), &finish, &mut half);
                         }
                     }
                 }

@@ -9,7 +9,7 @@ use crate::conv::pass::{Way, WeightPass};
 use crate::pool::Pool;
 use crate::simd::Kernels;
 use crate::simd::tile::Cols;
-use crate::simd::transform::{PanelRow, Transforms};
+use crate::simd::transform::{Half, PanelRow, Transforms};
 
 /// Transformed gradients up to this size are summed block by block; larger ones panel by panel.
 const WHOLE_BYTES: usize = 3 << 20;
@@ -118,16 +118,16 @@ impl WinogradWeight {
     /// # Safety
     /// The row of V and Z is the caller's.
     #[allow(clippy::too_many_arguments)]
-    unsafe fn tile(&self, tile: usize, row: usize, tiles: usize, x: *const f32, gy: *const f32, zeros: *mut f32, v: Raw, z: Raw) {
+    unsafe fn tile(&self, tile: usize, row: usize, tiles: usize, x: *const f32, gy: *const f32, zeros: *mut f32, v: Raw, z: Raw, half: &mut Half) {
         let mut pixels = [std::ptr::null(); MOST];
         self.tiling.sources(tile, &self.t, x, zeros, &mut pixels);
         unsafe {
             let plane = Self::plane(tiles, self.depth());
-            (self.t.input)(pixels.as_ptr(), self.g.input[0], v.at(row * self.depth()), plane);
+            (self.t.input)(pixels.as_ptr(), self.g.input[0], v.at(row * self.depth()), plane, half);
             let mut pixels = [std::ptr::null_mut(); MOST];
             self.tiling.targets(tile, &self.t, gy.cast_mut(), zeros, &mut pixels);
             let to = PanelRow { z: z.at(0), row, rows: tiles, plane: Self::plane(tiles, self.columns()) };
-            (self.t.grad_output)(pixels.as_ptr().cast(), self.g.output[0], &to);
+            (self.t.grad_output)(pixels.as_ptr().cast(), self.g.output[0], &to, half);
         }
     }
 
@@ -194,6 +194,7 @@ impl WinogradWeight {
         pool.run(parts, |part| {
             let slot = slots.skip(pool.worker() * own);
             let (v, z) = (slot, slot.skip(v_len));
+            let mut half = Half::new();
             let sum = sums.skip(part * sum_len);
             let end = (part + 1) * total / parts;
             let start = part * total / parts;
@@ -202,7 +203,7 @@ impl WinogradWeight {
                 // SAFETY: the slot is this thread's, the partial sum this task's.
                 unsafe {
                     for row in 0..tiles {
-                        self.tile(first + row, row, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z);
+                        self.tile(first + row, row, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, &mut half);
                     }
                     for number in 0..self.numbers() {
                         let v = v.at(number * Self::plane(tiles, self.depth()));
@@ -257,9 +258,10 @@ impl WinogradWeight {
             let (v, z) = (zeros.skip(zero_len), zeros.skip(zero_len + v_len));
             const SOME: usize = 4;
             pool.run(tiles.div_ceil(SOME), |task| {
+                let mut half = Half::new();
                 for tile in task * SOME..tiles.min((task + 1) * SOME) {
                     // SAFETY: the tile's row of V and Z is this task's.
-                    unsafe { self.tile(tile, tile, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z) };
+                    unsafe { self.tile(tile, tile, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, &mut half) };
                 }
             });
             let blocks = ci.div_ceil(ROWS);
