@@ -104,7 +104,6 @@ fn train(
     let pace = Pace {
         batch: training.batch,
         rate: training.rate,
-        optimizer: training.optimizer,
         schedule: training.schedule,
         clip: training.clip,
     };

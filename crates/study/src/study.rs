@@ -71,9 +71,9 @@ pub struct Parent {
     /// For `vgg`: the convolutions' filters, stage by stage.
     #[serde(default)]
     pub plan: Option<Vec<Vec<usize>>>,
-    /// For `vgg`: whether batch norms follow the convolutions.
-    #[serde(default = "yes")]
-    pub batch_norm: bool,
+    /// For `vgg`: whether batch norms follow the convolutions; yes if left out.
+    #[serde(default)]
+    pub batch_norm: Option<bool>,
     /// Multiplies every layer's filters.
     #[serde(default = "one")]
     pub width: f64,
@@ -92,10 +92,6 @@ pub struct Parent {
     /// How it is trained; not needed with `file`.
     #[serde(default)]
     pub training: Option<Training>,
-}
-
-fn yes() -> bool {
-    true
 }
 
 fn one() -> f64 {
@@ -269,7 +265,7 @@ impl Study {
             arch: arch.clone(),
             width: *width,
             plan: plan.clone(),
-            batch_norm: *batch_norm,
+            batch_norm: batch_norm.unwrap_or(arch == "vgg"),
         })
     }
 

@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use nettriage_engine::{Model, Optimizer, Schedule, loss};
+use nettriage_engine::{Model, Schedule, loss};
 
 use crate::Error;
 use crate::feed::Feed;
-use crate::scheme::Loss;
 
 /// How a stage steps.
 pub struct Pace {
@@ -14,8 +13,6 @@ pub struct Pace {
     pub batch: usize,
     /// Largest learning rate.
     pub rate: f32,
-    /// Optimiser, as the model was made with.
-    pub optimizer: Optimizer,
     /// Learning-rate schedule, run once through.
     pub schedule: Schedule,
     /// Largest norm of the gradient.
@@ -43,15 +40,6 @@ pub enum Objective<'a> {
 }
 
 impl Objective<'_> {
-    /// The loss of this objective.
-    pub fn loss(&self) -> Loss {
-        match self {
-            Objective::CrossEntropy => Loss::CrossEntropy,
-            Objective::Distillation { .. } => Loss::Distillation,
-            Objective::Hint { .. } => Loss::Hint,
-        }
-    }
-
     /// Mean loss over the images of `range`, its gradient in `grad`.
     fn evaluate(
         &mut self,

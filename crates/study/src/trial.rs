@@ -155,7 +155,6 @@ impl<'a> Session<'a> {
         let pace = Pace {
             batch: children.batch,
             rate: children.rate,
-            optimizer: children.optimizer,
             schedule: children.schedule,
             clip: children.clip,
         };

@@ -1,0 +1,170 @@
+//! Bad input: one clear line that names the place and the remedy, exit code 2, nothing lost.
+
+mod common;
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Place, STUDY, assert_same, digests, nettriage, refused, succeeded};
+
+/// What `run` says of the study with `from` replaced by `to`.
+#[track_caller]
+fn refusal(from: &str, to: &str) -> String {
+    assert!(STUDY.contains(from));
+    let place = Place::new(&STUDY.replace(from, to));
+    let error = refused(&place.run("run", &[]).output().unwrap());
+    assert!(!place.path("run").exists(), "a refused study leaves no folder");
+    error
+}
+
+#[test]
+fn a_study_with_a_wrong_key() {
+    let error = refusal("calibration = 100", "calibratoin = 100");
+    assert!(error.contains("study.toml: line") && error.contains("`calibration`"), "{error}");
+}
+
+#[test]
+fn a_study_that_is_not_toml() {
+    let error = refusal("[children]", "[children");
+    assert!(error.contains("study.toml: line"), "{error}");
+}
+
+#[test]
+fn a_study_that_is_not_there() {
+    let error = refused(&nettriage().args(["run", "nowhere.toml"]).output().unwrap());
+    assert!(error.contains("nowhere.toml"), "{error}");
+}
+
+#[test]
+fn a_data_set_that_is_not_there() {
+    let place = Place::new(&STUDY.replace("\"digits\"", "\"mnist\""));
+    let empty = tempfile::tempdir().unwrap();
+    let run = place.run("run", &[]).env("NETTRIAGE_DATA", empty.path()).output().unwrap();
+    let error = refused(&run);
+    assert!(error.contains("nettriage data get mnist"), "{error}");
+}
+
+#[test]
+fn a_truncated_data_file() {
+    let place = Place::new(&STUDY.replace("\"digits\"", "\"mnist\""));
+    let data = tempfile::tempdir().unwrap();
+    // The header of 60,000 images of 28x28, and 100 bytes of them.
+    let header = |kind: u8, dims: &[u32]| {
+        let mut bytes = vec![0, 0, 8, kind];
+        dims.iter().for_each(|d| bytes.extend(d.to_be_bytes()));
+        bytes.extend([7; 100]);
+        bytes
+    };
+    for (name, bytes) in [
+        ("train-images-idx3-ubyte", header(3, &[60_000, 28, 28])),
+        ("train-labels-idx1-ubyte", header(1, &[60_000])),
+        ("t10k-images-idx3-ubyte", header(3, &[10_000, 28, 28])),
+        ("t10k-labels-idx1-ubyte", header(1, &[10_000])),
+    ] {
+        std::fs::write(data.path().join(name), bytes).unwrap();
+    }
+    let run = place.run("run", &[]).arg("--data-dir").arg(data.path()).output().unwrap();
+    let error = refused(&run);
+    assert!(error.contains("idx") && error.contains("bytes"), "{error}");
+}
+
+#[test]
+fn a_block_that_cannot_be_cut() {
+    let residual = STUDY.replace("arch = \"vgg\"\nplan = [[6, 6], [8, 8]]", "arch = \"cifar-resnet20\"\nwidth = 0.25");
+    let cut = "\n[[triage.block]]\nname = \"half\"\nfirst = \"layer1.0.conv1\"\nlast = \"layer1.0.bn1\"\n";
+    let across = cut.replace("layer1.0.bn1", "layer1.1.conv1");
+    let place = Place::new(&(residual.clone() + &across));
+    let error = refused(&place.run("run", &[]).output().unwrap());
+    assert!(error.contains("half") && error.contains("layer1.1"), "{error}");
+    let place = Place::new(&(residual + "\n[[triage.block]]\nname = \"x\"\nfirst = \"layer9\"\nlast = \"layer9\"\n"));
+    let error = refused(&place.run("run", &[]).output().unwrap());
+    assert!(error.contains("layer9"), "{error}");
+}
+
+#[test]
+fn too_many_validation_images() {
+    let error = refusal("validation = 100", "validation = 100000");
+    assert!(error.contains("validation"), "{error}");
+}
+
+#[test]
+fn a_second_run_on_the_same_folder() {
+    let place = Place::new(&STUDY.replace("epochs = 2", "epochs = 2000"));
+    let mut first = place.run("run", &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let begin = Instant::now();
+    while !place.path("run/run.lock").exists() && begin.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let error = refused(&place.run("run", &[]).output().unwrap());
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(error.contains("run") && error.contains("process"), "{error}");
+}
+
+#[test]
+fn another_study_in_the_same_folder() {
+    let place = Place::new(STUDY);
+    let before = place.complete("run", &[]);
+    std::fs::write(place.path("study.toml"), STUDY.replace("seeds = 2", "seeds = 3")).unwrap();
+    refused(&place.run("run", &[]).output().unwrap());
+    assert_same(&before, &digests(&place.path("run")));
+}
+
+#[test]
+fn a_run_that_is_not_there() {
+    for command in ["status", "report"] {
+        let error = refused(&nettriage().args([command, "/nowhere/at/all"]).output().unwrap());
+        assert!(error.contains("/nowhere/at/all"), "{error}");
+    }
+}
+
+#[test]
+fn a_network_file_that_is_none() {
+    let place = Place::new("");
+    std::fs::write(place.path("net.safetensors"), b"\xff\xff\xff\xff\xff\xff\xff\x7f{}").unwrap();
+    let error = refused(&nettriage().arg("inspect").arg(place.path("net.safetensors")).output().unwrap());
+    assert!(error.contains("net.safetensors"), "{error}");
+}
+
+#[test]
+fn a_loss_that_explodes_ends_its_trial_not_the_study() {
+    let place = Place::new(&STUDY.replace("batch = 32\nrate = 0.02", "batch = 32\nrate = 1e38"));
+    succeeded(&place.run("run", &[]).output().unwrap());
+    let status = nettriage().args(["status", "--json"]).arg(place.path("run")).output().unwrap();
+    let status: serde_json::Value = serde_json::from_str(&succeeded(&status)).unwrap();
+    assert!(status["diverged"].as_u64().unwrap() > 0, "{status}");
+    assert!(status["done"].as_u64().unwrap() > 0, "{status}");
+    assert_eq!(status["left"], 0, "{status}");
+    assert_eq!(status["failed"], 0, "{status}");
+}
+
+/// A file system of 256 KiB; `None`, said loudly, where this user may not mount one.
+fn small_disk(at: &std::path::Path) -> Option<()> {
+    std::fs::create_dir(at).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(at).output();
+    if mounted.is_ok_and(|m| m.status.success()) {
+        return Some(());
+    }
+    eprintln!("SKIPPED: a full disk cannot be tested: this user may not mount a small file system");
+    None
+}
+
+#[test]
+fn a_full_disk() {
+    let place = Place::new(STUDY);
+    let disk = place.path("disk");
+    if small_disk(&disk).is_none() {
+        return;
+    }
+    let full = place.run("disk/run", &[]).output().unwrap();
+    // Room again: the same command goes on and ends as if nothing had been.
+    let remount = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&disk).status().unwrap();
+    let resumed = place.run("disk/run", &[]).output().unwrap();
+    let records = if resumed.status.success() { digests(&disk.join("run")) } else { Default::default() };
+    Command::new("umount").arg("-l").arg(&disk).status().unwrap();
+    let error = refused(&full);
+    assert!(error.to_lowercase().contains("full") || error.contains("space"), "{error}");
+    assert!(remount.success());
+    succeeded(&resumed);
+    assert_same(&records, &place.complete("run", &[]));
+}

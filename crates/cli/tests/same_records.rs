@@ -1,0 +1,57 @@
+//! The same study gives the same records, whatever the workers, the cache, and the number of times it is killed.
+
+mod common;
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use common::{Place, STUDY, assert_same, digests, nettriage, succeeded};
+
+#[test]
+fn workers_and_cache_change_no_record() {
+    let place = Place::new(STUDY);
+    let plain = place.complete("plain", &["--workers", "1", "--cache", "0"]);
+    let shared = place.complete("shared", &["--workers", "3"]);
+    // So little memory that activations are evicted all the time.
+    let scarce = place.complete("scarce", &["--workers", "2", "--cache", "1"]);
+    assert!(plain.len() > 200, "{} files", plain.len());
+    assert_same(&plain, &shared);
+    assert_same(&plain, &scarce);
+}
+
+#[test]
+fn a_run_killed_ten_times_ends_with_the_same_records() {
+    let place = Place::new(STUDY);
+    let whole = place.complete("whole", &[]);
+    for kill in 0..10u64 {
+        let mut child = place.run("killed", &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Moments spread over start, the parent's training and the trials.
+        std::thread::sleep(Duration::from_millis(20 + kill * kill * 17 % 400));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_same(&whole, &place.complete("killed", &[]));
+}
+
+#[test]
+fn one_trial_alone_gives_the_record_of_the_whole_run() {
+    let place = Place::new(STUDY);
+    let whole = place.complete("run", &[]);
+    let run = place.path("run");
+    for index in ["0", "7", "40"] {
+        succeeded(&nettriage().args(["trial", "--index", index, "--plan"]).arg(&run).output().unwrap());
+    }
+    assert_same(&whole, &digests(&run));
+}
+
+#[test]
+fn nothing_is_computed_twice() {
+    let place = Place::new(STUDY);
+    place.complete("run", &[]);
+    let written = |name: &str| std::fs::metadata(place.path("run").join(name)).unwrap().modified().unwrap();
+    let trials: Vec<String> = digests(&place.path("run")).into_keys().collect();
+    let before: Vec<_> = trials.iter().map(|t| written(t)).collect();
+    place.complete("run", &[]);
+    let after: Vec<_> = trials.iter().map(|t| written(t)).collect();
+    assert_eq!(before, after);
+}
