@@ -3,7 +3,7 @@
 //!     cargo run --release -p nettriage-engine --example conv_bench -- [--threads 2] [--rounds 5] [--set avx2]
 //!         [--only f4,direct] [--shapes 32x64x64] [--table FILE]
 //!
-//! Counted as the direct sum over the whole window, so algorithms with fewer products show more. Medians of the rounds, in
+//! Counted as the direct sum over the whole window, so algorithms with fewer products show more. The best of the rounds, in
 //! which the algorithms alternate. `--table` writes the choices in the form of `src/conv/choice/*.tsv`.
 
 #![allow(dead_code, unused_imports, missing_docs)]
@@ -75,10 +75,9 @@ fn arguments() -> Arguments {
     found
 }
 
-/// Seconds of one call, the median of `rounds`.
-fn median(mut seconds: Vec<f64>) -> f64 {
-    seconds.sort_by(f64::total_cmp);
-    seconds[seconds.len() / 2]
+/// Seconds of one call: the best of the rounds, which other work on the machine disturbs least.
+fn best(seconds: &[f64]) -> f64 {
+    seconds.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
 fn main() {
@@ -133,7 +132,7 @@ fn main() {
         }
         print!("{:18}", format!("{side}x{channels}x{filters} n{batch}"));
         for (a, op, seconds) in ops {
-            let [f, i, w] = seconds.map(|s| flops / median(s) / 1e9);
+            let [f, i, w] = seconds.map(|s| flops / best(&s) / 1e9);
             print!("  {:6} {f:5.0} {i:5.0} {w:5.0}", a.name());
             let _ = op.scratch_bytes();
         }
