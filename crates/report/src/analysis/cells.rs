@@ -1,0 +1,258 @@
+//! Criticality, cell by cell, and the answer for each block.
+
+use nettriage_records::plan::{Cost, Role};
+use nettriage_records::record::Readings;
+use serde::{Deserialize, Serialize};
+
+use super::headline::Headline;
+use super::index::{Group, Index, Kind};
+use super::series::{Estimate, Key, differences, estimate};
+use crate::data::RunData;
+use crate::stats::bootstrap::Draws;
+use crate::stats::paired::mean;
+use crate::stats::survival::{Time, kaplan_meier, median};
+
+/// One (block, substitute, init, scheme).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// The block.
+    pub block: String,
+    /// Its substitute.
+    pub substitute: String,
+    /// The init.
+    pub init: String,
+    /// The scheme.
+    pub scheme: String,
+    /// Trials with readings.
+    pub trials: usize,
+    /// Trials that diverged: in no mean.
+    pub diverged: usize,
+    /// Trials that failed: in no mean.
+    pub failed: usize,
+    /// Mean test accuracy at the end, percent.
+    pub accuracy: f64,
+    /// Mean test accuracy at the best point by validation, percent: the ceiling that early stopping would reach.
+    pub ceiling: f64,
+    /// Mean test top-5 accuracy, percent.
+    pub top5: f64,
+    /// Control - child at the end, percentage points.
+    pub criticality: Option<Estimate>,
+    /// Pairs in which the untrained parent stands in for a missing control.
+    pub stand_ins: usize,
+    /// Parent - child at the end, percentage points.
+    pub loss_to_parent: Option<Estimate>,
+    /// Mean loss of validation accuracy before any training, percentage points: the damage.
+    pub damage: f64,
+    /// Trials that came within the margin of their parent.
+    pub recovered: usize,
+    /// Median examples until then over all trials, censored ones counted; absent where half never did.
+    pub median_recovery: Option<f64>,
+    /// Mean share of test images on which child and parent agree, percent.
+    pub agreement: f64,
+    /// Mean expected calibration error on the test set, percent.
+    pub calibration_error: f64,
+    /// Cost of the child.
+    pub cost: Cost,
+    /// Median inference time of the child over that of the parent, measured in alternation; the mean over trials.
+    pub latency: Option<f64>,
+    /// Mean wall seconds of a trial.
+    pub seconds: f64,
+}
+
+/// The parents, averaged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ParentSummary {
+    /// Parents recorded.
+    pub parents: usize,
+    /// Mean test accuracy, percent.
+    pub accuracy: f64,
+    /// Smallest and largest, percent.
+    pub range: [f64; 2],
+    /// Mean test top-5 accuracy, percent.
+    pub top5: f64,
+    /// Mean validation accuracy, percent.
+    pub validation: f64,
+    /// Mean expected calibration error on the test set, percent.
+    pub calibration_error: f64,
+    /// Test images.
+    pub test_images: u64,
+    /// Cost.
+    pub cost: Cost,
+}
+
+/// A control without compression, or a block dropped or drawn anew.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Control {
+    /// What it is.
+    pub role: Role,
+    /// The block; none for the parent trained on.
+    pub block: Option<String>,
+    /// The scheme.
+    pub scheme: String,
+    /// Trials with readings.
+    pub trials: usize,
+    /// Mean test accuracy, percent.
+    pub accuracy: f64,
+    /// Reference - this, percentage points: the reference is parent-continued, and for parent-continued the parent.
+    pub criticality: Option<Estimate>,
+    /// Pairs in which the untrained parent stands in for a missing parent-continued.
+    pub stand_ins: usize,
+}
+
+/// A block's answer under the headline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockAnswer {
+    /// The block.
+    pub block: String,
+    /// Its place by criticality, 1 for the most critical; absent without trials.
+    pub rank: Option<usize>,
+    /// Which of [`super::Analysis::cells`] it is.
+    pub cell: Option<usize>,
+    /// Parameters that the replacement saves, as a share of the whole network (0 to 1).
+    pub saves_parameters: Option<f64>,
+    /// Multiply-accumulates saved, likewise.
+    pub saves_macs: Option<f64>,
+    /// Inference time saved, likewise, as measured.
+    pub saves_time: Option<f64>,
+}
+
+/// Every cell, in the plan's order.
+pub(crate) fn cells(index: &Index, draws: Option<&Draws>) -> Vec<Cell> {
+    index.children().filter_map(|(kind, group)| cell(index, kind, group, draws)).collect()
+}
+
+fn cell(index: &Index, kind: &Kind, group: &Group, draws: Option<&Draws>) -> Option<Cell> {
+    let of = |read: fn(&Readings) -> f64| average(group, read);
+    let (control, stand_ins) = index.control(&kind.scheme, &group.series);
+    let validation = |key: &Key| index.data.parents.iter().find(|p| p.id == index.data.plan.parents[key.0].id);
+    let damages: Vec<f64> = group
+        .done
+        .iter()
+        .filter_map(|(key, _, readings)| Some(100.0 * (validation(key)?.validation.top1 - readings.before.top1)))
+        .collect();
+    let recovered = group.done.iter().filter(|(_, _, readings)| readings.recovered_at.is_some()).count();
+    let times: Vec<Time> = group.done.iter().map(|(_, _, readings)| recovery(readings)).collect();
+    let latencies: Vec<f64> = group
+        .done
+        .iter()
+        .filter_map(|(_, record, _)| record.clock.inference.as_ref())
+        .filter(|time| time.parent[0] > 0.0)
+        .map(|time| time.network[0] / time.parent[0])
+        .collect();
+    let (_, _, first) = group.done.first()?;
+    Some(Cell {
+        block: kind.block.clone(),
+        substitute: kind.substitute.clone(),
+        init: kind.init.clone(),
+        scheme: kind.scheme.clone(),
+        trials: group.done.len(),
+        diverged: group.diverged,
+        failed: group.failed,
+        accuracy: 100.0 * of(|readings| readings.test.top1),
+        ceiling: 100.0 * of(|readings| readings.best.test.top1),
+        top5: 100.0 * of(|readings| readings.test.top5),
+        criticality: estimate(&differences(&control, &group.series, index.unit), draws),
+        stand_ins,
+        loss_to_parent: estimate(&differences(&index.parent, &group.series, index.unit), None),
+        damage: if damages.is_empty() { 0.0 } else { mean(&damages) },
+        recovered,
+        median_recovery: median(&kaplan_meier(&times)),
+        agreement: 100.0 * of(|readings| readings.test.agreement),
+        calibration_error: 100.0 * of(|readings| readings.test.calibration_error),
+        cost: first.cost,
+        latency: (!latencies.is_empty()).then(|| mean(&latencies)),
+        seconds: mean(&group.done.iter().map(|(_, record, _)| record.clock.seconds).collect::<Vec<_>>()),
+    })
+}
+
+/// When a trial recovered, or the end of its curve.
+pub(crate) fn recovery(readings: &Readings) -> Time {
+    match readings.recovered_at {
+        Some(at) => Time { at: at as f64, event: true },
+        None => Time { at: readings.curve.last().map_or(0.0, |point| point.examples as f64), event: false },
+    }
+}
+
+fn average(group: &Group, read: impl Fn(&Readings) -> f64) -> f64 {
+    mean(&group.done.iter().map(|(_, _, readings)| read(readings)).collect::<Vec<_>>())
+}
+
+/// The parents' means.
+pub(crate) fn parent(data: &RunData) -> Option<ParentSummary> {
+    let first = data.parents.first()?;
+    let of = |read: fn(&nettriage_records::ParentRecord) -> f64| {
+        100.0 * mean(&data.parents.iter().map(read).collect::<Vec<_>>())
+    };
+    let accuracies = || data.parents.iter().map(|parent| 100.0 * parent.test.top1);
+    Some(ParentSummary {
+        parents: data.parents.len(),
+        accuracy: of(|parent| parent.test.top1),
+        range: [accuracies().fold(f64::INFINITY, f64::min), accuracies().fold(f64::NEG_INFINITY, f64::max)],
+        top5: of(|parent| parent.test.top5),
+        validation: of(|parent| parent.validation.top1),
+        calibration_error: of(|parent| parent.test.calibration_error),
+        test_images: first.test.images,
+        cost: first.cost,
+    })
+}
+
+/// Every control but the parent as it is.
+pub(crate) fn controls(index: &Index, draws: Option<&Draws>) -> Vec<Control> {
+    let roles = [Role::ParentContinued, Role::Reinit, Role::Drop];
+    let kinds = roles.into_iter().flat_map(|role| index.of_role(role)).filter(|(_, group)| !group.done.is_empty());
+    kinds
+        .map(|(kind, group)| {
+            let (reference, stand_ins) = match kind.role {
+                Role::ParentContinued => (index.parent.clone(), 0),
+                _ => index.control(&kind.scheme, &group.series),
+            };
+            Control {
+                role: kind.role,
+                block: (!kind.block.is_empty()).then(|| kind.block.clone()),
+                scheme: kind.scheme.clone(),
+                trials: group.done.len(),
+                accuracy: 100.0 * average(group, |readings| readings.test.top1),
+                criticality: estimate(&differences(&reference, &group.series, index.unit), draws),
+                stand_ins,
+            }
+        })
+        .collect()
+}
+
+/// The blocks in the network's order.
+pub(crate) fn blocks(index: &Index, headline: Option<&Headline>, cells: &[Cell]) -> Vec<BlockAnswer> {
+    let plan = &index.data.plan;
+    let whole = index.data.parents.first().map(|parent| parent.cost);
+    let place = |block: &str| {
+        let headline = headline?;
+        let substitute = headline.substitute(block)?;
+        cells.iter().position(|cell| {
+            cell.block == block
+                && cell.substitute == substitute
+                && cell.init == headline.init
+                && cell.scheme == headline.scheme
+        })
+    };
+    let critical = |cell: Option<usize>| Some(cells[cell?].criticality.as_ref()?.mean);
+    let all: Vec<Option<f64>> = plan.blocks.iter().map(|block| critical(place(&block.name))).collect();
+    plan.blocks
+        .iter()
+        .map(|block| {
+            let cell = place(&block.name);
+            let own = critical(cell);
+            let saved = |read: fn(&Cost) -> u64| {
+                let (whole, child) = (read(&whole?), read(&cells[cell?].cost));
+                (whole > 0).then(|| 1.0 - child as f64 / whole as f64)
+            };
+            BlockAnswer {
+                block: block.name.clone(),
+                rank: own.map(|own| 1 + all.iter().flatten().filter(|&&other| other > own).count()),
+                cell,
+                saves_parameters: saved(|cost| cost.parameters),
+                saves_macs: saved(|cost| cost.macs),
+                saves_time: cell.and_then(|cell| cells[cell].latency).map(|latency| 1.0 - latency),
+            }
+        })
+        .collect()
+}
+

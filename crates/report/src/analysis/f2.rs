@@ -1,0 +1,119 @@
+//! F2: accuracy can be recovered or exceeded after compression by fine-tuning the entire model.
+//!
+//! Judged on the best global scheme without soft targets (chosen on the validation set). The parent is what is to be
+//! recovered; the parent trained on under the same scheme says what the training alone would have given. With L and U
+//! the ends of the two-sided 90% interval (one-sided 5% tests), m the margin:
+//!
+//! | verdict | child - parent | child - parent-continued |
+//! |---|---|---|
+//! | exceeded | L > 0 | L > 0 |
+//! | exceeded only because of the extra training | L > 0 | U < m, and not L > 0 |
+//! | recovered | L > -m, and none of the above | |
+//! | not recovered | U < -m | |
+//! | undecided | otherwise | |
+
+use serde::{Deserialize, Serialize};
+
+use super::headline::{Headline, choose};
+use super::index::Index;
+use super::series::{Differences, Estimate, Point, Series, differences, estimate};
+
+/// What the data say of F2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum F2Verdict {
+    /// Better than the parent and than the parent trained on.
+    Exceeded,
+    /// Better than the parent, but not than the parent trained on.
+    ExceededByTraining,
+    /// Not worse than the parent by the margin or more.
+    Recovered,
+    /// Worse than the parent by more than the margin.
+    NotRecovered,
+    /// None of these can be said with the data at hand.
+    Undecided,
+}
+
+/// F2 for one block, or for the mean over blocks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct F2Block {
+    /// The block; none for the mean over blocks.
+    pub block: Option<String>,
+    /// The verdict.
+    pub verdict: F2Verdict,
+    /// Child - parent, percentage points.
+    pub to_parent: Estimate,
+    /// Child - parent-continued, percentage points; absent where the study has no such control.
+    pub to_continued: Option<Estimate>,
+}
+
+/// F2.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct F2 {
+    /// Under what it is judged.
+    pub headline: Headline,
+    /// The mean over blocks.
+    pub overall: F2Block,
+    /// Block by block.
+    pub blocks: Vec<F2Block>,
+}
+
+/// Judges F2; `None` where no scheme trains the whole network.
+pub(crate) fn judge(index: &Index, margin: f64) -> Option<F2> {
+    let plain = choose(index, |scheme| scheme.global && !scheme.distills);
+    let headline = plain.or_else(|| choose(index, |scheme| scheme.global))?;
+    let children: Vec<(&str, &Series)> = headline
+        .substitutes
+        .iter()
+        .filter_map(|(block, _)| Some((block.as_str(), &headline.group(index, block)?.series)))
+        .collect();
+    let blocks: Vec<F2Block> = children
+        .iter()
+        .filter_map(|(block, series)| of(index, Some(block), &headline.scheme, series, margin))
+        .collect();
+    let overall = of(index, None, &headline.scheme, &mean_child(&children), margin)?;
+    Some(F2 { overall, blocks, headline })
+}
+
+fn of(index: &Index, block: Option<&str>, scheme: &str, child: &Series, margin: f64) -> Option<F2Block> {
+    let to_parent = differences(child, &index.parent, index.unit);
+    let (control, stand_ins) = index.control(scheme, child);
+    // A parent standing in would make the second comparison the same as the first.
+    let to_continued = (stand_ins == 0).then(|| differences(child, &control, index.unit));
+    Some(F2Block {
+        block: block.map(str::to_owned),
+        verdict: verdict(&to_parent, to_continued.as_ref(), margin),
+        to_parent: estimate(&to_parent, None)?,
+        to_continued: to_continued.and_then(|differences| estimate(&differences, None)),
+    })
+}
+
+/// The average child: one series whose accuracy is the mean over blocks, on the keys that all blocks have.
+fn mean_child(children: &[(&str, &Series)]) -> Series {
+    let Some((_, first)) = children.first() else { return Series::new() };
+    let n = children.len() as f64;
+    let common = first.keys().filter(|key| children.iter().all(|(_, series)| series.contains_key(key)));
+    let mean = |key| Point { top1: children.iter().map(|(_, series)| series[key].top1).sum::<f64>() / n, bits: None };
+    common.map(|key| (*key, mean(key))).collect()
+}
+
+fn verdict(to_parent: &Differences, to_continued: Option<&Differences>, margin: f64) -> F2Verdict {
+    let mean = |differences: &Differences| differences.mean().filter(|_| differences.values.len() > 1);
+    let Some(parent) = mean(to_parent) else { return F2Verdict::Undecided };
+    let continued = to_continued.and_then(mean);
+    let above = |p: f64| p < 0.05;
+    if above(parent.p_above(0.0)) {
+        match continued {
+            Some(continued) if above(continued.p_above(0.0)) => return F2Verdict::Exceeded,
+            Some(continued) if above(continued.p_below(margin)) => return F2Verdict::ExceededByTraining,
+            _ => {}
+        }
+    }
+    if above(parent.p_above(-margin)) {
+        F2Verdict::Recovered
+    } else if above(parent.p_below(-margin)) {
+        F2Verdict::NotRecovered
+    } else {
+        F2Verdict::Undecided
+    }
+}

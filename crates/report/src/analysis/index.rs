@@ -1,0 +1,148 @@
+//! Records found by what they are of.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use nettriage_records::plan::{Role, TrialSpec};
+use nettriage_records::record::{Outcome, Readings, Record};
+
+use super::series::{Key, Point, Series, Unit};
+use crate::data::{RunData, bits};
+
+/// What a child is, apart from parent and seed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Kind {
+    pub role: Role,
+    pub block: String,
+    pub substitute: String,
+    pub init: String,
+    pub scheme: String,
+}
+
+impl Kind {
+    pub fn of(spec: &TrialSpec) -> Kind {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        Kind {
+            role: spec.role,
+            block: text(&spec.block),
+            substitute: text(&spec.substitute),
+            init: text(&spec.init),
+            scheme: spec.scheme.clone(),
+        }
+    }
+}
+
+/// One kind's trials.
+#[derive(Default)]
+pub(crate) struct Group<'a> {
+    /// Those that ended with readings.
+    pub done: Vec<(Key, &'a Record, &'a Readings)>,
+    pub diverged: usize,
+    pub failed: usize,
+    /// Accuracy on the test set at the end.
+    pub series: Series,
+    /// The same at the best point by validation.
+    pub best: Series,
+}
+
+/// Records by kind, kinds in the plan's order.
+pub(crate) struct Index<'a> {
+    pub data: &'a RunData,
+    pub kinds: Vec<Kind>,
+    pub groups: HashMap<Kind, Group<'a>>,
+    /// The parent itself at every (parent, seed) that any trial has.
+    pub parent: Series,
+    pub unit: Unit,
+}
+
+impl<'a> Index<'a> {
+    pub fn new(data: &'a RunData) -> Index<'a> {
+        let place: HashMap<&str, usize> =
+            data.plan.parents.iter().enumerate().map(|(i, parent)| (parent.id.as_str(), i)).collect();
+        let parents: HashMap<usize, Point> = data
+            .parents
+            .iter()
+            .filter_map(|parent| {
+                let test = &parent.test;
+                let bits = bits(&parent.test_correct, test.images, test.correct).map(Rc::new);
+                Some((*place.get(parent.id.as_str())?, Point { top1: test.top1, bits }))
+            })
+            .collect();
+        let mut kinds = Vec::new();
+        let mut groups: HashMap<Kind, Group> = HashMap::new();
+        let mut parent = Series::new();
+        for spec in &data.plan.trials {
+            let kind = Kind::of(spec);
+            if !groups.contains_key(&kind) {
+                kinds.push(kind.clone());
+                groups.insert(kind, Group::default());
+            }
+        }
+        for record in &data.records {
+            let Some(&at) = place.get(record.spec.parent.as_str()) else { continue };
+            let key = (at, record.spec.seed);
+            if let Some(point) = parents.get(&at) {
+                parent.entry(key).or_insert_with(|| point.clone());
+            }
+            let group = groups.entry(Kind::of(&record.spec)).or_default();
+            match (&record.outcome, &record.readings) {
+                (Outcome::Done, Some(readings)) => {
+                    let test = &readings.test;
+                    let bits = bits(&readings.test_correct, test.images, test.correct).map(Rc::new);
+                    group.series.insert(key, Point { top1: test.top1, bits });
+                    group.best.insert(key, Point { top1: readings.best.test.top1, bits: None });
+                    group.done.push((key, record, readings));
+                }
+                (Outcome::Diverged { .. }, _) => group.diverged += 1,
+                _ => group.failed += 1,
+            }
+        }
+        // A parent speaks for the architecture only where there is another to compare it with.
+        let mut seen: Vec<usize> = parent.keys().map(|key| key.0).collect();
+        seen.dedup();
+        let unit = if seen.len() >= 2 { Unit::Parents } else { Unit::Seeds };
+        Index { data, kinds, groups, parent, unit }
+    }
+
+    /// The control of equal budget at each of the keys, and how many of them it is the plain parent that stands in for.
+    ///
+    /// For scheme `none` the parent is the control: its budget is zero too.
+    pub fn control(&self, scheme: &str, keys: &Series) -> (Series, usize) {
+        let continued = self.groups.iter().find(|(kind, _)| kind.role == Role::ParentContinued && kind.scheme == scheme);
+        let mut stands_in = 0;
+        let mut control = Series::new();
+        for key in keys.keys() {
+            let exact = continued.and_then(|(_, group)| group.series.get(key));
+            if exact.is_none() && scheme != "none" {
+                stands_in += 1;
+            }
+            if let Some(point) = exact.or_else(|| self.parent.get(key)) {
+                control.insert(*key, point.clone());
+            }
+        }
+        (control, stands_in)
+    }
+
+    /// The group of a child.
+    pub fn child(&self, block: &str, substitute: &str, init: &str, scheme: &str) -> Option<&Group<'a>> {
+        let text = str::to_owned;
+        let kind = Kind {
+            role: Role::Child,
+            block: text(block),
+            substitute: text(substitute),
+            init: text(init),
+            scheme: text(scheme),
+        };
+        self.groups.get(&kind)
+    }
+
+    /// Kinds of children.
+    pub fn children(&self) -> impl Iterator<Item = (&Kind, &Group<'a>)> {
+        self.of_role(Role::Child)
+    }
+
+    /// Kinds of one role.
+    pub fn of_role(&self, role: Role) -> impl Iterator<Item = (&Kind, &Group<'a>)> {
+        self.kinds.iter().filter(move |kind| kind.role == role).map(|kind| (kind, &self.groups[kind]))
+    }
+}

@@ -1,0 +1,165 @@
+//! Accuracies by unit, and their paired differences.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::stats::bootstrap::Draws;
+use crate::stats::paired::{self, Mean};
+
+/// A parent (its place in the plan) and a seed: what trials pair by.
+pub(crate) type Key = (usize, u64);
+
+/// One reading of a network on the test set.
+#[derive(Clone, Debug)]
+pub(crate) struct Point {
+    /// Share of images right.
+    pub top1: f64,
+    /// Right or wrong, image by image, where known.
+    pub bits: Option<Rc<Vec<u8>>>,
+}
+
+/// Readings by parent and seed.
+pub(crate) type Series = BTreeMap<Key, Point>;
+
+/// What varies between the independent repetitions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unit {
+    /// Seeds of one parent: claims are about this network.
+    Seeds,
+    /// Parents, each averaged over its seeds: claims are about the architecture.
+    Parents,
+}
+
+/// Paired differences in percentage points, one for every unit.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Differences {
+    /// Mean over the test images.
+    pub values: Vec<f64>,
+    /// Image by image, as shares (-1 to 1); absent where any side does not know them.
+    pub rows: Option<Vec<Vec<f32>>>,
+    /// Pairs of trials.
+    pub pairs: usize,
+}
+
+/// `first - second` over the keys that both have.
+pub(crate) fn differences(first: &Series, second: &Series, unit: Unit) -> Differences {
+    let keys: Vec<Key> = first.keys().filter(|key| second.contains_key(key)).copied().collect();
+    let group = |key: &Key| match unit {
+        Unit::Seeds => *key,
+        Unit::Parents => (key.0, 0),
+    };
+    let mut groups: BTreeMap<Key, Vec<Key>> = BTreeMap::new();
+    keys.iter().for_each(|key| groups.entry(group(key)).or_default().push(*key));
+    let value = |keys: &Vec<Key>| {
+        keys.iter().map(|key| 100.0 * (first[key].top1 - second[key].top1)).sum::<f64>() / keys.len() as f64
+    };
+    let row = |keys: &Vec<Key>| {
+        let mut sum: Vec<f32> = Vec::new();
+        for key in keys {
+            let (a, b) = (first[key].bits.as_ref()?, second[key].bits.as_ref()?);
+            if a.len() != b.len() || (!sum.is_empty() && sum.len() != a.len()) {
+                return None;
+            }
+            sum.resize(a.len(), 0.0);
+            sum.iter_mut().zip(a.iter().zip(b.iter())).for_each(|(sum, (&a, &b))| *sum += f32::from(a) - f32::from(b));
+        }
+        let n = keys.len() as f32;
+        sum.iter_mut().for_each(|sum| *sum /= n);
+        Some(sum)
+    };
+    let rows: Option<Vec<Vec<f32>>> = groups.values().map(row).collect();
+    let rows = rows.filter(|rows| rows.windows(2).all(|pair| pair[0].len() == pair[1].len()));
+    Differences { values: groups.values().map(value).collect(), rows, pairs: keys.len() }
+}
+
+impl Differences {
+    /// The mean with the error that tests use: over units and images where both are known, else over units.
+    pub fn mean(&self) -> Option<Mean> {
+        let over_both = self.rows.as_ref().and_then(|rows| paired::crossed(rows));
+        let in_points = |mean: Mean| Mean { mean: 100.0 * mean.mean, se: 100.0 * mean.se, df: mean.df };
+        over_both.map(in_points).or_else(|| paired::student(&self.values))
+    }
+}
+
+/// Over what an interval speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// Over new units and new test images.
+    UnitsAndImages,
+    /// Over new units, on these test images.
+    Units,
+    /// Over new test images, for this one unit: says nothing about another seed.
+    Images,
+}
+
+/// A mean difference in percentage points with its intervals.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// Independent repetitions (seeds, or parents).
+    pub units: usize,
+    /// Pairs of trials.
+    pub pairs: usize,
+    /// Value of every unit.
+    pub values: Vec<f64>,
+    /// Standard error behind `interval`.
+    pub se: Option<f64>,
+    /// Its degrees of freedom.
+    pub df: Option<f64>,
+    /// The 95% interval that is shown.
+    pub interval: Option<[f64; 2]>,
+    /// Over what `interval` speaks.
+    pub basis: Option<Basis>,
+    /// 95% by Student's t over units alone.
+    pub student: Option<[f64; 2]>,
+    /// 95% by the BCa bootstrap over units and images.
+    pub bootstrap: Option<[f64; 2]>,
+}
+
+/// The estimate from differences; `None` where there are none.
+pub(crate) fn estimate(differences: &Differences, draws: Option<&Draws>) -> Option<Estimate> {
+    let units = differences.values.len();
+    if units == 0 {
+        return None;
+    }
+    let shown = differences.mean();
+    let basis = shown.map(|_| match (&differences.rows, units) {
+        (Some(_), 1) => Basis::Images,
+        (Some(_), _) => Basis::UnitsAndImages,
+        (None, _) => Basis::Units,
+    });
+    let in_points = |interval: [f64; 2]| interval.map(|end| 100.0 * end);
+    let bootstrap = draws.zip(differences.rows.as_ref()).and_then(|(draws, rows)| draws.interval(rows));
+    Some(Estimate {
+        mean: paired::mean(&differences.values),
+        units,
+        pairs: differences.pairs,
+        values: differences.values.clone(),
+        se: shown.map(|mean| mean.se),
+        df: shown.map(|mean| mean.df),
+        interval: shown.map(|mean| mean.interval(0.95)),
+        basis,
+        student: paired::student(&differences.values).map(|mean| mean.interval(0.95)),
+        bootstrap: bootstrap.map(in_points),
+    })
+}
+
+/// Values of every series on the units that all of them have: rows are units, columns series; in percentage points.
+pub(crate) fn table(series: &[&Series], unit: Unit) -> Vec<Vec<f64>> {
+    let Some(first) = series.first() else { return Vec::new() };
+    let common = |key: &&Key| series.iter().all(|series| series.contains_key(key));
+    let mut groups: BTreeMap<Key, Vec<Key>> = BTreeMap::new();
+    for key in first.keys().filter(common) {
+        let group = if unit == Unit::Parents { (key.0, 0) } else { *key };
+        groups.entry(group).or_default().push(*key);
+    }
+    let mean = |series: &Series, keys: &[Key]| {
+        100.0 * keys.iter().map(|key| series[key].top1).sum::<f64>() / keys.len() as f64
+    };
+    groups.values().map(|keys| series.iter().map(|series| mean(series, keys)).collect()).collect()
+}

@@ -1,0 +1,79 @@
+//! What a report is made from.
+
+use nettriage_records::plan::Plan;
+use nettriage_records::record::{ParentRecord, Record};
+use nettriage_records::{Error, Run};
+use serde::{Deserialize, Serialize};
+
+/// A run read into memory, with where it came from.
+#[derive(Clone, Debug)]
+pub struct RunData {
+    /// The plan.
+    pub plan: Plan,
+    /// Parents' records, in the plan's order.
+    pub parents: Vec<ParentRecord>,
+    /// Trials' records, in the plan's order.
+    pub records: Vec<Record>,
+    /// Where it came from.
+    pub about: About,
+}
+
+/// How a run was made: shown in the report's method, used in no computation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct About {
+    /// Program and version, such as `nettriage 0.1.0`.
+    pub program: String,
+    /// The machine, such as `2 cores, AVX2, 24 GiB`.
+    pub machine: String,
+    /// The command line.
+    pub command: String,
+    /// The run's folder.
+    pub folder: String,
+    /// Wall seconds from the end of the parents' training to the last trial's end.
+    pub trials_seconds: Option<f64>,
+}
+
+impl RunData {
+    /// Reads a run's records; `about.folder` and `about.trials_seconds` are filled in.
+    ///
+    /// # Errors
+    /// Those of [`Run::records`].
+    pub fn load(run: &Run, about: About) -> Result<RunData, Error> {
+        let folder = run.folder().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let trials_seconds = Some(run.status()?.trials_seconds);
+        Ok(RunData {
+            plan: run.plan().clone(),
+            parents: run.parents()?,
+            records: run.records()?,
+            about: About { folder, trials_seconds, ..about },
+        })
+    }
+}
+
+/// The bits of `test_correct`: 1 where the image was right. `None` if the text is not base64 of `images` bits of which
+/// `correct` are set.
+pub(crate) fn bits(base64: &str, images: u64, correct: u64) -> Option<Vec<u8>> {
+    use base64::Engine;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(base64).ok()?;
+    let images = usize::try_from(images).ok()?;
+    if bytes.len() != images.div_ceil(8) {
+        return None;
+    }
+    let bits: Vec<u8> = (0..images).map(|i| bytes[i / 8] >> (7 - i % 8) & 1).collect();
+    (bits.iter().map(|&bit| u64::from(bit)).sum::<u64>() == correct).then_some(bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bits;
+
+    #[test]
+    fn bits_begin_at_the_most_significant() {
+        // 0b1010_0000, 0b0100_0000
+        assert_eq!(bits("oEA=", 10, 3), Some(vec![1, 0, 1, 0, 0, 0, 0, 0, 0, 1]));
+        assert_eq!(bits("oEA=", 10, 2), None);
+        assert_eq!(bits("oEA=", 17, 3), None);
+        assert_eq!(bits("o!A=", 10, 3), None);
+    }
+}

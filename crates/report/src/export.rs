@@ -1,0 +1,200 @@
+//! The analysis and the trials for other programs: JSON and CSV.
+
+use nettriage_records::plan::TrialSpec;
+use nettriage_records::record::{Clock, Evaluation, Outcome};
+use serde::Serialize;
+
+use crate::analysis::Analysis;
+use crate::data::RunData;
+
+/// The analysis as JSON, as `schema.json` describes it.
+pub fn json(analysis: &Analysis) -> String {
+    serde_json::to_string_pretty(analysis).expect("plain data") + "\n"
+}
+
+/// Names of the columns of [`csv`].
+const COLUMNS: [&str; 38] = [
+    "id", "role", "parent", "parent_seed", "block", "substitute", "init", "scheme", "seed", "state", "test_images",
+    "test_correct", "test_top1", "test_top5", "test_loss", "test_calibration_error", "test_agreement",
+    "validation_images", "validation_top1", "validation_top5", "validation_loss", "before_top1", "best_examples",
+    "best_validation_top1", "best_test_top1", "recovered_at", "examples", "parameters", "macs", "dead_filters",
+    "effective_rank", "train_seconds", "seconds", "inference_seconds", "parent_inference_seconds", "hint_loss",
+    "test_per_class", "test_correct_bits",
+];
+
+/// One row for every parent (role `trained`) and every recorded trial, as CSV (RFC 4180) with a header.
+///
+/// Accuracies are shares from 0 to 1; `test_per_class` is separated by spaces; `test_correct_bits` is base64, one bit an
+/// image, most significant first; what a row does not have is empty.
+pub fn csv(data: &RunData) -> String {
+    let mut out = String::new();
+    line(&mut out, COLUMNS.iter().map(|name| (*name).to_owned()));
+    for parent in &data.parents {
+        let spec = TrialSpec {
+            id: parent.id.clone(),
+            role: nettriage_records::plan::Role::Parent,
+            parent: parent.id.clone(),
+            block: None,
+            substitute: None,
+            init: None,
+            scheme: String::new(),
+            seed: parent.seed,
+        };
+        let mut row = Row::new(data, &spec, "trained", "done");
+        row.test(&parent.test, &parent.test_correct);
+        row.validation(&parent.validation);
+        row.set("parameters", parent.cost.parameters);
+        row.set("macs", parent.cost.macs);
+        row.clock(&parent.clock);
+        line(&mut out, row.cells);
+    }
+    for record in &data.records {
+        let state = match record.outcome {
+            Outcome::Done => "done",
+            Outcome::Diverged { .. } => "diverged",
+            Outcome::Failed { .. } => "failed",
+        };
+        let role = serde_json::to_value(record.spec.role).expect("plain data");
+        let mut row = Row::new(data, &record.spec, role.as_str().unwrap_or_default(), state);
+        row.clock(&record.clock);
+        if let Some(readings) = &record.readings {
+            row.test(&readings.test, &readings.test_correct);
+            row.validation(&readings.validation);
+            row.set("before_top1", readings.before.top1);
+            row.set("best_examples", readings.best.examples);
+            row.set("best_validation_top1", readings.best.validation_top1);
+            row.set("best_test_top1", readings.best.test.top1);
+            row.optional("recovered_at", readings.recovered_at);
+            row.optional("examples", readings.curve.last().map(|point| point.examples));
+            row.set("parameters", readings.cost.parameters);
+            row.set("macs", readings.cost.macs);
+            row.optional("dead_filters", readings.filters.as_ref().map(|filters| filters.dead));
+            row.optional("effective_rank", readings.filters.as_ref().map(|filters| filters.effective_rank));
+            let first_stage = readings.curve.iter().filter(|point| point.stage == 0);
+            row.optional("hint_loss", first_stage.filter_map(|point| point.train_loss).last());
+        }
+        line(&mut out, row.cells);
+    }
+    out
+}
+
+struct Row {
+    cells: Vec<String>,
+}
+
+impl Row {
+    fn new(data: &RunData, spec: &TrialSpec, role: &str, state: &str) -> Row {
+        let mut row = Row { cells: vec![String::new(); COLUMNS.len()] };
+        row.set("id", &spec.id);
+        row.set("role", role);
+        row.set("parent", &spec.parent);
+        row.optional("parent_seed", data.plan.parents.iter().find(|p| p.id == spec.parent).map(|p| p.seed));
+        row.optional("block", spec.block.as_ref());
+        row.optional("substitute", spec.substitute.as_ref());
+        row.optional("init", spec.init.as_ref());
+        row.set("scheme", &spec.scheme);
+        row.set("seed", spec.seed);
+        row.set("state", state);
+        row
+    }
+
+    fn set(&mut self, column: &str, value: impl Serialize) {
+        let at = COLUMNS.iter().position(|name| *name == column).expect("a column of the table");
+        self.cells[at] = match serde_json::to_value(value).expect("plain data") {
+            serde_json::Value::String(text) => text,
+            serde_json::Value::Null => String::new(),
+            // The shortest digits that read back as the same number.
+            other => other.to_string(),
+        };
+    }
+
+    fn optional(&mut self, column: &str, value: Option<impl Serialize>) {
+        if let Some(value) = value {
+            self.set(column, value);
+        }
+    }
+
+    fn test(&mut self, test: &Evaluation, bits: &str) {
+        self.set("test_images", test.images);
+        self.set("test_correct", test.correct);
+        self.set("test_top1", test.top1);
+        self.set("test_top5", test.top5);
+        self.set("test_loss", test.loss);
+        self.set("test_calibration_error", test.calibration_error);
+        self.set("test_agreement", test.agreement);
+        let classes: Vec<String> = test.per_class.iter().map(f64::to_string).collect();
+        self.set("test_per_class", classes.join(" "));
+        self.set("test_correct_bits", bits);
+    }
+
+    fn validation(&mut self, validation: &Evaluation) {
+        self.set("validation_images", validation.images);
+        self.set("validation_top1", validation.top1);
+        self.set("validation_top5", validation.top5);
+        self.set("validation_loss", validation.loss);
+    }
+
+    fn clock(&mut self, clock: &Clock) {
+        self.set("train_seconds", clock.train_seconds);
+        self.set("seconds", clock.seconds);
+        if let Some(inference) = &clock.inference {
+            self.set("inference_seconds", inference.network[0]);
+            self.set("parent_inference_seconds", inference.parent[0]);
+        }
+    }
+}
+
+/// One row of every cell (block, substitute, init, scheme) as CSV with a header: the summary.
+pub fn csv_cells(analysis: &Analysis) -> String {
+    let mut out = String::new();
+    let header = [
+        "block", "substitute", "init", "scheme", "trials", "diverged", "failed", "accuracy", "ceiling", "criticality",
+        "low", "high", "student_low", "student_high", "bootstrap_low", "bootstrap_high", "stand_ins", "damage",
+        "recovered", "median_recovery", "agreement", "calibration_error", "parameters", "macs", "latency", "seconds",
+    ];
+    line(&mut out, header.iter().map(|name| (*name).to_owned()));
+    for cell in &analysis.cells {
+        let number = |x: Option<f64>| x.map(|x| x.to_string()).unwrap_or_default();
+        let ends = |read: fn(&crate::analysis::Estimate) -> Option<[f64; 2]>| {
+            let ends = cell.criticality.as_ref().and_then(read);
+            [number(ends.map(|ends| ends[0])), number(ends.map(|ends| ends[1]))]
+        };
+        let mut row = vec![cell.block.clone(), cell.substitute.clone(), cell.init.clone(), cell.scheme.clone()];
+        row.extend([cell.trials, cell.diverged, cell.failed].map(|n| n.to_string()));
+        row.extend([cell.accuracy, cell.ceiling].map(|x| x.to_string()));
+        row.push(number(cell.criticality.as_ref().map(|estimate| estimate.mean)));
+        row.extend(ends(|estimate| estimate.interval));
+        row.extend(ends(|estimate| estimate.student));
+        row.extend(ends(|estimate| estimate.bootstrap));
+        row.push(cell.stand_ins.to_string());
+        row.push(cell.damage.to_string());
+        row.push(cell.recovered.to_string());
+        row.push(number(cell.median_recovery));
+        row.extend([cell.agreement, cell.calibration_error].map(|x| x.to_string()));
+        row.extend([cell.cost.parameters, cell.cost.macs].map(|n| n.to_string()));
+        row.push(number(cell.latency));
+        row.push(cell.seconds.to_string());
+        line(&mut out, row);
+    }
+    out
+}
+
+/// One line of CSV, quoted where it must be. A leading `=`, `+`, `-` or `@` in a name, which a spreadsheet would take for
+/// a formula, is kept from it by a quote mark; numbers are left alone.
+fn line(out: &mut String, cells: impl IntoIterator<Item = String>) {
+    for (i, cell) in cells.into_iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.parse::<f64>().is_err();
+        let cell = if formula { format!("'{cell}") } else { cell };
+        if cell.contains([',', '"', '\n', '\r']) {
+            out.push('"');
+            out.push_str(&cell.replace('"', "\"\""));
+            out.push('"');
+        } else {
+            out.push_str(&cell);
+        }
+    }
+    out.push_str("\r\n");
+}

@@ -1,0 +1,86 @@
+//! Numbers in words, the same in every output.
+
+/// Percentage points with a sign, such as `+1.24` or `−0.30`; the minus is U+2212.
+pub(crate) fn points(x: f64) -> String {
+    signed(x, 2)
+}
+
+/// A number with its sign; what rounds to zero has none.
+pub(crate) fn signed(x: f64, digits: usize) -> String {
+    let text = format!("{:.digits$}", x.abs());
+    let zero = text.chars().all(|c| c == '0' || c == '.');
+    let sign = if zero { "" } else if x < 0.0 { "−" } else { "+" };
+    format!("{sign}{text}")
+}
+
+/// A number, its minus U+2212.
+pub(crate) fn number(x: f64, digits: usize) -> String {
+    let text = signed(x, digits);
+    text.strip_prefix('+').map(str::to_owned).unwrap_or(text)
+}
+
+/// An interval such as `0.81 to 1.67`.
+pub(crate) fn interval([low, high]: [f64; 2]) -> String {
+    format!("{} to {}", number(low, 2), number(high, 2))
+}
+
+/// A count with thin separators such as `1 234 567` (narrow no-break spaces).
+pub(crate) fn count(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push('\u{202F}');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// A large count in short, such as `1.23 M`.
+pub(crate) fn short(n: f64) -> String {
+    match n {
+        n if n >= 1e9 => format!("{:.2} G", n / 1e9),
+        n if n >= 1e6 => format!("{:.2} M", n / 1e6),
+        n if n >= 1e4 => format!("{:.1} k", n / 1e3),
+        n => format!("{n:.0}"),
+    }
+}
+
+/// A share as a percentage, such as `38%`; small ones keep a digit.
+pub(crate) fn percent(share: f64) -> String {
+    let digits = if share.abs() < 0.095 { 1 } else { 0 };
+    format!("{}%", number(100.0 * share, digits))
+}
+
+/// A p value, such as `p = 0.013` or `p < 0.0001`.
+pub(crate) fn p_value(p: f64) -> String {
+    if p < 1e-4 { "p < 0.0001".to_owned() } else if p < 0.01 { format!("p = {p:.4}") } else { format!("p = {p:.3}") }
+}
+
+/// Seconds in words, such as `1 h 12 min`.
+pub(crate) fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 100.0 => format!("{s:.1} s"),
+        s if s < 3600.0 => format!("{} min {} s", (s / 60.0) as u64, (s % 60.0) as u64),
+        s => format!("{} h {} min", (s / 3600.0) as u64, (s % 3600.0 / 60.0) as u64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_as_they_should() {
+        assert_eq!(points(1.237), "+1.24");
+        assert_eq!(points(-0.3), "−0.30");
+        assert_eq!(points(-0.001), "0.00");
+        assert_eq!(interval([-0.2, 0.4]), "−0.20 to 0.40");
+        assert_eq!(count(1_234_567), "1\u{202F}234\u{202F}567");
+        assert_eq!(count(999), "999");
+        assert_eq!((percent(0.384), percent(0.0123)), ("38%".to_owned(), "1.2%".to_owned()));
+        assert_eq!(p_value(0.00002), "p < 0.0001");
+        assert_eq!(duration(4321.0), "1 h 12 min");
+    }
+}

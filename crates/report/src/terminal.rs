@@ -1,0 +1,100 @@
+//! The summary table for a terminal.
+
+use crate::analysis::Analysis;
+use crate::data::RunData;
+use crate::format::{duration, interval, number, percent, short};
+use crate::words;
+
+/// The blocks' criticality as a table with the answer and the findings: plain text, at most 100 columns.
+pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
+    let mut out = String::new();
+    if let Some(parent) = &analysis.parent {
+        let cost = &parent.cost;
+        out += &format!(
+            "{}: parent {}% on {} test images, {} parameters, {} MACs\n",
+            clean(&analysis.name),
+            number(parent.accuracy, 2),
+            parent.test_images,
+            short(cost.parameters as f64),
+            short(cost.macs as f64),
+        );
+    }
+    out += &wrap(&clean(&words::conditions(data, analysis)), 96);
+    out += "\n\n";
+    let header = ["rank", "block", "costs (points)", "95% interval", "accuracy", "params", "MACs", "time", "recovered"];
+    let mut rows: Vec<Vec<String>> = vec![header.map(str::to_owned).to_vec()];
+    for block in &analysis.blocks {
+        let dash = || "-".to_owned();
+        let share = |x: Option<f64>| x.map_or_else(dash, |x| percent(-x));
+        let cell = block.cell.map(|cell| &analysis.cells[cell]);
+        let estimate = cell.and_then(|cell| cell.criticality.as_ref());
+        rows.push(vec![
+            block.rank.map_or_else(dash, |rank| rank.to_string()),
+            clean(&block.block),
+            estimate.map_or_else(dash, |estimate| number(estimate.mean, 2)),
+            estimate.and_then(|estimate| estimate.interval).map_or_else(dash, interval),
+            cell.map_or_else(dash, |cell| format!("{}%", number(cell.accuracy, 2))),
+            share(block.saves_parameters),
+            share(block.saves_macs),
+            share(block.saves_time),
+            cell.map_or_else(dash, |cell| format!("{}/{}", cell.recovered, cell.trials)),
+        ]);
+    }
+    out += &table(&rows);
+    out += "\n";
+    out += &wrap(&clean(&words::answer(analysis)), 96);
+    out += "\n\n";
+    for verdict in words::verdicts(analysis) {
+        out += &wrap(&clean(&format!("{} {}: {}. {}", verdict.name, verdict.claim, verdict.verdict, verdict.line)), 96);
+        out += "\n";
+    }
+    out += &format!("\n{} of {} trials recorded", analysis.recorded, analysis.planned);
+    if analysis.diverged + analysis.failed > 0 {
+        out += &format!(" ({} diverged, {} failed: counted, in no mean)", analysis.diverged, analysis.failed);
+    }
+    if let Some(seconds) = analysis.about.trials_seconds.filter(|&seconds| seconds > 0.0) {
+        out += &format!(" in {}", duration(seconds));
+    }
+    out += "\n";
+    out
+}
+
+/// Names come from files: nothing in them may move the cursor or colour the terminal.
+fn clean(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+}
+
+/// Columns side by side, the second to the left, the others to the right.
+fn table(rows: &[Vec<String>]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
+    let mut out = String::new();
+    for (i, row) in rows.iter().enumerate() {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (text, &width))| {
+            if column == 1 { format!("{text:<width$}") } else { format!("{text:>width$}") }
+        });
+        out += cells.collect::<Vec<_>>().join("  ").trim_end();
+        out += "\n";
+        if i == 0 {
+            out += &"─".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1));
+            out += "\n";
+        }
+    }
+    out
+}
+
+fn wrap(text: &str, width: usize) -> String {
+    let mut lines: Vec<String> = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.last_mut().expect("never empty");
+        if !last.is_empty() && last.chars().count() + 1 + word.chars().count() > width {
+            lines.push(word.to_owned());
+        } else {
+            if !last.is_empty() {
+                last.push(' ');
+            }
+            last.push_str(word);
+        }
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,266 @@
+//! The answer and the verdicts in sentences, the same in every output.
+
+use crate::analysis::{Analysis, BlockAnswer, Ceiling, Cell, Estimate, F1Verdict, F2Verdict, F3Pair, Pace, Unit};
+use crate::data::RunData;
+use crate::format::{count, interval, number, p_value, percent, points};
+
+/// A verdict: one or two words, and a line that says why.
+pub(crate) struct Verdict {
+    /// The finding, such as `F1`.
+    pub name: &'static str,
+    /// The finding in words.
+    pub claim: &'static str,
+    /// The verdict.
+    pub verdict: String,
+    /// Whether the data agree with the finding: yes, no, or open.
+    pub agrees: Option<bool>,
+    /// Why.
+    pub line: String,
+}
+
+/// Repetitions in words, such as `3 seeds`.
+pub(crate) fn units(unit: Unit, n: usize) -> String {
+    let word = match unit {
+        Unit::Seeds => "seed",
+        Unit::Parents => "parent",
+    };
+    format!("{n} {word}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A block with its cell and estimate.
+pub(crate) fn answered<'a>(analysis: &'a Analysis) -> Vec<(&'a BlockAnswer, &'a Cell, &'a Estimate)> {
+    let blocks = analysis.blocks.iter();
+    blocks
+        .filter_map(|block| {
+            let cell = &analysis.cells[block.cell?];
+            Some((block, cell, cell.criticality.as_ref()?))
+        })
+        .collect()
+}
+
+fn cost(estimate: &Estimate) -> String {
+    let interval = estimate.interval.map(|ends| format!(" (95% interval {})", interval(ends))).unwrap_or_default();
+    format!("{} points{interval}", number(estimate.mean, 2))
+}
+
+fn list(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [head @ .., last] => format!("{} and {last}", head.join(", ")),
+    }
+}
+
+/// The sentence that answers: which blocks matter, and which could be one layer instead.
+pub(crate) fn answer(analysis: &Analysis) -> String {
+    let blocks = answered(analysis);
+    let margin = number(analysis.options.margin, 2);
+    let Some(top) = blocks.iter().max_by(|a, b| a.2.mean.total_cmp(&b.2.mean)) else {
+        return "No block has a finished trial yet.".to_owned();
+    };
+    let Some(low) = blocks.iter().min_by(|a, b| a.2.mean.total_cmp(&b.2.mean)) else { return String::new() };
+    let substitute = &low.1.substitute;
+    let mut text = String::new();
+    let verdict = analysis.f1.as_ref().map(|f1| f1.verdict);
+    match verdict {
+        _ if blocks.len() == 1 => text += &format!("Replacing {} costs {}. ", top.0.block, cost(top.2)),
+        Some(F1Verdict::Equivalent) => {
+            let mean = blocks.iter().map(|block| block.2.mean).sum::<f64>() / blocks.len() as f64;
+            text += &format!(
+                "All {} blocks matter alike: no two differ by {margin} points or more, and replacing one costs {} points on average. ",
+                blocks.len(),
+                number(mean, 2)
+            );
+        }
+        Some(F1Verdict::Different) => {
+            text += &format!("{} matters most: replacing it costs {}. ", capital(&top.0.block), cost(top.2));
+        }
+        _ => {
+            text += &format!(
+                "Which block matters most is undecided with {}: {} costs most, {}. ",
+                units(analysis.unit, analysis.units),
+                top.0.block,
+                cost(top.2)
+            );
+        }
+    }
+    let cheap: Vec<_> =
+        blocks.iter().filter(|block| block.2.interval.is_some_and(|ends| ends[1] < analysis.options.margin)).collect();
+    let names: Vec<&str> = cheap.iter().map(|block| block.0.block.as_str()).collect();
+    if cheap.is_empty() {
+        text += &format!("No block can be shown to cost less than {margin} points as one {substitute}.");
+    } else {
+        let most = cheap.iter().max_by(|a, b| a.0.saves_macs.unwrap_or(0.0).total_cmp(&b.0.saves_macs.unwrap_or(0.0)));
+        text += &format!("{} could be one {substitute} instead, at a cost below {margin} points", capital(&list(&names)));
+        if let Some((block, _, _)) = most
+            && let (Some(parameters), Some(macs)) = (block.saves_parameters, block.saves_macs)
+        {
+            let which = if cheap.len() == 1 { "that saves".to_owned() } else { format!("{} saves", block.block) };
+            text += &format!("; {which} {} of the parameters and {} of the arithmetic", percent(parameters), percent(macs));
+        }
+        text += ".";
+    }
+    text
+}
+
+/// The first letter made large.
+pub(crate) fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// The headline's substitute, init, scheme and repetitions in words.
+pub(crate) fn conditions(data: &RunData, analysis: &Analysis) -> String {
+    let Some(headline) = &analysis.headline else { return String::new() };
+    let images = analysis.parent.as_ref().map_or(0, |parent| parent.test_images);
+    format!(
+        "One {}, init {}, scheme {}; {}; {} training images a child, {} test images of {}.",
+        headline.substitute_text(),
+        headline.init,
+        headline.scheme,
+        units(analysis.unit, analysis.units),
+        count(data.plan.data.budget as u64),
+        count(images),
+        data.plan.data.name,
+    )
+}
+
+/// The three findings.
+pub(crate) fn verdicts(analysis: &Analysis) -> [Verdict; 3] {
+    [f1(analysis), f2(analysis), f3(analysis)]
+}
+
+fn f1(analysis: &Analysis) -> Verdict {
+    let margin = number(analysis.options.margin, 2);
+    let (verdict, agrees, line) = match &analysis.f1 {
+        None => ("not tested", None, "The study has no two blocks with trials to compare.".to_owned()),
+        Some(f1) => {
+            let detectable = f1
+                .detectable
+                .map(|points| format!("; {} could have shown {} points", units(analysis.unit, f1.units), number(points, 2)))
+                .unwrap_or_default();
+            let spread = format!("the largest difference between two blocks is {} points", number(f1.spread, 2));
+            let test = f1.p_permutation.map(|p| format!("permutation {}", p_value(p))).unwrap_or_default();
+            let within = f1.p_equivalent.map(p_value).unwrap_or_default();
+            match f1.verdict {
+                F1Verdict::Equivalent => {
+                    let also = f1.p_permutation.filter(|&p| p < 0.05).map(|_| ", though a smaller one is detectable");
+                    let also = also.unwrap_or_default();
+                    ("equivalent", Some(true), format!("No pair of blocks differs by {margin} points or more (TOST {within}){also}; {spread}."))
+                }
+                F1Verdict::Different => {
+                    ("different", Some(false), format!("It does depend on the block ({test}); {spread}{detectable}."))
+                }
+                F1Verdict::Undecided => {
+                    let test = if test.is_empty() { "one repetition only".to_owned() } else { test };
+                    ("undecided", None, format!("Neither a difference ({test}) nor equivalence within {margin} points is shown; {spread}{detectable}."))
+                }
+            }
+        }
+    };
+    Verdict { name: "F1", claim: "Accuracy does not depend on which layer was compressed", verdict: verdict.into(), agrees, line }
+}
+
+/// The five verdicts of F2 in words.
+pub(crate) fn f2_word(verdict: F2Verdict) -> &'static str {
+    match verdict {
+        F2Verdict::Exceeded => "exceeded",
+        F2Verdict::ExceededByTraining => "exceeded only because of the extra training",
+        F2Verdict::Recovered => "recovered",
+        F2Verdict::NotRecovered => "not recovered",
+        F2Verdict::Undecided => "undecided",
+    }
+}
+
+fn f2(analysis: &Analysis) -> Verdict {
+    let (verdict, agrees, line) = match &analysis.f2 {
+        None => ("not tested".to_owned(), None, "The study has no scheme that trains the whole network.".to_owned()),
+        Some(f2) => {
+            let mut kinds: Vec<F2Verdict> = f2.blocks.iter().map(|block| block.verdict).collect();
+            kinds.sort();
+            let each: Vec<String> =
+                kinds.chunk_by(|a, b| a == b).map(|group| format!("{} {}", group.len(), f2_word(group[0]))).collect();
+            let to_parent = &f2.overall.to_parent;
+            let ends = to_parent.interval.map(|ends| format!(" ({})", interval(ends))).unwrap_or_default();
+            let continued = f2.overall.to_continued.as_ref().map_or(String::new(), |estimate| {
+                format!(" and {} to the parent trained on", points(estimate.mean))
+            });
+            let agrees = match f2.overall.verdict {
+                F2Verdict::Exceeded | F2Verdict::Recovered | F2Verdict::ExceededByTraining => Some(true),
+                F2Verdict::NotRecovered => Some(false),
+                F2Verdict::Undecided => None,
+            };
+            let line = format!(
+                "After {} children stand {} points to the parent{ends}{continued}, averaged over blocks; by block: {}.",
+                f2.headline.scheme,
+                points(to_parent.mean),
+                each.join(", ")
+            );
+            (f2_word(f2.overall.verdict).to_owned(), agrees, line)
+        }
+    };
+    Verdict { name: "F2", claim: "Fine-tuning the whole network recovers or exceeds the accuracy", verdict, agrees, line }
+}
+
+/// The verdicts of F3's first half in words.
+pub(crate) fn pace_word(pace: Pace) -> &'static str {
+    match pace {
+        Pace::Hastened => "hastened",
+        Pace::Slowed => "slowed",
+        Pace::Undecided => "pace undecided",
+        Pace::NeverReached => "margin never reached",
+    }
+}
+
+/// How distilled children stand to the parent, in words.
+pub(crate) fn against_parent_word(ceiling: Ceiling) -> &'static str {
+    match ceiling {
+        Ceiling::Equivalent => "held to the parent's accuracy",
+        Ceiling::Higher => "above the parent's accuracy",
+        Ceiling::Lower => "below the parent's accuracy",
+        Ceiling::Undecided => "ceiling undecided",
+    }
+}
+
+/// How distilled children stand to plain ones, in words.
+pub(crate) fn ceiling_word(ceiling: Ceiling) -> &'static str {
+    match ceiling {
+        Ceiling::Equivalent => "equivalent",
+        Ceiling::Higher => "higher",
+        Ceiling::Lower => "lower",
+        Ceiling::Undecided => "undecided",
+    }
+}
+
+fn f3(analysis: &Analysis) -> Verdict {
+    let (verdict, agrees, line) = match &analysis.f3 {
+        None => ("not tested".to_owned(), None, "The study has no scheme with and without distillation.".to_owned()),
+        Some(f3) => f3_line(&f3.overall),
+    };
+    Verdict {
+        name: "F3",
+        claim: "Distillation hastens convergence but holds accuracy to the base model's",
+        verdict,
+        agrees,
+        line,
+    }
+}
+
+fn f3_line(pair: &F3Pair) -> (String, Option<bool>, String) {
+    let verdict = format!("{}; {}", pace_word(pair.pace), against_parent_word(pair.against_parent));
+    let agrees = match (pair.pace, pair.against_parent) {
+        (Pace::Hastened, Ceiling::Equivalent | Ceiling::Lower) => Some(true),
+        (Pace::Slowed, _) | (_, Ceiling::Higher) => Some(false),
+        _ => None,
+    };
+    let test = pair.log_rank.map(|test| format!(" (log-rank {})", p_value(test.p))).unwrap_or_default();
+    let ceiling = pair.to_plain.as_ref().map_or(String::new(), |estimate| {
+        let ends = estimate.interval.map(|ends| format!(" ({})", interval(ends))).unwrap_or_default();
+        format!(" At the end it stands {} points{ends} to the same scheme without.", points(estimate.mean))
+    });
+    let line = format!(
+        "{} of {} children came within the margin with distillation, {} without{test}.{ceiling}",
+        pair.recovered[0], pair.pairs, pair.recovered[1]
+    );
+    (verdict, agrees, line)
+}
