@@ -91,7 +91,8 @@ fn print_json(graph: &Graph) -> Result<(), Fail> {
         })
     });
     let blocks = block::find(graph);
-    let blocks = blocks.iter().map(|b| json!({ "name": b.name, "layers": b.layers, "input": b.input, "output": b.output }));
+    let blocks =
+        blocks.iter().map(|b| json!({ "name": b.name, "layers": b.layers, "input": b.input, "output": b.output }));
     let value = json!({
         "name": graph.name,
         "input": [graph.input.channels, graph.input.height, graph.input.width],

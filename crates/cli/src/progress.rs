@@ -29,14 +29,8 @@ struct State {
 impl Teller {
     /// Bars if standard error is a terminal.
     pub fn new() -> Teller {
-        let state = State {
-            bar: ProgressBar::hidden(),
-            parent: None,
-            begun: Instant::now(),
-            done_before: 0,
-            done: 0,
-            of: 0,
-        };
+        let state =
+            State { bar: ProgressBar::hidden(), parent: None, begun: Instant::now(), done_before: 0, done: 0, of: 0 };
         Teller { terminal: std::io::stderr().is_terminal(), state: Mutex::new(state) }
     }
 

@@ -77,12 +77,7 @@ pub fn execute(run: &Run, setting: &Setting, resources: Resources, progress: &dy
 /// Trains (or reads) the plan's parents, and no more.
 ///
 /// The caller holds the run's lock.
-pub fn train_parents(
-    run: &Run,
-    setting: &Setting,
-    resources: Resources,
-    progress: &dyn Progress,
-) -> Result<(), Error> {
+pub fn train_parents(run: &Run, setting: &Setting, resources: Resources, progress: &dyn Progress) -> Result<(), Error> {
     parents(run, &Shared::new(setting, resources.cache), resources, progress).map(drop)
 }
 
@@ -114,9 +109,9 @@ fn pending(run: &Run) -> Result<Vec<TrialSpec>, Error> {
 /// Runs one trial by its index in the plan, whatever its record; for executors.
 pub fn execute_one(run: &Run, setting: &Setting, index: usize, threads: usize) -> Result<Record, Error> {
     let trials = &run.plan().trials;
-    let spec = trials.get(index).ok_or_else(|| {
-        Error::Plan(format!("--index {index}: the plan has {} trials, counted from 0", trials.len()))
-    })?;
+    let spec = trials
+        .get(index)
+        .ok_or_else(|| Error::Plan(format!("--index {index}: the plan has {} trials, counted from 0", trials.len())))?;
     let shared = Shared::new(setting, 0);
     let parent = run.plan().parents.iter().find(|p| p.id == spec.parent);
     let parent = parent.ok_or_else(|| Error::Plan(format!("trial {}: its parent is not in the plan", spec.id)))?;
@@ -125,13 +120,7 @@ pub fn execute_one(run: &Run, setting: &Setting, index: usize, threads: usize) -
 }
 
 /// Runs a trial and writes its record; a trial that cannot be run gets a record that says so.
-fn one(
-    run: &Run,
-    shared: &Shared<'_>,
-    parents: &[Parent],
-    spec: &TrialSpec,
-    threads: usize,
-) -> Result<Record, Error> {
+fn one(run: &Run, shared: &Shared<'_>, parents: &[Parent], spec: &TrialSpec, threads: usize) -> Result<Record, Error> {
     let _mark = run.begin(&spec.id)?;
     let parent = parents.iter().find(|p| p.id == spec.parent);
     let parent = parent.ok_or_else(|| Error::Plan(format!("trial {}: its parent is not in the plan", spec.id)))?;

@@ -90,18 +90,14 @@ impl<'a> Shared<'a> {
     /// The images of a set, in order.
     pub fn examples(&self, set: Set) -> Vec<Example> {
         let setting = self.setting;
-        let plain = |indices: &[u32]| -> Vec<Example> {
-            indices.iter().copied().map(Example::plain).collect()
-        };
+        let plain = |indices: &[u32]| -> Vec<Example> { indices.iter().copied().map(Example::plain).collect() };
         match set {
             Set::Stream(seed) => setting.stream(seed).examples,
             Set::ParentStream(seed) => setting.parent_stream(seed).examples,
             Set::Validation => plain(&setting.validation),
             Set::Test => plain(&setting.test),
             Set::WholeTest => plain(&(0..setting.data.test.len() as u32).collect::<Vec<_>>()),
-            Set::Calibration => {
-                plain(&setting.train[..setting.train.len().min(setting.study.children.calibration)])
-            }
+            Set::Calibration => plain(&setting.train[..setting.train.len().min(setting.study.children.calibration)]),
         }
     }
 
@@ -135,7 +131,8 @@ impl<'a> Shared<'a> {
             return Ok(Feed { source, kept: None, buffer: Vec::new() });
         }
         let prefix = slice::between(network, INPUT, tensor)?;
-        source.prefix = Some(Prefix { network: prefix, exact: self.setting.study.children.exact, threads, model: None });
+        source.prefix =
+            Some(Prefix { network: prefix, exact: self.setting.study.children.exact, threads, model: None });
         let length = elements * source.examples.len();
         let key = (id.to_owned(), tensor.to_owned(), set);
         let mut failed = None;

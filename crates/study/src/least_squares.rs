@@ -136,12 +136,8 @@ impl NormalEquations {
                 bias.push((target_mean(f) - shift) as f32);
             }
         }
-        let shape = [
-            self.output.channels,
-            self.input.channels / self.conv.groups,
-            self.conv.kernel[0],
-            self.conv.kernel[1],
-        ];
+        let shape =
+            [self.output.channels, self.input.channels / self.conv.groups, self.conv.kernel[0], self.conv.kernel[1]];
         Ok((Tensor::new(&shape, weight), bias))
     }
 }

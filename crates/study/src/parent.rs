@@ -101,12 +101,7 @@ fn train(
     let mut images = feed(set, training.batch)?;
     let mut validation = feed(Set::Validation, BATCH)?;
     let (labels, validation_labels) = (shared.labels(set), shared.labels(Set::Validation));
-    let pace = Pace {
-        batch: training.batch,
-        rate: training.rate,
-        schedule: training.schedule,
-        clip: training.clip,
-    };
+    let pace = Pace { batch: training.batch, rate: training.rate, schedule: training.schedule, clip: training.clip };
     let total = images.len();
     let mut points: Vec<usize> = (1..=POINTS).rev().map(|k| (total * k).div_ceil(POINTS)).collect();
     let mut curve: Vec<CurvePoint> = Vec::new();

@@ -134,7 +134,9 @@ fn data_key(setting: &Setting) -> serde_json::Value {
 fn parents(setting: &Setting) -> Result<Vec<ParentSpec>, Error> {
     let key = |network: serde_json::Value, seed: u64| {
         let exact = setting.study.children.exact;
-        let id = content_id(&json!({ "version": VERSION, "data": data_key(setting), "network": network, "seed": seed, "exact": exact }));
+        let id = content_id(
+            &json!({ "version": VERSION, "data": data_key(setting), "network": network, "seed": seed, "exact": exact }),
+        );
         ParentSpec { id, seed }
     };
     if let Some(network) = &setting.given {
@@ -253,4 +255,3 @@ impl Trials<'_> {
         }
     }
 }
-

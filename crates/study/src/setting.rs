@@ -39,7 +39,9 @@ impl Setting {
         let dir = data_dir.or(study.data.dir.as_deref());
         let data = match (study.data.name.as_str(), dir) {
             ("folder", Some(dir)) => nettriage_data::open_folder(dir, study.data.size)?,
-            ("folder", None) => return Err(Error::Plan("[data] name = \"folder\" needs `dir`, a folder or a tar".into())),
+            ("folder", None) => {
+                return Err(Error::Plan("[data] name = \"folder\" needs `dir`, a folder or a tar".into()));
+            }
             (name, dir) => nettriage_data::open(name, dir)?,
         };
         let mut split = nettriage_data::split(&data.train, study.data.validation, seed::seed("split", &[]));

@@ -270,9 +270,8 @@ impl Study {
     }
 
     fn problem(&self) -> Option<String> {
-        let name_ok = |name: &str| {
-            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
-        };
+        let name_ok =
+            |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
         if !name_ok(&self.name) {
             return Some(format!("name = {:?}: use letters, digits, - and _ (it names the run's folder)", self.name));
         }

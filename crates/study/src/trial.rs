@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use nettriage_engine::{Model, Options, Trainable};
 use nettriage_net::{Activation, INPUT, Kind, Network, Weights, cost, slice};
-use nettriage_records::plan::{Cost, VERSION, TrialSpec};
+use nettriage_records::plan::{Cost, TrialSpec, VERSION};
 use nettriage_records::record::{Best, Clock, CurvePoint, Filters, Outcome, Readings, Record};
 
 use crate::evaluate::{self, evaluate};
@@ -145,19 +145,14 @@ impl<'a> Session<'a> {
             (Loss::Hint, Some(block)) => Objective::Hint { target: feed(&block.output)? },
             (Loss::Hint, None) => Objective::Hint { target: feed(&graph.output)? },
         };
-        let trainable =
-            if local { Trainable::Layers(self.patient.operated.clone()) } else { Trainable::All };
+        let trainable = if local { Trainable::Layers(self.patient.operated.clone()) } else { Trainable::All };
         let training = Options::training(children.batch, children.optimizer);
         let options = Options { threads, trainable, exact: children.exact, ..training };
         let mut model = Model::new(&slice::between(&self.patient.network, &from, &to)?, &options)?;
         let mut inputs = feed(&from)?;
         let labels = shared.labels(set);
-        let pace = Pace {
-            batch: children.batch,
-            rate: children.rate,
-            schedule: children.schedule,
-            clip: children.clip,
-        };
+        let pace =
+            Pace { batch: children.batch, rate: children.rate, schedule: children.schedule, clip: children.clip };
         let noise = seed::seed("dropout", &[&spec.id, &index.to_string()]);
         let (mut clock, mut loss_sum, mut loss_images) = (Instant::now(), 0.0, 0);
         let before = self.seen;

@@ -98,9 +98,9 @@ pub fn digests(run: &Path) -> BTreeMap<String, String> {
             let bytes = std::fs::read(&path).unwrap();
             let value = if part == "weights" {
                 // FNV-1a: only equality matters.
-                let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
-                    (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
-                });
+                let hash = bytes
+                    .iter()
+                    .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
                 hash.to_string()
             } else {
                 let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();

@@ -1,0 +1,75 @@
+//! `data`: fetch, list and show data sets.
+
+use std::io::Write;
+use std::path::Path;
+
+use comfy_table::{Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args;
+use crate::fail::Fail;
+
+/// `nettriage data …`.
+pub fn data(args: &args::Data) -> Result<(), Fail> {
+    match args {
+        args::Data::Get { name, dir } => get(name, dir.as_deref()),
+        args::Data::List => list(),
+        args::Data::Show { name, dir, size, output } => show(name, dir.as_deref(), *size, output.as_deref()),
+    }
+}
+
+fn get(name: &str, dir: Option<&Path>) -> Result<(), Fail> {
+    let template = "{msg} {wide_bar:.cyan/blue} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+    let style = ProgressStyle::with_template(template).expect("the template is well-formed");
+    let bar = ProgressBar::new(0).with_style(style);
+    let fetched = nettriage_data::get(name, dir, &mut |progress| {
+        bar.set_length(progress.total);
+        bar.set_message(progress.file.to_owned());
+        bar.set_position(progress.done);
+    });
+    bar.finish_and_clear();
+    println!("{name} is in {}", fetched?.display());
+    Ok(())
+}
+
+fn list() -> Result<(), Fail> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["name", "what", "where"]);
+    for set in nettriage_data::list(None) {
+        let place = match (&set.found, set.embedded) {
+            (_, true) => "in the program".to_owned(),
+            (Some(folder), _) => folder.display().to_string(),
+            (None, _) => format!("not here: nettriage data get {} ({} MB)", set.name, set.bytes / 1_000_000),
+        };
+        table.add_row([set.name, set.about, place]);
+    }
+    writeln!(std::io::stdout().lock(), "{table}")?;
+    Ok(())
+}
+
+fn show(name: &str, dir: Option<&Path>, size: usize, output: Option<&Path>) -> Result<(), Fail> {
+    let known = nettriage_data::list(None).iter().any(|set| set.name == name);
+    let dataset = match (known, Path::new(name).exists()) {
+        (false, true) => nettriage_data::open_folder(Path::new(name), size)?,
+        _ => nettriage_data::open(name, dir)?,
+    };
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(["class", "train", "test"]);
+    for class in nettriage_data::class_counts(&dataset) {
+        table.add_row([class.name, class.train.to_string(), class.test.to_string()]);
+    }
+    let mut out = std::io::stdout().lock();
+    let (train, test) = (dataset.train.len(), dataset.test.len());
+    writeln!(out, "{}: {train} training and {test} test images of {}", dataset.name, dataset.shape())?;
+    writeln!(out, "{table}")?;
+    match nettriage_data::is_original(&dataset) {
+        Some(true) => writeln!(out, "checksum {}: the original", dataset.checksum)?,
+        Some(false) => writeln!(out, "checksum {}: NOT the original's content", dataset.checksum)?,
+        None => writeln!(out, "checksum {}", dataset.checksum)?,
+    }
+    if let Some(path) = output {
+        nettriage_data::contact_sheet(&dataset, path)?;
+        writeln!(out, "contact sheet: {}", path.display())?;
+    }
+    Ok(())
+}

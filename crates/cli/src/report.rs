@@ -1,0 +1,70 @@
+//! `report`: the page and the exports of a run.
+
+use std::io::Write;
+use std::path::Path;
+
+use nettriage_records::Run;
+use nettriage_report::{About, Analysis, Options, RunData, analyse};
+
+use crate::args;
+use crate::fail::Fail;
+
+/// `nettriage report RUN`.
+pub fn report(args: &args::Report) -> Result<(), Fail> {
+    let run = Run::open(&args.run)?;
+    let (data, analysis) = read(&run)?;
+    let exports = [
+        (&args.json, nettriage_report::json(&analysis)),
+        (&args.csv, nettriage_report::csv(&data)),
+        (&args.markdown, nettriage_report::markdown(&data, &analysis)),
+    ];
+    let mut exported = false;
+    for (path, text) in exports {
+        if let Some(path) = path {
+            write(path, &text)?;
+            exported = true;
+        }
+    }
+    if args.output.is_none() && exported {
+        return Ok(());
+    }
+    let page = args.output.clone().unwrap_or_else(|| args.run.join("report.html"));
+    write(&page, &nettriage_report::html(&data, &analysis))?;
+    println!("report: {}", page.display());
+    Ok(())
+}
+
+/// Writes the page at a run's end and prints the table.
+pub fn conclude(run: &Run, page: &Path) -> Result<(), Fail> {
+    let (data, analysis) = read(run)?;
+    write(page, &nettriage_report::html(&data, &analysis))?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(nettriage_report::terminal(&data, &analysis).as_bytes())?;
+    Ok(())
+}
+
+fn read(run: &Run) -> Result<(RunData, Analysis), Fail> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let about = About {
+        program: concat!("nettriage ", env!("CARGO_PKG_VERSION")).to_owned(),
+        machine: format!("{cores} cores, {}, {}", nettriage_engine::instruction_set(), std::env::consts::OS),
+        command: format!("nettriage run {}.toml", run.plan().name),
+        ..About::default()
+    };
+    let data = RunData::load(run, about)?;
+    let analysis = analyse(&data, &Options { margin: 100.0 * data.plan.margin, ..Options::default() });
+    Ok((data, analysis))
+}
+
+/// Writes a file whole or not at all: under another name first, then renamed.
+fn write(path: &Path, text: &str) -> Result<(), Fail> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path));
+    written.map_err(|error| {
+        // Best effort: the error at hand matters more.
+        let _ = std::fs::remove_file(&temporary);
+        Fail::file(path, error)
+    })
+}
