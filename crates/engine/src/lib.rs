@@ -24,3 +24,8 @@ pub use error::Error;
 pub use model::Model;
 pub use options::{Optimizer, Options, Trainable};
 pub use schedule::Schedule;
+
+/// The instruction set chosen at run time, such as `AVX2+FMA`.
+pub fn instruction_set() -> &'static str {
+    simd::kernels().name
+}
