@@ -93,6 +93,27 @@ impl Error {
 
     /// An [`Error::Content`].
     pub(crate) fn content(file: &Path, problem: impl Into<String>, remedy: impl Into<String>) -> Error {
-        Error::Content { file: file.into(), problem: problem.into(), remedy: remedy.into() }
+        Error::Content { file: file.into(), problem: one_line(&problem.into()), remedy: remedy.into() }
     }
+}
+
+/// Text from a file or a library, fit for one line of a message: trimmed, control characters escaped, the middle of
+/// anything very long left out.
+pub(crate) fn one_line(text: &str) -> String {
+    const ENDS: usize = 150;
+    let mut line = String::new();
+    for letter in text.trim().chars() {
+        if letter.is_control() {
+            line.extend(letter.escape_default());
+        } else {
+            line.push(letter);
+        }
+    }
+    let letters = line.chars().count();
+    if letters > 2 * ENDS {
+        let start: String = line.chars().take(ENDS).collect();
+        let end: String = line.chars().skip(letters - ENDS).collect();
+        line = format!("{start} … {end}");
+    }
+    line
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use crate::error::one_line;
 use crate::{Dataset, Error, Images, Shape};
 use layout::Item;
 
@@ -262,7 +263,7 @@ impl Report {
                 Err(reason) => {
                     report.bad += 1;
                     if report.first.len() < Report::NAMED {
-                        report.first.push(format!("{name} ({reason})"));
+                        report.first.push(one_line(&format!("{name} ({reason})")));
                     }
                 }
             }

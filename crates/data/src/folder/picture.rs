@@ -5,6 +5,8 @@ use std::io::Cursor;
 use image::imageops::{self, FilterType};
 use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
 
+use crate::error::one_line;
+
 /// The most memory that one decoded image may take, in bytes.
 const LARGEST: u64 = 256 << 20;
 
@@ -12,21 +14,22 @@ const LARGEST: u64 = 256 << 20;
 ///
 /// The square is cut out before it is scaled, so that a picture a thousand times as wide as high stays cheap.
 pub(crate) fn decode(encoded: &[u8], size: usize, out: &mut [u8]) -> Result<bool, String> {
-    let mut reader = ImageReader::new(Cursor::new(encoded)).with_guessed_format().map_err(|e| e.to_string())?;
+    let mut reader =
+        ImageReader::new(Cursor::new(encoded)).with_guessed_format().map_err(|error| one_line(&error.to_string()))?;
     if reader.format().is_none() {
         return Err(format!("{} bytes that are no JPEG, PNG, BMP or WebP", encoded.len()));
     }
     let mut limits = Limits::default();
     limits.max_alloc = Some(LARGEST);
     reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+    let decoder = reader.into_decoder().map_err(|error| one_line(&error.to_string()))?;
     let (width, height) = decoder.dimensions();
     if decoder.total_bytes() > LARGEST {
         return Err(format!("{width}x{height} pixels take more than 256 MiB"));
     }
     let kind = decoder.color_type();
     let grey = matches!(kind, ColorType::L8 | ColorType::L16 | ColorType::La8 | ColorType::La16);
-    let whole = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
+    let whole = DynamicImage::from_decoder(decoder).map_err(|error| one_line(&error.to_string()))?;
     if width == 0 || height == 0 {
         return Err("it has no pixels".into());
     }
