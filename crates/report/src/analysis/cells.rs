@@ -123,7 +123,7 @@ pub(crate) fn cells(index: &Index, draws: Option<&Draws>) -> Vec<Cell> {
 
 fn cell(index: &Index, kind: &Kind, group: &Group, draws: Option<&Draws>) -> Option<Cell> {
     let of = |read: fn(&Readings) -> f64| average(group, read);
-    let (control, stand_ins) = index.control(&kind.scheme, &group.series);
+    let (control, stand_ins) = index.control(&kind.scheme, &kind.block, &group.series);
     let validation = |key: &Key| index.data.parents.iter().find(|p| p.id == index.data.plan.parents[key.0].id);
     let damages: Vec<f64> = group
         .done
@@ -204,7 +204,7 @@ pub(crate) fn controls(index: &Index, draws: Option<&Draws>) -> Vec<Control> {
         .map(|(kind, group)| {
             let (reference, stand_ins) = match kind.role {
                 Role::ParentContinued => (index.parent.clone(), 0),
-                _ => index.control(&kind.scheme, &group.series),
+                _ => index.control(&kind.scheme, &kind.block, &group.series),
             };
             Control {
                 role: kind.role,
@@ -255,4 +255,3 @@ pub(crate) fn blocks(index: &Index, headline: Option<&Headline>, cells: &[Cell])
         })
         .collect()
 }
-

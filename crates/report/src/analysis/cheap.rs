@@ -68,13 +68,13 @@ pub(crate) fn compare(index: &Index, headline: &Headline) -> Vec<Cheap> {
 
 /// Criticality by block, then by unit.
 fn criticalities(index: &Index, candidate: &Headline) -> Vec<Vec<(Key, f64)>> {
-    let of = |series: &Series| -> Vec<(Key, f64)> {
-        let (control, _) = index.control(&candidate.scheme, series);
+    let of = |block: &str, series: &Series| -> Vec<(Key, f64)> {
+        let (control, _) = index.control(&candidate.scheme, block, series);
         let values = differences(&control, series, index.unit).values;
         units(series.keys().filter(|key| control.contains_key(key)), index.unit).into_iter().zip(values).collect()
     };
-    let groups = candidate.substitutes.iter().filter_map(|(block, _)| candidate.group(index, block));
-    groups.map(|group| of(&group.series)).collect()
+    let groups = candidate.substitutes.iter().filter_map(|(block, _)| Some((block, candidate.group(index, block)?)));
+    groups.map(|(block, group)| of(block, &group.series)).collect()
 }
 
 /// The last training loss of the first stage, where that is a hint stage.
@@ -86,7 +86,8 @@ fn hint_losses(index: &Index, candidate: &Headline) -> Option<Vec<Vec<(Key, f64)
     let of = |block: &str| -> Option<Vec<(Key, f64)>> {
         let mut by_unit: std::collections::BTreeMap<Key, Vec<f64>> = std::collections::BTreeMap::new();
         for (key, _, readings) in &candidate.group(index, block)?.done {
-            let loss = readings.curve.iter().filter(|point| point.stage == 0).filter_map(|point| point.train_loss).last()?;
+            let loss =
+                readings.curve.iter().filter(|point| point.stage == 0).filter_map(|point| point.train_loss).last()?;
             let key = if index.unit == Unit::Parents { (key.0, 0) } else { *key };
             by_unit.entry(key).or_default().push(loss);
         }
@@ -104,7 +105,8 @@ fn units<'k>(keys: impl Iterator<Item = &'k Key>, unit: Unit) -> Vec<Key> {
 /// Both tables on the units that all blocks have in both: rows are units, columns blocks.
 fn common(a: &[Vec<(Key, f64)>], b: &[Vec<(Key, f64)>]) -> (Vec<Vec<f64>>, Vec<Vec<f64>>) {
     let value = |column: &[(Key, f64)], key: Key| column.iter().find(|(own, _)| *own == key).map(|(_, value)| *value);
-    let row = |table: &[Vec<(Key, f64)>], key| table.iter().map(|column| value(column, key)).collect::<Option<Vec<f64>>>();
+    let row =
+        |table: &[Vec<(Key, f64)>], key| table.iter().map(|column| value(column, key)).collect::<Option<Vec<f64>>>();
     let keys = a.first().map(|column| column.iter().map(|(key, _)| *key).collect::<Vec<_>>()).unwrap_or_default();
     keys.into_iter().filter_map(|key| Some((row(a, key)?, row(b, key)?))).unzip()
 }

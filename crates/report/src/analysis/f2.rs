@@ -77,7 +77,7 @@ pub(crate) fn judge(index: &Index, margin: f64) -> Option<F2> {
 
 fn of(index: &Index, block: Option<&str>, scheme: &str, child: &Series, margin: f64) -> Option<F2Block> {
     let to_parent = differences(child, &index.parent, index.unit);
-    let (control, stand_ins) = index.control(scheme, child);
+    let (control, stand_ins) = index.control(scheme, block.unwrap_or_default(), child);
     // A parent standing in would make the second comparison the same as the first.
     let to_continued = (stand_ins == 0).then(|| differences(child, &control, index.unit));
     Some(F2Block {

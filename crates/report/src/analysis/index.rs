@@ -64,8 +64,15 @@ impl<'a> Index<'a> {
             .iter()
             .filter_map(|parent| {
                 let test = &parent.test;
-                let bits = bits(&parent.test_correct, test.images, test.correct).map(Rc::new);
-                Some((*place.get(parent.id.as_str())?, Point { top1: test.top1, bits }))
+                let mut bits = bits(&parent.test_correct, test.images, test.correct);
+                let mut top1 = test.top1;
+                // Parents are tested on all test images, trials perhaps on the first of them: compare on the same ones.
+                let shared = data.plan.data.test;
+                if let Some(bits) = bits.as_mut().filter(|bits| shared > 0 && bits.len() > shared) {
+                    bits.truncate(shared);
+                    top1 = bits.iter().map(|&bit| f64::from(bit)).sum::<f64>() / shared as f64;
+                }
+                Some((*place.get(parent.id.as_str())?, Point { top1, bits: bits.map(Rc::new) }))
             })
             .collect();
         let mut kinds = Vec::new();
@@ -107,8 +114,15 @@ impl<'a> Index<'a> {
     /// The control of equal budget at each of the keys, and how many of them it is the plain parent that stands in for.
     ///
     /// For scheme `none` the parent is the control: its budget is zero too.
-    pub fn control(&self, scheme: &str, keys: &Series) -> (Series, usize) {
-        let continued = self.groups.iter().find(|(kind, _)| kind.role == Role::ParentContinued && kind.scheme == scheme);
+    ///
+    /// Where only the substitute trains, the control trains the block in its place, so it belongs to that block.
+    pub fn control(&self, scheme: &str, block: &str, keys: &Series) -> (Series, usize) {
+        let continued = |of: &str| {
+            self.groups
+                .iter()
+                .find(|(kind, _)| kind.role == Role::ParentContinued && kind.scheme == scheme && kind.block == of)
+        };
+        let continued = continued(block).or_else(|| continued(""));
         let mut stands_in = 0;
         let mut control = Series::new();
         for key in keys.keys() {
