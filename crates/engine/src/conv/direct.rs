@@ -17,6 +17,9 @@ const TASK_PIXELS: usize = 96;
 /// Target pixels for which all panels are worked through before the next pixels are.
 const BLOCK_PIXELS: usize = 96;
 
+/// Packed weights up to this size stay in the first cache, and all panels follow each other for every tile of pixels.
+const SMALL_BYTES: usize = 16 << 10;
+
 /// Source channels packed together, so that the packing stays in the first cache.
 const PACK_CHANNELS: usize = 32;
 
@@ -277,8 +280,11 @@ impl Direct {
                 let from = from.wrapping_add(group * ci);
                 let y = y.wrapping_add(group * co);
                 let weights = self.packed.as_ptr().wrapping_add(group * self.group_len + phase.packed);
-                for block in (0..total).step_by(BLOCK_PIXELS) {
-                    let end = total.min(block + BLOCK_PIXELS);
+                let weights_len = phase.taps.len() * ci * co;
+                let small = weights_len * size_of::<f32>() <= SMALL_BYTES;
+                let step = if small { self.kernels.rows(panel).len() } else { BLOCK_PIXELS };
+                for block in (0..total).step_by(step) {
+                    let end = total.min(block + step);
                     for panel_index in panels.clone() {
                         let at = panel_index * panel;
                         let width = self.kernels.width(at, co);
@@ -289,6 +295,8 @@ impl Direct {
                             segments: phase.runs.as_ptr(),
                             count: phase.runs.len(),
                             k: phase.run * ci,
+                            a_step: 1,
+                            b_step: width,
                             b: weights.wrapping_add(at * phase.taps.len() * ci),
                             add: false,
                             columns: width.min(co - at),

@@ -10,6 +10,7 @@
 mod channelwise;
 mod direct;
 mod direct_weight;
+mod few;
 mod choice;
 mod memory;
 mod pass;
@@ -135,6 +136,7 @@ impl ConvOp {
             match algorithm.transforms(kernels) {
                 Some(t) => Box::new(WinogradWeight::new(geometry, batch, threads, kernels, t)),
                 None if algorithm == Algorithm::Depthwise => Box::new(ChannelwiseWeight::new(geometry, kernels)),
+                None if few::suits(geometry) => Box::new(few::FewWeight::new(geometry, threads, kernels)),
                 None => Box::new(DirectWeight::new(geometry, batch, kernels)),
             }
         };

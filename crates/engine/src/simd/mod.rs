@@ -61,3 +61,15 @@ pub(crate) trait Simd: 'static {
         unsafe { if count >= Self::LANES { Self::store(to, v) } else { Self::store_part(to, v, count) } }
     }
 }
+
+/// Asks for the cache line at `p`, if there is one; any address is allowed.
+#[inline(always)]
+pub(crate) fn prefetch(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which never faults; part of every x86-64 processor.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}

@@ -65,9 +65,9 @@ impl Finish {
     }
 }
 
-/// `c[m][..] (+)= sum over segments s and k of a[m][segment s + k] * b[s, k][..]`.
+/// `c[m][..] (+)= sum over segments s and k of a[m][segment s + k step] * b[s, k][..]`.
 ///
-/// The rows of A are contiguous runs of k anywhere in memory; B is a packed panel, one or two vectors wide.
+/// The rows of A are runs of k anywhere in memory; the rows of B are one or two vectors wide.
 pub(crate) struct Rows {
     /// First element of each row of A.
     pub a: [*const f32; MAX_ROWS],
@@ -79,8 +79,12 @@ pub(crate) struct Rows {
     pub count: usize,
     /// Elements of a run.
     pub k: usize,
-    /// The panel: for every k of every run, one or two vectors.
+    /// Distance between the elements of a run.
+    pub a_step: usize,
+    /// For every k of every run, one or two vectors.
     pub b: *const f32,
+    /// Distance between those; their width in a packed panel.
+    pub b_step: usize,
     /// Whether C's elements are added to.
     pub add: bool,
     /// Columns of C that exist, at most the panel's width.
@@ -112,18 +116,20 @@ pub(super) unsafe fn rows<S: Simd, const M: usize, const N: usize>(t: &Rows) {
             for m in 0..M {
                 a[m] = t.a[m].wrapping_offset(offset);
             }
-            for k in 0..t.k {
+            let mut at = 0;
+            for _ in 0..t.k {
                 let mut bv = [S::zero(); N];
                 for v in 0..N {
                     bv[v] = S::load(b.add(v * S::LANES));
                 }
-                b = b.add(N * S::LANES);
+                b = b.wrapping_add(t.b_step);
                 for m in 0..M {
-                    let av = S::splat(*a[m].add(k));
+                    let av = S::splat(*a[m].add(at));
                     for v in 0..N {
                         acc[v][m] = S::fma(av, bv[v], acc[v][m]);
                     }
                 }
+                at += t.a_step;
             }
         }
         for v in 0..N {

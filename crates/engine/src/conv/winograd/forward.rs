@@ -1,6 +1,6 @@
 //! The forward pass and the input's gradient, which is a forward pass with the weight turned around.
 
-use super::{GAP, MOST, Tiling};
+use super::{AHEAD, GAP, MOST, Tiling};
 use crate::conv::Geometry;
 use crate::conv::direct::even;
 use crate::conv::memory::{Buffer, Raw, Scratch, lines};
@@ -204,7 +204,9 @@ impl Winograd {
             segments: &0,
             count: 1,
             k: 0,
+            a_step: 1,
             b: u,
+            b_step: width,
             add: false,
             columns: width,
             finish: Finish::NONE,
@@ -258,6 +260,7 @@ impl Winograd {
             // SAFETY: the slot is this thread's, the target pixels are this task's.
             unsafe {
                 for i in 0..tiles {
+                    this.tiling.prefetch(first + i + AHEAD, &this.t, io.x.as_ptr());
                     this.input(first + i, io.x.as_ptr(), zeros.at(0), v.add(i * v_step), v_plane, &mut half);
                 }
                 let product = Product { v, v_plane, v_step, m, m_plane, m_step, tiles };
@@ -299,6 +302,7 @@ impl Winograd {
             pool.run(tiles.div_ceil(SOME), |task| {
                 let mut half = Half::new();
                 for tile in task * SOME..tiles.min((task + 1) * SOME) {
+                    this.tiling.prefetch(tile + AHEAD, &this.t, x.as_ptr());
                     // SAFETY: the tile's row of V is this task's.
                     unsafe { this.input(tile, x.as_ptr(), zeros.at(0), v.at(tile * v_step), v_plane, &mut half) };
                 }

@@ -12,6 +12,7 @@ pub(super) use weight::WinogradWeight;
 
 use super::Geometry;
 use super::pass::{Way, sides};
+use crate::simd;
 use crate::simd::transform::Transforms;
 
 /// Numbers of a transformed tile at most: 6 x 6.
@@ -19,6 +20,9 @@ const MOST: usize = 36;
 
 /// Floats between planes beyond their content, so that planes do not share the sets of a cache.
 const GAP: usize = 16;
+
+/// How many tiles ahead inputs are asked for.
+const AHEAD: usize = 2;
 
 /// Whether F(4x4, 3x3) and F(2x2, 3x3) cover `g`.
 pub(super) fn covers(g: &Geometry) -> bool {
@@ -86,6 +90,29 @@ impl Tiling {
                 let inside = row_inside && (column as usize) < w;
                 let at = x.wrapping_offset((row * w as isize + column) * c as isize);
                 to[i * t.inputs + j] = if inside { at } else { zero };
+            }
+        }
+    }
+
+    /// Asks for the inputs of a tile that are not also those of the tile before it.
+    ///
+    /// Tiles read short runs of many rows, which no processor foresees.
+    #[inline]
+    fn prefetch(&self, tile: usize, t: &Transforms, x: *const f32) {
+        let (image, within) = (tile / self.count(), tile % self.count());
+        let [c, h, w] = self.source;
+        let (row, column) = (within / self.tiles[1], within % self.tiles[1]);
+        let top = (row * t.outputs) as isize - self.before[0] as isize;
+        let known = if column > 0 { t.inputs - t.outputs } else { 0 };
+        let left = (column * t.outputs + known).saturating_sub(self.before[1]).min(w);
+        let right = (column * t.outputs + t.inputs).saturating_sub(self.before[1]).min(w);
+        for i in 0..t.inputs {
+            let row = top + i as isize;
+            if (row as usize) < h {
+                let start = x.wrapping_add(((image * h + row as usize) * w + left) * c);
+                for line in (0..(right - left) * c).step_by(16) {
+                    simd::prefetch(start.wrapping_add(line));
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The weight's gradient: the transpose of the forward algorithm,
 //! dw = G^T [sum over tiles of (B^T x B) . (A gy A^T)] G.
 
-use super::{GAP, MOST, Tiling};
+use super::{AHEAD, GAP, MOST, Tiling};
 use crate::conv::Geometry;
 use crate::conv::direct::even;
 use crate::conv::memory::{Raw, Scratch, lines};
@@ -203,6 +203,7 @@ impl WinogradWeight {
                 // SAFETY: the slot is this thread's, the partial sum this task's.
                 unsafe {
                     for row in 0..tiles {
+                        self.tiling.prefetch(first + row + AHEAD, &self.t, x.as_ptr());
                         self.tile(first + row, row, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, &mut half);
                     }
                     for number in 0..self.numbers() {
@@ -260,6 +261,7 @@ impl WinogradWeight {
             pool.run(tiles.div_ceil(SOME), |task| {
                 let mut half = Half::new();
                 for tile in task * SOME..tiles.min((task + 1) * SOME) {
+                    self.tiling.prefetch(tile + AHEAD, &self.t, x.as_ptr());
                     // SAFETY: the tile's row of V and Z is this task's.
                     unsafe { self.tile(tile, tile, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, &mut half) };
                 }
