@@ -9,7 +9,13 @@ pub(crate) fn points(x: f64) -> String {
 pub(crate) fn signed(x: f64, digits: usize) -> String {
     let text = format!("{:.digits$}", x.abs());
     let zero = text.chars().all(|c| c == '0' || c == '.');
-    let sign = if zero { "" } else if x < 0.0 { "−" } else { "+" };
+    let sign = if zero {
+        ""
+    } else if x < 0.0 {
+        "−"
+    } else {
+        "+"
+    };
     format!("{sign}{text}")
 }
 
@@ -55,7 +61,13 @@ pub(crate) fn percent(share: f64) -> String {
 
 /// A p value, such as `p = 0.013` or `p < 0.0001`.
 pub(crate) fn p_value(p: f64) -> String {
-    if p < 1e-4 { "p < 0.0001".to_owned() } else if p < 0.01 { format!("p = {p:.4}") } else { format!("p = {p:.3}") }
+    if p < 1e-4 {
+        "p < 0.0001".to_owned()
+    } else if p < 0.01 {
+        format!("p = {p:.4}")
+    } else {
+        format!("p = {p:.3}")
+    }
 }
 
 /// Seconds in words, such as `1 h 12 min`.

@@ -8,7 +8,8 @@ use crate::words;
 /// The answer, the table of blocks and the findings as Markdown (GitHub's dialect).
 pub fn markdown(data: &RunData, analysis: &Analysis) -> String {
     let mut out = format!("## Which blocks of {} matter\n\n", escape(&analysis.name));
-    out += &format!("**{}**\n\n", escape(&words::answer(analysis)));
+    let [first, second] = words::answer(analysis);
+    out += &format!("**{}** {}\n\n", escape(&first), escape(&second));
     out += &format!("{}\n\n", escape(&words::conditions(data, analysis)));
     out += "| | block | costs (points) | 95% interval | accuracy | parameters | MACs | time |\n";
     out += "|--:|:--|--:|:--:|--:|--:|--:|--:|\n";
@@ -30,11 +31,24 @@ pub fn markdown(data: &RunData, analysis: &Analysis) -> String {
     }
     out += "\n";
     for verdict in words::verdicts(analysis) {
-        out += &format!("- **{}, {}: {}.** {}\n", verdict.name, escape(&verdict.claim.to_lowercase()), escape(&verdict.verdict), escape(&verdict.line));
+        out += &format!(
+            "- **{}, {}: {}.** {}\n",
+            verdict.name,
+            escape(&verdict.claim.to_lowercase()),
+            escape(&verdict.verdict),
+            escape(&verdict.line)
+        );
     }
-    let parent = analysis.parent.as_ref().map(|parent| format!("Parent {}%. ", number(parent.accuracy, 2))).unwrap_or_default();
-    let time = analysis.about.trials_seconds.filter(|&s| s > 0.0).map(|s| format!(" in {}", duration(s))).unwrap_or_default();
-    out += &format!("\n<sub>{parent}{} of {} trials recorded{time}. {}</sub>\n", analysis.recorded, analysis.planned, escape(&analysis.about.program));
+    let parent =
+        analysis.parent.as_ref().map(|parent| format!("Parent {}%. ", number(parent.accuracy, 2))).unwrap_or_default();
+    let time =
+        analysis.about.trials_seconds.filter(|&s| s > 0.0).map(|s| format!(" in {}", duration(s))).unwrap_or_default();
+    out += &format!(
+        "\n<sub>{parent}{} of {} trials recorded{time}. {}</sub>\n",
+        analysis.recorded,
+        analysis.planned,
+        escape(&analysis.about.program)
+    );
     out
 }
 

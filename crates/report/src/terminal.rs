@@ -42,7 +42,7 @@ pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
     }
     out += &table(&rows);
     out += "\n";
-    out += &wrap(&clean(&words::answer(analysis)), 96);
+    out += &wrap(&clean(&words::answer(analysis).join(" ")), 96);
     out += "\n\n";
     for verdict in words::verdicts(analysis) {
         out += &wrap(&clean(&format!("{} {}: {}. {}", verdict.name, verdict.claim, verdict.verdict, verdict.line)), 96);

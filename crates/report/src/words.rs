@@ -2,7 +2,7 @@
 
 use crate::analysis::{Analysis, BlockAnswer, Ceiling, Cell, Estimate, F1Verdict, F2Verdict, F3Pair, Pace, Unit};
 use crate::data::RunData;
-use crate::format::{count, interval, number, p_value, percent, points};
+use crate::format::{count, interval, number, p_value, percent};
 
 /// A verdict: one or two words, and a line that says why.
 pub(crate) struct Verdict {
@@ -43,6 +43,14 @@ fn cost(estimate: &Estimate) -> String {
     format!("{} points{interval}", number(estimate.mean, 2))
 }
 
+/// A difference in words, such as `2.50 points (1.43 to 3.57) below`.
+fn beside(estimate: &Estimate) -> String {
+    let below = estimate.mean < 0.0;
+    let ends = estimate.interval.map(|[low, high]| if below { [-high, -low] } else { [low, high] });
+    let ends = ends.map(|ends| format!(" ({})", interval(ends))).unwrap_or_default();
+    format!("{} points{ends} {}", number(estimate.mean.abs(), 2), if below { "below" } else { "above" })
+}
+
 fn list(names: &[&str]) -> String {
     match names {
         [] => String::new(),
@@ -51,56 +59,53 @@ fn list(names: &[&str]) -> String {
     }
 }
 
-/// The sentence that answers: which blocks matter, and which could be one layer instead.
-pub(crate) fn answer(analysis: &Analysis) -> String {
+/// The sentences that answer: which blocks matter, and which could be one layer instead.
+pub(crate) fn answer(analysis: &Analysis) -> [String; 2] {
     let blocks = answered(analysis);
     let margin = number(analysis.options.margin, 2);
     let Some(top) = blocks.iter().max_by(|a, b| a.2.mean.total_cmp(&b.2.mean)) else {
-        return "No block has a finished trial yet.".to_owned();
+        return ["No block has a finished trial yet.".to_owned(), String::new()];
     };
-    let Some(low) = blocks.iter().min_by(|a, b| a.2.mean.total_cmp(&b.2.mean)) else { return String::new() };
-    let substitute = &low.1.substitute;
-    let mut text = String::new();
     let verdict = analysis.f1.as_ref().map(|f1| f1.verdict);
-    match verdict {
-        _ if blocks.len() == 1 => text += &format!("Replacing {} costs {}. ", top.0.block, cost(top.2)),
-        Some(F1Verdict::Equivalent) => {
-            let mean = blocks.iter().map(|block| block.2.mean).sum::<f64>() / blocks.len() as f64;
-            text += &format!(
-                "All {} blocks matter alike: no two differ by {margin} points or more, and replacing one costs {} points on average. ",
-                blocks.len(),
-                number(mean, 2)
-            );
-        }
+    let first = match verdict {
+        _ if blocks.len() == 1 => format!("Replacing {} costs {}.", top.0.block, cost(top.2)),
+        Some(F1Verdict::Equivalent) => format!(
+            "All {} blocks matter alike: no two differ by {margin} points or more; replacing one costs {} points on average.",
+            blocks.len(),
+            number(blocks.iter().map(|block| block.2.mean).sum::<f64>() / blocks.len() as f64, 2)
+        ),
         Some(F1Verdict::Different) => {
-            text += &format!("{} matters most: replacing it costs {}. ", capital(&top.0.block), cost(top.2));
+            format!("{} matters most: replacing it costs {}.", capital(&top.0.block), cost(top.2))
         }
-        _ => {
-            text += &format!(
-                "Which block matters most is undecided with {}: {} costs most, {}. ",
-                units(analysis.unit, analysis.units),
-                top.0.block,
-                cost(top.2)
-            );
-        }
-    }
-    let cheap: Vec<_> =
-        blocks.iter().filter(|block| block.2.interval.is_some_and(|ends| ends[1] < analysis.options.margin)).collect();
+        _ => format!(
+            "Which block matters most is undecided with {}: {} costs most, {}.",
+            units(analysis.unit, analysis.units),
+            top.0.block,
+            cost(top.2)
+        ),
+    };
+    [first, replaceable(&blocks, &margin, analysis.options.margin)]
+}
+
+/// Which blocks are shown to cost less than the margin, and what the best of them saves.
+fn replaceable(blocks: &[(&BlockAnswer, &Cell, &Estimate)], margin: &str, points: f64) -> String {
+    let mut substitutes: Vec<&str> = blocks.iter().map(|block| block.1.substitute.as_str()).collect();
+    substitutes.sort_unstable();
+    substitutes.dedup();
+    let layer = if let [one] = substitutes[..] { format!("one {one}") } else { "a single layer".to_owned() };
+    let cheap: Vec<_> = blocks.iter().filter(|block| block.2.interval.is_some_and(|ends| ends[1] < points)).collect();
     let names: Vec<&str> = cheap.iter().map(|block| block.0.block.as_str()).collect();
-    if cheap.is_empty() {
-        text += &format!("No block can be shown to cost less than {margin} points as one {substitute}.");
-    } else {
-        let most = cheap.iter().max_by(|a, b| a.0.saves_macs.unwrap_or(0.0).total_cmp(&b.0.saves_macs.unwrap_or(0.0)));
-        text += &format!("{} could be one {substitute} instead, at a cost below {margin} points", capital(&list(&names)));
-        if let Some((block, _, _)) = most
-            && let (Some(parameters), Some(macs)) = (block.saves_parameters, block.saves_macs)
-        {
-            let which = if cheap.len() == 1 { "that saves".to_owned() } else { format!("{} saves", block.block) };
-            text += &format!("; {which} {} of the parameters and {} of the arithmetic", percent(parameters), percent(macs));
-        }
-        text += ".";
+    let saves = |block: &BlockAnswer| block.saves_macs.unwrap_or(0.0) + block.saves_parameters.unwrap_or(0.0);
+    let Some((most, _, _)) = cheap.iter().max_by(|a, b| saves(a.0).total_cmp(&saves(b.0))) else {
+        return format!("No block can yet be shown to cost less than {margin} points as {layer}.");
+    };
+    let each = if cheap.len() > 1 { " each" } else { "" };
+    let mut text = format!("{} could{each} be {layer} instead at a cost below {margin} points", capital(&list(&names)));
+    if let (Some(parameters), Some(macs)) = (most.saves_parameters, most.saves_macs) {
+        let which = if cheap.len() == 1 { "that saves".to_owned() } else { format!("{} saves most,", most.block) };
+        text += &format!("; {which} {} of the parameters and {} of the arithmetic", percent(parameters), percent(macs));
     }
-    text
+    text + "."
 }
 
 /// The first letter made large.
@@ -137,7 +142,9 @@ fn f1(analysis: &Analysis) -> Verdict {
         Some(f1) => {
             let detectable = f1
                 .detectable
-                .map(|points| format!("; {} could have shown {} points", units(analysis.unit, f1.units), number(points, 2)))
+                .map(|points| {
+                    format!("; {} could have shown {} points", units(analysis.unit, f1.units), number(points, 2))
+                })
                 .unwrap_or_default();
             let spread = format!("the largest difference between two blocks is {} points", number(f1.spread, 2));
             let test = f1.p_permutation.map(|p| format!("permutation {}", p_value(p))).unwrap_or_default();
@@ -146,19 +153,37 @@ fn f1(analysis: &Analysis) -> Verdict {
                 F1Verdict::Equivalent => {
                     let also = f1.p_permutation.filter(|&p| p < 0.05).map(|_| ", though a smaller one is detectable");
                     let also = also.unwrap_or_default();
-                    ("equivalent", Some(true), format!("No pair of blocks differs by {margin} points or more (TOST {within}){also}; {spread}."))
+                    (
+                        "equivalent",
+                        Some(true),
+                        format!(
+                            "No pair of blocks differs by {margin} points or more (TOST {within}){also}; {spread}."
+                        ),
+                    )
                 }
                 F1Verdict::Different => {
                     ("different", Some(false), format!("It does depend on the block ({test}); {spread}{detectable}."))
                 }
                 F1Verdict::Undecided => {
                     let test = if test.is_empty() { "one repetition only".to_owned() } else { test };
-                    ("undecided", None, format!("Neither a difference ({test}) nor equivalence within {margin} points is shown; {spread}{detectable}."))
+                    (
+                        "undecided",
+                        None,
+                        format!(
+                            "Neither a difference ({test}) nor equivalence within {margin} points is shown; {spread}{detectable}."
+                        ),
+                    )
                 }
             }
         }
     };
-    Verdict { name: "F1", claim: "Accuracy does not depend on which layer was compressed", verdict: verdict.into(), agrees, line }
+    Verdict {
+        name: "F1",
+        claim: "Accuracy does not depend on which layer was compressed",
+        verdict: verdict.into(),
+        agrees,
+        line,
+    }
 }
 
 /// The five verdicts of F2 in words.
@@ -181,25 +206,32 @@ fn f2(analysis: &Analysis) -> Verdict {
             let each: Vec<String> =
                 kinds.chunk_by(|a, b| a == b).map(|group| format!("{} {}", group.len(), f2_word(group[0]))).collect();
             let to_parent = &f2.overall.to_parent;
-            let ends = to_parent.interval.map(|ends| format!(" ({})", interval(ends))).unwrap_or_default();
-            let continued = f2.overall.to_continued.as_ref().map_or(String::new(), |estimate| {
-                format!(" and {} to the parent trained on", points(estimate.mean))
-            });
+            let continued = f2
+                .overall
+                .to_continued
+                .as_ref()
+                .map_or(String::new(), |estimate| format!(" and {} the parent trained on", beside(estimate)));
             let agrees = match f2.overall.verdict {
                 F2Verdict::Exceeded | F2Verdict::Recovered | F2Verdict::ExceededByTraining => Some(true),
                 F2Verdict::NotRecovered => Some(false),
                 F2Verdict::Undecided => None,
             };
             let line = format!(
-                "After {} children stand {} points to the parent{ends}{continued}, averaged over blocks; by block: {}.",
+                "After {} children end {} the parent{continued}, averaged over blocks; by block: {}.",
                 f2.headline.scheme,
-                points(to_parent.mean),
+                beside(to_parent),
                 each.join(", ")
             );
             (f2_word(f2.overall.verdict).to_owned(), agrees, line)
         }
     };
-    Verdict { name: "F2", claim: "Fine-tuning the whole network recovers or exceeds the accuracy", verdict, agrees, line }
+    Verdict {
+        name: "F2",
+        claim: "Fine-tuning the whole network recovers or exceeds the accuracy",
+        verdict,
+        agrees,
+        line,
+    }
 }
 
 /// The verdicts of F3's first half in words.
@@ -254,10 +286,10 @@ fn f3_line(pair: &F3Pair) -> (String, Option<bool>, String) {
         _ => None,
     };
     let test = pair.log_rank.map(|test| format!(" (log-rank {})", p_value(test.p))).unwrap_or_default();
-    let ceiling = pair.to_plain.as_ref().map_or(String::new(), |estimate| {
-        let ends = estimate.interval.map(|ends| format!(" ({})", interval(ends))).unwrap_or_default();
-        format!(" At the end it stands {} points{ends} to the same scheme without.", points(estimate.mean))
-    });
+    let ceiling = pair
+        .to_plain
+        .as_ref()
+        .map_or(String::new(), |estimate| format!(" At the end it is {} the same scheme without.", beside(estimate)));
     let line = format!(
         "{} of {} children came within the margin with distillation, {} without{test}.{ceiling}",
         pair.recovered[0], pair.pairs, pair.recovered[1]

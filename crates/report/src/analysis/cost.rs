@@ -106,7 +106,12 @@ pub(crate) fn classes(index: &Index, headline: &Headline) -> Vec<ClassChange> {
                 .collect();
             if !values.is_empty() {
                 let interval = student(&values).map(|mean| mean.interval(0.95));
-                changes.push(ClassChange { block: block.clone(), class: class.clone(), change: mean(&values), interval });
+                changes.push(ClassChange {
+                    block: block.clone(),
+                    class: class.clone(),
+                    change: mean(&values),
+                    interval,
+                });
             }
         }
     }

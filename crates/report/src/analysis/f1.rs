@@ -116,7 +116,8 @@ pub(crate) fn judge(index: &Index, headline: &Headline, margin: f64) -> Option<F
     let corrected = holm(&pairs.iter().map(|pair| pair.p).collect::<Vec<_>>());
     pairs.iter_mut().zip(corrected).for_each(|(pair, p)| pair.p_holm = p);
     let all_pairs = blocks.len() * (blocks.len() - 1) / 2;
-    let p_equivalent = (pairs.len() == all_pairs).then(|| pairs.iter().map(|pair| pair.p_equivalent).fold(0.0, f64::max));
+    let p_equivalent =
+        (pairs.len() == all_pairs).then(|| pairs.iter().map(|pair| pair.p_equivalent).fold(0.0, f64::max));
     let p_permutation = permutation(&rows);
     let friedman = friedman(&rows);
     let verdict = match (p_equivalent, p_permutation) {
@@ -126,7 +127,8 @@ pub(crate) fn judge(index: &Index, headline: &Headline, margin: f64) -> Option<F
     };
     let n = rows.len() as f64;
     let means: Vec<f64> = (0..blocks.len()).map(|j| rows.iter().map(|row| row[j]).sum::<f64>() / n).collect();
-    let spread = means.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b)) - means.iter().fold(f64::INFINITY, |a, &b| a.min(b));
+    let spread =
+        means.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b)) - means.iter().fold(f64::INFINITY, |a, &b| a.min(b));
     errors.sort_by(|a, b| a.0.total_cmp(&b.0));
     Some(F1 {
         verdict,

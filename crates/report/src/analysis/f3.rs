@@ -108,9 +108,7 @@ pub(crate) fn judge(index: &Index, margin: f64) -> Option<F3> {
         let strata: Vec<Stratum> = index
             .children()
             .filter(|(kind, _)| kind.scheme == scheme.name)
-            .filter_map(|(kind, group)| {
-                stratum(group, index.child(&kind.block, &kind.substitute, &kind.init, plain)?)
-            })
+            .filter_map(|(kind, group)| stratum(group, index.child(&kind.block, &kind.substitute, &kind.init, plain)?))
             .collect();
         pairs.extend(compare(index, &scheme.name, plain, &strata, margin));
         everything.extend(strata);
@@ -151,11 +149,8 @@ fn compare(index: &Index, distilled: &str, plain: &str, strata: &[Stratum], marg
         _ => Pace::Undecided,
     };
     let to_plain = pooled(strata.iter().map(|s| differences(&s.distilled, &s.plain, index.unit)), strata, index.unit);
-    let to_parent = pooled(
-        strata.iter().map(|s| differences(&s.distilled, &index.parent, index.unit)),
-        strata,
-        index.unit,
-    );
+    let to_parent =
+        pooled(strata.iter().map(|s| differences(&s.distilled, &index.parent, index.unit)), strata, index.unit);
     let plain_to_parent =
         pooled(strata.iter().map(|s| differences(&s.plain, &index.parent, index.unit)), strata, index.unit);
     Some(F3Pair {
@@ -183,11 +178,8 @@ fn pooled(each: impl Iterator<Item = Differences>, strata: &[Stratum], unit: Uni
     let each: Vec<Differences> = each.collect();
     // Strata with other units than the first (a trial missing) are left out rather than mixed up.
     let keys = |stratum: &Stratum| -> Vec<Key> {
-        let mut keys: Vec<Key> = stratum
-            .pairs
-            .iter()
-            .map(|(key, _, _)| if unit == Unit::Parents { (key.0, 0) } else { *key })
-            .collect();
+        let mut keys: Vec<Key> =
+            stratum.pairs.iter().map(|(key, _, _)| if unit == Unit::Parents { (key.0, 0) } else { *key }).collect();
         keys.dedup();
         keys
     };
@@ -195,8 +187,12 @@ fn pooled(each: impl Iterator<Item = Differences>, strata: &[Stratum], unit: Uni
     let Some(model) = strata.iter().find(|stratum| keys(stratum).len() == largest).map(keys) else {
         return Differences::default();
     };
-    let kept: Vec<&Differences> =
-        strata.iter().zip(&each).filter(|(stratum, own)| keys(stratum) == model && own.values.len() == model.len()).map(|(_, own)| own).collect();
+    let kept: Vec<&Differences> = strata
+        .iter()
+        .zip(&each)
+        .filter(|(stratum, own)| keys(stratum) == model && own.values.len() == model.len())
+        .map(|(_, own)| own)
+        .collect();
     if kept.is_empty() {
         return Differences::default();
     }

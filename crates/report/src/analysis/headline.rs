@@ -52,7 +52,8 @@ pub(crate) fn candidates(index: &Index) -> Vec<Headline> {
                 index.child(block, substitute, &kind.init, &kind.scheme).is_some_and(|group| !group.done.is_empty())
             };
             let others = index.children().map(|(other, _)| other).filter(|other| other.block == block);
-            let substitute = std::iter::once(kind).chain(others).map(|kind| &kind.substitute).find(|name| fits(name))?;
+            let substitute =
+                std::iter::once(kind).chain(others).map(|kind| &kind.substitute).find(|name| fits(name))?;
             Some((block.to_owned(), substitute.clone()))
         };
         let substitutes: Option<Vec<_>> = blocks.iter().map(|block| of_block(block)).collect();

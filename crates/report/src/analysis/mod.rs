@@ -116,7 +116,8 @@ pub fn analyse(data: &RunData, options: &Options) -> Analysis {
         data.records.iter().filter(|record| state(&record.outcome)).count()
     };
     use nettriage_records::record::Outcome;
-    let mut units: Vec<_> = index.parent.keys().map(|key| (key.0, if index.unit == Unit::Seeds { key.1 } else { 0 })).collect();
+    let mut units: Vec<_> =
+        index.parent.keys().map(|key| (key.0, if index.unit == Unit::Seeds { key.1 } else { 0 })).collect();
     units.dedup();
     Analysis {
         schema: SCHEMA,

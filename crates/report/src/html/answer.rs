@@ -18,7 +18,10 @@ pub(crate) fn section(data: &RunData, analysis: &Analysis) -> String {
         )
     });
     let unfinished = if analysis.recorded < analysis.planned {
-        format!("<p class=\"warning\">{} of {} trials are recorded: the answer may change.</p>", analysis.recorded, analysis.planned)
+        format!(
+            "<p class=\"warning\">{} of {} trials are recorded: the answer may change.</p>",
+            analysis.recorded, analysis.planned
+        )
     } else {
         String::new()
     };
@@ -30,11 +33,13 @@ pub(crate) fn section(data: &RunData, analysis: &Analysis) -> String {
     } else {
         String::new()
     };
+    let answer = words::answer(analysis);
     format!(
-        "<p class=\"eyebrow\">Which blocks of <b>{}</b> matter?</p><h1>{}</h1><p class=\"conditions\">{parent}{}</p>{unfinished}{lost}\
+        "<p class=\"eyebrow\">Which blocks of <b>{}</b> matter?</p><h1>{}</h1><p class=\"lead\">{}</p><p class=\"conditions\">{parent}{}</p>{unfinished}{lost}\
          <div class=\"first\">{}{}</div>",
         text(&analysis.name),
-        text(&words::answer(analysis)),
+        text(&answer[0]),
+        text(&answer[1]),
         text(&words::conditions(data, analysis)),
         network(data, analysis),
         verdicts(analysis),
@@ -59,7 +64,8 @@ fn axis(analysis: &Analysis) -> (f64, f64) {
 fn ticks(low: f64, high: f64) -> Vec<f64> {
     let rough = (high - low) / 5.0;
     let magnitude = 10.0_f64.powf(rough.log10().floor());
-    let unit = [1.0, 2.0, 5.0, 10.0].map(|unit| unit * magnitude).into_iter().find(|&unit| unit >= rough).unwrap_or(rough);
+    let unit =
+        [1.0, 2.0, 5.0, 10.0].map(|unit| unit * magnitude).into_iter().find(|&unit| unit >= rough).unwrap_or(rough);
     let first = (low / unit).ceil() as i64;
     let last = (high / unit).floor() as i64;
     (first..=last).map(|i| i as f64 * unit).collect()
@@ -90,7 +96,13 @@ fn network(data: &RunData, analysis: &Analysis) -> String {
              <div class=\"range\">{}</div><div class=\"saves\">{}</div></div>",
             text(&summary.name),
             text(&kind),
-            bar(estimate.map(|estimate| (at(estimate.mean), ends.map(|ends| ends.map(at)))), at(0.0), at(-analysis.options.margin), at(analysis.options.margin), &colour),
+            bar(
+                estimate.map(|estimate| (at(estimate.mean), ends.map(|ends| ends.map(at)))),
+                at(0.0),
+                at(-analysis.options.margin),
+                at(analysis.options.margin),
+                &colour
+            ),
             saves(block, cell),
         );
     }
@@ -119,7 +131,8 @@ fn trim(x: f64) -> String {
 /// The colour scale with its steps in words.
 pub(crate) fn scale() -> String {
     let names = ["gains > 2", "1 to 2", "¼ to 1", "±¼", "¼ to 1", "1 to 2", "2 to 5", "5 to 10", "costs > 10"];
-    let steps: String = names.iter().enumerate().map(|(i, name)| format!("<span class=\"s{i}\">{name}</span>")).collect();
+    let steps: String =
+        names.iter().enumerate().map(|(i, name)| format!("<span class=\"s{i}\">{name}</span>")).collect();
     format!("<div class=\"scale\" aria-label=\"Colour scale, percentage points\">{steps}</div>")
 }
 

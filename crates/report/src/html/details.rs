@@ -33,7 +33,9 @@ pub(crate) fn controls(analysis: &Analysis) -> String {
                 text(&control.scheme),
                 control.trials.to_string(),
                 format!("{}%", number(control.accuracy, 2)),
-                estimate.map_or("–".to_owned(), |estimate| format!("<span{colour}>{}{mark}</span>", number(estimate.mean, 2))),
+                estimate.map_or("–".to_owned(), |estimate| {
+                    format!("<span{colour}>{}{mark}</span>", number(estimate.mean, 2))
+                }),
                 estimate.and_then(|estimate| estimate.interval).map_or("–".to_owned(), interval),
             ]
         })
@@ -64,7 +66,10 @@ pub(crate) fn cheap(analysis: &Analysis) -> String {
                 cheap.tau.map_or("–".to_owned(), |tau| {
                     let width = 50.0 * tau.abs();
                     let left = if tau < 0.0 { 50.0 - width } else { 50.0 };
-                    format!("<span class=\"tau\"><u><s style=\"left:{left:.1}%;width:{width:.1}%\"></s></u>{}</span>", number(tau, 2))
+                    format!(
+                        "<span class=\"tau\"><u><s style=\"left:{left:.1}%;width:{width:.1}%\"></s></u>{}</span>",
+                        number(tau, 2)
+                    )
                 }),
                 cheap.interval.map_or("–".to_owned(), interval),
             ]

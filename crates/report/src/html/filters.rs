@@ -21,9 +21,11 @@ pub(crate) fn section(data: &RunData, analysis: &Analysis) -> String {
             init: headline.init.clone(),
             scheme: headline.scheme.clone(),
         };
-        let found = data.records.iter().filter(|record| Kind::of(&record.spec) == kind).find_map(|record| {
-            Some((record.spec.seed, record.readings.as_ref()?.filters.as_ref()?))
-        });
+        let found = data
+            .records
+            .iter()
+            .filter(|record| Kind::of(&record.spec) == kind)
+            .find_map(|record| Some((record.spec.seed, record.readings.as_ref()?.filters.as_ref()?)));
         if let Some((seed, filters)) = found {
             cards += &card(data, block, seed, filters);
         }
@@ -42,10 +44,12 @@ fn card(data: &RunData, block: &str, seed: u64, filters: &Filters) -> String {
     let coloured = data.plan.data.shape[0] == 3 && c == 3;
     let picture = |bytes: &str, when: &str| {
         sheet(&filters.pictures, bytes, coloured).map_or(String::new(), |(png, width, height)| {
+            // Whole screen pixels for each weight, and one size of sheet for all blocks.
+            let scale = (330 / width.max(1)).clamp(2, 12);
             format!(
-                "<div><img src=\"data:image/png;base64,{png}\" width=\"{}\" height=\"{}\" alt=\"Filters of {} {when} training\"><small>{when}</small></div>",
-                5 * width,
-                5 * height,
+                "<div><small>{when}</small><img src=\"data:image/png;base64,{png}\" width=\"{}\" height=\"{}\" alt=\"Filters of {} {when} training\"></div>",
+                scale * width,
+                scale * height,
                 text(block)
             )
         })
@@ -71,7 +75,13 @@ fn sheet(pictures: &FilterPictures, bytes: &str, coloured: bool) -> Option<(Stri
     let (filters, channels) = (pictures.filters.min(24), pictures.channels);
     let planes = if coloured { 1 } else { channels };
     let expected = pictures.filters.checked_mul(channels)?.checked_mul(rows)?.checked_mul(columns)?;
-    if filters == 0 || channels == 0 || bytes.len() != expected || (coloured && channels != 3) || rows.max(columns) > 64 || planes > 16 {
+    if filters == 0
+        || channels == 0
+        || bytes.len() != expected
+        || (coloured && channels != 3)
+        || rows.max(columns) > 64
+        || planes > 16
+    {
         return None;
     }
     let abreast = if planes == 1 { 6 } else { 3 };
@@ -84,7 +94,8 @@ fn sheet(pictures: &FilterPictures, bytes: &str, coloured: bool) -> Option<(Stri
         for plane in 0..planes {
             for y in 0..rows {
                 for x in 0..columns {
-                    let [r, g, b] = if coloured { [0, 1, 2].map(|k| at(f, k, y, x)) } else { diverging(at(f, plane, y, x)) };
+                    let [r, g, b] =
+                        if coloured { [0, 1, 2].map(|k| at(f, k, y, x)) } else { diverging(at(f, plane, y, x)) };
                     let (px, py) = (f % abreast * tile_w + plane * (columns + 1) + x, f / abreast * tile_h + y);
                     image[(py * width + px) * 4..][..4].copy_from_slice(&[r, g, b, 255]);
                 }
@@ -118,8 +129,11 @@ fn norms(filters: &Filters) -> String {
         let mut sorted = norms.to_vec();
         sorted.sort_by(|a, b| b.total_cmp(a));
         let last = (sorted.len() - 1).max(1) as f32;
-        let points: Vec<String> =
-            sorted.iter().enumerate().map(|(i, norm)| format!("{:.1},{:.1}", 200.0 * i as f32 / last, 38.0 - 36.0 * norm / most)).collect();
+        let points: Vec<String> = sorted
+            .iter()
+            .enumerate()
+            .map(|(i, norm)| format!("{:.1},{:.1}", 200.0 * i as f32 / last, 38.0 - 36.0 * norm / most))
+            .collect();
         format!("<polyline class=\"{class}\" points=\"{}\"/>", points.join(" "))
     };
     format!(

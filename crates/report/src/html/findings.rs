@@ -42,9 +42,13 @@ fn f1_part(analysis: &Analysis, f1: &F1) -> String {
         ("no difference (permutation within units)", p(f1.p_permutation)),
         ("no difference (Friedman)", p(f1.p_friedman)),
         ("agreement on the order (Kendall's W)", f1.concordance.map_or("–".to_owned(), |w| number(w, 2))),
-        ("could have been shown (80% power)", f1.detectable.map_or("–".to_owned(), |x| format!("{} points", number(x, 2)))),
+        (
+            "could have been shown (80% power)",
+            f1.detectable.map_or("–".to_owned(), |x| format!("{} points", number(x, 2))),
+        ),
     ];
-    let facts: String = facts.iter().map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>")).collect();
+    let facts: String =
+        facts.iter().map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>")).collect();
     let rows: Vec<Vec<String>> = f1
         .pairs
         .iter()
@@ -59,7 +63,14 @@ fn f1_part(analysis: &Analysis, f1: &F1) -> String {
             ]
         })
         .collect();
-    let header = ["pair", "difference, points", "95% interval", "no difference, Holm", &format!("within ±{margin}"), "Hedges’ g"];
+    let header = [
+        "pair",
+        "difference, points",
+        "95% interval",
+        "no difference, Holm",
+        &format!("within ±{margin}"),
+        "Hedges’ g",
+    ];
     format!(
         "<h3>F1: accuracy does not depend on which layer was compressed</h3><p>Two questions, asked apart: are all pairs of blocks \
          equivalent within ±{margin} points, and are the blocks different at all?</p><dl class=\"facts\">{facts}</dl>\
@@ -104,7 +115,11 @@ fn f3_part(f3: &F3) -> String {
                 format!("{} / {}", examples(pair.median[0]), examples(pair.median[1])),
                 p(pair.log_rank.map(|test| test.p)),
                 p(pair.p_permutation),
-                format!("{}: {}", ceiling_word(pair.ceiling), pair.to_plain.as_ref().map_or("–".to_owned(), with_interval)),
+                format!(
+                    "{}: {}",
+                    ceiling_word(pair.ceiling),
+                    pair.to_plain.as_ref().map_or("–".to_owned(), with_interval)
+                ),
                 format!(
                     "{}: {}",
                     capital(against_parent_word(pair.against_parent)),
@@ -114,8 +129,14 @@ fn f3_part(f3: &F3) -> String {
         })
         .collect();
     let header = [
-        "distilled / plain", "pace", "within the margin", "half by, images", "log-rank", "permutation",
-        "distilled − plain at the end, points", "distilled − parent, points",
+        "distilled / plain",
+        "pace",
+        "within the margin",
+        "half by, images",
+        "log-rank",
+        "permutation",
+        "distilled − plain at the end, points",
+        "distilled − parent, points",
     ];
     format!(
         "<h3>F3: distillation hastens convergence but holds accuracy to the base model’s</h3><p>Each scheme with soft targets against the same \

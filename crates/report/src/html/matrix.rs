@@ -25,7 +25,8 @@ pub(crate) fn section(data: &RunData, analysis: &Analysis) -> String {
         }
     }
     let several = rows.iter().any(|row| row.1 != rows[0].1);
-    let sortable = |name: &str| format!("<th scope=\"col\"><button type=\"button\" class=\"sort\">{name}</button></th>");
+    let sortable =
+        |name: &str| format!("<th scope=\"col\"><button type=\"button\" class=\"sort\">{name}</button></th>");
     let mut head = sortable("block");
     if several {
         head += &sortable("substitute");
@@ -90,7 +91,12 @@ fn cell(data: &RunData, cell: &Cell, headline: bool) -> String {
     if cell.scheme != "none" {
         let when = cell.median_recovery.map(|at| format!(", half by {at:.0} images")).unwrap_or_default();
         let margin = 100.0 * data.plan.margin;
-        tip.push(format!("{} of {} within {} points of the parent{when}", cell.recovered, cell.trials, number(margin, 1)));
+        tip.push(format!(
+            "{} of {} within {} points of the parent{when}",
+            cell.recovered,
+            cell.trials,
+            number(margin, 1)
+        ));
     }
     tip.push(format!("agreement with the parent {}%", number(cell.agreement, 1)));
     if cell.diverged + cell.failed > 0 {

@@ -16,25 +16,40 @@ pub(crate) fn section(data: &RunData, analysis: &Analysis) -> String {
     let parents: Vec<u64> = plan.parents.iter().map(|parent| parent.seed).collect();
     let mut rows = vec![
         ("data", format!("{} (checksum {})", text(&plan.data.name), text(&plan.data.checksum))),
-        ("images", format!(
-            "{} for training parents, {} for every choice (validation), {} read once a trial at its end (test); children see {} images in all",
-            count(plan.data.train as u64), count(plan.data.validation as u64), count(plan.data.test as u64), count(plan.data.budget as u64)
-        )),
+        (
+            "images",
+            format!(
+                "{} for training parents, {} for every choice (validation), {} read once a trial at its end (test); children see {} images in all",
+                count(plan.data.train as u64),
+                count(plan.data.validation as u64),
+                count(plan.data.test as u64),
+                count(plan.data.budget as u64)
+            ),
+        ),
         ("seeds", format!("trials {}; parents {}", list(&seeds), list(&parents))),
-        ("trials", format!(
-            "{} of {} recorded; {} diverged, {} failed",
-            analysis.recorded, analysis.planned, analysis.diverged, analysis.failed
-        )),
+        (
+            "trials",
+            format!(
+                "{} of {} recorded; {} diverged, {} failed",
+                analysis.recorded, analysis.planned, analysis.diverged, analysis.failed
+            ),
+        ),
     ];
     if let Some(seconds) = about.trials_seconds.filter(|&seconds| seconds > 0.0) {
-        rows.push(("time", format!("{} from the end of the parents’ training to the last trial’s end", duration(seconds))));
+        rows.push((
+            "time",
+            format!("{} from the end of the parents’ training to the last trial’s end", duration(seconds)),
+        ));
     }
-    for (name, value) in [("program", &about.program), ("machine", &about.machine), ("command", &about.command), ("run", &about.folder)] {
+    for (name, value) in
+        [("program", &about.program), ("machine", &about.machine), ("command", &about.command), ("run", &about.folder)]
+    {
         if !value.is_empty() {
             rows.push((name, if name == "command" { format!("<code>{}</code>", text(value)) } else { text(value) }));
         }
     }
-    let facts: String = rows.iter().map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>")).collect();
+    let facts: String =
+        rows.iter().map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>")).collect();
     let schemes: Vec<Vec<String>> = plan
         .schemes
         .iter()

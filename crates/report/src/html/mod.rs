@@ -86,5 +86,7 @@ pub(crate) fn table(class: &str, header: &[&str], rows: &[Vec<String>]) -> Strin
             format!("<tr>{}</tr>", cells.collect::<String>())
         })
         .collect();
-    format!("<div class=\"scroll\"><table class=\"{class}\"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
+    format!(
+        "<div class=\"scroll\"><table class=\"{class}\"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 }

@@ -94,9 +94,11 @@ const plots = {
       marks.push(
         Plot.text(panels, { fx: name => at(name) % columns, fy: name => Math.floor(at(name) / columns), text: name => name, frameAnchor: "top-left", dy: -16, fontWeight: 600 }),
         Plot.tip(children, Plot.pointer({ fx, fy, x: "examples", y: "mean", title: row => `${row.block}, ${row.init}, ${row.scheme}\n${row.examples} images\n${number(row.mean)}% (${number(row.low)} to ${number(row.high)})\n${row.trials} trials`, maxRadius: 30 })));
-      const svg = Plot.plot({ ...common(width), height: 70 + 190 * heights, marginTop: 24, marginBottom: 36, marginLeft: 44, fx: { axis: null, padding: 0.08 }, fy: { axis: null, padding: 0.16 },
-        x: { label: "images trained on", ticks: 4, tickFormat: short, labelAnchor: "center", labelArrow: "none" }, y: { label: "validation accuracy, %", domain: [Math.max(0, low - 2), Math.min(100, top + 0.5)], ticks: 5, grid: true, labelAnchor: "top", labelArrow: "none" }, marks });
-      return [legend(domain, lines), svg];
+      const svg = Plot.plot({ ...common(width), height: 70 + 190 * heights, marginTop: 24, marginBottom: 36, marginLeft: 36, marginRight: 24, fx: { axis: null, padding: 0.14 }, fy: { axis: null, padding: 0.16 },
+        x: { label: "images trained on", ticks: 4, tickFormat: short, labelAnchor: "center", labelArrow: "none" }, y: { label: null, domain: [Math.max(0, low - 2), Math.min(100, top + 0.5)], ticks: 5, grid: true, labelAnchor: "top", labelArrow: "none" }, marks });
+      const keys = legend(domain, lines);
+      keys.append(make("span", { className: "unit" }, "up: validation accuracy, %"));
+      return [keys, svg];
     },
   },
   survival: {
@@ -109,10 +111,9 @@ const plots = {
       const schemes = data.schemes.filter(name => rows.some(row => row.scheme === name));
       const marks = [Plot.ruleY([0])];
       for (const name of schemes) marks.push(Plot.lineY(rows.filter(row => row.scheme === name), { x: "examples", y: "surviving", curve: "step-after", stroke: colourOf(data.schemes, name), strokeWidth: 2, strokeDasharray: dashOf(data.schemes, name) }));
-      marks.push(Plot.tickX(rows.filter(row => row.end && row.surviving > 0), { x: "examples", y: "surviving", stroke: row => colourOf(data.schemes, row.scheme), strokeWidth: 2, inset: -6 }),
-        Plot.tip(rows, Plot.pointer({ x: "examples", y: "surviving", title: row => `${row.scheme}\n${row.examples} images\n${number(100 * row.surviving, 1)}% not yet recovered\n${row.recovered} of ${row.trials} recovered in all` })));
-      // Ticks need a band scale for y, so censoring is drawn as short rules instead.
-      marks.splice(schemes.length + 1, 1, Plot.link(rows.filter(row => row.end && row.surviving > 0), { x1: "examples", x2: "examples", y1: row => row.surviving - 0.025, y2: row => row.surviving + 0.025, stroke: row => colourOf(data.schemes, row.scheme), strokeWidth: 2 }));
+      const title = row => `${row.scheme}\n${row.examples} images\n${number(100 * row.surviving, 1)}% not yet recovered\n${row.recovered} of ${row.trials} recovered in all`;
+      marks.push(Plot.link(rows.filter(row => row.end && row.surviving > 0), { x1: "examples", x2: "examples", y1: row => row.surviving - 0.025, y2: row => row.surviving + 0.025, stroke: row => colourOf(data.schemes, row.scheme), strokeWidth: 2 }),
+        Plot.tip(rows, Plot.pointer({ x: "examples", y: "surviving", title })));
       return [legend(data.schemes, schemes), Plot.plot({ ...common(width), height: 300, marginLeft: 48, marginBottom: 40, x: { label: "images trained on", ticks: 6, tickFormat: short, labelAnchor: "center", labelArrow: "none" }, y: { domain: [0, 1.03], label: "share not yet recovered", tickFormat: "%", ticks: 5, grid: true, labelArrow: "none" }, marks })];
     },
   },
@@ -131,7 +132,7 @@ const plots = {
       const front = rows.filter(row => row.front).sort((a, b) => a.cost - b.cost);
       const label = { parameters: "parameters", macs: "multiply-accumulates an image", latency: "inference time, of the parent’s" }[rows[0]?.against] ?? "";
       const symbols = ["circle", "square", "triangle", "diamond", "star", "cross", "wye", "hexagon"];
-      const svg = Plot.plot({ ...common(width), height: Math.min(460, Math.max(300, width * 0.45)), marginLeft: 48, marginBottom: 40, x: { label, tickFormat: rows[0]?.against === "latency" ? undefined : short, ticks: width < 500 ? 4 : 8, nice: true, labelAnchor: "center", labelArrow: "none" }, y: { label: "test accuracy, %", grid: true, nice: true, labelArrow: "none" },
+      const svg = Plot.plot({ ...common(width), height: Math.min(460, Math.max(300, width * 0.45)), marginLeft: 48, marginBottom: 40, x: { label, tickFormat: rows[0]?.against === "latency" ? undefined : short, ticks: width < 500 ? 4 : 8, nice: true, inset: 16, labelAnchor: "center", labelArrow: "none" }, y: { label: "test accuracy, %", grid: true, nice: true, inset: 8, labelArrow: "none" },
         symbol: { domain: blocks, range: symbols },
         marks: [Plot.lineY(front, { x: "cost", y: "accuracy", stroke: css("--soft"), strokeWidth: 1.5, curve: "step-after" }),
           Plot.dot(children, { x: "cost", y: "accuracy", symbol: "block", r: row => (row.headline ? 7 : 4), fill: row => colourOf(data.blocks, row.block), fillOpacity: row => (row.headline ? 1 : 0.55), stroke: row => (row.headline ? css("--ink") : "none"), strokeWidth: 1.5 }),

@@ -62,7 +62,8 @@ impl Draws {
                 let of_unit = |unit: usize| -> f64 {
                     sparse[unit].iter().map(|&(i, d)| f64::from(counts[i as usize]) * f64::from(d)).sum()
                 };
-                let sum: f64 = (0..units).filter(|&unit| times[unit] > 0).map(|unit| f64::from(times[unit]) * of_unit(unit)).sum();
+                let sum: f64 =
+                    (0..units).filter(|&unit| times[unit] > 0).map(|unit| f64::from(times[unit]) * of_unit(unit)).sum();
                 sum / (units * self.images) as f64
             })
             .collect();

@@ -114,9 +114,8 @@ pub fn crossed(rows: &[Vec<f32>]) -> Option<Mean> {
     let ms_residual = ss_residual / ((n - 1.0) * (m - 1.0));
     // Each of the two alone is a lower bound in expectation; sampling error must not take the sum below it.
     let total = (ms_units + ms_images - ms_residual).max(ms_units).max(ms_images);
-    let spread = ms_units.powi(2) / (n - 1.0)
-        + ms_images.powi(2) / (m - 1.0)
-        + ms_residual.powi(2) / ((n - 1.0) * (m - 1.0));
+    let spread =
+        ms_units.powi(2) / (n - 1.0) + ms_images.powi(2) / (m - 1.0) + ms_residual.powi(2) / ((n - 1.0) * (m - 1.0));
     let df = if spread > 0.0 { total.powi(2) / spread } else { n - 1.0 };
     Some(Mean { mean: grand, se: (total / (n * m)).sqrt(), df })
 }

@@ -108,7 +108,8 @@ impl Truth {
                     Role::Drop => self.parent - 0.2,
                 };
                 let level = self.level(accuracy) + shifts[parent] + self.seed_sd * normal(&mut random);
-                let bits = if spec.role == Role::Parent { base[parent].clone() } else { draw(&mut random, &ease, level) };
+                let bits =
+                    if spec.role == Role::Parent { base[parent].clone() } else { draw(&mut random, &ease, level) };
                 self.record(&mut random, spec, &bits, &base[parent], block)
             })
             .collect();
@@ -122,7 +123,14 @@ impl Truth {
         RunData { plan, parents, records, about }
     }
 
-    fn record(&self, random: &mut ChaCha8Rng, spec: &TrialSpec, bits: &[u8], parent: &[u8], block: Option<usize>) -> Record {
+    fn record(
+        &self,
+        random: &mut ChaCha8Rng,
+        spec: &TrialSpec,
+        bits: &[u8],
+        parent: &[u8],
+        block: Option<usize>,
+    ) -> Record {
         let test = evaluation(bits, parent);
         let trains = spec.scheme != "none";
         let start = if spec.role == Role::Child { (test.top1 - 0.3).max(0.1) } else { test.top1 };
@@ -150,14 +158,15 @@ impl Truth {
         let filters = (spec.role == Role::Child).then(|| {
             let byte = |random: &mut ChaCha8Rng| random.random_range(1..=255_u8);
             let channels = if block == Some(0) { 3 } else { 4 };
-            let pixels = |random: &mut ChaCha8Rng| -> Vec<u8> { (0..12 * channels * 9).map(|_| byte(random)).collect() };
+            let pixels =
+                |random: &mut ChaCha8Rng| -> Vec<u8> { (0..12 * channels * 9).map(|_| byte(random)).collect() };
             let encode = |bytes: Vec<u8>| base64::engine::general_purpose::STANDARD.encode(bytes);
             Filters {
                 shape: [64, if block == Some(0) { 3 } else { 64 }, 3, 3],
                 norms_before: (0..64).map(|i| 0.5 + i as f32 / 64.0).collect(),
                 norms: (0..64).map(|i| 0.4 + (i * i) as f32 / 2048.0).collect(),
                 dead: 3,
-                effective_rank: 41.25,
+                effective_rank: 21.25,
                 pictures: FilterPictures {
                     filters: 12,
                     channels,
@@ -250,7 +259,11 @@ impl Truth {
                 output: [c, size, size],
                 parameters: 18 * (c * c) as u64,
                 macs: 18 * (c * c * size * size) as u64,
-                substitutes: [("conv3x3".to_owned(), Cost { parameters: 9 * (c * c) as u64, macs: 9 * (c * c * size * size) as u64 })].into(),
+                substitutes: [(
+                    "conv3x3".to_owned(),
+                    Cost { parameters: 9 * (c * c) as u64, macs: 9 * (c * c * size * size) as u64 },
+                )]
+                .into(),
             });
         }
         layers.push(LayerSummary { kind: "linear, 10".into(), shape: [10, 1, 1], ..summary("fc", "", 10, 1, None) });
@@ -274,7 +287,9 @@ impl Truth {
             data: DataSummary {
                 name: "synthetic".into(),
                 checksum: "sha256:0123".into(),
-                classes: ["aeroplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "lorry"].map(str::to_owned).into(),
+                classes: ["aeroplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "lorry"]
+                    .map(str::to_owned)
+                    .into(),
                 shape: [3, 32, 32],
                 mean: vec![0.49, 0.48, 0.45],
                 std: vec![0.25, 0.24, 0.26],

@@ -1,0 +1,174 @@
+//! Every output of a synthetic study: complete, safe, and true to the records.
+
+mod synthetic;
+
+use nettriage_report::{Options, analyse, csv, csv_cells, html, json, markdown, terminal};
+use synthetic::Truth;
+
+/// A study whose every name is hostile.
+fn hostile() -> nettriage_report::RunData {
+    let mut data = Truth::small().simulate(3);
+    let evil = "</script><img src=x onerror=alert(1)>\"'&\u{1b}[31m|=1+1";
+    data.plan.name = evil.into();
+    data.plan.study = evil.into();
+    data.plan.data.name = evil.into();
+    data.plan.data.classes[0] = evil.into();
+    data.plan.layers[0].kind = evil.into();
+    data.about.command = evil.into();
+    for block in &mut data.plan.blocks {
+        block.name = format!("{evil}{}", block.name);
+    }
+    let rename = |block: &mut Option<String>| *block = block.as_ref().map(|name| format!("{evil}{name}"));
+    data.plan.trials.iter_mut().for_each(|trial| rename(&mut trial.block));
+    data.records.iter_mut().for_each(|record| rename(&mut record.spec.block));
+    data
+}
+
+#[test]
+fn the_page_holds_every_section_and_asks_for_nothing() {
+    let data = Truth::small().simulate(1);
+    let analysis = analyse(&data, &Options::default());
+    let page = html(&data, &analysis);
+    for id in [
+        "answer",
+        "matrix",
+        "curves",
+        "findings",
+        "cost",
+        "controls",
+        "cheaper",
+        "classes",
+        "calibration",
+        "filters",
+        "method",
+    ] {
+        assert!(page.contains(&format!("<section id=\"{id}\"")), "{id}");
+    }
+    // Outside the embedded libraries (whose sources name their homes and the namespaces of SVG) no address occurs.
+    let own =
+        page.replace(include_str!("../assets/d3.min.js"), "").replace(include_str!("../assets/plot.umd.min.js"), "");
+    let addresses: Vec<&str> = own.match_indices("http").map(|(at, _)| &own[at..at + 40]).collect();
+    assert!(
+        addresses
+            .iter()
+            .all(|address| address.starts_with("http://www.w3.org/2000/svg") || address.starts_with("http-equiv")),
+        "{addresses:?}"
+    );
+    assert!(own.contains("default-src 'none'"));
+    assert!(page.len() < 2_000_000, "{}", page.len());
+}
+
+#[test]
+fn five_hundred_trials_stay_below_five_megabytes() {
+    let truth = Truth {
+        blocks: 5,
+        inits: vec!["random", "first", "collapse", "least-squares"],
+        seeds: 6,
+        images: 10_000,
+        ..Truth::small()
+    };
+    let data = truth.simulate(2);
+    assert!(data.records.len() >= 500, "{}", data.records.len());
+    let started = std::time::Instant::now();
+    let page = html(&data, &analyse(&data, &Options::default()));
+    assert!(page.len() < 5_000_000, "{}", page.len());
+    assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+}
+
+#[test]
+fn hostile_names_stay_text() {
+    let data = hostile();
+    let analysis = analyse(&data, &Options::default());
+    let page = html(&data, &analysis);
+    assert!(!page.contains("<img src=x"));
+    assert_eq!(page.matches("</script>").count(), 4, "one end for the data and each script");
+    assert!(!markdown(&data, &analysis).contains("<img"));
+    let shown = terminal(&data, &analysis);
+    assert!(!shown.contains('\u{1b}'));
+    for table in [csv(&data), csv_cells(&analysis)] {
+        assert!(!table.lines().any(|line| line.starts_with('=')));
+    }
+}
+
+#[test]
+fn json_reads_back_as_the_same_analysis() {
+    let data = Truth::small().simulate(1);
+    let analysis = analyse(&data, &Options::default());
+    let again: serde_json::Value = serde_json::from_str(&json(&analysis)).unwrap();
+    assert_eq!(again["schema"], nettriage_report::analysis::SCHEMA);
+    assert_eq!(again["cells"].as_array().unwrap().len(), analysis.cells.len());
+    let back: nettriage_report::Analysis = serde_json::from_value(again).unwrap();
+    assert!(back == analysis);
+}
+
+#[test]
+fn csv_has_a_row_for_every_record() {
+    let data = Truth::small().simulate(1);
+    let table = csv(&data);
+    assert_eq!(table.lines().count(), 1 + data.parents.len() + data.records.len());
+    let columns = table.lines().next().unwrap().split(',').count();
+    assert!(table.lines().all(|line| line.split(',').count() == columns));
+}
+
+#[test]
+fn an_empty_run_and_lost_trials_are_said_so() {
+    let mut data = Truth::small().simulate(1);
+    // One cell of the headline diverges at every seed, one record fails.
+    for record in data.records.iter_mut().filter(|record| {
+        record.spec.init.as_deref() == Some("random") && record.spec.block.as_deref() == Some("block2")
+    }) {
+        record.outcome = nettriage_records::record::Outcome::Diverged { examples: 640 };
+        record.readings = None;
+    }
+    let analysis = analyse(&data, &Options::default());
+    assert_eq!(analysis.diverged, 16);
+    assert!(html(&data, &analysis).contains("16 trials diverged"));
+    assert!(terminal(&data, &analysis).contains("16 diverged"));
+    // The combination that a block lacks is not the headline.
+    assert_eq!(analysis.headline.as_ref().unwrap().init, "least-squares");
+    data.records.clear();
+    let empty = analyse(&data, &Options::default());
+    assert!(terminal(&data, &empty).contains("No block has a finished trial yet"));
+    html(&data, &empty);
+    markdown(&data, &empty);
+    data.parents.clear();
+    html(&data, &analyse(&data, &Options::default()));
+}
+
+#[test]
+fn differences_are_what_the_records_say() {
+    let data = Truth::small().simulate(5);
+    let analysis = analyse(&data, &Options::default());
+    let cell = analysis
+        .cells
+        .iter()
+        .find(|cell| cell.block == "block1" && cell.init == "random" && cell.scheme == "global")
+        .unwrap();
+    let top1 = |role, block: Option<&str>, init: Option<&str>, seed| {
+        let found = data.records.iter().find(|record| {
+            let spec = &record.spec;
+            spec.role == role
+                && spec.block.as_deref() == block
+                && spec.init.as_deref() == init
+                && spec.scheme == "global"
+                && spec.seed == seed
+        });
+        100.0 * found.unwrap().readings.as_ref().unwrap().test.top1
+    };
+    use nettriage_records::plan::Role::{Child, ParentContinued};
+    let expected: Vec<f64> = (0..4)
+        .map(|seed| top1(ParentContinued, None, None, seed) - top1(Child, Some("block1"), Some("random"), seed))
+        .collect();
+    let estimate = cell.criticality.as_ref().unwrap();
+    assert_eq!(cell.stand_ins, 0);
+    for (a, b) in estimate.values.iter().zip(&expected) {
+        assert!((a - b).abs() < 1e-9);
+    }
+    assert!((estimate.mean - expected.iter().sum::<f64>() / 4.0).abs() < 1e-9);
+    // Without the controls the parent stands in, and the report says so.
+    let mut bare = data.clone();
+    bare.records.retain(|record| record.spec.role != ParentContinued);
+    let analysis = analyse(&bare, &Options::default());
+    assert!(analysis.cells.iter().filter(|cell| cell.scheme != "none").all(|cell| cell.stand_ins == 4));
+    assert!(html(&bare, &analysis).contains("stands in"));
+}
