@@ -12,6 +12,7 @@ mod error;
 mod graph;
 pub mod init;
 mod network;
+pub mod onnx;
 pub mod safetensors;
 mod shape;
 pub mod slice;

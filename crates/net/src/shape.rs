@@ -147,7 +147,7 @@ fn with_bias(weight: Vec<usize>, outputs: usize, bias: bool) -> Vec<(&'static st
 }
 
 /// No empty axis, and no tensor so large that products of its extents could overflow later.
-fn check_extent(shape: Shape) -> Result<(), String> {
+pub(crate) fn check_extent(shape: Shape) -> Result<(), String> {
     let elements = shape.channels.checked_mul(shape.height).and_then(|n| n.checked_mul(shape.width));
     match elements {
         Some(0) => Err(format!("a tensor of {shape} has no elements")),

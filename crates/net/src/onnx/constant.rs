@@ -1,0 +1,362 @@
+//! Constants of an ONNX graph: initializers, and what folds to them.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use super::proto::{TensorProto, data_type};
+use crate::safetensors::half;
+
+/// The most elements that folding makes of smaller things.
+const MAX_FOLDED: usize = 1 << 24;
+/// The most elements of one constant, declared or filled.
+const MAX_ELEMENTS: usize = 1 << 30;
+
+/// A constant tensor: floating-point or integer.
+#[derive(Clone, Debug)]
+pub struct Constant {
+    pub dims: Vec<usize>,
+    data: Data,
+}
+
+#[derive(Clone, Debug)]
+enum Data {
+    /// Every element the same: weights that are only declared take no memory until they are asked for.
+    Fill(f64, bool),
+    Floats(Rc<[f32]>),
+    Ints(Rc<[i64]>),
+}
+
+fn count(dims: &[usize]) -> Option<usize> {
+    dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= MAX_ELEMENTS)
+}
+
+impl Constant {
+    pub fn ints(dims: Vec<usize>, values: Vec<i64>) -> Constant {
+        debug_assert_eq!(count(&dims), Some(values.len()));
+        Constant { dims, data: Data::Ints(values.into()) }
+    }
+
+    pub fn floats(dims: Vec<usize>, values: Vec<f32>) -> Constant {
+        debug_assert_eq!(count(&dims), Some(values.len()));
+        Constant { dims, data: Data::Floats(values.into()) }
+    }
+
+    pub fn fill(dims: Vec<usize>, value: f64, is_int: bool) -> Result<Constant, String> {
+        count(&dims).ok_or_else(|| format!("a constant of {dims:?} is too large"))?;
+        Ok(Constant { dims, data: Data::Fill(value, is_int) })
+    }
+
+    pub fn len(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    pub fn is_int(&self) -> bool {
+        matches!(self.data, Data::Ints(_) | Data::Fill(_, true))
+    }
+
+    /// Element `index` in row-major order.
+    pub fn get(&self, index: usize) -> f64 {
+        match &self.data {
+            Data::Fill(value, _) => *value,
+            Data::Floats(values) => f64::from(values[index]),
+            Data::Ints(values) => values[index] as f64,
+        }
+    }
+
+    fn get_int(&self, index: usize) -> i64 {
+        match &self.data {
+            Data::Ints(values) => values[index],
+            _ => self.get(index) as i64,
+        }
+    }
+
+    /// The elements as numbers of 32 bits.
+    pub fn to_floats(&self) -> Vec<f32> {
+        match &self.data {
+            Data::Fill(value, _) => vec![*value as f32; self.len()],
+            Data::Floats(values) => values.to_vec(),
+            Data::Ints(values) => values.iter().map(|&v| v as f32).collect(),
+        }
+    }
+
+    /// The elements as integers, if there are few.
+    pub fn to_ints(&self) -> Result<Vec<i64>, String> {
+        if self.len() > 1 << 20 {
+            return Err(format!("a list of {} integers is too long", self.len()));
+        }
+        Ok((0..self.len()).map(|index| self.get_int(index)).collect())
+    }
+
+    /// The only element of a tensor with one.
+    pub fn scalar(&self) -> Option<f64> {
+        (self.len() == 1).then(|| self.get(0))
+    }
+
+    /// The value of all elements if they are equal.
+    pub fn uniform(&self) -> Option<f64> {
+        if let Data::Fill(value, _) = self.data {
+            return Some(value);
+        }
+        let first = (self.len() > 0).then(|| self.get(0))?;
+        (1..self.len()).all(|index| self.get(index) == first).then_some(first)
+    }
+
+    pub fn reshaped(&self, dims: Vec<usize>) -> Result<Constant, String> {
+        if count(&dims) != Some(self.len()) {
+            return Err(format!("{:?} cannot become {dims:?}", self.dims));
+        }
+        Ok(Constant { dims, data: self.data.clone() })
+    }
+
+    pub fn cast(&self, to_int: bool) -> Constant {
+        let data = match (&self.data, to_int) {
+            (Data::Fill(value, _), true) => Data::Fill(value.trunc(), true),
+            (Data::Fill(value, _), false) => Data::Fill(*value, false),
+            (Data::Floats(values), true) => Data::Ints(values.iter().map(|&v| v as i64).collect()),
+            (Data::Ints(values), false) => Data::Floats(values.iter().map(|&v| v as f32).collect()),
+            (data, _) => data.clone(),
+        };
+        Constant { dims: self.dims.clone(), data }
+    }
+
+    /// Elements chosen by index into a new shape.
+    fn choose(&self, dims: Vec<usize>, index: impl Iterator<Item = usize>) -> Constant {
+        let data = match &self.data {
+            Data::Fill(value, is_int) => Data::Fill(*value, *is_int),
+            Data::Floats(values) => Data::Floats(index.map(|i| values[i]).collect()),
+            Data::Ints(values) => Data::Ints(index.map(|i| values[i]).collect()),
+        };
+        Constant { dims, data }
+    }
+
+    pub fn transposed(&self, order: &[usize]) -> Constant {
+        let strides = strides(&self.dims);
+        let dims: Vec<usize> = order.iter().map(|&axis| self.dims[axis]).collect();
+        let steps: Vec<usize> = order.iter().map(|&axis| strides[axis]).collect();
+        let indices = walk(&dims, &steps);
+        self.choose(dims, indices.into_iter())
+    }
+
+    /// `indices` along `axis` (ONNX `Gather`): a scalar index removes the axis.
+    pub fn gathered(&self, axis: usize, indices: &Constant) -> Result<Constant, String> {
+        let extent = self.dims[axis];
+        let outer: usize = self.dims[..axis].iter().product();
+        let inner: usize = self.dims[axis + 1..].iter().product();
+        let mut chosen = Vec::new();
+        for index in indices.to_ints()? {
+            let index = if index < 0 { index + extent as i64 } else { index };
+            chosen.push(usize::try_from(index).ok().filter(|&i| i < extent).ok_or("an index lies outside")?);
+        }
+        let mut dims = self.dims[..axis].to_vec();
+        dims.extend(&indices.dims);
+        dims.extend(&self.dims[axis + 1..]);
+        limited(&dims)?;
+        let index = (0..outer).flat_map(|o| {
+            let chosen = &chosen;
+            chosen.iter().flat_map(move |i| (0..inner).map(move |n| (o * extent + i) * inner + n))
+        });
+        Ok(self.choose(dims, index.collect::<Vec<_>>().into_iter()))
+    }
+
+    /// Every `step`-th element from `start` on, `number` of them, along `axis`.
+    pub fn sliced(&self, axis: usize, start: usize, step: i64, number: usize) -> Constant {
+        let mut dims = self.dims.clone();
+        dims[axis] = number;
+        let strides = strides(&self.dims);
+        let indices: Vec<usize> = walk(&dims, &strides).into_iter().zip(coordinates(&dims, axis)).map(|(index, at)| {
+            let from = start as i64 + at as i64 * step;
+            (index as i64 + (from - at as i64) * strides[axis] as i64) as usize
+        }).collect();
+        self.choose(dims, indices.into_iter())
+    }
+
+    pub fn joined(parts: &[&Constant], axis: usize) -> Result<Constant, String> {
+        let first = parts[0];
+        let mut dims = first.dims.clone();
+        dims[axis] = 0;
+        for part in parts {
+            let same = part.dims.len() == dims.len() && (0..dims.len()).all(|i| i == axis || part.dims[i] == first.dims[i]);
+            if !same || part.is_int() != first.is_int() {
+                return Err("its constants do not fit together".into());
+            }
+            dims[axis] += part.dims[axis];
+        }
+        limited(&dims)?;
+        let outer: usize = dims[..axis].iter().product();
+        let runs = (0..outer).flat_map(|o| parts.iter().map(move |part| (o, part)));
+        let chunks = runs.flat_map(|(o, part)| {
+            let run: usize = part.dims[axis..].iter().product();
+            (o * run..(o + 1) * run).map(move |index| (part, index))
+        });
+        Ok(if first.is_int() {
+            Constant::ints(dims.clone(), chunks.map(|(part, index)| part.get_int(index)).collect())
+        } else {
+            Constant::floats(dims.clone(), chunks.map(|(part, index)| part.get(index) as f32).collect())
+        })
+    }
+
+    pub fn mapped(&self, function: impl Fn(f64) -> f64) -> Constant {
+        let data = match &self.data {
+            Data::Fill(value, is_int) => Data::Fill(function(*value), *is_int),
+            Data::Floats(values) => Data::Floats(values.iter().map(|&v| function(f64::from(v)) as f32).collect()),
+            Data::Ints(values) => Data::Ints(values.iter().map(|&v| function(v as f64) as i64).collect()),
+        };
+        Constant { dims: self.dims.clone(), data }
+    }
+
+    /// Elementwise, with NumPy's broadcasting.
+    pub fn combined(&self, other: &Constant, function: impl Fn(f64, f64) -> f64) -> Result<Constant, String> {
+        let dims = broadcast(&self.dims, &other.dims).ok_or("its constants do not fit together")?;
+        let is_int = self.is_int() && other.is_int();
+        if let (Data::Fill(a, _), Data::Fill(b, _)) = (&self.data, &other.data) {
+            return Constant::fill(dims, function(*a, *b), is_int);
+        }
+        if dims != self.dims && dims != other.dims {
+            limited(&dims)?;
+        }
+        let [a, b] = [self, other].map(|constant| walk(&dims, &broadcast_strides(&constant.dims, &dims)));
+        let values = a.into_iter().zip(b).map(|(i, j)| function(self.get(i), other.get(j)));
+        Ok(if is_int {
+            Constant::ints(dims.clone(), values.map(|v| v as i64).collect())
+        } else {
+            Constant::floats(dims.clone(), values.map(|v| v as f32).collect())
+        })
+    }
+
+    /// From a tensor of the file; `folder` is where its external data would lie.
+    pub fn from_proto(tensor: &TensorProto, folder: Option<&Path>) -> Result<Constant, String> {
+        let mut dims = Vec::with_capacity(tensor.dims.len().min(16));
+        for &dim in &tensor.dims {
+            dims.push(usize::try_from(dim).map_err(|_| format!("an extent of {dim}"))?);
+        }
+        let len = count(&dims).ok_or_else(|| format!("a constant of {dims:?} is too large"))?;
+        let external;
+        let raw: &[u8] = if tensor.data_location == 1 || !tensor.external_data.is_empty() {
+            external = external_data(tensor, folder)?;
+            &external
+        } else {
+            &tensor.raw_data
+        };
+        let data = if raw.is_empty() { typed(tensor)? } else { from_raw(tensor.data_type, raw)? };
+        let held = match &data {
+            Data::Floats(values) => values.len(),
+            Data::Ints(values) => values.len(),
+            Data::Fill(..) => len,
+        };
+        if held != len {
+            return Err(format!("it holds {held} elements, not the {len} of its shape {dims:?}"));
+        }
+        Ok(Constant { dims, data })
+    }
+}
+
+fn limited(dims: &[usize]) -> Result<usize, String> {
+    count(dims).filter(|&n| n <= MAX_FOLDED).ok_or_else(|| format!("folding its constants gives {dims:?}, which is too large"))
+}
+
+pub fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+    let rank = a.len().max(b.len());
+    let at = |dims: &[usize], axis: usize| (axis + dims.len()).checked_sub(rank).map_or(1, |i| dims[i]);
+    (0..rank)
+        .map(|axis| match (at(a, axis), at(b, axis)) {
+            (x, y) if x == y => Some(x),
+            (1, y) => Some(y),
+            (x, 1) => Some(x),
+            _ => None,
+        })
+        .collect()
+}
+
+fn strides(dims: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1usize; dims.len()];
+    for axis in (1..dims.len()).rev() {
+        strides[axis - 1] = strides[axis].saturating_mul(dims[axis]);
+    }
+    strides
+}
+
+fn broadcast_strides(dims: &[usize], to: &[usize]) -> Vec<usize> {
+    let own = strides(dims);
+    let missing = to.len() - dims.len();
+    (0..to.len()).map(|axis| if axis < missing || dims[axis - missing] == 1 { 0 } else { own[axis - missing] }).collect()
+}
+
+/// Indices of all elements of a shape in row-major order, for the given strides.
+fn walk(dims: &[usize], steps: &[usize]) -> Vec<usize> {
+    let mut indices = vec![0];
+    for (&extent, &step) in dims.iter().zip(steps) {
+        indices = indices.iter().flat_map(|&base| (0..extent).map(move |at| base + at * step)).collect();
+    }
+    indices
+}
+
+/// The coordinate along `axis` of every element, in row-major order.
+fn coordinates(dims: &[usize], axis: usize) -> impl Iterator<Item = usize> {
+    let (extent, inner, total) = (dims[axis], dims[axis + 1..].iter().product::<usize>(), dims.iter().product());
+    (0..total).map(move |index: usize| index / inner % extent)
+}
+
+fn typed(tensor: &TensorProto) -> Result<Data, String> {
+    use data_type::*;
+    Ok(match tensor.data_type {
+        FLOAT => Data::Floats(tensor.float_data.as_slice().into()),
+        DOUBLE => Data::Floats(tensor.double_data.iter().map(|&v| v as f32).collect()),
+        INT64 => Data::Ints(tensor.int64_data.as_slice().into()),
+        INT32 | INT8 | UINT8 | BOOL => Data::Ints(tensor.int32_data.iter().map(|&v| i64::from(v)).collect()),
+        FLOAT16 => Data::Floats(tensor.int32_data.iter().map(|&v| half(v as u16)).collect()),
+        BFLOAT16 => Data::Floats(tensor.int32_data.iter().map(|&v| f32::from_bits((v as u32) << 16)).collect()),
+        other => return Err(unknown(other)),
+    })
+}
+
+fn unknown(data_type: i32) -> String {
+    format!("its element type is number {data_type}; float, double, half, bfloat16, integers and booleans are read")
+}
+
+fn from_raw(kind: i32, raw: &[u8]) -> Result<Data, String> {
+    use data_type::*;
+    fn each<const N: usize, T>(raw: &[u8], read: impl Fn([u8; N]) -> T) -> Result<Rc<[T]>, String> {
+        let (chunks, rest) = raw.as_chunks::<N>();
+        if !rest.is_empty() {
+            return Err("its data end within an element".into());
+        }
+        Ok(chunks.iter().map(|chunk| read(*chunk)).collect())
+    }
+    Ok(match kind {
+        FLOAT => Data::Floats(each(raw, f32::from_le_bytes)?),
+        DOUBLE => Data::Floats(each(raw, |b| f64::from_le_bytes(b) as f32)?),
+        FLOAT16 => Data::Floats(each(raw, |b| half(u16::from_le_bytes(b)))?),
+        BFLOAT16 => Data::Floats(each(raw, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))?),
+        INT64 => Data::Ints(each(raw, i64::from_le_bytes)?),
+        INT32 => Data::Ints(each(raw, |b| i64::from(i32::from_le_bytes(b)))?),
+        INT8 => Data::Ints(each(raw, |[b]: [u8; 1]| i64::from(b as i8))?),
+        UINT8 | BOOL => Data::Ints(each(raw, |[b]: [u8; 1]| i64::from(b))?),
+        other => return Err(unknown(other)),
+    })
+}
+
+/// The bytes of a tensor kept in a file beside the model, which must lie in the model's folder or below.
+fn external_data(tensor: &TensorProto, folder: Option<&Path>) -> Result<Vec<u8>, String> {
+    use std::io::{Read, Seek, SeekFrom};
+    use std::path::Component;
+    let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
+    let location = entry("location").ok_or("its external data have no location")?;
+    let folder = folder.ok_or_else(|| format!("its data lie in `{location}`, and only a model read from a file has such"))?;
+    if !Path::new(location).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
+        return Err(format!("its external data lie outside the model's folder: `{location}`"));
+    }
+    let number = |key: &str| entry(key).map(|text| text.parse::<u64>().map_err(|_| format!("its external {key} is `{text}`"))).transpose();
+    let path = folder.join(location);
+    let fail = |error: std::io::Error| format!("its external data `{}`: {error}", path.display());
+    let mut file = std::fs::File::open(&path).map_err(fail)?;
+    let size = file.metadata().map_err(fail)?.len();
+    let offset = number("offset")?.unwrap_or(0);
+    let length = number("length")?.unwrap_or(size.saturating_sub(offset));
+    if offset.checked_add(length).is_none_or(|end| end > size) {
+        return Err(format!("its external data `{}` end at {size} bytes, before the {length} from {offset} on", path.display()));
+    }
+    file.seek(SeekFrom::Start(offset)).map_err(fail)?;
+    let mut bytes = vec![0; usize::try_from(length).map_err(|_| "its external data are too large")?];
+    file.read_exact(&mut bytes).map_err(fail)?;
+    Ok(bytes)
+}

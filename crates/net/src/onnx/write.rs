@@ -1,0 +1,422 @@
+//! Networks as ONNX models: opset 17, a batch of any size, weights as initializers under our names.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use prost::Message;
+
+use super::proto::*;
+use crate::{Activation, Conv, Error, INPUT, Kind, Layer, Network, Padding, Shape, Tensor, Window, safetensors};
+
+const OPSET: i64 = 17;
+/// The oldest version of the format that has that operator set.
+const IR_VERSION: i64 = 8;
+
+/// Writes the network as an ONNX file, by way of a file beside it that is renamed.
+///
+/// # Errors
+/// As [`to_bytes`]; a file that cannot be written.
+pub fn write(network: &Network, path: impl AsRef<Path>) -> Result<(), Error> {
+    safetensors::write_atomically(path.as_ref(), &to_bytes(network)?)
+}
+
+/// The network as an ONNX model: input `input` (N, C, H, W), each tensor named after the layer that gives it, each weight
+/// `<layer>.<parameter>`. Dropout is written as it stands, which does nothing in inference.
+///
+/// # Errors
+/// A network that is not sound; more than 2 GiB of weights, which the format cannot hold; adaptive pooling to a grid that does not divide
+/// the picture, which ONNX lacks.
+pub fn to_bytes(network: &Network) -> Result<Vec<u8>, Error> {
+    network.check()?;
+    let graph = &network.graph;
+    let bytes: usize = network.weights.values().map(|tensor| tensor.data.len() * 4).sum();
+    if bytes > 2_000_000_000 {
+        let problem = "its weights are beyond the 2 GiB of an ONNX file; write safetensors instead";
+        return Err(Error::Graph { network: graph.name.clone(), problem: problem.into() });
+    }
+    let shapes = graph.shapes()?;
+    let mut writer = Writer::new(network);
+    for (layer, &shape) in graph.layers.iter().zip(&shapes) {
+        let inputs = graph.input_shapes(layer, &shapes);
+        writer.layer(layer, &inputs, shape).map_err(|problem| Error::layer(&layer.name, problem))?;
+    }
+    let mut output = graph.output.clone();
+    if output == INPUT {
+        output = "output".into();
+        writer.plain("Identity", &[INPUT], &output, Vec::new());
+    }
+    let shape = graph.output_shape()?;
+    let rank = writer.ranks.get(&output).copied().unwrap_or(4);
+    let model = ModelProto {
+        ir_version: IR_VERSION,
+        producer_name: "nettriage".into(),
+        producer_version: env!("CARGO_PKG_VERSION").into(),
+        graph: Some(GraphProto {
+            node: writer.nodes,
+            name: graph.name.clone(),
+            initializer: writer.initializers,
+            input: vec![value(INPUT, graph.input, 4)],
+            output: vec![value(&output, shape, rank)],
+        }),
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
+        metadata_props: Vec::new(),
+    };
+    Ok(model.encode_to_vec())
+}
+
+fn value(name: &str, shape: Shape, rank: usize) -> ValueInfoProto {
+    let fixed = |extent: usize| DimensionProto { dim_value: Some(extent as i64), dim_param: None };
+    let mut dim = vec![DimensionProto { dim_value: None, dim_param: Some("N".into()) }];
+    dim.extend([shape.channels, shape.height, shape.width].map(fixed).into_iter().take(rank - 1));
+    let tensor_type = TensorTypeProto { elem_type: data_type::FLOAT, shape: Some(TensorShapeProto { dim }) };
+    ValueInfoProto { name: name.into(), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+}
+
+struct Writer<'a> {
+    network: &'a Network,
+    nodes: Vec<NodeProto>,
+    initializers: Vec<TensorProto>,
+    names: HashSet<String>,
+    /// 2 for (N, F), 4 for (N, C, H, W).
+    ranks: HashMap<String, usize>,
+}
+
+impl Writer<'_> {
+    fn new(network: &Network) -> Writer<'_> {
+        let names = network.graph.layers.iter().map(|layer| layer.name.clone()).chain([INPUT.to_string()]).collect();
+        Writer { network, nodes: Vec::new(), initializers: Vec::new(), names, ranks: HashMap::from([(INPUT.to_string(), 4)]) }
+    }
+
+    /// A name of its own: the one wished for, if no layer has it.
+    fn fresh(&mut self, wish: String) -> String {
+        let mut name = wish.clone();
+        let mut number = 1;
+        while !self.names.insert(name.clone()) {
+            number += 1;
+            name = format!("{wish}_{number}");
+        }
+        name
+    }
+
+    fn plain(&mut self, op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) {
+        self.nodes.push(NodeProto {
+            input: inputs.iter().map(|input| input.to_string()).collect(),
+            output: vec![output.into()],
+            name: output.into(),
+            op_type: op.into(),
+            attribute,
+            domain: String::new(),
+        });
+    }
+
+    /// A step on the way to a layer's output.
+    fn step(&mut self, layer: &Layer, op: &str, inputs: &[&str], attribute: Vec<AttributeProto>) -> String {
+        let name = self.fresh(format!("{}/{op}", layer.name));
+        self.plain(op, inputs, &name, attribute);
+        name
+    }
+
+    fn floats(&mut self, wish: String, dims: &[usize], data: &[f32]) -> String {
+        let name = self.fresh(wish);
+        self.initializers.push(TensorProto {
+            dims: dims.iter().map(|&d| d as i64).collect(),
+            data_type: data_type::FLOAT,
+            name: name.clone(),
+            raw_data: data.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            ..Default::default()
+        });
+        name
+    }
+
+    fn ints(&mut self, wish: String, data: &[i64]) -> String {
+        let name = self.fresh(wish);
+        self.initializers.push(TensorProto {
+            dims: vec![data.len() as i64],
+            data_type: data_type::INT64,
+            name: name.clone(),
+            raw_data: data.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            ..Default::default()
+        });
+        name
+    }
+
+    fn number(&mut self, layer: &Layer, value: f32) -> String {
+        self.floats(format!("{}.number", layer.name), &[], &[value])
+    }
+
+    fn weight(&mut self, layer: &Layer, part: &str) -> String {
+        let key = format!("{}.{part}", layer.name);
+        let Tensor { shape, data } = &self.network.weights[&key];
+        self.floats(key, shape, data)
+    }
+
+    /// A weight of one number a channel, of the shape that multiplies or adds to a tensor of this rank.
+    fn spread(&mut self, layer: &Layer, part: &str, rank: usize) -> String {
+        let key = format!("{}.{part}", layer.name);
+        let data = &self.network.weights[&key].data;
+        let dims = if rank == 4 { vec![data.len(), 1, 1] } else { vec![data.len()] };
+        self.floats(key, &dims, data)
+    }
+
+    fn rank(&self, tensor: &str) -> usize {
+        self.ranks.get(tensor).copied().unwrap_or(4)
+    }
+
+    /// The tensor as (N, C, H, W) or as (N, F).
+    fn as_rank(&mut self, layer: &Layer, tensor: &str, rank: usize) -> String {
+        if self.rank(tensor) == rank {
+            return tensor.to_string();
+        }
+        let name = if rank == 2 {
+            self.step(layer, "Flatten", &[tensor], vec![int("axis", 1)])
+        } else {
+            let axes = self.ints(format!("{}.axes", layer.name), &[2, 3]);
+            self.step(layer, "Unsqueeze", &[tensor, &axes], Vec::new())
+        };
+        self.ranks.insert(name.clone(), rank);
+        name
+    }
+
+    fn layer(&mut self, layer: &Layer, shapes: &[Shape], shape: Shape) -> Result<(), String> {
+        let out = layer.name.as_str();
+        let pictures = matches!(
+            layer.kind,
+            Kind::Conv(_)
+                | Kind::ConvTranspose { .. }
+                | Kind::MaxPool(_)
+                | Kind::AvgPool { .. }
+                | Kind::AdaptiveAvgPool { .. }
+                | Kind::Pad { .. }
+                | Kind::Upsample { .. }
+                | Kind::LocalResponseNorm { .. }
+                | Kind::ChannelShuffle { .. }
+        );
+        let mixed = layer.inputs.iter().any(|input| self.rank(input) == 4);
+        let wanted = match layer.kind {
+            Kind::Linear { .. } => 2,
+            _ if pictures || mixed => 4,
+            _ => 2,
+        };
+        let inputs: Vec<String> = layer.inputs.iter().map(|input| self.as_rank(layer, input, wanted)).collect();
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let x = inputs[0];
+        let mut rank = wanted;
+        match &layer.kind {
+            Kind::Conv(conv) => {
+                let inputs = self.weighted(layer, x, conv.bias);
+                self.plain("Conv", &refs(&inputs), out, convolution(conv));
+            }
+            Kind::ConvTranspose { conv, output_padding } => {
+                let inputs = self.weighted(layer, x, conv.bias);
+                let mut attributes = convolution(conv);
+                attributes.push(ints("output_padding", &pair(*output_padding)));
+                self.plain("ConvTranspose", &refs(&inputs), out, attributes);
+            }
+            Kind::Linear { bias, .. } => {
+                let inputs = self.weighted(layer, x, *bias);
+                self.plain("Gemm", &refs(&inputs), out, vec![int("transB", 1)]);
+            }
+            Kind::BatchNorm { eps, momentum } => {
+                let mut inputs = vec![x.to_string()];
+                inputs.extend(["weight", "bias", "running_mean", "running_var"].map(|part| self.weight(layer, part)));
+                self.plain("BatchNormalization", &refs(&inputs), out, vec![float("epsilon", *eps), float("momentum", 1.0 - momentum)]);
+            }
+            Kind::Affine => {
+                let scale = self.spread(layer, "weight", wanted);
+                let scaled = self.step(layer, "Mul", &[x, &scale], Vec::new());
+                let shift = self.spread(layer, "bias", wanted);
+                self.plain("Add", &[&scaled, &shift], out, Vec::new());
+            }
+            Kind::Activation(activation) => self.activation(layer, x, activation, wanted),
+            Kind::MaxPool(window) => self.plain("MaxPool", &[x], out, pool(window)),
+            Kind::AvgPool { window, count_padding } => {
+                let mut attributes = pool(window);
+                attributes.push(int("count_include_pad", i64::from(*count_padding)));
+                self.plain("AveragePool", &[x], out, attributes);
+            }
+            Kind::AdaptiveAvgPool { height: 1, width: 1 } => self.plain("GlobalAveragePool", &[x], out, Vec::new()),
+            Kind::AdaptiveAvgPool { height, width } => self.adaptive(layer, x, shapes[0], [*height, *width])?,
+            Kind::Add => self.fold(layer, "Add", &inputs),
+            Kind::Mul => self.fold(layer, "Mul", &inputs),
+            Kind::Concat => self.plain("Concat", &inputs, out, vec![int("axis", 1)]),
+            Kind::Flatten => {
+                self.plain("Flatten", &[x], out, vec![int("axis", 1)]);
+                rank = 2;
+            }
+            Kind::Reshape { shape } => {
+                let target = [0, shape.channels as i64, shape.height as i64, shape.width as i64];
+                let target = self.ints(format!("{out}.shape"), &target);
+                self.plain("Reshape", &[x, &target], out, Vec::new());
+                rank = 4;
+            }
+            Kind::ChannelShuffle { groups } => {
+                let [h, w] = [shape.height as i64, shape.width as i64];
+                let split = [0, *groups as i64, (shape.channels / groups) as i64, h, w];
+                let split = self.ints(format!("{out}.split"), &split);
+                let apart = self.step(layer, "Reshape", &[x, &split], Vec::new());
+                let swapped = self.step(layer, "Transpose", &[&apart], vec![ints("perm", &[0, 2, 1, 3, 4])]);
+                let joined = self.ints(format!("{out}.shape"), &[0, shape.channels as i64, h, w]);
+                self.plain("Reshape", &[&swapped, &joined], out, Vec::new());
+            }
+            Kind::Slice { start, end } => {
+                let lists = [("starts", *start as i64), ("ends", *end as i64), ("axes", 1)];
+                let lists = lists.map(|(word, value)| self.ints(format!("{out}.{word}"), &[value]));
+                self.plain("Slice", &[x, &lists[0], &lists[1], &lists[2]], out, Vec::new());
+            }
+            Kind::Pad { channels, padding, value } => {
+                let Padding { top, bottom, left, right } = *padding;
+                let pads = [0, channels[0], top, left, 0, channels[1], bottom, right].map(|amount| amount as i64);
+                let pads = self.ints(format!("{out}.pads"), &pads);
+                let value = self.number(layer, *value);
+                self.plain("Pad", &[x, &pads, &value], out, Vec::new());
+            }
+            Kind::Upsample { factor } => self.enlarged(layer, x, *factor, out),
+            Kind::LocalResponseNorm { size, alpha, beta, bias } => {
+                let attributes = vec![int("size", *size as i64), float("alpha", *alpha), float("beta", *beta), float("bias", *bias)];
+                self.plain("LRN", &[x], out, attributes);
+            }
+            Kind::Dropout { p } => {
+                let ratio = self.number(layer, *p);
+                self.plain("Dropout", &[x, &ratio], out, Vec::new());
+            }
+            Kind::Softmax { log } => self.plain(if *log { "LogSoftmax" } else { "Softmax" }, &[x], out, vec![int("axis", 1)]),
+            Kind::Identity => self.plain("Identity", &[x], out, Vec::new()),
+        }
+        self.ranks.insert(layer.name.clone(), rank);
+        Ok(())
+    }
+
+    fn weighted(&mut self, layer: &Layer, x: &str, bias: bool) -> Vec<String> {
+        let mut inputs = vec![x.to_string(), self.weight(layer, "weight")];
+        if bias {
+            inputs.push(self.weight(layer, "bias"));
+        }
+        inputs
+    }
+
+    fn fold(&mut self, layer: &Layer, op: &str, inputs: &[&str]) {
+        let mut sum = inputs[0].to_string();
+        for (index, input) in inputs.iter().enumerate().skip(1) {
+            if index + 1 == inputs.len() {
+                self.plain(op, &[&sum, input], &layer.name, Vec::new());
+            } else {
+                sum = self.step(layer, op, &[&sum, input], Vec::new());
+            }
+        }
+    }
+
+    fn enlarged(&mut self, layer: &Layer, x: &str, factor: [usize; 2], out: &str) {
+        let scales = self.floats(format!("{}.scales", layer.name), &[4], &[1.0, 1.0, factor[0] as f32, factor[1] as f32]);
+        let attributes = vec![text("mode", "nearest"), text("coordinate_transformation_mode", "asymmetric"), text("nearest_mode", "floor")];
+        self.plain("Resize", &[x, "", &scales], out, attributes);
+    }
+
+    /// Adaptive pooling, where its regions are of one size: pooling if the grid divides the picture, repetition if the picture divides it.
+    fn adaptive(&mut self, layer: &Layer, x: &str, from: Shape, to: [usize; 2]) -> Result<(), String> {
+        let extents = [from.height, from.width];
+        if extents == to {
+            self.plain("Identity", &[x], &layer.name, Vec::new());
+        } else if (0..2).all(|axis| extents[axis].is_multiple_of(to[axis])) {
+            let kernel = [extents[0] / to[0], extents[1] / to[1]];
+            let window = Window { kernel, stride: kernel, padding: Padding::default() };
+            self.plain("AveragePool", &[x], &layer.name, pool(&window));
+        } else if (0..2).all(|axis| to[axis].is_multiple_of(extents[axis])) {
+            self.enlarged(layer, x, [to[0] / extents[0], to[1] / extents[1]], &layer.name);
+        } else {
+            return Err(format!("adaptive pooling from {from} to {}x{} has no ONNX operator; use an input whose size it divides", to[0], to[1]));
+        }
+        Ok(())
+    }
+
+    fn activation(&mut self, layer: &Layer, x: &str, activation: &Activation, rank: usize) {
+        let out = layer.name.as_str();
+        match *activation {
+            Activation::Relu => self.plain("Relu", &[x], out, Vec::new()),
+            Activation::LeakyRelu { slope } => self.plain("LeakyRelu", &[x], out, vec![float("alpha", slope)]),
+            Activation::Prelu => {
+                let slope = self.spread(layer, "weight", rank);
+                self.plain("PRelu", &[x, &slope], out, Vec::new());
+            }
+            Activation::Clip { min, max } => {
+                let [min, max] = [min, max].map(|bound| self.number(layer, bound));
+                self.plain("Clip", &[x, &min, &max], out, Vec::new());
+            }
+            Activation::Sigmoid => self.plain("Sigmoid", &[x], out, Vec::new()),
+            Activation::HardSigmoid { alpha, beta } => {
+                self.plain("HardSigmoid", &[x], out, vec![float("alpha", alpha), float("beta", beta)]);
+            }
+            Activation::HardSwish => self.plain("HardSwish", &[x], out, Vec::new()),
+            Activation::Silu => {
+                let gate = self.step(layer, "Sigmoid", &[x], Vec::new());
+                self.plain("Mul", &[x, &gate], out, Vec::new());
+            }
+            Activation::Gelu { tanh } => {
+                let inner = if tanh { self.tanh_argument(layer, x) } else { self.times(layer, x, std::f32::consts::FRAC_1_SQRT_2) };
+                let curve = self.step(layer, if tanh { "Tanh" } else { "Erf" }, &[&inner], Vec::new());
+                let one = self.number(layer, 1.0);
+                let share = self.step(layer, "Add", &[&curve, &one], Vec::new());
+                let product = self.step(layer, "Mul", &[x, &share], Vec::new());
+                let half = self.number(layer, 0.5);
+                self.plain("Mul", &[&product, &half], out, Vec::new());
+            }
+            Activation::Tanh => self.plain("Tanh", &[x], out, Vec::new()),
+            Activation::Elu { alpha } => self.plain("Elu", &[x], out, vec![float("alpha", alpha)]),
+        }
+    }
+
+    fn times(&mut self, layer: &Layer, x: &str, factor: f32) -> String {
+        let factor = self.number(layer, factor);
+        self.step(layer, "Mul", &[x, &factor], Vec::new())
+    }
+
+    /// sqrt(2 / pi) (x + 0.044715 x³), the argument of GELU's approximation.
+    fn tanh_argument(&mut self, layer: &Layer, x: &str) -> String {
+        let square = self.step(layer, "Mul", &[x, x], Vec::new());
+        let cube = self.step(layer, "Mul", &[&square, x], Vec::new());
+        let bent = self.times(layer, &cube, 0.044715);
+        let sum = self.step(layer, "Add", &[x, &bent], Vec::new());
+        self.times(layer, &sum, (2.0 / std::f32::consts::PI).sqrt())
+    }
+}
+
+fn refs(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
+}
+
+fn pair(values: [usize; 2]) -> [i64; 2] {
+    values.map(|value| value as i64)
+}
+
+fn int(name: &str, value: i64) -> AttributeProto {
+    AttributeProto { name: name.into(), i: value, r#type: attribute_type::INT, ..Default::default() }
+}
+
+fn ints(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto { name: name.into(), ints: values.to_vec(), r#type: attribute_type::INTS, ..Default::default() }
+}
+
+fn float(name: &str, value: f32) -> AttributeProto {
+    AttributeProto { name: name.into(), f: value, r#type: attribute_type::FLOAT, ..Default::default() }
+}
+
+fn text(name: &str, value: &str) -> AttributeProto {
+    AttributeProto { name: name.into(), s: value.into(), r#type: attribute_type::STRING, ..Default::default() }
+}
+
+fn pads(padding: &Padding) -> AttributeProto {
+    ints("pads", &[padding.top, padding.left, padding.bottom, padding.right].map(|amount| amount as i64))
+}
+
+fn convolution(conv: &Conv) -> Vec<AttributeProto> {
+    vec![
+        ints("kernel_shape", &pair(conv.kernel)),
+        ints("strides", &pair(conv.stride)),
+        ints("dilations", &pair(conv.dilation)),
+        pads(&conv.padding),
+        int("group", conv.groups as i64),
+    ]
+}
+
+fn pool(window: &Window) -> Vec<AttributeProto> {
+    vec![ints("kernel_shape", &pair(window.kernel)), ints("strides", &pair(window.stride)), pads(&window.padding)]
+}
