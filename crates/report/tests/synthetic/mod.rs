@@ -1,15 +1,17 @@
 //! Synthetic studies with known truth: records without any training.
 //!
-//! Image i is right under a network when a + g_i + e > 0: a is the network's level, g_i the image's ease (shared by all
-//! networks), e noise of the network and image; a moves from seed to seed. With all of them normal, the true accuracy
-//! of a kind of network over new seeds and new images is Phi(a / sqrt(1 + sd_g^2 + sd_seed^2)), so truth is known exactly.
+//! Image i is right under a network when a + g_i + h_bi + e > 0: a is the network's level, g_i the image's ease (shared by
+//! all networks), h_bi how well it bears the loss of block b (shared by all seeds), e noise of the network and image. The
+//! level moves from seed to seed, from parent to parent, and from parent to parent for each block apart. With all of them
+//! normal, the true accuracy of a kind of network over new seeds, parents and images is Phi(a / spread), where spread^2
+//! is the sum of all variances: the truth is known exactly, and levels are chosen to put it where the study wants it.
 #![allow(dead_code)]
 
 use base64::Engine;
 use nettriage_records::content_id;
 use nettriage_records::plan::*;
 use nettriage_records::record::*;
-use nettriage_report::stats::distributions::{normal_cdf, normal_quantile};
+use nettriage_report::stats::distributions::normal_quantile;
 use nettriage_report::{About, RunData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -32,8 +34,11 @@ pub struct Truth {
     pub parent_sd: f64,
     /// Examples until recovery, given the scheme; infinite for never.
     pub examples: fn(&str) -> f64,
-    /// Spread of images' ease.
+    /// Spread of images' ease, and of how well they bear the loss of a block.
     pub image_sd: f64,
+    pub image_block_sd: f64,
+    /// Spread between parents of what the loss of a block does.
+    pub interaction_sd: f64,
 }
 
 pub const BUDGET: u64 = 20_000;
@@ -62,11 +67,21 @@ impl Truth {
             parent_sd: 0.05,
             examples: |scheme| if scheme == "distill" { 5_000.0 } else { 11_000.0 },
             image_sd: 1.0,
+            image_block_sd: 0.3,
+            interaction_sd: 0.0,
         }
     }
 
-    fn level(&self, accuracy: f64) -> f64 {
-        normal_quantile(accuracy) * (1.0 + self.image_sd.powi(2) + self.seed_sd.powi(2) + self.parent_sd.powi(2)).sqrt()
+    /// The level that gives an accuracy over new seeds, parents and images.
+    fn level(&self, role: Role, accuracy: f64) -> f64 {
+        normal_quantile(accuracy) * self.spread(role)
+    }
+
+    /// The spread of the latent scale around a level: noise, images, seeds, parents.
+    fn spread(&self, role: Role) -> f64 {
+        let seeds = if role == Role::Parent { 0.0 } else { self.seed_sd.powi(2) };
+        let block = if role == Role::Child { self.image_block_sd.powi(2) + self.interaction_sd.powi(2) } else { 0.0 };
+        (1.0 + self.image_sd.powi(2) + self.parent_sd.powi(2) + seeds + block).sqrt()
     }
 
     /// The study with this seed.
@@ -76,7 +91,12 @@ impl Truth {
         let ease: Vec<f64> = (0..self.images).map(|_| self.image_sd * normal(&mut random)).collect();
         let shifts: Vec<f64> = (0..self.parents).map(|_| self.parent_sd * normal(&mut random)).collect();
         let base: Vec<Vec<u8>> =
-            shifts.iter().map(|shift| draw(&mut random, &ease, self.level(self.parent) + shift)).collect();
+            shifts.iter().map(|shift| draw(&mut random, &ease, self.level(Role::Parent, self.parent) + shift)).collect();
+        let table = |random: &mut ChaCha8Rng, rows: usize, columns: usize, sd: f64| -> Vec<Vec<f64>> {
+            (0..rows).map(|_| (0..columns).map(|_| sd * normal(random)).collect()).collect()
+        };
+        let bears = table(&mut random, self.blocks, self.images, self.image_block_sd);
+        let interactions = table(&mut random, self.parents, self.blocks, self.interaction_sd);
         let parents: Vec<ParentRecord> = plan
             .parents
             .iter()
@@ -107,9 +127,16 @@ impl Truth {
                     Role::Reinit => self.parent - 0.01,
                     Role::Drop => self.parent - 0.2,
                 };
-                let level = self.level(accuracy) + shifts[parent] + self.seed_sd * normal(&mut random);
-                let bits =
-                    if spec.role == Role::Parent { base[parent].clone() } else { draw(&mut random, &ease, level) };
+                let mut level = self.level(spec.role, accuracy) + shifts[parent] + self.seed_sd * normal(&mut random);
+                let bits = match (spec.role, block) {
+                    (Role::Parent, _) => base[parent].clone(),
+                    (Role::Child, Some(block)) => {
+                        level += interactions[parent][block];
+                        let own: Vec<f64> = ease.iter().zip(&bears[block]).map(|(ease, bears)| ease + bears).collect();
+                        draw(&mut random, &own, level)
+                    }
+                    _ => draw(&mut random, &ease, level),
+                };
                 self.record(&mut random, spec, &bits, &base[parent], block)
             })
             .collect();
@@ -307,16 +334,10 @@ impl Truth {
         }
     }
 
-    /// True difference of accuracy over new seeds and images, percentage points: control - child.
+    /// True difference of accuracy over new seeds, parents and images, percentage points: control - child.
     pub fn criticality(&self, block: usize, init: &str, scheme: &str) -> f64 {
         let control = if scheme == "none" { self.parent } else { self.parent + self.continued };
-        100.0 * (self.true_accuracy(control) - self.true_accuracy((self.child)(block, init, scheme)))
-    }
-
-    fn true_accuracy(&self, accuracy: f64) -> f64 {
-        // The level is chosen so that this is the identity; kept to say where truth comes from.
-        let spread = (1.0 + self.image_sd.powi(2) + self.seed_sd.powi(2) + self.parent_sd.powi(2)).sqrt();
-        normal_cdf(self.level(accuracy) / spread)
+        100.0 * (control - (self.child)(block, init, scheme))
     }
 }
 
