@@ -33,6 +33,8 @@ pub(crate) struct Origin {
     pub files: &'static [RemoteFile],
 }
 
+// Only fetching needs the names and sums.
+#[cfg_attr(not(feature = "download"), allow(dead_code))]
 pub(crate) struct RemoteFile {
     pub name: &'static str,
     /// Length in bytes.

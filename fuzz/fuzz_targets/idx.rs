@@ -1,0 +1,4 @@
+//! See `nettriage_fuzz::idx`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nettriage_fuzz::idx(bytes));

@@ -1,0 +1,4 @@
+//! See `nettriage_fuzz::picture`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nettriage_fuzz::picture(bytes));
