@@ -1,10 +1,11 @@
 //! GFLOP/s of every algorithm on every shape that matters, and the table of choices that follows from it.
 //!
 //!     cargo run --release -p nettriage-engine --example conv_bench -- [--threads 2] [--rounds 5] [--set avx2]
-//!         [--only f4,direct] [--shapes 32x64x64] [--table FILE]
+//!         [--only f4,direct] [--shapes 32x64x64] [--table | --errors]
 //!
-//! Counted as the direct sum over the whole window, so algorithms with fewer products show more. The best of the rounds, in
-//! which the algorithms alternate. `--table` writes the choices in the form of `src/conv/choice/*.tsv`.
+//! Counted as the direct sum over the whole window, so algorithms with fewer products show more. Processor time, so
+//! with more threads it is a speed per thread; the best of the rounds, in which the algorithms alternate.
+//! `--table` prints a file of `src/conv/choice` instead, for one thread; `--errors` the rounding errors against f64.
 
 #![allow(dead_code, unused_imports, missing_docs)]
 
@@ -12,12 +13,15 @@
 mod conv;
 #[path = "../src/pool.rs"]
 mod pool;
+#[path = "../src/conv/reference.rs"]
+mod reference;
 #[path = "../src/simd/mod.rs"]
 mod simd;
 
-use conv::{Algorithm, ConvOp, Direction, Epilogue, Geometry, Needs, Scratch};
+use conv::{Algorithm, ConvOp, Direction, Epilogue, Geometry, Needs, Scratch, TABLED};
 use nettriage_net::{Conv, Padding};
 use pool::Pool;
+use simd::Kernels;
 
 /// (picture side, input channels, filters, batch) of 3x3 convolutions, stride 1.
 const SHAPES: &[(usize, usize, usize, usize)] = &[
@@ -48,18 +52,45 @@ const SHAPES: &[(usize, usize, usize, usize)] = &[
     (14, 64, 64, 128),
 ];
 
+/// (picture side, input channels, filters, kernel, stride, groups, batch) of other convolutions.
+const OTHERS: &[(usize, usize, usize, usize, usize, usize, usize)] = &[
+    (32, 16, 32, 3, 2, 1, 128),
+    (16, 64, 128, 3, 2, 1, 64),
+    (8, 256, 512, 3, 2, 1, 64),
+    (32, 64, 256, 1, 1, 1, 16),
+    (16, 256, 64, 1, 1, 1, 64),
+    (8, 256, 512, 1, 2, 1, 64),
+    (1, 512, 10, 1, 1, 1, 64),
+    (1, 512, 512, 1, 1, 1, 64),
+    (64, 3, 64, 7, 2, 1, 16),
+    (32, 64, 64, 3, 1, 64, 64),
+    (16, 256, 256, 3, 2, 256, 64),
+    (16, 128, 128, 3, 1, 32, 32),
+    (16, 128, 128, 3, 1, 4, 32),
+];
+
 struct Arguments {
     threads: usize,
     rounds: usize,
     set: Option<String>,
     only: Option<String>,
     shapes: Option<String>,
+    table: bool,
+    errors: bool,
 }
 
 fn arguments() -> Arguments {
-    let mut found = Arguments { threads: 1, rounds: 5, set: None, only: None, shapes: None };
+    let mut found = Arguments { threads: 1, rounds: 5, set: None, only: None, shapes: None, table: false, errors: false };
     let mut rest = std::env::args().skip(1);
     while let Some(flag) = rest.next() {
+        if flag == "--table" {
+            found.table = true;
+            continue;
+        }
+        if flag == "--errors" {
+            found.errors = true;
+            continue;
+        }
         let value = rest.next().unwrap_or_default();
         match flag.as_str() {
             "--threads" => found.threads = value.parse().expect("a number"),
@@ -97,9 +128,130 @@ fn clock() -> f64 {
     START.get_or_init(std::time::Instant::now).elapsed().as_secs_f64()
 }
 
-/// Seconds of one call: the best of the rounds, which other work on the machine disturbs least.
-fn best(seconds: &[f64]) -> f64 {
-    seconds.iter().copied().fold(f64::INFINITY, f64::min)
+/// GFLOP/s of every direction of every given algorithm on one shape, counted as the direct sum.
+fn measure(
+    kernels: &'static Kernels,
+    g: &Geometry,
+    batch: usize,
+    algorithms: &[Algorithm],
+    rounds: usize,
+    pool: &Pool,
+    scratch: &mut Scratch,
+) -> Vec<[f64; 3]> {
+    let flops = 2.0 * (batch * g.output[1] * g.output[2] * g.weight_len()) as f64;
+    let x: Vec<f32> = (0..batch * g.input_len()).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
+    let w: Vec<f32> = (0..g.weight_len()).map(|i| (i * 6007 % 1000) as f32 / 5000.0 - 0.1).collect();
+    let bias = vec![0.1; g.output[0]];
+    let mut y = vec![0.0; batch * g.output_len()];
+    let mut gx = vec![0.0; x.len()];
+    let mut gw = vec![0.0; w.len()];
+    let needs = Needs { grad_input: true, grad_weight: true };
+    let threads = pool.threads();
+    let mut ops: Vec<_> = algorithms.iter().map(|a| ConvOp::with(kernels, |_| *a, g, batch, threads, needs)).collect();
+    let mut seconds = vec![[f64::INFINITY; 3]; ops.len()];
+    for round in 0..=rounds {
+        for (op, seconds) in ops.iter_mut().zip(&mut seconds) {
+            let epilogue = Epilogue { bias: Some(&bias), relu: true, ..Epilogue::default() };
+            op.weights_changed();
+            let mut marks = [clock(); 4];
+            op.forward(batch, &w, &x, epilogue, &mut y, pool, scratch);
+            marks[1] = clock();
+            op.grad_input(batch, &w, &y, &mut gx, pool, scratch);
+            marks[2] = clock();
+            op.grad_weight(batch, &x, &y, &mut gw, pool, scratch);
+            marks[3] = clock();
+            // The first round touches the memory.
+            for i in (0..3).filter(|_| round > 0) {
+                seconds[i] = seconds[i].min(marks[i + 1] - marks[i]);
+            }
+        }
+    }
+    seconds.iter().map(|s| s.map(|s| flops / s / 1e9)).collect()
+}
+
+/// The table of `src/conv/choice`, measured here.
+fn write_table(kernels: &'static Kernels, rounds: usize) {
+    println!("# GFLOP/s (counted as direct sums) of one thread by direction (forward, input's gradient, weight's gradient)");
+    println!("# and algorithm (direct, f2, f4, two); 0 where it does not apply. Columns: side, input channels, filters, 3 x 4 speeds.");
+    println!("# Written by `conv_bench --table --set {} --rounds {rounds}`: processor time, the best of the rounds.", kernels.name);
+    let pool = Pool::new(1);
+    let mut scratch = Scratch::default();
+    for side in [2, 4, 8, 16, 32] {
+        for channels in [3, 8, 16, 32, 64, 128, 256, 512] {
+            for filters in [channels, 2 * channels] {
+                let filters = if channels == 3 { [16, 64][filters / channels - 1] } else { filters };
+                if side * channels.max(filters) > 4096 || filters > 512 || (channels == 3 && side < 16) {
+                    continue;
+                }
+                let g = Geometry::of([channels, side, side], Conv::same(filters, 3));
+                let flops = 18 * side * side * channels * filters;
+                let batch = (600_000_000 / flops).clamp(if side <= 8 { 48 } else { 4 }, 128);
+                let covering: Vec<_> = TABLED.into_iter().filter(|a| a.covers(&g)).collect();
+                let speeds = measure(kernels, &g, batch, &covering, rounds, &pool, &mut scratch);
+                let mut line = format!("{side}\t{channels}\t{filters}");
+                for direction in 0..3 {
+                    for a in TABLED {
+                        let speed = covering.iter().position(|c| *c == a).map_or(0.0, |i| speeds[i][direction]);
+                        line += &format!("\t{speed:.0}");
+                    }
+                }
+                println!("{line}");
+            }
+        }
+    }
+}
+
+/// Numbers like those of a standard normal distribution: sums of twelve uniform ones.
+fn normal(count: usize, stream: u64) -> Vec<f32> {
+    let mut state = stream.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut uniform = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f64 / (1u64 << 24) as f64
+    };
+    (0..count).map(|_| ((0..12).map(|_| uniform()).sum::<f64>() - 6.0) as f32).collect()
+}
+
+/// Largest and root-mean-square difference, as shares of the largest and root-mean-square expected value.
+fn error(found: &[f32], expected: &[f64]) -> [f64; 2] {
+    let gaps: Vec<f64> = found.iter().zip(expected).map(|(f, e)| (*f as f64 - e).abs()).collect();
+    let largest = |v: &[f64]| v.iter().fold(0.0f64, |a, b| a.max(b.abs()));
+    let square = |v: &[f64]| (v.iter().map(|v| v * v).sum::<f64>() / v.len() as f64).sqrt();
+    [largest(&gaps) / largest(expected), square(&gaps) / square(expected)]
+}
+
+/// Rounding errors against f64 of every algorithm and direction; inputs and gradients normal, inputs cut at zero as after a ReLU.
+fn write_errors(kernels: &'static Kernels) {
+    println!("# {}: largest and root-mean-square error against f64, relative; forward, input's, weight's gradient", kernels.name);
+    let pool = Pool::new(1);
+    let mut scratch = Scratch::default();
+    for (side, channels, filters, n) in
+        [(16, 16, 16, 8), (16, 32, 32, 8), (16, 64, 64, 4), (8, 128, 128, 4), (8, 256, 256, 2), (4, 512, 512, 4), (2, 512, 512, 4)]
+    {
+        let g = Geometry::of([channels, side, side], Conv::same(filters, 3));
+        let x: Vec<f32> = normal(n * g.input_len(), 1).iter().map(|v| v.max(0.0)).collect();
+        let (w, gy) = (normal(g.weight_len(), 2), normal(n * g.output_len(), 3));
+        let expected = [
+            reference::forward(&g, n, &x, &w),
+            reference::grad_input(&g, n, &gy, &w),
+            reference::grad_weight(&g, n, &x, &gy),
+        ];
+        for a in TABLED.into_iter().filter(|a| a.covers(&g)) {
+            let needs = Needs { grad_input: true, grad_weight: true };
+            let mut op = ConvOp::with(kernels, |_| a, &g, n, 1, needs);
+            let mut found = expected.each_ref().map(|e| vec![0.0; e.len()]);
+            op.forward(n, &w, &x, Epilogue::default(), &mut found[0], &pool, &mut scratch);
+            op.grad_input(n, &w, &gy, &mut found[1], &pool, &mut scratch);
+            op.grad_weight(n, &x, &gy, &mut found[2], &pool, &mut scratch);
+            print!("{:16} {:7}", format!("{side}x{channels}x{filters}"), a.name());
+            for (f, e) in found.iter().zip(&expected) {
+                let [largest, square] = error(f, e);
+                print!("  {largest:.1e} {square:.1e}");
+            }
+            println!();
+        }
+    }
 }
 
 fn main() {
@@ -108,55 +260,33 @@ fn main() {
         Some(name) => simd::all().iter().find(|k| k.name == name).expect("an instruction set of this processor"),
         None => simd::kernels(),
     };
-    println!("# {} threads, {}", arguments.threads, kernels.name);
+    if arguments.table {
+        return write_table(kernels, arguments.rounds);
+    }
+    if arguments.errors {
+        return write_errors(kernels);
+    }
+    println!("# {} threads, {}, GFLOP/s a thread: forward, input's gradient, weight's gradient", arguments.threads, kernels.name);
     let pool = Pool::new(arguments.threads);
     let mut scratch = Scratch::default();
-    for (side, channels, filters, batch) in SHAPES.iter().copied() {
-        if arguments.shapes.as_ref().is_some_and(|s| !s.split(',').any(|s| s == format!("{side}x{channels}x{filters}"))) {
+    let plain = SHAPES.iter().map(|(side, i, o, n)| (*side, *i, *o, 3, 1, 1, *n));
+    for (side, channels, filters, kernel, stride, groups, batch) in plain.chain(OTHERS.iter().copied()) {
+        let mut name = format!("{side}x{channels}x{filters}");
+        if (kernel, stride, groups) != (3, 1, 1) {
+            name += &format!("k{kernel}s{stride}g{groups}");
+        }
+        if arguments.shapes.as_ref().is_some_and(|s| !s.split(',').any(|s| s == name)) {
             continue;
         }
-        let g = Geometry::of([channels, side, side], Conv::same(filters, 3));
-        let flops = 2.0 * (batch * side * side * channels * filters * 9) as f64;
-        let x: Vec<f32> = (0..batch * g.input_len()).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
-        let w: Vec<f32> = (0..g.weight_len()).map(|i| (i * 6007 % 1000) as f32 / 5000.0 - 0.1).collect();
-        let bias = vec![0.1; filters];
-        let mut y = vec![0.0; batch * g.output_len()];
-        let mut gx = vec![0.0; x.len()];
-        let mut gw = vec![0.0; w.len()];
-        let mut ops: Vec<_> = Algorithm::ALL
-            .into_iter()
-            .filter(|a| a.covers(&g) && arguments.only.as_ref().is_none_or(|o| o.split(',').any(|o| o == a.name())))
-            .filter(|a| *a == Algorithm::Direct || channels >= 8)
-            .map(|a| {
-                let needs = Needs { grad_input: true, grad_weight: true };
-                (a, ConvOp::with(kernels, |_| a, &g, batch, arguments.threads, needs), [vec![], vec![], vec![]])
-            })
-            .collect();
-        for round in 0..=arguments.rounds {
-            for (_, op, seconds) in &mut ops {
-                let epilogue = Epilogue { bias: Some(&bias), relu: true, ..Epilogue::default() };
-                op.weights_changed();
-                let start = clock();
-                op.forward(batch, &w, &x, epilogue, &mut y, &pool, &mut scratch);
-                let forward = clock() - start;
-                let start = clock();
-                op.grad_input(batch, &w, &y, &mut gx, &pool, &mut scratch);
-                let grad_input = clock() - start;
-                let start = clock();
-                op.grad_weight(batch, &x, &y, &mut gw, &pool, &mut scratch);
-                let grad_weight = clock() - start;
-                if round > 0 {
-                    seconds[0].push(forward);
-                    seconds[1].push(grad_input);
-                    seconds[2].push(grad_weight);
-                }
-            }
-        }
-        print!("{:18}", format!("{side}x{channels}x{filters} n{batch}"));
-        for (a, op, seconds) in ops {
-            let [f, i, w] = seconds.map(|s| flops / best(&s) / 1e9);
+        let conv = Conv { stride: [stride; 2], groups, ..Conv::same(filters, kernel) };
+        let g = Geometry::of([channels, side, side], conv);
+        let wanted = |a: &Algorithm| arguments.only.as_ref().is_none_or(|o| o.split(',').any(|o| o == a.name()));
+        let algorithms: Vec<_> = Algorithm::ALL.into_iter().filter(|a| a.covers(&g) && wanted(a)).collect();
+        print!("{:24}", format!("{name} n{batch}"));
+        for (a, [f, i, w]) in
+            algorithms.iter().zip(measure(kernels, &g, batch, &algorithms, arguments.rounds, &pool, &mut scratch))
+        {
             print!("  {:6} {f:5.0} {i:5.0} {w:5.0}", a.name());
-            let _ = op.scratch_bytes();
         }
         println!();
     }

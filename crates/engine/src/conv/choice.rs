@@ -1,5 +1,7 @@
 //! Which algorithm runs which shape.
 
+use std::sync::OnceLock;
+
 use super::{Geometry, channelwise, winograd};
 use crate::simd::Kernels;
 use crate::simd::transform::Transforms;
@@ -67,18 +69,125 @@ impl Algorithm {
     }
 }
 
+/// One line of a table: measured speeds for 3x3 kernels with stride 1 and a border of one.
+struct Measured {
+    /// Output picture's side.
+    side: usize,
+    /// Input channels and filters.
+    channels: [usize; 2],
+    /// Speed by direction and algorithm, in the order of [`TABLED`]; 0 where the algorithm does not cover the shape.
+    speeds: [[f64; TABLED.len()]; 3],
+}
+
+/// The algorithms that tables compare.
+pub(crate) const TABLED: [Algorithm; 4] = [Algorithm::Direct, Algorithm::F2, Algorithm::F4, Algorithm::Two];
+
+/// What `examples/conv_bench.rs --table` wrote; each file says where.
+///
+/// AVX-512 has no file of its own yet and takes AVX2's: the ranking follows from the counts of products and of
+/// memory accesses, and prototypes on such a machine ranked the algorithms alike.
+fn table(set: &str) -> &'static [Measured] {
+    static TABLES: OnceLock<[Vec<Measured>; 2]> = OnceLock::new();
+    let tables = TABLES.get_or_init(|| [include_str!("choice/avx2.tsv"), include_str!("choice/portable.tsv")].map(parse));
+    if set == "portable" { &tables[1] } else { &tables[0] }
+}
+
+fn parse(text: &str) -> Vec<Measured> {
+    let line = |line: &str| -> Option<Measured> {
+        let numbers: Vec<f64> = line.split('\t').map(|n| n.parse().ok()).collect::<Option<_>>()?;
+        let (shape, speeds) = numbers.split_at_checked(3)?;
+        let speeds = std::array::from_fn(|d| std::array::from_fn(|a| speeds.get(d * TABLED.len() + a).copied().unwrap_or(0.0)));
+        Some(Measured { side: shape[0] as usize, channels: [shape[1] as usize, shape[2] as usize], speeds })
+    };
+    text.lines().filter(|l| !l.starts_with('#')).filter_map(line).collect()
+}
+
+/// Share of the outputs that an algorithm computes which the picture needs, per side.
+fn used(algorithm: Algorithm, outputs: usize) -> f64 {
+    let tile = match algorithm {
+        Algorithm::F2 => 2,
+        Algorithm::F4 => 4,
+        _ => 1,
+    };
+    outputs as f64 / outputs.next_multiple_of(tile) as f64
+}
+
 /// The algorithm for one direction of `g` on the instruction set called `set`.
+///
+/// A function of the shape alone: were it one of the batch or of the threads, they would change an image's bits.
 pub(super) fn choose(set: &str, g: &Geometry, direction: Direction, exact: bool) -> Algorithm {
-    let _ = (set, direction);
     if Algorithm::Depthwise.covers(g) {
-        Algorithm::Depthwise
-    } else if Algorithm::Two.covers(g) {
-        Algorithm::Two
-    } else if !Algorithm::F4.covers(g) || g.input[0] < 8 || g.output[1] * g.output[2] < 9 {
-        Algorithm::Direct
-    } else if exact {
-        Algorithm::F2
-    } else {
-        Algorithm::F4
+        return Algorithm::Depthwise;
+    }
+    if !Algorithm::F2.covers(g) {
+        return Algorithm::Direct;
+    }
+    // The nearest measured shape, every extent in octaves.
+    let octaves = |a: usize, b: usize| (a.max(1) as f64 / b.max(1) as f64).log2().abs();
+    let [h, w] = [g.output[1], g.output[2]];
+    let side = ((h * w) as f64).sqrt().round() as usize;
+    let distance = |m: &Measured| {
+        octaves(m.side, side) + octaves(m.channels[0], g.input[0]) + octaves(m.channels[1], g.output[0])
+    };
+    let Some(nearest) = table(set).iter().min_by(|a, b| distance(a).total_cmp(&distance(b))) else {
+        return Algorithm::Direct;
+    };
+    let speed = |a: Algorithm| {
+        let column = TABLED.iter().position(|t| *t == a).expect("a tabled algorithm");
+        let measured = nearest.speeds[direction as usize][column];
+        measured * used(a, h) * used(a, w) / used(a, nearest.side).powi(2)
+    };
+    let allowed = TABLED.into_iter().filter(|a| a.covers(g) && !(exact && *a == Algorithm::F4));
+    allowed.max_by(|a, b| speed(*a).total_cmp(&speed(*b))).unwrap_or(Algorithm::Direct)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nettriage_net::Conv;
+
+    const DIRECTIONS: [Direction; 3] = [Direction::Forward, Direction::GradInput, Direction::GradWeight];
+
+    #[test]
+    fn every_table_has_lines_that_name_what_they_cover() {
+        for set in ["avx512", "avx2", "portable"] {
+            assert!(table(set).len() >= 10, "{set}");
+            for m in table(set) {
+                let g = Geometry::of([m.channels[0], m.side, m.side], Conv::same(m.channels[1], 3));
+                for speeds in m.speeds {
+                    for (a, speed) in TABLED.iter().zip(speeds) {
+                        assert!(speed == 0.0 || a.covers(&g), "{set}: {a:?} for {g:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn choices_cover_their_shapes_and_exact_ones_are_exact() {
+        for set in ["avx512", "avx2", "portable"] {
+            for g in super::super::tests::shapes() {
+                for direction in DIRECTIONS {
+                    assert!(choose(set, &g, direction, false).covers(&g));
+                    let exact = choose(set, &g, direction, true);
+                    assert!(exact.covers(&g) && exact != Algorithm::F4);
+                }
+            }
+        }
+    }
+
+    /// What is known without a measurement: F4 wins by far on wide pictures, nothing pads a 1x1 picture to a tile.
+    #[test]
+    fn plain_cases() {
+        for set in ["avx512", "avx2"] {
+            for direction in DIRECTIONS {
+                let wide = Geometry::of([64, 16, 16], Conv::same(64, 3));
+                assert_eq!(choose(set, &wide, direction, false), Algorithm::F4);
+                let point = Geometry::of([64, 1, 1], Conv::same(64, 3));
+                assert_eq!(choose(set, &point, direction, false), Algorithm::Direct);
+                let two = Geometry::of([128, 2, 2], Conv::same(128, 3));
+                assert_eq!(choose(set, &two, direction, true), Algorithm::Two);
+            }
+        }
     }
 }

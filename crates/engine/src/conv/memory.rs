@@ -1,38 +1,93 @@
 //! Scratch memory: aligned, shared between operations, cut into disjoint pieces by hand.
 
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+
 /// Floats of one cache line.
 const LINE: usize = 16;
 
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([f32; LINE]);
+/// Bytes of a large page on most systems.
+const LARGE_PAGE: usize = 2 << 20;
 
-/// Aligned floats, zero at first.
-#[derive(Default)]
+/// Aligned floats, zero at first, on large pages where they fill any and the system allows it.
+///
+/// Transforms write to some forty streams at once, more than a translation buffer holds of small pages.
 pub(super) struct Buffer {
-    lines: Vec<Line>,
+    start: NonNull<f32>,
+    floats: usize,
+}
+
+// SAFETY: it owns its memory, and hands out shared access only to pointers.
+unsafe impl Send for Buffer {}
+unsafe impl Sync for Buffer {}
+
+impl Default for Buffer {
+    fn default() -> Buffer {
+        Buffer { start: NonNull::dangling(), floats: 0 }
+    }
 }
 
 impl Buffer {
     /// At least `floats` zeros.
     pub fn new(floats: usize) -> Buffer {
-        Buffer { lines: vec![Line([0.0; LINE]); floats.div_ceil(LINE)] }
+        if floats == 0 {
+            return Buffer::default();
+        }
+        let floats = lines(floats);
+        let layout = Buffer::layout(floats);
+        // SAFETY: the layout is not empty; all of it is written before it is read.
+        unsafe {
+            let Some(start) = NonNull::new(alloc(layout).cast::<f32>()) else { handle_alloc_error(layout) };
+            advise_large_pages(start.as_ptr(), layout.size());
+            start.as_ptr().write_bytes(0, floats);
+            Buffer { start, floats }
+        }
+    }
+
+    fn layout(floats: usize) -> Layout {
+        let bytes = floats * size_of::<f32>();
+        let align = if bytes >= LARGE_PAGE { LARGE_PAGE } else { LINE * size_of::<f32>() };
+        Layout::from_size_align(bytes, align).expect("sizes are checked when a model is planned")
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.lines.len() * size_of::<Line>()
+        self.floats * size_of::<f32>()
     }
 
     /// The floats.
     pub fn as_ptr(&self) -> *const f32 {
-        self.lines.as_ptr().cast()
+        self.start.as_ptr()
     }
 
     /// The floats, for tasks that write disjoint parts.
     pub fn raw(&mut self) -> Raw {
-        Raw(self.lines.as_mut_ptr().cast())
+        Raw(self.start.as_ptr())
     }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.floats > 0 {
+            // SAFETY: allocated with this layout.
+            unsafe { dealloc(self.start.as_ptr().cast(), Buffer::layout(self.floats)) }
+        }
+    }
+}
+
+/// Asks Linux to back the memory with large pages; a refusal changes nothing but speed.
+fn advise_large_pages(start: *mut f32, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    if bytes >= LARGE_PAGE {
+        unsafe extern "C" {
+            fn madvise(start: *mut std::ffi::c_void, bytes: usize, advice: std::ffi::c_int) -> std::ffi::c_int;
+        }
+        const MADV_HUGEPAGE: std::ffi::c_int = 14;
+        // SAFETY: the C library's own signature; the range is ours and starts on a page.
+        unsafe { madvise(start.cast(), bytes, MADV_HUGEPAGE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, bytes);
 }
 
 /// Working memory that operations use one after another; nothing in it outlives a call.

@@ -22,7 +22,7 @@ mod winograd;
 
 use nettriage_net::Conv;
 
-pub(crate) use choice::{Algorithm, Direction};
+pub(crate) use choice::{Algorithm, Direction, TABLED};
 pub(crate) use memory::Scratch;
 
 use crate::pool::Pool;

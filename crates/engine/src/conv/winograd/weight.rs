@@ -29,6 +29,9 @@ const CHUNK_BYTES: usize = 24 << 20;
 /// Input channels of a task when sums go panel by panel.
 const ROWS: usize = 64;
 
+/// Panels of a task when sums go panel by panel: its sums, 36 x 64 x 2 panels, stay in a second-level cache.
+const GROUP: usize = 2;
+
 /// Tiles of one call of a kernel: their panel stays in the first cache.
 const DEPTH: usize = 256;
 
@@ -103,7 +106,7 @@ impl WinogradWeight {
             [zeros + self.parts() * lines(self.sum()), v + z + self.filters(self.g.input[0])]
         } else {
             let [v, z] = self.tiles(self.held * self.tiling.count());
-            let sum = self.numbers() * (ROWS * self.kernels.panel() + GAP);
+            let sum = self.numbers() * (ROWS * GROUP * self.kernels.panel() + GAP);
             [zeros + v + z, lines(sum) + self.filters(ROWS)]
         }
     }
@@ -249,7 +252,7 @@ impl WinogradWeight {
         let slots = zeros.skip(shared);
         // SAFETY: no task runs.
         unsafe { zeros.at(0).write_bytes(0, zero_len) };
-        let sum_plane = ROWS * panel + GAP;
+        let sum_plane = ROWS * GROUP * panel + GAP;
         for start in (0..n).step_by(self.block) {
             let images = self.block.min(n - start);
             assert!(images <= self.held, "planned for a batch of {}", self.held);
@@ -266,20 +269,27 @@ impl WinogradWeight {
                     unsafe { self.tile(tile, tile, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, &mut half) };
                 }
             });
-            let blocks = ci.div_ceil(ROWS);
-            pool.run(co.div_ceil(panel) * blocks, |task| {
-                let (at, first) = (task / blocks * panel, task % blocks * ROWS);
-                let (rows, width) = (ROWS.min(ci - first), self.kernels.width(at, co));
+            let (blocks, columns) = (ci.div_ceil(ROWS), GROUP * panel);
+            pool.run(co.div_ceil(columns) * blocks, |task| {
+                let (start_column, first) = (task / blocks * columns, task % blocks * ROWS);
+                let end_column = co.min(start_column + columns);
+                let rows = ROWS.min(ci - first);
                 let sum = slots.skip(pool.worker() * own);
                 // SAFETY: the slot is this thread's, the filters' channels are this task's.
                 unsafe {
                     for number in 0..self.numbers() {
                         let v = v.at(number * Self::plane(tiles, self.depth()) + first);
-                        let z = z.at(number * Self::plane(tiles, self.columns()) + at * tiles);
-                        self.multiply(tiles, rows, width, v, z, sum.at(number * sum_plane), false);
+                        for at in (start_column..end_column).step_by(panel) {
+                            let z = z.at(number * Self::plane(tiles, self.columns()) + at * tiles);
+                            let sum = sum.at(number * sum_plane + (at - start_column) * rows);
+                            self.multiply(tiles, rows, self.kernels.width(at, co), v, z, sum, false);
+                        }
                     }
                     let taps = sum.at(lines(self.numbers() * sum_plane));
-                    self.write(sum.at(0), sum_plane, first, rows, at, taps, gw, start > 0);
+                    for at in (start_column..end_column).step_by(panel) {
+                        let sum = sum.at((at - start_column) * rows);
+                        self.write(sum, sum_plane, first, rows, at, taps, gw, start > 0);
+                    }
                 }
             });
         }
