@@ -253,4 +253,6 @@ fn a_contact_sheet_has_a_row_a_class() {
         }
     }
     assert!(matches!(contact_sheet(&digits, &dir.path().join("no/such/folder.png")), Err(Error::Io { .. })));
+    #[cfg(target_os = "linux")]
+    assert!(matches!(contact_sheet(&digits, Path::new("/dev/full")), Err(Error::Io { action: "write", .. })));
 }

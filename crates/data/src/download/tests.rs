@@ -328,3 +328,20 @@ fn nobody_there() {
     let error = fetch(&known, origin, &places, &base, &mut |_| {}).unwrap_err().to_string();
     assert!(error.contains("check the network connection"), "{error}");
 }
+
+/// `/dev/full` takes no byte, as a full disk.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk() {
+    let (known, files) = small_cifar();
+    let server = Server::start(files, &[Manner::Well]);
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("small");
+    std::fs::create_dir(&target).unwrap();
+    std::os::unix::fs::symlink("/dev/full", target.join("small.tar.gz.part")).unwrap();
+    let error = fetched(&known, &server, dir.path()).unwrap_err();
+    let Error::Io { action: "write", path, cause } = &error else { panic!("{error}") };
+    assert_eq!(path, &target.join("small.tar.gz.part"));
+    assert_eq!(cause.kind(), std::io::ErrorKind::StorageFull);
+    assert_eq!(server.requests().len(), 1, "trying again is no help");
+}

@@ -44,7 +44,7 @@ const DEPTH: usize = 8;
 /// Images are red, green, blue, or grey where all of them are. Classes are in alphabetical order.
 ///
 /// An archive is read twice, entry by entry, and nothing of it is written anywhere. Memory holds the decoded set
-/// (8 GiB at most), and a few encoded images beside it.
+/// (8 GiB at most), a few encoded images, and one decoded image (256 MiB at most) a thread.
 ///
 /// # Errors
 /// [`Error::Setting`] for a `size` of 0 or above 1024; [`Error::Content`] for an arrangement that is none of the above,
