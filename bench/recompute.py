@@ -4,7 +4,7 @@
     pip install torch numpy safetensors
     python bench/recompute.py RUN [--data DIR] [--limit N]
 
-RUN is the folder of a run whose study has `keep_weights = true`. Every kept child is rebuilt from the graph in
+RUN is the folder of a run whose study has `keep = "network"`. Every kept child is rebuilt from the graph in
 its safetensors file, run on the test images by PyTorch, and compared with its record: the same images right (but
 where the two best logits are within 1e-4 of each other), and the same loss to four digits. Exit code 1 on a difference.
 """
@@ -114,7 +114,7 @@ def main():
     images, labels = (images - mean) / std, torch.tensor(labels[:data["test"]].astype(np.int64))
     children = sorted((folder / "weights").glob("child-*.safetensors"))[:a.limit]
     if not children:
-        sys.exit(f"{folder}: no child's weights; set `keep_weights = true` under [children] and run again")
+        sys.exit(f"{folder}: no child's weights; set keep = 'network' under [children] and run again")
     wrong = 0
     for path in children:
         record = json.loads((folder / "trials" / f"{path.stem[6:]}.json").read_text())["payload"]

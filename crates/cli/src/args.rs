@@ -28,6 +28,10 @@ pub enum Command {
     Report(Report),
     /// Layers, shapes, parameters, MACs and blocks of a network
     Inspect(Inspect),
+    /// Accuracy of a network on a data set, or its outputs for given inputs
+    Evaluate(Evaluate),
+    /// Write a network, or a child of a run, as ONNX or safetensors
+    Export(Export),
     /// Data sets: fetch, list, show
     #[command(subcommand)]
     Data(Data),
@@ -98,23 +102,86 @@ pub struct Report {
     pub markdown: Option<PathBuf>,
 }
 
+/// A network, and what its file may not say by itself.
+#[derive(clap::Args)]
+pub struct Model {
+    /// The network's file: ONNX, safetensors, or a PyTorch checkpoint
+    pub model: String,
+    /// Built-in architecture (such as vgg16_bn, resnet18, cifar-resnet20), or a file that holds the graph, for files that hold weights alone
+    #[arg(long, value_name = "NAME")]
+    pub arch: Option<String>,
+    /// Width multiplier of the architecture
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub width: f64,
+    /// Shape of an image, where the file does not say
+    #[arg(long, value_name = "CxHxW")]
+    pub input: Option<String>,
+    /// Number of classes, where the file does not say
+    #[arg(long, value_name = "N")]
+    pub classes: Option<usize>,
+}
+
 /// `inspect`.
 #[derive(clap::Args)]
 pub struct Inspect {
-    /// A network's file, a study file, or the name of a built-in architecture
-    pub model: String,
-    /// Input of a built-in architecture
-    #[arg(long, value_name = "CxHxW", default_value = "3x32x32")]
-    pub input: String,
-    /// Classes of a built-in architecture
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    pub classes: usize,
-    /// Width multiplier of a built-in architecture
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
-    pub width: f64,
+    /// The network: a file, a study file (its parent), or the name of a built-in architecture
+    #[command(flatten)]
+    pub model: Model,
     /// As JSON
     #[arg(long)]
     pub json: bool,
+    /// Draw the graph with its blocks marked
+    #[arg(long, value_name = "FILE")]
+    pub svg: Option<PathBuf>,
+}
+
+/// `evaluate`.
+#[derive(clap::Args)]
+pub struct Evaluate {
+    /// The network
+    #[command(flatten)]
+    pub model: Model,
+    /// Data set; its test images are used, in the file's order
+    #[arg(long, value_name = "NAME", required_unless_present = "inputs")]
+    pub data: Option<String>,
+    /// Folder of the data set's files; for `--data folder`, the folder or tar itself
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Mean per channel of pixels in 0 to 1 that the network was trained with
+    #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "std")]
+    pub mean: Option<Vec<f32>>,
+    /// Standard deviation per channel
+    #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "mean")]
+    pub std: Option<Vec<f32>>,
+    /// Only the first so many images
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Inputs as they are, in the model's own order of axes (NumPy, f32), in place of a data set
+    #[arg(long, value_name = "FILE.npy", conflicts_with_all = ["data", "mean", "limit"], requires = "logits")]
+    pub inputs: Option<PathBuf>,
+    /// Write the outputs (NumPy, f32, N x classes)
+    #[arg(long, value_name = "FILE.npy")]
+    pub logits: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `export`.
+#[derive(clap::Args)]
+pub struct Export {
+    /// The network, or the folder of a run with --trial
+    #[command(flatten)]
+    pub model: Model,
+    /// A trial of the run, by its id or its index in the plan: its network is written, with a model card beside it
+    #[arg(long, value_name = "ID")]
+    pub trial: Option<String>,
+    /// Folder of the data set's files, should the trial have to be run again
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where to write: .onnx or .safetensors
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
 }
 
 /// `data`.

@@ -58,4 +58,10 @@ macro_rules! from {
     };
 }
 
-from!(nettriage_net::Error, nettriage_data::Error, nettriage_records::Error, nettriage_study::Error);
+from!(
+    nettriage_net::Error,
+    nettriage_engine::Error,
+    nettriage_data::Error,
+    nettriage_records::Error,
+    nettriage_study::Error
+);

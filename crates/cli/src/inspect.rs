@@ -1,49 +1,20 @@
 //! `inspect`: what a network consists of.
 
-use std::path::Path;
-
 use comfy_table::{CellAlignment, Table, presets};
-use nettriage_net::arch::{self, ArchSpec};
-use nettriage_net::{Graph, Shape, block, cost, safetensors};
-use nettriage_study::Study;
+use nettriage_net::{Graph, block, cost, drawing};
 use serde_json::json;
 
 use crate::args;
 use crate::fail::Fail;
+use crate::{model, report};
 
 /// `nettriage inspect MODEL`.
 pub fn inspect(args: &args::Inspect) -> Result<(), Fail> {
-    let graph = graph(args)?;
+    let graph = model::graph(&args.model)?;
+    if let Some(path) = &args.svg {
+        report::write(path, &drawing::svg(&graph, &block::find(&graph))?)?;
+    }
     if args.json { print_json(&graph) } else { print_table(&graph) }
-}
-
-/// The network of a file, of a study, or of an architecture's name.
-fn graph(args: &args::Inspect) -> Result<Graph, Fail> {
-    let path = Path::new(&args.model);
-    if path.extension().is_some_and(|e| e == "toml") {
-        let (study, text) = Study::read(path)?;
-        return Ok(nettriage_study::Setting::new(study, text, None)?.graph);
-    }
-    if path.exists() {
-        return Ok(safetensors::load(path)?.graph);
-    }
-    if !arch::names().contains(&args.model.as_str()) {
-        return Err(Fail::Message(format!(
-            "{}: no such file, and no built-in architecture of that name; known: {}",
-            args.model,
-            arch::names().join(", ")
-        )));
-    }
-    let spec = ArchSpec { width: args.width, ..ArchSpec::named(&args.model) };
-    Ok(arch::build(&spec, shape(&args.input)?, args.classes)?)
-}
-
-fn shape(text: &str) -> Result<Shape, Fail> {
-    let extents: Option<Vec<usize>> = text.split('x').map(|part| part.parse().ok().filter(|n| *n > 0)).collect();
-    match extents.as_deref() {
-        Some(&[channels, height, width]) => Ok(Shape::new(channels, height, width)),
-        _ => Err(Fail::Message(format!("--input {text}: write channels, height and width, such as 3x32x32"))),
-    }
 }
 
 fn print_table(graph: &Graph) -> Result<(), Fail> {

@@ -2,8 +2,11 @@
 
 mod args;
 mod data;
+mod evaluate;
+mod export;
 mod fail;
 mod inspect;
+mod model;
 mod progress;
 mod report;
 mod run;
@@ -34,6 +37,8 @@ fn dispatch(command: Command) -> Result<(), Fail> {
         Command::Status(args) => status::status(&args),
         Command::Report(args) => report::report(&args),
         Command::Inspect(args) => inspect::inspect(&args),
+        Command::Evaluate(args) => evaluate::evaluate(&args),
+        Command::Export(args) => export::export(&args),
         Command::Data(args) => data::data(&args),
     }
 }

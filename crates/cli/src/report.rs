@@ -57,7 +57,7 @@ fn read(run: &Run) -> Result<(RunData, Analysis), Fail> {
 }
 
 /// Writes a file whole or not at all: under another name first, then renamed.
-fn write(path: &Path, text: &str) -> Result<(), Fail> {
+pub fn write(path: &Path, text: &str) -> Result<(), Fail> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);

@@ -6,7 +6,7 @@
 //! plan.json               the plan, written once
 //! trials/<id>.json        one record a trial
 //! parents/<id>.json       one record a parent
-//! weights/parent-<id>.safetensors, weights/child-<id>.safetensors
+//! weights/{parent,child,substitute}-<id>.safetensors
 //! running/<id>            markers of trials under way
 //! sessions.jsonl          one line for every process that took the run on
 //! run.lock                held by the process that runs it

@@ -217,6 +217,11 @@ impl Run {
             .join(format!("child-{id}.safetensors"))
     }
 
+    /// Where a substitute's weights belong.
+    pub fn substitute_weights_path(&self, id: &str) -> PathBuf {
+        self.folder.join("weights").join(format!("substitute-{id}.safetensors"))
+    }
+
     /// How far the run is, from the first line of every file.
     pub fn status(&self) -> Result<Status, Error> {
         let parent_ids = self.plan.parents.iter().map(|parent| parent.id.as_str());

@@ -5,6 +5,7 @@
 //! ```
 
 pub mod analysis;
+mod card;
 mod data;
 mod export;
 mod format;
@@ -15,6 +16,7 @@ mod terminal;
 mod words;
 
 pub use analysis::{Analysis, Options, analyse};
+pub use card::card;
 pub use data::{About, RunData};
 pub use export::{csv, csv_cells, json};
 pub use html::html;

@@ -40,7 +40,8 @@ pub fn evaluate(
     Ok(tally.finish())
 }
 
-struct Tally<'a> {
+/// Sums over images, added one after the other.
+pub struct Tally<'a> {
     labels: &'a [u16],
     parent: Option<&'a [u16]>,
     choices: Vec<u16>,
@@ -56,7 +57,8 @@ struct Tally<'a> {
 }
 
 impl<'a> Tally<'a> {
-    fn new(labels: &'a [u16], classes: usize, parent: Option<&'a [u16]>) -> Tally<'a> {
+    /// No image yet; `labels` and the parent's first choices are in the order in which images will be added.
+    pub fn new(labels: &'a [u16], classes: usize, parent: Option<&'a [u16]>) -> Tally<'a> {
         Tally {
             labels,
             parent,
@@ -71,7 +73,8 @@ impl<'a> Tally<'a> {
         }
     }
 
-    fn add(&mut self, logits: &[f32]) {
+    /// Adds the next image by its logits, one a class.
+    pub fn add(&mut self, logits: &[f32]) {
         let image = self.choices.len();
         let label = self.labels[image] as usize;
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -96,7 +99,8 @@ impl<'a> Tally<'a> {
         self.choices.push(choice as u16);
     }
 
-    fn finish(self) -> Outcome {
+    /// The evaluation.
+    pub fn finish(self) -> Outcome {
         let images = self.choices.len() as u64;
         let share = |count: u64, of: u64| if of == 0 { 0.0 } else { count as f64 / of as f64 };
         let gaps = self.bins.iter().map(|&(_, right, confidence)| (right as f64 - confidence).abs());

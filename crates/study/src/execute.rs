@@ -4,13 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use nettriage_net::safetensors;
+use nettriage_net::{Network, safetensors};
 use nettriage_records::plan::{ParentSpec, TrialSpec, VERSION};
 use nettriage_records::record::{Clock, CurvePoint, Outcome, Record};
 use nettriage_records::{Run, content_id};
 
 use crate::feed::{Parent, Shared};
 use crate::setting::Setting;
+use crate::study::Keep;
 use crate::{Error, parent, trial};
 
 /// How a study is run; nothing here changes a record.
@@ -113,10 +114,26 @@ pub fn execute_one(run: &Run, setting: &Setting, index: usize, threads: usize) -
         .get(index)
         .ok_or_else(|| Error::Plan(format!("--index {index}: the plan has {} trials, counted from 0", trials.len())))?;
     let shared = Shared::new(setting, 0);
-    let parent = run.plan().parents.iter().find(|p| p.id == spec.parent);
-    let parent = parent.ok_or_else(|| Error::Plan(format!("trial {}: its parent is not in the plan", spec.id)))?;
-    let parents = [parent::prepare(&shared, run, parent, threads, |_, _, _| ())?];
+    let parents = [parent::prepare(&shared, run, parent_of(run, spec)?, threads, |_, _, _| ())?];
     one(run, &shared, &parents, spec, threads)
+}
+
+/// The network of a trial: its kept weights, or the trial run again.
+pub fn recompute(run: &Run, setting: &Setting, spec: &TrialSpec) -> Result<Network, Error> {
+    let kept = run.child_weights_path(&spec.id);
+    if kept.exists() {
+        return Ok(safetensors::load(kept)?);
+    }
+    let shared = Shared::new(setting, 0);
+    let parent = parent_of(run, spec)?;
+    let parent = parent::prepare(&shared, run, parent, 1, |_, _, _| ())?;
+    let finished = trial::run(&shared, &parent, spec, 1)?;
+    finished.network.ok_or_else(|| Error::Plan(format!("trial {} diverged: it has no network to write", spec.id)))
+}
+
+fn parent_of<'a>(run: &'a Run, spec: &TrialSpec) -> Result<&'a ParentSpec, Error> {
+    let parent = run.plan().parents.iter().find(|p| p.id == spec.parent);
+    parent.ok_or_else(|| Error::Plan(format!("trial {}: its parent is not in the plan", spec.id)))
 }
 
 /// Runs a trial and writes its record; a trial that cannot be run gets a record that says so.
@@ -134,8 +151,10 @@ fn one(run: &Run, shared: &Shared<'_>, parents: &[Parent], spec: &TrialSpec, thr
     };
     let record = match result {
         Ok(Ok(finished)) => {
-            if let (true, Some(network)) = (shared.setting.study.children.keep_weights, &finished.network) {
-                safetensors::save(network, &run.child_weights_path(&spec.id))?;
+            match (shared.setting.study.children.keep, &finished.network, &finished.substitute) {
+                (Keep::Network, Some(network), _) => safetensors::save(network, run.child_weights_path(&spec.id))?,
+                (Keep::Substitute, _, Some(own)) => safetensors::save(own, run.substitute_weights_path(&spec.id))?,
+                _ => {}
             }
             finished.record
         }

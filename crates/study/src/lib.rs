@@ -23,8 +23,8 @@ mod train;
 pub mod trial;
 
 pub use error::Error;
-pub use execute::{Progress, Resources, execute, execute_one, folder_name, train_parents};
+pub use execute::{Progress, Resources, execute, execute_one, folder_name, recompute, train_parents};
 pub use feed::{Feed, Parent, Set, Shared};
 pub use plan::plan;
 pub use setting::Setting;
-pub use study::{BlockRange, Children, Data, Study, Training, Triage};
+pub use study::{BlockRange, Children, Data, Keep, Study, Training, Triage};

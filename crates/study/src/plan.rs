@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::Error;
 use crate::scheme::{Scheme, Train};
 use crate::setting::Setting;
-use crate::study::Children;
+use crate::study::{Children, Keep};
 
 /// Everything that the study will do.
 pub fn plan(setting: &Setting) -> Result<Plan, Error> {
@@ -233,7 +233,7 @@ impl Trials<'_> {
         let study = &self.setting.study;
         let stages = study.scheme(scheme).map(|s| s.stages);
         // The number of seeds and what is kept decide no result.
-        let children = Children { seeds: 0, keep_weights: false, ..study.children.clone() };
+        let children = Children { seeds: 0, keep: Keep::Nothing, ..study.children.clone() };
         let place = block.and_then(|b| self.setting.block(b)).map(|b| (&b.name, &b.layers));
         let (substitute, init) = match how {
             Some((substitute, init)) => (Some(substitute.to_string()), Some(init.to_string())),

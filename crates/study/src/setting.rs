@@ -4,7 +4,8 @@ use std::path::Path;
 
 use nettriage_data::{Dataset, Normalization, Stream};
 use nettriage_net::block::Block;
-use nettriage_net::{Graph, Network, Shape, arch, block};
+use nettriage_net::load::{self, Loaded};
+use nettriage_net::{Graph, Kind, Network, Shape, arch, block};
 
 use crate::study::Study;
 use crate::{Error, seed};
@@ -54,14 +55,19 @@ impl Setting {
         }
         study.data.augment.check(data.shape())?;
         split.train.sort_unstable();
-        let normalization = match (&study.parent.mean, &study.parent.std) {
+        let given =
+            study.parent.file.as_deref().map(|file| read_parent(&study, file, data.classes.len())).transpose()?;
+        let known = given.as_ref().map(|loaded| &loaded.info).filter(|info| !info.mean.is_empty());
+        let mean = study.parent.mean.as_ref().or(known.map(|info| &info.mean));
+        let std = study.parent.std.as_ref().or(known.map(|info| &info.std));
+        let normalization = match (mean, std) {
             (Some(mean), Some(std)) => given_normalization(mean, std, data.channels)?,
             _ => Normalization::of(&data.train, data.shape(), &split.train),
         };
         split.train.truncate(study.data.train.unwrap_or(usize::MAX));
         let test = (0..data.test.len().min(study.data.test.unwrap_or(usize::MAX)) as u32).collect();
 
-        let given = study.parent.file.as_deref().map(nettriage_net::safetensors::load).transpose()?;
+        let given = given.map(|loaded| without_softmax(loaded.network));
         let input = Shape::new(data.channels, data.height, data.width);
         let graph = match (&given, study.architecture()) {
             (Some(network), _) => network.graph.clone(),
@@ -118,6 +124,23 @@ impl Setting {
     pub fn classes(&self) -> usize {
         self.data.classes.len()
     }
+}
+
+/// Reads a trained network from any file that [`load`] knows.
+fn read_parent(study: &Study, file: &Path, classes: usize) -> Result<Loaded, Error> {
+    let arch = study.architecture();
+    Ok(load::load(file, &load::Options { arch, classes: Some(classes), ..load::Options::default() })?)
+}
+
+/// The network up to its logits: losses here take logits, and a closing softmax changes no choice.
+fn without_softmax(mut network: Network) -> Network {
+    let graph = &mut network.graph;
+    while let Some(last) = graph.layer(&graph.output).filter(|l| matches!(l.kind, Kind::Softmax { .. })) {
+        let (name, input) = (last.name.clone(), last.inputs[0].clone());
+        graph.layers.retain(|l| l.name != name);
+        graph.output = input;
+    }
+    network
 }
 
 fn given_normalization(mean: &[f32], std: &[f32], channels: usize) -> Result<Normalization, Error> {

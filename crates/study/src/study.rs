@@ -158,9 +158,22 @@ pub struct Children {
     /// Convolve exactly: no F(4x4, 3x3) Winograd.
     #[serde(default)]
     pub exact: bool,
-    /// Keep every child's weights (`weights/<id>.safetensors`), not only its readings.
+    /// Which weights of a trial stay in the run's folder, beside its readings.
     #[serde(default)]
-    pub keep_weights: bool,
+    pub keep: Keep,
+}
+
+/// Which weights of a trial are kept, as safetensors files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Keep {
+    /// None: any trial can be run again by its index.
+    Nothing,
+    /// The substitute's: `weights/substitute-<id>.safetensors`.
+    #[default]
+    Substitute,
+    /// The whole network's: `weights/child-<id>.safetensors`.
+    Network,
 }
 
 fn batch() -> usize {

@@ -94,6 +94,12 @@ fn child_choices(spec: &TrialSpec) -> Result<(Substitute, Init), Error> {
 }
 
 impl Patient {
+    /// What stands in the block's place, as a network of its own; none without a block.
+    pub fn substitute(&self) -> Option<Result<Network, Error>> {
+        let block = self.block.as_ref()?;
+        Some(slice::between(&self.network, &block.input, &self.block_output).map_err(Error::from))
+    }
+
     /// The substitute's convolution or linear layer, if it has one.
     pub fn operated_product(&self) -> Option<&str> {
         let product = |l: &&nettriage_net::Layer| {

@@ -23,6 +23,8 @@ pub struct Finished {
     pub record: Record,
     /// The network after the last step, where it was not lost to divergence.
     pub network: Option<Network>,
+    /// The substitute alone, likewise, from the block's input to its output.
+    pub substitute: Option<Network>,
 }
 
 /// Runs one trial with so many threads.
@@ -45,16 +47,17 @@ pub fn run(shared: &Shared<'_>, parent: &Parent, spec: &TrialSpec, threads: usiz
         first += images;
     }
     let train_seconds = session.train_seconds;
-    let (readings, network, inference) = if outcome == Outcome::Done {
-        let (readings, network) = session.finish(&untrained)?;
-        let exact = shared.setting.study.children.exact;
-        let inference = timing::inference(&network, &parent.network, exact)?;
-        (Some(readings), Some(network), Some(inference))
-    } else {
-        (None, None, None)
-    };
+    let (mut readings, mut inference, mut network, mut substitute) = (None, None, None, None);
+    if outcome == Outcome::Done {
+        let (found, patient) = session.finish(&untrained)?;
+        inference = Some(timing::inference(&patient.network, &parent.network, shared.setting.study.children.exact)?);
+        substitute = patient.substitute().filter(|_| spec.substitute.is_some()).transpose()?;
+        readings = Some(found);
+        network = Some(patient.network);
+    }
     let clock = Clock { train_seconds, seconds: begin.elapsed().as_secs_f64(), inference, finished: now() };
-    Ok(Finished { record: Record { version: VERSION, spec: spec.clone(), outcome, readings, clock }, network })
+    let record = Record { version: VERSION, spec: spec.clone(), outcome, readings, clock };
+    Ok(Finished { record, network, substitute })
 }
 
 /// Seconds since 1970.
@@ -195,7 +198,7 @@ impl<'a> Session<'a> {
     }
 
     /// The readings at the end: the only time that the test set is read.
-    fn finish(mut self, untrained: &Network) -> Result<(Readings, Network), Error> {
+    fn finish(mut self, untrained: &Network) -> Result<(Readings, Patient), Error> {
         self.examiner.update(&self.patient.network)?;
         let validation = self.examiner.validate()?;
         let test = self.examiner.test()?;
@@ -222,7 +225,7 @@ impl<'a> Session<'a> {
             filters: self.filters(untrained)?,
             test_correct: test.correct,
         };
-        Ok((readings, self.patient.network))
+        Ok((readings, self.patient))
     }
 
     /// The substitute's filters; none where it is no convolution.

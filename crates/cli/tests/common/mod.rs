@@ -28,7 +28,7 @@ batch = 32
 rate = 0.02
 curve = 2
 calibration = 100
-keep_weights = true
+keep = "network"
 [triage]
 inits = ["random", "first", "last", "mean", "collapse", "least-squares"]
 schemes = ["none", "local", "hint", "distill-local", "global", "distill-global", "hint-then-distill", "hint-then-global"]

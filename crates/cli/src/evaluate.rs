@@ -1,0 +1,199 @@
+//! `evaluate`: a network's accuracy on a data set, or its outputs for given inputs.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
+use std::path::Path;
+
+use nettriage_data::{Dataset, Normalization, fill_plain};
+use nettriage_engine::{Model, Options};
+use nettriage_net::load::Loaded;
+use nettriage_net::onnx::Layout;
+use nettriage_net::{Graph, Kind, Shape};
+use nettriage_study::evaluate::Tally;
+use npyz::{NpyFile, Order, WriterBuilder};
+use serde_json::json;
+
+use crate::args;
+use crate::fail::Fail;
+use crate::model;
+
+/// Images that run through the network at a time.
+const BATCH: usize = 100;
+
+/// `nettriage evaluate MODEL`.
+pub fn evaluate(args: &args::Evaluate) -> Result<(), Fail> {
+    let loaded = model::load(&args.model)?;
+    match (&args.inputs, &args.logits, &args.data) {
+        (Some(inputs), Some(logits), _) => outputs(&loaded, inputs, logits),
+        (_, _, Some(data)) => accuracy(args, &loaded, data),
+        _ => Err(Fail::Message("name a data set with --data, or inputs with --inputs and --logits".into())),
+    }
+}
+
+fn runner(loaded: &Loaded) -> Result<Model, Fail> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(Model::new(&loaded.network, &Options { threads, ..Options::inference(BATCH) })?)
+}
+
+fn accuracy(args: &args::Evaluate, loaded: &Loaded, name: &str) -> Result<(), Fail> {
+    let graph = &loaded.network.graph;
+    let dataset = match (name, &args.data_dir) {
+        ("folder", Some(dir)) => nettriage_data::open_folder(dir, graph.input.height)?,
+        (name, dir) => nettriage_data::open(name, dir.as_deref())?,
+    };
+    let classes = dataset.classes.len();
+    check(graph, &dataset)?;
+    let normalization = normalization(args, loaded, &dataset)?;
+    let images: Vec<u32> = (0..dataset.test.len().min(args.limit.unwrap_or(usize::MAX)) as u32).collect();
+    let labels: Vec<u16> = images.iter().map(|&i| dataset.test.labels[i as usize]).collect();
+    let mut model = runner(loaded)?;
+    let mut tally = Tally::new(&labels, classes, None);
+    let mut all = Vec::new();
+    let mut input = Vec::new();
+    for batch in images.chunks(BATCH) {
+        input.resize(batch.len() * graph.input.elements(), 0.0);
+        fill_plain(&dataset.test, dataset.shape(), batch, &normalization, &mut input);
+        let output = model.forward(&input);
+        if args.logits.is_some() {
+            all.extend_from_slice(output);
+        }
+        output.chunks_exact(classes).for_each(|row| tally.add(&logits(graph, row)));
+    }
+    if let Some(path) = &args.logits {
+        write(path, &[images.len(), classes], &all)?;
+    }
+    let found = tally.finish().evaluation;
+    if args.json {
+        let value = json!({
+            "images": found.images, "correct": found.correct, "top1": found.top1, "top5": found.top5,
+            "loss": found.loss, "calibration_error": found.calibration_error,
+        });
+        println!("{value}");
+    } else {
+        println!(
+            "{} of {} test images right: top-1 {:.2}%, top-5 {:.2}%, loss {:.4}, calibration error {:.2}%",
+            found.correct,
+            found.images,
+            100.0 * found.top1,
+            100.0 * found.top5,
+            found.loss,
+            100.0 * found.calibration_error
+        );
+    }
+    Ok(())
+}
+
+fn check(graph: &Graph, dataset: &Dataset) -> Result<(), Fail> {
+    let shape = Shape::new(dataset.channels, dataset.height, dataset.width);
+    if graph.input != shape {
+        return Err(Fail::Message(format!(
+            "{} takes {} images, {} holds {shape}",
+            graph.name, graph.input, dataset.name
+        )));
+    }
+    let (outputs, classes) = (graph.output_shape()?.elements(), dataset.classes.len());
+    if outputs != classes {
+        return Err(Fail::Message(format!(
+            "{} has {outputs} outputs, {} has {classes} classes",
+            graph.name, dataset.name
+        )));
+    }
+    Ok(())
+}
+
+/// What the user says, else what stands beside the network, else the training set's own.
+fn normalization(args: &args::Evaluate, loaded: &Loaded, dataset: &Dataset) -> Result<Normalization, Fail> {
+    let said = args.mean.clone().zip(args.std.clone());
+    let known = (!loaded.info.mean.is_empty()).then(|| (loaded.info.mean.clone(), loaded.info.std.clone()));
+    let Some((mean, std)) = said.or(known) else {
+        eprintln!("note: no --mean and --std: pixels are normalised by the training set's own statistics");
+        let all: Vec<u32> = (0..dataset.train.len() as u32).collect();
+        return Ok(Normalization::of(&dataset.train, dataset.shape(), &all));
+    };
+    let channels = dataset.channels;
+    if mean.len() != channels || std.len() != channels || !std.iter().all(|s| *s > 0.0 && s.is_finite()) {
+        return Err(Fail::Message(format!("--mean and --std need {channels} numbers each, those of --std above 0")));
+    }
+    Ok(Normalization { mean, std })
+}
+
+/// A row of outputs as logits: a network that ends in a softmax gives probabilities.
+fn logits(graph: &Graph, row: &[f32]) -> Vec<f32> {
+    match graph.layer(&graph.output).map(|l| &l.kind) {
+        Some(Kind::Softmax { log: false }) => row.iter().map(|p| p.max(f32::MIN_POSITIVE).ln()).collect(),
+        _ => row.to_vec(),
+    }
+}
+
+/// Outputs for inputs in the model's own layout.
+fn outputs(loaded: &Loaded, inputs: &Path, logits: &Path) -> Result<(), Fail> {
+    let graph = &loaded.network.graph;
+    let Shape { channels, height, width } = graph.input;
+    let (shape, values) = read(inputs)?;
+    let expected = match loaded.layout {
+        Layout::ChannelsFirst => [channels, height, width],
+        Layout::ChannelsLast => [height, width, channels],
+    };
+    let flat = [graph.input.elements()];
+    if shape.is_empty() || (shape[1..] != expected && shape[1..] != flat) {
+        return Err(Fail::Message(format!("{}: shape {shape:?}; the model takes N x {expected:?}", inputs.display())));
+    }
+    let mut model = runner(loaded)?;
+    let output = graph.output_shape()?;
+    let mut all = Vec::new();
+    for batch in values.chunks(BATCH * graph.input.elements()) {
+        let result = match loaded.layout {
+            Layout::ChannelsFirst => model.forward(&transposed(batch, channels, height * width)),
+            Layout::ChannelsLast => model.forward(batch),
+        };
+        match loaded.layout {
+            Layout::ChannelsFirst => all.extend(transposed(result, output.height * output.width, output.channels)),
+            Layout::ChannelsLast => all.extend_from_slice(result),
+        }
+    }
+    let Shape { channels, height, width } = output;
+    let shape = match (loaded.layout, height * width) {
+        (_, 1) => vec![shape[0], channels],
+        (Layout::ChannelsFirst, _) => vec![shape[0], channels, height, width],
+        (Layout::ChannelsLast, _) => vec![shape[0], height, width, channels],
+    };
+    write(logits, &shape, &all)
+}
+
+/// Images of `rows` x `columns` as images of `columns` x `rows`.
+fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let image = |v: &[f32]| -> Vec<f32> {
+        (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c)).map(|i| v[i]).collect()
+    };
+    values.chunks_exact(rows * columns).flat_map(image).collect()
+}
+
+fn read(path: &Path) -> Result<(Vec<usize>, Vec<f32>), Fail> {
+    let file = File::open(path).map_err(|e| Fail::file(path, e))?;
+    let bytes = file.metadata().map_err(|e| Fail::file(path, e))?.len();
+    let npy = NpyFile::new(BufReader::new(file)).map_err(|e| Fail::file(path, e))?;
+    let shape: Vec<usize> = npy.shape().iter().map(|&n| n as usize).collect();
+    let elements = npy.shape().iter().try_fold(1u64, |product, &n| product.checked_mul(n));
+    if elements.and_then(|n| n.checked_mul(4)).is_none_or(|n| n > bytes) {
+        return Err(Fail::Message(format!("{}: shorter than its shape {shape:?} of f32 says", path.display())));
+    }
+    if npy.order() != Order::C {
+        return Err(Fail::Message(format!(
+            "{}: in Fortran's order; save it with np.ascontiguousarray",
+            path.display()
+        )));
+    }
+    let values = npy.into_vec::<f32>().map_err(|e| Fail::file(path, e))?;
+    Ok((shape, values))
+}
+
+fn write(path: &Path, shape: &[usize], values: &[f32]) -> Result<(), Fail> {
+    let shape: Vec<u64> = shape.iter().map(|&n| n as u64).collect();
+    let save = || {
+        let file = BufWriter::new(File::create(path)?);
+        let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd()?;
+        writer.extend(values.iter().copied())?;
+        writer.finish()
+    };
+    save().map_err(|e| Fail::file(path, e))
+}

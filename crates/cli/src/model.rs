@@ -1,0 +1,55 @@
+//! The network that a command line names.
+
+use std::path::Path;
+
+use nettriage_net::arch::{self, ArchSpec};
+use nettriage_net::load::{self, Loaded, Options};
+use nettriage_net::{Graph, Shape};
+use nettriage_study::{Setting, Study};
+
+use crate::args::Model;
+use crate::fail::Fail;
+
+/// Reads the network's file.
+pub fn load(args: &Model) -> Result<Loaded, Fail> {
+    let path = Path::new(&args.model);
+    let mut options = Options { classes: args.classes, input: input(args)?, ..Options::default() };
+    if let Some(arch) = &args.arch {
+        options = options.arch(arch);
+        options.arch = options.arch.map(|spec| ArchSpec { width: args.width, ..spec });
+    }
+    let loaded = load::load(path, &options)?;
+    loaded.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    Ok(loaded)
+}
+
+/// The structure alone: of a file, of a study's parent, or of an architecture's name.
+pub fn graph(args: &Model) -> Result<Graph, Fail> {
+    let path = Path::new(&args.model);
+    if path.extension().is_some_and(|e| e == "toml") {
+        let (study, text) = Study::read(path)?;
+        return Ok(Setting::new(study, text, None)?.graph);
+    }
+    if path.exists() {
+        return Ok(load(args)?.network.graph);
+    }
+    if !arch::names().contains(&args.model.as_str()) {
+        return Err(Fail::Message(format!(
+            "{}: no such file, and no built-in architecture of that name; known: {}",
+            args.model,
+            arch::names().join(", ")
+        )));
+    }
+    let spec = ArchSpec { width: args.width, ..ArchSpec::named(&args.model) };
+    let input = input(args)?.unwrap_or(Shape::new(3, 32, 32));
+    Ok(arch::build(&spec, input, args.classes.unwrap_or(10))?)
+}
+
+fn input(args: &Model) -> Result<Option<Shape>, Fail> {
+    let Some(text) = &args.input else { return Ok(None) };
+    let extents: Option<Vec<usize>> = text.split('x').map(|part| part.parse().ok().filter(|n| *n > 0)).collect();
+    match extents.as_deref() {
+        Some(&[channels, height, width]) => Ok(Some(Shape::new(channels, height, width))),
+        _ => Err(Fail::Message(format!("--input {text}: write channels, height and width, such as 3x32x32"))),
+    }
+}
