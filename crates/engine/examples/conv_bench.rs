@@ -156,7 +156,7 @@ fn measure(
             let mut marks = [clock(); 4];
             op.forward(batch, &w, &x, epilogue, &mut y, pool, scratch);
             marks[1] = clock();
-            op.grad_input(batch, &w, &y, &mut gx, pool, scratch);
+            op.grad_input(batch, &w, &y, &mut gx, None, pool, scratch);
             marks[2] = clock();
             op.grad_weight(batch, &x, &y, &mut gw, pool, scratch);
             marks[3] = clock();
@@ -242,7 +242,7 @@ fn write_errors(kernels: &'static Kernels) {
             let mut op = ConvOp::with(kernels, |_| a, &g, n, 1, needs);
             let mut found = expected.each_ref().map(|e| vec![0.0; e.len()]);
             op.forward(n, &w, &x, Epilogue::default(), &mut found[0], &pool, &mut scratch);
-            op.grad_input(n, &w, &gy, &mut found[1], &pool, &mut scratch);
+            op.grad_input(n, &w, &gy, &mut found[1], None, &pool, &mut scratch);
             op.grad_weight(n, &x, &gy, &mut found[2], &pool, &mut scratch);
             print!("{:16} {:7}", format!("{side}x{channels}x{filters}"), a.name());
             for (f, e) in found.iter().zip(&expected) {

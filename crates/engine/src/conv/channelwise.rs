@@ -2,7 +2,7 @@
 
 use super::Geometry;
 use super::memory::{Buffer, Raw, Scratch, lines};
-use super::pass::{Io, Pass, SharedFinish, Way, WeightPass, sides};
+use super::pass::{Io, Pass, Way, WeightPass, sides};
 use crate::pool::Pool;
 use crate::simd::Kernels;
 use crate::simd::depthwise::{Correlate, Gather};
@@ -69,7 +69,7 @@ impl Pass for Channelwise {
         let (source, target) = sides(&g, way);
         let (il, ol) = (source.iter().product::<usize>(), target.iter().product::<usize>());
         assert!(io.x.len() >= io.n * il && y.len() >= io.n * ol);
-        let finish = SharedFinish::new(io.epilogue.finish(target[0]));
+        let finish = io.finish(target[0], y);
         let (this, y) = (&*self, Raw::of(y));
         pool.run(io.n * target[1], |task| {
             let (image, row) = (task / target[1], task % target[1]);

@@ -5,7 +5,7 @@
 //! exchanged; under a stride it falls into stride^2 phases of target pixels that see different taps.
 
 use super::memory::{Buffer, Raw, Scratch, lines};
-use super::pass::{Io, Pass, SharedFinish, Way, sides, weight_steps};
+use super::pass::{Io, Pass, Way, sides, weight_steps};
 use super::Geometry;
 use crate::pool::Pool;
 use crate::simd::tile::{Finish, MAX_ROWS, Rows};
@@ -212,7 +212,7 @@ impl Pass for Direct {
         let (source, target) = sides(&this.g, this.way);
         let (il, ol) = (source.iter().product::<usize>(), target.iter().product::<usize>());
         assert!(io.x.len() >= io.n * il && y.len() >= io.n * ol && pool.threads() <= this.threads);
-        let finish = SharedFinish::new(io.epilogue.finish(target[0]));
+        let finish = io.finish(target[0], y);
         let slot = this.slot();
         let slots = scratch.take(slot * this.threads);
         let y = Raw::of(y);

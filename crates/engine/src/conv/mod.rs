@@ -171,15 +171,28 @@ impl ConvOp {
     ) {
         assert_eq!(w.len(), self.geometry.weight_len());
         let (x, y) = (&x[..n * self.geometry.input_len()], &mut y[..n * self.geometry.output_len()]);
-        self.forward.run(Io { n, w, x, epilogue }, y, pool, scratch);
+        self.forward.run(Io { n, w, x, epilogue, mask: None }, y, pool, scratch);
     }
 
     /// The gradient of the input from that of the output; overwrites `gx`.
-    pub fn grad_input(&mut self, n: usize, w: &[f32], gy: &[f32], gx: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
+    ///
+    /// With a `mask` (as large as `gx`), `gx` is 0 wherever that is not positive: the backward pass of a ReLU whose
+    /// output was this convolution's input.
+    #[allow(clippy::too_many_arguments)]
+    pub fn grad_input(
+        &mut self,
+        n: usize,
+        w: &[f32],
+        gy: &[f32],
+        gx: &mut [f32],
+        mask: Option<&[f32]>,
+        pool: &Pool,
+        scratch: &mut Scratch,
+    ) {
         assert_eq!(w.len(), self.geometry.weight_len());
         let (x, y) = (&gy[..n * self.geometry.output_len()], &mut gx[..n * self.geometry.input_len()]);
         let pass = self.grad_input.as_mut().expect("planned with the input's gradient");
-        pass.run(Io { n, w, x, epilogue: Epilogue::default() }, y, pool, scratch);
+        pass.run(Io { n, w, x, epilogue: Epilogue::default(), mask }, y, pool, scratch);
     }
 
     /// The gradient of the weight (in the weight's layout), summed over images; overwrites `gw`.

@@ -25,6 +25,29 @@ pub(super) struct Io<'a> {
     pub x: &'a [f32],
     /// What is done to the sums.
     pub epilogue: Epilogue<'a>,
+    /// Elements of the target whose counterpart here is not positive become 0.
+    pub mask: Option<&'a [f32]>,
+}
+
+impl Io<'_> {
+    /// The kernels' form of what is done to the sums of `y`; the epilogue's slices must hold a value a channel.
+    pub fn finish(&self, channels: usize, y: &mut [f32]) -> SharedFinish {
+        let pointer = |values: Option<&[f32]>| match values {
+            Some(values) => values[..channels].as_ptr(),
+            None => std::ptr::null(),
+        };
+        let e = self.epilogue;
+        assert_eq!(e.scale.is_some(), e.shift.is_some(), "scale and shift come together");
+        assert!(self.mask.is_none_or(|m| m.len() >= y.len()), "a mask as large as its target");
+        SharedFinish(Finish {
+            bias: pointer(e.bias),
+            scale: pointer(e.scale),
+            shift: pointer(e.shift),
+            relu: e.relu,
+            mask: self.mask.map_or(std::ptr::null(), |m| m.as_ptr()),
+            target: y.as_ptr(),
+        })
+    }
 }
 
 /// One algorithm for [`Way::Forward`] or [`Way::GradInput`].
@@ -69,18 +92,6 @@ pub(super) fn weight_steps(g: &Geometry, way: Way, group: usize) -> (usize, usiz
     }
 }
 
-impl Epilogue<'_> {
-    /// The kernels' form; the slices must hold a value a filter.
-    pub(super) fn finish(&self, filters: usize) -> Finish {
-        let pointer = |values: Option<&[f32]>| match values {
-            Some(values) => values[..filters].as_ptr(),
-            None => std::ptr::null(),
-        };
-        assert_eq!(self.scale.is_some(), self.shift.is_some(), "scale and shift come together");
-        Finish { bias: pointer(self.bias), scale: pointer(self.scale), shift: pointer(self.shift), relu: self.relu }
-    }
-}
-
 /// [`Finish`] for tasks on other threads.
 #[derive(Clone, Copy)]
 pub(super) struct SharedFinish(Finish);
@@ -90,10 +101,6 @@ unsafe impl Send for SharedFinish {}
 unsafe impl Sync for SharedFinish {}
 
 impl SharedFinish {
-    pub fn new(finish: Finish) -> SharedFinish {
-        SharedFinish(finish)
-    }
-
     pub fn get(self) -> Finish {
         self.0
     }

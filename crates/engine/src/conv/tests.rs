@@ -152,8 +152,13 @@ fn agrees_with_f64(kernels: &'static Kernels) {
             op.forward(n, &case.w, &case.x, case.epilogue(), &mut y, &pool, &mut scratch);
             assert!(error(&y, &finished) < bound, "epilogue: {} for {what}", error(&y, &finished));
             let mut gx = vec![f32::NAN; n * g.input_len()];
-            op.grad_input(n, &case.w, &case.gy, &mut gx, &pool, &mut scratch);
+            op.grad_input(n, &case.w, &case.gy, &mut gx, None, &pool, &mut scratch);
             assert!(error(&gx, &grad_input) < bound, "grad_input: {} for {what}", error(&gx, &grad_input));
+            // Under a mask: the same bits, or 0 where the input is not positive.
+            let mut masked = vec![f32::NAN; n * g.input_len()];
+            op.grad_input(n, &case.w, &case.gy, &mut masked, Some(&case.x), &pool, &mut scratch);
+            let same = masked.iter().zip(&gx).zip(&case.x).all(|((m, g), x)| *m == if *x > 0.0 { *g } else { 0.0 });
+            assert!(same, "mask for {what}");
             let mut gw = vec![f32::NAN; g.weight_len()];
             op.grad_weight(n, &case.x, &case.gy, &mut gw, &pool, &mut scratch);
             assert!(error(&gw, &grad_weight) < bound, "grad_weight: {} for {what}", error(&gw, &grad_weight));
@@ -195,12 +200,12 @@ fn changed_weights_are_packed_again() {
         let mut op = case.op(algorithm, 1, 1);
         let (mut y, mut gx) = (vec![0.0; g.output_len()], vec![0.0; g.input_len()]);
         op.forward(1, &case.w, &case.x, Epilogue::default(), &mut y, &pool, &mut scratch);
-        op.grad_input(1, &case.w, &case.gy, &mut gx, &pool, &mut scratch);
+        op.grad_input(1, &case.w, &case.gy, &mut gx, None, &pool, &mut scratch);
         let twice: Vec<f32> = case.w.iter().map(|w| 2.0 * w).collect();
         op.weights_changed();
         let (mut y2, mut gx2) = (y.clone(), gx.clone());
         op.forward(1, &twice, &case.x, Epilogue::default(), &mut y2, &pool, &mut scratch);
-        op.grad_input(1, &twice, &case.gy, &mut gx2, &pool, &mut scratch);
+        op.grad_input(1, &twice, &case.gy, &mut gx2, None, &pool, &mut scratch);
         // Doubling rounds nothing.
         assert!(y.iter().zip(&y2).all(|(a, b)| 2.0 * a == *b), "{g:?} {algorithm:?}");
         assert!(gx.iter().zip(&gx2).all(|(a, b)| 2.0 * a == *b), "{g:?} {algorithm:?}");
@@ -219,7 +224,7 @@ fn bits_are_the_images_own() {
         let mut whole = case.op(algorithm, batch, 1);
         let (mut y, mut gx) = (vec![0.0; batch * ol], vec![0.0; batch * il]);
         whole.forward(batch, &case.w, &case.x, case.epilogue(), &mut y, &pools[0], &mut scratch);
-        whole.grad_input(batch, &case.w, &case.gy, &mut gx, &pools[0], &mut scratch);
+        whole.grad_input(batch, &case.w, &case.gy, &mut gx, None, &pools[0], &mut scratch);
         for (threads, pool) in [(1, &pools[0]), (3, &pools[1])] {
             for planned in [batch, 64] {
                 let mut op = case.op(algorithm, planned, threads);
@@ -227,7 +232,7 @@ fn bits_are_the_images_own() {
                     let (mut part, mut gpart) = (vec![0.0; n * ol], vec![0.0; n * il]);
                     op.forward(n, &case.w, &case.x[start * il..], case.epilogue(), &mut part, pool, &mut scratch);
                     assert_eq!(part, y[start * ol..][..n * ol], "forward {g:?} {algorithm:?} {threads} threads, {n} from {start}");
-                    op.grad_input(n, &case.w, &case.gy[start * ol..], &mut gpart, pool, &mut scratch);
+                    op.grad_input(n, &case.w, &case.gy[start * ol..], &mut gpart, None, pool, &mut scratch);
                     assert_eq!(gpart, gx[start * il..][..n * il], "grad_input {g:?} {algorithm:?} {threads} threads, {n} from {start}");
                 }
             }
@@ -260,7 +265,7 @@ fn large_batches_go_in_pieces() {
             let (mut y, mut gx) = (vec![0.0; n * g.output_len()], vec![0.0; n * g.input_len()]);
             let mut gw = vec![0.0; g.weight_len()];
             op.forward(n, &case.w, &case.x, Epilogue::default(), &mut y, pool, &mut scratch);
-            op.grad_input(n, &case.w, &case.gy, &mut gx, pool, &mut scratch);
+            op.grad_input(n, &case.w, &case.gy, &mut gx, None, pool, &mut scratch);
             op.grad_weight(n, &case.x, &case.gy, &mut gw, pool, &mut scratch);
             results.push([y, gx, gw]);
         }

@@ -34,7 +34,7 @@ pub(super) unsafe fn gather<S: Simd>(t: &Gather) {
                 sums[tap % 2] = S::fma(x, w, sums[tap % 2]);
             }
             let [sum] = t.finish.apply::<S, 1>([S::add(sums[0], sums[1])], c, left);
-            S::store_up_to(t.y.wrapping_add(c), sum, left);
+            t.finish.store::<S>(t.y.wrapping_add(c), sum, left);
             c += S::LANES;
         }
     }

@@ -48,6 +48,8 @@ pub(crate) trait Simd: 'static {
     unsafe fn fnma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// 0 where v < 0, v elsewhere (so NaN stays NaN).
     unsafe fn relu(v: Self::V) -> Self::V;
+    /// v where mask > 0, 0 elsewhere.
+    unsafe fn where_positive(mask: Self::V, v: Self::V) -> Self::V;
 
     /// The first `count` elements, at most a whole vector.
     #[inline(always)]

@@ -70,4 +70,9 @@ impl Simd for Portable {
         let one = |v: f32| if v < 0.0 { 0.0 } else { v };
         [one(v[0]), one(v[1]), one(v[2]), one(v[3])]
     }
+    #[inline(always)]
+    unsafe fn where_positive(mask: [f32; 4], v: [f32; 4]) -> [f32; 4] {
+        let one = |mask: f32, v: f32| if mask > 0.0 { v } else { 0.0 };
+        [one(mask[0], v[0]), one(mask[1], v[1]), one(mask[2], v[2]), one(mask[3], v[3])]
+    }
 }

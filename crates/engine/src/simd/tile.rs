@@ -19,20 +19,44 @@ pub(crate) struct Finish {
     pub scale: *const f32,
     /// Added then; null exactly where `scale` is.
     pub shift: *const f32,
-    /// Negative values become 0 at last.
+    /// Negative values become 0.
     pub relu: bool,
+    /// Where the element at `target + i` is written, `mask + i` must be positive, or 0 is; null if there is no mask.
+    pub mask: *const f32,
+    /// The start of what the mask belongs to.
+    pub target: *const f32,
 }
 
 impl Finish {
     /// The sums as they are.
     pub const NONE: Finish =
-        Finish { bias: std::ptr::null(), scale: std::ptr::null(), shift: std::ptr::null(), relu: false };
+        Finish {
+            bias: std::ptr::null(),
+            scale: std::ptr::null(),
+            shift: std::ptr::null(),
+            relu: false,
+            mask: std::ptr::null(),
+            target: std::ptr::null(),
+        };
 
     /// The same for columns `columns` further on.
     #[inline(always)]
     pub fn advance(self, columns: usize) -> Finish {
         let step = |p: *const f32| if p.is_null() { p } else { p.wrapping_add(columns) };
-        Finish { bias: step(self.bias), scale: step(self.scale), shift: step(self.shift), relu: self.relu }
+        Finish { bias: step(self.bias), scale: step(self.scale), shift: step(self.shift), ..self }
+    }
+
+    /// Writes the first `count` lanes to `to`, under the mask if there is one.
+    #[inline(always)]
+    pub unsafe fn store<S: Simd>(&self, to: *mut f32, v: S::V, count: usize) {
+        unsafe {
+            if self.mask.is_null() {
+                S::store_up_to(to, v, count);
+            } else {
+                let mask = self.mask.wrapping_byte_add((to as usize).wrapping_sub(self.target as usize));
+                S::store_up_to(to, S::where_positive(S::load_up_to(mask, count), v), count);
+            }
+        }
     }
 
     /// Applies it to vectors that all hold the `count` columns from `at` on.
@@ -136,7 +160,7 @@ pub(super) unsafe fn rows<S: Simd, const M: usize, const N: usize>(t: &Rows) {
             let left = t.columns.saturating_sub(v * S::LANES);
             let done = t.finish.apply::<S, M>(acc[v], v * S::LANES, left);
             for m in 0..M {
-                S::store_up_to(t.c[m].wrapping_add(v * S::LANES), done[m], left);
+                t.finish.store::<S>(t.c[m].wrapping_add(v * S::LANES), done[m], left);
             }
         }
     }

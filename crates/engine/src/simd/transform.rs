@@ -289,7 +289,7 @@ pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
                 for j in 0..O {
                     let to = *y.add(i * O + j);
                     if !to.is_null() {
-                        S::store_up_to(to.wrapping_add(c), row[j], left);
+                        finish.store::<S>(to.wrapping_add(c), row[j], left);
                     }
                 }
             }

@@ -72,6 +72,10 @@ impl Simd for Avx2 {
         // The second operand is the answer where either is NaN.
         unsafe { _mm256_max_ps(_mm256_setzero_ps(), v) }
     }
+    #[inline(always)]
+    unsafe fn where_positive(mask: __m256, v: __m256) -> __m256 {
+        unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(mask, _mm256_setzero_ps()), v) }
+    }
 }
 
 impl Simd for Avx512 {
@@ -126,5 +130,9 @@ impl Simd for Avx512 {
     unsafe fn relu(v: __m512) -> __m512 {
         // The second operand is the answer where either is NaN.
         unsafe { _mm512_max_ps(_mm512_setzero_ps(), v) }
+    }
+    #[inline(always)]
+    unsafe fn where_positive(mask: __m512, v: __m512) -> __m512 {
+        unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(mask, _mm512_setzero_ps()), v) }
     }
 }

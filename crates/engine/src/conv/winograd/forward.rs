@@ -230,7 +230,7 @@ impl Winograd {
     }
 
     /// All weights once, then blocks of tiles, each from source to target within a thread's cache.
-    fn run_kept(&self, io: Io<'_>, y: Raw, pool: &Pool, scratch: &mut Scratch, u: Raw) {
+    fn run_kept(&self, io: Io<'_>, y: Raw, finish: SharedFinish, pool: &Pool, scratch: &mut Scratch, u: Raw) {
         let (kernels, panel, co) = (self.kernels, self.kernels.panel(), self.tiling.target[0]);
         let ci = self.tiling.source[0];
         let [shared, own] = self.layout();
@@ -247,7 +247,6 @@ impl Winograd {
         }
         // SAFETY: no task runs.
         unsafe { zeros.at(0).write_bytes(0, shared) };
-        let finish = SharedFinish::new(io.epilogue.finish(co));
         let total = io.n * this.tiling.count();
         let (v_step, m_step) = (this.depth(), this.group * panel);
         let (v_plane, m_plane) = (Self::plane(this.block, v_step), Self::plane(this.block, m_step));
@@ -283,14 +282,13 @@ impl Winograd {
     }
 
     /// All tiles of a chunk of images first, then panel by panel: weights, products, outputs.
-    fn run_passing(&self, io: Io<'_>, y: Raw, pool: &Pool, scratch: &mut Scratch) {
+    fn run_passing(&self, io: Io<'_>, y: Raw, finish: SharedFinish, pool: &Pool, scratch: &mut Scratch) {
         let (this, kernels, panel, co) = (self, self.kernels, self.kernels.panel(), self.tiling.target[0]);
         let [shared, own] = this.layout();
         let zeros = scratch.take(shared + own * this.threads);
         let (v, slots) = (zeros.skip(lines(this.depth())), zeros.skip(shared));
         // SAFETY: no task runs.
         unsafe { zeros.at(0).write_bytes(0, lines(this.depth())) };
-        let finish = SharedFinish::new(io.epilogue.finish(co));
         let source_len = this.tiling.source.iter().product::<usize>();
         let target_len = this.tiling.target.iter().product::<usize>();
         let (v_step, m_step) = (this.depth(), this.group * panel);
@@ -353,13 +351,14 @@ impl Pass for Winograd {
         if io.n == 0 {
             return;
         }
+        let finish = io.finish(self.tiling.target[0], y);
         let y = Raw::of(y);
         if self.keep {
             let u = self.kept.raw();
-            self.run_kept(io, y, pool, scratch, u);
+            self.run_kept(io, y, finish, pool, scratch, u);
             self.stale = false;
         } else {
-            self.run_passing(io, y, pool, scratch);
+            self.run_passing(io, y, finish, pool, scratch);
         }
     }
 
