@@ -12,7 +12,7 @@ const LARGE_PAGE: usize = 2 << 20;
 /// Aligned floats, zero at first, on large pages where they fill any and the system allows it.
 ///
 /// Transforms write to some forty streams at once, more than a translation buffer holds of small pages.
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     start: NonNull<f32>,
     floats: usize,
 }
@@ -28,7 +28,7 @@ impl Default for Buffer {
 }
 
 impl Buffer {
-    /// At least `floats` zeros.
+    /// At least `floats` zeros: the count rounded up to whole cache lines.
     pub fn new(floats: usize) -> Buffer {
         if floats == 0 {
             return Buffer::default();
@@ -55,14 +55,24 @@ impl Buffer {
         self.floats * size_of::<f32>()
     }
 
-    /// The floats.
-    pub fn as_ptr(&self) -> *const f32 {
-        self.start.as_ptr()
-    }
-
     /// The floats, for tasks that write disjoint parts.
-    pub fn raw(&mut self) -> Raw {
+    pub(super) fn raw(&mut self) -> Raw {
         Raw(self.start.as_ptr())
+    }
+}
+
+impl std::ops::Deref for Buffer {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        // SAFETY: owned and written; dangling only if empty.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.floats) }
+    }
+}
+
+impl std::ops::DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        // SAFETY: as above, and borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.floats) }
     }
 }
 

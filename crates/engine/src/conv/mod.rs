@@ -23,7 +23,7 @@ mod winograd;
 use nettriage_net::Conv;
 
 pub(crate) use choice::{Algorithm, Direction, TABLED};
-pub(crate) use memory::Scratch;
+pub(crate) use memory::{Buffer, Scratch};
 
 use crate::pool::Pool;
 use crate::simd::{self, Kernels};
