@@ -5,7 +5,7 @@ mod common;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Place, STUDY, assert_same, digests, nettriage, refused, succeeded};
+use common::{Place, STUDY, assert_same, digests, nettriage, refused, skipped, succeeded};
 
 /// What `run` says of the study with `from` replaced by `to`.
 #[track_caller]
@@ -145,7 +145,7 @@ fn small_disk(at: &std::path::Path) -> Option<()> {
     if mounted.is_ok_and(|m| m.status.success()) {
         return Some(());
     }
-    eprintln!("SKIPPED: a full disk cannot be tested: this user may not mount a small file system");
+    skipped("a_full_disk: this user may not mount a small file system");
     None
 }
 

@@ -10,7 +10,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{nettriage, succeeded};
+use common::{nettriage, skipped, succeeded};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -21,7 +21,7 @@ fn tools(test: &str) -> Option<(PathBuf, PathBuf)> {
     match (python, shared.join("networks").is_dir()) {
         (Some(python), true) => Some((python, shared.join("networks"))),
         (python, networks) => {
-            eprintln!("SKIPPED {test}: NETTRIAGE_PYTHON {python:?}, networks there: {networks}");
+            skipped(&format!("{test}: NETTRIAGE_PYTHON {python:?}, networks there: {networks}"));
             None
         }
     }
