@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nettriage_net::{Activation, INPUT, Kind, Layer, Network, Shape};
+use nettriage_net::{Activation, INPUT, Kind, Layer, Network, Shape, Window};
 
 use crate::conv::Geometry;
 use crate::layers::activation::{ActivationLayer, Prelu};
@@ -16,6 +16,7 @@ use crate::layers::norm::{Norm, Statistics};
 use crate::layers::pool::{AvgPool, MaxPool};
 use crate::layers::resize::{Pad, Slice, Upsample};
 use crate::layers::softmax::Softmax;
+use crate::layers::tiles::Tiles;
 use crate::op::Op;
 use crate::params::{ParamId, Params};
 use crate::{Error, Options};
@@ -148,6 +149,14 @@ impl<'a> Lowering<'a> {
         self.follower(i, |kind| *kind == Kind::Activation(Activation::Relu))
     }
 
+    /// Max-pooling of 2x2 tiles without remainder after layer `i`, and its layer.
+    fn tiles_after(&self, i: usize) -> Option<(Tiles, usize)> {
+        let next = self.follower(i, |kind| *kind == Kind::MaxPool(Window::square(2)))?;
+        let (from, to) = (self.shapes[i], self.shapes[next]);
+        let whole = from.height == 2 * to.height && from.width == 2 * to.width;
+        whole.then_some((Tiles { channels: to.channels, height: to.height, width: to.width }, next))
+    }
+
     /// The norm of layer `i` with the ReLU after it; and the last layer that this covers.
     fn norm(&mut self, i: usize) -> Result<(Norm, usize), Error> {
         let layer = &self.layers[i];
@@ -209,8 +218,13 @@ impl<'a> Lowering<'a> {
                 };
                 let relu = if norm.is_some() { None } else { self.relu_after(i) };
                 last = relu.unwrap_or(last);
+                let tiles = self.tiles_after(last);
+                if let Some((_, pool)) = tiles {
+                    last = pool;
+                }
+                let tiles = tiles.map(|(tiles, _)| tiles);
                 let geometry = Geometry { input: extents(x), output: extents(y), conv };
-                Some(Box::new(ConvLayer::new(&geometry, weight, bias, norm, relu.is_some(), setting)))
+                Some(Box::new(ConvLayer::new(&geometry, weight, bias, norm, relu.is_some(), tiles, setting)))
             }
             Kind::ConvTranspose { conv, .. } => {
                 any = trains;
@@ -229,7 +243,7 @@ impl<'a> Lowering<'a> {
                 let weight = self.param(layer, "weight", true)?;
                 Some(Box::new(Prelu::new(weight, x.channels, trains)))
             }
-            Kind::Activation(function) => Some(Box::new(ActivationLayer(*function))),
+            Kind::Activation(function) => Some(Box::new(ActivationLayer::new(*function))),
             Kind::MaxPool(window) => Some(Box::new(MaxPool::new(x, y, *window))),
             Kind::AvgPool { window, count_padding } => Some(Box::new(AvgPool::window(x, y, *window, *count_padding))),
             Kind::AdaptiveAvgPool { .. } => Some(Box::new(AvgPool::adaptive(x, y))),

@@ -4,7 +4,7 @@ use nettriage_net::{Network, Tensor, Weights};
 
 use crate::conv::Scratch;
 use crate::lower::lower;
-use crate::op::{Context, Inputs, Place};
+use crate::op::{Context, Inputs, Place, Prepared};
 use crate::params::Params;
 use crate::plan::{Plan, Target, plan};
 use crate::pool::Pool;
@@ -147,11 +147,13 @@ impl Model {
             for step in plan.steps.iter_mut().rev() {
                 let Some(gradient) = step.gradient else { continue };
                 let mut whole = take(buffers, Some(gradient));
+                let mut saved = take(buffers, step.saved);
                 let gy = &mut whole[..n * gradient.elements];
+                let saved_elements = step.saved.map_or(0, |place| n * place.elements);
+                let saved_values = &mut saved[..saved_elements];
                 let x = Inputs { images, buffers, places: &step.inputs, n };
                 let y = read(buffers, step.output, n);
-                let saved = step.saved.map_or(&[][..], |place| &buffers[place.slot][..n * place.elements]);
-                step.op.backward(&mut cx, x, y, saved, gy);
+                step.op.backward(&mut cx, x, y, saved_values, gy);
                 for (k, &target) in step.targets.iter().enumerate() {
                     match target {
                         Target::None | Target::Shared => {}
@@ -162,9 +164,9 @@ impl Model {
                         Target::Computed { to, scratch } => {
                             let mut into = take(buffers, Some(scratch.unwrap_or(to)));
                             let x = Inputs { images, buffers, places: &step.inputs, n };
-                            let y = read(buffers, step.output, n);
+                            let prepared = Prepared { y: read(buffers, step.output, n), saved: saved_values, gy };
                             let gx = &mut into[..n * to.elements];
-                            step.op.backward_input(&mut cx, k, x, y, gy, gx);
+                            step.op.backward_input(&mut cx, k, x, prepared, gx);
                             if scratch.is_some() {
                                 add(&mut buffers[to.slot][..gx.len()], gx, pool);
                             }
@@ -173,6 +175,7 @@ impl Model {
                     }
                 }
                 give(buffers, Some(gradient), whole);
+                give(buffers, step.saved, saved);
             }
         });
     }

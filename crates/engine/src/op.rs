@@ -68,6 +68,17 @@ pub(crate) struct Reads {
     pub output: bool,
 }
 
+/// What a node's backward pass has at hand for its inputs' gradients.
+#[derive(Clone, Copy)]
+pub(crate) struct Prepared<'a> {
+    /// The node's output, if it reads that.
+    pub y: &'a [f32],
+    /// What it saved, as [`Op::backward`] left it.
+    pub saved: &'a [f32],
+    /// The gradient of its output, as [`Op::backward`] left it.
+    pub gy: &'a [f32],
+}
+
 /// One node of a model: a layer, or a few that run as one.
 pub(crate) trait Op: Send {
     /// Elements per image of a tensor that is kept from forward to backward beside inputs and output.
@@ -78,20 +89,33 @@ pub(crate) trait Op: Send {
     /// What [`Op::backward`] and [`Op::backward_input`] read.
     fn reads(&self) -> Reads;
 
+    /// Whether the first thing that [`Op::backward`] does is to zero `gy` where the output is not above 0.
+    fn masks(&self) -> bool {
+        false
+    }
+
+    /// Says that `gy` will come with that done.
+    fn comes_masked(&mut self) {}
+
+    /// Asks to zero the gradient of input 0 where that input is not above 0 as it is written; `false` where the node cannot.
+    fn mask_input(&mut self) -> bool {
+        false
+    }
+
     /// Computes all of `y` (n x H x W x C).
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], saved: &mut [f32]);
 
     /// Whether, once [`Op::backward`] has run, `gy` itself is the gradient of input `k`.
     fn passes(&self, k: usize) -> bool;
 
-    /// Writes the gradients of the weights that train, and prepares `gy` for the inputs' gradients.
-    fn backward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &[f32], saved: &[f32], gy: &mut [f32]) {
+    /// Writes the gradients of the weights that train, and prepares `gy` or `saved` for the inputs' gradients.
+    fn backward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &[f32], saved: &mut [f32], gy: &mut [f32]) {
         let _ = (cx, x, y, saved, gy);
     }
 
-    /// Computes all of `gx`, the gradient of input `k`, from the prepared `gy`; only called where `gy` does not pass.
-    fn backward_input(&mut self, cx: &mut Context<'_>, k: usize, x: Inputs<'_>, y: &[f32], gy: &[f32], gx: &mut [f32]) {
-        let _ = (cx, k, x, y, gy, gx);
+    /// Computes all of `gx`, the gradient of input `k`, from what is prepared; only called where `gy` does not pass.
+    fn backward_input(&mut self, cx: &mut Context<'_>, k: usize, x: Inputs<'_>, prepared: Prepared<'_>, gx: &mut [f32]) {
+        let _ = (cx, k, x, prepared, gx);
         unreachable!("the gradient of every input passes");
     }
 

@@ -62,7 +62,7 @@ impl Times {
 
 /// Plans the buffers of a lowered model.
 pub(crate) fn plan(model: Lowered) -> Plan {
-    let Lowered { nodes, elements, kept, output } = model;
+    let Lowered { mut nodes, elements, kept, output } = model;
     let times = Times { nodes: nodes.len() };
 
     // Which tensors have something trainable at or below them, and which nodes the sweep passes.
@@ -80,6 +80,19 @@ pub(crate) fn plan(model: Lowered) -> Plan {
         }
     }
 
+    // The ReLU below a convolution: its mask goes onto the gradient as the convolution writes it, if nothing else adds to that.
+    let mut producer = vec![None; elements.len()];
+    for i in 0..nodes.len() {
+        producer[nodes[i].output] = Some(i);
+        let t = nodes[i].inputs[0];
+        if let Some(below) = producer[t].filter(|_| swept[i] && trainable[t] && contributions[t] == 1)
+            && nodes[below].op.masks()
+            && nodes[i].op.mask_input()
+        {
+            nodes[below].op.comes_masked();
+        }
+    }
+
     // Lifetimes of values.
     let mut values: Vec<Lifetime> = elements.iter().map(|&elements| Lifetime { elements, start: 0, end: 0 }).collect();
     let mut saved = Vec::new();
@@ -93,7 +106,7 @@ pub(crate) fn plan(model: Lowered) -> Plan {
             images |= t == 0 && again && reads.inputs;
         }
         if node.op.saved() > 0 {
-            saved.push((i, Lifetime { elements: node.op.saved(), start: i, end: last }));
+            saved.push((i, Lifetime { elements: node.op.saved(), start: i, end: if again { last } else { i } }));
         }
     }
     for &t in kept.values().chain([&output]) {

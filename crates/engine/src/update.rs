@@ -2,7 +2,8 @@
 
 use crate::Optimizer;
 use crate::params::{Param, Params};
-use crate::pool::{Chunks, Pool};
+use crate::pool::{Chunks, Parts, Pool};
+use crate::simd::vectorised;
 
 /// Elements a task works on; fixed, because the gradient's norm is summed by these chunks.
 const CHUNK: usize = 1 << 15;
@@ -34,21 +35,20 @@ impl Update {
     /// `torch.nn.utils.clip_grad_norm_` does. Returns the norm before that.
     pub fn step(&mut self, params: &mut Params, rate: f32, clip: Option<f32>, pool: &Pool) -> f32 {
         let mut total = 0.0;
-        for param in params.trainable() {
-            total += self.square(&param.gradient, pool);
-        }
-        let norm = total.sqrt() as f32;
         // PyTorch: max_norm / (norm + 1e-6), at most 1. A norm that is not finite must not turn into a step that looks sound.
         let scale = clip.map_or(1.0, |clip| {
-            let scale = clip / (norm + 1e-6);
+            total = params.trainable().map(|param| self.square(&param.gradient, pool)).sum();
+            let scale = clip / (f64::sqrt(total) as f32 + 1e-6);
             if scale >= 1.0 { 1.0 } else { scale }
         });
         self.steps = self.steps.saturating_add(1);
         for param in params.trainable() {
-            self.apply(param, rate, scale, pool);
+            // Without clipping the norm is a by-product.
+            let square = self.apply(param, rate, scale, pool);
+            total += if clip.is_none() { square } else { 0.0 };
             param.version += 1;
         }
-        norm
+        total.sqrt() as f32
     }
 
     fn square(&mut self, gradient: &[f32], pool: &Pool) -> f64 {
@@ -61,21 +61,27 @@ impl Update {
         squares.iter().sum()
     }
 
-    fn apply(&self, param: &mut Param, rate: f32, scale: f32, pool: &Pool) {
+    /// Applies the rule to one weight; returns the sum of its gradient's squares.
+    fn apply(&mut self, param: &mut Param, rate: f32, scale: f32, pool: &Pool) -> f64 {
         let Param { value, gradient, first, second, .. } = param;
         let gradient = &gradient[..];
         let tasks = value.len().div_ceil(CHUNK);
         let part = |i: usize| &gradient[i * CHUNK..((i + 1) * CHUNK).min(gradient.len())];
+        let squares = &mut self.squares[..tasks];
         match self.rule {
             Optimizer::Sgd { momentum: 0.0, weight_decay, .. } => {
-                pool.each(tasks, Chunks::new(value, CHUNK), |i, w| {
+                let parts = (Chunks::new(value, CHUNK), Chunks::new(&mut *squares, 1));
+                each(pool, tasks, parts, #[inline(always)] |i, (w, square)| {
+                    square[0] = sum_of_squares(part(i));
                     for (w, &g) in w.iter_mut().zip(part(i)) {
                         *w -= rate * (g * scale + weight_decay * *w);
                     }
                 });
             }
             Optimizer::Sgd { momentum, nesterov, weight_decay } => {
-                pool.each(tasks, (Chunks::new(value, CHUNK), Chunks::new(first, CHUNK)), |i, (w, v)| {
+                let parts = (Chunks::new(value, CHUNK), Chunks::new(first, CHUNK), Chunks::new(&mut *squares, 1));
+                each(pool, tasks, parts, #[inline(always)] |i, (w, v, square)| {
+                    square[0] = sum_of_squares(part(i));
                     for ((w, v), &g) in w.iter_mut().zip(v).zip(part(i)) {
                         let g = g * scale + weight_decay * *w;
                         *v = momentum * *v + g;
@@ -88,8 +94,10 @@ impl Update {
                 let size = (f64::from(rate) / correct(b1)) as f32;
                 let root = correct(b2).sqrt() as f32;
                 let keep = 1.0 - rate * weight_decay;
-                let state = (Chunks::new(value, CHUNK), Chunks::new(first, CHUNK), Chunks::new(second, CHUNK));
-                pool.each(tasks, state, |i, (w, m, v)| {
+                let weights = (Chunks::new(value, CHUNK), Chunks::new(&mut *squares, 1));
+                let parts = (weights, Chunks::new(first, CHUNK), Chunks::new(second, CHUNK));
+                each(pool, tasks, parts, #[inline(always)] |i, ((w, square), m, v)| {
+                    square[0] = sum_of_squares(part(i));
                     for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(part(i)) {
                         let g = g * scale;
                         *m += (1.0 - b1) * (g - *m);
@@ -99,6 +107,7 @@ impl Update {
                 });
             }
         }
+        squares.iter().sum()
     }
 
     /// Bytes held beside the weights' own state.
@@ -107,6 +116,17 @@ impl Update {
     }
 }
 
+/// [`Pool::each`], compiled for the processor at hand.
+fn each<P: Parts>(pool: &Pool, tasks: usize, parts: P, f: impl Fn(usize, P::Item) + Sync) {
+    pool.each(tasks, parts, |i, part| {
+        vectorised(
+            #[inline(always)]
+            || f(i, part),
+        );
+    });
+}
+
+#[inline(always)]
 fn sum_of_squares(data: &[f32]) -> f64 {
     let mut lanes = [0f64; 8];
     let (eights, rest) = data.as_chunks::<8>();

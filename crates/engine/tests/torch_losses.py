@@ -24,7 +24,7 @@ CASES = {
         {"sgd": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0005}}, "one-cycle", 0.05, None),
     "vgg, adamw, clipped": (
         {"plan": [16, 0, 32, 32, 0, 48, 0], "channels": 1, "size": 28, "batch_norm": False}, 24,
-        {"adam-w": {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.05}}, "constant", 0.002, 1.0),
+        {"adam-w": {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.05}}, "constant", 0.0005, 1.0),
     "vgg, plain descent, clipped, cosine": (
         {"plan": [12, 0, 24, 0], "channels": 3, "size": 12, "batch_norm": False}, 20,
         {"sgd": {"momentum": 0.0, "nesterov": False, "weight_decay": 0.01}}, "cosine", 0.2, 0.5),

@@ -3,19 +3,36 @@
 use nettriage_net::Activation;
 
 use crate::layers::CHUNK;
-use crate::layers::columns::Columns;
+use crate::layers::columns::{Columns, Terms, group};
 use crate::op::{Context, Inputs, Op, Reads};
 use crate::params::ParamId;
+use crate::pool::Pool;
+use crate::simd::vectorised;
 
 /// g := 0 where y, the output of a ReLU, is not above 0.
-pub(crate) fn mask(g: &mut [f32], y: &[f32]) {
-    for (g, &y) in g.iter_mut().zip(y) {
-        *g = if y > 0.0 { *g } else { 0.0 };
-    }
+pub(crate) fn mask_all(g: &mut [f32], y: &[f32], pool: &Pool) {
+    pool.chunks(g, CHUNK, |i, g| {
+        let y = &y[i * CHUNK..];
+        vectorised(
+            #[inline(always)]
+            || g.iter_mut().zip(y).for_each(|(g, &y)| *g = if y > 0.0 { *g } else { 0.0 }),
+        );
+    });
 }
 
 /// An activation that stands alone. PReLU is [`Prelu`].
-pub(crate) struct ActivationLayer(pub Activation);
+pub(crate) struct ActivationLayer {
+    function: Activation,
+    /// Whether the gradient comes with ReLU's mask on.
+    masked: bool,
+}
+
+impl ActivationLayer {
+    /// That function.
+    pub fn new(function: Activation) -> ActivationLayer {
+        ActivationLayer { function, masked: false }
+    }
+}
 
 /// The normal distribution's cumulative function, by the error function.
 fn phi(x: f32) -> f32 {
@@ -132,14 +149,22 @@ fn slope(f: Activation, x: f32) -> f32 {
 
 impl Op for ActivationLayer {
     fn reads(&self) -> Reads {
-        match self.0 {
-            Activation::Relu => Reads { inputs: false, output: true },
+        match self.function {
+            Activation::Relu => Reads { inputs: false, output: !self.masked },
             _ => Reads { inputs: true, output: false },
         }
     }
 
+    fn masks(&self) -> bool {
+        self.function == Activation::Relu && !self.masked
+    }
+
+    fn comes_masked(&mut self) {
+        self.masked = true;
+    }
+
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], _: &mut [f32]) {
-        let (f, x) = (self.0, x.get(0));
+        let (f, x) = (self.function, x.get(0));
         cx.pool.chunks(y, CHUNK, |i, y| {
             for (y, &x) in y.iter_mut().zip(&x[i * CHUNK..]) {
                 *y = value(f, x);
@@ -151,11 +176,14 @@ impl Op for ActivationLayer {
         true
     }
 
-    fn backward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &[f32], _: &[f32], gy: &mut [f32]) {
-        if self.0 == Activation::Relu {
-            return cx.pool.chunks(gy, CHUNK, |i, g| mask(g, &y[i * CHUNK..][..g.len()]));
+    fn backward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &[f32], _: &mut [f32], gy: &mut [f32]) {
+        if self.function == Activation::Relu {
+            if !self.masked {
+                mask_all(gy, y, cx.pool);
+            }
+            return;
         }
-        let (f, x) = (self.0, x.get(0));
+        let (f, x) = (self.function, x.get(0));
         cx.pool.chunks(gy, CHUNK, |i, g| {
             for (g, &x) in g.iter_mut().zip(&x[i * CHUNK..]) {
                 *g *= slope(f, x);
@@ -175,6 +203,24 @@ impl Prelu {
     /// On `channels` channels.
     pub fn new(weight: ParamId, channels: usize, trains: bool) -> Prelu {
         Prelu { weight, trains, columns: Columns::new(if trains { channels } else { 0 }) }
+    }
+}
+
+/// Sums of g x where x is not above 0.
+struct Slopes<'a> {
+    g: &'a [f32],
+    x: &'a [f32],
+    channels: usize,
+}
+
+impl Terms<1> for Slopes<'_> {
+    #[inline(always)]
+    fn add<const G: usize>(&self, row: usize, first: usize, _: &mut [f32], [sum]: &mut [[f32; G]; 1]) {
+        let at = row * self.channels + first;
+        let (g, x) = (group::<G>(self.g, at), group::<G>(self.x, at));
+        for c in 0..G {
+            sum[c] += if x[c] > 0.0 { 0.0 } else { g[c] * x[c] };
+        }
     }
 }
 
@@ -200,20 +246,12 @@ impl Op for Prelu {
         true
     }
 
-    fn backward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, _: &[f32], _: &[f32], gy: &mut [f32]) {
+    fn backward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, _: &[f32], _: &mut [f32], gy: &mut [f32]) {
         let x = x.get(0);
         let param = cx.params.get_mut(self.weight);
         let channels = param.value.len();
         if self.trains {
-            let g = &*gy;
-            let sums = self.columns.sum(cx.pool, g.len() / channels, &mut [], |range, _, sums| {
-                let range = range.start * channels..range.end * channels;
-                for (g, x) in g[range.clone()].chunks_exact(channels).zip(x[range].chunks_exact(channels)) {
-                    for ((sum, &g), &x) in sums.iter_mut().zip(g).zip(x) {
-                        *sum += if x > 0.0 { 0.0 } else { f64::from(g) * f64::from(x) };
-                    }
-                }
-            });
+            let sums = self.columns.sum(cx.pool, gy.len() / channels, &mut [], &Slopes { g: gy, x, channels });
             for (gradient, &sum) in param.gradient.iter_mut().zip(sums) {
                 *gradient = sum as f32;
             }

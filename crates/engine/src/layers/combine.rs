@@ -1,8 +1,8 @@
 //! Layers of several inputs: sum, product, concatenation.
 
-use crate::layers::CHUNK;
-use crate::layers::activation::mask;
-use crate::op::{Context, Inputs, Op, Reads};
+use crate::layers::activation::mask_all;
+use crate::simd::vectorised;
+use crate::op::{Context, Inputs, Op, Prepared, Reads};
 
 /// Sum of all inputs, with the ReLU that may follow. A (C, 1, 1) input is spread over all positions.
 pub(crate) struct Add {
@@ -10,23 +10,33 @@ pub(crate) struct Add {
     positions: usize,
     spread: Vec<bool>,
     relu: bool,
+    /// Whether the gradient comes with ReLU's mask on.
+    masked: bool,
 }
 
 impl Add {
     /// To `channels` at `positions` per image; `spread` marks the inputs of shape (C, 1, 1), where the output's is not.
     pub fn new(channels: usize, positions: usize, spread: Vec<bool>, relu: bool) -> Add {
-        Add { channels, positions, spread, relu }
+        Add { channels, positions, spread, relu, masked: false }
     }
 }
 
 impl Op for Add {
     fn reads(&self) -> Reads {
-        Reads { inputs: false, output: self.relu }
+        Reads { inputs: false, output: self.masks() }
+    }
+
+    fn masks(&self) -> bool {
+        self.relu && !self.masked
+    }
+
+    fn comes_masked(&mut self) {
+        self.masked = true;
     }
 
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], _: &mut [f32]) {
         let (channels, image) = (self.channels, self.channels * self.positions);
-        cx.pool.chunks(y, image, |i, y| {
+        cx.pool.chunks(y, image, |i, y| vectorised(#[inline(always)] || {
             for (k, &spread) in self.spread.iter().enumerate() {
                 let x = x.get(k);
                 if !spread {
@@ -48,20 +58,20 @@ impl Op for Add {
             if self.relu {
                 y.iter_mut().for_each(|y| *y = if *y < 0.0 { 0.0 } else { *y });
             }
-        });
+        }));
     }
 
     fn passes(&self, k: usize) -> bool {
         !self.spread[k]
     }
 
-    fn backward(&mut self, cx: &mut Context<'_>, _: Inputs<'_>, y: &[f32], _: &[f32], gy: &mut [f32]) {
-        if self.relu {
-            cx.pool.chunks(gy, CHUNK, |i, g| mask(g, &y[i * CHUNK..][..g.len()]));
+    fn backward(&mut self, cx: &mut Context<'_>, _: Inputs<'_>, y: &[f32], _: &mut [f32], gy: &mut [f32]) {
+        if self.masks() {
+            mask_all(gy, y, cx.pool);
         }
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, _: &[f32], gy: &[f32], gx: &mut [f32]) {
+    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
         let (channels, image) = (self.channels, self.channels * self.positions);
         cx.pool.chunks(gx, channels, |i, gx| {
             gx.fill(0.0);
@@ -115,7 +125,7 @@ impl Op for Mul {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, k: usize, x: Inputs<'_>, _: &[f32], gy: &[f32], gx: &mut [f32]) {
+    fn backward_input(&mut self, cx: &mut Context<'_>, k: usize, x: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
         let (channels, image) = (self.channels, self.channels * self.positions);
         let size = if self.spread[k] { channels } else { image };
         cx.pool.chunks(gx, size, |i, gx| {
@@ -184,7 +194,7 @@ impl Op for Concat {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, k: usize, _: Inputs<'_>, _: &[f32], gy: &[f32], gx: &mut [f32]) {
+    fn backward_input(&mut self, cx: &mut Context<'_>, k: usize, _: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
         let (total, (start, channels)) = (self.channels, self.parts[k]);
         cx.pool.chunks(gx, channels * self.positions, |i, gx| {
             let gy = &gy[i * total * self.positions..];

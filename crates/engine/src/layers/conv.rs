@@ -3,10 +3,11 @@
 use nettriage_net::Conv;
 
 use crate::conv::{ConvOp, Epilogue, Geometry, Needs};
-use crate::layers::activation::mask;
-use crate::layers::columns::{Columns, add_rows};
+use crate::layers::activation::mask_all;
+use crate::layers::columns::{Columns, Plain, Terms, group};
 use crate::layers::norm::Norm;
-use crate::op::{Context, Inputs, Op, Reads};
+use crate::layers::tiles::{Passed, Tiles};
+use crate::op::{Context, Inputs, Op, Prepared, Reads};
 use crate::params::{Param, ParamId, Params};
 use crate::pool::Pool;
 
@@ -34,7 +35,10 @@ pub(crate) struct Setting {
     pub below: bool,
 }
 
-/// y = relu(norm(conv(x) + bias)); norm and ReLU only where they follow.
+/// y = pool(relu(norm(conv(x) + bias))); norm, ReLU and 2x2 max-pooling only where they follow.
+///
+/// What is saved for the backward pass is what a norm on batch statistics or the pooling starts from; the gradient of
+/// that takes its place.
 pub(crate) struct ConvLayer {
     op: ConvOp,
     weight: ParamId,
@@ -42,8 +46,13 @@ pub(crate) struct ConvLayer {
     bias: Option<Bias>,
     norm: Option<Norm>,
     relu: bool,
+    tiles: Option<Tiles>,
     trains: bool,
     elements: usize,
+    /// Whether the gradient of the output comes with ReLU's mask on.
+    masked: bool,
+    /// Whether the input is a ReLU's output whose mask goes onto its gradient.
+    mask_input: bool,
 }
 
 /// A bias and the sums of its gradient.
@@ -59,29 +68,62 @@ impl Bias {
 
     /// The gradient is the sum of `g` (rows x channels), which a ReLU with output `y` masks first, in the same pass.
     fn gradient(&mut self, g: &mut [f32], y: Option<&[f32]>, params: &mut Params, pool: &Pool) {
-        let gradient = &mut params.get_mut(self.param).gradient;
-        let channels = gradient.len();
+        let channels = params.value(self.param).len();
         let rows = g.len() / channels;
-        let sums = self.columns.sum(pool, rows, g, |range, g, sums| {
-            if let Some(y) = y {
-                mask(g, &y[range.start * channels..range.end * channels]);
-            }
-            add_rows(g, sums);
-        });
-        for (gradient, &sum) in gradient.iter_mut().zip(sums) {
-            *gradient = sum as f32;
+        let sums = match y {
+            Some(y) => self.columns.sum(pool, rows, g, &Masked { y, channels }),
+            None => self.columns.sum(pool, rows, &mut [], &Plain { data: g, channels }),
+        };
+        write(sums, &mut params.get_mut(self.param).gradient);
+    }
+
+    /// The gradient from that of the pooled output `y`.
+    fn pooled(&mut self, y: &[f32], gy: &[f32], relu: bool, params: &mut Params, pool: &Pool) {
+        let channels = params.value(self.param).len();
+        let sums = self.columns.sum(pool, gy.len() / channels, &mut [], &Passed { y, gy, channels, relu });
+        write(sums, &mut params.get_mut(self.param).gradient);
+    }
+
+    /// A norm on batch statistics takes every constant off again: whatever the bias is, the loss is the same.
+    fn vanish(&self, params: &mut Params) {
+        params.get_mut(self.param).gradient.fill(0.0);
+    }
+}
+
+fn write(sums: &[f64], gradient: &mut [f32]) {
+    for (gradient, &sum) in gradient.iter_mut().zip(sums) {
+        *gradient = sum as f32;
+    }
+}
+
+/// The sum of a gradient that passes a ReLU with output `y`, and the mask put onto it.
+struct Masked<'a> {
+    y: &'a [f32],
+    channels: usize,
+}
+
+impl Terms<1> for Masked<'_> {
+    #[inline(always)]
+    fn add<const G: usize>(&self, row: usize, first: usize, g: &mut [f32], [sum]: &mut [[f32; G]; 1]) {
+        let y = group::<G>(self.y, row * self.channels + first);
+        let g: &mut [f32; G] = g.try_into().expect("as many elements");
+        for c in 0..G {
+            g[c] = if y[c] > 0.0 { g[c] } else { 0.0 };
+            sum[c] += g[c];
         }
     }
 }
 
 impl ConvLayer {
     /// A convolution of that geometry; `relu` if one follows without a norm (a norm has its own).
+    #[allow(clippy::too_many_arguments)]
     pub fn new(
         geometry: &Geometry,
         weight: ParamId,
         bias: Option<ParamId>,
         norm: Option<Norm>,
         relu: bool,
+        tiles: Option<Tiles>,
         setting: Setting,
     ) -> ConvLayer {
         let needs = Needs { grad_input: setting.below, grad_weight: setting.trains };
@@ -93,8 +135,57 @@ impl ConvLayer {
             bias: Bias::new(bias, channels, setting.trains),
             norm,
             relu,
+            tiles,
             trains: setting.trains,
             elements: channels * height * width,
+            masked: false,
+            mask_input: false,
+        }
+    }
+
+    /// From the gradient of the output to that of the convolution's sum, in `gy`; with the bias's.
+    fn backward_whole(&mut self, cx: &mut Context<'_>, y: &[f32], saved: &[f32], gy: &mut [f32]) {
+        if let Some(norm) = &mut self.norm {
+            norm.backward(saved, (!self.masked).then_some(y), gy, cx.params, cx.pool);
+        }
+        let output = (self.relu && !self.masked).then_some(y);
+        match self.bias.as_mut().filter(|_| self.trains) {
+            Some(bias) if self.norm.as_ref().is_some_and(Norm::centres) => bias.vanish(cx.params),
+            Some(bias) => bias.gradient(gy, output, cx.params, cx.pool),
+            None => {
+                if let Some(y) = output {
+                    mask_all(gy, y, cx.pool);
+                }
+            }
+        }
+    }
+
+    /// From the gradient `gy` of the pooled output to that of the convolution's sum, in `saved`; with the bias's.
+    fn backward_pooled(&mut self, tiles: Tiles, cx: &mut Context<'_>, y: &[f32], saved: &mut [f32], gy: &[f32]) {
+        let bias = self.bias.as_mut().filter(|_| self.trains);
+        match &mut self.norm {
+            Some(norm) if norm.trains() => {
+                norm.backward_pooled(tiles, saved, gy, cx.params, cx.pool);
+                match bias {
+                    Some(bias) if norm.centres() => bias.vanish(cx.params),
+                    Some(bias) => bias.gradient(saved, None, cx.params, cx.pool),
+                    None => {}
+                }
+            }
+            Some(norm) => {
+                let relu = norm.relu();
+                let (scale, _) = norm.fold(cx.params);
+                tiles.backward(y, gy, Some(scale), relu, saved, cx.pool);
+                if let Some(bias) = bias {
+                    bias.gradient(saved, None, cx.params, cx.pool);
+                }
+            }
+            None => {
+                tiles.backward(y, gy, None, self.relu, saved, cx.pool);
+                if let Some(bias) = bias {
+                    bias.pooled(y, gy, self.relu, cx.params, cx.pool);
+                }
+            }
         }
     }
 
@@ -105,36 +196,49 @@ impl ConvLayer {
 
 impl Op for ConvLayer {
     fn saved(&self) -> usize {
-        if self.norm_trains() { self.elements } else { 0 }
+        if self.norm_trains() || self.tiles.is_some() { self.elements } else { 0 }
     }
 
     fn reads(&self) -> Reads {
-        let masked = match &self.norm {
+        Reads { inputs: self.trains || self.mask_input, output: self.masks() || self.tiles.is_some() }
+    }
+
+    fn masks(&self) -> bool {
+        let relu = match &self.norm {
             Some(norm) => norm.relu() && !norm.trains(),
             None => self.relu,
         };
-        Reads { inputs: self.trains, output: masked }
+        relu && self.tiles.is_none() && !self.masked
+    }
+
+    fn comes_masked(&mut self) {
+        self.masked = true;
+    }
+
+    fn mask_input(&mut self) -> bool {
+        self.mask_input = true;
+        true
     }
 
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], saved: &mut [f32]) {
         let weight = current(&mut self.op, &mut self.packed, cx.params.get(self.weight));
         let bias = self.bias.as_ref().map(|bias| cx.params.value(bias.param));
-        match &mut self.norm {
-            Some(norm) if cx.train && norm.trains() => {
-                let epilogue = Epilogue { bias, ..Epilogue::default() };
-                self.op.forward(cx.n, weight, x.get(0), epilogue, saved, cx.pool, cx.scratch);
-                norm.forward(true, saved, y, cx.params, cx.pool);
-            }
+        let on_batch = cx.train && self.norm.as_ref().is_some_and(Norm::trains);
+        let epilogue = match &mut self.norm {
+            Some(_) if on_batch => Epilogue { bias, ..Epilogue::default() },
             Some(norm) => {
                 let relu = norm.relu();
                 let (scale, shift) = norm.fold(cx.params);
-                let epilogue = Epilogue { bias, scale: Some(scale), shift: Some(shift), relu };
-                self.op.forward(cx.n, weight, x.get(0), epilogue, y, cx.pool, cx.scratch);
+                Epilogue { bias, scale: Some(scale), shift: Some(shift), relu }
             }
-            None => {
-                let epilogue = Epilogue { bias, relu: self.relu, ..Epilogue::default() };
-                self.op.forward(cx.n, weight, x.get(0), epilogue, y, cx.pool, cx.scratch);
-            }
+            None => Epilogue { bias, relu: self.relu, ..Epilogue::default() },
+        };
+        let direct = if on_batch || self.tiles.is_some() { &mut *saved } else { &mut *y };
+        self.op.forward(cx.n, weight, x.get(0), epilogue, direct, cx.pool, cx.scratch);
+        match (&mut self.norm, self.tiles) {
+            (Some(norm), tiles) if on_batch => norm.forward(true, saved, y, tiles, cx.params, cx.pool),
+            (_, Some(tiles)) => tiles.forward(saved, None, y, cx.pool),
+            _ => {}
         }
     }
 
@@ -142,28 +246,23 @@ impl Op for ConvLayer {
         false
     }
 
-    fn backward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &[f32], saved: &[f32], gy: &mut [f32]) {
-        if let Some(norm) = &mut self.norm {
-            norm.backward(saved, y, gy, cx.params, cx.pool);
-        }
-        let output = self.relu.then_some(y);
-        match &mut self.bias {
-            Some(bias) if self.trains => bias.gradient(gy, output, cx.params, cx.pool),
-            _ => {
-                if let Some(y) = output {
-                    cx.pool.chunks(gy, super::CHUNK, |i, g| mask(g, &y[i * super::CHUNK..][..g.len()]));
-                }
-            }
+    fn backward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &[f32], saved: &mut [f32], gy: &mut [f32]) {
+        match self.tiles {
+            Some(tiles) => self.backward_pooled(tiles, cx, y, saved, gy),
+            None => self.backward_whole(cx, y, saved, gy),
         }
         if self.trains {
+            let g = if self.tiles.is_some() { &*saved } else { &*gy };
             let gradient = &mut cx.params.get_mut(self.weight).gradient;
-            self.op.grad_weight(cx.n, x.get(0), gy, gradient, cx.pool, cx.scratch);
+            self.op.grad_weight(cx.n, x.get(0), g, gradient, cx.pool, cx.scratch);
         }
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, _: &[f32], gy: &[f32], gx: &mut [f32]) {
+    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, x: Inputs<'_>, prepared: Prepared<'_>, gx: &mut [f32]) {
         let weight = current(&mut self.op, &mut self.packed, cx.params.get(self.weight));
-        self.op.grad_input(cx.n, weight, gy, gx, cx.pool, cx.scratch);
+        let g = if self.tiles.is_some() { prepared.saved } else { prepared.gy };
+        let mask = self.mask_input.then(|| x.get(0));
+        self.op.grad_input(cx.n, weight, g, gx, mask, cx.pool, cx.scratch);
     }
 
     fn scratch_bytes(&self) -> usize {
@@ -217,7 +316,7 @@ impl Op for ConvTransposeLayer {
 
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], _: &mut [f32]) {
         let weight = current(&mut self.op, &mut self.packed, cx.params.get(self.weight));
-        self.op.grad_input(cx.n, weight, x.get(0), y, cx.pool, cx.scratch);
+        self.op.grad_input(cx.n, weight, x.get(0), y, None, cx.pool, cx.scratch);
         if let Some(bias) = &self.bias {
             let bias = cx.params.value(bias.param);
             let size = super::CHUNK.div_ceil(bias.len()) * bias.len();
@@ -235,7 +334,7 @@ impl Op for ConvTransposeLayer {
         false
     }
 
-    fn backward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, _: &[f32], _: &[f32], gy: &mut [f32]) {
+    fn backward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, _: &[f32], _: &mut [f32], gy: &mut [f32]) {
         if !self.trains {
             return;
         }
@@ -246,7 +345,7 @@ impl Op for ConvTransposeLayer {
         self.op.grad_weight(cx.n, gy, x.get(0), gradient, cx.pool, cx.scratch);
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, _: &[f32], gy: &[f32], gx: &mut [f32]) {
+    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
         debug_assert!(self.below);
         let weight = current(&mut self.op, &mut self.packed, cx.params.get(self.weight));
         self.op.forward(cx.n, weight, gy, Epilogue::default(), gx, cx.pool, cx.scratch);

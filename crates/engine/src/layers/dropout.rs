@@ -45,7 +45,7 @@ impl Op for Dropout {
         true
     }
 
-    fn backward(&mut self, cx: &mut Context<'_>, _: Inputs<'_>, _: &[f32], _: &[f32], gy: &mut [f32]) {
+    fn backward(&mut self, cx: &mut Context<'_>, _: Inputs<'_>, _: &[f32], _: &mut [f32], gy: &mut [f32]) {
         let key = key(cx.seed, &self.name);
         cx.pool.chunks(gy, CHUNK, |i, g| {
             for (j, g) in g.iter_mut().enumerate() {

@@ -2,7 +2,7 @@
 
 use nettriage_net::Shape;
 
-use crate::op::{Context, Inputs, Op, Reads};
+use crate::op::{Context, Inputs, Op, Prepared, Reads};
 
 /// y[i] = x[table[i]] within every stretch of `table.len()` elements; `table` is a permutation.
 pub(crate) struct Gather {
@@ -56,7 +56,7 @@ impl Op for Gather {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, _: &[f32], gy: &[f32], gx: &mut [f32]) {
+    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
         let period = self.table.len();
         cx.pool.chunks(gx, period * super::CHUNK.div_ceil(period), |i, gx| {
             let gy = &gy[i * period * super::CHUNK.div_ceil(period)..];

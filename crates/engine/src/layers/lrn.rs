@@ -1,6 +1,6 @@
 //! Local response normalisation across channels (Krizhevsky, Sutskever and Hinton, 2012).
 
-use crate::op::{Context, Inputs, Op, Reads};
+use crate::op::{Context, Inputs, Op, Prepared, Reads};
 
 /// y_c = x_c / d_c^beta, d_c = bias + alpha / size * (sum of x^2 over the window of c), as ONNX and PyTorch define it.
 ///
@@ -54,7 +54,7 @@ impl Op for Lrn {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, x: Inputs<'_>, _: &[f32], gy: &[f32], gx: &mut [f32]) {
+    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, x: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
         let (x, channels) = (x.get(0), self.channels);
         let size = channels * super::CHUNK.div_ceil(channels);
         let factor = 2.0 * self.alpha * self.beta / self.size as f32;

@@ -1,7 +1,8 @@
 //! Batch normalisation and per-channel affine maps, alone or behind a convolution, with the ReLU that may follow.
 
-use crate::layers::CHUNK;
+use crate::layers::channelwise::{Coefficients, Moments, Products, apply, backward, scale_masked};
 use crate::layers::columns::Columns;
+use crate::layers::tiles::{Largest, Tiles};
 use crate::op::{Context, Inputs, Op, Reads};
 use crate::params::{ParamId, Params};
 use crate::pool::Pool;
@@ -26,12 +27,16 @@ pub(crate) struct Norm {
     relu: bool,
     channels: usize,
     trains: bool,
+    /// Whether the gradient comes with ReLU's mask on.
+    masked: bool,
     scale: Vec<f32>,
     shift: Vec<f32>,
-    /// Versions of the weights that `scale` and `shift` were made from; `None` after a step on batch statistics.
+    /// Versions of the weights that `scale` and `shift` were made from; `None` where they come from a batch.
     folded: Option<[u64; 4]>,
     mean: Vec<f32>,
     inverse: Vec<f32>,
+    slope: Vec<f32>,
+    constant: Vec<f32>,
     columns: Columns<2>,
 }
 
@@ -53,13 +58,21 @@ impl Norm {
             relu,
             channels,
             trains,
+            masked: false,
             scale: zeros(),
             shift: zeros(),
             folded: None,
             mean: zeros(),
             inverse: zeros(),
+            slope: zeros(),
+            constant: zeros(),
             columns: Columns::new(if trains { channels } else { 0 }),
         }
+    }
+
+    /// Whether it is computed from the batch in training: then adding a constant to a channel of its input changes nothing.
+    pub fn centres(&self) -> bool {
+        self.trains && self.statistics.is_some()
     }
 
     /// Whether it trains.
@@ -90,8 +103,7 @@ impl Norm {
                     for c in 0..self.channels {
                         let inverse = 1.0 / (f64::from(variance[c]) + f64::from(s.eps)).sqrt();
                         let scale = f64::from(weight[c]) * inverse;
-                        (self.mean[c], self.inverse[c]) = (mean[c], inverse as f32);
-                        self.scale[c] = scale as f32;
+                                                self.scale[c] = scale as f32;
                         self.shift[c] = (f64::from(bias[c]) - f64::from(mean[c]) * scale) as f32;
                     }
                 }
@@ -113,16 +125,7 @@ impl Norm {
         let (channels, rows) = (self.channels, x.len() / self.channels);
         // Sums of the distance to each channel's first element: no cancellation where the mean is large.
         let origin = &x[..channels];
-        let sums = self.columns.sum(pool, rows, &mut [], |range, _, sums| {
-            let (sum, square) = sums.split_at_mut(channels);
-            for row in x[range.start * channels..range.end * channels].chunks_exact(channels) {
-                for (((sum, square), &v), &o) in sum.iter_mut().zip(&mut *square).zip(row).zip(origin) {
-                    let d = f64::from(v - o);
-                    *sum += d;
-                    *square += d * d;
-                }
-            }
-        });
+        let sums = self.columns.sum(pool, rows, &mut [], &Moments { x, origin });
         let count = rows as f64;
         let unbiased = count / (count - 1.0).max(1.0);
         let share = f64::from(s.momentum);
@@ -144,125 +147,124 @@ impl Norm {
         self.folded = None;
     }
 
-    /// y from x (rows x channels): on batch statistics where the layer trains and `train` says so.
-    pub fn forward(&mut self, train: bool, x: &[f32], y: &mut [f32], params: &mut Params, pool: &Pool) {
+    /// y from x (rows x channels): on batch statistics where the layer trains and `train` says so. With `tiles` y is pooled.
+    pub fn forward(
+        &mut self,
+        train: bool,
+        x: &[f32],
+        y: &mut [f32],
+        tiles: Option<Tiles>,
+        params: &mut Params,
+        pool: &Pool,
+    ) {
         if train && self.trains {
             self.fold_batch(x, params, pool);
         } else {
             self.fold(params);
         }
-        let (scale, shift, relu, channels) = (&self.scale[..], &self.shift[..], self.relu, self.channels);
-        let size = CHUNK.div_ceil(channels) * channels;
-        pool.chunks(y, size, |i, y| {
-            let x = &x[i * size..i * size + y.len()];
-            for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-                for (((y, &x), &a), &b) in y.iter_mut().zip(x).zip(scale).zip(shift) {
-                    let v = x * a + b;
-                    *y = if relu && v < 0.0 { 0.0 } else { v };
-                }
-            }
-        });
+        match tiles {
+            Some(tiles) => tiles.forward(x, Some((&self.scale, &self.shift, self.relu)), y, pool),
+            None => apply(x, &self.scale, &self.shift, self.relu, y, pool),
+        }
     }
 
     /// Turns `g`, the gradient of y, into that of x, and writes the weights' gradients if they train.
     ///
-    /// x is only read where the layer trains; otherwise ReLU's mask comes from `y`.
-    pub fn backward(&mut self, x: &[f32], y: &[f32], g: &mut [f32], params: &mut Params, pool: &Pool) {
-        let channels = self.channels;
+    /// x is only read where the layer trains; otherwise ReLU's mask comes from `y`, unless it is on already (`None`).
+    pub fn backward(&mut self, x: &[f32], y: Option<&[f32]>, g: &mut [f32], params: &mut Params, pool: &Pool) {
         if !self.trains {
-            return scale_masked(g, y, &self.scale, self.relu, pool);
+            return scale_masked(g, y.filter(|_| self.relu), &self.scale, pool);
         }
-        let (scale, shift, mean, relu) = (&self.scale[..], &self.shift[..], &self.mean[..], self.relu);
-        let rows = g.len() / channels;
-        let batch = self.statistics.is_some();
-        // dBias = sum of g; dWeight = sum of g (x - mean) / deviation. The mask is where x * scale + shift, as computed before, is above 0.
-        let sums = self.columns.sum(pool, rows, g, |range, g, sums| {
-            let (bias, weight) = sums.split_at_mut(channels);
-            let x = &x[range.start * channels..range.end * channels];
-            for (g, x) in g.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-                for c in 0..channels {
-                    if relu && !(x[c] * scale[c] + shift[c] > 0.0) {
-                        g[c] = 0.0;
-                    }
-                    bias[c] += f64::from(g[c]);
-                    weight[c] += f64::from(g[c] * (x[c] - mean[c]));
-                }
-            }
-        });
+        let rows = g.len() / self.channels;
+        let (scale, shift, mean) = (&self.scale[..], &self.shift[..], &self.mean[..]);
+        if self.relu {
+            self.columns.sum(pool, rows, &mut [], &Products::<true> { g, x, mean, scale, shift });
+        } else {
+            self.columns.sum(pool, rows, &mut [], &Products::<false> { g, x, mean, scale, shift });
+        }
+        let relu = self.relu;
+        let k = self.settle(rows, params);
+        if relu { backward::<true>(x, &k, g, pool) } else { backward::<false>(x, &k, g, pool) }
+    }
+
+    /// As [`Norm::backward`] for a layer that trains and is pooled: from `gy` of the pooled pixels to the gradient of x, in place of x.
+    pub fn backward_pooled(&mut self, tiles: Tiles, x: &mut [f32], gy: &[f32], params: &mut Params, pool: &Pool) {
+        let (z, scale, shift, mean) = (&*x, &self.scale[..], &self.shift[..], &self.mean[..]);
+        let places = gy.len() / self.channels;
+        if self.relu {
+            let terms = Largest::<true> { tiles, z, gy, mean, scale, shift };
+            self.columns.sum(pool, places, &mut [], &terms);
+        } else {
+            let terms = Largest::<false> { tiles, z, gy, mean, scale, shift };
+            self.columns.sum(pool, places, &mut [], &terms);
+        }
+        let relu = self.relu;
+        let k = self.settle(x.len() / self.channels, params);
+        if relu {
+            tiles.backward_norm::<true>(&k, gy, x, pool);
+        } else {
+            tiles.backward_norm::<false>(&k, gy, x, pool);
+        }
+    }
+
+    /// From the sums of g and of g (x - mean) over `rows` rows, just made: the weights' gradients, and how x gets its own.
+    ///
+    /// dBias = sum of g; dWeight = sum of g (x - mean) / deviation;
+    /// dX = scale (g - dBias / n - (x - mean) / deviation * dWeight / n), for an affine layer scale g.
+    fn settle(&mut self, rows: usize, params: &mut Params) -> Coefficients<'_> {
         let count = rows as f64;
-        let (of_bias, of_weight) = sums.split_at(channels);
+        let batch = self.statistics.is_some();
+        let (of_bias, of_weight) = self.columns.last().split_at(self.channels);
         for (gradient, &sum) in params.get_mut(self.bias).gradient.iter_mut().zip(of_bias) {
             *gradient = sum as f32;
         }
-        for c in 0..channels {
-            let unit = if batch { f64::from(self.inverse[c]) } else { 1.0 };
-            params.get_mut(self.weight).gradient[c] = (of_weight[c] * unit) as f32;
-        }
-        // dX = scale (g - dBias / n - (x - mean) / deviation * dWeight / n), for an affine layer scale g: both a g + b x + c.
-        // `mean` and `inverse` are free from here on: they hold b and c.
-        for c in 0..channels {
-            let (a, inverse, mean) = (f64::from(self.scale[c]), f64::from(self.inverse[c]), f64::from(self.mean[c]));
-            let slope = if batch { -a * inverse * inverse * of_weight[c] / count } else { 0.0 };
-            let constant = if batch { -a * of_bias[c] / count - slope * mean } else { 0.0 };
-            (self.inverse[c], self.mean[c]) = (slope as f32, constant as f32);
-        }
-        let (slope, constant) = (&self.inverse[..], &self.mean[..]);
-        let size = CHUNK.div_ceil(channels) * channels;
-        pool.chunks(g, size, |i, g| {
-            let x = &x[i * size..i * size + g.len()];
-            for (g, x) in g.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-                for c in 0..channels {
-                    g[c] = g[c] * scale[c] + x[c] * slope[c] + constant[c];
-                }
+        let gradient = &mut params.get_mut(self.weight).gradient;
+        for c in 0..self.channels {
+            if batch {
+                let (a, mean) = (f64::from(self.scale[c]), f64::from(self.mean[c]));
+                let inverse = f64::from(self.inverse[c]);
+                let slope = -a * inverse * inverse * of_weight[c] / count;
+                gradient[c] = (of_weight[c] * inverse) as f32;
+                self.slope[c] = slope as f32;
+                self.constant[c] = (-a * of_bias[c] / count - slope * mean) as f32;
+            } else {
+                gradient[c] = of_weight[c] as f32;
+                (self.slope[c], self.constant[c]) = (0.0, 0.0);
             }
-        });
-        self.folded = None;
+        }
+        Coefficients { scale: &self.scale, shift: &self.shift, slope: &self.slope, constant: &self.constant }
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        16 * self.channels + self.columns.bytes()
+        24 * self.channels + self.columns.bytes()
     }
-}
-
-/// g := g * scale where y > 0 (everywhere without `relu`), else 0.
-fn scale_masked(g: &mut [f32], y: &[f32], scale: &[f32], relu: bool, pool: &Pool) {
-    let channels = scale.len();
-    let size = CHUNK.div_ceil(channels) * channels;
-    pool.chunks(g, size, |i, g| {
-        if relu {
-            let y = &y[i * size..i * size + g.len()];
-            for (g, y) in g.chunks_exact_mut(channels).zip(y.chunks_exact(channels)) {
-                for ((g, &y), &s) in g.iter_mut().zip(y).zip(scale) {
-                    *g = if y > 0.0 { *g * s } else { 0.0 };
-                }
-            }
-        } else {
-            for g in g.chunks_exact_mut(channels) {
-                for (g, &s) in g.iter_mut().zip(scale) {
-                    *g *= s;
-                }
-            }
-        }
-    });
 }
 
 impl Op for Norm {
     fn reads(&self) -> Reads {
-        Reads { inputs: self.trains, output: !self.trains && self.relu }
+        Reads { inputs: self.trains, output: self.masks() }
+    }
+
+    fn masks(&self) -> bool {
+        !self.trains && self.relu && !self.masked
+    }
+
+    fn comes_masked(&mut self) {
+        self.masked = true;
     }
 
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], _: &mut [f32]) {
-        Norm::forward(self, cx.train, x.get(0), y, cx.params, cx.pool);
+        Norm::forward(self, cx.train, x.get(0), y, None, cx.params, cx.pool);
     }
 
     fn passes(&self, _: usize) -> bool {
         true
     }
 
-    fn backward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &[f32], _: &[f32], gy: &mut [f32]) {
+    fn backward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &[f32], _: &mut [f32], gy: &mut [f32]) {
         let x = if self.trains { x.get(0) } else { &[] };
-        Norm::backward(self, x, y, gy, cx.params, cx.pool);
+        Norm::backward(self, x, (!self.masked).then_some(y), gy, cx.params, cx.pool);
     }
 
     fn bytes(&self) -> usize {

@@ -2,7 +2,7 @@
 
 use nettriage_net::{Shape, Window};
 
-use crate::op::{Context, Inputs, Op, Reads};
+use crate::op::{Context, Inputs, Op, Prepared, Reads};
 
 /// The rows (or columns) of the input that output place `o` sees, with padding cut off.
 fn span(o: usize, stride: usize, kernel: usize, before: usize, extent: usize) -> std::ops::Range<usize> {
@@ -63,7 +63,7 @@ impl Op for MaxPool {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, x: Inputs<'_>, y: &[f32], gy: &[f32], gx: &mut [f32]) {
+    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, x: Inputs<'_>, Prepared { y, gy, .. }: Prepared<'_>, gx: &mut [f32]) {
         let (x, channels) = (x.get(0), self.input.channels);
         let (size, output) = (self.input.elements(), self.output.elements());
         cx.pool.chunks(gx, size, |i, gx| {
@@ -163,7 +163,7 @@ impl Op for AvgPool {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, _: &[f32], gy: &[f32], gx: &mut [f32]) {
+    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
         let channels = self.input.channels;
         cx.pool.chunks(gx, self.input.elements(), |i, gx| {
             gx.fill(0.0);

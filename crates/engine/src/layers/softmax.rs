@@ -38,7 +38,7 @@ impl Op for Softmax {
         true
     }
 
-    fn backward(&mut self, cx: &mut Context<'_>, _: Inputs<'_>, y: &[f32], _: &[f32], gy: &mut [f32]) {
+    fn backward(&mut self, cx: &mut Context<'_>, _: Inputs<'_>, y: &[f32], _: &mut [f32], gy: &mut [f32]) {
         let size = self.channels * super::CHUNK.div_ceil(self.channels);
         cx.pool.chunks(gy, size, |i, g| {
             for (g, y) in g.chunks_exact_mut(self.channels).zip(y[i * size..].chunks_exact(self.channels)) {
