@@ -16,7 +16,12 @@ pub fn card(run: &Run, spec: &TrialSpec) -> Result<String, Error> {
     let mut lines = vec![
         format!("# {}, trial {}", plan.name, spec.id),
         String::new(),
-        format!("- **Parent**: seed {}, trained on {} images of {}", parent_seed(run, spec), plan.data.train, plan.data.name),
+        format!(
+            "- **Parent**: seed {}, trained on {} images of {}",
+            parent_seed(run, spec),
+            plan.data.train,
+            plan.data.name
+        ),
         format!(
             "- **Replaced**: {} by {}, started by {}, trained by {} on {} images (seed {})",
             text(&spec.block),
@@ -45,10 +50,19 @@ pub fn card(run: &Run, spec: &TrialSpec) -> Result<String, Error> {
             time.batch
         ));
     }
-    lines.push(format!("- **Input**: {:?} (C, H, W), mean {:?}, std {:?}", plan.data.shape, plan.data.mean, plan.data.std));
+    lines.push(format!(
+        "- **Input**: {:?} (C, H, W), mean {:?}, std {:?}",
+        plan.data.shape, plan.data.mean, plan.data.std
+    ));
     lines.push(format!("- **Classes**: {}", plan.data.classes.join(", ")));
     lines.push(format!("- **Command**: `nettriage export RUN --trial {}`, of the study below", spec.id));
-    lines.extend([String::new(), "```toml".into(), plan.study.trim_end().replace("```", "'''"), "```".into(), String::new()]);
+    lines.extend([
+        String::new(),
+        "```toml".into(),
+        plan.study.trim_end().replace("```", "'''"),
+        "```".into(),
+        String::new(),
+    ]);
     Ok(lines.join("\n"))
 }
 

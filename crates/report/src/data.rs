@@ -20,6 +20,7 @@ pub struct RunData {
 
 /// How a run was made: shown in the report's method, used in no computation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct About {
     /// Program and version, such as `nettriage 0.1.0`.

@@ -53,7 +53,7 @@ pub fn markdown(data: &RunData, analysis: &Analysis) -> String {
 }
 
 /// Keeps names from being taken for markup.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
         match c {

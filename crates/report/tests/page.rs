@@ -172,3 +172,60 @@ fn differences_are_what_the_records_say() {
     assert!(analysis.cells.iter().filter(|cell| cell.scheme != "none").all(|cell| cell.stand_ins == 4));
     assert!(html(&bare, &analysis).contains("stands in"));
 }
+
+#[test]
+fn a_run_compared_with_itself_differs_in_nothing() {
+    use nettriage_report::compare;
+    let options = Options { bootstrap: false, ..Options::default() };
+    let one = analyse(&Truth::small().simulate(1), &options);
+    let same = compare(&one, &one);
+    assert!(same.blocks.iter().all(|block| block.difference == Some(0.0) && block.p == Some(1.0)));
+    assert_eq!(same.tau, Some(1.0));
+    // A run in which block2 is harmed by ten points more.
+    let harmed = Truth {
+        child: |block, _, scheme| {
+            if scheme == "none" {
+                0.5
+            } else if block == 1 {
+                0.8
+            } else {
+                0.9
+            }
+        },
+        ..Truth::small()
+    };
+    let other = analyse(&harmed.simulate(2), &options);
+    let comparison = compare(&one, &other);
+    let block = comparison.blocks.iter().find(|block| block.block == "block2").unwrap();
+    assert!(block.p.unwrap() < 0.01 && block.difference.unwrap() > 5.0, "{block:?}");
+    let text = comparison.markdown();
+    assert!(text.contains("| block2 |") && text.contains("Kendall"));
+}
+
+#[test]
+fn event_files_are_framed_as_tfrecords() {
+    let folder = std::env::temp_dir().join(format!("nettriage-tensorboard-{}", std::process::id()));
+    let data = Truth { seeds: 1, ..Truth::small() }.simulate(1);
+    nettriage_report::tensorboard(&data, &folder).unwrap();
+    let mut files = Vec::new();
+    let mut folders = vec![folder.clone()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap().flatten() {
+            if entry.path().is_dir() { folders.push(entry.path()) } else { files.push(entry.path()) }
+        }
+    }
+    // The study, the parent, and every trial.
+    assert_eq!(files.len(), 2 + data.records.len());
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap();
+        let (mut at, mut events) = (0, 0);
+        while at < bytes.len() {
+            let length = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+            at += 12 + length + 4;
+            events += 1;
+        }
+        assert_eq!(at, bytes.len(), "{}", file.display());
+        assert!(events >= 2, "{}", file.display());
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}

@@ -14,6 +14,7 @@ use crate::stats::survival::{Time, kaplan_meier, median};
 
 /// One (block, substitute, init, scheme).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cell {
     /// The block.
     pub block: String,
@@ -52,6 +53,7 @@ pub struct Cell {
     /// Mean expected calibration error on the test set, percent.
     pub calibration_error: f64,
     /// Cost of the child.
+    #[cfg_attr(feature = "schema", schemars(with = "std::collections::BTreeMap<String, u64>"))]
     pub cost: Cost,
     /// Median inference time of the child over that of the parent, measured in alternation; the mean over trials.
     pub latency: Option<f64>,
@@ -61,6 +63,7 @@ pub struct Cell {
 
 /// The parents, averaged.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ParentSummary {
     /// Parents recorded.
     pub parents: usize,
@@ -77,13 +80,16 @@ pub struct ParentSummary {
     /// Test images.
     pub test_images: u64,
     /// Cost.
+    #[cfg_attr(feature = "schema", schemars(with = "std::collections::BTreeMap<String, u64>"))]
     pub cost: Cost,
 }
 
 /// A control without compression, or a block dropped or drawn anew.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Control {
     /// What it is.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub role: Role,
     /// The block; none for the parent trained on.
     pub block: Option<String>,
@@ -101,6 +107,7 @@ pub struct Control {
 
 /// A block's answer under the headline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlockAnswer {
     /// The block.
     pub block: String,

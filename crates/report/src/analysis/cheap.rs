@@ -10,6 +10,7 @@ use crate::stats::paired::mean;
 
 /// One cheaper way to rank the blocks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cheap {
     /// What ranks the blocks: `criticality` after training, or the `hint-loss` at the end of the hint stage.
     pub measure: String,

@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::cells::Cell;
 use super::headline::Headline;
 use super::index::Index;
-use crate::data::RunData;
 use crate::stats::paired::{mean, student};
 
 /// A network in the plane of accuracy and cost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ParetoPoint {
     /// Which of [`super::Analysis::cells`]; none for the parent.
     pub cell: Option<usize>,
@@ -27,6 +27,7 @@ pub struct ParetoPoint {
 
 /// In which planes a point is on the Pareto front.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Front {
     /// Accuracy against parameters.
     pub parameters: bool,
@@ -37,10 +38,12 @@ pub struct Front {
 }
 
 /// The parent and every cell, with the fronts.
-pub(crate) fn pareto(data: &RunData, cells: &[Cell]) -> Vec<ParetoPoint> {
-    let parent = data.parents.first().map(|first| ParetoPoint {
+pub(crate) fn pareto(index: &Index, cells: &[Cell]) -> Vec<ParetoPoint> {
+    // On the test images that the trials saw, each parent counting as often as it has seeds.
+    let accuracies: Vec<f64> = index.parent.values().map(|point| 100.0 * point.top1).collect();
+    let parent = index.data.parents.first().filter(|_| !accuracies.is_empty()).map(|first| ParetoPoint {
         cell: None,
-        accuracy: 100.0 * mean(&data.parents.iter().map(|parent| parent.test.top1).collect::<Vec<_>>()),
+        accuracy: mean(&accuracies),
         parameters: first.cost.parameters,
         macs: first.cost.macs,
         latency: Some(1.0),
@@ -78,6 +81,7 @@ fn on_front(points: &[ParetoPoint], point: &ParetoPoint, cost: impl Fn(&ParetoPo
 
 /// A block's change in one class under the headline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClassChange {
     /// The block.
     pub block: String,

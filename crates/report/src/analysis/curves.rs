@@ -11,8 +11,10 @@ use crate::stats::survival::{Step, Time, kaplan_meier, median};
 
 /// A learning curve on the validation set, averaged over the trials of a kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Curve {
     /// What was trained.
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub role: Role,
     /// The block; empty for the parent trained on.
     pub block: String,
@@ -30,6 +32,7 @@ pub struct Curve {
 
 /// A point of an averaged curve.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BandPoint {
     /// Images trained on.
     pub examples: u64,
@@ -79,6 +82,7 @@ fn curve(kind: &Kind, group: &Group) -> Option<Curve> {
 
 /// The share of a scheme's children not yet recovered, by examples seen (Kaplan and Meier).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Survival {
     /// The scheme.
     pub scheme: String,

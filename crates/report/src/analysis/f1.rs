@@ -20,6 +20,7 @@ use crate::stats::paired::{detectable, hedges, holm};
 
 /// What the data say of F1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum F1Verdict {
     /// Every pair of blocks is within the margin.
@@ -32,6 +33,7 @@ pub enum F1Verdict {
 
 /// F1 under the headline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct F1 {
     /// The verdict.
     pub verdict: F1Verdict,
@@ -58,12 +60,14 @@ pub struct F1 {
 
 /// Two blocks compared.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pair {
     /// The one.
     pub first: String,
     /// The other.
     pub second: String,
-    /// Criticality of the first less that of the second, percentage points.
+    /// Accuracy of the second's children less that of the first's, percentage points: what replacing the first costs
+    /// more.
     pub difference: f64,
     /// Its 95% interval.
     pub interval: [f64; 2],
@@ -95,8 +99,7 @@ pub(crate) fn judge(index: &Index, headline: &Headline, margin: f64) -> Option<F
     let mut errors = Vec::new();
     for (i, (first, a)) in blocks.iter().enumerate() {
         for (second, b) in &blocks[i + 1..] {
-            // The control is common to both blocks, so it cancels: criticality of the first less that of the second is
-            // the second's accuracy less the first's.
+            // Accuracies are compared directly: where the control is common to both blocks it cancels.
             let differences = differences(b, a, index.unit);
             // One unit can say nothing about training noise, however many images it has.
             let Some(mean) = differences.mean().filter(|_| differences.values.len() > 1) else { continue };

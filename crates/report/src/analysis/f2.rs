@@ -20,6 +20,7 @@ use super::series::{Differences, Estimate, Point, Series, differences, estimate}
 
 /// What the data say of F2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum F2Verdict {
     /// Better than the parent and than the parent trained on.
@@ -36,6 +37,7 @@ pub enum F2Verdict {
 
 /// F2 for one block, or for the mean over blocks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct F2Block {
     /// The block; none for the mean over blocks.
     pub block: Option<String>,
@@ -49,6 +51,7 @@ pub struct F2Block {
 
 /// F2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct F2 {
     /// Under what it is judged.
     pub headline: Headline,

@@ -23,6 +23,7 @@ use crate::stats::survival::{LogRank, Time, kaplan_meier, log_rank, median};
 
 /// The first half of F3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Pace {
     /// Distillation gets there sooner.
@@ -37,6 +38,7 @@ pub enum Pace {
 
 /// How one accuracy stands to another at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Ceiling {
     /// Within the margin.
@@ -51,6 +53,7 @@ pub enum Ceiling {
 
 /// F3 for one pair of schemes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct F3Pair {
     /// The scheme with soft targets.
     pub distilled: String,
@@ -85,6 +88,7 @@ pub struct F3Pair {
 
 /// F3.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct F3 {
     /// All pairs of schemes together.
     pub overall: F3Pair,
@@ -201,9 +205,9 @@ fn pooled(each: impl Iterator<Item = Differences>, strata: &[Stratum], unit: Uni
     let rows = kept.iter().map(|own| own.rows.as_ref()).collect::<Option<Vec<_>>>().map(|tables| {
         (0..model.len())
             .map(|u| {
-                let mut sum = vec![0.0_f32; tables[0][u].len()];
+                let mut sum = vec![0.0_f64; tables[0][u].len()];
                 for table in &tables {
-                    sum.iter_mut().zip(&table[u]).for_each(|(sum, d)| *sum += d / n as f32);
+                    sum.iter_mut().zip(&table[u]).for_each(|(sum, d)| *sum += d / n as f64);
                 }
                 sum
             })

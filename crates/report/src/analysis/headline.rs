@@ -7,6 +7,7 @@ use super::index::{Group, Index};
 
 /// One substitute, init and scheme for all blocks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Headline {
     /// The substitute, block by block (blocks may need different ones).
     pub substitutes: Vec<(String, String)>,

@@ -15,6 +15,7 @@ mod curves;
 mod f1;
 mod f2;
 mod f3;
+mod flips;
 mod headline;
 pub(crate) mod index;
 pub(crate) mod series;
@@ -28,6 +29,7 @@ pub use curves::{BandPoint, Curve, Survival};
 pub use f1::{F1, F1Verdict, Pair};
 pub use f2::{F2, F2Block, F2Verdict};
 pub use f3::{Ceiling, F3, F3Pair, Pace};
+pub use flips::Flips;
 pub use headline::Headline;
 pub use series::{Basis, Estimate, Unit};
 
@@ -40,6 +42,7 @@ pub const SCHEMA: u32 = 1;
 
 /// Choices that the records do not make.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Options {
     /// Differences below this many percentage points count as none (equivalence, non-inferiority).
     pub margin: f64,
@@ -55,6 +58,7 @@ impl Default for Options {
 
 /// What the records of a run say.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Analysis {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -98,6 +102,8 @@ pub struct Analysis {
     pub pareto: Vec<ParetoPoint>,
     /// Changes class by class under the headline.
     pub classes: Vec<ClassChange>,
+    /// Which test images change sides under the headline, block by block.
+    pub flips: Vec<Flips>,
     /// Learning curves on the validation set, averaged over trials.
     pub curves: Vec<Curve>,
     /// Recovery: the share not yet within the margin of the parent.
@@ -107,7 +113,7 @@ pub struct Analysis {
 /// Computes everything.
 pub fn analyse(data: &RunData, options: &Options) -> Analysis {
     let index = Index::new(data);
-    let images = data.parents.first().map_or(0, |parent| parent.test.images as usize);
+    let images = index.parent.values().find_map(|point| point.bits.as_ref()).map_or(0, |bits| bits.len());
     let draws = options.bootstrap.then(|| Draws::new(images)).flatten();
     let cells = cells::cells(&index, draws.as_ref());
     let headline = headline::choose(&index, |_| true);
@@ -137,8 +143,9 @@ pub fn analyse(data: &RunData, options: &Options) -> Analysis {
         f2: f2::judge(&index, options.margin),
         f3: f3::judge(&index, options.margin),
         cheap: headline.as_ref().map(|headline| cheap::compare(&index, headline)).unwrap_or_default(),
-        pareto: cost::pareto(data, &cells),
+        pareto: cost::pareto(&index, &cells),
         classes: headline.as_ref().map(|headline| cost::classes(&index, headline)).unwrap_or_default(),
+        flips: headline.as_ref().map(|headline| flips::flips(&index, headline)).unwrap_or_default(),
         curves: curves::curves(&index),
         survival: curves::survival(&index),
         cells,

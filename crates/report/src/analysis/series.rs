@@ -25,6 +25,7 @@ pub(crate) type Series = BTreeMap<Key, Point>;
 
 /// What varies between the independent repetitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
     /// Seeds of one parent: claims are about this network.
@@ -39,7 +40,7 @@ pub(crate) struct Differences {
     /// Mean over the test images.
     pub values: Vec<f64>,
     /// Image by image, as shares (-1 to 1); absent where any side does not know them.
-    pub rows: Option<Vec<Vec<f32>>>,
+    pub rows: Option<Vec<Vec<f64>>>,
     /// Pairs of trials.
     pub pairs: usize,
 }
@@ -57,20 +58,20 @@ pub(crate) fn differences(first: &Series, second: &Series, unit: Unit) -> Differ
         keys.iter().map(|key| 100.0 * (first[key].top1 - second[key].top1)).sum::<f64>() / keys.len() as f64
     };
     let row = |keys: &Vec<Key>| {
-        let mut sum: Vec<f32> = Vec::new();
+        let mut sum: Vec<f64> = Vec::new();
         for key in keys {
             let (a, b) = (first[key].bits.as_ref()?, second[key].bits.as_ref()?);
             if a.len() != b.len() || (!sum.is_empty() && sum.len() != a.len()) {
                 return None;
             }
             sum.resize(a.len(), 0.0);
-            sum.iter_mut().zip(a.iter().zip(b.iter())).for_each(|(sum, (&a, &b))| *sum += f32::from(a) - f32::from(b));
+            sum.iter_mut().zip(a.iter().zip(b.iter())).for_each(|(sum, (&a, &b))| *sum += f64::from(a) - f64::from(b));
         }
-        let n = keys.len() as f32;
+        let n = keys.len() as f64;
         sum.iter_mut().for_each(|sum| *sum /= n);
         Some(sum)
     };
-    let rows: Option<Vec<Vec<f32>>> = groups.values().map(row).collect();
+    let rows: Option<Vec<Vec<f64>>> = groups.values().map(row).collect();
     let rows = rows.filter(|rows| rows.windows(2).all(|pair| pair[0].len() == pair[1].len()));
     Differences { values: groups.values().map(value).collect(), rows, pairs: keys.len() }
 }
@@ -86,6 +87,7 @@ impl Differences {
 
 /// Over what an interval speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Basis {
     /// Over new units and new test images.
@@ -98,6 +100,7 @@ pub enum Basis {
 
 /// A mean difference in percentage points with its intervals.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Estimate {
     /// The mean.
     pub mean: f64,

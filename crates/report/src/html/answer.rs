@@ -188,16 +188,17 @@ fn verdicts(analysis: &Analysis) -> String {
     let cards: String = words::verdicts(analysis)
         .iter()
         .map(|verdict| {
-            let (class, mark) = match verdict.agrees {
-                Some(true) => ("yes", "✓ holds here"),
-                Some(false) => ("no", "✗ does not hold here"),
-                None => ("open", "? open"),
+            let class = match verdict.agrees {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "open",
             };
             format!(
-                "<article class=\"verdict {class}\"><h3><span>{}</span> {}</h3><p class=\"word\">{}</p><p class=\"mark\">{mark}</p><p>{}</p></article>",
+                "<article class=\"verdict {class}\"><h3><span>{}</span> {}</h3><p class=\"word\">{}</p><p class=\"mark\">{}</p><p>{}</p></article>",
                 verdict.name,
                 text(verdict.claim),
                 text(&words::capital(&verdict.verdict)),
+                text(verdict.mark),
                 text(&verdict.line)
             )
         })

@@ -126,9 +126,39 @@ pub(crate) fn classes(data: &RunData, analysis: &Analysis) -> String {
     } else {
         String::new()
     };
+    let flips = flips(analysis);
     format!(
         "<p>Child − parent on the test images of each class, in percentage points, under the answer’s combination.{which}</p>\
-         <figure data-plot=\"classes\"><div class=\"scroll\"><table class=\"matrix\"><thead><tr><th scope=\"col\">block</th>{head}</tr></thead><tbody>{body}</tbody></table></div></figure>"
+         <figure data-plot=\"classes\"><div class=\"scroll\"><table class=\"matrix\"><thead><tr><th scope=\"col\">block</th>{head}</tr></thead><tbody>{body}</tbody></table></div></figure>{flips}"
+    )
+}
+
+/// Which images change sides: a part of the section on classes.
+pub(crate) fn flips(analysis: &Analysis) -> String {
+    if analysis.flips.is_empty() {
+        return String::new();
+    }
+    let rows: Vec<Vec<String>> = analysis
+        .flips
+        .iter()
+        .map(|flips| {
+            let list: Vec<String> = flips.images.iter().take(12).map(usize::to_string).collect();
+            let more = if flips.always_lost > 12 { ", …" } else { "" };
+            vec![
+                text(&flips.block),
+                number(flips.lost, 1),
+                number(flips.gained, 1),
+                flips.always_lost.to_string(),
+                flips.always_gained.to_string(),
+                format!("{}{more}", list.join(", ")),
+            ]
+        })
+        .collect();
+    let header = ["block", "lost", "gained", "lost every time", "gained every time", "images lost every time, from 0"];
+    format!(
+        "<h3>Images that change sides</h3><p>Against the parent, out of the test set: images lost are right under the parent and wrong under \
+         the child. Those lost in every trial are what the block itself knows; the rest is noise of training.</p>{}",
+        table("plain", &header, &rows)
     )
 }
 

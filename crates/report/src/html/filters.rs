@@ -44,6 +44,7 @@ fn card(data: &RunData, block: &str, seed: u64, filters: &Filters) -> String {
     let coloured = data.plan.data.shape[0] == 3 && c == 3;
     let picture = |bytes: &str, when: &str| {
         sheet(&filters.pictures, bytes, coloured).map_or(String::new(), |(png, width, height)| {
+            let png = STANDARD.encode(png);
             // Whole screen pixels for each weight, and one size of sheet for all blocks.
             let scale = (330 / width.max(1)).clamp(2, 12);
             format!(
@@ -67,20 +68,22 @@ fn card(data: &RunData, block: &str, seed: u64, filters: &Filters) -> String {
     )
 }
 
-/// Filters six abreast, channels of a filter side by side, as a PNG in base64 with its size in pixels. `None` if the
+/// Filters six abreast, channels of a filter side by side, as a PNG file with its size in pixels. `None` if the
 /// record's numbers do not fit together.
-fn sheet(pictures: &FilterPictures, bytes: &str, coloured: bool) -> Option<(String, usize, usize)> {
+pub(crate) fn sheet(pictures: &FilterPictures, bytes: &str, coloured: bool) -> Option<(Vec<u8>, usize, usize)> {
     let [rows, columns] = pictures.kernel;
     let bytes = STANDARD.decode(bytes).ok()?;
-    let (filters, channels) = (pictures.filters.min(24), pictures.channels);
-    let planes = if coloured { 1 } else { channels };
+    let channels = pictures.channels;
+    // A deep filter by its four strongest channels, which come first: more would be too small to see.
+    let planes = if coloured { 1 } else { channels.min(4) };
+    let filters = pictures.filters.min(if planes == 1 { 18 } else { 12 });
     let expected = pictures.filters.checked_mul(channels)?.checked_mul(rows)?.checked_mul(columns)?;
     if filters == 0
         || channels == 0
         || bytes.len() != expected
         || (coloured && channels != 3)
         || rows.max(columns) > 64
-        || planes > 16
+        || channels > 1 << 16
     {
         return None;
     }
@@ -109,7 +112,7 @@ fn sheet(pictures: &FilterPictures, bytes: &str, coloured: bool) -> Option<(Stri
     let mut writer = encoder.write_header().ok()?;
     writer.write_image_data(&image).ok()?;
     writer.finish().ok()?;
-    Some((STANDARD.encode(out), width, height))
+    Some((out, width, height))
 }
 
 /// 1 blue, 128 near white, 255 orange.

@@ -5,7 +5,7 @@ use super::{plots, table};
 use crate::analysis::{Analysis, Estimate, F1, F2, F3};
 use crate::data::RunData;
 use crate::format::{interval, number, p_value, points};
-use crate::words::{against_parent_word, capital, ceiling_word, f2_word, pace_word, units};
+use crate::words::{capital, ceiling_word, f2_word, pace_word, units};
 
 pub(crate) fn section(data: &RunData, analysis: &Analysis) -> String {
     let f1 = analysis.f1.as_ref().map(|f1| f1_part(analysis, f1)).unwrap_or_default();
@@ -122,7 +122,7 @@ fn f3_part(f3: &F3) -> String {
                 ),
                 format!(
                     "{}: {}",
-                    capital(against_parent_word(pair.against_parent)),
+                    ceiling_word(pair.against_parent),
                     pair.to_parent.as_ref().map_or("–".to_owned(), with_interval)
                 ),
             ]

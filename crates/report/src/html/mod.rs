@@ -15,6 +15,7 @@ mod plots;
 use crate::analysis::Analysis;
 use crate::data::RunData;
 use escape::text;
+pub(crate) use filters::sheet;
 
 const D3: &str = include_str!("../../assets/d3.min.js");
 const PLOT: &str = include_str!("../../assets/plot.umd.min.js");

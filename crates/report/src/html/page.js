@@ -74,7 +74,9 @@ const plots = {
       const panels = (panel === "block" ? data.blocks : data.schemes).filter(name => children.some(row => row[panel] === name));
       const lines = (line === "block" ? data.blocks : data.schemes).filter(name => children.some(row => row[line] === name));
       const domain = line === "block" ? data.blocks : data.schemes;
-      const columns = Math.max(1, Math.min(panels.length, Math.floor(width / 270)));
+      // As many columns as fit, then as few as give the same number of rows: five panels are three and two, not four and one.
+      const most = Math.max(1, Math.min(panels.length, Math.floor(width / 270)));
+      const columns = Math.ceil(panels.length / Math.ceil(panels.length / most));
       const at = name => panels.indexOf(name);
       const fx = row => at(row[panel]) % columns, fy = row => Math.floor(at(row[panel]) / columns);
       // The parent trained on belongs to a scheme: to its panel, or to every panel where lines are schemes (the answer's scheme alone).
@@ -121,7 +123,8 @@ const plots = {
     prepare(figure) { if (!data.pareto.some(p => p.cell != null && p.latency != null)) $("option[value=latency]", figure).remove(); },
     rows(figure) {
       const [cost, which] = [$("[name=cost]", figure).value, $("[name=which]", figure).value];
-      return data.pareto.filter(p => p[cost] != null && (p.cell == null || which === "all" || data.cells[p.cell].scheme !== "none")).map(p => {
+      const parent = data.pareto.find(p => p.cell == null)?.accuracy ?? 100;
+      return data.pareto.filter(p => p[cost] != null && (p.cell == null || which === "all" || (which === "trained" && data.cells[p.cell].scheme !== "none") || (which === "near" && p.accuracy >= parent - 5))).map(p => {
         const c = p.cell == null ? { block: "parent", substitute: "", init: "", scheme: "" } : data.cells[p.cell];
         return { against: cost, block: c.block, substitute: c.substitute, init: c.init, scheme: c.scheme, cost: p[cost], accuracy: p.accuracy, front: p.front[cost], headline: data.answer.some(a => a.cell != null && a.cell === p.cell) };
       });

@@ -26,7 +26,7 @@ pub(crate) fn cost(analysis: &Analysis) -> String {
     "<p>Every replacement by its mean accuracy and cost. The line joins those that nothing beats in both.</p>\
      <figure data-plot=\"pareto\"><div class=\"controls\"><label>against <select name=\"cost\"><option value=\"parameters\">parameters</option>\
      <option value=\"macs\">multiply-accumulates an image</option><option value=\"latency\">measured inference time, of the parent's</option></select></label>\
-     <label>show <select name=\"which\"><option value=\"trained\">trained replacements</option><option value=\"all\">all, untrained too</option></select></label></div>\
+     <label>show <select name=\"which\"><option value=\"near\">those within 5 points of the parent</option><option value=\"trained\">all that were trained</option><option value=\"all\">untrained ones too</option></select></label></div>\
      <div class=\"plot\"></div></figure>"
         .to_owned()
 }

@@ -42,13 +42,13 @@ impl Draws {
     }
 
     /// The 95% interval of the grand mean; rows are units. `None` for fewer than two units, or without spread.
-    pub fn interval(&self, rows: &[Vec<f32>]) -> Option<[f64; 2]> {
+    pub fn interval(&self, rows: &[Vec<f64>]) -> Option<[f64; 2]> {
         let units = rows.len();
         if units < 2 || rows.iter().any(|row| row.len() != self.images) {
             return None;
         }
         // Most images come out alike under both networks, so only those that differ are visited.
-        let sparse: Vec<Vec<(u32, f32)>> = rows
+        let sparse: Vec<Vec<(u32, f64)>> = rows
             .iter()
             .map(|row| row.iter().enumerate().filter(|(_, d)| **d != 0.0).map(|(i, &d)| (i as u32, d)).collect())
             .collect();
@@ -59,9 +59,8 @@ impl Draws {
             .map(|counts| {
                 let mut times = vec![0_u32; units];
                 (0..units).for_each(|_| times[random.below(units)] += 1);
-                let of_unit = |unit: usize| -> f64 {
-                    sparse[unit].iter().map(|&(i, d)| f64::from(counts[i as usize]) * f64::from(d)).sum()
-                };
+                let of_unit =
+                    |unit: usize| -> f64 { sparse[unit].iter().map(|&(i, d)| f64::from(counts[i as usize]) * d).sum() };
                 let sum: f64 =
                     (0..units).filter(|&unit| times[unit] > 0).map(|unit| f64::from(times[unit]) * of_unit(unit)).sum();
                 sum / (units * self.images) as f64
@@ -86,9 +85,9 @@ impl Draws {
     }
 
     /// The grand mean and the acceleration.
-    fn acceleration(&self, rows: &[Vec<f32>]) -> (f64, f64) {
+    fn acceleration(&self, rows: &[Vec<f64>]) -> (f64, f64) {
         let (n, m) = (rows.len() as f64, self.images as f64);
-        let unit_means: Vec<f64> = rows.iter().map(|row| row.iter().map(|&d| f64::from(d)).sum::<f64>() / m).collect();
+        let unit_means: Vec<f64> = rows.iter().map(|row| row.iter().sum::<f64>() / m).collect();
         let grand = unit_means.iter().sum::<f64>() / n;
         // Leaving one of k out of a mean moves it by (grand - mean of that one) / (k - 1); the empirical influence is
         // (mean of that one - grand) / k in each factor.
@@ -99,7 +98,7 @@ impl Draws {
         };
         unit_means.iter().for_each(|unit| add((unit - grand) / n));
         for i in 0..self.images {
-            add((rows.iter().map(|row| f64::from(row[i])).sum::<f64>() / n - grand) / m);
+            add((rows.iter().map(|row| row[i]).sum::<f64>() / n - grand) / m);
         }
         let acceleration = if squares > 0.0 { cubes / (6.0 * squares.powf(1.5)) } else { 0.0 };
         (grand, acceleration)

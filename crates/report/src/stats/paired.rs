@@ -88,21 +88,21 @@ pub fn mean(values: &[f64]) -> f64 {
 /// rows differ in length, or if there are fewer than two images.
 ///
 /// With one unit only the images' share can be known: the standard error is theirs alone.
-pub fn crossed(rows: &[Vec<f32>]) -> Option<Mean> {
+pub fn crossed(rows: &[Vec<f64>]) -> Option<Mean> {
     let units = rows.len();
     let images = rows.first()?.len();
     if images < 2 || rows.iter().any(|row| row.len() != images) {
         return None;
     }
     let (n, m) = (units as f64, images as f64);
-    let unit_means: Vec<f64> = rows.iter().map(|row| row.iter().map(|&d| f64::from(d)).sum::<f64>() / m).collect();
+    let unit_means: Vec<f64> = rows.iter().map(|row| row.iter().sum::<f64>() / m).collect();
     let grand = mean(&unit_means);
     let (mut ss_images, mut ss_residual) = (0.0, 0.0);
     for i in 0..images {
-        let of_image = rows.iter().map(|row| f64::from(row[i])).sum::<f64>() / n;
+        let of_image = rows.iter().map(|row| row[i]).sum::<f64>() / n;
         ss_images += (of_image - grand).powi(2);
         for (row, unit) in rows.iter().zip(&unit_means) {
-            ss_residual += (f64::from(row[i]) - unit - of_image + grand).powi(2);
+            ss_residual += (row[i] - unit - of_image + grand).powi(2);
         }
     }
     let ms_images = n * ss_images / (m - 1.0);

@@ -6,6 +6,7 @@ use super::distributions::chi2_tail;
 
 /// One trial: when the event came, or until when it had not.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Time {
     /// Examples seen.
     pub at: f64,
@@ -15,6 +16,7 @@ pub struct Time {
 
 /// A step of a survival curve.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Step {
     /// Examples seen.
     pub at: f64,
@@ -51,6 +53,7 @@ fn event_times<'a>(times: impl Iterator<Item = &'a Time>) -> Vec<f64> {
 
 /// The stratified log-rank test of two groups (Mantel, 1966).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LogRank {
     /// Events in the first group.
     pub observed: f64,

@@ -90,8 +90,10 @@ impl Truth {
         let plan = self.plan();
         let ease: Vec<f64> = (0..self.images).map(|_| self.image_sd * normal(&mut random)).collect();
         let shifts: Vec<f64> = (0..self.parents).map(|_| self.parent_sd * normal(&mut random)).collect();
-        let base: Vec<Vec<u8>> =
-            shifts.iter().map(|shift| draw(&mut random, &ease, self.level(Role::Parent, self.parent) + shift)).collect();
+        let base: Vec<Vec<u8>> = shifts
+            .iter()
+            .map(|shift| draw(&mut random, &ease, self.level(Role::Parent, self.parent) + shift))
+            .collect();
         let table = |random: &mut ChaCha8Rng, rows: usize, columns: usize, sd: f64| -> Vec<Vec<f64>> {
             (0..rows).map(|_| (0..columns).map(|_| sd * normal(random)).collect()).collect()
         };

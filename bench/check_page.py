@@ -1,0 +1,115 @@
+"""Opens a report in real Chromium and tries it as a reader would.
+
+    python bench/check_page.py report.html [folder for screenshots]
+
+At 1280 and 390 pixels, light and dark: no console error, no request, every section there, nothing wider than the window;
+sorting sorts, hovering and focusing explain, the plots redraw on their choices, the downloads are whole. Needs the package
+`playwright` and a Chromium (path in CHROMIUM, default /usr/bin/chromium).
+"""
+
+import os
+import pathlib
+import sys
+
+from playwright.sync_api import sync_playwright
+
+SECTIONS = ["answer", "matrix", "curves", "findings", "cost", "method"]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+# What reaches out of the window; tables and code may scroll inside their own boxes.
+OVERFLOW = """() => {
+  const width = document.documentElement.clientWidth, found = [];
+  if (document.documentElement.scrollWidth > width) found.push(`page ${document.documentElement.scrollWidth}`);
+  for (const element of document.querySelectorAll('main *')) {
+    if (element.closest('.scroll, pre, svg')) continue;
+    const box = element.getBoundingClientRect();
+    if (box.width && (box.right > width + 1 || box.left < -1)) found.push(`${element.tagName}.${element.className}`);
+  }
+  return found;
+}"""
+
+
+def expect(truth, what):
+    if not truth:
+        raise AssertionError(what)
+
+
+def look(browser, page_file, width, theme, shots):
+    name = f"{width}-{theme}"
+    context = browser.new_context(viewport={"width": width, "height": 860}, color_scheme=theme, accept_downloads=True)
+    page = context.new_page()
+    problems = []
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: problems.append(f"request {request.url[:80]}") if not request.url.startswith(("file:", "data:", "blob:")) else None)
+    page.goto(page_file.as_uri())
+    page.wait_for_timeout(300)
+    for section in SECTIONS:
+        expect(page.locator(f"section#{section}").count() == 1, f"{name}: section {section}")
+    expect(page.locator("article.verdict").count() == 3, f"{name}: three verdicts")
+    expect(page.evaluate(OVERFLOW) == [], f"{name}: too wide: {page.evaluate(OVERFLOW)}")
+    for plot in page.locator("figure .plot").all():
+        expect(plot.locator("svg").count() > 0, f"{name}: an empty plot")
+    if shots:
+        page.screenshot(path=shots / f"{name}-first.png")
+        page.screenshot(path=shots / f"{name}.png", full_page=True)
+
+    # Sorting: the last column, largest first, then smallest first.
+    heads = page.locator("#matrix .sort")
+    last = heads.nth(heads.count() - 1)
+    values = lambda: page.eval_on_selector_all("#matrix tbody tr", "rows => rows.map(row => row.lastElementChild.dataset.value).filter(value => value != null).map(Number)")
+    last.click()
+    expect(values() == sorted(values(), reverse=True), f"{name}: sorted downwards")
+    last.click()
+    expect(values() == sorted(values()), f"{name}: sorted upwards")
+    last.click()
+
+    # Hovering and focusing a cell explain it; Escape takes the explanation away.
+    cell, tip = page.locator("#matrix td[data-tip]").first, page.locator("#tip")
+    cell.scroll_into_view_if_needed()
+    cell.hover()
+    expect(tip.is_visible() and "points" in tip.inner_text(), f"{name}: a tip on hover")
+    page.keyboard.press("Escape")
+    expect(not tip.is_visible(), f"{name}: Escape")
+    cell.focus()
+    expect(tip.is_visible(), f"{name}: a tip on focus")
+    page.keyboard.press("Escape")
+
+    # Every choice redraws without an error.
+    for select in page.locator("figure select").all():
+        for value in select.locator("option").evaluate_all("options => options.map(option => option.value)"):
+            select.select_option(value)
+    for details in page.locator("details > summary").all():
+        details.click()
+    expect(page.evaluate(OVERFLOW) == [], f"{name}: too wide when opened: {page.evaluate(OVERFLOW)}")
+    page.locator("#theme").click()
+    expect(page.evaluate("document.documentElement.dataset.theme") != theme, f"{name}: the theme changes")
+
+    # Every plot comes as a file.
+    for button in page.locator(".tools button").all():
+        with page.expect_download() as waiting:
+            button.click()
+        text = pathlib.Path(waiting.value.path()).read_text(encoding="utf-8")
+        whole = text.startswith("<svg") and text.endswith("</svg>") if button.inner_text() == "SVG" else text.count("\n") > 1
+        expect(whole, f"{name}: {waiting.value.suggested_filename}")
+    expect(problems == [], f"{name}: {problems}")
+    context.close()
+
+
+def main():
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: check_page.py report.html [folder for screenshots]")
+    page_file = pathlib.Path(sys.argv[1]).resolve()
+    shots = pathlib.Path(sys.argv[2]) if len(sys.argv) == 3 else None
+    if shots:
+        shots.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=FLAGS)
+        for width in (1280, 390):
+            for theme in ("light", "dark"):
+                look(browser, page_file, width, theme, shots)
+                print(f"{width} pixels, {theme}: fine")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+//! A hundred thousand trials: `cargo test --release -p nettriage-records --test large -- --ignored --nocapture`.
+
+use std::time::Instant;
+
+use nettriage_records::plan::*;
+use nettriage_records::record::{Clock, Outcome, Record};
+use nettriage_records::{Run, content_id};
+
+#[test]
+#[ignore = "writes 100,000 files; takes some ten seconds"]
+fn status_over_a_hundred_thousand_records_takes_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    let trial = |i: u64| TrialSpec {
+        id: content_id(&i),
+        role: Role::Child,
+        parent: "p".into(),
+        block: Some("block1".into()),
+        substitute: Some("conv3x3".into()),
+        init: Some("random".into()),
+        scheme: "global".into(),
+        seed: i,
+    };
+    let data = DataSummary {
+        name: "digits".into(),
+        checksum: "0".into(),
+        classes: vec![],
+        shape: [1, 8, 8],
+        mean: vec![0.5],
+        std: vec![0.25],
+        train: 1,
+        validation: 1,
+        test: 1,
+        budget: 1,
+    };
+    let plan = Plan {
+        version: VERSION,
+        name: "large".into(),
+        study: String::new(),
+        data,
+        layers: vec![],
+        blocks: vec![],
+        schemes: vec![],
+        parents: vec![],
+        trials: (0..100_000).map(trial).collect(),
+        margin: 0.01,
+    };
+    let started = Instant::now();
+    let run = Run::create(folder.path(), &plan).unwrap();
+    println!("create: {:?}", started.elapsed());
+    // One record written in earnest; the others are copies under their own names, since a sync a file would take minutes.
+    let outcome = Outcome::Failed { reason: "x".repeat(20_000) };
+    let record =
+        Record { version: VERSION, spec: plan.trials[0].clone(), outcome, readings: None, clock: Clock::default() };
+    run.write(&record).unwrap();
+    let file = |id: &str| folder.path().join("trials").join(format!("{id}.json"));
+    let text = std::fs::read_to_string(file(&plan.trials[0].id)).unwrap();
+    for trial in &plan.trials[1..] {
+        std::fs::write(file(&trial.id), text.replace(&plan.trials[0].id, &trial.id)).unwrap();
+    }
+    for _ in 0..2 {
+        let started = Instant::now();
+        let run = Run::open(folder.path()).unwrap();
+        let status = run.status().unwrap();
+        println!("open and status: {:?}", started.elapsed());
+        assert_eq!((status.failed, status.left), (100_000, 0));
+    }
+    assert!(started.elapsed().as_secs() < 300);
+}
