@@ -160,7 +160,17 @@ pub(super) unsafe fn rows<S: Simd, const M: usize, const N: usize>(t: &Rows) {
             let left = t.columns.saturating_sub(v * S::LANES);
             let done = t.finish.apply::<S, M>(acc[v], v * S::LANES, left);
             for m in 0..M {
-                t.finish.store::<S>(t.c[m].wrapping_add(v * S::LANES), done[m], left);
+                S::store_up_to(t.c[m].wrapping_add(v * S::LANES), done[m], left);
+            }
+        }
+        // In a pass of its own over the written tile: this branch among the sums would keep them in memory throughout.
+        if !t.finish.mask.is_null() {
+            for m in 0..M {
+                for v in 0..N {
+                    let left = t.columns.saturating_sub(v * S::LANES);
+                    let to = t.c[m].wrapping_add(v * S::LANES);
+                    t.finish.store::<S>(to, S::load_up_to(to, left), left);
+                }
             }
         }
     }
