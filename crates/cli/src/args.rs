@@ -88,6 +88,8 @@ pub struct Status {
 pub struct Report {
     /// Folder of the run
     pub run: PathBuf,
+    /// A second run to compare it with, block by block; printed as Markdown
+    pub with: Option<PathBuf>,
     /// Where to write the page [default: report.html in the run's folder]
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
@@ -97,9 +99,15 @@ pub struct Report {
     /// Write the trials as CSV
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
+    /// Write the analysis' cells (block x substitute x init x scheme) as CSV
+    #[arg(long, value_name = "FILE")]
+    pub csv_cells: Option<PathBuf>,
     /// Write a summary that fits in a pull request
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
+    /// Write event files for TensorBoard: curves, filters, hyper-parameters
+    #[arg(long, value_name = "DIR")]
+    pub tensorboard: Option<PathBuf>,
 }
 
 /// A network, and what its file may not say by itself.

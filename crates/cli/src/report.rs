@@ -13,12 +13,22 @@ use crate::fail::Fail;
 pub fn report(args: &args::Report) -> Result<(), Fail> {
     let run = Run::open(&args.run)?;
     let (data, analysis) = read(&run)?;
+    if let Some(with) = &args.with {
+        let (_, other) = read(&Run::open(with)?)?;
+        print!("{}", nettriage_report::compare(&analysis, &other).markdown());
+        return Ok(());
+    }
     let exports = [
         (&args.json, nettriage_report::json(&analysis)),
         (&args.csv, nettriage_report::csv(&data)),
+        (&args.csv_cells, nettriage_report::csv_cells(&analysis)),
         (&args.markdown, nettriage_report::markdown(&data, &analysis)),
     ];
     let mut exported = false;
+    if let Some(folder) = &args.tensorboard {
+        nettriage_report::tensorboard(&data, folder).map_err(|e| Fail::file(folder, e))?;
+        exported = true;
+    }
     for (path, text) in exports {
         if let Some(path) = path {
             write(path, &text)?;

@@ -128,9 +128,8 @@ fn train(
         (loss_sum, loss_images) = (0.0, 0);
         Ok(())
     };
-    let noise = seed::seed("parent's dropout", &[&spec.seed.to_string()]);
     let flow =
-        train::stage(&mut model, &mut images, &labels, 0..total, &mut Objective::CrossEntropy, &pace, noise, after)?;
+        train::stage(&mut model, &mut images, &labels, 0..total, &mut Objective::CrossEntropy, &pace, after)?;
     if flow == Flow::Diverged {
         return Err(Error::Plan(format!(
             "the parent of seed {} diverged: its loss is no finite number; try a smaller [parent.training] rate, or clip",

@@ -17,6 +17,8 @@ pub struct Pace {
     pub schedule: Schedule,
     /// Largest norm of the gradient.
     pub clip: Option<f32>,
+    /// Seed of dropout.
+    pub noise: u64,
 }
 
 /// What a stage minimises, with what it needs for it.
@@ -87,7 +89,6 @@ pub fn stage(
     images: Range<usize>,
     objective: &mut Objective<'_>,
     pace: &Pace,
-    noise: u64,
     mut after: impl FnMut(&Model, Step) -> Result<(), Error>,
 ) -> Result<Flow, Error> {
     let steps = images.len().div_ceil(pace.batch);
@@ -95,7 +96,7 @@ pub fn stage(
     for step in 0..steps {
         let start = images.start + step * pace.batch;
         let range = start..images.end.min(start + pace.batch);
-        let output = model.forward_train(feed.batch(range.clone())?, noise.wrapping_add(step as u64));
+        let output = model.forward_train(feed.batch(range.clone())?, pace.noise.wrapping_add(step as u64));
         grad.resize(output.len(), 0.0);
         let loss = objective.evaluate(output, labels, range.clone(), &mut grad)?;
         if !loss.is_finite() {

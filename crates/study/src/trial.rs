@@ -156,7 +156,6 @@ impl<'a> Session<'a> {
         let labels = shared.labels(set);
         let pace =
             Pace { batch: children.batch, rate: children.rate, schedule: children.schedule, clip: children.clip };
-        let noise = seed::seed("dropout", &[&spec.id, &index.to_string()]);
         let (mut clock, mut loss_sum, mut loss_images) = (Instant::now(), 0.0, 0);
         let before = self.seen;
         let after = |model: &Model, step: Step| {
@@ -172,7 +171,7 @@ impl<'a> Session<'a> {
             (clock, loss_sum, loss_images) = (Instant::now(), 0.0, 0);
             Ok(())
         };
-        let flow = train::stage(&mut model, &mut inputs, &labels, images, &mut objective, &pace, noise, after)?;
+        let flow = train::stage(&mut model, &mut inputs, &labels, images, &mut objective, &pace, after)?;
         self.train_seconds += clock.elapsed().as_secs_f64();
         self.patient.network.weights.extend(model.weights());
         Ok(flow)
