@@ -104,7 +104,9 @@ fn replaceable(blocks: &[(&BlockAnswer, &Cell, &Estimate)], margin: &str, points
     substitutes.sort_unstable();
     substitutes.dedup();
     let layer = if let [one] = substitutes[..] { format!("one {one}") } else { "a single layer".to_owned() };
-    let cheap: Vec<_> = blocks.iter().filter(|block| block.2.interval.is_some_and(|ends| ends[1] < points)).collect();
+    // With one repetition the interval knows nothing of training: it shows no more than that these images were spared.
+    let shown = |estimate: &Estimate| estimate.units > 1 && estimate.interval.is_some_and(|ends| ends[1] < points);
+    let cheap: Vec<_> = blocks.iter().filter(|block| shown(block.2)).collect();
     let names: Vec<&str> = cheap.iter().map(|block| block.0.block.as_str()).collect();
     let saves = |block: &BlockAnswer| block.saves_macs.unwrap_or(0.0) + block.saves_parameters.unwrap_or(0.0);
     let Some((most, _, _)) = cheap.iter().max_by(|a, b| saves(a.0).total_cmp(&saves(b.0))) else {

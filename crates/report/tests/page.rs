@@ -229,3 +229,35 @@ fn event_files_are_framed_as_tfrecords() {
     }
     std::fs::remove_dir_all(folder).unwrap();
 }
+
+#[test]
+fn one_seed_decides_nothing() {
+    use nettriage_report::analysis::{Basis, F1Verdict, F2Verdict, Pace};
+    let analysis =
+        analyse(&Truth { seeds: 1, ..Truth::small() }.simulate(1), &Options { margin: 90.0, bootstrap: true });
+    // Not even a margin that everything lies within.
+    assert_eq!(analysis.f1.as_ref().unwrap().verdict, F1Verdict::Undecided);
+    assert_eq!(analysis.f3.as_ref().unwrap().overall.pace, Pace::Undecided);
+    assert!(analysis.f2.as_ref().unwrap().blocks.iter().all(|block| block.verdict == F2Verdict::Undecided));
+    let estimate = analysis.cells[0].criticality.as_ref().unwrap();
+    assert_eq!((estimate.basis, estimate.student, estimate.bootstrap), (Some(Basis::Images), None, None));
+}
+
+#[test]
+fn the_schema_names_every_key() {
+    // `bench/check_exports.py` validates in full; this tells at once that a field was added without its schema.
+    let schema: serde_json::Value = serde_json::from_str(include_str!("../schema.json")).unwrap();
+    let analysis = analyse(&Truth::small().simulate(1), &Options::default());
+    let value = serde_json::to_value(&analysis).unwrap();
+    let names = |value: &serde_json::Value| {
+        value.as_object().unwrap().keys().cloned().collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(names(&value), names(&schema["properties"]));
+    for (field, definition) in
+        [("cells", "Cell"), ("controls", "Control"), ("flips", "Flips"), ("cheap", "Cheap"), ("curves", "Curve")]
+    {
+        assert_eq!(names(&value[field][0]), names(&schema["$defs"][definition]["properties"]), "{definition}");
+    }
+    assert_eq!(names(&value["f1"]), names(&schema["$defs"]["F1"]["properties"]));
+    assert_eq!(names(&value["f3"]["overall"]), names(&schema["$defs"]["F3Pair"]["properties"]));
+}

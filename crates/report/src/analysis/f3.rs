@@ -9,7 +9,7 @@
 //!   permutation test that swaps the two arms within each pair of trials, which does not lean on large numbers.
 //! - *ceiling*: accuracy at the end against the plain scheme (difference, equivalence by TOST) and against the parent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nettriage_records::record::Readings;
 use serde::{Deserialize, Serialize};
@@ -148,6 +148,8 @@ fn compare(index: &Index, distilled: &str, plain: &str, strata: &[Stratum], marg
     let saved = examples(strata, index.unit);
     let pace = match &test {
         _ if events(&first) + events(&second) == 0 => Pace::NeverReached,
+        // One repetition says nothing about another, however many blocks and inits it has.
+        _ if repetitions(strata, index.unit) < 2 => Pace::Undecided,
         Some(test) if test.p < 0.05 && test.observed > test.expected => Pace::Hastened,
         Some(test) if test.p < 0.05 => Pace::Slowed,
         _ => Pace::Undecided,
@@ -224,6 +226,12 @@ fn ceiling(differences: &Differences, margin: f64) -> Ceiling {
         Some(mean) if mean.p_zero() < 0.05 => Ceiling::Lower,
         _ => Ceiling::Undecided,
     }
+}
+
+/// Units that the strata have between them.
+fn repetitions(strata: &[Stratum], unit: Unit) -> usize {
+    let keys = strata.iter().flat_map(|stratum| &stratum.pairs);
+    keys.map(|(key, _, _)| if unit == Unit::Parents { (key.0, 0) } else { *key }).collect::<BTreeSet<Key>>().len()
 }
 
 /// Mean difference of examples until recovery, each at most its budget, over units.
