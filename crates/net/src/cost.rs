@@ -32,11 +32,12 @@ impl std::ops::Add for LayerCost {
 /// Those of [`Graph::shapes`].
 pub fn per_layer(graph: &Graph) -> Result<Vec<LayerCost>, Error> {
     let shapes = graph.shapes()?;
-    let cost = |(layer, output): (&Layer, &Shape)| {
-        let input = graph.input_shapes(layer, &shapes)[0];
-        LayerCost { parameters: parameters(layer, input), macs: macs(layer, input, *output) }
+    let layers = graph.layers.iter().zip(graph.first_inputs(&shapes)).zip(&shapes);
+    let cost = |((layer, input), output): ((&Layer, Shape), &Shape)| LayerCost {
+        parameters: parameters(layer, input),
+        macs: macs(layer, input, *output),
     };
-    Ok(graph.layers.iter().zip(&shapes).map(cost).collect())
+    Ok(layers.map(cost).collect())
 }
 
 /// The cost of the whole network.

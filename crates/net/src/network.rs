@@ -59,8 +59,7 @@ impl Network {
         graph.check()?;
         let shapes = graph.shapes()?;
         let mut weights = Weights::new();
-        for layer in &graph.layers {
-            let input = graph.input_shapes(layer, &shapes)[0];
+        for (layer, input) in graph.layers.iter().zip(graph.first_inputs(&shapes)) {
             insert_first_weights(&mut weights, layer, input, rng);
         }
         Ok(Network { graph, weights })
@@ -71,8 +70,7 @@ impl Network {
 pub(crate) fn expected_weights(graph: &Graph) -> Result<Vec<(String, Vec<usize>)>, Error> {
     let shapes = graph.shapes()?;
     let mut list = Vec::new();
-    for layer in &graph.layers {
-        let input = graph.input_shapes(layer, &shapes)[0];
+    for (layer, input) in graph.layers.iter().zip(graph.first_inputs(&shapes)) {
         for (name, shape) in layer.parameters(input) {
             list.push((format!("{}.{name}", layer.name), shape));
         }

@@ -1,6 +1,7 @@
 //! Networks in safetensors files: the weights as tensors, the graph as JSON in the metadata under `nettriage`.
 //!
-//! The metadata is `{"version": 1, "graph": …}`. Any safetensors reader sees the weights; this one also rebuilds the network.
+//! The metadata is `{"version": 1, "graph": …}`. Any safetensors reader sees the weights; this one also rebuilds the
+//! network.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -78,7 +79,8 @@ fn parse(bytes: &[u8]) -> Result<Network, String> {
 
 /// The graph in the metadata, if there is one.
 pub(crate) fn graph_in(bytes: &[u8]) -> Result<Option<Graph>, String> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| format!("not a sound safetensors file: {error}"))?;
+    let (_, metadata) =
+        SafeTensors::read_metadata(bytes).map_err(|error| format!("not a sound safetensors file: {error}"))?;
     let Some(json) = metadata.metadata().as_ref().and_then(|map| map.get(METADATA_KEY)) else { return Ok(None) };
     #[derive(Deserialize)]
     struct Version {

@@ -100,6 +100,14 @@ impl Graph {
         layer.inputs.iter().map(shape).collect()
     }
 
+    /// Shape of every layer's first input, given those of all layers.
+    pub(crate) fn first_inputs(&self, shapes: &[Shape]) -> Vec<Shape> {
+        let mut known: HashMap<&str, Shape> = HashMap::from([(INPUT, self.input)]);
+        known.extend(self.layers.iter().map(|layer| layer.name.as_str()).zip(shapes.iter().copied()));
+        let first = |layer: &Layer| layer.inputs.first().and_then(|input| known.get(input.as_str()));
+        self.layers.iter().map(|layer| first(layer).copied().unwrap_or(self.input)).collect()
+    }
+
     pub(crate) fn no_tensor(&self, tensor: &str) -> Error {
         let problem = format!("it has no layer `{tensor}`; `nettriage inspect` lists its layers");
         Error::Graph { network: self.name.clone(), problem }
@@ -235,7 +243,11 @@ pub(crate) fn output(kind: &Kind, inputs: &[Shape]) -> Result<Shape, String> {
             if *size == 0 { Err("a window of no channels".into()) } else { Ok(x) }
         }
         Kind::Dropout { p } => {
-            if (0.0..1.0).contains(p) { Ok(x) } else { Err(format!("dropout probability {p} is not in [0, 1)")) }
+            if (0.0..1.0).contains(p) {
+                Ok(x)
+            } else {
+                Err(format!("dropout probability {p} is not in [0, 1)"))
+            }
         }
     }
 }
@@ -300,10 +312,7 @@ fn window(
 ) -> Result<(usize, usize), String> {
     let rows = padded(x.height, padding.top, padding.bottom)?;
     let columns = padded(x.width, padding.left, padding.right)?;
-    Ok((
-        positions(rows, kernel[0], stride[0], dilation[0])?,
-        positions(columns, kernel[1], stride[1], dilation[1])?,
-    ))
+    Ok((positions(rows, kernel[0], stride[0], dilation[0])?, positions(columns, kernel[1], stride[1], dilation[1])?))
 }
 
 fn convolution(conv: &Conv, x: Shape) -> Result<Shape, String> {

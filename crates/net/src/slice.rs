@@ -6,7 +6,8 @@ use crate::{Error, Graph, INPUT, Kind, Layer, Network, Weights};
 
 /// The part that computes tensor `to` from tensor `from`, each a layer's name or [`INPUT`].
 ///
-/// The result's input has `from`'s shape; its layers keep their names and weights. Where `from` is `to`, it is one identity layer.
+/// The result's input has `from`'s shape; its layers keep their names and weights. Where `from` is `to`, it is one
+/// identity layer.
 ///
 /// # Errors
 /// Names that are no tensors; a `to` that depends on the input by a path that does not pass `from`.

@@ -43,7 +43,8 @@ impl FromStr for Substitute {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Substitute, Error> {
-        let unknown = || Error::Name(format!("no substitute `{text}`; use conv3x3, conv1x1, conv3x3g4, linear or drop"));
+        let unknown =
+            || Error::Name(format!("no substitute `{text}`; use conv3x3, conv1x1, conv3x3g4, linear or drop"));
         match text {
             "linear" => return Ok(Substitute::Linear),
             "drop" => return Ok(Substitute::Drop),
@@ -52,7 +53,8 @@ impl FromStr for Substitute {
         let sizes = text.strip_prefix("conv").ok_or_else(unknown)?;
         let (extent, groups) = sizes.split_once('g').unwrap_or((sizes, "1"));
         let (rows, columns) = extent.split_once('x').ok_or_else(unknown)?;
-        let number = |digits: &str| digits.parse::<usize>().ok().filter(|n| (1..1 << 16).contains(n)).ok_or_else(unknown);
+        let number =
+            |digits: &str| digits.parse::<usize>().ok().filter(|n| (1..1 << 16).contains(n)).ok_or_else(unknown);
         if rows != columns {
             return Err(unknown());
         }
@@ -76,10 +78,10 @@ impl From<Substitute> for String {
 
 /// A new network with each block replaced by its substitute.
 ///
-/// A substitute's layers are named `<block>.conv` or `<block>.linear`, `<block>.norm`, `<block>.act`. There is a norm only where
-/// the block holds a batch norm, and then the layer before it has no bias; the activation is the block's closing one, with
-/// its slopes if it is a PReLU. The stride follows from the shapes. Weights are zeros, the norm's 1, 0, 0, 1, until an
-/// [init](crate::init) fills them. All other layers keep their names and weights.
+/// A substitute's layers are named `<block>.conv` or `<block>.linear`, `<block>.norm`, `<block>.act`. There is a norm
+/// only where the block holds a batch norm, and then the layer before it has no bias; the activation is the block's
+/// closing one, with its slopes if it is a PReLU. The stride follows from the shapes. Weights are zeros, the norm's 1,
+/// 0, 0, 1, until an [init](crate::init) fills them. All other layers keep their names and weights.
 ///
 /// # Errors
 /// Blocks that are not blocks of this network, or overlap; a substitute that cannot take the block's input to
@@ -180,16 +182,21 @@ fn substitute_for(
     let graph = &network.graph;
     let (from, to) = (graph.shape_of(&block.input)?, graph.shape_of(&block.output)?);
     let fail = |problem: String| Error::block(&block.name, problem);
-    let norm = block.layers.iter().filter_map(|name| graph.layer(name)).rfind(|l| matches!(l.kind, Kind::BatchNorm { .. }));
+    let norm =
+        block.layers.iter().filter_map(|name| graph.layer(name)).rfind(|l| matches!(l.kind, Kind::BatchNorm { .. }));
     let (part, main) = match substitute {
         Substitute::Drop if from == to => return Ok(Vec::new()),
         Substitute::Drop => {
-            return Err(fail(format!("it cannot be dropped: it takes {from} to {to}, and only equal shapes can be joined")));
+            return Err(fail(format!(
+                "it cannot be dropped: it takes {from} to {to}, and only equal shapes can be joined"
+            )));
         }
         Substitute::Linear => {
             let vectors = [from, to].iter().all(|shape| (shape.height, shape.width) == (1, 1));
             if !vectors {
-                return Err(fail(format!("a linear layer cannot take {from} to {to}; use a convolution, such as conv3x3")));
+                return Err(fail(format!(
+                    "a linear layer cannot take {from} to {to}; use a convolution, such as conv3x3"
+                )));
             }
             ("linear", Kind::Linear { features: to.channels, bias: norm.is_none() })
         }
@@ -229,7 +236,10 @@ fn substitute_for(
 /// The convolution with a square kernel that takes one shape to another.
 fn convolution(kernel: usize, groups: usize, bias: bool, from: Shape, to: Shape) -> Result<Conv, String> {
     if groups == 0 || !from.channels.is_multiple_of(groups) || !to.channels.is_multiple_of(groups) {
-        return Err(format!("{groups} groups do not divide its {} input and {} output channels", from.channels, to.channels));
+        return Err(format!(
+            "{groups} groups do not divide its {} input and {} output channels",
+            from.channels, to.channels
+        ));
     }
     let problem = || format!("a {kernel}x{kernel} convolution cannot take {from} to {to}; try another kernel");
     let (rows, top, bottom) = along(kernel, from.height, to.height).ok_or_else(problem)?;
@@ -247,8 +257,8 @@ fn convolution(kernel: usize, groups: usize, bias: bool, from: Shape, to: Shape)
 
 /// Stride and padding before and after, along one axis.
 ///
-/// The usual ones if they fit: half the kernel on both sides, and the stride that this leaves. Otherwise the smallest stride for
-/// which as much padding as is needed exactly is less than the kernel on either side.
+/// The usual ones if they fit: half the kernel on both sides, and the stride that this leaves. Otherwise the smallest
+/// stride for which as much padding as is needed exactly is less than the kernel on either side.
 fn along(kernel: usize, from: usize, to: usize) -> Option<(usize, usize, usize)> {
     let half = kernel / 2;
     let stride = from.div_ceil(to);

@@ -67,7 +67,8 @@ pub fn build(spec: &ArchSpec, input: Shape, classes: usize) -> Result<Graph, Err
     let mut builder = Builder::new(spec, input);
     match spec.arch.as_str() {
         "vgg" => {
-            let plan = spec.plan.as_deref().ok_or_else(|| fail("it needs a `plan`, such as [[32, 32], [64]]".into()))?;
+            let plan =
+                spec.plan.as_deref().ok_or_else(|| fail("it needs a `plan`, such as [[32, 32], [64]]".into()))?;
             vgg::check_plan(plan).map_err(fail)?;
             vgg::build(&mut builder, plan, spec.batch_norm, classes);
         }

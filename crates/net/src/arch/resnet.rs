@@ -1,10 +1,10 @@
 //! Residual networks (He et al., arXiv:1512.03385).
 //!
-//! `resnet18`, 34 and 50 are section 4.1's, layers named as in torchvision (stride in the 3x3 convolution of a bottleneck,
-//! 1x1 projections `downsample.0` and `.1` where shapes change). `cifar-resnet18`, 34 and 50 are the same with a 3x3 stem of
-//! stride 1 and no pooling, as is usual for 32x32 images. `cifar-resnet20` and so on are section 4.2's with option A
-//! shortcuts: every second row and column (max-pooling of extent 1), then channels of zeros on both sides; layers
-//! named as in Y. Idelbayev's repository.
+//! `resnet18`, 34 and 50 are section 4.1's, layers named as in torchvision (stride in the 3x3 convolution of a
+//! bottleneck, 1x1 projections `downsample.0` and `.1` where shapes change). `cifar-resnet18`, 34 and 50 are the same
+//! with a 3x3 stem of stride 1 and no pooling, as is usual for 32x32 images. `cifar-resnet20` and so on are section
+//! 4.2's with option A shortcuts: every second row and column (max-pooling of extent 1), then channels of zeros on
+//! both sides; layers named as in Y. Idelbayev's repository.
 
 use super::{Builder, batch_norm};
 use crate::{Activation, Conv, Kind, Padding, Window};
@@ -31,7 +31,8 @@ enum Unit {
 
 pub(super) fn build_named(builder: &mut Builder, name: &str, classes: usize) {
     let small = name.starts_with("cifar-");
-    let depth: usize = name.rsplit("resnet").next().and_then(|digits| digits.parse().ok()).expect("names end in a depth");
+    let depth: usize =
+        name.rsplit("resnet").next().and_then(|digits| digits.parse().ok()).expect("names end in a depth");
     match depth {
         18 => projected(builder, [2, 2, 2, 2], Unit::Basic, small, classes),
         34 => projected(builder, [3, 4, 6, 3], Unit::Basic, small, classes),

@@ -1,6 +1,6 @@
 //! Finding blocks by default.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Block;
 use crate::{Graph, INPUT, Kind, Layer, Shape};
@@ -8,13 +8,13 @@ use crate::{Graph, INPUT, Kind, Layer, Shape};
 /// The blocks of a network by default: runs of convolutions with their norms and activations, or of modules with
 /// joins (residual units, inception and dense modules), between two down-samplings.
 ///
-/// 1. Where a single tensor holds all that later layers need, the graph can be cut. Between two cuts stands a piece: one
-///    layer, or a whole module.
+/// 1. Where a single tensor holds all that later layers need, the graph can be cut. Between two cuts stands a piece:
+///    one layer, or a whole module.
 /// 2. Pooling that shrinks the picture, the classifier (the last layer with weights of its kind) and what
 ///    surrounds it (flatten, linear, softmax) belong to no block. A piece that shrinks the picture by a stride
 ///    begins a new block; a depthwise one takes the 1x1 expansion before it along.
-/// 3. What remains falls into maximal runs. A run that begins at the input sheds its stem, the layers before its first module.
-///    A run starts at its first convolution or module and ends with the norms and activations after its last.
+/// 3. What remains falls into maximal runs. A run that begins at the input sheds its stem, the layers before its first
+///    module. A run starts at its first convolution or module and ends with the norms and activations after its last.
 /// 4. Runs with two convolutions or more are blocks, named `block1`, `block2` and so on; a number already in use as a
 ///    prefix of the graph's names (a network compressed before) is skipped.
 ///
@@ -36,8 +36,8 @@ pub fn find(graph: &Graph) -> Vec<Block> {
             output: graph.layers[last.end - 1].name.clone(),
         });
     }
-    let taken = |name: &str| graph.layers.iter().any(|layer| layer.name.split('.').next() == Some(name));
-    let mut names = (1..).map(|number| format!("block{number}")).filter(|name| !taken(name));
+    let taken: HashSet<&str> = graph.layers.iter().filter_map(|layer| layer.name.split('.').next()).collect();
+    let mut names = (1..).map(|number| format!("block{number}")).filter(|name| !taken.contains(name.as_str()));
     for block in &mut blocks {
         block.name = names.next().expect("there is no last number");
     }
@@ -152,7 +152,8 @@ fn strides(graph: &Graph, piece: Piece) -> bool {
 /// Where in the run the 1x1 expansion begins that feeds a depthwise convolution (MobileNetV2's inverted residuals,
 /// arXiv:1801.04381); the run's end for any other piece.
 fn expansion_before(graph: &Graph, shapes: &[Shape], run: &[Piece], piece: Piece) -> usize {
-    let depthwise = matches!(&graph.layers[piece.start].kind, Kind::Conv(conv) if conv.groups > 1 && conv.groups == conv.filters);
+    let depthwise =
+        matches!(&graph.layers[piece.start].kind, Kind::Conv(conv) if conv.groups > 1 && conv.groups == conv.filters);
     if piece.is_module() || !depthwise {
         return run.len();
     }
@@ -173,8 +174,8 @@ fn expansion_before(graph: &Graph, shapes: &[Shape], run: &[Piece], piece: Piece
     run.len()
 }
 
-/// The first and last piece of a run without what stands before its first convolution or module, and without what follows
-/// the norms and activations after its last.
+/// The first and last piece of a run without what stands before its first convolution or module, and without what
+/// follows the norms and activations after its last.
 fn trim(graph: &Graph, mut run: Vec<Piece>) -> Option<(Piece, Piece)> {
     let weighty = |piece: &Piece| piece.is_module() || piece.is_convolution(graph);
     let first = run.iter().position(weighty)?;

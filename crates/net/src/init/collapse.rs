@@ -33,8 +33,9 @@ pub(super) fn affine(parent: &Network, block: &Block, main: &Main) -> Result<(Te
     for layer in layers {
         let inputs: Vec<&Map> = layer.inputs.iter().filter_map(|input| maps.get(input.as_str())).collect();
         let shapes = graph.input_shapes(layer, &shapes);
-        let map = step(parent, layer, &inputs, &shapes, |step| window(&layer.name, step))
-            .map_err(|problem| Error::block(&block.name, format!("it has no linear map to collapse to: layer `{}` {problem}", layer.name)))?;
+        let map = step(parent, layer, &inputs, &shapes, |step| window(&layer.name, step)).map_err(|problem| {
+            Error::block(&block.name, format!("it has no linear map to collapse to: layer `{}` {problem}", layer.name))
+        })?;
         maps.insert(&layer.name, map);
         if layer.name == target {
             break;
@@ -56,8 +57,9 @@ pub(super) fn affine(parent: &Network, block: &Block, main: &Main) -> Result<(Te
     Ok((Tensor { shape: main.shape.clone(), data: weight }, map.bias.iter().map(|&bias| bias as f32).collect()))
 }
 
-/// How far from its own position (times the strides between) the target looks at each tensor of the block: first and last row, first
-/// and last column. By this, taps that can never come into the substitute's kernel are left out as they arise.
+/// How far from its own position (times the strides between) the target looks at each tensor of the block: first and
+/// last row, first and last column. By this, taps that can never come into the substitute's kernel are left out as
+/// they arise.
 fn reach(layers: &[&Layer], target: &str) -> HashMap<String, [(i64, i64); 2]> {
     let mut reach: HashMap<String, [(i64, i64); 2]> = HashMap::from([(target.to_string(), [(0, 0); 2])]);
     for layer in layers.iter().rev() {
@@ -84,7 +86,9 @@ fn geometry(kind: &Kind) -> ([usize; 2], [usize; 2], [usize; 2], [usize; 2]) {
     let before = |padding: &Padding| [padding.top, padding.left];
     match kind {
         Kind::Conv(conv) => (conv.kernel, conv.stride, conv.dilation, before(&conv.padding)),
-        Kind::MaxPool(window) | Kind::AvgPool { window, .. } => (window.kernel, window.stride, [1; 2], before(&window.padding)),
+        Kind::MaxPool(window) | Kind::AvgPool { window, .. } => {
+            (window.kernel, window.stride, [1; 2], before(&window.padding))
+        }
         Kind::Pad { padding, .. } => ([1; 2], [1; 2], [1; 2], before(padding)),
         _ => ([1; 2], [1; 2], [1; 2], [0; 2]),
     }
@@ -184,7 +188,8 @@ impl Map {
 
 type Window = [(i64, i64); 2];
 
-/// The map of a layer's output from those of its inputs. `window` gives the offsets that matter, for the strides so far.
+/// The map of a layer's output from those of its inputs. `window` gives the offsets that matter, for the strides so
+/// far.
 fn step(
     parent: &Network,
     layer: &Layer,
@@ -208,7 +213,8 @@ fn step(
             convolved(&conv, weight("weight")?, if *bias { weight("bias")? } else { &[] }, x, &window)
         }
         Kind::BatchNorm { eps, .. } => {
-            let [weight, bias, mean, variance] = [weight("weight")?, weight("bias")?, weight("running_mean")?, weight("running_var")?];
+            let [weight, bias, mean, variance] =
+                [weight("weight")?, weight("bias")?, weight("running_mean")?, weight("running_var")?];
             let slope = |c: usize| f64::from(weight[c]) / (f64::from(variance[c]) + f64::from(*eps)).sqrt();
             Ok(x.scaled(slope, |c| f64::from(bias[c]) - slope(c) * f64::from(mean[c])))
         }
@@ -280,13 +286,18 @@ fn union(maps: &[&Map]) -> Window {
 }
 
 /// A convolution after a map: taps multiply, offsets add, scaled by the strides before.
-fn convolved(conv: &Conv, weight: &[f32], bias: &[f32], x: &Map, window: &impl Fn([i64; 2]) -> Window) -> Result<Map, String> {
+fn convolved(
+    conv: &Conv,
+    weight: &[f32],
+    bias: &[f32],
+    x: &Map,
+    window: &impl Fn([i64; 2]) -> Window,
+) -> Result<Map, String> {
     let padding = [conv.padding.top, conv.padding.left];
     let signed = |value: usize| value as i64;
     let stride = [0, 1].map(|axis| x.stride[axis].saturating_mul(signed(conv.stride[axis])));
-    let offset = |axis: usize, tap: usize| {
-        x.stride[axis] * (signed(tap) * signed(conv.dilation[axis]) - signed(padding[axis]))
-    };
+    let offset =
+        |axis: usize, tap: usize| x.stride[axis] * (signed(tap) * signed(conv.dilation[axis]) - signed(padding[axis]));
     let wanted = window(stride);
     let reached = [0, 1].map(|axis| {
         let (first, last) = x.window()[axis];

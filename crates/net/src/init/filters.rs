@@ -12,7 +12,13 @@ struct Adapted {
     norm: Option<[Vec<f32>; 4]>,
 }
 
-pub(super) fn apply(init: Init, child: &mut Network, parent: &Network, block: &Block, main: &Main) -> Result<(), Error> {
+pub(super) fn apply(
+    init: Init,
+    child: &mut Network,
+    parent: &Network,
+    block: &Block,
+    main: &Main,
+) -> Result<(), Error> {
     let mut sources = Vec::new();
     for name in &block.layers {
         if let Some(adapted) = adapt(parent, name, main)? {
@@ -27,7 +33,9 @@ pub(super) fn apply(init: Init, child: &mut Network, parent: &Network, block: &B
     if chosen.is_empty() {
         return Err(Error::block(&block.name, format!("init {init} needs a convolution or linear layer in it")));
     }
-    child.weights.insert(format!("{}.weight", main.layer), Tensor::new(&main.shape, mean(chosen.iter().map(|s| &s.weight))));
+    child
+        .weights
+        .insert(format!("{}.weight", main.layer), Tensor::new(&main.shape, mean(chosen.iter().map(|s| &s.weight))));
     if norm_eps(&child.graph, block).is_none() {
         let bias = mean(chosen.iter().map(|source| &source.bias));
         child.weights.insert(format!("{}.bias", main.layer), Tensor::new(&[main.filters], bias));
@@ -82,12 +90,15 @@ fn adapt(parent: &Network, name: &str, main: &Main) -> Result<Option<Adapted>, E
         weight.data[index]
     };
     let factor = (channels as f64 / main.channels as f64).sqrt() as f32;
-    let place = |at: usize, axis: usize| (at + kernel[axis] / 2).checked_sub(main.kernel[axis] / 2).filter(|&p| p < kernel[axis]);
+    let place = |at: usize, axis: usize| {
+        (at + kernel[axis] / 2).checked_sub(main.kernel[axis] / 2).filter(|&p| p < kernel[axis])
+    };
     let adapted = main.fill(|filter, channel, row, column| match (place(row, 0), place(column, 1)) {
         (Some(row), Some(column)) => factor * source(filter % filters, channel % channels, row, column),
         _ => 0.0,
     });
-    let spread = |values: &[f32]| -> Vec<f32> { (0..main.filters).map(|filter| values[filter % values.len()]).collect() };
+    let spread =
+        |values: &[f32]| -> Vec<f32> { (0..main.filters).map(|filter| values[filter % values.len()]).collect() };
     let bias = parent.weights.get(&format!("{name}.bias")).map(|tensor| spread(&tensor.data));
     Ok(Some(Adapted {
         weight: adapted,

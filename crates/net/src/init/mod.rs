@@ -1,7 +1,7 @@
 //! Inits: how a substitute gets its first weights.
 //!
-//! The substitute is a convolution W of `o` filters over `i` channels with a `k` x `k` kernel (a linear layer is the same with
-//! `k` = 1), a bias b or a batch norm after it, and the block's closing activation.
+//! The substitute is a convolution W of `o` filters over `i` channels with a `k` x `k` kernel (a linear layer is the
+//! same with `k` = 1), a bias b or a batch norm after it, and the block's closing activation.
 
 mod collapse;
 mod filters;
@@ -16,8 +16,8 @@ use crate::block::Block;
 use crate::surgery::closing_activation;
 use crate::{Error, Graph, Kind, Network, Tensor, draw};
 
-/// How a substitute gets its first weights. In text: `random` (which is `he`), `xavier`, `first`, `last`, `mean`, `collapse`,
-/// `least-squares`, `identity`.
+/// How a substitute gets its first weights. In text: `random` (which is `he`), `xavier`, `first`, `last`, `mean`,
+/// `collapse`, `least-squares`, `identity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Init {
@@ -25,30 +25,31 @@ pub enum Init {
     He,
     /// W uniform in ±sqrt(6 / (i k² + o k²)), b = 0 (Glorot and Bengio, 2010, eq. 16).
     Xavier,
-    /// The block's first convolution F (or linear layer) with its batch norm, adapted:
-    /// W[o, i, y, x] = sqrt(I / i') F[o mod O, i mod I, y', x'], where F has O filters over I channels, i' is the
-    /// substitute's number of channels, and (y', x') is the same place seen from the kernels' centres, 0 outside F. The factor keeps
-    /// the variance of the output where channels are repeated or left out; it is 1 where their numbers agree.
+    /// The block's first convolution F (or linear layer) with its batch norm, adapted: W[o, i, y, x] = sqrt(I / i')
+    /// F[o mod O, i mod I, y', x'], where F has O filters over I channels, i' is the substitute's number of channels,
+    /// and (y', x') is the same place seen from the kernels' centres, 0 outside F. The factor keeps the variance of
+    /// the output where channels are repeated or left out; it is 1 where their numbers agree.
     First,
     /// The same of the block's last convolution or linear layer.
     Last,
-    /// The mean of what [`Init::First`] would take from each of the block's convolutions and linear layers; likewise of their biases
-    /// and norms.
+    /// The mean of what [`Init::First`] would take from each of the block's convolutions and linear layers; likewise
+    /// of their biases and norms.
     Mean,
-    /// The block as one linear map: its convolutions composed, W = … ∗ F₂ ∗ F₁, batch norms folded in with their running
-    /// statistics, sums and joins followed, activations left out, max-pooling taken for average pooling; then cut to the taps that
-    /// the substitute's kernel has, aligned by the paddings. Biases go through the later kernels.
+    /// The block as one linear map: its convolutions composed, W = … ∗ F₂ ∗ F₁, batch norms folded in with their
+    /// running statistics, sums and joins followed, activations left out, max-pooling taken for average pooling; then
+    /// cut to the taps that the substitute's kernel has, aligned by the paddings. Biases go through the later kernels.
     ///
     /// Exact where the block is linear and the kernel holds all taps, except that near the border an inner
-    /// convolution's padding sets to zero what the composed map still sees, and drops shares of the inner biases: the outputs whose
-    /// receptive field lies within the picture are exact, and all outputs where no inner layer pads. Taps that lie further apart
-    /// than the picture's extent are left out. A block that multiplies tensors, or resamples, has no such map and is refused.
+    /// convolution's padding sets to zero what the composed map still sees, and drops shares of the inner biases: the
+    /// outputs whose receptive field lies within the picture are exact, and all outputs where no inner layer pads.
+    /// Taps that lie further apart than the picture's extent are left out. A block that multiplies tensors, or
+    /// resamples, has no such map and is refused.
     Collapse,
-    /// Ridge regression from the block's input to its output before the closing activation. Needs data: see `nettriage-study`,
-    /// which hands its solution to [`set_affine`].
+    /// Ridge regression from the block's input to its output before the closing activation. Needs data: see
+    /// `nettriage-study`, which hands its solution to [`set_affine`].
     LeastSquares,
-    /// W[o, i] = 1 at the place that meets the output's own position if i = o mod i', else 0, and b = 0: with as many filters as
-    /// channels and stride 1 the input unchanged. Within groups, channels are counted by group.
+    /// W[o, i] = 1 at the place that meets the output's own position if i = o mod i', else 0, and b = 0: with as many
+    /// filters as channels and stride 1 the input unchanged. Within groups, channels are counted by group.
     Identity,
 }
 
@@ -99,13 +100,19 @@ impl From<Init> for String {
 
 /// Fills the weights of `block`'s substitute in `child`, which [`compress`](crate::surgery::compress) made of `parent`.
 ///
-/// The substitute's norm is set along: to 1, 0, 0, 1 where the init says nothing of it. Slopes of a closing PReLU stay the
-/// parent's. Where the block was dropped there is nothing to fill, and any init leaves the child as it is.
+/// The substitute's norm is set along: to 1, 0, 0, 1 where the init says nothing of it. Slopes of a closing PReLU stay
+/// the parent's. Where the block was dropped there is nothing to fill, and any init leaves the child as it is.
 ///
 /// # Errors
-/// [`Init::LeastSquares`], which needs data; a block without convolution or linear layer for [`Init::First`] and its like; a
-/// block that [`Init::Collapse`] cannot take for a linear map.
-pub fn apply(init: Init, child: &mut Network, parent: &Network, block: &Block, rng: &mut impl Rng) -> Result<(), Error> {
+/// [`Init::LeastSquares`], which needs data; a block without convolution or linear layer for [`Init::First`] and its
+/// like; a block that [`Init::Collapse`] cannot take for a linear map.
+pub fn apply(
+    init: Init,
+    child: &mut Network,
+    parent: &Network,
+    block: &Block,
+    rng: &mut impl Rng,
+) -> Result<(), Error> {
     let Some(main) = Main::of(child, block)? else { return Ok(()) };
     let taps = (main.kernel[0] * main.kernel[1]) as f64;
     let [fan_in, fan_out] = [main.per_group(), main.filters].map(|channels| channels as f64 * taps);
@@ -125,25 +132,31 @@ pub fn apply(init: Init, child: &mut Network, parent: &Network, block: &Block, r
             set_affine(child, block, weight, &bias)
         }
         Init::Identity => filled(identity(&main)),
-        Init::LeastSquares => {
-            Err(Error::block(&block.name, "least-squares needs images; it is a matter for the study, not of the weights alone"))
-        }
+        Init::LeastSquares => Err(Error::block(
+            &block.name,
+            "least-squares needs images; it is a matter for the study, not of the weights alone",
+        )),
     }
 }
 
 /// Puts the affine map y = W * x + b before the closing activation into the substitute.
 ///
-/// `weight` is `[o, i / groups, k, k]` (`[o, i]` for a linear substitute), `bias` has `o` elements. Where there is a norm, it gets running
-/// mean 0, running variance 1, weight sqrt(1 + eps) and bias b: in evaluation mode the map is exact (to a rounding).
+/// `weight` is `[o, i / groups, k, k]` (`[o, i]` for a linear substitute), `bias` has `o` elements. Where there is a
+/// norm, it gets running mean 0, running variance 1, weight sqrt(1 + eps) and bias b: in evaluation mode the map is
+/// exact (to a rounding).
 ///
 /// # Errors
 /// No substitute (the block was dropped, or this is another network); weights of another shape than its own.
 pub fn set_affine(child: &mut Network, block: &Block, weight: Tensor, bias: &[f32]) -> Result<(), Error> {
-    let main = Main::of(child, block)?.ok_or_else(|| Error::block(&block.name, "it has no substitute to fill: it was dropped"))?;
+    let main = Main::of(child, block)?
+        .ok_or_else(|| Error::block(&block.name, "it has no substitute to fill: it was dropped"))?;
     if weight.shape != main.shape || weight.data.len() != main.len() || bias.len() != main.filters {
         let problem = format!(
             "its substitute takes a weight of {:?} and {} biases, not {:?} and {}",
-            main.shape, main.filters, weight.shape, bias.len()
+            main.shape,
+            main.filters,
+            weight.shape,
+            bias.len()
         );
         return Err(Error::block(&block.name, problem));
     }
@@ -151,19 +164,24 @@ pub fn set_affine(child: &mut Network, block: &Block, weight: Tensor, bias: &[f3
     child.weights.insert(format!("{}.weight", main.layer), weight);
     if let Some(eps) = norm_eps(&child.graph, block) {
         let slope = (1.0 + f64::from(eps)).sqrt() as f32;
-        set_norm(child, block, [vec![slope; main.filters], bias.to_vec(), vec![0.0; main.filters], vec![1.0; main.filters]]);
+        set_norm(
+            child,
+            block,
+            [vec![slope; main.filters], bias.to_vec(), vec![0.0; main.filters], vec![1.0; main.filters]],
+        );
     } else {
         child.weights.insert(format!("{}.bias", main.layer), Tensor::new(&filters, bias.to_vec()));
     }
     Ok(())
 }
 
-/// Gives the substitute's norm the running statistics `mean` and `variance` and changes its weight and bias so that the function in
-/// evaluation mode stays the same.
+/// Gives the substitute's norm the running statistics `mean` and `variance` and changes its weight and bias so that
+/// the function in evaluation mode stays the same.
 ///
-/// With the statistics that the substitute's convolution has on data, one element a filter, training mode starts from that same function
-/// too, where it would otherwise normalise it away. With a = weight / sqrt(variance₀ + eps) for the old variance₀ and mean₀:
-/// weight ← a sqrt(variance + eps), bias ← bias + a (mean − mean₀). Nothing happens where there is no norm.
+/// With the statistics that the substitute's convolution has on data, one element a filter, training mode starts from
+/// that same function too, where it would otherwise normalise it away. With a = weight / sqrt(variance₀ + eps) for the
+/// old variance₀ and mean₀: weight ← a sqrt(variance + eps), bias ← bias + a (mean − mean₀). Nothing happens where
+/// there is no norm.
 ///
 /// # Errors
 /// Other numbers of elements than filters; a variance below 0 or anything not finite.
@@ -189,8 +207,8 @@ pub fn calibrate(child: &mut Network, block: &Block, mean: &[f32], variance: &[f
     Ok(())
 }
 
-/// The parent's tensor before the block's closing activation, or the block's output where none closes it: what the substitute's
-/// affine map stands for.
+/// The parent's tensor before the block's closing activation, or the block's output where none closes it: what the
+/// substitute's affine map stands for.
 pub fn target_tensor(parent: &Graph, block: &Block) -> String {
     match closing_activation(parent, block) {
         Some(layer) => layer.inputs[0].clone(),

@@ -57,5 +57,8 @@ impl<'a> Node<'a> {
 /// An axis counted from the end where negative.
 pub fn axis(index: i64, rank: usize) -> Result<usize, String> {
     let positive = if index < 0 { index.checked_add(rank as i64) } else { Some(index) };
-    positive.and_then(|i| usize::try_from(i).ok()).filter(|&i| i < rank).ok_or_else(|| format!("axis {index} of {rank}"))
+    positive
+        .and_then(|i| usize::try_from(i).ok())
+        .filter(|&i| i < rank)
+        .ok_or_else(|| format!("axis {index} of {rank}"))
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::proto::{TensorProto, data_type};
 use crate::safetensors::half;
+use crate::walk::Walk;
 
 /// The most elements that folding makes of smaller things.
 const MAX_FOLDED: usize = 1 << 24;
@@ -48,6 +49,32 @@ impl Constant {
 
     pub fn len(&self) -> usize {
         self.dims.iter().product()
+    }
+
+    /// Elements in memory that no other constant shares.
+    pub fn held(&self) -> usize {
+        match &self.data {
+            Data::Fill(..) => 0,
+            Data::Floats(values) => {
+                if Rc::strong_count(values) > 1 {
+                    0
+                } else {
+                    values.len()
+                }
+            }
+            Data::Ints(values) => {
+                if Rc::strong_count(values) > 1 {
+                    0
+                } else {
+                    values.len()
+                }
+            }
+        }
+    }
+
+    /// Elements that it has in memory, shared or not; none where they are only declared.
+    pub fn dense(&self) -> usize {
+        if matches!(self.data, Data::Fill(..)) { 0 } else { self.len() }
     }
 
     pub fn is_int(&self) -> bool {
@@ -132,9 +159,9 @@ impl Constant {
     pub fn transposed(&self, order: &[usize]) -> Constant {
         let strides = strides(&self.dims);
         let dims: Vec<usize> = order.iter().map(|&axis| self.dims[axis]).collect();
-        let steps: Vec<usize> = order.iter().map(|&axis| strides[axis]).collect();
-        let indices = walk(&dims, &steps);
-        self.choose(dims, indices.into_iter())
+        let steps: Vec<isize> = order.iter().map(|&axis| strides[axis]).collect();
+        let indices = Walk::new(0, &dims, &steps);
+        self.choose(dims, indices)
     }
 
     /// `indices` along `axis` (ONNX `Gather`): a scalar index removes the axis.
@@ -155,19 +182,18 @@ impl Constant {
             let chosen = &chosen;
             chosen.iter().flat_map(move |i| (0..inner).map(move |n| (o * extent + i) * inner + n))
         });
-        Ok(self.choose(dims, index.collect::<Vec<_>>().into_iter()))
+        Ok(self.choose(dims, index))
     }
 
     /// Every `step`-th element from `start` on, `number` of them, along `axis`.
     pub fn sliced(&self, axis: usize, start: usize, step: i64, number: usize) -> Constant {
         let mut dims = self.dims.clone();
         dims[axis] = number;
-        let strides = strides(&self.dims);
-        let indices: Vec<usize> = walk(&dims, &strides).into_iter().zip(coordinates(&dims, axis)).map(|(index, at)| {
-            let from = start as i64 + at as i64 * step;
-            (index as i64 + (from - at as i64) * strides[axis] as i64) as usize
-        }).collect();
-        self.choose(dims, indices.into_iter())
+        let mut steps = strides(&self.dims);
+        let first = start.saturating_mul(steps[axis] as usize);
+        steps[axis] = steps[axis].saturating_mul(step as isize);
+        let indices = Walk::new(first, &dims, &steps);
+        self.choose(dims, indices)
     }
 
     pub fn joined(parts: &[&Constant], axis: usize) -> Result<Constant, String> {
@@ -175,7 +201,8 @@ impl Constant {
         let mut dims = first.dims.clone();
         dims[axis] = 0;
         for part in parts {
-            let same = part.dims.len() == dims.len() && (0..dims.len()).all(|i| i == axis || part.dims[i] == first.dims[i]);
+            let same =
+                part.dims.len() == dims.len() && (0..dims.len()).all(|i| i == axis || part.dims[i] == first.dims[i]);
             if !same || part.is_int() != first.is_int() {
                 return Err("its constants do not fit together".into());
             }
@@ -211,11 +238,12 @@ impl Constant {
         if let (Data::Fill(a, _), Data::Fill(b, _)) = (&self.data, &other.data) {
             return Constant::fill(dims, function(*a, *b), is_int);
         }
-        if dims != self.dims && dims != other.dims {
+        // No larger than what is in memory already, unless small.
+        if ![self, other].iter().any(|constant| constant.dims == dims && !matches!(constant.data, Data::Fill(..))) {
             limited(&dims)?;
         }
-        let [a, b] = [self, other].map(|constant| walk(&dims, &broadcast_strides(&constant.dims, &dims)));
-        let values = a.into_iter().zip(b).map(|(i, j)| function(self.get(i), other.get(j)));
+        let places = |constant: &Constant| Walk::new(0, &dims, &broadcast_strides(&constant.dims, &dims));
+        let values = places(self).zip(places(other)).map(|(i, j)| function(self.get(i), other.get(j)));
         Ok(if is_int {
             Constant::ints(dims.clone(), values.map(|v| v as i64).collect())
         } else {
@@ -251,7 +279,9 @@ impl Constant {
 }
 
 fn limited(dims: &[usize]) -> Result<usize, String> {
-    count(dims).filter(|&n| n <= MAX_FOLDED).ok_or_else(|| format!("folding its constants gives {dims:?}, which is too large"))
+    count(dims)
+        .filter(|&n| n <= MAX_FOLDED)
+        .ok_or_else(|| format!("folding its constants gives {dims:?}, which is too large"))
 }
 
 pub fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
@@ -267,33 +297,19 @@ pub fn broadcast(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
         .collect()
 }
 
-fn strides(dims: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1usize; dims.len()];
+fn strides(dims: &[usize]) -> Vec<isize> {
+    let mut strides = vec![1isize; dims.len()];
     for axis in (1..dims.len()).rev() {
-        strides[axis - 1] = strides[axis].saturating_mul(dims[axis]);
+        strides[axis - 1] = strides[axis].saturating_mul(dims[axis] as isize);
     }
     strides
 }
 
-fn broadcast_strides(dims: &[usize], to: &[usize]) -> Vec<usize> {
+fn broadcast_strides(dims: &[usize], to: &[usize]) -> Vec<isize> {
     let own = strides(dims);
     let missing = to.len() - dims.len();
-    (0..to.len()).map(|axis| if axis < missing || dims[axis - missing] == 1 { 0 } else { own[axis - missing] }).collect()
-}
-
-/// Indices of all elements of a shape in row-major order, for the given strides.
-fn walk(dims: &[usize], steps: &[usize]) -> Vec<usize> {
-    let mut indices = vec![0];
-    for (&extent, &step) in dims.iter().zip(steps) {
-        indices = indices.iter().flat_map(|&base| (0..extent).map(move |at| base + at * step)).collect();
-    }
-    indices
-}
-
-/// The coordinate along `axis` of every element, in row-major order.
-fn coordinates(dims: &[usize], axis: usize) -> impl Iterator<Item = usize> {
-    let (extent, inner, total) = (dims[axis], dims[axis + 1..].iter().product::<usize>(), dims.iter().product());
-    (0..total).map(move |index: usize| index / inner % extent)
+    let step = |axis: usize| if axis < missing || dims[axis - missing] == 1 { 0 } else { own[axis - missing] };
+    (0..to.len()).map(step).collect()
 }
 
 fn typed(tensor: &TensorProto) -> Result<Data, String> {
@@ -339,13 +355,17 @@ fn from_raw(kind: i32, raw: &[u8]) -> Result<Data, String> {
 fn external_data(tensor: &TensorProto, folder: Option<&Path>) -> Result<Vec<u8>, String> {
     use std::io::{Read, Seek, SeekFrom};
     use std::path::Component;
-    let entry = |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
+    let entry =
+        |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
     let location = entry("location").ok_or("its external data have no location")?;
-    let folder = folder.ok_or_else(|| format!("its data lie in `{location}`, and only a model read from a file has such"))?;
+    let folder =
+        folder.ok_or_else(|| format!("its data lie in `{location}`, and only a model read from a file has such"))?;
     if !Path::new(location).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
         return Err(format!("its external data lie outside the model's folder: `{location}`"));
     }
-    let number = |key: &str| entry(key).map(|text| text.parse::<u64>().map_err(|_| format!("its external {key} is `{text}`"))).transpose();
+    let number = |key: &str| {
+        entry(key).map(|text| text.parse::<u64>().map_err(|_| format!("its external {key} is `{text}`"))).transpose()
+    };
     let path = folder.join(location);
     let fail = |error: std::io::Error| format!("its external data `{}`: {error}", path.display());
     let mut file = std::fs::File::open(&path).map_err(fail)?;
@@ -353,7 +373,10 @@ fn external_data(tensor: &TensorProto, folder: Option<&Path>) -> Result<Vec<u8>,
     let offset = number("offset")?.unwrap_or(0);
     let length = number("length")?.unwrap_or(size.saturating_sub(offset));
     if offset.checked_add(length).is_none_or(|end| end > size) {
-        return Err(format!("its external data `{}` end at {size} bytes, before the {length} from {offset} on", path.display()));
+        return Err(format!(
+            "its external data `{}` end at {size} bytes, before the {length} from {offset} on",
+            path.display()
+        ));
     }
     file.seek(SeekFrom::Start(offset)).map_err(fail)?;
     let mut bytes = vec![0; usize::try_from(length).map_err(|_| "its external data are too large")?];

@@ -50,7 +50,8 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
         }
         "Squeeze" => {
             let x = needed(0)?;
-            let axes = listed("axes", 1)?.map(|axes| axes.iter().map(|&a| axis(a, x.dims.len())).collect::<Result<Vec<_>, _>>());
+            let axes = listed("axes", 1)?
+                .map(|axes| axes.iter().map(|&a| axis(a, x.dims.len())).collect::<Result<Vec<_>, _>>());
             let axes = axes.transpose()?;
             let gone = |at: usize| axes.as_ref().map_or(x.dims[at] == 1, |axes| axes.contains(&at));
             one(x.reshaped((0..x.dims.len()).filter(|&at| !gone(at)).map(|at| x.dims[at]).collect())?)
@@ -81,7 +82,8 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
             one(x)
         }
         "Range" => {
-            let number = |index: usize| needed(index)?.scalar().ok_or_else(|| "its bounds are no single numbers".to_string());
+            let number =
+                |index: usize| needed(index)?.scalar().ok_or_else(|| "its bounds are no single numbers".to_string());
             let (start, limit, delta) = (number(0)?, number(1)?, number(2)?);
             let count = ((limit - start) / delta).ceil();
             if !(count.is_finite() && count <= 1e6) {

@@ -1,9 +1,9 @@
 //! Fusing: several ONNX operators that are one layer for triage.
 //!
-//! - compositions of functions of one number that are a known activation (SiLU, GELU, hard swish, hard sigmoid, ReLU6): they are told by
-//!   their values, whatever way they are written;
-//! - a multiplication and addition of constants after a convolution, linear layer or batch norm goes into its weights, one after another
-//!   into one affine layer;
+//! - compositions of functions of one number that are a known activation (SiLU, GELU, hard swish, hard sigmoid,
+//!   ReLU6): they are told by their values, whatever way they are written;
+//! - a multiplication and addition of constants after a convolution, linear layer or batch norm goes into its weights,
+//!   one after another into one affine layer;
 //! - zeros around a picture go into the padding of the convolution that follows.
 
 use std::collections::HashMap;
@@ -19,6 +19,9 @@ pub fn fuse(importer: &mut Importer, output: String) -> String {
             let made = &mut importer.made[index];
             made.op = Op::Kind(Kind::Activation(activation));
             made.inputs = vec![input];
+            // Those of the affine layer that it may have been.
+            let keys = ["weight", "bias"].map(|part| format!("{}.{part}", made.name));
+            keys.iter().for_each(|key| drop(importer.constants.remove(key)));
         }
     }
     let mut uses = uses(importer, &output);
@@ -72,7 +75,9 @@ fn does_nothing(importer: &Importer, affine: &str) -> bool {
 
 /// Puts the affine layer into the weights of the layer before it, if it has such.
 fn absorbed(importer: &mut Importer, affine: &str, before: usize) -> bool {
-    let (Some(scale), Some(shift)) = (constant(importer, affine, "weight").cloned(), constant(importer, affine, "bias").cloned()) else {
+    let (Some(scale), Some(shift)) =
+        (constant(importer, affine, "weight").cloned(), constant(importer, affine, "bias").cloned())
+    else {
         return false;
     };
     let name = importer.made[before].name.clone();
@@ -89,15 +94,16 @@ fn absorbed(importer: &mut Importer, affine: &str, before: usize) -> bool {
     let weight = weight.and_then(|(weight, factor)| {
         if scale.uniform() == Some(1.0) { Some(weight.clone()) } else { multiplied(weight, &factor).ok() }
     });
-    let bias = if biased { constant(importer, &name, "bias").and_then(|bias| multiplied(bias, &scale).ok()) } else { None };
+    let bias =
+        if biased { constant(importer, &name, "bias").and_then(|bias| multiplied(bias, &scale).ok()) } else { None };
     let bias = match bias {
         Some(bias) => bias.combined(&shift, |a, b| a + b).ok(),
         None => Some(shift),
     };
     // All of one shape by construction: a linear layer's constants were checked when it was made.
     if let (Some(weight), Some(bias)) = (weight, bias) {
-        importer.set(&name, "weight", weight);
-        importer.set(&name, "bias", bias);
+        importer.put(&name, "weight", weight);
+        importer.put(&name, "bias", bias);
     }
     true
 }
@@ -130,7 +136,10 @@ const KNOWN: [Activation; 6] = [
 
 /// The activation that the layer closes, with its input, if it takes two layers or more to write it.
 fn recognised(importer: &Importer, index: usize) -> Option<(Activation, String)> {
-    let closing = matches!(importer.made[index].op, Op::Kind(Kind::Mul | Kind::Affine | Kind::Add | Kind::Activation(Activation::Clip { .. } | Activation::Relu)));
+    let closing = matches!(
+        importer.made[index].op,
+        Op::Kind(Kind::Mul | Kind::Affine | Kind::Add | Kind::Activation(Activation::Clip { .. } | Activation::Relu))
+    );
     if !closing {
         return None;
     }
@@ -215,7 +224,13 @@ fn pointwise(importer: &Importer, made: &Made, values: &[f64]) -> Option<f64> {
 fn apply(activation: &Activation, x: f64) -> Option<f64> {
     Some(match *activation {
         Activation::Relu => x.max(0.0),
-        Activation::LeakyRelu { slope } => if x > 0.0 { x } else { f64::from(slope) * x },
+        Activation::LeakyRelu { slope } => {
+            if x > 0.0 {
+                x
+            } else {
+                f64::from(slope) * x
+            }
+        }
         Activation::Prelu => return None,
         Activation::Clip { min, max } => x.max(f64::from(min)).min(f64::from(max)),
         Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
@@ -227,7 +242,13 @@ fn apply(activation: &Activation, x: f64) -> Option<f64> {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
         }
         Activation::Tanh => x.tanh(),
-        Activation::Elu { alpha } => if x > 0.0 { x } else { f64::from(alpha) * x.exp_m1() },
+        Activation::Elu { alpha } => {
+            if x > 0.0 {
+                x
+            } else {
+                f64::from(alpha) * x.exp_m1()
+            }
+        }
     })
 }
 

@@ -52,17 +52,28 @@ pub struct Importer {
     pub places: HashMap<String, usize>,
     pub constants: BTreeMap<String, Constant>,
     pub input: Shape,
+    /// Elements that constants made here may still take in memory.
+    budget: usize,
 }
 
 pub fn model(model: ModelProto, folder: Option<&Path>, options: &ReadOptions) -> Result<Model, String> {
-    let opset = model.opset_import.iter().find(|set| matches!(set.domain.as_str(), "" | "ai.onnx")).map_or(0, |set| set.version);
+    let opset = model
+        .opset_import
+        .iter()
+        .find(|set| matches!(set.domain.as_str(), "" | "ai.onnx"))
+        .map_or(0, |set| set.version);
     if opset < 7 {
-        return Err(format!("its operator set is {opset}; from 7 on they are read: convert it with onnx.version_converter"));
+        return Err(format!(
+            "its operator set is {opset}; from 7 on they are read: convert it with onnx.version_converter"
+        ));
     }
     let graph = model.graph.ok_or("not an ONNX model: it holds no graph")?;
     let mut values = HashMap::new();
+    let mut declared = 0usize;
     for tensor in &graph.initializer {
-        let constant = Constant::from_proto(tensor, folder).map_err(|problem| format!("initializer `{}`: {problem}", tensor.name))?;
+        let constant = Constant::from_proto(tensor, folder)
+            .map_err(|problem| format!("initializer `{}`: {problem}", tensor.name))?;
+        declared = declared.saturating_add(constant.held());
         values.insert(tensor.name.clone(), Value::Constant(constant));
     }
     let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(|input| !values.contains_key(&input.name)).collect();
@@ -76,6 +87,9 @@ pub fn model(model: ModelProto, folder: Option<&Path>, options: &ReadOptions) ->
         places: HashMap::new(),
         constants: BTreeMap::new(),
         input: live.shape,
+        // Weights may be turned and scaled a few times, and shapes computed; a file of the same weights over and over
+        // may not.
+        budget: (1 << 22) + 4 * declared,
         values,
     };
     importer.values.insert(input.name.clone(), Value::Live(live));
@@ -98,19 +112,18 @@ fn image(input: &ValueInfoProto, graph: &GraphProto, options: &ReadOptions) -> R
     let batch = dims.first().copied().flatten().unwrap_or(1);
     let told = || options.input.ok_or_else(|| fail("its shape is open; say it, such as `--input 3x32x32`".into()));
     match dims.as_slice() {
-        [_, first, _, last] => {
-            let colours = |dim: &Option<usize>| matches!(dim, Some(1 | 3 | 4));
-            let transposed = graph.node.iter().find(|node| node.input.first() == Some(&input.name));
-            let to_first = transposed.is_some_and(|node| {
-                node.op_type == "Transpose" && node.attribute.iter().any(|a| a.name == "perm" && a.ints == [0, 3, 1, 2])
-            });
-            let layout = if to_first || (colours(last) && !colours(first)) { Layout::ChannelsLast } else { Layout::ChannelsFirst };
+        [_, _, _, _] => {
+            let layout =
+                if enters_channels_last(graph, &input.name) { Layout::ChannelsLast } else { Layout::ChannelsFirst };
             let order = if layout == Layout::ChannelsLast { [3, 1, 2] } else { [1, 2, 3] };
             let shape = match order.map(|axis| dims[axis]) {
                 [Some(c), Some(h), Some(w)] => Shape::new(c, h, w),
                 open => {
                     let told = told()?;
-                    let fits = open.iter().zip([told.channels, told.height, told.width]).all(|(dim, t)| dim.is_none_or(|d| d == t));
+                    let fits = open
+                        .iter()
+                        .zip([told.channels, told.height, told.width])
+                        .all(|(dim, t)| dim.is_none_or(|d| d == t));
                     if !fits {
                         return Err(fail(format!("it takes {open:?} (C, H, W), not {told}")));
                     }
@@ -138,10 +151,32 @@ fn image(input: &ValueInfoProto, graph: &GraphProto, options: &ReadOptions) -> R
     }
 }
 
+/// Whether the image has its channels last. ONNX's own operators take them first, so such an image meets a Transpose
+/// to (N, C, H, W) before anything that looks at more than one pixel.
+fn enters_channels_last(graph: &GraphProto, input: &str) -> bool {
+    const BY_PIXEL: [&str; 11] =
+        ["Identity", "Cast", "Add", "Sub", "Mul", "Div", "Clip", "Relu", "Pad", "MatMul", "BatchNormalization"];
+    let mut reached: HashSet<&str> = [input].into();
+    for node in &graph.node {
+        if !node.input.iter().any(|name| reached.contains(name.as_str())) {
+            continue;
+        }
+        if node.op_type == "Transpose" && node.attribute.iter().any(|a| a.name == "perm" && a.ints == [0, 3, 1, 2]) {
+            return true;
+        }
+        if BY_PIXEL.contains(&node.op_type.as_str()) {
+            reached.extend(node.output.iter().map(String::as_str));
+        }
+    }
+    false
+}
+
 impl Importer {
     fn node(&mut self, node: &Node, folder: Option<&Path>) -> Result<(), String> {
         if !matches!(node.proto.domain.as_str(), "" | "ai.onnx") {
-            return Err("an operator of a domain of its own has no layer here; export the model with standard operators".into());
+            return Err(
+                "an operator of a domain of its own has no layer here; export the model with standard operators".into(),
+            );
         }
         let mut constants = Vec::new();
         for name in &node.proto.input {
@@ -153,7 +188,14 @@ impl Importer {
             }
         }
         let results = if constants.len() == node.proto.input.len() {
-            fold::node(node, &constants, folder)?.into_iter().map(Value::Constant).collect()
+            let folded = fold::node(node, &constants, folder)?;
+            // What stands in the file counts as much as an initializer.
+            let held = folded.iter().map(Constant::held).sum();
+            if node.op() == "Constant" {
+                self.budget = self.budget.saturating_add(4 * held);
+            }
+            self.spend(held)?;
+            folded.into_iter().map(Value::Constant).collect()
         } else {
             ops::node(self, node)?
         };
@@ -178,7 +220,9 @@ impl Importer {
         let Some(name) = node.input(index) else { return Ok(None) };
         match self.values.get(name) {
             Some(Value::Constant(constant)) => Ok(Some(constant.clone())),
-            Some(Value::Live(_)) => Err(format!("its input `{name}` depends on the image, and only a constant has a layer here")),
+            Some(Value::Live(_)) => {
+                Err(format!("its input `{name}` depends on the image, and only a constant has a layer here"))
+            }
             None => Err(format!("its input `{name}` comes from nowhere")),
         }
     }
@@ -208,12 +252,27 @@ impl Importer {
         Ok(live.with(name))
     }
 
-    pub fn set(&mut self, layer: &str, parameter: &str, constant: Constant) {
+    fn spend(&mut self, elements: usize) -> Result<(), String> {
+        let left = self.budget.checked_sub(elements);
+        self.budget = left.ok_or("the constants computed up to here are many times larger than the file")?;
+        Ok(())
+    }
+
+    /// Gives a layer one of its weights.
+    pub fn set(&mut self, layer: &str, parameter: &str, constant: Constant) -> Result<(), String> {
+        self.spend(constant.dense())?;
+        self.put(layer, parameter, constant);
+        Ok(())
+    }
+
+    /// Replaces one of a layer's weights.
+    pub fn put(&mut self, layer: &str, parameter: &str, constant: Constant) {
         self.constants.insert(format!("{layer}.{parameter}"), constant);
     }
 
     fn unique(&self, hint: &str, node: &Node) -> String {
-        let clean: String = hint.trim_start_matches('/').chars().map(|c| if c.is_whitespace() { '_' } else { c }).collect();
+        let clean: String =
+            hint.trim_start_matches('/').chars().map(|c| if c.is_whitespace() { '_' } else { c }).collect();
         let base = match clean.as_str() {
             "" => node.op().to_lowercase(),
             INPUT => "input_layer".into(),
@@ -224,7 +283,10 @@ impl Importer {
             return base;
         }
         // Started at the layer's number, the search is short even where every layer has the same name.
-        (self.made.len()..).map(|number| format!("{base}_{number}")).find(|name| !taken(name)).expect("there is no last number")
+        (self.made.len()..)
+            .map(|number| format!("{base}_{number}"))
+            .find(|name| !taken(name))
+            .expect("there is no last number")
     }
 
     fn output(&mut self, graph: &GraphProto, options: &ReadOptions) -> Result<Live, String> {
@@ -234,16 +296,27 @@ impl Importer {
             (None, [only]) => only.to_string(),
             _ => return Err(format!("its outputs are {}; say which is meant", names.join(", "))),
         };
-        let proto = super::proto::NodeProto { name: "output".into(), op_type: "output".into(), input: vec![name.clone()], ..Default::default() };
+        let proto = super::proto::NodeProto {
+            name: "output".into(),
+            op_type: "output".into(),
+            input: vec![name.clone()],
+            ..Default::default()
+        };
         let node = Node { proto: &proto, opset: 0 };
         let fail = |problem: String| format!("output `{name}`: {problem}");
         match self.values.get(&name) {
             Some(Value::Live(live)) if live.is_plain() => Ok(live.clone()),
             Some(Value::Live(live)) if live.dims.len() == 2 => {
                 let live = self.vector(&node, 0).map_err(fail)?;
-                if live.is_plain_vector() { Ok(live) } else { Err(fail("its features come in no order that a layer gives".into())) }
+                if live.is_plain_vector() {
+                    Ok(live)
+                } else {
+                    Err(fail("its features come in no order that a layer gives".into()))
+                }
             }
-            Some(Value::Live(live)) if live.shape.height * live.shape.width == 1 && live.channel_axis().is_some() => Ok(live.clone()),
+            Some(Value::Live(live)) if live.shape.height * live.shape.width == 1 && live.channel_axis().is_some() => {
+                Ok(live.clone())
+            }
             Some(Value::Live(_)) => self.picture(&node, 0).map_err(fail),
             Some(Value::Constant(_)) => Err(fail("it does not depend on the image".into())),
             None => Err(fail("it comes from nowhere".into())),
@@ -267,9 +340,15 @@ impl Importer {
             layers.push(Layer { name: made.name.clone(), inputs: made.inputs.clone(), kind: kind.clone() });
         }
         let kept = |key: &str| key.rsplit_once('.').is_some_and(|(layer, _)| needed.contains(layer));
-        let constants = self.constants.iter().filter(|(key, _)| kept(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
+        let constants = self
+            .constants
+            .iter()
+            .filter(|(key, _)| kept(key))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
         let name: String = name.chars().map(|c| if c.is_whitespace() { '_' } else { c }).collect();
-        let graph = Graph { name: if name.is_empty() { "onnx".into() } else { name }, input: self.input, layers, output };
+        let graph =
+            Graph { name: if name.is_empty() { "onnx".into() } else { name }, input: self.input, layers, output };
         graph.check().map_err(|error| error.to_string())?;
         Ok(Model { graph, layout, constants })
     }

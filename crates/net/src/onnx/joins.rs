@@ -35,9 +35,8 @@ impl Importer {
 
     fn combined(&mut self, node: &Node, left: Value, right: Value) -> Result<Value, String> {
         let live = match (node.op(), left, right) {
-            ("Add" | "Sum", Value::Live(live), Value::Constant(c)) | ("Add" | "Sum", Value::Constant(c), Value::Live(live)) => {
-                self.scaled(node, &live, None, Some(c))
-            }
+            ("Add" | "Sum", Value::Live(live), Value::Constant(c))
+            | ("Add" | "Sum", Value::Constant(c), Value::Live(live)) => self.scaled(node, &live, None, Some(c)),
             ("Mul", Value::Live(live), Value::Constant(c)) | ("Mul", Value::Constant(c), Value::Live(live)) => {
                 self.scaled(node, &live, Some(c), None)
             }
@@ -45,7 +44,9 @@ impl Importer {
             ("Sub", Value::Constant(c), Value::Live(live)) => {
                 self.scaled(node, &live, Some(Constant::floats(Vec::new(), vec![-1.0])), Some(c))
             }
-            ("Div", Value::Live(live), Value::Constant(c)) => self.scaled(node, &live, Some(c.cast(false).mapped(f64::recip)), None),
+            ("Div", Value::Live(live), Value::Constant(c)) => {
+                self.scaled(node, &live, Some(c.cast(false).mapped(f64::recip)), None)
+            }
             ("Max", Value::Live(live), Value::Constant(c)) | ("Max", Value::Constant(c), Value::Live(live)) => {
                 let bound = c.scalar().ok_or("its bound is no single number")? as f32;
                 self.clipped(node, &live, bound.max(f32::MIN), f32::MAX)
@@ -66,7 +67,13 @@ impl Importer {
     }
 
     /// live * scale + shift, constants of one number a channel.
-    fn scaled(&mut self, node: &Node, live: &Live, scale: Option<Constant>, shift: Option<Constant>) -> Result<Live, String> {
+    fn scaled(
+        &mut self,
+        node: &Node,
+        live: &Live,
+        scale: Option<Constant>,
+        shift: Option<Constant>,
+    ) -> Result<Live, String> {
         let one = |value: f64| Constant::fill(vec![live.shape.channels], value, false);
         let vector = |given: Option<Constant>, usual: f64| match given {
             Some(constant) => self.per_channel(live, &constant.cast(false)),
@@ -142,14 +149,20 @@ impl Importer {
             if range.step == 1 && range.start == 0 && range.number == extents[at] {
                 continue;
             }
-            let from_first = range.start == 0 && range.step > 0 && range.number == extents[at].div_ceil(range.step as usize);
+            let from_first =
+                range.start == 0 && range.step > 0 && range.number == extents[at].div_ceil(range.step as usize);
             match live.axis(at) {
                 Some(Axis::Channel) if range.step == 1 && range.number > 0 => {
                     live = self.channels(node, &live, at, range.start, range.number)?;
                 }
                 Some(Axis::Row) if from_first => stride[0] = range.step as usize,
                 Some(Axis::Column) if from_first => stride[1] = range.step as usize,
-                _ => return Err("only a run of channels, or every n-th row and column from the first on, has a layer here".into()),
+                _ => {
+                    return Err(
+                        "only a run of channels, or every n-th row and column from the first on, has a layer here"
+                            .into(),
+                    );
+                }
             }
         }
         if stride == [1, 1] {
@@ -196,7 +209,13 @@ impl Importer {
                 None => {
                     let each = live.extents()[at].div_ceil(outputs.max(1));
                     let mut rest = live.extents()[at];
-                    (0..outputs).map(|_| { let size = each.min(rest); rest -= size; size as i64 }).collect()
+                    (0..outputs)
+                        .map(|_| {
+                            let size = each.min(rest);
+                            rest -= size;
+                            size as i64
+                        })
+                        .collect()
                 }
             },
         };

@@ -1,7 +1,8 @@
 //! ONNX models in and out.
 //!
-//! Reading takes the graph as it is at run time, opset 7 to 22: constants are folded, shapes computed, reshapings followed
-//! ([view]), and each remaining operator becomes one layer; then what is one layer for triage is fused. Writing gives opset 17.
+//! Reading takes the graph as it is at run time, opset 7 to 22: constants are folded, shapes computed, reshapings
+//! followed ([view]), and each remaining operator becomes one layer; then what is one layer for triage is fused.
+//! Writing gives opset 17.
 
 mod attributes;
 mod constant;
@@ -12,6 +13,8 @@ mod joins;
 mod ops;
 mod proto;
 mod reshape;
+#[cfg(test)]
+mod tests;
 mod view;
 mod windows;
 mod write;
@@ -65,7 +68,9 @@ impl Model {
         if total > 1 << 30 {
             return Err(Error::Weights { network: self.graph.name, problem: format!("{total} of them are too many") });
         }
-        let dense = |(key, constant): (String, Constant)| (key, Tensor { shape: constant.dims.clone(), data: constant.to_floats() });
+        let dense = |(key, constant): (String, Constant)| {
+            (key, Tensor { shape: constant.dims.clone(), data: constant.to_floats() })
+        };
         let weights: Weights = self.constants.into_iter().map(dense).collect();
         let network = Network { graph: self.graph, weights };
         network.check()?;
@@ -76,8 +81,8 @@ impl Model {
 /// Reads an ONNX file, and its external data beside it.
 ///
 /// # Errors
-/// A file that cannot be read or is no ONNX model; an operator, or a use of one, that has no layer here, by its node's name; an
-/// input whose shape must be told.
+/// A file that cannot be read or is no ONNX model; an operator, or a use of one, that has no layer here, by its node's
+/// name; an input whose shape must be told.
 pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Model, Error> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(|error| Error::file(path.display(), error))?;

@@ -13,7 +13,9 @@ pub fn node(importer: &mut Importer, node: &Node) -> Result<Vec<Value>, String> 
         return Ok(vec![Value::Live(importer.keep(node, kind, &live)?)]);
     }
     let live = match node.op() {
-        "Identity" | "Cast" | "Flatten" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Expand" => importer.reshaping(node),
+        "Identity" | "Cast" | "Flatten" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Expand" => {
+            importer.reshaping(node)
+        }
         "Conv" => importer.convolution(node),
         "ConvTranspose" => importer.transposed_convolution(node),
         "MaxPool" | "AveragePool" => importer.pool(node),
@@ -111,8 +113,9 @@ impl Importer {
     fn prelu(&mut self, node: &Node) -> Result<Live, String> {
         let live = self.live(node, 0)?;
         let slopes = self.per_channel(&live, &self.needed(node, 1)?)?;
-        let (name, _) = self.emit(node, &hint_from_weight(node, 1), Op::Kind(Kind::Activation(Activation::Prelu)), &[&live])?;
-        self.set(&name, "weight", slopes);
+        let (name, _) =
+            self.emit(node, &hint_from_weight(node, 1), Op::Kind(Kind::Activation(Activation::Prelu)), &[&live])?;
+        self.set(&name, "weight", slopes)?;
         Ok(live.with(name))
     }
 
@@ -131,10 +134,17 @@ impl Importer {
         // ONNX gives the share of the old statistics, PyTorch and we that of the new.
         let momentum = (1.0 - node.float("momentum").unwrap_or(0.9)).clamp(0.0, 1.0);
         let parts = [1, 2, 3, 4].map(|index| self.needed(node, index));
-        let (name, shape) = self.emit(node, &hint_from_weight(node, 1), Op::Kind(Kind::BatchNorm { eps, momentum }), &[&live])?;
+        let (name, shape) =
+            self.emit(node, &hint_from_weight(node, 1), Op::Kind(Kind::BatchNorm { eps, momentum }), &[&live])?;
         for (part, constant) in ["weight", "bias", "running_mean", "running_var"].into_iter().zip(parts) {
             let constant = constant?;
-            self.set(&name, part, constant.reshaped(vec![shape.channels]).map_err(|_| format!("its {part} is not one number a channel"))?);
+            self.set(
+                &name,
+                part,
+                constant
+                    .reshaped(vec![shape.channels])
+                    .map_err(|_| format!("its {part} is not one number a channel"))?,
+            )?;
         }
         Ok(live.with(name))
     }
@@ -197,9 +207,11 @@ impl Importer {
         }
         let features = weight.dims[0];
         let conv = crate::Conv { bias: false, ..crate::Conv::same(features, 1) };
-        let weight = weight.reshaped(vec![features, live.shape.channels, 1, 1]).map_err(|_| "its weight does not fit its input")?;
+        let weight = weight
+            .reshaped(vec![features, live.shape.channels, 1, 1])
+            .map_err(|_| "its weight does not fit its input")?;
         let (name, shape) = self.emit(node, &hint_from_weight(node, 1), Op::Kind(Kind::Conv(conv)), &[&live])?;
-        self.set(&name, "weight", weight);
+        self.set(&name, "weight", weight)?;
         let mut result = Live { tensor: name, shape, dims: live.dims };
         result.dims[last] = Live::picture(String::new(), shape, 1).dims[1].clone();
         Ok(result)
@@ -222,9 +234,9 @@ impl Importer {
         };
         let kind = Kind::Linear { features, bias: bias.is_some() };
         let (name, _) = self.emit(node, &hint_from_weight(node, 1), Op::Kind(kind), &[&live])?;
-        self.set(&name, "weight", weight);
+        self.set(&name, "weight", weight)?;
         if let Some(bias) = bias {
-            self.set(&name, "bias", bias);
+            self.set(&name, "bias", bias)?;
         }
         Ok(Live::vector(name, features, live.batch_size()))
     }
@@ -232,8 +244,8 @@ impl Importer {
     /// Multiplies and adds constants, one number a channel.
     pub fn affine(&mut self, node: &Node, live: &Live, scale: Constant, shift: Constant) -> Result<Live, String> {
         let (name, _) = self.emit(node, &hint(node), Op::Kind(Kind::Affine), &[live])?;
-        self.set(&name, "weight", scale);
-        self.set(&name, "bias", shift);
+        self.set(&name, "weight", scale)?;
+        self.set(&name, "bias", shift)?;
         Ok(live.with(name))
     }
 

@@ -1,4 +1,5 @@
-//! The part of ONNX's protobuf schema that is read and written here, by the field numbers of `onnx.proto` (IR version 10).
+//! The part of ONNX's protobuf schema that is read and written here, by the field numbers of `onnx.proto` (IR version
+//! 10).
 //!
 //! Fields that play no part (documentation, value infos, training, functions) are not declared; reading skips them.
 
@@ -169,8 +170,8 @@ pub struct DimensionProto {
     pub dim_param: Option<String>,
 }
 
-/// Whether the bytes could be a model of a plausible number of nodes and tensors for their length: a message takes a hundred times
-/// the memory of the two bytes that can announce an empty one.
+/// Whether the bytes could be a model of a plausible number of nodes and tensors for their length: a message takes a
+/// hundred times the memory of the two bytes that can announce an empty one.
 pub fn plausible(bytes: &[u8]) -> bool {
     let mut messages = 0usize;
     for (field, content) in Fields(bytes) {

@@ -86,7 +86,8 @@ impl Importer {
             }
             "Expand" => {
                 let target = self.needed(node, 1)?.to_ints()?;
-                let same = target.len() <= extents.len() && target.iter().rev().zip(extents.iter().rev()).all(|(&t, &e)| t == 1 || t == e as i64);
+                let same = target.len() <= extents.len()
+                    && target.iter().rev().zip(extents.iter().rev()).all(|(&t, &e)| t == 1 || t == e as i64);
                 if same { Ok(live) } else { Err("only an Expand that changes nothing has a place here".into()) }
             }
             "Squeeze" => {
@@ -138,7 +139,8 @@ impl Importer {
             return Constant::fill(vec![channels], value, false);
         }
         let missing = extents.len().saturating_sub(constant.dims.len());
-        let varying: Vec<usize> = (0..constant.dims.len()).filter(|&i| constant.dims[i] != 1).map(|i| i + missing).collect();
+        let varying: Vec<usize> =
+            (0..constant.dims.len()).filter(|&i| constant.dims[i] != 1).map(|i| i + missing).collect();
         let ([at], true) = (varying.as_slice(), fits) else { return Err(problem()) };
         let atoms = &live.dims[*at];
         if atoms.iter().any(|atom| atom.axis != Axis::Channel) || super::view::size(atoms) != channels {

@@ -1,10 +1,13 @@
 //! How an ONNX tensor lies on one of ours.
 //!
-//! Ours are (C, H, W) per image. In ONNX the same elements pass under other shapes: NHWC, flattened, channels split into groups and
-//! swapped. Such reshaping moves nothing until a layer needs it: a [`Live`] tensor is one of ours and, for every ONNX axis, which
-//! stretches of our axes it runs over.
+//! Ours are (C, H, W) per image. In ONNX the same elements pass under other shapes: NHWC, flattened, channels split
+//! into groups and swapped. Such reshaping moves nothing until a layer needs it: a [`Live`] tensor is one of ours and,
+//! for every ONNX axis, which stretches of our axes it runs over.
 
 use crate::Shape;
+
+/// The longest vector whose order is followed; the longest in use have some hundred thousand features.
+const MAX_FEATURES: usize = 1 << 24;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Axis {
@@ -47,7 +50,9 @@ fn merged(dim: Dim) -> Dim {
     let mut result: Dim = Vec::with_capacity(dim.len());
     for atom in dim {
         match result.last_mut() {
-            Some(outer) if outer.axis == atom.axis && atom.axis != Axis::Batch && outer.step == atom.size * atom.step => {
+            Some(outer)
+                if outer.axis == atom.axis && atom.axis != Axis::Batch && outer.step == atom.size * atom.step =>
+            {
                 *outer = Atom { axis: atom.axis, size: outer.size * atom.size, step: atom.step };
             }
             _ => result.push(atom),
@@ -64,7 +69,12 @@ impl Live {
     /// (N, C, H, W).
     pub fn picture(tensor: String, shape: Shape, batch: usize) -> Live {
         let Shape { channels, height, width } = shape;
-        let dims = vec![Live::batch(batch), whole(Axis::Channel, channels), whole(Axis::Row, height), whole(Axis::Column, width)];
+        let dims = vec![
+            Live::batch(batch),
+            whole(Axis::Channel, channels),
+            whole(Axis::Row, height),
+            whole(Axis::Column, width),
+        ];
         Live { tensor, shape, dims }
     }
 
@@ -116,11 +126,15 @@ impl Live {
         self.dims.iter().position(|dim| *dim == channels)
     }
 
-    /// Which of our axes an ONNX axis runs over, if it is one and whole; the channels where its extent is 1 and nothing else says.
+    /// Which of our axes an ONNX axis runs over, if it is one and whole; the channels where its extent is 1 and
+    /// nothing else says.
     pub fn axis(&self, at: usize) -> Option<Axis> {
         let Shape { channels, height, width } = self.shape;
         let candidates = [(Axis::Channel, channels), (Axis::Row, height), (Axis::Column, width)];
-        candidates.into_iter().find(|(axis, size)| *size > 1 && self.dims[at] == whole(*axis, *size)).map(|(axis, _)| axis)
+        candidates
+            .into_iter()
+            .find(|(axis, size)| *size > 1 && self.dims[at] == whole(*axis, *size))
+            .map(|(axis, _)| axis)
     }
 
     pub fn transposed(&self, order: &[usize]) -> Live {
@@ -136,7 +150,8 @@ impl Live {
             let mut wanted = extent;
             let mut dim = Vec::new();
             // The batch, whatever its number, belongs to the first axis.
-            if at == 0 && atoms.last().is_some_and(|atom| atom.axis == Axis::Batch && wanted.is_multiple_of(atom.size)) {
+            if at == 0 && atoms.last().is_some_and(|atom| atom.axis == Axis::Batch && wanted.is_multiple_of(atom.size))
+            {
                 let batch = atoms.pop().expect("there is one");
                 wanted /= batch.size;
                 dim.push(batch);
@@ -173,6 +188,9 @@ impl Live {
             return None;
         }
         let Shape { height, width, .. } = self.shape;
+        if self.shape.elements() > MAX_FEATURES {
+            return None;
+        }
         let mut order = vec![0];
         for atom in features {
             let step = match atom.axis {
@@ -186,12 +204,14 @@ impl Live {
         (order.len() == self.shape.elements()).then_some(order)
     }
 
-    /// What turns our tensor into a plain one for this view, where only the channels' order differs: the groups of a shuffle.
+    /// What turns our tensor into a plain one for this view, where only the channels' order differs: the groups of a
+    /// shuffle.
     pub fn shuffle(&self) -> Option<usize> {
         let mut plain = Live::picture(String::new(), self.shape, self.batch_size());
         let channels = self.dims.get(1)?;
         let [inner, outer] = channels.as_slice() else { return None };
-        let swapped = inner.axis == Axis::Channel && outer.axis == Axis::Channel && inner.step == 1 && outer.step == inner.size;
+        let swapped =
+            inner.axis == Axis::Channel && outer.axis == Axis::Channel && inner.step == 1 && outer.step == inner.size;
         if !swapped || inner.size * outer.size != self.shape.channels {
             return None;
         }
@@ -205,7 +225,8 @@ impl Live {
         let mut flat = c.clone();
         flat.extend(h.iter().chain(w));
         let whole = merged(flat) == whole(Axis::Channel, self.shape.channels);
-        let vector = (self.shape.height, self.shape.width) == (1, 1) && batch.len() == 1 && batch[0].axis == Axis::Batch;
+        let vector =
+            (self.shape.height, self.shape.width) == (1, 1) && batch.len() == 1 && batch[0].axis == Axis::Batch;
         (whole && vector).then(|| Shape::new(size(c), size(h), size(w)))
     }
 }
@@ -226,7 +247,8 @@ mod tests {
         assert!(!swapped.is_plain());
         assert_eq!(swapped.shuffle(), Some(3));
         // Swapped back, it is as it was.
-        let back = swapped.reshaped(&[1, 4, 3, 4, 5]).unwrap().transposed(&[0, 2, 1, 3, 4]).reshaped(&[1, 12, 4, 5]).unwrap();
+        let back =
+            swapped.reshaped(&[1, 4, 3, 4, 5]).unwrap().transposed(&[0, 2, 1, 3, 4]).reshaped(&[1, 12, 4, 5]).unwrap();
         assert!(back.is_plain());
     }
 

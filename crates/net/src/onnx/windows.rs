@@ -18,12 +18,19 @@ fn pair(node: &Node, name: &str, usual: usize) -> Result<[usize; 2], String> {
 }
 
 /// The padding of a window, by `pads` or `auto_pad`.
-fn padding(node: &Node, extents: [usize; 2], kernel: [usize; 2], stride: [usize; 2], dilation: [usize; 2]) -> Result<Padding, String> {
+fn padding(
+    node: &Node,
+    extents: [usize; 2],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    dilation: [usize; 2],
+) -> Result<Padding, String> {
     let same = |upper: bool| {
         let sides = [0, 1].map(|axis| {
             let reach = kernel[axis].saturating_sub(1).saturating_mul(dilation[axis]).saturating_add(1);
             let positions = extents[axis].div_ceil(stride[axis].max(1));
-            let total = (positions - 1).saturating_mul(stride[axis]).saturating_add(reach).saturating_sub(extents[axis]);
+            let total =
+                (positions - 1).saturating_mul(stride[axis]).saturating_add(reach).saturating_sub(extents[axis]);
             let (less, more) = (total / 2, total.div_ceil(2));
             if upper { (less, more) } else { (more, less) }
         });
@@ -37,7 +44,9 @@ fn padding(node: &Node, extents: [usize; 2], kernel: [usize; 2], stride: [usize;
             None => Ok(Padding::default()),
             Some(pads) => {
                 let sides: Vec<usize> = pads.iter().filter_map(|&pad| usize::try_from(pad).ok()).collect();
-                let &[top, left, bottom, right] = sides.as_slice() else { return Err(format!("its pads are {pads:?}")) };
+                let &[top, left, bottom, right] = sides.as_slice() else {
+                    return Err(format!("its pads are {pads:?}"));
+                };
                 Ok(Padding { top, bottom, left, right })
             }
         },
@@ -54,7 +63,10 @@ impl Importer {
         };
         let kernel = [rows, columns];
         if pair(node, "kernel_shape", 0)? != kernel && node.ints("kernel_shape").is_some() {
-            return Err(format!("its kernel is {:?} and its weight {kernel:?}", node.ints("kernel_shape").unwrap_or_default()));
+            return Err(format!(
+                "its kernel is {:?} and its weight {kernel:?}",
+                node.ints("kernel_shape").unwrap_or_default()
+            ));
         }
         let (stride, dilation) = (pair(node, "strides", 1)?, pair(node, "dilations", 1)?);
         let groups = usize::try_from(node.int("group").unwrap_or(1)).map_err(|_| "its groups are negative")?;
@@ -62,12 +74,15 @@ impl Importer {
         let padding = padding(node, extents, kernel, stride, dilation)?;
         let conv = Conv { filters, kernel, stride, padding, dilation, groups, bias: bias.is_some() };
         if per_group.checked_mul(groups) != Some(live.shape.channels) {
-            return Err(format!("its weight takes {per_group} channels in each of {groups} groups, and its input has {}", live.shape.channels));
+            return Err(format!(
+                "its weight takes {per_group} channels in each of {groups} groups, and its input has {}",
+                live.shape.channels
+            ));
         }
         let (name, shape) = self.emit(node, &hint_from_weight(node, 1), Op::Kind(Kind::Conv(conv)), &[&live])?;
-        self.set(&name, "weight", weight);
+        self.set(&name, "weight", weight)?;
         if let Some(bias) = bias {
-            self.set(&name, "bias", bias.reshaped(vec![filters]).map_err(|_| "its bias is not one number a filter")?);
+            self.set(&name, "bias", bias.reshaped(vec![filters]).map_err(|_| "its bias is not one number a filter")?)?;
         }
         Ok(self.new_picture(&live, name, shape))
     }
@@ -79,7 +94,9 @@ impl Importer {
         let &[inputs, per_group, rows, columns] = weight.dims.as_slice() else {
             return Err(format!("its weight is {:?}; convolutions here have two axes", weight.dims));
         };
-        if node.ints("output_shape").is_some() || !matches!(node.text("auto_pad").unwrap_or("NOTSET"), "NOTSET" | "VALID") {
+        if node.ints("output_shape").is_some()
+            || !matches!(node.text("auto_pad").unwrap_or("NOTSET"), "NOTSET" | "VALID")
+        {
             return Err("its padding follows from its output; write it out as `pads` and `output_padding`".into());
         }
         let kernel = [rows, columns];
@@ -93,9 +110,9 @@ impl Importer {
         let conv = Conv { filters, kernel, stride, padding, dilation, groups, bias: bias.is_some() };
         let kind = Kind::ConvTranspose { conv, output_padding: pair(node, "output_padding", 0)? };
         let (name, shape) = self.emit(node, &hint_from_weight(node, 1), Op::Kind(kind), &[&live])?;
-        self.set(&name, "weight", weight);
+        self.set(&name, "weight", weight)?;
         if let Some(bias) = bias {
-            self.set(&name, "bias", bias.reshaped(vec![filters]).map_err(|_| "its bias is not one number a filter")?);
+            self.set(&name, "bias", bias.reshaped(vec![filters]).map_err(|_| "its bias is not one number a filter")?)?;
         }
         Ok(self.new_picture(&live, name, shape))
     }
@@ -176,7 +193,10 @@ impl Importer {
         // Each pixel repeated: what all of these come to for whole factors.
         let repeats = node.op() == "Upsample"
             || node.opset < 11
-            || matches!((transformation, rounding), ("asymmetric", "floor") | ("half_pixel", "round_prefer_floor" | "round_prefer_ceil"));
+            || matches!(
+                (transformation, rounding),
+                ("asymmetric", "floor") | ("half_pixel", "round_prefer_floor" | "round_prefer_ceil")
+            );
         let small = rows <= 2.0 && columns <= 2.0 && (transformation, rounding) == ("asymmetric", "round_prefer_floor");
         if !(nearest && whole(rows) && whole(columns) && (repeats || small)) {
             return Err("only nearest-neighbour enlargement by whole factors has a layer here".into());
@@ -201,7 +221,9 @@ impl Importer {
         };
         let rank = live.dims.len();
         let axes: Vec<usize> = match self.constant(node, 3)? {
-            Some(axes) => axes.to_ints()?.iter().map(|&at| super::attributes::axis(at, rank)).collect::<Result<_, _>>()?,
+            Some(axes) => {
+                axes.to_ints()?.iter().map(|&at| super::attributes::axis(at, rank)).collect::<Result<_, _>>()?
+            }
             None => (0..rank).collect(),
         };
         if pads.len() != 2 * axes.len() {
@@ -209,7 +231,9 @@ impl Importer {
         }
         let mut sides = vec![[0usize; 2]; rank];
         for (index, &at) in axes.iter().enumerate() {
-            let side = |amount: i64| usize::try_from(amount).map_err(|_| "it cuts rows or columns off, which no layer here does");
+            let side = |amount: i64| {
+                usize::try_from(amount).map_err(|_| "it cuts rows or columns off, which no layer here does")
+            };
             sides[at] = [side(pads[index])?, side(pads[index + axes.len()])?];
         }
         if sides.iter().all(|side| side == &[0, 0]) {

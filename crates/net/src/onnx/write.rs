@@ -20,12 +20,12 @@ pub fn write(network: &Network, path: impl AsRef<Path>) -> Result<(), Error> {
     safetensors::write_atomically(path.as_ref(), &to_bytes(network)?)
 }
 
-/// The network as an ONNX model: input `input` (N, C, H, W), each tensor named after the layer that gives it, each weight
-/// `<layer>.<parameter>`. Dropout is written as it stands, which does nothing in inference.
+/// The network as an ONNX model: input `input` (N, C, H, W), each tensor named after the layer that gives it, each
+/// weight `<layer>.<parameter>`. Dropout is written as it stands, which does nothing in inference.
 ///
 /// # Errors
-/// A network that is not sound; more than 2 GiB of weights, which the format cannot hold; adaptive pooling to a grid that does not divide
-/// the picture, which ONNX lacks.
+/// A network that is not sound; more than 2 GiB of weights, which the format cannot hold; adaptive pooling to a grid
+/// that does not divide the picture, which ONNX lacks.
 pub fn to_bytes(network: &Network) -> Result<Vec<u8>, Error> {
     network.check()?;
     let graph = &network.graph;
@@ -84,7 +84,13 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn new(network: &Network) -> Writer<'_> {
         let names = network.graph.layers.iter().map(|layer| layer.name.clone()).chain([INPUT.to_string()]).collect();
-        Writer { network, nodes: Vec::new(), initializers: Vec::new(), names, ranks: HashMap::from([(INPUT.to_string(), 4)]) }
+        Writer {
+            network,
+            nodes: Vec::new(),
+            initializers: Vec::new(),
+            names,
+            ranks: HashMap::from([(INPUT.to_string(), 4)]),
+        }
     }
 
     /// A name of its own: the one wished for, if no layer has it.
@@ -219,7 +225,12 @@ impl Writer<'_> {
             Kind::BatchNorm { eps, momentum } => {
                 let mut inputs = vec![x.to_string()];
                 inputs.extend(["weight", "bias", "running_mean", "running_var"].map(|part| self.weight(layer, part)));
-                self.plain("BatchNormalization", &refs(&inputs), out, vec![float("epsilon", *eps), float("momentum", 1.0 - momentum)]);
+                self.plain(
+                    "BatchNormalization",
+                    &refs(&inputs),
+                    out,
+                    vec![float("epsilon", *eps), float("momentum", 1.0 - momentum)],
+                );
             }
             Kind::Affine => {
                 let scale = self.spread(layer, "weight", wanted);
@@ -272,14 +283,17 @@ impl Writer<'_> {
             }
             Kind::Upsample { factor } => self.enlarged(layer, x, *factor, out),
             Kind::LocalResponseNorm { size, alpha, beta, bias } => {
-                let attributes = vec![int("size", *size as i64), float("alpha", *alpha), float("beta", *beta), float("bias", *bias)];
+                let attributes =
+                    vec![int("size", *size as i64), float("alpha", *alpha), float("beta", *beta), float("bias", *bias)];
                 self.plain("LRN", &[x], out, attributes);
             }
             Kind::Dropout { p } => {
                 let ratio = self.number(layer, *p);
                 self.plain("Dropout", &[x, &ratio], out, Vec::new());
             }
-            Kind::Softmax { log } => self.plain(if *log { "LogSoftmax" } else { "Softmax" }, &[x], out, vec![int("axis", 1)]),
+            Kind::Softmax { log } => {
+                self.plain(if *log { "LogSoftmax" } else { "Softmax" }, &[x], out, vec![int("axis", 1)])
+            }
             Kind::Identity => self.plain("Identity", &[x], out, Vec::new()),
         }
         self.ranks.insert(layer.name.clone(), rank);
@@ -306,12 +320,18 @@ impl Writer<'_> {
     }
 
     fn enlarged(&mut self, layer: &Layer, x: &str, factor: [usize; 2], out: &str) {
-        let scales = self.floats(format!("{}.scales", layer.name), &[4], &[1.0, 1.0, factor[0] as f32, factor[1] as f32]);
-        let attributes = vec![text("mode", "nearest"), text("coordinate_transformation_mode", "asymmetric"), text("nearest_mode", "floor")];
+        let scales =
+            self.floats(format!("{}.scales", layer.name), &[4], &[1.0, 1.0, factor[0] as f32, factor[1] as f32]);
+        let attributes = vec![
+            text("mode", "nearest"),
+            text("coordinate_transformation_mode", "asymmetric"),
+            text("nearest_mode", "floor"),
+        ];
         self.plain("Resize", &[x, "", &scales], out, attributes);
     }
 
-    /// Adaptive pooling, where its regions are of one size: pooling if the grid divides the picture, repetition if the picture divides it.
+    /// Adaptive pooling, where its regions are of one size: pooling if the grid divides the picture, repetition if the
+    /// picture divides it.
     fn adaptive(&mut self, layer: &Layer, x: &str, from: Shape, to: [usize; 2]) -> Result<(), String> {
         let extents = [from.height, from.width];
         if extents == to {
@@ -323,7 +343,10 @@ impl Writer<'_> {
         } else if (0..2).all(|axis| to[axis].is_multiple_of(extents[axis])) {
             self.enlarged(layer, x, [to[0] / extents[0], to[1] / extents[1]], &layer.name);
         } else {
-            return Err(format!("adaptive pooling from {from} to {}x{} has no ONNX operator; use an input whose size it divides", to[0], to[1]));
+            return Err(format!(
+                "adaptive pooling from {from} to {}x{} has no ONNX operator; use an input whose size it divides",
+                to[0], to[1]
+            ));
         }
         Ok(())
     }
@@ -351,7 +374,11 @@ impl Writer<'_> {
                 self.plain("Mul", &[x, &gate], out, Vec::new());
             }
             Activation::Gelu { tanh } => {
-                let inner = if tanh { self.tanh_argument(layer, x) } else { self.times(layer, x, std::f32::consts::FRAC_1_SQRT_2) };
+                let inner = if tanh {
+                    self.tanh_argument(layer, x)
+                } else {
+                    self.times(layer, x, std::f32::consts::FRAC_1_SQRT_2)
+                };
                 let curve = self.step(layer, if tanh { "Tanh" } else { "Erf" }, &[&inner], Vec::new());
                 let one = self.number(layer, 1.0);
                 let share = self.step(layer, "Add", &[&curve, &one], Vec::new());

@@ -1,4 +1,7 @@
 //! Tests of the file formats, on the networks in `../shared/networks` where they are there.
 
+mod checkpoints;
+mod hostile;
+mod loading;
 mod shared;
 mod structure;

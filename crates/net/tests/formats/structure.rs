@@ -1,7 +1,8 @@
 //! Every ONNX network in `../shared/networks`: layers, costs and blocks, pinned.
 //!
-//! Parameters and shapes agree with what the networks' papers and torchvision give (ResNet-50 25,557,032; VGG19 143,667,240; AlexNet 60,965,224;
-//! DenseNet-121 7,978,856; SqueezeNet 1.1 1,235,496). Blocks were checked against the modules' names in the files.
+//! Parameters and shapes agree with what the networks' papers and torchvision give (ResNet-50 25,557,032; VGG19
+//! 143,667,240; AlexNet 60,965,224; DenseNet-121 7,978,856; SqueezeNet 1.1 1,235,496). Blocks were checked against the
+//! modules' names in the files.
 
 use nettriage_net::onnx::{self, Layout, ReadOptions};
 use nettriage_net::{INPUT, Kind, block, cost};
@@ -18,8 +19,20 @@ struct Expected {
 }
 
 const EXPECTED: [Expected; 12] = [
-    Expected { file: "cifar10_small/cifar_base_kw", layout: Layout::ChannelsFirst, layers: 8, parameters: 105_966, blocks: &[] },
-    Expected { file: "cifar10_small/nhwc_small", layout: Layout::ChannelsLast, layers: 10, parameters: 85_218, blocks: &[] },
+    Expected {
+        file: "cifar10_small/cifar_base_kw",
+        layout: Layout::ChannelsFirst,
+        layers: 8,
+        parameters: 105_966,
+        blocks: &[],
+    },
+    Expected {
+        file: "cifar10_small/nhwc_small",
+        layout: Layout::ChannelsLast,
+        layers: 10,
+        parameters: 85_218,
+        blocks: &[],
+    },
     Expected {
         file: "cifar10_small/resnet_2b",
         layout: Layout::ChannelsFirst,
@@ -121,7 +134,9 @@ fn every_network_is_read_and_its_blocks_found() {
 
 #[test]
 fn outputs_have_the_models_shapes() {
-    for (file, classes) in [("cifar10_small/nhwc_small", 10), ("structure/dronet_bn", 2), ("structure/light_squeezenet", 1000)] {
+    for (file, classes) in
+        [("cifar10_small/nhwc_small", 10), ("structure/dronet_bn", 2), ("structure/light_squeezenet", 1000)]
+    {
         let Some(path) = shared::network(&format!("{file}.onnx")) else { return };
         let model = onnx::read(&path, &ReadOptions::default()).unwrap();
         let shape = model.graph.output_shape().unwrap();

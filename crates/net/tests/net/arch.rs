@@ -7,8 +7,8 @@ fn build(name: &str, size: usize, classes: usize) -> nettriage_net::Graph {
     arch::build(&ArchSpec::named(name), Shape::new(3, size, size), classes).unwrap()
 }
 
-/// Parameters from torchvision's documentation of its weights ("Num params", 1000 classes, 224x224) and GFLOPS there, which
-/// are multiply-accumulates.
+/// Parameters from torchvision's documentation of its weights ("Num params", 1000 classes, 224x224) and GFLOPS there,
+/// which are multiply-accumulates.
 #[test]
 fn imagenet_networks_have_torchvisions_size() {
     let published = [

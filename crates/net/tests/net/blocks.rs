@@ -29,7 +29,8 @@ fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
 fn vgg_has_a_block_between_two_poolings() {
     for size in [32, 64, 224] {
         let expected = [("0", "5"), ("7", "12"), ("14", "22"), ("24", "32"), ("34", "42")];
-        let expected: Vec<_> = expected.iter().map(|(a, b)| (format!("features.{a}"), format!("features.{b}"))).collect();
+        let expected: Vec<_> =
+            expected.iter().map(|(a, b)| (format!("features.{a}"), format!("features.{b}"))).collect();
         assert_eq!(ends(&build("vgg16_bn", size)), expected, "{size}");
     }
     // Stages of one convolution are what a substitute would be already.
@@ -39,7 +40,10 @@ fn vgg_has_a_block_between_two_poolings() {
 #[test]
 fn resnets_have_a_block_a_stage() {
     let stages = |last: [usize; 3]| {
-        let ends = last.iter().enumerate().map(|(i, last)| (format!("layer{}.0.conv1", i + 1), format!("layer{}.{last}.relu", i + 1)));
+        let ends = last
+            .iter()
+            .enumerate()
+            .map(|(i, last)| (format!("layer{}.0.conv1", i + 1), format!("layer{}.{last}.relu", i + 1)));
         ends.collect::<Vec<_>>()
     };
     assert_eq!(ends(&build("cifar-resnet20", 32)), stages([2, 2, 2]));
@@ -75,7 +79,11 @@ fn inverted_residuals_keep_their_expansion() {
             ("c.project", conv(12, 1)),
         ],
     );
-    let add = |name: &str, inputs: &[&str], kind| Layer { name: name.into(), inputs: inputs.iter().map(|i| i.to_string()).collect(), kind };
+    let add = |name: &str, inputs: &[&str], kind| Layer {
+        name: name.into(),
+        inputs: inputs.iter().map(|i| i.to_string()).collect(),
+        kind,
+    };
     graph.layers.push(add("c.add", &["c.project", "b.project"], Kind::Add));
     graph.layers.push(add("pool", &["c.add"], Kind::AdaptiveAvgPool { height: 1, width: 1 }));
     graph.layers.push(add("fc", &["pool"], Kind::Linear { features: 10, bias: true }));

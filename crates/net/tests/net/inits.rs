@@ -85,7 +85,14 @@ fn collapse_without_inner_padding_is_exact_to_the_border() {
 fn collapse_follows_strides_and_dilations() {
     let layers = vec![
         ("a", Kind::Conv(Conv { stride: [2, 2], ..Conv::same(4, 3) })),
-        ("b", Kind::Conv(Conv { dilation: [2, 1], padding: Padding { top: 2, bottom: 2, left: 1, right: 1 }, ..Conv::same(3, 3) })),
+        (
+            "b",
+            Kind::Conv(Conv {
+                dilation: [2, 1],
+                padding: Padding { top: 2, bottom: 2, left: 1, right: 1 },
+                ..Conv::same(3, 3)
+            }),
+        ),
         ("c", relu()),
     ];
     let parent = random_network(chain(Shape::new(2, 21, 22), layers), 4);
@@ -179,7 +186,8 @@ fn set_affine_is_exact_and_calibrate_keeps_the_function() {
         assert!((after - expected).abs() < 1e-6 * (1.0 + expected.abs()), "{after} for {expected}");
     }
 
-    // The statistics of the convolution's own output: then the norm's output has mean `bias` in training mode, as it has now.
+    // The statistics of the convolution's own output: then the norm's output has mean `bias` in training mode, as it
+    // has now.
     let statistics = |picture: &Picture, c: usize| {
         let part = &picture.data[c * 36..(c + 1) * 36];
         let mean = part.iter().sum::<f64>() / 36.0;

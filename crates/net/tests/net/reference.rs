@@ -66,7 +66,8 @@ fn forward(network: &Network, layer: &Layer, inputs: &[&Picture], shape: Shape) 
             convolve(&conv, &weight, x, shape)
         }
         Kind::BatchNorm { eps, .. } => Picture::build(shape, |c, y, z| {
-            let scaled = (x.at(c, y, z) - weight("running_mean", c)) / (weight("running_var", c) + f64::from(*eps)).sqrt();
+            let scaled =
+                (x.at(c, y, z) - weight("running_mean", c)) / (weight("running_var", c) + f64::from(*eps)).sqrt();
             scaled * weight("weight", c) + weight("bias", c)
         }),
         Kind::Affine => Picture::build(shape, |c, y, z| x.at(c, y, z) * weight("weight", c) + weight("bias", c)),

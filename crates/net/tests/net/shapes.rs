@@ -68,7 +68,12 @@ fn graphs_that_do_not_hang_together_are_refused() {
         inputs: inputs.iter().map(|input| input.to_string()).collect(),
         kind,
     };
-    let graph = |layers: Vec<Layer>, output: &str| Graph { name: "g".into(), input: Shape::new(4, 5, 5), layers, output: output.into() };
+    let graph = |layers: Vec<Layer>, output: &str| Graph {
+        name: "g".into(),
+        input: Shape::new(4, 5, 5),
+        layers,
+        output: output.into(),
+    };
     let fails = |graph: Graph, part: &str| {
         let message = graph.check().unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
@@ -132,7 +137,10 @@ fn weights_must_fit() {
 
 #[test]
 fn first_weights_follow_the_seed() {
-    let graph = chain(Shape::new(16, 4, 4), vec![("a", conv(64, 3)), ("f", Kind::Flatten), ("l", Kind::Linear { features: 50, bias: true })]);
+    let graph = chain(
+        Shape::new(16, 4, 4),
+        vec![("a", conv(64, 3)), ("f", Kind::Flatten), ("l", Kind::Linear { features: 50, bias: true })],
+    );
     let make = |seed| Network::initialised(graph.clone(), &mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
     let network = make(1);
     network.check().unwrap();
@@ -145,6 +153,8 @@ fn first_weights_follow_the_seed() {
     // 9,216 normal weights, variance 2 / 144; 51,200 uniform ones in ±1/32, variance a third of its square.
     assert!((square("a.weight") * 72.0 - 1.0).abs() < 0.06);
     assert!((square("l.weight") * 3072.0 - 1.0).abs() < 0.03);
-    assert!(network.weights["l.weight"].data.iter().chain(&network.weights["l.bias"].data).all(|w| w.abs() <= 1.0 / 32.0));
+    assert!(
+        network.weights["l.weight"].data.iter().chain(&network.weights["l.bias"].data).all(|w| w.abs() <= 1.0 / 32.0)
+    );
     assert!(network.weights["a.bias"].data.iter().all(|&b| b == 0.0));
 }

@@ -36,7 +36,12 @@ fn every_block_of_every_architecture_can_be_replaced() {
             for (block, _) in replacements {
                 let [from, to] = [&block.input, &block.output].map(|tensor| parent.graph.shape_of(tensor).unwrap());
                 let names = surgery::substitute_layers(block, &child);
-                assert_eq!(child.graph.shape_of(names.last().unwrap()).unwrap(), to, "{name} {} from {from}", block.name);
+                assert_eq!(
+                    child.graph.shape_of(names.last().unwrap()).unwrap(),
+                    to,
+                    "{name} {} from {from}",
+                    block.name
+                );
                 assert!(block.layers.iter().all(|layer| child.graph.layer(layer).is_none()));
             }
         }
@@ -50,7 +55,9 @@ fn a_substitute_is_as_its_block_closes() {
     let child = surgery::compress(&parent, &[(block.clone(), CONV3)]).unwrap();
     assert_eq!(surgery::substitute_layers(&block, &child), ["block2.conv", "block2.norm", "block2.act"]);
     assert_eq!(child.graph.layer("block2.conv").unwrap().inputs, [block.input.clone()]);
-    assert!(matches!(child.graph.layer("block2.conv").unwrap().kind, Kind::Conv(conv) if !conv.bias && conv.stride == [1, 1]));
+    assert!(
+        matches!(child.graph.layer("block2.conv").unwrap().kind, Kind::Conv(conv) if !conv.bias && conv.stride == [1, 1])
+    );
     assert_eq!(child.weights["block2.norm.running_var"].data, [1.0; 12]);
 
     let parent = build("vgg16", 0.1);
@@ -69,7 +76,8 @@ fn a_substitute_is_as_its_block_closes() {
 #[test]
 fn prelu_slopes_stay() {
     let prelu = Kind::Activation(Activation::Prelu);
-    let parent = random_network(chain(Shape::new(2, 6, 6), vec![("a", conv(3, 3)), ("b", conv(3, 3)), ("c", prelu)]), 2);
+    let parent =
+        random_network(chain(Shape::new(2, 6, 6), vec![("a", conv(3, 3)), ("b", conv(3, 3)), ("c", prelu)]), 2);
     let block = block::range(&parent.graph, "x", "a", "c").unwrap();
     let child = surgery::compress(&parent, &[(block, CONV3)]).unwrap();
     child.check().unwrap();
@@ -120,12 +128,14 @@ fn neighbours_can_go_together_and_overlaps_cannot() {
     let layers = vec![("a", conv(4, 3)), ("b", conv(4, 3)), ("c", conv(4, 3)), ("d", conv(4, 3)), ("e", relu())];
     let parent = random_network(chain(Shape::new(4, 6, 6), layers), 1);
     let range = |name, first, last| block::range(&parent.graph, name, first, last).unwrap();
-    let child = surgery::compress(&parent, &[(range("y", "c", "d"), CONV3), (range("x", "a", "b"), Substitute::Drop)]).unwrap();
+    let child =
+        surgery::compress(&parent, &[(range("y", "c", "d"), CONV3), (range("x", "a", "b"), Substitute::Drop)]).unwrap();
     let names: Vec<&str> = child.graph.layers.iter().map(|layer| layer.name.as_str()).collect();
     assert_eq!(names, ["y.conv", "e"]);
     assert_eq!(child.graph.layers[0].inputs, [INPUT]);
     for other in [range("y", "b", "c"), range("y", "a", "a"), range("y", "b", "e")] {
-        let message = surgery::compress(&parent, &[(range("x", "a", "b"), CONV3), (other, CONV3)]).unwrap_err().to_string();
+        let message =
+            surgery::compress(&parent, &[(range("x", "a", "b"), CONV3), (other, CONV3)]).unwrap_err().to_string();
         assert!(message.contains("overlaps"), "{message}");
     }
     let same = surgery::compress(&parent, &[(range("x", "a", "b"), CONV3), (range("x", "c", "d"), CONV3)]);
@@ -184,7 +194,10 @@ fn slices_compute_their_part() {
     assert!(slice::between(&parent, "nowhere", "linear").is_err());
     assert!(slice::between(&parent, "linear", "conv1").is_err());
     let same = slice::between(&parent, "relu", "relu").unwrap();
-    assert_eq!(reference::run(&same, &Picture::random(same.graph.input, 1)).shape, parent.graph.shape_of("relu").unwrap());
+    assert_eq!(
+        reference::run(&same, &Picture::random(same.graph.input, 1)).shape,
+        parent.graph.shape_of("relu").unwrap()
+    );
 }
 
 #[test]
@@ -196,7 +209,9 @@ fn substitutes_in_words() {
         assert_eq!(json, format!("\"{text}\""));
         assert_eq!(serde_json::from_str::<Substitute>(&json).unwrap(), substitute);
     }
-    for text in ["conv", "conv3", "conv3x5", "conv0x0", "conv3x3g0", "conv3x3g", "Conv3x3", "", "conv99999999999x99999999999"] {
+    for text in
+        ["conv", "conv3", "conv3x5", "conv0x0", "conv3x3g0", "conv3x3g", "Conv3x3", "", "conv99999999999x99999999999"]
+    {
         assert!(text.parse::<Substitute>().unwrap_err().to_string().contains("conv3x3"), "{text}");
     }
 }

@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""The outputs of a network as its own library computes them, for `nettriage evaluate MODEL --inputs X.npy --logits Y.npy` to be held against.
+
+ONNX models run in onnxruntime; checkpoints of PyTorch in PyTorch, under the architecture that `--arch` names. Inputs are seeded normal
+numbers, or those of a file, in the model's own layout.
+
+    pip install numpy onnx onnxruntime torch
+    python reference_outputs.py resnet_2b.onnx --seed 1 --inputs X.npy --outputs Y.npy
+    python reference_outputs.py resnet20-12fca82f.th --arch cifar-resnet20 --inputs X.npy --outputs Y.npy
+    python reference_outputs.py resnet_2b.onnx --given X.npy --outputs Y.npy       # on inputs that are there already
+"""
+import argparse
+import pathlib
+
+import numpy as np
+
+
+def onnx_session(path):
+    import onnx
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    constants = {tensor.name for tensor in onnx.load(path, load_external_data=False).graph.initializer}
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (image,) = [value for value in session.get_inputs() if value.name not in constants]
+    return session, image
+
+
+def run_onnx(path, inputs, count, seed):
+    session, image = onnx_session(path)
+    shape = [extent if isinstance(extent, int) else None for extent in image.shape]
+    if inputs is None:
+        if None in shape[1:]:
+            raise SystemExit(f"{path}: its input is {image.shape}; give inputs with --given")
+        inputs = np.random.default_rng(seed).standard_normal([count, *shape[1:]]).astype(np.float32)
+    # A model may be fixed to one batch size: then that many at a time.
+    batch = shape[0] or 16
+    outputs = []
+    for start in range(0, len(inputs), batch):
+        part = inputs[start:start + batch]
+        missing = batch - len(part) if shape[0] else 0
+        padded = np.concatenate([part, np.zeros([missing, *part.shape[1:]], np.float32)]) if missing else part
+        outputs.append(session.run(None, {image.name: padded})[0][:len(part)])
+    return inputs, np.concatenate(outputs)
+
+
+def cifar_resnet(depth):
+    """He et al. 2015, section 4.2, option A shortcuts; layers named as in Y. Idelbayev's repository."""
+    import torch.nn as nn
+    import torch.nn.functional as F
+
+    class Unit(nn.Module):
+        def __init__(self, cin, cout, stride):
+            super().__init__()
+            self.conv1 = nn.Conv2d(cin, cout, 3, stride, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(cout)
+            self.conv2 = nn.Conv2d(cout, cout, 3, 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(cout)
+            self.stride, self.extra = stride, cout - cin
+
+        def forward(self, x):
+            out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+            if self.stride != 1 or self.extra:
+                x = F.pad(x[:, :, ::self.stride, ::self.stride], (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
+            return F.relu(out + x)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(16)
+            units, channels = (depth - 2) // 6, 16
+            for stage, width in enumerate((16, 32, 64)):
+                layers = []
+                for index in range(units):
+                    layers.append(Unit(channels, width, 2 if stage and not index else 1))
+                    channels = width
+                setattr(self, f"layer{stage + 1}", nn.Sequential(*layers))
+            self.linear = nn.Linear(64, 10)
+
+        def forward(self, x):
+            x = self.layer3(self.layer2(self.layer1(F.relu(self.bn1(self.conv1(x))))))
+            return self.linear(x.mean((2, 3)))
+
+    return Net(), (3, 32, 32)
+
+
+def lenet():
+    """The network of `mnist_lenet`: pooling before ReLU, softmax at the end."""
+    import torch.nn as nn
+    import torch.nn.functional as F
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(1, 6, 5), nn.Conv2d(6, 16, 5)
+            self.fc1, self.fc2, self.fc3 = nn.Linear(256, 120), nn.Linear(120, 84), nn.Linear(84, 10)
+
+        def forward(self, x):
+            x = F.relu(F.max_pool2d(self.conv1(x), 2))
+            x = F.relu(F.max_pool2d(self.conv2(x), 2)).flatten(1)
+            return F.softmax(self.fc3(F.relu(self.fc2(F.relu(self.fc1(x))))), 1)
+
+    return Net(), (1, 28, 28)
+
+
+def torch_network(name):
+    if name == "lenet":
+        return lenet()
+    if name.startswith("cifar-resnet") and (int(name[12:]) - 2) % 6 == 0:
+        return cifar_resnet(int(name[12:]))
+    import torchvision
+
+    return getattr(torchvision.models, name)(weights=None), (3, 224, 224)
+
+
+def state_dict_of(path):
+    import torch
+
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    while not any(hasattr(value, "shape") for value in found.values()):
+        found = found["state_dict"]
+        found = found[0] if isinstance(found, list) else found
+    return {key.removeprefix("module."): value for key, value in found.items()}
+
+
+def run_torch(path, arch, inputs, count, seed):
+    import torch
+
+    network, shape = torch_network(arch)
+    network.load_state_dict(state_dict_of(path))
+    network.eval()
+    if inputs is None:
+        inputs = np.random.default_rng(seed).standard_normal([count, *shape]).astype(np.float32)
+    with torch.inference_mode():
+        outputs = [network(torch.from_numpy(inputs[start:start + 16])).numpy() for start in range(0, len(inputs), 16)]
+    return inputs, np.concatenate(outputs)
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument("model")
+    a.add_argument("--arch", help="for checkpoints: cifar-resnetN, lenet, or a name of torchvision's")
+    a.add_argument("--seed", type=int, default=0)
+    a.add_argument("--count", type=int, default=64)
+    a.add_argument("--given", help="inputs that are there already (N first)")
+    a.add_argument("--inputs", help="where to write the inputs")
+    a.add_argument("--outputs", required=True, help="where to write the outputs")
+    a = a.parse_args()
+    given = np.load(a.given).astype(np.float32) if a.given else None
+    if pathlib.Path(a.model).suffix == ".onnx":
+        inputs, outputs = run_onnx(a.model, given, a.count, a.seed)
+    elif a.arch:
+        inputs, outputs = run_torch(a.model, a.arch, given, a.count, a.seed)
+    else:
+        raise SystemExit(f"{a.model}: say --arch")
+    if a.inputs:
+        np.save(a.inputs, inputs)
+    np.save(a.outputs, outputs.reshape(len(outputs), -1))
+    print(f"{len(outputs)} outputs of {outputs[0].size}, largest {np.abs(outputs).max():.6g}")
+
+
+if __name__ == "__main__":
+    main()

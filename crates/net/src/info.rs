@@ -1,0 +1,94 @@
+//! What a network's file does not say: how its images were normalised, which class is which, how large its input is.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Shape};
+
+/// A small TOML file beside a network: `net.toml` or `net.onnx.toml` beside `net.onnx`.
+///
+/// ```toml
+/// mean = [0.485, 0.456, 0.406]   # of pixels scaled to 0..1, channel by channel
+/// std = [0.229, 0.224, 0.225]
+/// classes = ["airplane", "automobile"]   # in the order of the network's outputs
+/// input = [3, 32, 32]   # channels, rows, columns
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelInfo {
+    /// Subtracted from each channel of pixels scaled to 0..1; empty if not known.
+    pub mean: Vec<f32>,
+    /// What each channel is then divided by; empty if not known.
+    pub std: Vec<f32>,
+    /// Names of the classes, in the order of the outputs; empty if not known.
+    pub classes: Vec<String>,
+    /// Channels, rows and columns of an image.
+    pub input: Option<[usize; 3]>,
+}
+
+impl ModelInfo {
+    /// Reads the file beside a network; `None` where there is none.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is not as this says.
+    pub fn beside(network: impl AsRef<Path>) -> Result<Option<ModelInfo>, Error> {
+        let network = network.as_ref();
+        let mut longer = network.as_os_str().to_os_string();
+        longer.push(".toml");
+        for path in [longer.into(), network.with_extension("toml")] {
+            match std::fs::read_to_string(&path) {
+                Ok(text) => {
+                    return ModelInfo::parse(&text).map(Some).map_err(|problem| Error::file(path.display(), problem));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::file(path.display(), error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// From the text of such a file.
+    ///
+    /// # Errors
+    /// What is wrong, in one line.
+    pub fn parse(text: &str) -> Result<ModelInfo, String> {
+        let info: ModelInfo = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            format!("line {line}: {}; its keys are mean, std, classes and input", error.message())
+        })?;
+        if info.mean.len() != info.std.len() {
+            return Err(format!("{} means and {} deviations: one of each a channel", info.mean.len(), info.std.len()));
+        }
+        if info.mean.iter().any(|m| !m.is_finite()) || info.std.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
+            return Err("means are finite numbers, and deviations such above 0".into());
+        }
+        Ok(info)
+    }
+
+    /// The text of such a file.
+    pub fn to_toml(&self) -> String {
+        // JSON's lists of numbers and strings are TOML's too.
+        let list = |values: serde_json::Result<String>| values.unwrap_or_default();
+        let mut text = String::new();
+        if !self.mean.is_empty() {
+            text += &format!(
+                "mean = {}\nstd = {}\n",
+                list(serde_json::to_string(&self.mean)),
+                list(serde_json::to_string(&self.std))
+            );
+        }
+        if !self.classes.is_empty() {
+            text += &format!("classes = {}\n", list(serde_json::to_string(&self.classes)));
+        }
+        if let Some(input) = self.input {
+            text += &format!("input = {input:?}\n");
+        }
+        text
+    }
+
+    /// The input's shape, if it is known.
+    pub fn input_shape(&self) -> Option<Shape> {
+        self.input.map(|[channels, height, width]| Shape::new(channels, height, width))
+    }
+}

@@ -1,0 +1,213 @@
+//! Weights by the keys of other people's checkpoints, onto the keys of a graph.
+//!
+//! Tried are the keys as they are, without the prefixes that wrappers add (`module.`, `model.`, `_orig_mod.` and so
+//! on), and under the names that common CIFAR repositories give the same layers; the layout that fits most keys is
+//! taken. A bias of a convolution whose batch norm follows, where the graph has none, goes into the running mean: (x +
+//! b) − mean = x − (mean − b). Where not one key fits but every tensor in the file's order has the name's ending and
+//! the shape of the graph's in its order, they are taken by order.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::network::{expected_weights, shorten};
+use crate::{Error, Graph, Kind, Network, Tensor, Weights};
+
+/// Prefixes that wrappers and repositories put before all keys.
+const PREFIXES: [&str; 9] =
+    ["module.", "model.", "net.", "network.", "_orig_mod.", "backbone.", "encoder.", "resnet.", "vgg."];
+
+/// Renamings of parts of keys, by repository: as they are; kuangliu's ResNets; heads by any name.
+const LAYOUTS: [&[(&str, &str)]; 6] = [
+    &[],
+    &[("shortcut.", "downsample."), ("linear.", "fc.")],
+    &[("fc.", "linear.")],
+    &[("fc.", "classifier.")],
+    &[("linear.", "classifier.")],
+    &[("pre_logits.fc1.", "classifier.0."), ("pre_logits.fc2.", "classifier.3."), ("head.fc.", "classifier.6.")],
+];
+
+/// Keys that hold no weight: counters of training steps, and what a profiler leaves behind.
+fn is_counter(key: &str) -> bool {
+    ["num_batches_tracked", "total_ops", "total_params"].contains(&key.rsplit('.').next().unwrap_or(key))
+}
+
+/// A network of this graph with the weights of a checkpoint, and what a reader should know of how they were found.
+///
+/// `source` are names and shapes in the file's order; `fetch` reads one of them.
+pub(crate) fn fit(
+    graph: Graph,
+    source: &[(String, Vec<usize>)],
+    fetch: impl Fn(&str) -> Result<Tensor, Error>,
+) -> Result<(Network, Vec<String>), Error> {
+    let source: Vec<&(String, Vec<usize>)> = source.iter().filter(|(key, _)| !is_counter(key)).collect();
+    let expected = expected_weights(&graph)?;
+    let mut notes = Vec::new();
+    let mut plan = Plan::best(&graph, &expected, &source);
+    if !plan.is_complete()
+        && plan.taken.is_empty()
+        && let Some(taken) = by_order(&expected, &source)
+    {
+        notes.push(
+            "no key of the file is one of the network's; its tensors were taken in their order, all of which fit"
+                .into(),
+        );
+        plan = Plan { taken, ..Plan::default() };
+    }
+    if !plan.is_complete() {
+        return Err(Error::Weights { network: graph.name.clone(), problem: plan.problem() });
+    }
+    let mut weights = Weights::new();
+    for (key, shape) in &expected {
+        let mut tensor = fetch(&plan.taken[key])?;
+        tensor.shape.clone_from(shape);
+        weights.insert(key.clone(), tensor);
+    }
+    for (bias, mean) in &plan.folded {
+        let bias = fetch(bias)?;
+        if let Some(mean) = weights.get_mut(mean) {
+            mean.data.iter_mut().zip(&bias.data).for_each(|(mean, bias)| *mean -= bias);
+        }
+    }
+    if !plan.folded.is_empty() {
+        notes.push(format!("{} biases before a batch norm were put into its running mean", plan.folded.len()));
+    }
+    let network = Network { graph, weights };
+    network.check()?;
+    Ok((network, notes))
+}
+
+/// Which key of the file serves which of the network's.
+#[derive(Default)]
+struct Plan {
+    taken: BTreeMap<String, String>,
+    /// Biases of the file, and the running means that take them.
+    folded: Vec<(String, String)>,
+    missing: Vec<String>,
+    unexpected: Vec<String>,
+    misshapen: Vec<String>,
+}
+
+impl Plan {
+    fn best(graph: &Graph, expected: &[(String, Vec<usize>)], source: &[&(String, Vec<usize>)]) -> Plan {
+        let mut best: Option<Plan> = None;
+        for prefix in prefixes(source) {
+            for layout in LAYOUTS {
+                let plan = Plan::of(graph, expected, source, &prefix, layout);
+                if plan.is_complete() {
+                    return plan;
+                }
+                if best.as_ref().is_none_or(|best| plan.taken.len() > best.taken.len()) {
+                    best = Some(plan);
+                }
+            }
+        }
+        best.unwrap_or_default()
+    }
+
+    fn of(
+        graph: &Graph,
+        expected: &[(String, Vec<usize>)],
+        source: &[&(String, Vec<usize>)],
+        prefix: &str,
+        layout: &[(&str, &str)],
+    ) -> Plan {
+        let mut plan = Plan::default();
+        let mut offered: HashMap<String, &(String, Vec<usize>)> = HashMap::new();
+        for entry in source {
+            match entry.0.strip_prefix(prefix) {
+                Some(key) => drop(offered.insert(renamed(key, layout), entry)),
+                None => plan.unexpected.push(entry.0.clone()),
+            }
+        }
+        for (key, shape) in expected {
+            match offered.remove(key) {
+                None => plan.missing.push(key.clone()),
+                Some((name, found)) if same(found, shape) => drop(plan.taken.insert(key.clone(), name.clone())),
+                Some((_, found)) => plan.misshapen.push(format!("{key} is {found:?}, not {shape:?}")),
+            }
+        }
+        let mut rest: Vec<_> = offered.into_iter().collect();
+        rest.sort();
+        for (key, (name, shape)) in rest {
+            match norm_after(graph, &key) {
+                Some(norm) if expected.iter().any(|(k, s)| *k == norm && s == shape) => {
+                    plan.folded.push((name.clone(), norm))
+                }
+                _ => plan.unexpected.push(name.clone()),
+            }
+        }
+        plan
+    }
+
+    fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.unexpected.is_empty() && self.misshapen.is_empty() && !self.taken.is_empty()
+    }
+
+    fn problem(&self) -> String {
+        let mut parts = Vec::new();
+        for (word, names) in
+            [("missing", &self.missing), ("unexpected", &self.unexpected), ("of another shape", &self.misshapen)]
+        {
+            if !names.is_empty() {
+                parts.push(format!("{word}: {}", shorten(names)));
+            }
+        }
+        if parts.is_empty() { "the file holds none".into() } else { parts.join("; ") }
+    }
+}
+
+/// The prefixes to try: none, then those that all keys share, one more at a time.
+fn prefixes(source: &[&(String, Vec<usize>)]) -> Vec<String> {
+    let mut prefixes = vec![String::new()];
+    loop {
+        let so_far = prefixes.last().cloned().unwrap_or_default();
+        let after = |key: &str| key.strip_prefix(so_far.as_str()).map(str::to_string);
+        let Some(first) = source.first().and_then(|(key, _)| after(key)) else { return prefixes };
+        let known = PREFIXES.iter().find(|prefix| first.starts_with(**prefix)).map(|prefix| prefix.to_string());
+        let Some(next) = known.or_else(|| first.split_once('.').map(|(head, _)| format!("{head}."))) else {
+            return prefixes;
+        };
+        let longer = format!("{so_far}{next}");
+        if prefixes.len() > 4 || !source.iter().all(|(key, _)| key.starts_with(&longer)) {
+            return prefixes;
+        }
+        prefixes.push(longer);
+    }
+}
+
+fn renamed(key: &str, layout: &[(&str, &str)]) -> String {
+    let mut key = key.to_string();
+    for (from, to) in layout {
+        // A whole part of the key, not the end of a longer one.
+        if let Some(at) = key.find(from).filter(|&at| at == 0 || key.as_bytes()[at - 1] == b'.') {
+            key.replace_range(at..at + from.len(), to);
+        }
+    }
+    key
+}
+
+/// Equal shapes; or a matrix that is kept as a convolution over the whole picture.
+fn same(found: &[usize], wanted: &[usize]) -> bool {
+    let flattened = wanted.len() == 2 && found.len() == 4 && found[0] == wanted[0];
+    found == wanted || flattened && found[1..].iter().try_fold(1usize, |n, &e| n.checked_mul(e)) == Some(wanted[1])
+}
+
+/// The running mean that can take a bias which the graph's convolution does not have.
+fn norm_after(graph: &Graph, key: &str) -> Option<String> {
+    let layer = graph.layer(key.strip_suffix(".bias")?)?;
+    let without = matches!(&layer.kind, Kind::Conv(conv) if !conv.bias);
+    let mut users = graph.layers.iter().filter(|other| other.inputs.contains(&layer.name));
+    let norm = users.next().filter(|user| matches!(user.kind, Kind::BatchNorm { .. }))?;
+    (without && users.next().is_none()).then(|| format!("{}.running_mean", norm.name))
+}
+
+fn by_order(expected: &[(String, Vec<usize>)], source: &[&(String, Vec<usize>)]) -> Option<BTreeMap<String, String>> {
+    let ending = |key: &str| key.rsplit('.').next().map(str::to_string);
+    let fits = expected.len() == source.len()
+        && expected
+            .iter()
+            .zip(source)
+            .all(|((key, shape), (name, found))| shape == found && ending(key) == ending(name));
+    let distinct: BTreeSet<&str> = source.iter().map(|(name, _)| name.as_str()).collect();
+    let pairs = || expected.iter().zip(source).map(|((key, _), (name, _))| (key.clone(), name.clone())).collect();
+    (fits && distinct.len() == source.len() && !expected.is_empty()).then(pairs)
+}

@@ -1,0 +1,314 @@
+//! Operators and patterns, each on a small model built here: which layers they become.
+//!
+//! That the layers also compute what the operators do is checked against onnxruntime, where networks run.
+
+use prost::Message;
+
+use super::proto::*;
+use super::{Model, ReadOptions, from_bytes};
+use crate::{Activation, Kind, Padding, Shape};
+
+/// A model in the making: nodes in order, constants by name.
+#[derive(Default)]
+struct Build {
+    graph: GraphProto,
+    opset: i64,
+}
+
+fn dims(list: &[i64]) -> TypeProto {
+    let dim = |&extent: &i64| DimensionProto { dim_value: (extent > 0).then_some(extent), dim_param: None };
+    let shape = TensorShapeProto { dim: list.iter().map(dim).collect() };
+    TypeProto { tensor_type: Some(TensorTypeProto { elem_type: data_type::FLOAT, shape: Some(shape) }) }
+}
+
+fn model(input: &[i64]) -> Build {
+    let graph = GraphProto {
+        name: "test".into(),
+        input: vec![ValueInfoProto { name: "x".into(), r#type: Some(dims(input)) }],
+        ..Default::default()
+    };
+    Build { graph, opset: 13 }
+}
+
+fn int(name: &str, i: i64) -> AttributeProto {
+    AttributeProto { name: name.into(), i, ..Default::default() }
+}
+
+fn ints(name: &str, ints: &[i64]) -> AttributeProto {
+    AttributeProto { name: name.into(), ints: ints.to_vec(), ..Default::default() }
+}
+
+fn word(name: &str, s: &str) -> AttributeProto {
+    AttributeProto { name: name.into(), s: s.into(), ..Default::default() }
+}
+
+impl Build {
+    fn opset(mut self, opset: i64) -> Build {
+        self.opset = opset;
+        self
+    }
+
+    fn floats(mut self, name: &str, dims: &[i64], data: &[f32]) -> Build {
+        let float_data = data.to_vec();
+        let (name, dims) = (name.into(), dims.to_vec());
+        let tensor = TensorProto { name, dims, data_type: data_type::FLOAT, float_data, ..Default::default() };
+        self.graph.initializer.push(tensor);
+        self
+    }
+
+    fn counted(self, name: &str, dims: &[i64]) -> Build {
+        let count: i64 = dims.iter().product();
+        let data: Vec<f32> = (0..count).map(|i| i as f32).collect();
+        self.floats(name, dims, &data)
+    }
+
+    fn number(self, name: &str, value: f32) -> Build {
+        self.floats(name, &[], &[value])
+    }
+
+    fn list(mut self, name: &str, data: &[i64]) -> Build {
+        self.graph.initializer.push(TensorProto {
+            name: name.into(),
+            dims: vec![data.len() as i64],
+            data_type: data_type::INT64,
+            int64_data: data.to_vec(),
+            ..Default::default()
+        });
+        self
+    }
+
+    fn node(mut self, op: &str, inputs: &str, output: &str, attribute: Vec<AttributeProto>) -> Build {
+        self.graph.node.push(NodeProto {
+            op_type: op.into(),
+            input: inputs.split(' ').map(str::to_string).collect(),
+            output: output.split(' ').map(str::to_string).collect(),
+            attribute,
+            ..Default::default()
+        });
+        self
+    }
+
+    fn read(mut self) -> Result<Model, String> {
+        let last = self.graph.node.last().and_then(|node| node.output.first()).cloned().unwrap_or_default();
+        self.graph.output = vec![ValueInfoProto { name: last, r#type: None }];
+        let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: self.opset }];
+        let model = ModelProto { graph: Some(self.graph), opset_import, ..Default::default() };
+        from_bytes(&model.encode_to_vec(), &ReadOptions::default()).map_err(|error| error.to_string())
+    }
+
+    fn words(self) -> Vec<String> {
+        let network = self.read().unwrap().into_network().unwrap();
+        network.graph.layers.iter().map(|layer| layer.describe()).collect()
+    }
+
+    fn fails(self, parts: &[&str]) {
+        let message = self.read().unwrap_err();
+        for part in parts {
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(!message.contains('\n'), "{message}");
+    }
+}
+
+fn constants(model: &Model, key: &str) -> Vec<f32> {
+    model.constants[key].to_floats()
+}
+
+#[test]
+fn activations_are_told_by_their_values() {
+    let x = || model(&[1, 2, 4, 4]);
+    assert_eq!(x().node("Sigmoid", "x", "s", vec![]).node("Mul", "x s", "y", vec![]).words(), ["silu"]);
+    let gelu = x().number("a", std::f32::consts::SQRT_2).number("one", 1.0).number("half", 0.5);
+    let erf = gelu.node("Div", "x a", "d", vec![]).node("Erf", "d", "e", vec![]).node("Add", "e one", "f", vec![]);
+    assert_eq!(erf.node("Mul", "x f", "g", vec![]).node("Mul", "g half", "y", vec![]).words(), ["gelu"]);
+    let tanh =
+        x().number("three", 3.0).number("c", 0.044715).number("r", 0.797_884_6).number("one", 1.0).number("half", 0.5);
+    let tanh = tanh.node("Pow", "x three", "p", vec![]).node("Mul", "p c", "q", vec![]).node("Add", "x q", "s", vec![]);
+    let tanh = tanh.node("Mul", "s r", "t", vec![]).node("Tanh", "t", "u", vec![]).node("Add", "u one", "v", vec![]);
+    let tanh = tanh.node("Mul", "x half", "w", vec![]).node("Mul", "w v", "y", vec![]).read().unwrap();
+    let [layer] = tanh.graph.layers.as_slice() else { panic!("{:?}", tanh.graph.layers) };
+    assert_eq!(layer.kind, Kind::Activation(Activation::Gelu { tanh: true }));
+    let swish = x().number("three", 3.0).number("zero", 0.0).number("six", 6.0);
+    let swish = swish.node("Add", "x three", "a", vec![]).node("Clip", "a zero six", "b", vec![]);
+    let swish = swish.node("Mul", "x b", "c", vec![]).node("Div", "c six", "y", vec![]);
+    assert_eq!(swish.words(), ["hard swish"]);
+    let relu6 = x().number("zero", 0.0).number("six", 6.0);
+    assert_eq!(relu6.node("Max", "x zero", "a", vec![]).node("Min", "a six", "y", vec![]).words(), ["relu6"]);
+    let bound = |name: &str, f: f32| AttributeProto { name: name.into(), f, ..Default::default() };
+    let older = vec![bound("min", 0.0), bound("max", 6.0)];
+    assert_eq!(x().opset(7).node("Clip", "x", "y", older).words(), ["relu6"]);
+    // One that only looks like it stays as it is written.
+    let near = x().number("f", 1.7).node("Mul", "x f", "b", vec![]).node("Sigmoid", "b", "s", vec![]);
+    assert_eq!(near.node("Mul", "x s", "y", vec![]).words(), ["affine", "sigmoid", "multiply"]);
+    x().node("Exp", "x", "y", vec![]).fails(&["(Exp)", "SiLU"]);
+}
+
+#[test]
+fn constants_after_a_layer_go_into_it() {
+    let conv = || {
+        let weight = model(&[1, 1, 4, 4]).counted("c.weight", &[2, 1, 1, 1]).counted("s", &[2, 1, 1]);
+        weight.floats("b", &[1, 2, 1, 1], &[5.0, 7.0]).node("Conv", "x c.weight", "c", vec![])
+    };
+    let fused = conv()
+        .node("Mul", "c s", "d", vec![])
+        .node("Add", "b d", "e", vec![])
+        .node("Relu", "e", "y", vec![])
+        .read()
+        .unwrap();
+    assert_eq!(fused.graph.layers.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["c", "y"]);
+    // Weights 0 and 1, times 0 and 1; then 5 and 7 added.
+    assert_eq!((constants(&fused, "c.weight"), constants(&fused, "c.bias")), (vec![0.0, 1.0], vec![5.0, 7.0]));
+    // Not where the convolution's own output is used elsewhere.
+    let shared = conv().node("Mul", "c s", "d", vec![]).node("Add", "c d", "y", vec![]);
+    assert_eq!(shared.words(), ["conv 1x1, 2", "affine", "add"]);
+    let linear = model(&[1, 3]).counted("w", &[3, 2]).floats("b", &[2], &[1.0, 2.0]);
+    let linear = linear.node("MatMul", "x w", "m", vec![]).node("Add", "m b", "y", vec![]).read().unwrap();
+    assert_eq!(linear.graph.layers.len(), 1);
+    assert_eq!(constants(&linear, "m.weight"), [0.0, 2.0, 4.0, 1.0, 3.0, 5.0]);
+    assert_eq!(constants(&linear, "m.bias"), [1.0, 2.0]);
+    let norm = model(&[1, 2, 3, 3]).counted("g", &[2]).counted("h", &[2, 1, 1]);
+    let norm =
+        norm.node("BatchNormalization", "x g g g g", "n", vec![]).node("Sub", "n h", "y", vec![]).read().unwrap();
+    assert_eq!(constants(&norm, "n.bias"), [0.0, 0.0]);
+    // A constant minus, and one over, the image.
+    let minus = model(&[1, 2, 3, 3]).number("c", 3.0).node("Sub", "c x", "y", vec![]).read().unwrap();
+    assert_eq!((constants(&minus, "y.weight"), constants(&minus, "y.bias")), (vec![-1.0; 2], vec![3.0; 2]));
+    model(&[1, 2, 3, 3]).number("c", 3.0).node("Div", "c x", "y", vec![]).fails(&["`y` (Div)"]);
+    model(&[1, 2, 3, 3]).counted("c", &[3, 3]).node("Add", "c x", "y", vec![]).fails(&["one number a channel"]);
+}
+
+#[test]
+fn layouts_are_followed() {
+    // NHWC in, a convolution, flattened in (H, W, C) order: the matrix's columns are put in ours.
+    let tf = model(&[-1, 2, 3, 2]).counted("w", &[2, 2, 1, 1]).counted("m", &[12, 1]).list("flat", &[-1, 12]);
+    let tf = tf.node("Transpose", "x", "a", vec![ints("perm", &[0, 3, 1, 2])]).node("Conv", "a w", "b", vec![]);
+    let tf = tf.node("Transpose", "b", "c", vec![ints("perm", &[0, 2, 3, 1])]).node("Reshape", "c flat", "d", vec![]);
+    let tf = tf.node("MatMul", "d m", "y", vec![]).read().unwrap();
+    assert_eq!((tf.layout, tf.graph.input), (super::Layout::ChannelsLast, Shape::new(2, 2, 3)));
+    // Our element (c, h, w) is ONNX's (h * 3 + w) * 2 + c.
+    let expected: Vec<f32> = (0..2).flat_map(|c| (0..6).map(move |pixel| (pixel * 2 + c) as f32)).collect();
+    assert_eq!(constants(&tf, "y.weight"), expected);
+    // A matrix on the channels of an NHWC picture is a 1x1 convolution.
+    let dense =
+        model(&[1, 4, 5, 3]).counted("m", &[3, 6]).node("MatMul", "x m", "a", vec![]).node("Relu", "a", "b", vec![]);
+    let dense = dense.node("Transpose", "b", "y", vec![ints("perm", &[0, 3, 1, 2])]).read().unwrap();
+    assert_eq!(dense.graph.output_shape().unwrap(), Shape::new(6, 4, 5));
+    assert_eq!(dense.graph.layers[0].describe(), "conv 1x1, 6");
+    // Shapes computed from the image, as PyTorch writes `view(x.size(0), -1)`.
+    let view = model(&[-1, 2, 3, 3]).list("zero", &[0]).list("rest", &[-1]).counted("m", &[18, 2]);
+    let view = view.node("Shape", "x", "s", vec![]).node("Gather", "s zero", "n", vec![]);
+    let view = view.node("Concat", "n rest", "t", vec![int("axis", 0)]).node("Reshape", "x t", "f", vec![]);
+    assert_eq!(view.node("MatMul", "f m", "y", vec![]).words(), ["flatten", "linear 2"]);
+    let mean = model(&[1, 4, 3, 3]).node("ReduceMean", "x", "a", vec![ints("axes", &[2, 3]), int("keepdims", 0)]);
+    assert_eq!(
+        mean.counted("m", &[4, 2]).node("MatMul", "a m", "y", vec![]).words(),
+        ["global average pool", "linear 2"]
+    );
+    model(&[1, 4, 3, 3]).node("ReduceMean", "x", "y", vec![ints("axes", &[1])]).fails(&["rows and columns"]);
+    model(&[1, 2, 3, 3]).node("Transpose", "x", "y", vec![ints("perm", &[0, 1, 1, 2])]).fails(&["no order"]);
+    let wrong = model(&[1, 2, 3, 3]).list("t", &[1, 17]).node("Reshape", "x t", "y", vec![]);
+    wrong.fails(&["`y` (Reshape)", "[1, 2, 3, 3]", "[1, 17]"]);
+}
+
+#[test]
+fn channels_are_sliced_shuffled_and_split() {
+    let shuffle = model(&[1, 6, 2, 2]).list("a", &[0, 3, 2, 2, 2]).list("b", &[0, 6, 2, 2]);
+    let shuffle =
+        shuffle.node("Reshape", "x a", "r", vec![]).node("Transpose", "r", "t", vec![ints("perm", &[0, 2, 1, 3, 4])]);
+    let shuffle =
+        shuffle.node("Reshape", "t b", "s", vec![]).counted("w", &[1, 6, 1, 1]).node("Conv", "s w", "y", vec![]);
+    assert_eq!(shuffle.words(), ["channel shuffle, 3 groups", "conv 1x1, 1"]);
+    let split = model(&[1, 6, 2, 2]).node("Split", "x", "a b", vec![int("axis", 1)]).node(
+        "Concat",
+        "b a",
+        "y",
+        vec![int("axis", 1)],
+    );
+    let split = split.read().unwrap();
+    assert_eq!(split.graph.layers[0].kind, Kind::Slice { start: 0, end: 3 });
+    assert_eq!(split.graph.layers[1].kind, Kind::Slice { start: 3, end: 6 });
+    let [first, second] = [0, 1].map(|index| split.graph.layers[index].name.clone());
+    assert_eq!(split.graph.layers[2].inputs, [second, first]);
+    // CIFAR ResNets' option A: every second pixel, then channels of zeros.
+    let sliced = model(&[1, 2, 5, 5])
+        .list("start", &[0, 0])
+        .list("end", &[9, i64::MAX])
+        .list("axes", &[2, 3])
+        .list("step", &[2, 2]);
+    let sliced = sliced.list("pads", &[0, 1, 0, 0, 0, 1, 0, 0]).node("Slice", "x start end axes step", "s", vec![]);
+    assert_eq!(sliced.node("Pad", "s pads", "y", vec![]).words(), ["max pool 1x1, stride 2", "pad channels 1+1"]);
+    let cropped = model(&[1, 2, 5, 5]).list("start", &[1]).list("end", &[4]).list("axes", &[2]);
+    cropped.node("Slice", "x start end axes", "y", vec![]).fails(&["(Slice)", "run of channels"]);
+}
+
+#[test]
+fn windows() {
+    let conv = || model(&[1, 1, 6, 7]).counted("w", &[1, 1, 4, 3]);
+    let padding = |build: Build| match build.read().unwrap().graph.layers[0].kind {
+        Kind::Conv(conv) => conv.padding,
+        _ => panic!("no convolution"),
+    };
+    let same = |mode| conv().node("Conv", "x w", "y", vec![word("auto_pad", mode), ints("strides", &[1, 2])]);
+    // 6 rows, 4 taps: 3 zeros; 7 columns at stride 2 give 4 positions, which need 9: 2.
+    assert_eq!(padding(same("SAME_UPPER")), Padding { top: 1, bottom: 2, left: 1, right: 1 });
+    assert_eq!(padding(same("SAME_LOWER")), Padding { top: 2, bottom: 1, left: 1, right: 1 });
+    let zeros =
+        conv().list("p", &[0, 0, 1, 2, 0, 0, 3, 4]).node("Pad", "x p", "a", vec![]).node("Conv", "a w", "y", vec![]);
+    assert_eq!(padding(zeros), Padding { top: 1, bottom: 3, left: 2, right: 4 });
+    let ceil = vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2]), int("ceil_mode", 1)];
+    let pool = model(&[1, 1, 7, 6]).node("MaxPool", "x", "y", ceil).read().unwrap();
+    assert_eq!(pool.graph.output_shape().unwrap(), Shape::new(1, 4, 3));
+    conv().node("Conv", "x w", "y", vec![ints("kernel_shape", &[3, 3])]).fails(&["`y` (Conv)", "kernel"]);
+    model(&[1, 2, 6, 6]).counted("w", &[1, 1, 3, 3]).node("Conv", "x w", "y", vec![]).fails(&["2"]);
+    conv().node("Conv", "x x", "y", vec![]).fails(&["depends on the image"]);
+}
+
+#[test]
+fn what_cannot_be_is_said() {
+    model(&[1, 2, 3, 3])
+        .node("NonMaxSuppression", "x", "y", vec![])
+        .fails(&["`y` (NonMaxSuppression)", "no layer here"]);
+    model(&[1, 2, 3, 3]).node("Relu", "z", "y", vec![]).fails(&["`z` comes from nowhere"]);
+    model(&[1, 2, 3, 3]).opset(6).node("Relu", "x", "y", vec![]).fails(&["operator set is 6", "version_converter"]);
+    model(&[1, 2, -1, 3]).node("Relu", "x", "y", vec![]).fails(&["input `x`", "--input"]);
+    let mut two = model(&[1, 2, 3, 3]);
+    two.graph.input.push(ValueInfoProto { name: "z".into(), r#type: Some(dims(&[1, 2])) });
+    two.node("Relu", "x", "y", vec![]).fails(&["2 inputs (x, z)"]);
+    let mut foreign = model(&[1, 2, 3, 3]).node("Relu", "x", "y", vec![]);
+    foreign.graph.node[0].domain = "com.example".into();
+    foreign.fails(&["com.example.Relu", "standard operators"]);
+    let mut outside = model(&[1, 2, 3, 3]).counted("w", &[2]).node("Add", "x w", "y", vec![]);
+    let entry = |key: &str, value: &str| StringStringEntryProto { key: key.into(), value: value.into() };
+    outside.graph.initializer[0].external_data = vec![entry("location", "../secret")];
+    outside.fails(&["initializer `w`", "../secret"]);
+    let mut short = model(&[1, 2, 3, 3]).counted("w", &[2]).node("Add", "x w", "y", vec![]);
+    short.graph.initializer[0].dims = vec![1 << 40, 1 << 40];
+    short.fails(&["initializer `w`", "too large"]);
+}
+
+#[test]
+fn external_data_are_read_from_the_models_folder_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut build = model(&[1, 2, 3, 3]).floats("w", &[1, 2, 1, 1], &[]).node("Mul", "x w", "y", vec![]);
+    let entry = |key: &str, value: &str| StringStringEntryProto { key: key.into(), value: value.into() };
+    let write = |build: &Build, location: &str, offset: &str| {
+        let mut graph = build.graph.clone();
+        graph.output = vec![ValueInfoProto { name: "y".into(), r#type: None }];
+        graph.initializer[0].data_location = 1;
+        graph.initializer[0].external_data =
+            vec![entry("location", location), entry("offset", offset), entry("length", "8")];
+        let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 13 }];
+        let model = ModelProto { graph: Some(graph), opset_import, ..Default::default() };
+        let path = folder.path().join("model.onnx");
+        std::fs::write(&path, model.encode_to_vec()).unwrap();
+        super::read(&path, &ReadOptions::default()).map_err(|error| error.to_string())
+    };
+    build.graph.name = "external".into();
+    let data: Vec<u8> = [9.0f32, 2.5, 3.5].iter().flat_map(|v| v.to_le_bytes()).collect();
+    std::fs::write(folder.path().join("weights.bin"), data).unwrap();
+    assert_eq!(constants(&write(&build, "weights.bin", "4").unwrap(), "y.weight"), [2.5, 3.5]);
+    assert!(write(&build, "weights.bin", "8").unwrap_err().contains("end at 12 bytes"));
+    for location in ["/etc/passwd", "../weights.bin", "a/../../weights.bin"] {
+        assert!(write(&build, location, "0").unwrap_err().contains("outside the model's folder"));
+    }
+}

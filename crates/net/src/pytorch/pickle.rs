@@ -1,0 +1,448 @@
+//! A pickle's stack machine (Python's `pickletools` describes every opcode), building values and running nothing.
+//!
+//! Values stand in one list and refer to each other by number, so that no nesting, however deep, needs the program's
+//! own stack.
+
+use std::collections::HashMap;
+
+/// One value. Containers hold the numbers of others.
+#[derive(Debug)]
+pub enum Value {
+    None,
+    Int(i64),
+    /// A number whose value plays no part: a float, a boolean, a long integer.
+    Number,
+    Text(Box<str>),
+    List(Box<Vec<u32>>),
+    Tuple(Box<[u32]>),
+    Dict(Box<Vec<(u32, u32)>>),
+    /// A function or class, by its full name.
+    Global(Box<str>),
+    /// `torch._utils._rebuild_tensor` and its like, with their arguments.
+    Tensor(u32),
+    /// What a persistent id stands for: PyTorch's storages.
+    Persistent(u32),
+    /// An object of a class that is known to be plain and whose content plays no part.
+    Plain,
+    /// Where the arguments of a later opcode begin.
+    Mark,
+}
+
+/// How a name is treated.
+enum Known {
+    /// Its call gives a tensor.
+    Tensor,
+    /// Its call gives the first argument: a parameter its tensor.
+    First,
+    /// Its call gives a dictionary, filled later.
+    Dict,
+    /// Names a storage's element type, or something plain.
+    Plain,
+}
+
+fn known(name: &str) -> Option<Known> {
+    Some(match name {
+        "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2" => Known::Tensor,
+        "torch._utils._rebuild_parameter"
+        | "torch._utils._rebuild_parameter_with_state"
+        | "torch.nn.parameter.Parameter" => Known::First,
+        "torch._tensor._rebuild_from_type_v2" => return None,
+        "collections.OrderedDict"
+        | "collections.defaultdict"
+        | "collections.Counter"
+        | "builtins.dict"
+        | "__builtin__.dict" => Known::Dict,
+        "torch.Size" | "torch.device" | "torch.storage.UntypedStorage" | "torch.UntypedStorage" => Known::Plain,
+        "numpy.core.multiarray.scalar" | "numpy._core.multiarray.scalar" | "numpy.dtype" | "_codecs.encode" => {
+            Known::Plain
+        }
+        "builtins.int" | "builtins.float" | "builtins.bool" | "builtins.list" | "builtins.set" | "__builtin__.set" => {
+            Known::Plain
+        }
+        "builtins.complex" | "__builtin__.complex" | "__builtin__.int" | "__builtin__.float" | "__builtin__.list" => {
+            Known::Plain
+        }
+        _ => {
+            let element = name.strip_prefix("torch.")?;
+            let types =
+                ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"];
+            return (element.ends_with("Storage") && !element.contains('.') || types.contains(&element))
+                .then_some(Known::Plain);
+        }
+    })
+}
+
+/// The interpreter and all values that it made.
+#[derive(Debug)]
+pub struct Machine {
+    values: Vec<Value>,
+    stack: Vec<u32>,
+    memo: HashMap<u64, u32>,
+    budget: usize,
+}
+
+/// The rest of the bytes.
+struct Input<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Input<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
+        let end = self.at.checked_add(count).filter(|&end| end <= self.bytes.len());
+        let end = end.ok_or("its pickle ends in the middle")?;
+        let taken = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn number(&mut self, size: usize) -> Result<u64, String> {
+        Ok(self.take(size)?.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+    }
+
+    fn sized(&mut self, size: usize) -> Result<&'a [u8], String> {
+        let length = usize::try_from(self.number(size)?).map_err(|_| "its pickle ends in the middle")?;
+        self.take(length)
+    }
+
+    fn line(&mut self) -> Result<&'a str, String> {
+        let rest = &self.bytes[self.at..];
+        let length = rest.iter().position(|&byte| byte == b'\n').ok_or("its pickle ends in the middle")?;
+        let line = self.take(length + 1)?;
+        std::str::from_utf8(&line[..length]).map_err(|_| "its pickle has a name that is no text".into())
+    }
+}
+
+impl Machine {
+    /// For a file of so many bytes: the number of values is bounded by it, so that a small file stays small in memory.
+    pub fn new(file: usize) -> Machine {
+        Machine { values: Vec::new(), stack: Vec::new(), memo: HashMap::new(), budget: 4096 + file / 8 }
+    }
+
+    pub fn get(&self, id: u32) -> &Value {
+        &self.values[id as usize]
+    }
+
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    fn push(&mut self, value: Value) -> Result<(), String> {
+        if self.values.len() >= self.budget {
+            return Err("its pickle has more values than a checkpoint of its size".into());
+        }
+        self.values.push(value);
+        self.stack.push(self.values.len() as u32 - 1);
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Result<u32, String> {
+        let id = self.stack.pop().ok_or("its pickle takes more from its stack than is there")?;
+        if matches!(self.get(id), Value::Mark) { Err("its pickle takes a mark for a value".into()) } else { Ok(id) }
+    }
+
+    fn top(&self) -> Result<u32, String> {
+        self.stack.last().copied().ok_or_else(|| "its pickle takes more from its stack than is there".into())
+    }
+
+    /// What was pushed since the last mark.
+    fn since_mark(&mut self) -> Result<Vec<u32>, String> {
+        let mark =
+            self.stack.iter().rposition(|&id| matches!(self.get(id), Value::Mark)).ok_or("its pickle lacks a mark")?;
+        let items = self.stack.split_off(mark + 1);
+        self.stack.pop();
+        Ok(items)
+    }
+
+    fn popped(&mut self, count: usize) -> Result<Vec<u32>, String> {
+        let mut items = (0..count).map(|_| self.pop()).collect::<Result<Vec<_>, _>>()?;
+        items.reverse();
+        Ok(items)
+    }
+
+    /// Follows one pickle from the beginning of the bytes; gives its value and where it ends.
+    pub fn run(&mut self, bytes: &[u8]) -> Result<(u32, usize), String> {
+        let mut input = Input { bytes, at: 0 };
+        loop {
+            let opcode = input.take(1)?[0];
+            if opcode == b'.' {
+                return Ok((self.pop()?, input.at));
+            }
+            self.step(opcode, &mut input)?;
+        }
+    }
+
+    fn step(&mut self, opcode: u8, input: &mut Input) -> Result<(), String> {
+        match opcode {
+            // PROTO, FRAME: nothing to build.
+            0x80 => input.take(1).map(drop),
+            0x95 => input.take(8).map(drop),
+            b'(' => self.push(Value::Mark),
+            b'0' => {
+                self.stack.pop().map(drop).ok_or_else(|| "its pickle takes more from its stack than is there".into())
+            }
+            b'1' => self.since_mark().map(drop),
+            b'2' => {
+                let top = self.top()?;
+                self.stack.push(top);
+                Ok(())
+            }
+            b'N' => self.push(Value::None),
+            0x88 | 0x89 => self.push(Value::Number),
+            b'J' => {
+                let value = input.number(4)? as u32 as i32;
+                self.push(Value::Int(i64::from(value)))
+            }
+            b'K' => {
+                let value = input.number(1)?;
+                self.push(Value::Int(value as i64))
+            }
+            b'M' => {
+                let value = input.number(2)?;
+                self.push(Value::Int(value as i64))
+            }
+            0x8a => {
+                let digits = input.sized(1)?;
+                self.long(digits)
+            }
+            0x8b => {
+                let digits = input.sized(4)?;
+                self.long(digits)
+            }
+            b'I' | b'L' => {
+                let value = input.line()?.trim_end_matches('L').parse().map_or(Value::Number, Value::Int);
+                self.push(value)
+            }
+            b'F' => {
+                input.line()?;
+                self.push(Value::Number)
+            }
+            b'G' => {
+                input.take(8)?;
+                self.push(Value::Number)
+            }
+            b'X' | b'T' => {
+                let content = input.sized(4)?;
+                self.text(content)
+            }
+            0x8c | b'U' => {
+                let content = input.sized(1)?;
+                self.text(content)
+            }
+            0x8d => {
+                let content = input.sized(8)?;
+                self.text(content)
+            }
+            b'S' | b'V' => {
+                let content = input.line()?.trim_matches(['\'', '"']).to_string();
+                self.text(content.as_bytes())
+            }
+            b'B' => {
+                input.sized(4)?;
+                self.push(Value::Plain)
+            }
+            b'C' => {
+                input.sized(1)?;
+                self.push(Value::Plain)
+            }
+            0x8e | 0x96 => {
+                input.sized(8)?;
+                self.push(Value::Plain)
+            }
+            b']' => self.push(Value::List(Box::default())),
+            b')' => self.push(Value::Tuple(Box::default())),
+            b'}' => self.push(Value::Dict(Box::default())),
+            0x8f => self.push(Value::Plain),
+            0x90 => self.since_mark().map(drop),
+            0x91 => {
+                self.since_mark()?;
+                self.push(Value::Plain)
+            }
+            b'l' => {
+                let items = self.since_mark()?;
+                self.push(Value::List(Box::new(items)))
+            }
+            b't' => {
+                let items = self.since_mark()?;
+                self.push(Value::Tuple(items.into()))
+            }
+            0x85..=0x87 => {
+                let items = self.popped(usize::from(opcode - 0x84))?;
+                self.push(Value::Tuple(items.into()))
+            }
+            b'd' => {
+                let items = self.since_mark()?;
+                let pairs = items.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value)).collect();
+                self.push(Value::Dict(Box::new(pairs)))
+            }
+            b'a' => {
+                let item = self.pop()?;
+                self.extend(vec![item])
+            }
+            b'e' => {
+                let items = self.since_mark()?;
+                self.extend(items)
+            }
+            b's' => {
+                let items = self.popped(2)?;
+                self.insert(items)
+            }
+            b'u' => {
+                let items = self.since_mark()?;
+                self.insert(items)
+            }
+            b'q' => {
+                let key = input.number(1)?;
+                self.remember(key)
+            }
+            b'r' => {
+                let key = input.number(4)?;
+                self.remember(key)
+            }
+            b'p' => {
+                let key = input.line()?.parse().map_err(|_| "its pickle has a memo that is no number")?;
+                self.remember(key)
+            }
+            0x94 => self.remember(self.memo.len() as u64),
+            b'h' => {
+                let key = input.number(1)?;
+                self.recall(key)
+            }
+            b'j' => {
+                let key = input.number(4)?;
+                self.recall(key)
+            }
+            b'g' => {
+                let key = input.line()?.parse().map_err(|_| "its pickle has a memo that is no number")?;
+                self.recall(key)
+            }
+            b'c' => {
+                let module = input.line()?;
+                let name = input.line()?;
+                self.global(format!("{module}.{name}"))
+            }
+            0x93 => {
+                let parts = self.popped(2)?;
+                let name = |id: u32| match self.get(id) {
+                    Value::Text(text) => Ok(text.to_string()),
+                    _ => Err("its pickle has a name that is no text".to_string()),
+                };
+                let full = format!("{}.{}", name(parts[0])?, name(parts[1])?);
+                self.global(full)
+            }
+            b'R' | 0x81 => {
+                let parts = self.popped(2)?;
+                self.call(parts[0], parts[1])
+            }
+            0x92 => {
+                let parts = self.popped(3)?;
+                self.call(parts[0], parts[1])
+            }
+            // BUILD: the state of what stands below it. A tensor or container is complete without.
+            b'b' => self.pop().map(drop),
+            b'Q' => {
+                let id = self.pop()?;
+                self.push(Value::Persistent(id))
+            }
+            other => Err(format!("its pickle has the opcode {other:#04x}, which no checkpoint of tensors needs")),
+        }
+    }
+
+    fn text(&mut self, content: &[u8]) -> Result<(), String> {
+        self.push(Value::Text(String::from_utf8_lossy(content).into()))
+    }
+
+    fn long(&mut self, digits: &[u8]) -> Result<(), String> {
+        let negative = digits.last().is_some_and(|&last| last >= 0x80);
+        let mut bytes = [if negative { 0xff } else { 0 }; 8];
+        match bytes.get_mut(..digits.len()) {
+            Some(place) => place.copy_from_slice(digits),
+            None => return self.push(Value::Number),
+        }
+        self.push(Value::Int(i64::from_le_bytes(bytes)))
+    }
+
+    fn extend(&mut self, items: Vec<u32>) -> Result<(), String> {
+        let list = self.top()?;
+        match &mut self.values[list as usize] {
+            Value::List(list) => list.extend(items),
+            Value::Plain => {}
+            _ => return Err("its pickle appends to what is no list".into()),
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, items: Vec<u32>) -> Result<(), String> {
+        let dict = self.top()?;
+        match &mut self.values[dict as usize] {
+            Value::Dict(dict) => dict.extend(items.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value))),
+            Value::Plain => {}
+            _ => return Err("its pickle sets an item of what is no dictionary".into()),
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, key: u64) -> Result<(), String> {
+        let top = self.top()?;
+        self.memo.insert(key, top);
+        Ok(())
+    }
+
+    fn recall(&mut self, key: u64) -> Result<(), String> {
+        let id = *self.memo.get(&key).ok_or("its pickle recalls what it never kept")?;
+        self.stack.push(id);
+        Ok(())
+    }
+
+    fn global(&mut self, name: String) -> Result<(), String> {
+        if known(&name).is_none() {
+            return Err(format!(
+                "its pickle names `{name}`, which is no tensor and is not run here; save `model.state_dict()` alone"
+            ));
+        }
+        self.push(Value::Global(name.into()))
+    }
+
+    fn call(&mut self, function: u32, arguments: u32) -> Result<(), String> {
+        let known = match self.get(function) {
+            Value::Global(name) => known(name),
+            _ => None,
+        };
+        let first = match self.get(arguments) {
+            Value::Tuple(items) => items.first().copied(),
+            _ => None,
+        };
+        match known {
+            Some(Known::Tensor) => self.push(Value::Tensor(arguments)),
+            Some(Known::First) => {
+                self.stack.push(first.ok_or("its pickle has a parameter without a tensor")?);
+                Ok(())
+            }
+            Some(Known::Dict) => {
+                // An OrderedDict may come with its pairs as a list of tuples.
+                let pairs = match first.map(|id| self.get(id)) {
+                    Some(Value::List(items)) => items.iter().filter_map(|&item| self.pair(item)).collect(),
+                    _ => Vec::new(),
+                };
+                self.push(Value::Dict(Box::new(pairs)))
+            }
+            Some(Known::Plain) => self.push(Value::Plain),
+            None => Err("its pickle calls what is no function".into()),
+        }
+    }
+
+    fn pair(&self, id: u32) -> Option<(u32, u32)> {
+        match self.get(id) {
+            Value::Tuple(items) => items_pair(items),
+            Value::List(items) => items_pair(items),
+            _ => None,
+        }
+    }
+}
+
+fn items_pair(items: &[u32]) -> Option<(u32, u32)> {
+    match items {
+        [key, value] => Some((*key, *value)),
+        _ => None,
+    }
+}
