@@ -61,7 +61,9 @@ fn agree(what: &str, (theirs, ours): (Vec<f32>, Vec<f32>)) {
 #[test]
 fn networks_in_onnx() {
     let Some((python, networks)) = tools("networks_in_onnx") else { return };
-    for name in ["cifar10_small/resnet_2b", "cifar10_small/cifar_base_kw", "cifar10_small/nhwc_small", "mnist_lenet/lenet"] {
+    for name in
+        ["cifar10_small/resnet_2b", "cifar10_small/cifar_base_kw", "cifar10_small/nhwc_small", "mnist_lenet/lenet"]
+    {
         agree(name, both(&python, &networks.join(format!("{name}.onnx")), None, None));
     }
 }
@@ -97,7 +99,9 @@ fn cifar_resnets_get_as_many_images_right_as_in_pytorch() {
     let test = "cifar_resnets_get_as_many_images_right_as_in_pytorch";
     let (Some((_, networks)), Some(data)) = (tools(test), cifar10(test)) else { return };
     // What PyTorch 2.15 gets for the same files and normalisation.
-    for (file, arch, right) in [("resnet20-12fca82f.th", "cifar-resnet20", 9173), ("resnet44-014dd654.th", "cifar-resnet44", 9310)] {
+    for (file, arch, right) in
+        [("resnet20-12fca82f.th", "cifar-resnet20", 9173), ("resnet44-014dd654.th", "cifar-resnet44", 9310)]
+    {
         let output = nettriage()
             .arg("evaluate")
             .arg(networks.join("cifar10_resnet").join(file))
@@ -124,8 +128,7 @@ fn triage_and_export(test: &str, file: &str, parent: &str) {
     let place = common::Place::new(&study);
     let run = place.run("run", &["--data-dir"]).arg(&cifar10).output().unwrap();
     succeeded(&run);
-    let plan: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(place.path("run/plan.json")).unwrap()).unwrap();
+    let plan: serde_json::Value = serde_json::from_slice(&std::fs::read(place.path("run/plan.json")).unwrap()).unwrap();
     let trials = plan["payload"]["trials"].as_array().unwrap();
     let child = trials.iter().find(|t| t["role"] == "child" && t["scheme"] == "global").unwrap();
     let onnx = place.path("child.onnx");

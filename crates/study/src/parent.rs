@@ -101,7 +101,13 @@ fn train(
     let mut images = feed(set, training.batch)?;
     let mut validation = feed(Set::Validation, BATCH)?;
     let (labels, validation_labels) = (shared.labels(set), shared.labels(Set::Validation));
-    let pace = Pace { batch: training.batch, rate: training.rate, schedule: training.schedule, clip: training.clip };
+    let pace = Pace {
+        batch: training.batch,
+        rate: training.rate,
+        schedule: training.schedule,
+        clip: training.clip,
+        noise: seed::seed("parent's dropout", &[&spec.seed.to_string()]),
+    };
     let total = images.len();
     let mut points: Vec<usize> = (1..=POINTS).rev().map(|k| (total * k).div_ceil(POINTS)).collect();
     let mut curve: Vec<CurvePoint> = Vec::new();
@@ -128,8 +134,7 @@ fn train(
         (loss_sum, loss_images) = (0.0, 0);
         Ok(())
     };
-    let flow =
-        train::stage(&mut model, &mut images, &labels, 0..total, &mut Objective::CrossEntropy, &pace, after)?;
+    let flow = train::stage(&mut model, &mut images, &labels, 0..total, &mut Objective::CrossEntropy, &pace, after)?;
     if flow == Flow::Diverged {
         return Err(Error::Plan(format!(
             "the parent of seed {} diverged: its loss is no finite number; try a smaller [parent.training] rate, or clip",

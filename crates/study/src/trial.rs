@@ -154,8 +154,13 @@ impl<'a> Session<'a> {
         let mut model = Model::new(&slice::between(&self.patient.network, &from, &to)?, &options)?;
         let mut inputs = feed(&from)?;
         let labels = shared.labels(set);
-        let pace =
-            Pace { batch: children.batch, rate: children.rate, schedule: children.schedule, clip: children.clip };
+        let pace = Pace {
+            batch: children.batch,
+            rate: children.rate,
+            schedule: children.schedule,
+            clip: children.clip,
+            noise: seed::seed("dropout", &[&spec.id, &index.to_string()]),
+        };
         let (mut clock, mut loss_sum, mut loss_images) = (Instant::now(), 0.0, 0);
         let before = self.seen;
         let after = |model: &Model, step: Step| {
