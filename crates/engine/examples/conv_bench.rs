@@ -80,7 +80,8 @@ struct Arguments {
 }
 
 fn arguments() -> Arguments {
-    let mut found = Arguments { threads: 1, rounds: 5, set: None, only: None, shapes: None, table: false, errors: false };
+    let mut found =
+        Arguments { threads: 1, rounds: 5, set: None, only: None, shapes: None, table: false, errors: false };
     let mut rest = std::env::args().skip(1);
     while let Some(flag) = rest.next() {
         if flag == "--table" {
@@ -171,9 +172,16 @@ fn measure(
 
 /// The table of `src/conv/choice`, measured here.
 fn write_table(kernels: &'static Kernels, rounds: usize) {
-    println!("# GFLOP/s (counted as direct sums) of one thread by direction (forward, input's gradient, weight's gradient)");
-    println!("# and algorithm (direct, f2, f4, two); 0 where it does not apply. Columns: side, input channels, filters, 3 x 4 speeds.");
-    println!("# Written by `conv_bench --table --set {} --rounds {rounds}`: processor time, the best of the rounds.", kernels.name);
+    println!(
+        "# GFLOP/s (counted as direct sums) of one thread by direction (forward, input's gradient, weight's gradient)"
+    );
+    println!(
+        "# and algorithm (direct, f2, f4, two); 0 where it does not apply. Columns: side, input channels, filters, 3 x 4 speeds."
+    );
+    println!(
+        "# Written by `conv_bench --table --set {} --rounds {rounds}`: processor time, the best of the rounds.",
+        kernels.name
+    );
     let pool = Pool::new(1);
     let mut scratch = Scratch::default();
     for side in [2, 4, 8, 16, 32] {
@@ -223,12 +231,21 @@ fn error(found: &[f32], expected: &[f64]) -> [f64; 2] {
 
 /// Rounding errors against f64 of every algorithm and direction; inputs and gradients normal, inputs cut at zero as after a ReLU.
 fn write_errors(kernels: &'static Kernels) {
-    println!("# {}: largest and root-mean-square error against f64, relative; forward, input's, weight's gradient", kernels.name);
+    println!(
+        "# {}: largest and root-mean-square error against f64, relative; forward, input's, weight's gradient",
+        kernels.name
+    );
     let pool = Pool::new(1);
     let mut scratch = Scratch::default();
-    for (side, channels, filters, n) in
-        [(16, 16, 16, 8), (16, 32, 32, 8), (16, 64, 64, 4), (8, 128, 128, 4), (8, 256, 256, 2), (4, 512, 512, 4), (2, 512, 512, 4)]
-    {
+    for (side, channels, filters, n) in [
+        (16, 16, 16, 8),
+        (16, 32, 32, 8),
+        (16, 64, 64, 4),
+        (8, 128, 128, 4),
+        (8, 256, 256, 2),
+        (4, 512, 512, 4),
+        (2, 512, 512, 4),
+    ] {
         let g = Geometry::of([channels, side, side], Conv::same(filters, 3));
         let x: Vec<f32> = normal(n * g.input_len(), 1).iter().map(|v| v.max(0.0)).collect();
         let (w, gy) = (normal(g.weight_len(), 2), normal(n * g.output_len(), 3));
@@ -266,7 +283,10 @@ fn main() {
     if arguments.errors {
         return write_errors(kernels);
     }
-    println!("# {} threads, {}, GFLOP/s a thread: forward, input's gradient, weight's gradient", arguments.threads, kernels.name);
+    println!(
+        "# {} threads, {}, GFLOP/s a thread: forward, input's gradient, weight's gradient",
+        arguments.threads, kernels.name
+    );
     let pool = Pool::new(arguments.threads);
     let mut scratch = Scratch::default();
     let plain = SHAPES.iter().map(|(side, i, o, n)| (*side, *i, *o, 3, 1, 1, *n));

@@ -88,7 +88,8 @@ pub(crate) const TABLED: [Algorithm; 4] = [Algorithm::Direct, Algorithm::F2, Alg
 /// memory accesses, and prototypes on such a machine ranked the algorithms alike.
 fn table(set: &str) -> &'static [Measured] {
     static TABLES: OnceLock<[Vec<Measured>; 2]> = OnceLock::new();
-    let tables = TABLES.get_or_init(|| [include_str!("choice/avx2.tsv"), include_str!("choice/portable.tsv")].map(parse));
+    let tables =
+        TABLES.get_or_init(|| [include_str!("choice/avx2.tsv"), include_str!("choice/portable.tsv")].map(parse));
     if set == "portable" { &tables[1] } else { &tables[0] }
 }
 
@@ -96,7 +97,8 @@ fn parse(text: &str) -> Vec<Measured> {
     let line = |line: &str| -> Option<Measured> {
         let numbers: Vec<f64> = line.split('\t').map(|n| n.parse().ok()).collect::<Option<_>>()?;
         let (shape, speeds) = numbers.split_at_checked(3)?;
-        let speeds = std::array::from_fn(|d| std::array::from_fn(|a| speeds.get(d * TABLED.len() + a).copied().unwrap_or(0.0)));
+        let speeds =
+            std::array::from_fn(|d| std::array::from_fn(|a| speeds.get(d * TABLED.len() + a).copied().unwrap_or(0.0)));
         Some(Measured { side: shape[0] as usize, channels: [shape[1] as usize, shape[2] as usize], speeds })
     };
     text.lines().filter(|l| !l.starts_with('#')).filter_map(line).collect()
@@ -126,9 +128,8 @@ pub(super) fn choose(set: &str, g: &Geometry, direction: Direction, exact: bool)
     let octaves = |a: usize, b: usize| (a.max(1) as f64 / b.max(1) as f64).log2().abs();
     let [h, w] = [g.output[1], g.output[2]];
     let side = ((h * w) as f64).sqrt().round() as usize;
-    let distance = |m: &Measured| {
-        octaves(m.side, side) + octaves(m.channels[0], g.input[0]) + octaves(m.channels[1], g.output[0])
-    };
+    let distance =
+        |m: &Measured| octaves(m.side, side) + octaves(m.channels[0], g.input[0]) + octaves(m.channels[1], g.output[0]);
     let Some(nearest) = table(set).iter().min_by(|a, b| distance(a).total_cmp(&distance(b))) else {
         return Algorithm::Direct;
     };

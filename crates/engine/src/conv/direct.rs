@@ -4,12 +4,12 @@
 //! channels under one row of kernel taps are one contiguous run. The gradient of the input is the same with the roles
 //! exchanged; under a stride it falls into stride^2 phases of target pixels that see different taps.
 
+use super::Geometry;
 use super::memory::{Buffer, Raw, Scratch, lines};
 use super::pass::{Io, Pass, Way, sides, weight_steps};
-use super::Geometry;
 use crate::pool::Pool;
-use crate::simd::tile::{Finish, MAX_ROWS, Rows};
 use crate::simd::Kernels;
+use crate::simd::tile::{Finish, MAX_ROWS, Rows};
 
 /// Target pixels that a task aims to hold at least, so that packed weights are reused.
 const TASK_PIXELS: usize = 96;
@@ -39,6 +39,10 @@ struct Phase {
     packed: usize,
 }
 
+/// Along one axis, the targets that see the same taps: the first, their distance, the distance of their sources, and
+/// the taps as (kernel index, offset of the source).
+type AxisPhase = (usize, usize, usize, Vec<(usize, isize)>);
+
 /// The direct algorithm for one way of one geometry.
 pub(super) struct Direct {
     g: Geometry,
@@ -64,8 +68,7 @@ impl Direct {
         let c = g.conv;
         let channels = [source[0] / c.groups, target[0] / c.groups];
         let pad = [c.padding.top, c.padding.left];
-        // Along one axis: for each phase (first target, target step) the taps as (kernel index, source offset), and the source step.
-        let axis = |axis: usize| -> Vec<(usize, usize, usize, Vec<(usize, isize)>)> {
+        let axis = |axis: usize| -> Vec<AxisPhase> {
             let (stride, dilation) = (c.stride[axis], c.dilation[axis]);
             let tap = |k: usize| (k * dilation) as isize - pad[axis] as isize;
             match way {
@@ -84,7 +87,7 @@ impl Direct {
             }
         };
         // Target indices of a phase, and the taps of it that ever meet a source pixel.
-        let prune = |axis: usize, (first, step, source_step, taps): &(usize, usize, usize, Vec<(usize, isize)>)| {
+        let prune = |axis: usize, (first, step, source_step, taps): &AxisPhase| {
             let targets: Vec<usize> = (*first..target[1 + axis]).step_by(*step).collect();
             let meets = |offset: isize| {
                 (0..targets.len()).any(|i| {
@@ -219,7 +222,8 @@ impl Pass for Direct {
         let items = io.n.div_ceil(this.images);
         // Few images are also split along the target channels.
         let panels = this.channels[1].div_ceil(this.kernels.panel());
-        let splits = if items >= 2 * pool.threads() { 1 } else { panels.min((2 * pool.threads()).div_ceil(items.max(1))) };
+        let splits =
+            if items >= 2 * pool.threads() { 1 } else { panels.min((2 * pool.threads()).div_ceil(items.max(1))) };
         pool.run(items * splits, |task| {
             let (item, split) = (task / splits, task % splits);
             let images = item * this.images..io.n.min((item + 1) * this.images);

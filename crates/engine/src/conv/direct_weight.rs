@@ -134,7 +134,14 @@ impl DirectWeight {
     ///
     /// # Safety
     /// `x` holds the chunk's padded inputs, `gy` the panel's packed gradients, `sum` the panel's partial sum.
-    unsafe fn multiply(&self, images: std::ops::Range<usize>, width: usize, x: *const f32, gy: *const f32, sum: *mut f32) {
+    unsafe fn multiply(
+        &self,
+        images: std::ops::Range<usize>,
+        width: usize,
+        x: *const f32,
+        gy: *const f32,
+        sum: *mut f32,
+    ) {
         let pixels = self.g.output[1] * self.g.output[2];
         let ci = self.g.input[0];
         let step = self.g.conv.stride[1] * ci;

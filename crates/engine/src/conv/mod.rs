@@ -8,10 +8,10 @@
 //! weight gradient sums over images in an order that the batch size and the shape fix.
 
 mod channelwise;
+mod choice;
 mod direct;
 mod direct_weight;
 mod few;
-mod choice;
 mod memory;
 mod pass;
 #[cfg(test)]
@@ -22,7 +22,9 @@ mod winograd;
 
 use nettriage_net::Conv;
 
-pub(crate) use choice::{Algorithm, Direction, TABLED};
+#[allow(unused_imports)] // For the benchmark, which includes these files.
+pub(crate) use choice::TABLED;
+pub(crate) use choice::{Algorithm, Direction};
 pub(crate) use memory::{Buffer, Scratch};
 
 use crate::pool::Pool;
@@ -52,8 +54,7 @@ impl Geometry {
             (size + pad - conv.dilation[axis] * (conv.kernel[axis] - 1) - 1) / conv.stride[axis] + 1
         };
         let p = conv.padding;
-        let output =
-            [conv.filters, extent(0, input[1], p.top + p.bottom), extent(1, input[2], p.left + p.right)];
+        let output = [conv.filters, extent(0, input[1], p.top + p.bottom), extent(1, input[2], p.left + p.right)];
         Geometry { input, output, conv }
     }
 
@@ -112,7 +113,14 @@ impl ConvOp {
     /// `exact` forbids algorithms whose rounding error is larger than a direct sum's (F(4x4, 3x3)).
     pub fn new(geometry: &Geometry, batch: usize, threads: usize, exact: bool, needs: Needs) -> ConvOp {
         let kernels = simd::kernels();
-        ConvOp::with(kernels, |direction| choice::choose(kernels.name, geometry, direction, exact), geometry, batch, threads, needs)
+        ConvOp::with(
+            kernels,
+            |direction| choice::choose(kernels.name, geometry, direction, exact),
+            geometry,
+            batch,
+            threads,
+            needs,
+        )
     }
 
     /// [`ConvOp::new`] with the kernels of a given instruction set and the algorithms that `choose` names.

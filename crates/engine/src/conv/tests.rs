@@ -12,7 +12,8 @@ const BOTH: Needs = Needs { grad_input: true, grad_weight: true };
 pub(super) fn numbers(count: usize, stream: u64) -> Vec<f32> {
     (0..count as u64)
         .map(|i| {
-            let mut z = (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(stream.wrapping_mul(0xD1B5_4A32_D192_ED03));
+            let mut z =
+                (i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(stream.wrapping_mul(0xD1B5_4A32_D192_ED03));
             z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
             z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
             ((z >> 40) as f32) / 8_388_608.0 - 1.0
@@ -31,7 +32,14 @@ pub(super) fn error(found: &[f32], expected: &[f64]) -> f64 {
     gap / size.max(1e-30)
 }
 
-fn conv(filters: usize, kernel: [usize; 2], stride: [usize; 2], pad: [usize; 4], dilation: [usize; 2], groups: usize) -> Conv {
+fn conv(
+    filters: usize,
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    pad: [usize; 4],
+    dilation: [usize; 2],
+    groups: usize,
+) -> Conv {
     let padding = Padding { top: pad[0], bottom: pad[1], left: pad[2], right: pad[3] };
     Conv { filters, kernel, stride, padding, dilation, groups, bias: true }
 }
@@ -42,11 +50,24 @@ pub(super) fn shapes() -> Vec<Geometry> {
     let mut add = |input: [usize; 3], c: Conv| all.push(Geometry::of(input, c));
     let same = |f: usize| Conv::same(f, 3);
     for (input, f) in [
-        ([16, 8, 8], 16), ([3, 9, 7], 10), ([1, 12, 12], 32), ([8, 4, 4], 24), ([32, 2, 2], 40), ([17, 2, 2], 9),
-        ([24, 1, 1], 16), ([20, 5, 6], 33), ([5, 3, 3], 1), ([1, 1, 1], 1), ([48, 6, 13], 7), ([64, 4, 4], 64),
-        ([33, 14, 14], 64), ([40, 2, 2], 72),
+        ([16, 8, 8], 16),
+        ([3, 9, 7], 10),
+        ([1, 12, 12], 32),
+        ([8, 4, 4], 24),
+        ([32, 2, 2], 40),
+        ([17, 2, 2], 9),
+        ([24, 1, 1], 16),
+        ([20, 5, 6], 33),
+        ([5, 3, 3], 1),
+        ([1, 1, 1], 1),
+        ([48, 6, 13], 7),
+        ([64, 4, 4], 64),
+        ([33, 14, 14], 64),
+        ([40, 2, 2], 72),
         // Large enough that transformed weights are not kept and gradients are summed panel by panel.
-        ([256, 4, 4], 168), ([136, 6, 5], 180), ([392, 2, 2], 392),
+        ([256, 4, 4], 168),
+        ([136, 6, 5], 180),
+        ([392, 2, 2], 392),
     ] {
         add(input, same(f));
     }
@@ -140,7 +161,9 @@ fn agrees_with_f64(kernels: &'static Kernels) {
         let finished: Vec<f64> = forward
             .iter()
             .enumerate()
-            .map(|(i, v)| ((v + case.bias[i % f] as f64) * case.scale[i % f] as f64 + case.shift[i % f] as f64).max(0.0))
+            .map(|(i, v)| {
+                ((v + case.bias[i % f] as f64) * case.scale[i % f] as f64 + case.shift[i % f] as f64).max(0.0)
+            })
             .collect();
         for algorithm in Algorithm::ALL.into_iter().filter(|a| a.covers(&g)) {
             let bound = if algorithm == Algorithm::F4 { 6e-6 } else { 2e-6 };
@@ -177,17 +200,21 @@ fn kernels_named(name: &str) -> Option<&'static Kernels> {
 
 #[test]
 fn avx512_agrees_with_f64() {
-    kernels_named("avx512").map(agrees_with_f64);
+    if let Some(kernels) = kernels_named("avx512") {
+        agrees_with_f64(kernels);
+    }
 }
 
 #[test]
 fn avx2_agrees_with_f64() {
-    kernels_named("avx2").map(agrees_with_f64);
+    if let Some(kernels) = kernels_named("avx2") {
+        agrees_with_f64(kernels);
+    }
 }
 
 #[test]
 fn portable_agrees_with_f64() {
-    kernels_named("portable").map(agrees_with_f64).expect("every processor has them");
+    agrees_with_f64(kernels_named("portable").expect("every processor has them"));
 }
 
 /// Weights that change are used from the next call on.
@@ -231,9 +258,17 @@ fn bits_are_the_images_own() {
                 for (start, n) in [(0, batch), (0, 1), (6, 1), (2, 3), (1, 6)] {
                     let (mut part, mut gpart) = (vec![0.0; n * ol], vec![0.0; n * il]);
                     op.forward(n, &case.w, &case.x[start * il..], case.epilogue(), &mut part, pool, &mut scratch);
-                    assert_eq!(part, y[start * ol..][..n * ol], "forward {g:?} {algorithm:?} {threads} threads, {n} from {start}");
+                    assert_eq!(
+                        part,
+                        y[start * ol..][..n * ol],
+                        "forward {g:?} {algorithm:?} {threads} threads, {n} from {start}"
+                    );
                     op.grad_input(n, &case.w, &case.gy[start * ol..], &mut gpart, None, pool, &mut scratch);
-                    assert_eq!(gpart, gx[start * il..][..n * il], "grad_input {g:?} {algorithm:?} {threads} threads, {n} from {start}");
+                    assert_eq!(
+                        gpart,
+                        gx[start * il..][..n * il],
+                        "grad_input {g:?} {algorithm:?} {threads} threads, {n} from {start}"
+                    );
                 }
             }
         }
@@ -243,7 +278,10 @@ fn bits_are_the_images_own() {
             for (planned, threads, pool) in [(batch, 3, &pools[1]), (64, 1, &pools[0]), (64, 3, &pools[1])] {
                 let mut gw = vec![f32::NAN; g.weight_len()];
                 case.op(algorithm, planned, threads).grad_weight(n, &case.x, &case.gy, &mut gw, pool, &mut scratch);
-                assert_eq!(gw, first, "grad_weight {g:?} {algorithm:?} n {n}, {threads} threads, planned for {planned}");
+                assert_eq!(
+                    gw, first,
+                    "grad_weight {g:?} {algorithm:?} n {n}, {threads} threads, planned for {planned}"
+                );
             }
         }
     }

@@ -2,9 +2,10 @@
 
 use std::sync::OnceLock;
 
+use super::bilinear::{F2, F4, K3};
 use super::depthwise::{self, Correlate, Gather};
 use super::tile::{self, Cols, ColsFn, Finish, Rows, RowsFn};
-use super::transform::{self, F2, F4, Half, K3, PanelRow, Transforms};
+use super::transform::{self, Half, PanelRow, Transforms};
 use super::{Simd, portable::Portable};
 
 /// The kernels of one instruction set.

@@ -3,6 +3,7 @@
 //! [`Simd`] is what a vector can do; the kernels ([`tile`], [`transform`], [`depthwise`]) are generic over it, and
 //! [`kernels`] hands out the table of those compiled for the best instruction set that the processor has.
 
+mod bilinear;
 pub(crate) mod depthwise;
 mod kernels;
 mod portable;
@@ -11,7 +12,9 @@ pub(crate) mod transform;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use kernels::{Kernels, all, kernels, vectorised};
+#[allow(unused_imports)] // `all` is for tests and for the benchmark, which includes these files.
+pub(crate) use kernels::all;
+pub(crate) use kernels::{Kernels, kernels, vectorised};
 
 /// What a kernel needs of a vector of f32.
 ///

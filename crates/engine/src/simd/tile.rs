@@ -3,6 +3,8 @@
 //! A sum is one chain of fused multiply-adds in the order of k, whatever the tile's extent, so an element's bits do
 //! not depend on where in which tile it is computed.
 
+#![allow(clippy::needless_range_loop)] // Indices over small constants unroll; iterators over vectors do not always inline.
+
 use super::Simd;
 
 /// Rows of the largest tile of any instruction set.
@@ -29,15 +31,14 @@ pub(crate) struct Finish {
 
 impl Finish {
     /// The sums as they are.
-    pub const NONE: Finish =
-        Finish {
-            bias: std::ptr::null(),
-            scale: std::ptr::null(),
-            shift: std::ptr::null(),
-            relu: false,
-            mask: std::ptr::null(),
-            target: std::ptr::null(),
-        };
+    pub const NONE: Finish = Finish {
+        bias: std::ptr::null(),
+        scale: std::ptr::null(),
+        shift: std::ptr::null(),
+        relu: false,
+        mask: std::ptr::null(),
+        target: std::ptr::null(),
+    };
 
     /// The same for columns `columns` further on.
     #[inline(always)]

@@ -165,13 +165,24 @@ impl Winograd {
                 if live < width {
                     gathered.write_bytes(0, self.gathered());
                 }
-                for c in 0..count {
-                    for lane in 0..live {
-                        let pair = &w[(first + c) * from_step + (at + lane) * to_step..][..9];
-                        let to = gathered.add(c * width + lane);
-                        match self.way {
-                            Way::Forward => (0..9).for_each(|tap| *to.add(tap * step) = pair[tap]),
-                            Way::GradInput => (0..9).for_each(|tap| *to.add(tap * step) = pair[8 - tap]),
+                // Along the weight's own order, which is the other way round for each way.
+                match self.way {
+                    Way::Forward => {
+                        for lane in 0..live {
+                            let filter = &w[first * from_step + (at + lane) * to_step..][..count * 9];
+                            for (c, pair) in filter.chunks_exact(9).enumerate() {
+                                let to = gathered.add(c * width + lane);
+                                (0..9).for_each(|tap| *to.add(tap * step) = pair[tap]);
+                            }
+                        }
+                    }
+                    Way::GradInput => {
+                        for c in 0..count {
+                            let filter = &w[(first + c) * from_step + at * to_step..][..live * 9];
+                            for (lane, pair) in filter.chunks_exact(9).enumerate() {
+                                let to = gathered.add(c * width + lane);
+                                (0..9).for_each(|tap| *to.add(tap * step) = pair[8 - tap]);
+                            }
                         }
                     }
                 }
@@ -188,7 +199,17 @@ impl Winograd {
     }
 
     /// Transforms the sums of tile `tile` to the columns from `at` on.
-    unsafe fn output(&self, tile: usize, m: *const f32, plane: usize, columns: usize, y: *mut f32, finish: &Finish, half: &mut Half) {
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn output(
+        &self,
+        tile: usize,
+        m: *const f32,
+        plane: usize,
+        columns: usize,
+        y: *mut f32,
+        finish: &Finish,
+        half: &mut Half,
+    ) {
         let mut pixels = [std::ptr::null_mut(); MOST];
         self.tiling.targets(tile, &self.t, y, std::ptr::null_mut(), &mut pixels);
         unsafe { (self.t.output)(m, plane, pixels.as_ptr(), columns, finish, half) }

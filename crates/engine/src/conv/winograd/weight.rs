@@ -121,7 +121,18 @@ impl WinogradWeight {
     /// # Safety
     /// The row of V and Z is the caller's.
     #[allow(clippy::too_many_arguments)]
-    unsafe fn tile(&self, tile: usize, row: usize, tiles: usize, x: *const f32, gy: *const f32, zeros: *mut f32, v: Raw, z: Raw, half: &mut Half) {
+    unsafe fn tile(
+        &self,
+        tile: usize,
+        row: usize,
+        tiles: usize,
+        x: *const f32,
+        gy: *const f32,
+        zeros: *mut f32,
+        v: Raw,
+        z: Raw,
+        half: &mut Half,
+    ) {
         let mut pixels = [std::ptr::null(); MOST];
         self.tiling.sources(tile, &self.t, x, zeros, &mut pixels);
         unsafe {
@@ -136,7 +147,16 @@ impl WinogradWeight {
 
     /// `sum[m][..] += sum over tiles of v[tile][m] z[tile][..]` for `rows` of m and one panel.
     #[allow(clippy::too_many_arguments)]
-    unsafe fn multiply(&self, tiles: usize, rows: usize, width: usize, v: *const f32, z: *const f32, sum: *mut f32, add: bool) {
+    unsafe fn multiply(
+        &self,
+        tiles: usize,
+        rows: usize,
+        width: usize,
+        v: *const f32,
+        z: *const f32,
+        sum: *mut f32,
+        add: bool,
+    ) {
         let kernels = self.kernels.cols(width);
         for first in (0..tiles).step_by(DEPTH) {
             let mut m = 0;
@@ -164,7 +184,17 @@ impl WinogradWeight {
     /// # Safety
     /// The filters from `at` on and input channels from `first` on are the caller's.
     #[allow(clippy::too_many_arguments)]
-    unsafe fn write(&self, sum: *const f32, plane: usize, first: usize, rows: usize, at: usize, taps: *mut f32, gw: Raw, add: bool) {
+    unsafe fn write(
+        &self,
+        sum: *const f32,
+        plane: usize,
+        first: usize,
+        rows: usize,
+        at: usize,
+        taps: *mut f32,
+        gw: Raw,
+        add: bool,
+    ) {
         let width = self.kernels.width(at, self.g.output[0]);
         let step = lines(rows * width) + GAP;
         unsafe {
