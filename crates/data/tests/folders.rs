@@ -1,5 +1,6 @@
 //! Folders and archives of images: those that the tests make, and the shared ones where they are.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use image::{GrayImage, ImageFormat, Luma, Rgb, RgbImage};
@@ -12,7 +13,7 @@ fn shared(file: &str) -> Option<PathBuf> {
     let root = std::env::var_os("NETTRIAGE_SHARED").map_or(beside, PathBuf::from);
     let path = root.join("data").join(file);
     if !path.is_file() {
-        eprintln!("SKIPPED: no {}", path.display());
+        let _ = writeln!(std::io::stderr(), "SKIPPED: no {}", path.display());
         return None;
     }
     Some(path)

@@ -2,13 +2,14 @@
 //! Numbers are the sets' own: their published sizes, and pixel statistics as numpy and torchvision's users know them.
 
 use nettriage_data::{Dataset, Normalization, is_original, open};
+use std::io::Write;
 
 /// The set, or a loud line and nothing.
 fn real(name: &str) -> Option<Dataset> {
     match open(name, None) {
         Ok(dataset) => Some(dataset),
         Err(nettriage_data::Error::Missing { places, .. }) => {
-            eprintln!("SKIPPED: no {name} in {places}");
+            let _ = writeln!(std::io::stderr(), "SKIPPED: no {name} in {places}");
             None
         }
         Err(error) => panic!("{error}"),

@@ -68,10 +68,7 @@ impl Payload for Record {
         self.clock.clone()
     }
     fn timeless(&self) -> Record {
-        Record {
-            clock: Clock::default(),
-            ..self.clone()
-        }
+        Record { clock: Clock::default(), ..self.clone() }
     }
 }
 
@@ -86,10 +83,7 @@ impl Payload for ParentRecord {
         self.clock.clone()
     }
     fn timeless(&self) -> ParentRecord {
-        ParentRecord {
-            clock: Clock::default(),
-            ..self.clone()
-        }
+        ParentRecord { clock: Clock::default(), ..self.clone() }
     }
 }
 
@@ -141,10 +135,7 @@ pub(crate) fn encode<T: Payload>(payload: &T) -> Result<Vec<u8>, Error> {
     // JSON has no NaN and no infinity: a record with one would be written as null and not be read again.
     if serde_json::from_slice::<T>(&text).ok().as_ref() != Some(payload) {
         let problem = "holds a number that is not finite, so it cannot be written".to_owned();
-        return Err(Error::Foreign {
-            id: payload.id().to_owned(),
-            problem,
-        });
+        return Err(Error::Foreign { id: payload.id().to_owned(), problem });
     }
     let mut bytes = serde_json::to_vec(&header(payload, &text)).expect("plain data");
     bytes.pop();
@@ -176,8 +167,7 @@ pub(crate) fn decode<T: Payload>(bytes: &[u8]) -> Result<(Header, T), Unusable> 
     if id::hex(text) != header.checksum {
         return Err(corrupt("its checksum does not match"));
     }
-    let payload: T =
-        serde_json::from_slice(text).map_err(|error| Unusable::Corrupt(error.to_string()))?;
+    let payload: T = serde_json::from_slice(text).map_err(|error| Unusable::Corrupt(error.to_string()))?;
     if self::header(&payload, text) != header {
         return Err(corrupt("its first line contradicts the rest"));
     }
@@ -194,32 +184,19 @@ pub(crate) fn read_header(path: &Path) -> Result<Option<Header>, Error> {
     let mut start = [0; 512];
     let mut filled = 0;
     while filled < start.len() {
-        match file
-            .read(&mut start[filled..])
-            .map_err(|error| Error::io(path, error))?
-        {
+        match file.read(&mut start[filled..]).map_err(|error| Error::io(path, error))? {
             0 => break,
             n => filled += n,
         }
     }
-    let length = file
-        .metadata()
-        .map_err(|error| Error::io(path, error))?
-        .len();
+    let length = file.metadata().map_err(|error| Error::io(path, error))?.len();
     match parse_header(&start[..filled]) {
         Ok(header) => {
-            let line = start[..filled]
-                .iter()
-                .position(|&byte| byte == b'\n')
-                .unwrap_or(filled);
+            let line = start[..filled].iter().position(|&byte| byte == b'\n').unwrap_or(filled);
             let whole = line + 1 + b"\"payload\":}\n".len();
             Ok((length == (whole as u64).saturating_add(header.bytes as u64)).then_some(header))
         }
-        Err(Unusable::Version(found)) => Err(Error::Version {
-            path: path.into(),
-            found,
-            supported: VERSION,
-        }),
+        Err(Unusable::Version(found)) => Err(Error::Version { path: path.into(), found, supported: VERSION }),
         Err(Unusable::Corrupt(_)) => Ok(None),
     }
 }
@@ -230,10 +207,7 @@ fn parse_header(bytes: &[u8]) -> Result<Header, Unusable> {
         version: u64,
     }
     let torn = || Unusable::Corrupt("its first line is torn".to_owned());
-    let end = bytes
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .ok_or_else(torn)?;
+    let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(torn)?;
     let line = bytes[..end].strip_suffix(b",").ok_or_else(torn)?;
     let mut line = line.to_vec();
     line.push(b'}');

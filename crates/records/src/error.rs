@@ -61,9 +61,7 @@ pub enum Error {
         pid: Option<u32>,
     },
     /// An id that cannot be a file's name, or one that the plan has twice.
-    #[error(
-        "the plan's id `{id}` {problem}: ids are unique, of 1 to 64 letters, digits, `-` or `_`"
-    )]
+    #[error("the plan's id `{id}` {problem}: ids are unique, of 1 to 64 letters, digits, `-` or `_`")]
     Id {
         /// The id.
         id: String,
@@ -81,20 +79,14 @@ pub enum Error {
 }
 
 fn holder(pid: Option<u32>) -> String {
-    pid.map(|pid| format!(" by process {pid}"))
-        .unwrap_or_default()
+    pid.map(|pid| format!(" by process {pid}")).unwrap_or_default()
 }
 
 impl Error {
     pub(crate) fn io(path: &Path, source: io::Error) -> Error {
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Error::Full { path: path.into() }
-            }
-            _ => Error::Io {
-                path: path.into(),
-                source,
-            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Full { path: path.into() },
+            _ => Error::Io { path: path.into(), source },
         }
     }
 }

@@ -12,11 +12,8 @@ use crate::Error;
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(
-        ".{name}.{}.{}.tmp",
-        std::process::id(),
-        COUNTER.fetch_add(1, Ordering::Relaxed)
-    ));
+    let temporary =
+        path.with_file_name(format!(".{name}.{}.{}.tmp", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
     let written = (|| {
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
@@ -71,9 +68,7 @@ pub(crate) fn sweep(folder: &Path) {
             let modified = entry.metadata().and_then(|meta| meta.modified()).ok()?;
             SystemTime::now().duration_since(modified).ok()
         };
-        if name.to_string_lossy().ends_with(".tmp")
-            && old().is_some_and(|age| age > Duration::from_secs(3600))
-        {
+        if name.to_string_lossy().ends_with(".tmp") && old().is_some_and(|age| age > Duration::from_secs(3600)) {
             let _ = fs::remove_file(entry.path());
         }
     }

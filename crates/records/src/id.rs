@@ -54,20 +54,14 @@ fn canonical(value: &Value, out: &mut String) {
 
 /// SHA-256 in hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// An id becomes a file's name, so a hostile one must not name a path.
 pub(crate) fn check(id: &str) -> Result<(), Error> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if id.is_empty() || id.len() > 64 || !id.chars().all(allowed) {
-        return Err(Error::Id {
-            id: id.chars().take(80).collect(),
-            problem: "cannot name a file",
-        });
+        return Err(Error::Id { id: id.chars().take(80).collect(), problem: "cannot name a file" });
     }
     Ok(())
 }
@@ -85,15 +79,9 @@ mod tests {
             b: &'static str,
             a: (u8, f64, Option<u8>),
         }
-        let id = content_id(&Fields {
-            b: "x\"y",
-            a: (1, 2.5, None),
-        });
+        let id = content_id(&Fields { b: "x\"y", a: (1, 2.5, None) });
         assert_eq!(id, "f414b3f560fa0985");
-        let map = BTreeMap::from([
-            ("a", serde_json::json!([1, 2.5, null])),
-            ("b", serde_json::json!("x\"y")),
-        ]);
+        let map = BTreeMap::from([("a", serde_json::json!([1, 2.5, null])), ("b", serde_json::json!("x\"y"))]);
         assert_eq!(content_id(&map), id);
     }
 

@@ -31,13 +31,7 @@ impl Drop for Running {
 
 fn open(path: &Path) -> Result<File, Error> {
     let mut options = fs::OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|error| Error::io(path, error))
+    options.read(true).write(true).create(true).truncate(false).open(path).map_err(|error| Error::io(path, error))
 }
 
 /// Tries for a quarter of a second, since a status reading holds a lock for an instant.
@@ -57,10 +51,7 @@ pub(crate) fn acquire(folder: &Path) -> Result<Lock, Error> {
     match try_lock(&file) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            return Err(Error::Locked {
-                path: folder.into(),
-                pid: holder(&mut file),
-            });
+            return Err(Error::Locked { path: folder.into(), pid: holder(&mut file) });
         }
         // A file system without locks: two processes would do double work, but never spoil a record.
         Err(TryLockError::Error(_)) => {}

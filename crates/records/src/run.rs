@@ -31,10 +31,7 @@ impl Run {
             Ok(there) if there.plan == *plan => {}
             Ok(there) => {
                 let difference = difference(&there.plan, plan);
-                return Err(Error::OtherPlan {
-                    path: folder.into(),
-                    difference,
-                });
+                return Err(Error::OtherPlan { path: folder.into(), difference });
             }
             Err(Error::NoRun { .. }) => {
                 for part in ["trials", "parents", "weights", "running"] {
@@ -54,16 +51,10 @@ impl Run {
     /// [`Error::NoRun`], [`Error::Version`] and [`Error::Damaged`] say why it cannot be.
     pub fn open(folder: &Path) -> Result<Run, Error> {
         let path = folder.join("plan.json");
-        let bytes = files::read(&path)?.ok_or_else(|| Error::NoRun {
-            path: folder.into(),
-        })?;
+        let bytes = files::read(&path)?.ok_or_else(|| Error::NoRun { path: folder.into() })?;
         match envelope::decode::<Plan>(&bytes) {
             Ok((_, plan)) => Run::of(folder, plan),
-            Err(Unusable::Version(found)) => Err(Error::Version {
-                path,
-                found,
-                supported: VERSION,
-            }),
+            Err(Unusable::Version(found)) => Err(Error::Version { path, found, supported: VERSION }),
             Err(Unusable::Corrupt(reason)) => Err(Error::Damaged { path, reason }),
         }
     }
@@ -73,27 +64,17 @@ impl Run {
         for (i, trial) in plan.trials.iter().enumerate() {
             id::check(&trial.id)?;
             if order.insert(trial.id.clone(), i).is_some() {
-                return Err(Error::Id {
-                    id: trial.id.clone(),
-                    problem: "is there twice",
-                });
+                return Err(Error::Id { id: trial.id.clone(), problem: "is there twice" });
             }
         }
         let mut parents = HashSet::new();
         for parent in &plan.parents {
             id::check(&parent.id)?;
             if !parents.insert(&parent.id) {
-                return Err(Error::Id {
-                    id: parent.id.clone(),
-                    problem: "is there twice",
-                });
+                return Err(Error::Id { id: parent.id.clone(), problem: "is there twice" });
             }
         }
-        Ok(Run {
-            folder: folder.into(),
-            plan,
-            order,
-        })
+        Ok(Run { folder: folder.into(), plan, order })
     }
 
     /// The folder.
@@ -135,14 +116,8 @@ impl Run {
     /// All records that are there, in the plan's order.
     pub fn records(&self) -> Result<Vec<Record>, Error> {
         let there = self.listing("trials")?;
-        let planned = self
-            .plan
-            .trials
-            .iter()
-            .filter(|trial| there.contains(&trial.id));
-        planned
-            .filter_map(|trial| self.record(&trial.id).transpose())
-            .collect()
+        let planned = self.plan.trials.iter().filter(|trial| there.contains(&trial.id));
+        planned.filter_map(|trial| self.record(&trial.id).transpose()).collect()
     }
 
     /// Whether a record's file is there, unread.
@@ -160,15 +135,8 @@ impl Run {
         match self.order.get(&spec.id) {
             Some(&i) if self.plan.trials[i] == *spec => self.put("trials", record),
             found => {
-                let problem = if found.is_some() {
-                    "differs from the plan's trial"
-                } else {
-                    "is not in the plan"
-                };
-                Err(Error::Foreign {
-                    id: spec.id.clone(),
-                    problem: problem.to_owned(),
-                })
+                let problem = if found.is_some() { "differs from the plan's trial" } else { "is not in the plan" };
+                Err(Error::Foreign { id: spec.id.clone(), problem: problem.to_owned() })
             }
         }
     }
@@ -180,41 +148,25 @@ impl Run {
 
     /// All parents' records that are there, in the plan's order.
     pub fn parents(&self) -> Result<Vec<ParentRecord>, Error> {
-        self.plan
-            .parents
-            .iter()
-            .filter_map(|parent| self.parent(&parent.id).transpose())
-            .collect()
+        self.plan.parents.iter().filter_map(|parent| self.parent(&parent.id).transpose()).collect()
     }
 
     /// Writes a parent's record, as [`Run::write`].
     pub fn write_parent(&self, record: &ParentRecord) -> Result<(), Error> {
-        if !self
-            .plan
-            .parents
-            .iter()
-            .any(|parent| parent.id == record.id)
-        {
-            return Err(Error::Foreign {
-                id: record.id.clone(),
-                problem: "is not in the plan".to_owned(),
-            });
+        if !self.plan.parents.iter().any(|parent| parent.id == record.id) {
+            return Err(Error::Foreign { id: record.id.clone(), problem: "is not in the plan".to_owned() });
         }
         self.put("parents", record)
     }
 
     /// Where a parent's weights belong.
     pub fn parent_weights_path(&self, id: &str) -> PathBuf {
-        self.folder
-            .join("weights")
-            .join(format!("parent-{id}.safetensors"))
+        self.folder.join("weights").join(format!("parent-{id}.safetensors"))
     }
 
     /// Where a child's weights belong.
     pub fn child_weights_path(&self, id: &str) -> PathBuf {
-        self.folder
-            .join("weights")
-            .join(format!("child-{id}.safetensors"))
+        self.folder.join("weights").join(format!("child-{id}.safetensors"))
     }
 
     /// Where a substitute's weights belong.
@@ -226,17 +178,11 @@ impl Run {
     pub fn status(&self) -> Result<Status, Error> {
         let parent_ids = self.plan.parents.iter().map(|parent| parent.id.as_str());
         let parents = self.headers("parents", parent_ids)?;
-        let headers = self.headers(
-            "trials",
-            self.plan.trials.iter().map(|trial| trial.id.as_str()),
-        )?;
+        let headers = self.headers("trials", self.plan.trials.iter().map(|trial| trial.id.as_str()))?;
         let (done, diverged, failed) = status::count(headers.iter());
         let ended: HashSet<&str> = headers.iter().map(|header| header.id.as_str()).collect();
         let under_way = |id: &String| self.order.contains_key(id) && !ended.contains(id.as_str());
-        let running = lock::running(&self.folder)
-            .iter()
-            .filter(|id| under_way(id))
-            .count();
+        let running = lock::running(&self.folder).iter().filter(|id| under_way(id)).count();
         let trials = self.plan.trials.len();
         Ok(Status {
             trials,
@@ -247,11 +193,7 @@ impl Run {
             left: trials - headers.len() - running,
             parents: self.plan.parents.len(),
             parents_done: parents.len(),
-            trials_seconds: status::trials_seconds(
-                &status::sessions(&self.folder)?,
-                &parents,
-                &headers,
-            ),
+            trials_seconds: status::trials_seconds(&status::sessions(&self.folder)?, &parents, &headers),
             runner: lock::runner(&self.folder),
         })
     }
@@ -272,11 +214,7 @@ impl Run {
         };
         match envelope::decode::<T>(&bytes) {
             Ok((header, payload)) if header.id == id => Ok(Some(payload)),
-            Err(Unusable::Version(found)) => Err(Error::Version {
-                path,
-                found,
-                supported: VERSION,
-            }),
+            Err(Unusable::Version(found)) => Err(Error::Version { path, found, supported: VERSION }),
             Ok(_) | Err(Unusable::Corrupt(_)) => {
                 files::set_aside(&path)?;
                 Ok(None)
@@ -291,26 +229,16 @@ impl Run {
         let mut ids = HashSet::new();
         for entry in fs::read_dir(&folder).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            ids.extend(
-                name.to_str()
-                    .and_then(|name| name.strip_suffix(".json"))
-                    .map(str::to_owned),
-            );
+            ids.extend(name.to_str().and_then(|name| name.strip_suffix(".json")).map(str::to_owned));
         }
         Ok(ids)
     }
 
     /// First lines of the files of `ids` that are there and whole, in that order.
-    fn headers<'a>(
-        &self,
-        part: &str,
-        ids: impl Iterator<Item = &'a str>,
-    ) -> Result<Vec<Header>, Error> {
+    fn headers<'a>(&self, part: &str, ids: impl Iterator<Item = &'a str>) -> Result<Vec<Header>, Error> {
         let there = self.listing(part)?;
         let ids = ids.filter(|id| there.contains(*id));
-        let headers = ids.map(|id| {
-            Ok(envelope::read_header(&self.file(part, id))?.filter(|header| header.id == id))
-        });
+        let headers = ids.map(|id| Ok(envelope::read_header(&self.file(part, id))?.filter(|header| header.id == id)));
         headers.filter_map(Result::transpose).collect()
     }
 }
@@ -318,74 +246,39 @@ impl Run {
 /// The first part in which two plans differ, in words.
 fn difference(there: &Plan, here: &Plan) -> String {
     if there.study != here.study {
-        let pair = there
-            .study
-            .lines()
-            .zip(here.study.lines())
-            .enumerate()
-            .find(|(_, (a, b))| a != b);
+        let pair = there.study.lines().zip(here.study.lines()).enumerate().find(|(_, (a, b))| a != b);
         return match pair {
-            Some((i, (a, b))) => format!(
-                "line {} of the study file (`{}` there, `{}` here)",
-                i + 1,
-                cut(a),
-                cut(b)
-            ),
+            Some((i, (a, b))) => format!("line {} of the study file (`{}` there, `{}` here)", i + 1, cut(a), cut(b)),
             None => "the length of the study file".to_owned(),
         };
     }
     let value = |plan: &Plan| serde_json::to_value(plan).unwrap_or_default();
-    first_difference("", &value(there), &value(here))
-        .unwrap_or_else(|| "a number's last digits".to_owned())
+    first_difference("", &value(there), &value(here)).unwrap_or_else(|| "a number's last digits".to_owned())
 }
 
-fn first_difference(
-    at: &str,
-    there: &serde_json::Value,
-    here: &serde_json::Value,
-) -> Option<String> {
+fn first_difference(at: &str, there: &serde_json::Value, here: &serde_json::Value) -> Option<String> {
     use serde_json::Value::{Array, Object};
     match (there, here) {
         (Object(a), Object(b)) => {
             let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
             let null = serde_json::Value::Null;
             keys.into_iter().find_map(|key| {
-                let inner = if at.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{at}.{key}")
-                };
-                first_difference(
-                    &inner,
-                    a.get(key).unwrap_or(&null),
-                    b.get(key).unwrap_or(&null),
-                )
+                let inner = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                first_difference(&inner, a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null))
             })
         }
         (Array(a), Array(b)) => {
             let inner = a.iter().zip(b).enumerate();
-            let found = inner
-                .into_iter()
-                .find_map(|(i, (a, b))| first_difference(&format!("{at}[{i}]"), a, b));
-            let lengths = || {
-                (a.len() != b.len()).then(|| format!("{at} ({} there, {} here)", a.len(), b.len()))
-            };
+            let found = inner.into_iter().find_map(|(i, (a, b))| first_difference(&format!("{at}[{i}]"), a, b));
+            let lengths = || (a.len() != b.len()).then(|| format!("{at} ({} there, {} here)", a.len(), b.len()));
             found.or_else(lengths)
         }
-        (a, b) if a != b => Some(format!(
-            "{at} (`{}` there, `{}` here)",
-            cut(&a.to_string()),
-            cut(&b.to_string())
-        )),
+        (a, b) if a != b => Some(format!("{at} (`{}` there, `{}` here)", cut(&a.to_string()), cut(&b.to_string()))),
         _ => None,
     }
 }
 
 /// A long value shortened for a message of one line.
 fn cut(text: &str) -> String {
-    if text.chars().count() <= 60 {
-        text.to_owned()
-    } else {
-        text.chars().take(57).chain("...".chars()).collect()
-    }
+    if text.chars().count() <= 60 { text.to_owned() } else { text.chars().take(57).chain("...".chars()).collect() }
 }

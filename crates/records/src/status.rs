@@ -49,44 +49,29 @@ struct Session {
 pub(crate) fn note_session(folder: &Path) -> Result<(), Error> {
     use std::io::Write;
     let path = folder.join("sessions.jsonl");
-    let started = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64();
-    let mut line = serde_json::to_vec(&Session {
-        started,
-        pid: std::process::id(),
-    })
-    .expect("plain data");
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let mut line = serde_json::to_vec(&Session { started, pid: std::process::id() }).expect("plain data");
     line.push(b'\n');
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path);
-    file.and_then(|mut file| file.write_all(&line))
-        .map_err(|error| Error::io(&path, error))
+    let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
+    file.and_then(|mut file| file.write_all(&line)).map_err(|error| Error::io(&path, error))
 }
 
 /// Seconds since 1970 at which processes took the run on, in order; torn lines are passed over.
 pub(crate) fn sessions(folder: &Path) -> Result<Vec<f64>, Error> {
     let bytes = files::read(&folder.join("sessions.jsonl"))?.unwrap_or_default();
     let lines = bytes.split(|&byte| byte == b'\n');
-    let mut starts: Vec<f64> = lines
-        .filter_map(|line| serde_json::from_slice::<Session>(line).ok())
-        .map(|session| session.started)
-        .collect();
+    let mut starts: Vec<f64> =
+        lines.filter_map(|line| serde_json::from_slice::<Session>(line).ok()).map(|session| session.started).collect();
     starts.sort_by(f64::total_cmp);
     Ok(starts)
 }
 
 /// Counts ends by their state.
 pub(crate) fn count<'a>(headers: impl Iterator<Item = &'a Header>) -> (usize, usize, usize) {
-    headers.fold((0, 0, 0), |(done, diverged, failed), header| {
-        match header.state {
-            State::Done | State::Plan => (done + 1, diverged, failed),
-            State::Diverged => (done, diverged + 1, failed),
-            State::Failed => (done, diverged, failed + 1),
-        }
+    headers.fold((0, 0, 0), |(done, diverged, failed), header| match header.state {
+        State::Done | State::Plan => (done + 1, diverged, failed),
+        State::Diverged => (done, diverged + 1, failed),
+        State::Failed => (done, diverged, failed + 1),
     })
 }
 
@@ -96,29 +81,13 @@ pub(crate) fn trials_seconds(sessions: &[f64], parents: &[Header], trials: &[Hea
     let session_of = |at: f64| sessions.iter().rposition(|&start| start <= at);
     let mut total = 0.0;
     for session in std::iter::once(None).chain((0..sessions.len()).map(Some)) {
-        let own: Vec<&Header> = trials
-            .iter()
-            .filter(|trial| session_of(trial.finished) == session)
-            .collect();
-        let first = own
-            .iter()
-            .map(|trial| trial.finished - trial.seconds)
-            .fold(f64::INFINITY, f64::min);
-        let last = own
-            .iter()
-            .map(|trial| trial.finished)
-            .fold(f64::NEG_INFINITY, f64::max);
-        let ready = parents
-            .iter()
-            .map(|parent| parent.finished)
-            .filter(|&at| at <= first);
+        let own: Vec<&Header> = trials.iter().filter(|trial| session_of(trial.finished) == session).collect();
+        let first = own.iter().map(|trial| trial.finished - trial.seconds).fold(f64::INFINITY, f64::min);
+        let last = own.iter().map(|trial| trial.finished).fold(f64::NEG_INFINITY, f64::max);
+        let ready = parents.iter().map(|parent| parent.finished).filter(|&at| at <= first);
         let start = ready.fold(session.map_or(f64::NEG_INFINITY, |i| sessions[i]), f64::max);
         // In the session of none, a parent of long ago must not count the pause since: begin with the first trial.
-        let start = if session.is_none() || start > first {
-            first
-        } else {
-            start
-        };
+        let start = if session.is_none() || start > first { first } else { start };
         if last > start {
             total += last - start;
         }
@@ -133,16 +102,7 @@ mod tests {
     fn header(finished: f64, seconds: f64) -> Header {
         let text = String::new;
         let state = State::Done;
-        Header {
-            version: 1,
-            id: text(),
-            state,
-            finished,
-            seconds,
-            bytes: 0,
-            digest: text(),
-            checksum: text(),
-        }
+        Header { version: 1, id: text(), state, finished, seconds, bytes: 0, digest: text(), checksum: text() }
     }
 
     #[test]
@@ -150,11 +110,7 @@ mod tests {
         // Session at 100: parent ready at 160, two workers, last trial ends at 200: 40 seconds, of which the five
         // between the parent's end and the first trial's start are shared work. Session at 1000: 30 seconds more.
         let parents = [header(160.0, 60.0)];
-        let trials = [
-            header(185.0, 20.0),
-            header(200.0, 30.0),
-            header(1030.0, 25.0),
-        ];
+        let trials = [header(185.0, 20.0), header(200.0, 30.0), header(1030.0, 25.0)];
         assert_eq!(trials_seconds(&[100.0, 1000.0], &parents, &trials), 70.0);
         assert_eq!(trials_seconds(&[100.0, 1000.0], &parents, &[]), 0.0);
     }

@@ -1,5 +1,6 @@
 //! Several processes and a full disk: the tests run themselves again as another process.
 
+use std::io::Write;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -47,9 +48,7 @@ fn plan(study: String) -> Plan {
 /// This test program again, running one test as the other process.
 fn other(test: &str, folder: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env("RECORDS_TEST_FOLDER", folder);
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env("RECORDS_TEST_FOLDER", folder);
     command
 }
 
@@ -58,17 +57,9 @@ fn folder_of_other() -> Option<std::path::PathBuf> {
 }
 
 fn spawn_holder(folder: &Path) -> Child {
-    let mut child = other("holds", folder)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = other("holds", folder).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(
-        lines
-            .map_while(Result::ok)
-            .any(|line| line.contains("held"))
-    );
+    assert!(lines.map_while(Result::ok).any(|line| line.contains("held")));
     child
 }
 
@@ -92,20 +83,10 @@ fn one_process_runs_a_folder_and_a_killed_ones_lock_is_free() {
     let run = Run::create(folder.path(), &plan("a".into())).unwrap();
     let mut holder = spawn_holder(folder.path());
     let error = run.lock().unwrap_err();
-    assert!(
-        matches!(error, Error::Locked { pid: Some(pid), .. } if pid == holder.id()),
-        "{error}"
-    );
-    assert!(
-        error
-            .to_string()
-            .contains(&format!("already being run by process {}", holder.id()))
-    );
+    assert!(matches!(error, Error::Locked { pid: Some(pid), .. } if pid == holder.id()), "{error}");
+    assert!(error.to_string().contains(&format!("already being run by process {}", holder.id())));
     let status = run.status().unwrap();
-    assert_eq!(
-        (status.running, status.left, status.runner),
-        (1, 0, Some(holder.id()))
-    );
+    assert_eq!((status.running, status.left, status.runner), (1, 0, Some(holder.id())));
     // SIGKILL: no destructor runs.
     holder.kill().unwrap();
     holder.wait().unwrap();
@@ -113,9 +94,7 @@ fn one_process_runs_a_folder_and_a_killed_ones_lock_is_free() {
     assert_eq!((status.running, status.left, status.runner), (0, 1, None));
     let lock = run.lock().unwrap();
     // The same process cannot take it twice either.
-    assert!(
-        matches!(run.lock(), Err(Error::Locked { pid: Some(pid), .. }) if pid == std::process::id())
-    );
+    assert!(matches!(run.lock(), Err(Error::Locked { pid: Some(pid), .. }) if pid == std::process::id()));
     drop(lock);
     run.lock().unwrap();
 }
@@ -130,11 +109,7 @@ fn fills() {
     assert!(matches!(error, Error::Full { .. }), "{error}");
     assert!(error.to_string().contains("no space left"));
     assert!(!folder.join("plan.json").exists());
-    let left: Vec<_> = std::fs::read_dir(&folder)
-        .unwrap()
-        .flatten()
-        .filter(|e| e.path().is_file())
-        .collect();
+    let left: Vec<_> = std::fs::read_dir(&folder).unwrap().flatten().filter(|e| e.path().is_file()).collect();
     assert!(left.is_empty(), "{left:?}");
     // Space again: the same command goes through.
     Run::create(&folder, &plan("#".repeat(1 << 10))).unwrap();
@@ -145,28 +120,22 @@ fn fills() {
 fn a_full_disk_is_one_clear_error_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let inner = other("fills", folder.path());
-    let script =
-        "mount -t tmpfs -o size=64k tmpfs \"$RECORDS_TEST_FOLDER\" || exit 77; exec \"$@\"";
+    let script = "mount -t tmpfs -o size=64k tmpfs \"$RECORDS_TEST_FOLDER\" || exit 77; exec \"$@\"";
     let mut command = Command::new("unshare");
-    command
-        .args(["-rm", "sh", "-c", script, "sh"])
-        .arg(inner.get_program())
-        .args(inner.get_args());
+    command.args(["-rm", "sh", "-c", script, "sh"]).arg(inner.get_program()).args(inner.get_args());
     command.env("RECORDS_TEST_FOLDER", folder.path());
     match command.output() {
         Ok(output) if output.status.success() => {
             assert!(String::from_utf8_lossy(&output.stdout).contains("filled"));
         }
-        Ok(output)
-            if matches!(output.status.code(), Some(77 | 1))
-                && !output.stdout.starts_with(b"\nrunning") =>
-        {
-            eprintln!(
+        Ok(output) if matches!(output.status.code(), Some(77 | 1)) && !output.stdout.starts_with(b"\nrunning") => {
+            let _ = writeln!(
+                std::io::stderr(),
                 "SKIPPED: no small file system can be mounted here: {}",
                 String::from_utf8_lossy(&output.stderr)
             );
         }
         Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stdout)),
-        Err(error) => eprintln!("SKIPPED: no `unshare` here: {error}"),
+        Err(error) => drop(writeln!(std::io::stderr(), "SKIPPED: no `unshare` here: {error}")),
     }
 }

@@ -38,17 +38,9 @@ fn plan() -> Plan {
         layers: vec![],
         blocks: vec![],
         schemes: vec![],
-        parents: vec![ParentSpec {
-            id: parent.clone(),
-            seed: 1,
-        }],
+        parents: vec![ParentSpec { id: parent.clone(), seed: 1 }],
         trials: (0..2)
-            .flat_map(|seed| {
-                [
-                    trial(seed, Role::Child, Some("block2")),
-                    trial(seed, Role::ParentContinued, None),
-                ]
-            })
+            .flat_map(|seed| [trial(seed, Role::Child, Some("block2")), trial(seed, Role::ParentContinued, None)])
             .collect(),
         margin: 0.01,
     }
@@ -72,11 +64,7 @@ fn record(spec: &TrialSpec, finished: f64) -> Record {
     let readings = Readings {
         before: evaluation(0.5),
         validation: evaluation(0.75),
-        best: Best {
-            examples: 20,
-            validation_top1: 0.75,
-            test: test.clone(),
-        },
+        best: Best { examples: 20, validation_top1: 0.75, test: test.clone() },
         test,
         curve: vec![CurvePoint {
             examples: 0,
@@ -86,39 +74,19 @@ fn record(spec: &TrialSpec, finished: f64) -> Record {
             validation_loss: 1e-9,
         }],
         recovered_at: None,
-        cost: Cost {
-            parameters: 7,
-            macs: 70,
-        },
+        cost: Cost { parameters: 7, macs: 70 },
         filters: Some(Filters {
             shape: [2, 1, 3, 3],
             norms_before: vec![0.1, 1e-20],
             norms: vec![1.0 / 3.0, 16_777_216.0],
             dead: 0,
             effective_rank: 1.9999999999999998,
-            pictures: FilterPictures {
-                filters: 0,
-                channels: 0,
-                kernel: [3, 3],
-                before: "".into(),
-                after: "".into(),
-            },
+            pictures: FilterPictures { filters: 0, channels: 0, kernel: [3, 3], before: "".into(), after: "".into() },
         }),
         test_correct: "6A==".into(),
     };
-    let clock = Clock {
-        train_seconds: 1.0,
-        seconds: 2.0,
-        inference: None,
-        finished,
-    };
-    Record {
-        version: VERSION,
-        spec: spec.clone(),
-        outcome: Outcome::Done,
-        readings: Some(readings),
-        clock,
-    }
+    let clock = Clock { train_seconds: 1.0, seconds: 2.0, inference: None, finished };
+    Record { version: VERSION, spec: spec.clone(), outcome: Outcome::Done, readings: Some(readings), clock }
 }
 
 fn parent_record(plan: &Plan) -> ParentRecord {
@@ -131,17 +99,12 @@ fn parent_record(plan: &Plan) -> ParentRecord {
         test_correct: "6A==".into(),
         curve: vec![],
         cost: Cost::default(),
-        clock: Clock {
-            finished: 50.0,
-            ..Clock::default()
-        },
+        clock: Clock { finished: 50.0, ..Clock::default() },
     }
 }
 
 fn trial_file(folder: &Path, record: &Record) -> std::path::PathBuf {
-    folder
-        .join("trials")
-        .join(format!("{}.json", record.spec.id))
+    folder.join("trials").join(format!("{}.json", record.spec.id))
 }
 
 #[test]
@@ -165,14 +128,7 @@ fn what_is_written_is_read_again() {
     assert_eq!(value["payload"]["readings"]["test"]["top1"], 0.625);
     assert_eq!(value["digest"], digest(&records[0]));
     // Taking it on again is no error and loses nothing.
-    assert_eq!(
-        Run::create(folder.path(), &plan)
-            .unwrap()
-            .records()
-            .unwrap()
-            .len(),
-        4
-    );
+    assert_eq!(Run::create(folder.path(), &plan).unwrap().records().unwrap().len(), 4);
 }
 
 #[test]
@@ -182,8 +138,7 @@ fn the_digest_leaves_out_the_clock_and_nothing_else() {
     let later = record(&plan.trials[0], 2.0);
     assert_eq!(digest(&one), digest(&later));
     let mut other = one.clone();
-    other.readings.as_mut().unwrap().test.loss =
-        f64::from_bits(one.readings.unwrap().test.loss.to_bits() + 1);
+    other.readings.as_mut().unwrap().test.loss = f64::from_bits(one.readings.unwrap().test.loss.to_bits() + 1);
     assert_ne!(digest(&other), digest(&later));
 }
 
@@ -199,23 +154,10 @@ fn another_plan_is_refused_naming_the_part() {
         assert!(matches!(error, Error::OtherPlan { .. }));
         error.to_string()
     };
-    assert!(
-        message(&|plan| plan.data.checksum = "1".into())
-            .contains("data.checksum (`\"0\"` there, `\"1\"` here)")
-    );
-    assert!(
-        message(&|plan| plan.trials[1].seed = 9).contains("trials[1].seed (`0` there, `9` here)")
-    );
-    assert!(
-        message(&|plan| plan.study = "name = \"tiny\"\nseeds = 3\n".into())
-            .contains("line 2 of the study file")
-    );
-    let longer = message(&|plan| {
-        plan.parents.push(ParentSpec {
-            id: "b".into(),
-            seed: 2,
-        })
-    });
+    assert!(message(&|plan| plan.data.checksum = "1".into()).contains("data.checksum (`\"0\"` there, `\"1\"` here)"));
+    assert!(message(&|plan| plan.trials[1].seed = 9).contains("trials[1].seed (`0` there, `9` here)"));
+    assert!(message(&|plan| plan.study = "name = \"tiny\"\nseeds = 3\n".into()).contains("line 2 of the study file"));
+    let longer = message(&|plan| plan.parents.push(ParentSpec { id: "b".into(), seed: 2 }));
     assert!(longer.contains("parents (1 there, 2 here)"), "{longer}");
 }
 
@@ -246,12 +188,7 @@ fn torn_and_altered_records_are_set_aside() {
         assert_eq!(run.record(&record.spec.id).unwrap(), None, "at {i}");
     }
     let aside = fs::read_dir(folder.path().join("trials")).unwrap();
-    assert!(aside.flatten().any(|entry| {
-        entry
-            .file_name()
-            .to_string_lossy()
-            .ends_with(".json.corrupt")
-    }));
+    assert!(aside.flatten().any(|entry| { entry.file_name().to_string_lossy().ends_with(".json.corrupt") }));
     // The trial counts as left, and can be done again.
     assert_eq!(run.status().unwrap().left, 4);
     run.write(&record).unwrap();
@@ -266,11 +203,7 @@ fn a_record_under_another_trials_name_is_set_aside() {
     let first = record(&plan.trials[0], 100.0);
     run.write(&first).unwrap();
     let second = record(&plan.trials[1], 100.0);
-    fs::copy(
-        trial_file(folder.path(), &first),
-        trial_file(folder.path(), &second),
-    )
-    .unwrap();
+    fs::copy(trial_file(folder.path(), &first), trial_file(folder.path(), &second)).unwrap();
     assert_eq!(run.status().unwrap().done, 1);
     assert_eq!(run.record(&second.spec.id).unwrap(), None);
 }
@@ -282,28 +215,14 @@ fn other_versions_are_refused_by_name() {
     let run = Run::create(folder.path(), &plan).unwrap();
     let record = record(&plan.trials[0], 100.0);
     run.write(&record).unwrap();
-    for path in [
-        trial_file(folder.path(), &record),
-        folder.path().join("plan.json"),
-    ] {
+    for path in [trial_file(folder.path(), &record), folder.path().join("plan.json")] {
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(
-            &path,
-            text.replacen("{\"version\":1,", "{\"version\":2,", 1),
-        )
-        .unwrap();
+        fs::write(&path, text.replacen("{\"version\":1,", "{\"version\":2,", 1)).unwrap();
     }
-    for error in [
-        run.record(&record.spec.id).unwrap_err(),
-        run.status().unwrap_err(),
-        Run::open(folder.path()).unwrap_err(),
-    ] {
-        assert!(
-            error
-                .to_string()
-                .contains("file version 2, this program reads 1"),
-            "{error}"
-        );
+    for error in
+        [run.record(&record.spec.id).unwrap_err(), run.status().unwrap_err(), Run::open(folder.path()).unwrap_err()]
+    {
+        assert!(error.to_string().contains("file version 2, this program reads 1"), "{error}");
     }
 }
 
@@ -315,49 +234,20 @@ fn what_is_not_the_plans_is_not_written() {
     let good = record(&plan.trials[0], 100.0);
     let mut foreign = good.clone();
     foreign.spec.seed = 77;
-    assert!(
-        run.write(&foreign)
-            .unwrap_err()
-            .to_string()
-            .contains("differs from the plan")
-    );
+    assert!(run.write(&foreign).unwrap_err().to_string().contains("differs from the plan"));
     foreign.spec.id = "77".into();
-    assert!(
-        run.write(&foreign)
-            .unwrap_err()
-            .to_string()
-            .contains("not in the plan")
-    );
+    assert!(run.write(&foreign).unwrap_err().to_string().contains("not in the plan"));
     let mut infinite = good.clone();
     infinite.readings.as_mut().unwrap().validation.loss = f64::INFINITY;
-    assert!(
-        run.write(&infinite)
-            .unwrap_err()
-            .to_string()
-            .contains("not finite")
-    );
-    assert!(
-        fs::read_dir(folder.path().join("trials"))
-            .unwrap()
-            .next()
-            .is_none()
-    );
+    assert!(run.write(&infinite).unwrap_err().to_string().contains("not finite"));
+    assert!(fs::read_dir(folder.path().join("trials")).unwrap().next().is_none());
     let mut hostile = plan.clone();
     hostile.trials[0].id = "../../escape".into();
-    assert!(matches!(
-        Run::create(folder.path(), &hostile),
-        Err(Error::Id { .. })
-    ));
+    assert!(matches!(Run::create(folder.path(), &hostile), Err(Error::Id { .. })));
     hostile.trials[0].id = plan.trials[1].id.clone();
-    assert!(matches!(
-        Run::create(folder.path(), &hostile),
-        Err(Error::Id { .. })
-    ));
+    assert!(matches!(Run::create(folder.path(), &hostile), Err(Error::Id { .. })));
     assert!(matches!(run.record("../plan"), Err(Error::Id { .. })));
-    assert!(matches!(
-        Run::open(&folder.path().join("nowhere")),
-        Err(Error::NoRun { .. })
-    ));
+    assert!(matches!(Run::open(&folder.path().join("nowhere")), Err(Error::NoRun { .. })));
 }
 
 #[test]
@@ -365,47 +255,22 @@ fn status_counts_every_trial_once() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan();
     let run = Run::create(folder.path(), &plan).unwrap();
-    assert_eq!(
-        (
-            run.status().unwrap().left,
-            run.status().unwrap().parents_done
-        ),
-        (4, 0)
-    );
+    assert_eq!((run.status().unwrap().left, run.status().unwrap().parents_done), (4, 0));
     run.write_parent(&parent_record(&plan)).unwrap();
     run.write(&record(&plan.trials[0], 100.0)).unwrap();
     let mut diverged = record(&plan.trials[1], 110.0);
     diverged.outcome = Outcome::Diverged { examples: 12 };
     run.write(&diverged).unwrap();
     let mut failed = record(&plan.trials[2], 120.0);
-    failed.outcome = Outcome::Failed {
-        reason: "out of memory".into(),
-    };
+    failed.outcome = Outcome::Failed { reason: "out of memory".into() };
     failed.readings = None;
     run.write(&failed).unwrap();
     let mark = run.begin(&plan.trials[3].id).unwrap();
     // The mark of a process that was killed holds no lock.
     fs::write(folder.path().join("running").join(&plan.trials[0].id), "").unwrap();
     let status = run.status().unwrap();
-    assert_eq!(
-        (
-            status.done,
-            status.diverged,
-            status.failed,
-            status.running,
-            status.left
-        ),
-        (1, 1, 1, 1, 0)
-    );
-    assert_eq!(
-        (
-            status.trials,
-            status.parents,
-            status.parents_done,
-            status.runner
-        ),
-        (4, 1, 1, None)
-    );
+    assert_eq!((status.done, status.diverged, status.failed, status.running, status.left), (1, 1, 1, 1, 0));
+    assert_eq!((status.trials, status.parents, status.parents_done, status.runner), (4, 1, 1, None));
     // The first trial began at 98; no session is noted since nobody took the lock.
     assert_eq!(status.trials_seconds, 22.0);
     drop(mark);

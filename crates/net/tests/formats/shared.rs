@@ -1,5 +1,6 @@
 //! Files that are not part of the repository.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 /// A file under `networks` in the folder that `NETTRIAGE_SHARED` names, or in `../shared` beside the repository.
@@ -9,7 +10,7 @@ pub fn network(path: &str) -> Option<PathBuf> {
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")), PathBuf::from);
     let file = root.join("networks").join(path);
     if !root.join("networks").is_dir() {
-        eprintln!("SKIPPED: no networks in {}; set NETTRIAGE_SHARED to the folder that holds them", root.display());
+        let _ = writeln!(std::io::stderr(),"SKIPPED: no networks in {}; set NETTRIAGE_SHARED to the folder that holds them", root.display());
         return None;
     }
     assert!(file.is_file(), "{} is missing", file.display());
