@@ -14,7 +14,7 @@ import sys
 import jsonschema
 import numpy as np
 import pandas
-from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 SCHEMA = pathlib.Path(__file__).parent.parent / "crates" / "report" / "schema.json"
@@ -39,7 +39,7 @@ def main():
 
     events = EventMultiplexer().AddRunsFromDirectory(sys.argv[3])
     events.Reload()
-    runs = {name: tags for name, tags in events.Runs().items() if "parent0-seed" in name or "-seed" in name}
+    runs = {name: tags for name, tags in events.Runs().items() if "-seed" in name}
     with_readings = recorded[recorded.test_top1.notna()]
     assert len(runs) == len(with_readings), f"{len(runs)} runs, {len(with_readings)} trials"
     pictures = 0

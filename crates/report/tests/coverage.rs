@@ -98,7 +98,7 @@ fn intervals_cover_what_they_say() {
                     let means: Vec<f64> =
                         study.rows.iter().map(|row| row.iter().sum::<f64>() / images as f64).collect();
                     student_in += covers(student(&means).unwrap().interval(0.95), study.on_these);
-                    // The bootstrap costs a thousand times as much.
+                    // The bootstrap costs far more.
                     if i % 5 == 0
                         && let Some(interval) = draws.interval(&study.rows)
                     {
