@@ -103,7 +103,7 @@ fn adapt(parent: &Network, name: &str, main: &Main) -> Result<Option<Adapted>, E
     Ok(Some(Adapted {
         weight: adapted,
         bias: bias.unwrap_or_else(|| vec![0.0; main.filters]),
-        norm: norm_after(parent, name).map(|parts| parts.map(|part| spread(part))),
+        norm: norm_after(parent, name).map(|parts| parts.map(spread)),
     }))
 }
 

@@ -76,7 +76,7 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
         }
         "Slice" => {
             let mut x = needed(0)?.clone();
-            for (at, range) in slices(&x.dims, &listed)? {
+            for (at, range) in slices(&x.dims, listed)? {
                 x = x.sliced(at, range.start, range.step, range.number);
             }
             one(x)

@@ -13,9 +13,9 @@ pub enum Value {
     /// A number whose value plays no part: a float, a boolean, a long integer.
     Number,
     Text(Box<str>),
-    List(Box<Vec<u32>>),
+    List(Vec<u32>),
     Tuple(Box<[u32]>),
-    Dict(Box<Vec<(u32, u32)>>),
+    Dict(Vec<(u32, u32)>),
     /// A function or class, by its full name.
     Global(Box<str>),
     /// `torch._utils._rebuild_tensor` and its like, with their arguments.
@@ -249,9 +249,9 @@ impl Machine {
                 input.sized(8)?;
                 self.push(Value::Plain)
             }
-            b']' => self.push(Value::List(Box::default())),
+            b']' => self.push(Value::List(Vec::new())),
             b')' => self.push(Value::Tuple(Box::default())),
-            b'}' => self.push(Value::Dict(Box::default())),
+            b'}' => self.push(Value::Dict(Vec::new())),
             0x8f => self.push(Value::Plain),
             0x90 => self.since_mark().map(drop),
             0x91 => {
@@ -260,7 +260,7 @@ impl Machine {
             }
             b'l' => {
                 let items = self.since_mark()?;
-                self.push(Value::List(Box::new(items)))
+                self.push(Value::List(items))
             }
             b't' => {
                 let items = self.since_mark()?;
@@ -273,7 +273,7 @@ impl Machine {
             b'd' => {
                 let items = self.since_mark()?;
                 let pairs = items.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value)).collect();
-                self.push(Value::Dict(Box::new(pairs)))
+                self.push(Value::Dict(pairs))
             }
             b'a' => {
                 let item = self.pop()?;
@@ -424,7 +424,7 @@ impl Machine {
                     Some(Value::List(items)) => items.iter().filter_map(|&item| self.pair(item)).collect(),
                     _ => Vec::new(),
                 };
-                self.push(Value::Dict(Box::new(pairs)))
+                self.push(Value::Dict(pairs))
             }
             Some(Known::Plain) => self.push(Value::Plain),
             None => Err("its pickle calls what is no function".into()),
