@@ -35,7 +35,9 @@ pub enum Error {
         allowed: &'static str,
     },
     /// The buffers do not fit into memory.
-    #[error("network {network:?} at batch {batch} needs {bytes} bytes of buffers, which this machine does not give: take a smaller batch")]
+    #[error(
+        "network {network:?} at batch {batch} needs {bytes} bytes of buffers, which this machine does not give: take a smaller batch"
+    )]
     Memory {
         /// The network's name.
         network: String,

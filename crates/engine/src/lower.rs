@@ -293,5 +293,13 @@ fn extents(shape: Shape) -> [usize; 3] {
 /// A fully connected layer as the convolution of a picture of one pixel.
 fn pointwise(features: usize) -> nettriage_net::Conv {
     let padding = nettriage_net::Padding::default();
-    nettriage_net::Conv { filters: features, kernel: [1; 2], stride: [1; 2], padding, dilation: [1; 2], groups: 1, bias: false }
+    nettriage_net::Conv {
+        filters: features,
+        kernel: [1; 2],
+        stride: [1; 2],
+        padding,
+        dilation: [1; 2],
+        groups: 1,
+        bias: false,
+    }
 }

@@ -52,8 +52,7 @@ mod tests {
 
     #[test]
     fn a_chain_needs_two_buffers_and_no_two_living_tensors_share() {
-        let chain: Vec<Lifetime> =
-            (0..10).map(|i| Lifetime { elements: 100, start: i, end: i + 1 }).collect();
+        let chain: Vec<Lifetime> = (0..10).map(|i| Lifetime { elements: 100, start: i, end: i + 1 }).collect();
         let packing = pack(&chain);
         assert_eq!(packing.sizes.len(), 2);
         let mut state = 1u32;

@@ -2,7 +2,7 @@
 
 use nettriage_net::{Network, Tensor, Weights};
 
-use crate::conv::Scratch;
+use crate::conv::{Buffer, Scratch};
 use crate::lower::lower;
 use crate::op::{Context, Inputs, Place, Prepared};
 use crate::params::Params;
@@ -24,9 +24,9 @@ pub struct Model {
     update: Update,
     pool: Pool,
     scratch: Scratch,
-    buffers: Vec<Vec<f32>>,
+    buffers: Vec<Buffer>,
     /// The last training batch, where its gradients need it.
-    images: Vec<f32>,
+    images: Buffer,
     input: usize,
     batch: usize,
     /// Size and seed of the last training batch.
@@ -60,10 +60,9 @@ impl Model {
         }
         let mut buffers = Vec::with_capacity(plan.sizes.len());
         for &size in plan.sizes.iter().chain([&images]) {
-            let mut buffer = Vec::new();
-            buffer.try_reserve_exact(size * options.batch).map_err(|_| too_large())?;
-            buffer.resize(size * options.batch, 0.0);
-            buffers.push(buffer);
+            // Whether the system gives so much is only asked here: `Buffer` itself ends the program where it does not.
+            Vec::<f32>::new().try_reserve_exact(size * options.batch).map_err(|_| too_large())?;
+            buffers.push(Buffer::new(size * options.batch));
         }
         let images = buffers.pop().unwrap_or_default();
         let pool = Pool::new(options.threads);
@@ -216,23 +215,23 @@ impl Model {
 
     /// Bytes of everything that the model holds: tensors, weights as given and packed, gradients, optimiser state, scratch.
     pub fn memory_bytes(&self) -> usize {
-        let floats: usize = self.buffers.iter().map(Vec::len).sum::<usize>() + self.images.len();
+        let tensors: usize = self.buffers.iter().chain([&self.images]).map(Buffer::bytes).sum();
         let ops: usize = self.plan.steps.iter().map(|step| step.op.bytes()).sum();
-        4 * floats + ops + self.scratch.bytes() + self.params.bytes() + self.update.bytes()
+        tensors + ops + self.scratch.bytes() + self.params.bytes() + self.update.bytes()
     }
 }
 
 /// Takes a buffer out of its slot, so that others can be read beside it.
-fn take(buffers: &mut [Vec<f32>], place: Option<Place>) -> Vec<f32> {
+fn take(buffers: &mut [Buffer], place: Option<Place>) -> Buffer {
     place.map(|place| std::mem::take(&mut buffers[place.slot])).unwrap_or_default()
 }
 
 /// A tensor of the forward pass, or nothing where another has taken its place by now (and the node does not read it).
-fn read(buffers: &[Vec<f32>], place: Place, n: usize) -> &[f32] {
+fn read(buffers: &[Buffer], place: Place, n: usize) -> &[f32] {
     buffers[place.slot].get(..n * place.elements).unwrap_or(&[])
 }
 
-fn give(buffers: &mut [Vec<f32>], place: Option<Place>, buffer: Vec<f32>) {
+fn give(buffers: &mut [Buffer], place: Option<Place>, buffer: Buffer) {
     if let Some(place) = place {
         buffers[place.slot] = buffer;
     }

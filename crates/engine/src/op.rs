@@ -1,6 +1,6 @@
 //! What every layer of a model can do.
 
-use crate::conv::Scratch;
+use crate::conv::{Buffer, Scratch};
 use crate::params::Params;
 use crate::pool::Pool;
 
@@ -38,7 +38,7 @@ pub(crate) struct Inputs<'a> {
     /// The caller's batch, where it is at hand.
     pub images: &'a [f32],
     /// All buffers.
-    pub buffers: &'a [Vec<f32>],
+    pub buffers: &'a [Buffer],
     /// The node's inputs.
     pub places: &'a [Place],
     /// Images in this batch.
@@ -114,7 +114,14 @@ pub(crate) trait Op: Send {
     }
 
     /// Computes all of `gx`, the gradient of input `k`, from what is prepared; only called where `gy` does not pass.
-    fn backward_input(&mut self, cx: &mut Context<'_>, k: usize, x: Inputs<'_>, prepared: Prepared<'_>, gx: &mut [f32]) {
+    fn backward_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        k: usize,
+        x: Inputs<'_>,
+        prepared: Prepared<'_>,
+        gx: &mut [f32],
+    ) {
         let _ = (cx, k, x, prepared, gx);
         unreachable!("the gradient of every input passes");
     }

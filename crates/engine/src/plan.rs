@@ -152,7 +152,11 @@ pub(crate) fn plan(model: Lowered) -> Plan {
                 None => {
                     gradients.push(Lifetime { elements: elements[t], start: now, end: now });
                     gradient_of[t] = Some(gradients.len() - 1);
-                    if passes { Draft::Passed(gradients.len() - 1, true) } else { Draft::Computed(gradients.len() - 1, None) }
+                    if passes {
+                        Draft::Passed(gradients.len() - 1, true)
+                    } else {
+                        Draft::Computed(gradients.len() - 1, None)
+                    }
                 }
                 Some(id) if passes => Draft::Passed(id, false),
                 Some(id) => {
@@ -187,10 +191,9 @@ pub(crate) fn plan(model: Lowered) -> Plan {
             Draft::None => Target::None,
             Draft::Shared => Target::Shared,
             Draft::Passed(id, first) => Target::Passed { to: place(gradients_at + id), first },
-            Draft::Computed(id, temporary) => Target::Computed {
-                to: place(gradients_at + id),
-                scratch: temporary.map(|id| place(scratch_at + id)),
-            },
+            Draft::Computed(id, temporary) => {
+                Target::Computed { to: place(gradients_at + id), scratch: temporary.map(|id| place(scratch_at + id)) }
+            }
         });
         steps.push(Step {
             inputs: node.inputs.iter().map(|&t| value(t)).collect(),

@@ -17,11 +17,7 @@ impl Pool {
         let threads = threads.max(1);
         let workers = (threads > 1)
             .then(|| {
-                rayon::ThreadPoolBuilder::new()
-                    .num_threads(threads)
-                    .thread_name(|i| format!("engine-{i}"))
-                    .build()
-                    .ok()
+                rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("engine-{i}")).build().ok()
             })
             .flatten();
         Pool { threads: if workers.is_some() { threads } else { 1 }, workers }

@@ -3,7 +3,9 @@
 /// A key for `layer` under `seed`.
 pub(crate) fn key(seed: u64, layer: &str) -> u64 {
     // FNV-1a over the name, so that a layer drops the same elements wherever it stands in a graph.
-    let name = layer.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let name = layer
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     mix(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ name)
 }
 

@@ -26,7 +26,8 @@ impl Schedule {
     /// The rate of step `step` (from 0) of `total` for the base rate `base` (the largest, for one-cycle).
     pub fn rate(&self, base: f32, step: usize, total: usize) -> f32 {
         let (peak, step, total) = (f64::from(base), step as f64, total.max(1) as f64);
-        let cosine = |from: f64, to: f64, share: f64| to + (from - to) / 2.0 * (1.0 + (std::f64::consts::PI * share).cos());
+        let cosine =
+            |from: f64, to: f64, share: f64| to + (from - to) / 2.0 * (1.0 + (std::f64::consts::PI * share).cos());
         let rate = match *self {
             Schedule::Constant => peak,
             Schedule::Cosine => cosine(peak, 0.0, (step / total).min(1.0)),
@@ -57,8 +58,16 @@ mod tests {
     fn one_cycle_agrees_with_pytorch() {
         // torch.optim.lr_scheduler.OneCycleLR(SGD(lr=..), max_lr=0.1, total_steps=10), PyTorch 2.x: get_last_lr() before each step.
         let expected = [
-            0.004, 0.052000000000000005, 0.1, 0.09504846320134737, 0.08117456539497631, 0.06112620219362892,
-            0.03887419780637108, 0.018825834605023682, 0.004951936798652636, 4e-07,
+            0.004,
+            0.052000000000000005,
+            0.1,
+            0.09504846320134737,
+            0.08117456539497631,
+            0.06112620219362892,
+            0.03887419780637108,
+            0.018825834605023682,
+            0.004951936798652636,
+            4e-07,
         ];
         for (step, want) in expected.into_iter().enumerate() {
             let got = f64::from(Schedule::OneCycle.rate(0.1, step, 10));

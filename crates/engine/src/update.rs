@@ -71,23 +71,35 @@ impl Update {
         match self.rule {
             Optimizer::Sgd { momentum: 0.0, weight_decay, .. } => {
                 let parts = (Chunks::new(value, CHUNK), Chunks::new(&mut *squares, 1));
-                each(pool, tasks, parts, #[inline(always)] |i, (w, square)| {
-                    square[0] = sum_of_squares(part(i));
-                    for (w, &g) in w.iter_mut().zip(part(i)) {
-                        *w -= rate * (g * scale + weight_decay * *w);
-                    }
-                });
+                each(
+                    pool,
+                    tasks,
+                    parts,
+                    #[inline(always)]
+                    |i, (w, square)| {
+                        square[0] = sum_of_squares(part(i));
+                        for (w, &g) in w.iter_mut().zip(part(i)) {
+                            *w -= rate * (g * scale + weight_decay * *w);
+                        }
+                    },
+                );
             }
             Optimizer::Sgd { momentum, nesterov, weight_decay } => {
                 let parts = (Chunks::new(value, CHUNK), Chunks::new(first, CHUNK), Chunks::new(&mut *squares, 1));
-                each(pool, tasks, parts, #[inline(always)] |i, (w, v, square)| {
-                    square[0] = sum_of_squares(part(i));
-                    for ((w, v), &g) in w.iter_mut().zip(v).zip(part(i)) {
-                        let g = g * scale + weight_decay * *w;
-                        *v = momentum * *v + g;
-                        *w -= rate * if nesterov { g + momentum * *v } else { *v };
-                    }
-                });
+                each(
+                    pool,
+                    tasks,
+                    parts,
+                    #[inline(always)]
+                    |i, (w, v, square)| {
+                        square[0] = sum_of_squares(part(i));
+                        for ((w, v), &g) in w.iter_mut().zip(v).zip(part(i)) {
+                            let g = g * scale + weight_decay * *w;
+                            *v = momentum * *v + g;
+                            *w -= rate * if nesterov { g + momentum * *v } else { *v };
+                        }
+                    },
+                );
             }
             Optimizer::AdamW { betas: (b1, b2), eps, weight_decay } => {
                 let correct = |beta: f32| 1.0 - f64::from(beta).powi(self.steps);
@@ -96,15 +108,21 @@ impl Update {
                 let keep = 1.0 - rate * weight_decay;
                 let weights = (Chunks::new(value, CHUNK), Chunks::new(&mut *squares, 1));
                 let parts = (weights, Chunks::new(first, CHUNK), Chunks::new(second, CHUNK));
-                each(pool, tasks, parts, #[inline(always)] |i, ((w, square), m, v)| {
-                    square[0] = sum_of_squares(part(i));
-                    for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(part(i)) {
-                        let g = g * scale;
-                        *m += (1.0 - b1) * (g - *m);
-                        *v = b2 * *v + (1.0 - b2) * g * g;
-                        *w = *w * keep - size * (*m / (v.sqrt() / root + eps));
-                    }
-                });
+                each(
+                    pool,
+                    tasks,
+                    parts,
+                    #[inline(always)]
+                    |i, ((w, square), m, v)| {
+                        square[0] = sum_of_squares(part(i));
+                        for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(part(i)) {
+                            let g = g * scale;
+                            *m += (1.0 - b1) * (g - *m);
+                            *v = b2 * *v + (1.0 - b2) * g * g;
+                            *w = *w * keep - size * (*m / (v.sqrt() / root + eps));
+                        }
+                    },
+                );
             }
         }
         squares.iter().sum()

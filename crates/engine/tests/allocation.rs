@@ -34,8 +34,7 @@ static ALLOCATOR: Counting = Counting;
 fn steady(threads: usize) -> usize {
     let mut total = 0;
     let adamw = Optimizer::AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 };
-    for (network, optimizer) in
-        [(vgg(&[16, 0, 32, 0], 3, 16, true), Optimizer::sgd()), (residual(8, 16, 3, 12), adamw)]
+    for (network, optimizer) in [(vgg(&[16, 0, 32, 0], 3, 16, true), Optimizer::sgd()), (residual(8, 16, 3, 12), adamw)]
     {
         let n = 12;
         let mut model = Model::new(&network, &Options { threads, ..Options::training(n, optimizer) }).unwrap();

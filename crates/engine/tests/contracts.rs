@@ -130,7 +130,8 @@ fn frozen_layers_stay_byte_identical_and_the_others_move() {
             shapes.iter().filter(|n| n.contains("norm") || n.contains('n')).map(ToString::to_string).collect(),
         ];
         for set in sets {
-            let options = Options { trainable: Trainable::Layers(set.clone()), ..Options::training(16, Optimizer::sgd()) };
+            let options =
+                Options { trainable: Trainable::Layers(set.clone()), ..Options::training(16, Optimizer::sgd()) };
             let (after, _) = train(&network, &options, 16, 3);
             for (name, before) in &network.weights {
                 let owner = name.rsplit_once('.').unwrap().0;
@@ -170,7 +171,12 @@ fn frozen_layers_run_in_evaluation_mode_while_others_train() {
     assert_eq!(train, model.forward(&input));
     // And the sweep needs far less memory than one through all layers.
     let all = Model::new(network, &Options::training(6, Optimizer::sgd())).unwrap();
-    assert!(2 * model.memory_bytes() < all.memory_bytes() + (1 << 20), "{} {}", model.memory_bytes(), all.memory_bytes());
+    assert!(
+        2 * model.memory_bytes() < all.memory_bytes() + (1 << 20),
+        "{} {}",
+        model.memory_bytes(),
+        all.memory_bytes()
+    );
 }
 
 #[test]
@@ -204,7 +210,8 @@ fn dropout_follows_its_seed_and_scales_what_it_keeps() {
     assert!((total - factors).abs() < 1e-3 * factors, "{total} {factors}");
     // Frozen, it drops nothing.
     let only = Trainable::Layers(BTreeSet::from(["a".to_string()]));
-    let mut model = Model::new(&network, &Options { trainable: only, ..Options::training(n, Optimizer::sgd()) }).unwrap();
+    let mut model =
+        Model::new(&network, &Options { trainable: only, ..Options::training(n, Optimizer::sgd()) }).unwrap();
     assert_eq!(model.forward_train(&input, 1), input);
 }
 
@@ -288,7 +295,10 @@ fn bad_requests_are_errors() {
     assert!(matches!(Model::new(network, &train), Err(Error::Layer { .. })));
     assert!(matches!(Model::new(network, &Options { batch: 0, ..base.clone() }), Err(Error::Option { .. })));
     assert!(matches!(Model::new(network, &Options { threads: 0, ..base.clone() }), Err(Error::Option { .. })));
-    assert!(matches!(Model::new(network, &Options { batch: usize::MAX / 2, ..base.clone() }), Err(Error::Memory { .. })));
+    assert!(matches!(
+        Model::new(network, &Options { batch: usize::MAX / 2, ..base.clone() }),
+        Err(Error::Memory { .. })
+    ));
     let mut broken = network.clone();
     broken.weights.remove("conv0.weight");
     assert!(matches!(Model::new(&broken, &base), Err(Error::Network(_))));

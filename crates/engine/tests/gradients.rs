@@ -93,7 +93,15 @@ fn check(shape: Shape, kind: Kind) {
     check_training(with_images(shape, vec![layer("y", &["x"], kind)], "y"), Trainable::All, 1e-5);
 }
 
-fn conv(filters: usize, kernel: [usize; 2], stride: [usize; 2], padding: [usize; 4], dilation: [usize; 2], groups: usize, bias: bool) -> Conv {
+fn conv(
+    filters: usize,
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: [usize; 4],
+    dilation: [usize; 2],
+    groups: usize,
+    bias: bool,
+) -> Conv {
     let [top, bottom, left, right] = padding;
     Conv { filters, kernel, stride, padding: Padding { top, bottom, left, right }, dilation, groups, bias }
 }
@@ -203,9 +211,16 @@ fn joins() {
     for kind in [Kind::Add, Kind::Mul] {
         let layers = |inputs: &[&str]| {
             let gate = layer("gate", &["x"], Kind::Activation(Activation::Sigmoid));
-            vec![pooled(), gate, layer("y", inputs, kind.clone()), layer("z", &["y"], Kind::Activation(Activation::Relu))]
+            vec![
+                pooled(),
+                gate,
+                layer("y", inputs, kind.clone()),
+                layer("z", &["y"], Kind::Activation(Activation::Relu)),
+            ]
         };
-        for inputs in [&["x", "gate"][..], &["gate", "mean"], &["mean", "x", "gate"], &["x", "x"], &["gate", "gate", "gate"]] {
+        for inputs in
+            [&["x", "gate"][..], &["gate", "mean"], &["mean", "x", "gate"], &["x", "x"], &["gate", "gate", "gate"]]
+        {
             let mut layers = layers(inputs);
             layers.retain(|l| inputs.contains(&l.name.as_str()) || l.name == "y" || l.name == "z");
             check_training(with_images(shape, layers, "z"), Trainable::All, 1e-5);
@@ -227,7 +242,10 @@ fn shapes() {
     check(shape, Kind::ChannelShuffle { groups: 2 });
     check(shape, Kind::ChannelShuffle { groups: 3 });
     check(shape, Kind::Slice { start: 2, end: 5 });
-    check(shape, Kind::Pad { channels: [1, 2], padding: Padding { top: 1, bottom: 0, left: 2, right: 1 }, value: -0.5 });
+    check(
+        shape,
+        Kind::Pad { channels: [1, 2], padding: Padding { top: 1, bottom: 0, left: 2, right: 1 }, value: -0.5 },
+    );
     check(shape, Kind::Upsample { factor: [2, 3] });
     check(shape, Kind::Softmax { log: false });
     check(shape, Kind::Softmax { log: true });
@@ -243,7 +261,14 @@ fn joined_layers() {
     let norm = Kind::BatchNorm { eps: 1e-3, momentum: 0.1 };
     for bias in [false, true] {
         for (middle, names) in [(Some(norm.clone()), "norm"), (Some(Kind::Affine), "affine"), (None, "none")] {
-            for train in [&["images"][..], &["images", "conv"], &["images", "middle"], &["images", "conv", "middle"], &["conv"], &["middle"]] {
+            for train in [
+                &["images"][..],
+                &["images", "conv"],
+                &["images", "middle"],
+                &["images", "conv", "middle"],
+                &["conv"],
+                &["middle"],
+            ] {
                 if middle.is_none() && train.contains(&"middle") {
                     continue;
                 }

@@ -34,7 +34,9 @@ fn losses_are_pytorchs() {
         for exact in [true, false] {
             let network = match &case.network {
                 Spec::Vgg { plan, channels, size, batch_norm } => vgg(plan, *channels, *size, *batch_norm),
-                Spec::Residual { residual: [narrow, wide], channels, size } => residual(*narrow, *wide, *channels, *size),
+                Spec::Residual { residual: [narrow, wide], channels, size } => {
+                    residual(*narrow, *wide, *channels, *size)
+                }
             };
             let options = Options { threads: 2, exact, ..Options::training(case.batch, case.optimizer) };
             let mut model = Model::new(&network, &options).expect("a model");
@@ -55,7 +57,11 @@ fn losses_are_pytorchs() {
             }
             let got = loss::cross_entropy(model.forward(&images), &labels, 10, &mut gradient);
             let want = case.losses[steps];
-            assert!((got - want).abs() / want < if exact { 2e-4 } else { 1e-3 }, "{} (exact {exact}), evaluation: {got}, not {want}", case.name);
+            assert!(
+                (got - want).abs() / want < if exact { 2e-4 } else { 1e-3 },
+                "{} (exact {exact}), evaluation: {got}, not {want}",
+                case.name
+            );
         }
     }
 }

@@ -26,14 +26,20 @@ pub(crate) fn apply(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, y: &mut
             }
         }
     }
-    chunks(y, scale.len(), pool, #[inline(always)] |at, y| {
-        let x = &x[at..at + y.len()];
-        if relu {
-            along(x, scale, shift, y, |v| if v < 0.0 { 0.0 } else { v });
-        } else {
-            along(x, scale, shift, y, |v| v);
-        }
-    });
+    chunks(
+        y,
+        scale.len(),
+        pool,
+        #[inline(always)]
+        |at, y| {
+            let x = &x[at..at + y.len()];
+            if relu {
+                along(x, scale, shift, y, |v| if v < 0.0 { 0.0 } else { v });
+            } else {
+                along(x, scale, shift, y, |v| v);
+            }
+        },
+    );
 }
 
 /// The coefficients of a norm and of its gradient, per channel.
@@ -52,38 +58,50 @@ pub(crate) struct Coefficients<'a> {
 /// g, the gradient of y, becomes that of x, where `RELU` masked by y, computed again as it was.
 pub(crate) fn backward<const RELU: bool>(x: &[f32], k: &Coefficients<'_>, g: &mut [f32], pool: &Pool) {
     let channels = k.scale.len();
-    chunks(g, channels, pool, #[inline(always)] |at, g| {
-        let x = &x[at..at + g.len()];
-        for (g, x) in g.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-            let maps = k.scale.iter().zip(k.shift).zip(k.slope.iter().zip(k.constant));
-            for ((g, &x), ((&a, &t), (&b, &c))) in g.iter_mut().zip(x).zip(maps) {
-                let open = if !RELU || x * a + t > 0.0 { *g } else { 0.0 };
-                *g = open * a + (x * b + c);
+    chunks(
+        g,
+        channels,
+        pool,
+        #[inline(always)]
+        |at, g| {
+            let x = &x[at..at + g.len()];
+            for (g, x) in g.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+                let maps = k.scale.iter().zip(k.shift).zip(k.slope.iter().zip(k.constant));
+                for ((g, &x), ((&a, &t), (&b, &c))) in g.iter_mut().zip(x).zip(maps) {
+                    let open = if !RELU || x * a + t > 0.0 { *g } else { 0.0 };
+                    *g = open * a + (x * b + c);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// g := g * scale, where there is a `y` only where that is above 0, else 0.
 pub(crate) fn scale_masked(g: &mut [f32], y: Option<&[f32]>, scale: &[f32], pool: &Pool) {
     let channels = scale.len();
-    chunks(g, channels, pool, #[inline(always)] |at, g| match y {
-        Some(y) => {
-            let y = &y[at..at + g.len()];
-            for (g, y) in g.chunks_exact_mut(channels).zip(y.chunks_exact(channels)) {
-                for ((g, &y), &s) in g.iter_mut().zip(y).zip(scale) {
-                    *g = if y > 0.0 { *g * s } else { 0.0 };
+    chunks(
+        g,
+        channels,
+        pool,
+        #[inline(always)]
+        |at, g| match y {
+            Some(y) => {
+                let y = &y[at..at + g.len()];
+                for (g, y) in g.chunks_exact_mut(channels).zip(y.chunks_exact(channels)) {
+                    for ((g, &y), &s) in g.iter_mut().zip(y).zip(scale) {
+                        *g = if y > 0.0 { *g * s } else { 0.0 };
+                    }
                 }
             }
-        }
-        None => {
-            for g in g.chunks_exact_mut(channels) {
-                for (g, &s) in g.iter_mut().zip(scale) {
-                    *g *= s;
+            None => {
+                for g in g.chunks_exact_mut(channels) {
+                    for (g, &s) in g.iter_mut().zip(scale) {
+                        *g *= s;
+                    }
                 }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Sums of x - origin and of its square.

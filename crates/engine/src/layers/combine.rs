@@ -1,8 +1,8 @@
 //! Layers of several inputs: sum, product, concatenation.
 
 use crate::layers::activation::mask_all;
-use crate::simd::vectorised;
 use crate::op::{Context, Inputs, Op, Prepared, Reads};
+use crate::simd::vectorised;
 
 /// Sum of all inputs, with the ReLU that may follow. A (C, 1, 1) input is spread over all positions.
 pub(crate) struct Add {
@@ -36,29 +36,34 @@ impl Op for Add {
 
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], _: &mut [f32]) {
         let (channels, image) = (self.channels, self.channels * self.positions);
-        cx.pool.chunks(y, image, |i, y| vectorised(#[inline(always)] || {
-            for (k, &spread) in self.spread.iter().enumerate() {
-                let x = x.get(k);
-                if !spread {
-                    let x = &x[i * image..][..image];
-                    if k == 0 {
-                        y.copy_from_slice(x);
-                    } else {
-                        y.iter_mut().zip(x).for_each(|(y, &x)| *y += x);
-                    }
-                } else {
-                    let x = &x[i * channels..][..channels];
-                    for y in y.chunks_exact_mut(channels) {
-                        for (y, &x) in y.iter_mut().zip(x) {
-                            *y = if k == 0 { x } else { *y + x };
+        cx.pool.chunks(y, image, |i, y| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (k, &spread) in self.spread.iter().enumerate() {
+                        let x = x.get(k);
+                        if !spread {
+                            let x = &x[i * image..][..image];
+                            if k == 0 {
+                                y.copy_from_slice(x);
+                            } else {
+                                y.iter_mut().zip(x).for_each(|(y, &x)| *y += x);
+                            }
+                        } else {
+                            let x = &x[i * channels..][..channels];
+                            for y in y.chunks_exact_mut(channels) {
+                                for (y, &x) in y.iter_mut().zip(x) {
+                                    *y = if k == 0 { x } else { *y + x };
+                                }
+                            }
                         }
                     }
-                }
-            }
-            if self.relu {
-                y.iter_mut().for_each(|y| *y = if *y < 0.0 { 0.0 } else { *y });
-            }
-        }));
+                    if self.relu {
+                        y.iter_mut().for_each(|y| *y = if *y < 0.0 { 0.0 } else { *y });
+                    }
+                },
+            )
+        });
     }
 
     fn passes(&self, k: usize) -> bool {
@@ -71,7 +76,14 @@ impl Op for Add {
         }
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
+    fn backward_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: usize,
+        _: Inputs<'_>,
+        Prepared { gy, .. }: Prepared<'_>,
+        gx: &mut [f32],
+    ) {
         let (channels, image) = (self.channels, self.channels * self.positions);
         cx.pool.chunks(gx, channels, |i, gx| {
             gx.fill(0.0);
@@ -125,7 +137,14 @@ impl Op for Mul {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, k: usize, x: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
+    fn backward_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        k: usize,
+        x: Inputs<'_>,
+        Prepared { gy, .. }: Prepared<'_>,
+        gx: &mut [f32],
+    ) {
         let (channels, image) = (self.channels, self.channels * self.positions);
         let size = if self.spread[k] { channels } else { image };
         cx.pool.chunks(gx, size, |i, gx| {
@@ -194,7 +213,14 @@ impl Op for Concat {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, k: usize, _: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
+    fn backward_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        k: usize,
+        _: Inputs<'_>,
+        Prepared { gy, .. }: Prepared<'_>,
+        gx: &mut [f32],
+    ) {
         let (total, (start, channels)) = (self.channels, self.parts[k]);
         cx.pool.chunks(gx, channels * self.positions, |i, gx| {
             let gy = &gy[i * total * self.positions..];

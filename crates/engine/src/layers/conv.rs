@@ -258,7 +258,14 @@ impl Op for ConvLayer {
         }
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, x: Inputs<'_>, prepared: Prepared<'_>, gx: &mut [f32]) {
+    fn backward_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: usize,
+        x: Inputs<'_>,
+        prepared: Prepared<'_>,
+        gx: &mut [f32],
+    ) {
         let weight = current(&mut self.op, &mut self.packed, cx.params.get(self.weight));
         let g = if self.tiles.is_some() { prepared.saved } else { prepared.gy };
         let mask = self.mask_input.then(|| x.get(0));
@@ -345,7 +352,14 @@ impl Op for ConvTransposeLayer {
         self.op.grad_weight(cx.n, gy, x.get(0), gradient, cx.pool, cx.scratch);
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
+    fn backward_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: usize,
+        _: Inputs<'_>,
+        Prepared { gy, .. }: Prepared<'_>,
+        gx: &mut [f32],
+    ) {
         debug_assert!(self.below);
         let weight = current(&mut self.op, &mut self.packed, cx.params.get(self.weight));
         self.op.forward(cx.n, weight, gy, Epilogue::default(), gx, cx.pool, cx.scratch);

@@ -56,7 +56,14 @@ impl Op for Gather {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
+    fn backward_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: usize,
+        _: Inputs<'_>,
+        Prepared { gy, .. }: Prepared<'_>,
+        gx: &mut [f32],
+    ) {
         let period = self.table.len();
         cx.pool.chunks(gx, period * super::CHUNK.div_ceil(period), |i, gx| {
             let gy = &gy[i * period * super::CHUNK.div_ceil(period)..];

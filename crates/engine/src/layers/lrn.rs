@@ -54,7 +54,14 @@ impl Op for Lrn {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, x: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
+    fn backward_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: usize,
+        x: Inputs<'_>,
+        Prepared { gy, .. }: Prepared<'_>,
+        gx: &mut [f32],
+    ) {
         let (x, channels) = (x.get(0), self.channels);
         let size = channels * super::CHUNK.div_ceil(channels);
         let factor = 2.0 * self.alpha * self.beta / self.size as f32;

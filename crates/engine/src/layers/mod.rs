@@ -2,8 +2,8 @@
 
 pub(crate) mod activation;
 pub(crate) mod channelwise;
-pub(crate) mod combine;
 pub(crate) mod columns;
+pub(crate) mod combine;
 pub(crate) mod conv;
 pub(crate) mod copy;
 pub(crate) mod dropout;

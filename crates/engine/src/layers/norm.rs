@@ -103,7 +103,7 @@ impl Norm {
                     for c in 0..self.channels {
                         let inverse = 1.0 / (f64::from(variance[c]) + f64::from(s.eps)).sqrt();
                         let scale = f64::from(weight[c]) * inverse;
-                                                self.scale[c] = scale as f32;
+                        self.scale[c] = scale as f32;
                         self.shift[c] = (f64::from(bias[c]) - f64::from(mean[c]) * scale) as f32;
                     }
                 }
@@ -138,7 +138,8 @@ impl Norm {
             (self.mean[c], self.inverse[c]) = (mean as f32, inverse as f32);
             self.scale[c] = scale as f32;
             self.shift[c] = (f64::from(params.value(self.bias)[c]) - mean * scale) as f32;
-            let blend = |running: &mut f32, new: f64| *running = ((1.0 - share) * f64::from(*running) + share * new) as f32;
+            let blend =
+                |running: &mut f32, new: f64| *running = ((1.0 - share) * f64::from(*running) + share * new) as f32;
             blend(&mut params.get_mut(s.mean).value[c], mean);
             blend(&mut params.get_mut(s.variance).value[c], variance * unbiased);
         }

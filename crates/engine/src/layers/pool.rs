@@ -63,7 +63,14 @@ impl Op for MaxPool {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, x: Inputs<'_>, Prepared { y, gy, .. }: Prepared<'_>, gx: &mut [f32]) {
+    fn backward_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: usize,
+        x: Inputs<'_>,
+        Prepared { y, gy, .. }: Prepared<'_>,
+        gx: &mut [f32],
+    ) {
         let (x, channels) = (x.get(0), self.input.channels);
         let (size, output) = (self.input.elements(), self.output.elements());
         cx.pool.chunks(gx, size, |i, gx| {
@@ -163,7 +170,14 @@ impl Op for AvgPool {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
+    fn backward_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: usize,
+        _: Inputs<'_>,
+        Prepared { gy, .. }: Prepared<'_>,
+        gx: &mut [f32],
+    ) {
         let channels = self.input.channels;
         cx.pool.chunks(gx, self.input.elements(), |i, gx| {
             gx.fill(0.0);

@@ -38,7 +38,14 @@ impl Op for Slice {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
+    fn backward_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: usize,
+        _: Inputs<'_>,
+        Prepared { gy, .. }: Prepared<'_>,
+        gx: &mut [f32],
+    ) {
         cx.pool.chunks(gx, self.input * self.positions, |i, gx| {
             gx.fill(0.0);
             let gy = gy[i * self.output * self.positions..].chunks_exact(self.output);
@@ -98,7 +105,14 @@ impl Op for Pad {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
+    fn backward_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: usize,
+        _: Inputs<'_>,
+        Prepared { gy, .. }: Prepared<'_>,
+        gx: &mut [f32],
+    ) {
         let channels = self.input.channels;
         cx.pool.chunks(gx, self.input.elements(), |i, gx| {
             let gy = &gy[i * self.output.elements()..];
@@ -148,7 +162,14 @@ impl Op for Upsample {
         false
     }
 
-    fn backward_input(&mut self, cx: &mut Context<'_>, _: usize, _: Inputs<'_>, Prepared { gy, .. }: Prepared<'_>, gx: &mut [f32]) {
+    fn backward_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        _: usize,
+        _: Inputs<'_>,
+        Prepared { gy, .. }: Prepared<'_>,
+        gx: &mut [f32],
+    ) {
         let (size, channels) = (self.input.elements(), self.input.channels);
         cx.pool.chunks(gx, size, |i, gx| {
             let gy = &gy[i * size * self.factor[0] * self.factor[1]..];

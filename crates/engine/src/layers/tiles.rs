@@ -76,32 +76,38 @@ impl Tiles {
     /// y = the largest of each tile of f(x), channel by channel: x * scale + shift, with ReLU, where there is a norm.
     pub fn forward(&self, x: &[f32], norm: Option<(&[f32], &[f32], bool)>, y: &mut [f32], pool: &Pool) {
         let (row, pair, channels) = (self.row(), self.pair(), self.channels);
-        self.rows(pool, y, &mut [], #[inline(always)] |first, y, _| {
-            for (r, y) in y.chunks_exact_mut(row).enumerate() {
-                let (above, below) = x[(first + r) * pair..][..pair].split_at(pair / 2);
-                let pixels = above.chunks_exact(2 * channels).zip(below.chunks_exact(2 * channels));
-                for (y, (above, below)) in y.chunks_exact_mut(channels).zip(pixels) {
-                    let ((a, b), (c, d)) = (above.split_at(channels), below.split_at(channels));
-                    let four = a.iter().zip(b).zip(c.iter().zip(d));
-                    match norm {
-                        None => {
-                            for (y, ((&a, &b), (&c, &d))) in y.iter_mut().zip(four) {
-                                *y = pick(pick(pick(a, b), c), d);
+        self.rows(
+            pool,
+            y,
+            &mut [],
+            #[inline(always)]
+            |first, y, _| {
+                for (r, y) in y.chunks_exact_mut(row).enumerate() {
+                    let (above, below) = x[(first + r) * pair..][..pair].split_at(pair / 2);
+                    let pixels = above.chunks_exact(2 * channels).zip(below.chunks_exact(2 * channels));
+                    for (y, (above, below)) in y.chunks_exact_mut(channels).zip(pixels) {
+                        let ((a, b), (c, d)) = (above.split_at(channels), below.split_at(channels));
+                        let four = a.iter().zip(b).zip(c.iter().zip(d));
+                        match norm {
+                            None => {
+                                for (y, ((&a, &b), (&c, &d))) in y.iter_mut().zip(four) {
+                                    *y = pick(pick(pick(a, b), c), d);
+                                }
                             }
-                        }
-                        Some((scale, shift, relu)) => {
-                            let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-                            for ((y, ((&a, &b), (&c, &d))), (&s, &t)) in
-                                y.iter_mut().zip(four).zip(scale.iter().zip(shift))
-                            {
-                                let v = pick(pick(pick(a * s + t, b * s + t), c * s + t), d * s + t);
-                                *y = if v < floor { floor } else { v };
+                            Some((scale, shift, relu)) => {
+                                let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+                                for ((y, ((&a, &b), (&c, &d))), (&s, &t)) in
+                                    y.iter_mut().zip(four).zip(scale.iter().zip(shift))
+                                {
+                                    let v = pick(pick(pick(a * s + t, b * s + t), c * s + t), d * s + t);
+                                    *y = if v < floor { floor } else { v };
+                                }
                             }
                         }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// Puts the gradient of what was pooled in its place: `full`, of which `y` are the largest, becomes `gy` (times
@@ -109,60 +115,66 @@ impl Tiles {
     pub fn backward(&self, y: &[f32], gy: &[f32], scale: Option<&[f32]>, relu: bool, full: &mut [f32], pool: &Pool) {
         let (row, pair, channels) = (self.row(), self.pair(), self.channels);
         let bound = if relu { 0.0 } else { f32::NEG_INFINITY };
-        self.rows(pool, &mut [], full, #[inline(always)] |first, _, full| {
-            for (r, full) in full.chunks_exact_mut(pair).enumerate() {
-                let at = (first + r) * row;
-                let (above, below) = full.split_at_mut(pair / 2);
-                let pixels = above.chunks_exact_mut(2 * channels).zip(below.chunks_exact_mut(2 * channels));
-                let pooled = y[at..at + row].chunks_exact(channels).zip(gy[at..at + row].chunks_exact(channels));
-                for ((above, below), (y, gy)) in pixels.zip(pooled) {
-                    let ((a, b), (c, d)) = (above.split_at_mut(channels), below.split_at_mut(channels));
-                    let four = a.iter_mut().zip(b).zip(c.iter_mut().zip(d));
-                    for (i, ((&y, &g), ((a, b), (c, d)))) in y.iter().zip(gy).zip(four).enumerate() {
-                        let g = if y > bound { g } else { 0.0 };
-                        let mut left = scale.map_or(g, |scale| g * scale[i]);
-                        for tap in [a, b, c, d] {
-                            let here = *tap == y;
-                            *tap = if here { left } else { 0.0 };
-                            left = if here { 0.0 } else { left };
+        self.rows(
+            pool,
+            &mut [],
+            full,
+            #[inline(always)]
+            |first, _, full| {
+                for (r, full) in full.chunks_exact_mut(pair).enumerate() {
+                    let at = (first + r) * row;
+                    let (above, below) = full.split_at_mut(pair / 2);
+                    let pixels = above.chunks_exact_mut(2 * channels).zip(below.chunks_exact_mut(2 * channels));
+                    let pooled = y[at..at + row].chunks_exact(channels).zip(gy[at..at + row].chunks_exact(channels));
+                    for ((above, below), (y, gy)) in pixels.zip(pooled) {
+                        let ((a, b), (c, d)) = (above.split_at_mut(channels), below.split_at_mut(channels));
+                        let four = a.iter_mut().zip(b).zip(c.iter_mut().zip(d));
+                        for (i, ((&y, &g), ((a, b), (c, d)))) in y.iter().zip(gy).zip(four).enumerate() {
+                            let g = if y > bound { g } else { 0.0 };
+                            let mut left = scale.map_or(g, |scale| g * scale[i]);
+                            for tap in [a, b, c, d] {
+                                let here = *tap == y;
+                                *tap = if here { left } else { 0.0 };
+                                left = if here { 0.0 } else { left };
+                            }
                         }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// The gradient of the norm's input in place of `z`: g scale + z slope + constant, with g at the place of the largest.
-    pub fn backward_norm<const RELU: bool>(
-        &self,
-        k: &Coefficients<'_>,
-        gy: &[f32],
-        z: &mut [f32],
-        pool: &Pool,
-    ) {
+    pub fn backward_norm<const RELU: bool>(&self, k: &Coefficients<'_>, gy: &[f32], z: &mut [f32], pool: &Pool) {
         let (row, pair, channels) = (self.row(), self.pair(), self.channels);
-        self.rows(pool, &mut [], z, #[inline(always)] |first, _, z| {
-            for (r, z) in z.chunks_exact_mut(pair).enumerate() {
-                let at = (first + r) * row;
-                let (above, below) = z.split_at_mut(pair / 2);
-                let pixels = above.chunks_exact_mut(2 * channels).zip(below.chunks_exact_mut(2 * channels));
-                for ((above, below), gy) in pixels.zip(gy[at..at + row].chunks_exact(channels)) {
-                    let ((a, b), (c, d)) = (above.split_at_mut(channels), below.split_at_mut(channels));
-                    let four = a.iter_mut().zip(b).zip(c.iter_mut().zip(d));
-                    let maps = k.scale.iter().zip(k.shift).zip(k.slope.iter().zip(k.constant));
-                    for ((&g, ((a, b), (c, d))), ((&s, &h), (&slope, &constant))) in gy.iter().zip(four).zip(maps) {
-                        let v = [*a * s + h, *b * s + h, *c * s + h, *d * s + h];
-                        let largest = pick(pick(pick(v[0], v[1]), v[2]), v[3]);
-                        let mut left = if !RELU || largest > 0.0 { g * s } else { 0.0 };
-                        for (tap, v) in [a, b, c, d].into_iter().zip(v) {
-                            let here = v == largest;
-                            *tap = (if here { left } else { 0.0 }) + (*tap * slope + constant);
-                            left = if here { 0.0 } else { left };
+        self.rows(
+            pool,
+            &mut [],
+            z,
+            #[inline(always)]
+            |first, _, z| {
+                for (r, z) in z.chunks_exact_mut(pair).enumerate() {
+                    let at = (first + r) * row;
+                    let (above, below) = z.split_at_mut(pair / 2);
+                    let pixels = above.chunks_exact_mut(2 * channels).zip(below.chunks_exact_mut(2 * channels));
+                    for ((above, below), gy) in pixels.zip(gy[at..at + row].chunks_exact(channels)) {
+                        let ((a, b), (c, d)) = (above.split_at_mut(channels), below.split_at_mut(channels));
+                        let four = a.iter_mut().zip(b).zip(c.iter_mut().zip(d));
+                        let maps = k.scale.iter().zip(k.shift).zip(k.slope.iter().zip(k.constant));
+                        for ((&g, ((a, b), (c, d))), ((&s, &h), (&slope, &constant))) in gy.iter().zip(four).zip(maps) {
+                            let v = [*a * s + h, *b * s + h, *c * s + h, *d * s + h];
+                            let largest = pick(pick(pick(v[0], v[1]), v[2]), v[3]);
+                            let mut left = if !RELU || largest > 0.0 { g * s } else { 0.0 };
+                            for (tap, v) in [a, b, c, d].into_iter().zip(v) {
+                                let here = v == largest;
+                                *tap = (if here { left } else { 0.0 }) + (*tap * slope + constant);
+                                left = if here { 0.0 } else { left };
+                            }
                         }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 }
 

@@ -115,7 +115,8 @@ fn compute<'w>(
             }
         }
         Kind::BatchNorm { eps, .. } => {
-            let (mut mean, mut variance) = (weight("running_mean").unwrap().clone(), weight("running_var").unwrap().clone());
+            let (mut mean, mut variance) =
+                (weight("running_mean").unwrap().clone(), weight("running_var").unwrap().clone());
             if training {
                 for c in 0..shape.channels {
                     let values: Vec<f64> = first
@@ -161,7 +162,8 @@ fn compute<'w>(
                 let rows = h * first.shape.height / height..((h + 1) * first.shape.height).div_ceil(*height);
                 let columns = w * first.shape.width / width..((w + 1) * first.shape.width).div_ceil(*width);
                 let count = (rows.len() * columns.len()) as f64;
-                let sum: f64 = rows.flat_map(|h| columns.clone().map(move |w| (h, w))).map(|(h, w)| first.get(i, c, h, w)).sum();
+                let sum: f64 =
+                    rows.flat_map(|h| columns.clone().map(move |w| (h, w))).map(|(h, w)| first.get(i, c, h, w)).sum();
                 let at = y.at(i, c, h, w);
                 y.data[at] = sum / count;
             }
@@ -305,7 +307,13 @@ fn activation(f: Activation, x: f64) -> f64 {
     let sigmoid = 1.0 / (1.0 + (-x).exp());
     match f {
         Activation::Relu => x.max(0.0),
-        Activation::LeakyRelu { slope } => if x > 0.0 { x } else { f64::from(slope) * x },
+        Activation::LeakyRelu { slope } => {
+            if x > 0.0 {
+                x
+            } else {
+                f64::from(slope) * x
+            }
+        }
         Activation::Prelu => unreachable!("it has weights"),
         Activation::Clip { min, max } => x.max(f64::from(min)).min(f64::from(max)),
         Activation::Sigmoid => sigmoid,
@@ -317,7 +325,13 @@ fn activation(f: Activation, x: f64) -> f64 {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
         }
         Activation::Tanh => x.tanh(),
-        Activation::Elu { alpha } => if x > 0.0 { x } else { f64::from(alpha) * (x.exp() - 1.0) },
+        Activation::Elu { alpha } => {
+            if x > 0.0 {
+                x
+            } else {
+                f64::from(alpha) * (x.exp() - 1.0)
+            }
+        }
     }
 }
 
