@@ -10,7 +10,11 @@ pub fn network(path: &str) -> Option<PathBuf> {
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")), PathBuf::from);
     let file = root.join("networks").join(path);
     if !root.join("networks").is_dir() {
-        let _ = writeln!(std::io::stderr(),"SKIPPED: no networks in {}; set NETTRIAGE_SHARED to the folder that holds them", root.display());
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: no networks in {}; set NETTRIAGE_SHARED to the folder that holds them",
+            root.display()
+        );
         return None;
     }
     assert!(file.is_file(), "{} is missing", file.display());

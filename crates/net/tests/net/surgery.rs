@@ -54,7 +54,7 @@ fn a_substitute_is_as_its_block_closes() {
     let block = block::find(&parent.graph).swap_remove(1);
     let child = surgery::compress(&parent, &[(block.clone(), CONV3)]).unwrap();
     assert_eq!(surgery::substitute_layers(&block, &child), ["block2.conv", "block2.norm", "block2.act"]);
-    assert_eq!(child.graph.layer("block2.conv").unwrap().inputs, [block.input.clone()]);
+    assert_eq!(child.graph.layer("block2.conv").unwrap().inputs, std::slice::from_ref(&block.input));
     assert!(
         matches!(child.graph.layer("block2.conv").unwrap().kind, Kind::Conv(conv) if !conv.bias && conv.stride == [1, 1])
     );
