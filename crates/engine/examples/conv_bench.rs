@@ -7,7 +7,7 @@
 //! with more threads it is a speed per thread; the best of the rounds, in which the algorithms alternate.
 //! `--table` prints a file of `src/conv/choice` instead, for one thread; `--errors` the rounding errors against f64.
 
-#![allow(dead_code, unused_imports, missing_docs)]
+#![allow(dead_code, unused_imports, missing_docs, clippy::needless_range_loop)]
 
 #[path = "../src/conv/mod.rs"]
 mod conv;

@@ -34,10 +34,12 @@ pub(crate) enum Direction {
 
 impl Algorithm {
     /// All of them.
+    #[cfg_attr(not(test), allow(dead_code))] // For tests and the benchmark.
     pub const ALL: [Algorithm; 5] =
         [Algorithm::Direct, Algorithm::Depthwise, Algorithm::F2, Algorithm::F4, Algorithm::Two];
 
     /// The name in tables.
+    #[cfg_attr(not(test), allow(dead_code))] // For the benchmark.
     pub fn name(self) -> &'static str {
         match self {
             Algorithm::Direct => "direct",

@@ -95,6 +95,7 @@ macro_rules! instruction_set {
             instruction_set!(@transforms k3, K3, 2, 3, 2, $simd, [$($feature)?]);
 
             /// Runs `f` compiled for this instruction set.
+            #[allow(dead_code)] // The portable one is a plain call.
             $(#[target_feature(enable = $feature)])?
             pub(in super::super) unsafe fn run<R>(f: impl FnOnce() -> R) -> R {
                 f()
