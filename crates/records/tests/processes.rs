@@ -1,6 +1,5 @@
 //! Several processes and a full disk: the tests run themselves again as another process.
 
-use std::io::Write;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -122,7 +122,7 @@ impl Comparison {
                 escape(&block.block),
                 cells[0],
                 cells[1],
-                block.difference.map(|x| crate::format::points(x)).unwrap_or_default(),
+                block.difference.map(crate::format::points).unwrap_or_default(),
                 block.interval.map(interval).unwrap_or_default(),
                 block.p.map(p_value).unwrap_or_default()
             );

@@ -103,7 +103,7 @@ pub fn csv(data: &RunData) -> String {
             row.optional("dead_filters", readings.filters.as_ref().map(|filters| filters.dead));
             row.optional("effective_rank", readings.filters.as_ref().map(|filters| filters.effective_rank));
             let first_stage = readings.curve.iter().filter(|point| point.stage == 0);
-            row.optional("hint_loss", first_stage.filter_map(|point| point.train_loss).last());
+            row.optional("hint_loss", first_stage.filter_map(|point| point.train_loss).next_back());
         }
         line(&mut out, row.cells);
     }

@@ -39,7 +39,7 @@ pub(crate) fn units(unit: Unit, n: usize) -> String {
 }
 
 /// A block with its cell and estimate.
-pub(crate) fn answered<'a>(analysis: &'a Analysis) -> Vec<(&'a BlockAnswer, &'a Cell, &'a Estimate)> {
+pub(crate) fn answered(analysis: &Analysis) -> Vec<(&BlockAnswer, &Cell, &Estimate)> {
     let blocks = analysis.blocks.iter();
     blocks
         .filter_map(|block| {

@@ -87,8 +87,12 @@ fn hint_losses(index: &Index, candidate: &Headline) -> Option<Vec<Vec<(Key, f64)
     let of = |block: &str| -> Option<Vec<(Key, f64)>> {
         let mut by_unit: std::collections::BTreeMap<Key, Vec<f64>> = std::collections::BTreeMap::new();
         for (key, _, readings) in &candidate.group(index, block)?.done {
-            let loss =
-                readings.curve.iter().filter(|point| point.stage == 0).filter_map(|point| point.train_loss).last()?;
+            let loss = readings
+                .curve
+                .iter()
+                .filter(|point| point.stage == 0)
+                .filter_map(|point| point.train_loss)
+                .next_back()?;
             let key = if index.unit == Unit::Parents { (key.0, 0) } else { *key };
             by_unit.entry(key).or_default().push(loss);
         }

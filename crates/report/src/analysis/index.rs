@@ -80,10 +80,10 @@ impl<'a> Index<'a> {
         let mut parent = Series::new();
         for spec in &data.plan.trials {
             let kind = Kind::of(spec);
-            if !groups.contains_key(&kind) {
+            groups.entry(kind).or_insert_with_key(|kind| {
                 kinds.push(kind.clone());
-                groups.insert(kind, Group::default());
-            }
+                Group::default()
+            });
         }
         for record in &data.records {
             let Some(&at) = place.get(record.spec.parent.as_str()) else { continue };

@@ -10,7 +10,7 @@ use crate::words::{capital, ceiling_word, f2_word, pace_word, units};
 pub(crate) fn section(data: &RunData, analysis: &Analysis) -> String {
     let f1 = analysis.f1.as_ref().map(|f1| f1_part(analysis, f1)).unwrap_or_default();
     let f2 = analysis.f2.as_ref().map(|f2| f2_part(analysis, f2)).unwrap_or_default();
-    let f3 = analysis.f3.as_ref().map(|f3| f3_part(f3)).unwrap_or_default();
+    let f3 = analysis.f3.as_ref().map(f3_part).unwrap_or_default();
     let recovery = plots::survival(analysis);
     let recovery = if recovery.is_empty() {
         recovery

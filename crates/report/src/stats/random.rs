@@ -14,7 +14,7 @@ impl SplitMix {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -24,7 +24,7 @@ impl SplitMix {
 
     /// A whole number below `n`: the upper 32 bits times `n`, shifted down by 32. The bias is below `n / 2^32`.
     pub fn below(&mut self, n: usize) -> usize {
-        (((self.next() >> 32) * n as u64) >> 32) as usize
+        (((self.draw() >> 32) * n as u64) >> 32) as usize
     }
 
     /// Shuffles by Fisher and Yates, from the end.
@@ -43,7 +43,7 @@ mod tests {
     fn agrees_with_the_published_sequence() {
         // The first five outputs for seed 1234567, as Rosetta Code lists them ("Pseudo-random numbers/Splitmix64").
         let mut random = SplitMix::new(1_234_567);
-        let drawn: Vec<u64> = (0..5).map(|_| random.next()).collect();
+        let drawn: Vec<u64> = (0..5).map(|_| random.draw()).collect();
         let expected = [
             6_457_827_717_110_365_317,
             3_203_168_211_198_807_973,
