@@ -154,7 +154,7 @@ impl<'a> Lowering<'a> {
         let next = self.follower(i, |kind| *kind == Kind::MaxPool(Window::square(2)))?;
         let (from, to) = (self.shapes[i], self.shapes[next]);
         let whole = from.height == 2 * to.height && from.width == 2 * to.width;
-        whole.then_some((Tiles { channels: to.channels, height: to.height, width: to.width }, next))
+        whole.then_some((Tiles { channels: to.channels, width: to.width }, next))
     }
 
     /// The norm of layer `i` with the ReLU after it; and the last layer that this covers.

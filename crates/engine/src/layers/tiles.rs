@@ -5,13 +5,11 @@ use crate::layers::columns::{Terms, group};
 use crate::pool::{Chunks, Pool};
 use crate::simd::vectorised;
 
-/// Pictures of `height` x `width` pooled pixels, each from 2x2 pixels.
+/// Pictures `width` pooled pixels wide and of any height, each from 2x2 pixels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tiles {
     /// Channels.
     pub channels: usize,
-    /// Pooled rows.
-    pub height: usize,
     /// Pooled columns.
     pub width: usize,
 }
@@ -31,11 +29,6 @@ impl Tiles {
     /// Elements of a pooled row.
     fn row(&self) -> usize {
         self.width * self.channels
-    }
-
-    /// Elements of an unpooled image.
-    pub fn elements(&self) -> usize {
-        self.height * self.pair()
     }
 
     /// Start of the 2x2 pixels of the pooled pixel `place` (over all images); the others follow at [`Tiles::taps`].
