@@ -39,7 +39,7 @@ impl Algorithm {
         [Algorithm::Direct, Algorithm::Depthwise, Algorithm::F2, Algorithm::F4, Algorithm::Two];
 
     /// The name in tables.
-    #[cfg_attr(not(test), allow(dead_code))] // For the benchmark.
+    #[allow(dead_code, reason = "for the benchmark, which includes this module")]
     pub fn name(self) -> &'static str {
         match self {
             Algorithm::Direct => "direct",

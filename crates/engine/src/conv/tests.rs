@@ -1,7 +1,7 @@
 //! Every convolution against f64 sums, and the contracts on bits.
 
-use std::io::Write;
 use nettriage_net::{Conv, Padding};
+use std::io::Write;
 
 use super::{Algorithm, ConvOp, Epilogue, Geometry, Needs, Scratch, reference};
 use crate::pool::Pool;
@@ -194,7 +194,7 @@ fn agrees_with_f64(kernels: &'static Kernels) {
 fn kernels_named(name: &str) -> Option<&'static Kernels> {
     let found = simd::all().iter().copied().find(|k| k.name == name);
     if found.is_none() {
-        let _ = writeln!(std::io::stderr(),"SKIPPED: this processor has no {name}, its kernels are not tested here");
+        let _ = writeln!(std::io::stderr(), "SKIPPED: this processor has no {name}, its kernels are not tested here");
     }
     found
 }
