@@ -23,7 +23,7 @@ pub struct Outcome {
 /// Runs `model` over all images of `feed`, in batches of at most `batch`.
 ///
 /// `parent` holds the parent's first choices; with none, agreement is 1 (a parent agrees with itself).
-pub fn evaluate(
+pub(crate) fn evaluate(
     model: &mut Model,
     feed: &mut Feed<'_>,
     batch: usize,

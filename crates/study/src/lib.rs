@@ -1,8 +1,8 @@
 //! Deep net triage: schemes, the training loop, trials and studies.
 //!
 //! The way of the data: a [`Study`] file names network, data and what to try; a [`Setting`] has them in memory;
-//! [`plan`] lists every trial; [`execute`] runs them, each a pure function of the plan and its index
-//! ([`trial::run`]), and writes one record a trial.
+//! [`plan`] lists every trial; [`execute`] runs them, each a pure function of the plan and its index,
+//! and writes one record a trial.
 
 mod cache;
 mod error;
@@ -20,11 +20,10 @@ mod study;
 mod surgery;
 mod timing;
 mod train;
-pub mod trial;
+mod trial;
 
 pub use error::Error;
 pub use execute::{Progress, Resources, execute, execute_one, folder_name, recompute, train_parents};
-pub use feed::{Feed, Parent, Set, Shared};
 pub use plan::plan;
 pub use setting::Setting;
 pub use study::{BlockRange, Children, Data, Keep, Study, Training, Triage};

@@ -144,7 +144,7 @@ fn without_softmax(mut network: Network) -> Network {
 }
 
 fn given_normalization(mean: &[f32], std: &[f32], channels: usize) -> Result<Normalization, Error> {
-    if mean.len() != channels || std.len() != channels || std.iter().any(|s| !(*s > 0.0)) {
+    if mean.len() != channels || std.len() != channels || !std.iter().all(|s| *s > 0.0) {
         return Err(Error::Plan(format!("[parent] `mean` and `std` need {channels} numbers each, and `std` above 0")));
     }
     Ok(Normalization { mean: mean.to_vec(), std: std.to_vec() })
