@@ -1,5 +1,7 @@
 //! Every flag, with its help beside it.
 
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags, reason = "help texts write <placeholders>")]
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
