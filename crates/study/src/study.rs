@@ -412,7 +412,7 @@ rate = 0.02
     #[test]
     fn a_misspelt_key_names_line_and_nearest() {
         let message = refusal(&SMALL.replace("validation = 100", "validaton = 100"));
-        assert!(message.starts_with("small.toml: line 4: "), "{message}");
+        assert!(message.starts_with("small.toml: line 5: "), "{message}");
         assert!(message.contains("nearest is `validation`"), "{message}");
         assert!(!message.contains('\n'));
     }
