@@ -2,7 +2,7 @@
 """A training step and a forward pass against PyTorch's, in alternation, as a ratio.
 
     python bench/step.py [--torch PATH/torch_step.py] [--python PYTHON] [--rounds 5] [--steps 9] [--threads 2]
-                         [--only vgg16,small] [--exact]
+                         [--only vgg16,small] [--exact] [--example PATH]
 
 Every round runs PyTorch's script and this project's `step` example one after the other, one workload at a time. A
 round's ratio is the example's median seconds by those of the faster of PyTorch's two layouts in the same round; printed
@@ -45,10 +45,11 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", default=WORKLOADS)
     parser.add_argument("--exact", action="store_true")
+    parser.add_argument("--example", help="the built `step` example; without it cargo builds it")
     args = parser.parse_args()
     if not args.torch.is_file():
         sys.exit(f"{args.torch} is not there: give PyTorch's script with --torch")
-    example = build()
+    example = args.example or build()
     common = ["--threads", str(args.threads), "--steps", str(args.steps)]
 
     rounds = {}  # (workload, kind) -> list of (ours, the faster of theirs, its layout, difference of losses)
