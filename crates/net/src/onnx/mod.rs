@@ -1,7 +1,7 @@
 //! ONNX models in and out.
 //!
 //! Reading takes the graph as it is at run time, opset 7 to 22: constants are folded, shapes computed, reshapings
-//! followed ([view]), and each remaining operator becomes one layer; then what is one layer for triage is fused.
+//! followed (`view`), and each remaining operator becomes one layer; then what is one layer for triage is fused.
 //! Writing gives opset 17.
 
 mod attributes;

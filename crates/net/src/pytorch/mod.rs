@@ -2,7 +2,7 @@
 //!
 //! Both formats of `torch.save` are read: the zip archive (since 1.6) and the legacy one, a row of pickles and raw
 //! storages. A pickle is a program; here it is never run. A small interpreter follows its stack and builds plain
-//! values ([pickle]); of all the functions and classes that it may name, only those that stand for tensors and plain
+//! values (`pickle`); of all the functions and classes that it may name, only those that stand for tensors and plain
 //! containers are known, and any other is refused by name.
 
 mod archive;
