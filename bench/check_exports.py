@@ -1,9 +1,9 @@
 """Reads a report's exports with the programs that people read them with.
 
-    nettriage report RUN --json analysis.json --csv trials.csv --tensorboard events
-    python bench/check_exports.py analysis.json trials.csv events
+    nettriage report RUN --json analysis.json --csv trials.csv --parquet trials.parquet --tensorboard events
+    python bench/check_exports.py analysis.json trials.csv trials.parquet events
 
-`jsonschema` validates the JSON against crates/report/schema.json, pandas reads the table, TensorBoard reads the events:
+`jsonschema` validates the JSON against crates/report/schema.json, pandas reads the tables, which are the same, TensorBoard reads the events:
 curves, filter pictures and hyper-parameters. Exit status 1 if anything is amiss.
 """
 
@@ -21,8 +21,8 @@ SCHEMA = pathlib.Path(__file__).parent.parent / "crates" / "report" / "schema.js
 
 
 def main():
-    if len(sys.argv) != 4:
-        sys.exit("usage: check_exports.py analysis.json trials.csv events")
+    if len(sys.argv) != 5:
+        sys.exit("usage: check_exports.py analysis.json trials.csv trials.parquet events")
     analysis = json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))
     jsonschema.validate(analysis, json.loads(SCHEMA.read_text(encoding="utf-8")), cls=jsonschema.Draft202012Validator)
     print(f"jsonschema: {len(analysis['cells'])} cells valid")
@@ -35,9 +35,22 @@ def main():
     for cell in analysis["cells"]:
         own = means[(cell["block"], cell["substitute"], cell["init"], cell["scheme"])]
         assert np.isclose(own, cell["accuracy"], rtol=1e-9), cell
-    print(f"pandas: {len(trials)} rows")
+    columns = pandas.read_parquet(sys.argv[3])
+    assert list(columns.columns) == list(trials.columns) and len(columns) == len(trials), "the same table"
+    for name in trials.columns:
+        here, there = trials[name], columns[name]
+        assert (here.isna() == there.isna()).all(), f"{name}: the same cells are empty"
+        if pandas.api.types.is_numeric_dtype(there) and here.notna().any():
+            # pandas reads numbers of a text file to within one unit of the last place.
+            assert np.allclose(here.dropna().astype(float), there.dropna().astype(float), rtol=1e-14, atol=0), name
+        else:
+            # A spreadsheet's formulas are quoted in the text file alone; none occur in a study's own names.
+            assert (here.dropna().astype(str) == there.dropna().astype(str)).all(), name
+    for name in ("test_images", "seed"):
+        assert pandas.api.types.is_integer_dtype(columns[name].convert_dtypes()), f"{name} holds whole numbers"
+    print(f"pandas: {len(trials)} rows in CSV and in Parquet")
 
-    events = EventMultiplexer().AddRunsFromDirectory(sys.argv[3])
+    events = EventMultiplexer().AddRunsFromDirectory(sys.argv[4])
     events.Reload()
     runs = {name: tags for name, tags in events.Runs().items() if "-seed" in name}
     with_readings = recorded[recorded.test_top1.notna()]

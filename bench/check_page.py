@@ -13,7 +13,7 @@ import sys
 
 from playwright.sync_api import sync_playwright
 
-SECTIONS = ["answer", "matrix", "curves", "findings", "cost", "method"]
+SECTIONS = ["answer", "matrix", "curves", "findings", "cost", "controls", "classes", "calibration", "filters", "similarity", "method"]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 # What reaches out of the window; tables and code may scroll inside their own boxes.
 OVERFLOW = """() => {
@@ -49,6 +49,9 @@ def look(browser, page_file, width, theme, shots):
     expect(page.evaluate(OVERFLOW) == [], f"{name}: too wide: {page.evaluate(OVERFLOW)}")
     for plot in page.locator("figure .plot").all():
         expect(plot.locator("svg").count() > 0, f"{name}: an empty plot")
+    # What the data set's own pictures show: patches that excite filters, images that change sides.
+    expect(page.locator("#filters .patches img").count() > 0, f"{name}: patches")
+    expect(page.locator("#classes .thumb img").count() > 0, f"{name}: images that change sides")
     if shots:
         page.screenshot(path=shots / f"{name}-first.png")
         page.screenshot(path=shots / f"{name}.png", full_page=True)

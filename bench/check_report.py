@@ -64,7 +64,7 @@ def load(path):
         rows = list(csv.DictReader(file))
     for row in rows:
         for key in row:
-            if key not in ("id", "role", "parent", "block", "substitute", "init", "scheme", "state", "test_per_class", "test_correct_bits"):
+            if key not in ("id", "role", "parent", "block", "substitute", "init", "scheme", "state", "test_per_class", "test_correct_bits", "similarity_layers", "similarity_before", "similarity_after", "machine"):
                 row[key] = float(row[key]) if row[key] != "" else None
         row["bits"] = None
         if row["test_correct_bits"] and row["test_images"]:
@@ -282,6 +282,13 @@ def check_controls(check, study, bootstrap):
         check.same(f"{what}.accuracy", control["accuracy"], 100 * np.mean([row["test_top1"] for row in rows]))
         reference = study.parents if control["role"] == "parent-continued" else study.control(control["scheme"], control["block"] or "", own)[0]
         check_estimate(check, f"{what}.criticality", control["criticality"], study, reference, own, bootstrap)
+        values, table, _ = differences(study, reference, own)
+        known = mean_of(values, table) if len(values) > 1 else None
+        check.same(f"{what}.p_equivalent", control["p_equivalent"], None if known is None else max(p_above(*known, -study.analysis["options"]["margin"]), p_below(*known, study.analysis["options"]["margin"])))
+        if control["role"] == "placebo":
+            # Nothing was replaced: trial by trial, the same images are right as under the parent trained on.
+            pairs = [(own[key], reference[key]) for key in own if key in reference]
+            check.same(f"{what}.bits", [bool((a[1] == b[1]).all()) for a, b in pairs], [True] * len(pairs))
 
 
 def check_parent(check, study):
@@ -289,6 +296,13 @@ def check_parent(check, study):
     of = lambda column: 100 * np.mean([row[column] for row in study.trained])
     for name, column in [("accuracy", "test_top1"), ("top5", "test_top5"), ("validation", "validation_top1"), ("calibration_error", "test_calibration_error")]:
         check.same(f"parent.{name}", parent[name], of(column))
+    controls = study.rows("parent", scheme="none")
+    same = None
+    if controls and controls[0]["test_images"] != study.trained[0]["test_images"]:
+        mean = lambda column: 100 * np.mean([row[column] for row in controls])
+        same = {"images": controls[0]["test_images"], "accuracy": mean("test_top1"), "top5": mean("test_top5"), "calibration_error": mean("test_calibration_error")}
+    for name in ("images", "accuracy", "top5", "calibration_error"):
+        check.same(f"parent.on_trial_images.{name}", (parent["on_trial_images"] or {}).get(name), (same or {}).get(name))
     accuracies = [100 * row["test_top1"] for row in study.trained]
     check.same("parent.range", parent["range"], [min(accuracies), max(accuracies)])
 
@@ -650,9 +664,12 @@ def check_rest(check, study):
     cells = combination(study, headline)
     order = list(dict.fromkeys(change["class"] for change in study.analysis["classes"]))
     classes = lambda row: np.array(row["test_per_class"].split(" "), dtype=float)
+    # On the images that trials are judged on: by the control that is the parent as it is.
+    as_it_is = {row["parent"]: row for row in study.rows("parent", scheme="none")}
+    same_images = lambda parent: as_it_is.get(parent, study.parent[parent])
     for change in study.analysis["classes"]:
         c = order.index(change["class"])
-        values = [100 * (classes(row)[c] - classes(study.parent[row["parent"]])[c]) for row in study.rows("child", *cells[change["block"]])]
+        values = [100 * (classes(row)[c] - classes(same_images(row["parent"]))[c]) for row in study.rows("child", *cells[change["block"]])]
         check.same(f"classes.{change['block']}.{change['class']}", change["change"], np.mean(values))
         check.same(f"classes.{change['block']}.{change['class']}.interval", change["interval"], t_interval(np.mean(values), stats.sem(values), len(values) - 1) if len(values) > 1 else None)
     for flips in study.analysis["flips"]:
@@ -661,6 +678,16 @@ def check_rest(check, study):
         gained = np.array([(study.parents[study.key(row)][1] == 0) & (row["bits"] == 1) for row in rows])
         check.same(f"flips.{flips['block']}", [flips["lost"], flips["gained"], flips["always_lost"], flips["always_gained"]], [lost.sum(axis=1).mean(), gained.sum(axis=1).mean(), lost.all(axis=0).sum(), gained.all(axis=0).sum()])
         check.same(f"flips.{flips['block']}.images", flips["images"], list(np.flatnonzero(lost.all(axis=0))[:100]))
+        check.same(f"flips.{flips['block']}.gained_images", flips["gained_images"], list(np.flatnonzero(gained.all(axis=0))[:100]))
+    for similarity in study.analysis["similarity"]:
+        rows = [row for row in study.rows("child", *cells[similarity["block"]]) if row["similarity_layers"]]
+        check.same(f"similarity.{similarity['block']}.trials", similarity["trials"], len(rows))
+        check.same(f"similarity.{similarity['block']}.layers", [layer["layer"] for layer in similarity["layers"]], rows[0]["similarity_layers"].split(" "))
+        for place, layer in enumerate(similarity["layers"]):
+            for when in ("before", "after"):
+                values = [row[f"similarity_{when}"].split(" ")[place] for row in rows]
+                values = [float(value) for value in values if value != "-"]
+                check.same(f"similarity.{similarity['block']}.{layer['layer']}.{when}", layer[when], np.mean(values) if values else None)
     for survival in study.analysis["survival"]:
         what = f"survival.{survival['scheme']}.{survival['block']}"
         rows = [row for row in study.done if row["role"] == "child" and row["scheme"] == survival["scheme"] and survival["block"] in (None, row["block"])]

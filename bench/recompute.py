@@ -6,7 +6,8 @@
 
 RUN is the folder of a run whose study has `keep = "network"`. Every kept child is rebuilt from the graph in
 its safetensors file, run on the test images by PyTorch, and compared with its record: the same images right (but
-where the two best logits are within 1e-4 of each other), and the same loss to four digits. Exit code 1 on a difference.
+where the two best logits are within 1e-4 of each other), and the same loss to four digits. So are, on the validation images that the run
+keeps, the linear CKA of child and parent at every tensor (to 1e-3), and what excites each filter shown most. Exit code 1 on a difference.
 """
 import argparse, base64, gzip, json, pathlib, sys
 import numpy as np
@@ -97,7 +98,64 @@ def run(graph, weights, x):
         else:
             sys.exit(f"layer {name}: this script knows no {kind}")
         values[name] = y
-    return values[graph["output"]].flatten(1)
+    return values
+
+
+def network(path):
+    with safe_open(path, "pt") as file:
+        graph = json.loads(file.metadata()["nettriage"])
+        return graph.get("graph", graph), {key: file.get_tensor(key) for key in file.keys()}
+
+
+def hsic(k, l):
+    """The unbiased estimator of Song et al. (2012), eq. 5, in its own words: diagonals zeroed, matrices multiplied."""
+    n = len(k)
+    k, l = k - np.diag(np.diag(k)), l - np.diag(np.diag(l))
+    one = np.ones(n)
+    return (np.trace(k @ l) + one @ k @ one * (one @ l @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one @ k @ l @ one)) / (n * (n - 3))
+
+
+def cka(x, y, batch):
+    """Linear CKA by minibatches (Nguyen et al., 2021, eq. 2)."""
+    grams = [(a @ a.T, b @ b.T) for a, b in ((x[i:i + batch], y[i:i + batch]) for i in range(0, len(x), batch))]
+    mean = lambda first, second: np.mean([hsic(gram[first], gram[second]) for gram in grams])
+    return mean(0, 1) / np.sqrt(mean(0, 0) * mean(1, 1))
+
+
+def counterparts(parent, child, block):
+    """The child's tensor for each of the parent's: at the block's output, what its readers read in the child."""
+    names = {layer["name"]: layer["name"] for layer in child["layers"]}
+    if block:
+        output = block["layers"][-1]
+        names[output] = child["output"]
+        inside, layers = set(block["layers"]), {layer["name"]: layer for layer in child["layers"]}
+        for layer in parent["layers"]:
+            if layer["name"] not in inside and output in layer["inputs"]:
+                names[output] = layers[layer["name"]]["inputs"][layer["inputs"].index(output)]
+    return names
+
+
+def likeness(record, block, parent, child, images):
+    """Readings of similarity and of exciting patches that differ from what is computed here."""
+    wrong = []
+    found = record["readings"].get("similarity")
+    names = counterparts(parent[0], child[0], block)
+    theirs, ours = run(*parent, images), run(*child, images)
+    if found:
+        features = lambda tensor: tensor[:found["images"]].double().flatten(1).numpy()
+        for layer in found["layers"]:
+            value = cka(features(theirs[layer["layer"]]), features(ours[names[layer["layer"]]]), found["batch"])
+            whens = ["after"] + (["before"] if record["spec"]["scheme"] == "none" else [])
+            # A tensor that hardly varies is compared with little certainty: its digits are rounding.
+            wrong += [f"CKA at {layer['layer']}: {layer[w]}, here {value:.5f}" for w in whens if layer[w] is not None and abs(layer[w] - value) > 1e-3]
+    filters = record["readings"].get("filters")
+    if filters and block:
+        values = ours[names[block["layers"][-1]]].numpy()
+        for filter, patches in enumerate(filters.get("patches", [])):
+            most = np.sort(values[:, filter].reshape(len(values), -1).max(1))[::-1][:len(patches)]
+            if patches and not np.allclose([p["value"] for p in patches], most, rtol=1e-3, atol=1e-5):
+                wrong.append(f"patches of filter {filter}: {patches}, here {most}")
+    return wrong
 
 
 def main():
@@ -115,26 +173,37 @@ def main():
     children = sorted((folder / "weights").glob("child-*.safetensors"))[:a.limit]
     if not children:
         sys.exit(f"{folder}: no child's weights; set keep = 'network' under [children] and run again")
-    wrong = 0
+    kept = json.loads((folder / "pictures.json").read_text())["payload"]
+    shape = kept["shape"]
+    validation = np.frombuffer(base64.b64decode(kept["validation"]), np.uint8).reshape(-1, *shape).transpose(0, 3, 1, 2)
+    validation = (torch.tensor(validation.astype(np.float32) / 255) - mean) / std
+    if data["validation"] > len(validation):
+        print(f"only {len(validation)} of {data['validation']} validation images are kept: CKA and patches are not recomputed")
+    parents = {parent["id"]: network(folder / "weights" / f"parent-{parent['id']}.safetensors") for parent in plan["parents"]}
+    blocks = {block["name"]: block for block in plan["blocks"]}
+    wrong = readings = 0
     for path in children:
         record = json.loads((folder / "trials" / f"{path.stem[6:]}.json").read_text())["payload"]
         recorded = record["readings"]["test"]
         bits = np.unpackbits(np.frombuffer(base64.b64decode(record["readings"]["test_correct"]), np.uint8))[:len(labels)]
-        with safe_open(path, "pt") as file, torch.inference_mode():
-            graph = json.loads(file.metadata()["nettriage"])
-            graph = graph.get("graph", graph)
-            logits = torch.cat([run(graph, {k: file.get_tensor(k) for k in file.keys()}, x) for x in images.split(500)])
+        child = network(path)
+        with torch.inference_mode():
+            logits = torch.cat([run(*child, x)[child[0]["output"]].flatten(1) for x in images.split(500)])
+            problems = []
+            if data["validation"] <= len(validation):
+                problems = likeness(record, blocks.get(record["spec"]["block"]), parents[record["spec"]["parent"]], child, validation)
+                readings += len((record["readings"].get("similarity") or {"layers": []})["layers"])
         best = logits.topk(2).values
         close = (best[:, 0] - best[:, 1] < 1e-4).numpy()
         flipped = ((logits.argmax(1) == labels).numpy() != bits.astype(bool))
         loss = F.cross_entropy(logits.double(), labels).item()
-        same = not (flipped & ~close).any() and abs(loss - recorded["loss"]) <= 5e-5 * max(1, abs(loss))
+        same = not (flipped & ~close).any() and abs(loss - recorded["loss"]) <= 5e-5 * max(1, abs(loss)) and not problems
         wrong += not same
         spec = record["spec"]
         what = " ".join(str(spec[k]) for k in ("role", "block", "substitute", "init", "scheme", "seed") if spec[k] is not None)
         print(f"{'same' if same else 'DIFFERENT'}: {what}: {int(bits.sum())} right, {int(flipped.sum())} flipped, "
-              f"loss {recorded['loss']:.6f} here {loss:.6f}")
-    print(f"{len(children) - wrong} passed, {wrong} failed")
+              f"loss {recorded['loss']:.6f} here {loss:.6f}", *problems[:3], sep="; ")
+    print(f"{len(children) - wrong} passed, {wrong} failed; {readings} tensors compared by CKA")
     sys.exit(wrong > 0)
 
 

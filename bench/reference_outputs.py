@@ -4,7 +4,7 @@
 ONNX models run in onnxruntime; checkpoints of PyTorch in PyTorch, under the architecture that `--arch` names. Inputs are seeded normal
 numbers, or those of a file, in the model's own layout.
 
-    pip install numpy onnx onnxruntime torch
+    pip install numpy onnx onnxruntime safetensors torch torchvision
     python reference_outputs.py resnet_2b.onnx --seed 1 --inputs X.npy --outputs Y.npy
     python reference_outputs.py resnet20-12fca82f.th --arch cifar-resnet20 --inputs X.npy --outputs Y.npy
     python reference_outputs.py resnet_2b.onnx --given X.npy --outputs Y.npy       # on inputs that are there already
@@ -104,9 +104,67 @@ def lenet():
     return Net(), (1, 28, 28)
 
 
+def mnist_conv():
+    """The network of `mnist_conv`: batch norms after the activation, and after the last layer."""
+    import torch.nn as nn
+    import torch.nn.functional as F
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2, self.conv3 = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 16, 3), nn.Conv2d(16, 24, 3)
+            self.norm1, self.norm2 = nn.BatchNorm2d(24), nn.BatchNorm1d(10)
+            self.fc1, self.fc2 = nn.Linear(24 * 22 * 22, 32), nn.Linear(32, 10)
+
+        def forward(self, x):
+            x = F.relu(self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))))
+            return F.log_softmax(self.norm2(self.fc2(F.relu(self.fc1(self.norm1(x).flatten(1))))), 1)
+
+    return Net(), (1, 28, 28)
+
+
+def cifar_base_kw():
+    """The network of `cifar_base_kw`, without names."""
+    import torch.nn as nn
+
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 4, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 100), nn.ReLU(),
+        nn.Linear(100, 10)), (3, 32, 32)
+
+
+def resnet_2b():
+    """The network of `resnet_2b`, its batch norms folded."""
+    import torch.nn as nn
+    import torch.nn.functional as F
+
+    class Unit(nn.Module):
+        def __init__(self, cin, cout, stride):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(cin, cout, 3, stride, 1), nn.Conv2d(cout, cout, 3, 1, 1)
+            self.shortcut = nn.Sequential(*([nn.Conv2d(cin, cout, 1, stride)] if stride > 1 else []))
+
+        def forward(self, x):
+            return F.relu(self.conv2(F.relu(self.conv1(x))) + self.shortcut(x))
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, 8, 3, 2, 1)
+            self.layer1 = nn.Sequential(Unit(8, 16, 2), Unit(16, 16, 1))
+            self.linear1, self.linear2 = nn.Linear(1024, 100), nn.Linear(100, 10)
+
+        def forward(self, x):
+            return self.linear2(F.relu(self.linear1(self.layer1(F.relu(self.conv1(x))).flatten(1))))
+
+    return Net(), (3, 32, 32)
+
+
+SMALL = {"lenet": lenet, "mnist-conv": mnist_conv, "cifar-base-kw": cifar_base_kw, "resnet-2b": resnet_2b}
+
+
 def torch_network(name):
-    if name == "lenet":
-        return lenet()
+    if name in SMALL:
+        return SMALL[name]()
     if name.startswith("cifar-resnet") and (int(name[12:]) - 2) % 6 == 0:
         return cifar_resnet(int(name[12:]))
     import torchvision
@@ -117,6 +175,10 @@ def torch_network(name):
 def state_dict_of(path):
     import torch
 
+    if pathlib.Path(path).suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
     found = torch.load(path, map_location="cpu", weights_only=True)
     while not any(hasattr(value, "shape") for value in found.values()):
         found = found["state_dict"]
@@ -140,7 +202,7 @@ def run_torch(path, arch, inputs, count, seed):
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("model")
-    a.add_argument("--arch", help="for checkpoints: cifar-resnetN, lenet, or a name of torchvision's")
+    a.add_argument("--arch", help="for checkpoints: cifar-resnetN, one of " + ", ".join(SMALL) + ", or a name of torchvision's")
     a.add_argument("--seed", type=int, default=0)
     a.add_argument("--count", type=int, default=64)
     a.add_argument("--given", help="inputs that are there already (N first)")

@@ -1,4 +1,6 @@
 //! See `nettriage_fuzz::cifar`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nettriage_fuzz::cifar(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    nettriage_fuzz::measure::run(nettriage_fuzz::cifar, bytes);
+});

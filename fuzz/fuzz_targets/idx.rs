@@ -1,4 +1,6 @@
 //! See `nettriage_fuzz::idx`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nettriage_fuzz::idx(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    nettriage_fuzz::measure::run(nettriage_fuzz::idx, bytes);
+});

@@ -101,6 +101,9 @@ pub struct Report {
     /// Write the trials as CSV
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
+    /// Write the trials as Parquet
+    #[arg(long, value_name = "FILE")]
+    pub parquet: Option<PathBuf>,
     /// Write the analysis' cells (block x substitute x init x scheme) as CSV
     #[arg(long, value_name = "FILE")]
     pub csv_cells: Option<PathBuf>,
@@ -192,6 +195,9 @@ pub struct Export {
     /// Where to write: .onnx or .safetensors
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
+    /// Into .safetensors, write what PyTorch's model of the same architecture takes by load_state_dict, without our graph
+    #[arg(long)]
+    pub state_dict: bool,
 }
 
 /// `data`.

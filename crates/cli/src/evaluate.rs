@@ -22,6 +22,9 @@ const BATCH: usize = 100;
 
 /// `nettriage evaluate MODEL`.
 pub fn evaluate(args: &args::Evaluate) -> Result<(), Fail> {
+    if args.limit == Some(0) {
+        return Err(Fail::Message("--limit is 0: choose 1 image or more".into()));
+    }
     let loaded = model::load(&args.model)?;
     match (&args.inputs, &args.logits, &args.data) {
         (Some(inputs), Some(logits), _) => outputs(&loaded, inputs, logits),

@@ -15,7 +15,7 @@ use crate::{model, report};
 pub fn export(args: &args::Export) -> Result<(), Fail> {
     let Some(trial) = &args.trial else {
         let loaded = model::load(&args.model)?;
-        write(&loaded.network, &args.output)?;
+        write(&loaded.network, args)?;
         return write_info(&loaded.info, &args.output);
     };
     let folder = Path::new(&args.model.model);
@@ -28,7 +28,7 @@ pub fn export(args: &args::Export) -> Result<(), Fail> {
     let study = Study::parse(&plan.study, &folder.join("plan.json").display().to_string())?;
     let setting = Setting::new(study, plan.study.clone(), args.data_dir.as_deref())?;
     let network = recompute(&run, &setting, spec)?;
-    write(&network, &args.output)?;
+    write(&network, args)?;
     let info = ModelInfo {
         mean: plan.data.mean.clone(),
         std: plan.data.std.clone(),
@@ -42,8 +42,13 @@ pub fn export(args: &args::Export) -> Result<(), Fail> {
     Ok(())
 }
 
-fn write(network: &Network, path: &Path) -> Result<(), Fail> {
+fn write(network: &Network, args: &args::Export) -> Result<(), Fail> {
+    let path = args.output.as_path();
     match path.extension().and_then(|e| e.to_str()) {
+        Some("safetensors") if args.state_dict => safetensors::save_state_dict(network, path)?,
+        _ if args.state_dict => {
+            return Err(Fail::Message(format!("{}: --state-dict writes .safetensors", path.display())));
+        }
         Some("onnx") => onnx::write(network, path)?,
         Some("safetensors") => safetensors::save(network, path)?,
         _ => {

@@ -29,9 +29,13 @@ pub fn report(args: &args::Report) -> Result<(), Fail> {
         nettriage_report::tensorboard(&data, folder).map_err(|e| Fail::file(folder, e))?;
         exported = true;
     }
+    if let Some(path) = &args.parquet {
+        write(path, nettriage_report::parquet(&data))?;
+        exported = true;
+    }
     for (path, text) in exports {
         if let Some(path) = path {
-            write(path, &text)?;
+            write(path, text)?;
             exported = true;
         }
     }
@@ -54,10 +58,8 @@ pub fn conclude(run: &Run, page: &Path) -> Result<(), Fail> {
 }
 
 fn read(run: &Run) -> Result<(RunData, Analysis), Fail> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let about = About {
         program: concat!("nettriage ", env!("CARGO_PKG_VERSION")).to_owned(),
-        machine: format!("{cores} cores, {}, {}", nettriage_engine::instruction_set(), std::env::consts::OS),
         command: format!("nettriage run {}.toml", run.plan().name),
         ..About::default()
     };
@@ -67,11 +69,11 @@ fn read(run: &Run) -> Result<(RunData, Analysis), Fail> {
 }
 
 /// Writes a file whole or not at all: under another name first, then renamed.
-pub fn write(path: &Path, text: &str) -> Result<(), Fail> {
+pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<(), Fail> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);
-    let written = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path));
+    let written = std::fs::write(&temporary, content).and_then(|()| std::fs::rename(&temporary, path));
     written.map_err(|error| {
         // Best effort: the error at hand matters more.
         let _ = std::fs::remove_file(&temporary);

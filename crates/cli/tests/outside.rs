@@ -5,34 +5,20 @@
 
 mod common;
 
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::outside::{ROOT, agree, array, python, tools};
 use common::{nettriage, skipped, succeeded};
-
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-
-/// The Python and the folder of networks, if both are there.
-fn tools(test: &str) -> Option<(PathBuf, PathBuf)> {
-    let python = std::env::var_os("NETTRIAGE_PYTHON").map(PathBuf::from);
-    let shared = std::env::var_os("NETTRIAGE_SHARED").map_or(Path::new(ROOT).join("../shared"), PathBuf::from);
-    match (python, shared.join("networks").is_dir()) {
-        (Some(python), true) => Some((python, shared.join("networks"))),
-        (python, networks) => {
-            skipped(&format!("{test}: NETTRIAGE_PYTHON {python:?}, networks there: {networks}"));
-            None
-        }
-    }
-}
-
-fn array(path: &Path) -> Vec<f32> {
-    npyz::NpyFile::new(BufReader::new(File::open(path).unwrap())).unwrap().into_vec().unwrap()
-}
+use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Layer, Padding, Shape};
 
 /// The reference library's outputs and ours on its seeded inputs, or on `given` ones.
 fn both(python: &Path, network: &Path, arch: Option<&str>, given: Option<&Path>) -> (Vec<f32>, Vec<f32>) {
+    both_under(python, network, arch.map(|arch| (arch, arch)), given)
+}
+
+/// The same where the architecture goes by one name there and by another here.
+fn both_under(python: &Path, network: &Path, arch: Option<(&str, &str)>, given: Option<&Path>) -> (Vec<f32>, Vec<f32>) {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let mut reference = Command::new(python);
@@ -41,21 +27,14 @@ fn both(python: &Path, network: &Path, arch: Option<&str>, given: Option<&Path>)
         Some(given) => reference.arg("--given").arg(given),
         None => reference.arg("--inputs").arg(at("x.npy")),
     };
-    let arch: Vec<&str> = arch.into_iter().flat_map(|arch| ["--arch", arch]).collect();
-    succeeded(&reference.arg("--outputs").arg(at("y.npy")).args(&arch).output().unwrap());
+    let there: Vec<&str> = arch.into_iter().flat_map(|(there, _)| ["--arch", there]).collect();
+    let here: Vec<&str> = arch.into_iter().flat_map(|(_, here)| ["--arch", here]).collect();
+    succeeded(&reference.arg("--outputs").arg(at("y.npy")).args(&there).output().unwrap());
     let inputs = given.map_or_else(|| at("x.npy"), Path::to_path_buf);
     let mut ours = nettriage();
-    ours.arg("evaluate").arg(network).args(&arch).arg("--inputs").arg(inputs).arg("--logits").arg(at("z.npy"));
+    ours.arg("evaluate").arg(network).args(&here).arg("--inputs").arg(inputs).arg("--logits").arg(at("z.npy"));
     succeeded(&ours.output().unwrap());
     (array(&at("y.npy")), array(&at("z.npy")))
-}
-
-#[track_caller]
-fn agree(what: &str, (theirs, ours): (Vec<f32>, Vec<f32>)) {
-    assert_eq!(theirs.len(), ours.len(), "{what}");
-    let largest = theirs.iter().fold(0.0f32, |m, y| m.max(y.abs()));
-    let worst = theirs.iter().zip(&ours).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
-    assert!(largest > 0.0 && worst <= 1e-4 * largest, "{what}: {worst} of {largest}");
 }
 
 #[test]
@@ -83,6 +62,87 @@ fn checkpoints_of_pytorch() {
     for (file, arch) in [("resnet20-12fca82f.th", "cifar-resnet20"), ("resnet44-014dd654.th", "cifar-resnet44")] {
         agree(file, both(&python, &networks.join("cifar10_resnet").join(file), Some(arch), None));
     }
+}
+
+#[test]
+fn checkpoints_with_the_graph_of_an_onnx_file() {
+    let Some((python, networks)) = tools("checkpoints_with_the_graph_of_an_onnx_file") else { return };
+    for (name, arch) in [
+        ("cifar10_small/cifar_base_kw", "cifar-base-kw"),
+        ("cifar10_small/resnet_2b", "resnet-2b"),
+        ("mnist_lenet/lenet", "lenet"),
+    ] {
+        let [weights, graph] = ["pth", "onnx"].map(|ending| networks.join(format!("{name}.{ending}")));
+        agree(name, both_under(&python, &weights, Some((arch, graph.to_str().unwrap())), None));
+    }
+}
+
+/// The graph of `mnist_conv`, which comes in no file.
+fn mnist_conv() -> Graph {
+    let mut layers: Vec<Layer> = Vec::new();
+    let mut add = |name: &str, kind: Kind| {
+        let input = layers.last().map_or(INPUT.to_string(), |layer| layer.name.clone());
+        layers.push(Layer { name: name.into(), inputs: vec![input], kind });
+    };
+    for (name, filters) in [("conv1", 8), ("conv2", 16), ("conv3", 24)] {
+        add(name, Kind::Conv(Conv { padding: Padding::default(), ..Conv::same(filters, 3) }));
+        add(&format!("{name}.relu"), Kind::Activation(Activation::Relu));
+    }
+    add("norm1", Kind::BatchNorm { eps: 1e-5, momentum: 0.1 });
+    add("flatten", Kind::Flatten);
+    add("fc1", Kind::Linear { features: 32, bias: true });
+    add("fc1.relu", Kind::Activation(Activation::Relu));
+    add("fc2", Kind::Linear { features: 10, bias: true });
+    add("norm2", Kind::BatchNorm { eps: 1e-5, momentum: 0.1 });
+    add("log_softmax", Kind::Softmax { log: true });
+    Graph { name: "mnist_conv".into(), input: Shape::new(1, 28, 28), layers, output: "log_softmax".into() }
+}
+
+#[test]
+fn weights_alone_with_a_graph_of_ours() {
+    let Some((python, networks)) = tools("weights_alone_with_a_graph_of_ours") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let graph = folder.path().join("graph.json");
+    std::fs::write(&graph, serde_json::to_string(&mnist_conv()).unwrap()).unwrap();
+    for file in ["mnist.pt", "mnist.safetensors"] {
+        let weights = networks.join("mnist_conv").join(file);
+        agree(file, both_under(&python, &weights, Some(("mnist-conv", graph.to_str().unwrap())), None));
+    }
+}
+
+#[test]
+fn built_in_architectures_go_from_pytorch_and_back() {
+    let Some(python) = python("built_in_architectures_go_from_pytorch_and_back") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let torch = |phase: &str| {
+        let script = Path::new(ROOT).join("bench/torch_archs.py");
+        succeeded(&Command::new(&python).arg(script).arg(phase).arg(folder.path()).output().unwrap())
+    };
+    let names = torch("write");
+    let mut covered: Vec<&str> = Vec::new();
+    for name in names.lines() {
+        let at = |ending: &str| folder.path().join(format!("{name}.{ending}"));
+        let arch = name.trim_end_matches(".large");
+        covered.push(arch);
+        let mut ours = nettriage();
+        ours.arg("evaluate").arg(at("pth")).args(["--arch", arch, "--inputs"]).arg(at("x.npy"));
+        succeeded(&ours.arg("--logits").arg(at("z.npy")).output().unwrap());
+        agree(name, (array(&at("y.npy")), array(&at("z.npy"))));
+        for ending in ["safetensors", "onnx"] {
+            let mut export = nettriage();
+            export.arg("export").arg(at("pth")).args(["--arch", arch, "-o"]).arg(at(ending));
+            if ending == "safetensors" {
+                export.arg("--state-dict");
+            }
+            succeeded(&export.output().unwrap());
+        }
+        std::fs::remove_file(at("pth")).unwrap();
+    }
+    // All of them, but `vgg`, which is what a plan says.
+    for name in nettriage_net::arch::names() {
+        assert!(name == "vgg" || covered.contains(&name), "{name} is compared with nothing");
+    }
+    torch("check");
 }
 
 /// CIFAR-10's files, if they are there.
@@ -137,6 +197,34 @@ fn triage_and_export(test: &str, file: &str, parent: &str) {
     succeeded(&export.output().unwrap());
     assert!(std::fs::read_to_string(place.path("child.md")).unwrap().contains("Accuracy"));
     agree(test, both(&python, &onnx, None, None));
+    same_on_the_whole_test_set(&python, &onnx, &cifar10);
+}
+
+/// onnxruntime and we choose the same class for each of CIFAR-10's 10,000 test images.
+fn same_on_the_whole_test_set(python: &Path, onnx: &Path, cifar10: &Path) {
+    let logits = onnx.with_extension("npy");
+    let mut ours = nettriage();
+    ours.arg("evaluate").arg(onnx).args(["--data", "cifar10", "--data-dir"]).arg(cifar10).arg("--logits").arg(&logits);
+    succeeded(&ours.output().unwrap());
+    let mut theirs = Command::new(python);
+    theirs.arg(Path::new(ROOT).join("bench/whole_test_set.py")).args([onnx, cifar10, &logits]);
+    succeeded(&theirs.output().unwrap());
+}
+
+#[test]
+fn an_exported_parent_runs_in_onnxruntime_on_the_whole_test_set() {
+    let test = "an_exported_parent_runs_in_onnxruntime_on_the_whole_test_set";
+    let (Some((python, networks)), Some(cifar10)) = (tools(test), cifar10(test)) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (weights, onnx) = (folder.path().join("parent.th"), folder.path().join("parent.onnx"));
+    std::fs::copy(networks.join("cifar10_resnet/resnet20-12fca82f.th"), &weights).unwrap();
+    std::fs::write(folder.path().join("parent.toml"), "mean = [0.485, 0.456, 0.406]\nstd = [0.229, 0.224, 0.225]\n")
+        .unwrap();
+    let mut export = nettriage();
+    succeeded(
+        &export.arg("export").arg(&weights).args(["--arch", "cifar-resnet20", "-o"]).arg(&onnx).output().unwrap(),
+    );
+    same_on_the_whole_test_set(&python, &onnx, &cifar10);
 }
 
 #[test]

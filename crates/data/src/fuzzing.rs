@@ -8,6 +8,9 @@ use crate::{Error, Images, Shape, idx};
 
 const NAME: &str = "bytes";
 
+/// The most that [`picture`] may hold: what the decoder allows itself, and the picture as bytes of red, green and blue.
+pub const MOST_PICTURE_BYTES: usize = 2 * crate::folder::LARGEST_PICTURE as usize;
+
 /// Images and labels in IDX format, compressed or not.
 pub fn idx(images: &[u8], labels: &[u8]) -> Result<(Shape, Images), Error> {
     let name = Path::new(NAME);

@@ -171,7 +171,10 @@ fn pictures_that_claim_to_be_huge() {
         [b"\x89PNG\r\n\x1a\n\0\0\0\x0d".as_slice(), &header, &crc.sum().to_be_bytes(), b"\0\0\0\0IDAT\x35\xaf\x06\x1e"]
             .concat();
     let bytes = [entry("train/a/huge.png", EntryType::Regular, &claim), good()].concat();
-    refused(&bytes, "1 of 4 images cannot be decoded: train/a/huge.png (60000x60000 pixels take more than 256 MiB)");
+    refused(
+        &bytes,
+        "1 of 4 images cannot be decoded: train/a/huge.png (60000x60000 pixels in 45 bytes take more than the 16 MiB that such a file may)",
+    );
 }
 
 #[test]

@@ -1,10 +1,21 @@
 //! What can go wrong, said so that a person can act on it.
 
+use std::borrow::Cow;
+
+/// Text of a message without what a terminal would obey: names come from files, and a file may hold anything.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(char::is_control) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    Cow::Owned(text.chars().map(escaped).collect())
+}
+
 /// An error of this crate. Every message is one line that names the place and, where there is one, the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A layer that cannot be: its geometry, its inputs or its name.
-    #[error("layer `{layer}`: {problem}")]
+    #[error("layer `{}`: {}", printable(.layer), printable(.problem))]
     Layer {
         /// The layer's name.
         layer: String,
@@ -12,7 +23,7 @@ pub enum Error {
         problem: String,
     },
     /// A graph that does not hang together.
-    #[error("network `{network}`: {problem}")]
+    #[error("network `{}`: {}", printable(.network), printable(.problem))]
     Graph {
         /// The network's name.
         network: String,
@@ -20,7 +31,7 @@ pub enum Error {
         problem: String,
     },
     /// Weights that do not fit their graph.
-    #[error("the weights do not fit network `{network}`: {problem}")]
+    #[error("the weights do not fit network `{}`: {}", printable(.network), printable(.problem))]
     Weights {
         /// The network's name.
         network: String,
@@ -28,7 +39,7 @@ pub enum Error {
         problem: String,
     },
     /// A block that cannot be cut, or a substitute that cannot take its place.
-    #[error("block `{block}`: {problem}")]
+    #[error("block `{}`: {}", printable(.block), printable(.problem))]
     Block {
         /// The block's name.
         block: String,
@@ -36,7 +47,7 @@ pub enum Error {
         problem: String,
     },
     /// An architecture that cannot be built.
-    #[error("architecture `{arch}`: {problem}")]
+    #[error("architecture `{}`: {}", printable(.arch), printable(.problem))]
     Arch {
         /// The name asked for.
         arch: String,
@@ -44,10 +55,10 @@ pub enum Error {
         problem: String,
     },
     /// A word that names no substitute, init or the like.
-    #[error("{0}")]
+    #[error("{}", printable(.0))]
     Name(String),
     /// A file that cannot be read or written, or does not hold what it should.
-    #[error("{path}: {problem}")]
+    #[error("{}: {}", printable(.path), printable(.problem))]
     File {
         /// The file's path, or what stands for it.
         path: String,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::printable;
 use crate::{Error, Shape};
 
 /// A small TOML file beside a network: `net.toml` or `net.onnx.toml` beside `net.onnx`.
@@ -55,7 +56,8 @@ impl ModelInfo {
     pub fn parse(text: &str) -> Result<ModelInfo, String> {
         let info: ModelInfo = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-            format!("line {line}: {}; its keys are mean, std, classes and input", error.message())
+            let message = error.message().lines().collect::<Vec<_>>().join(" ");
+            format!("line {line}: {}; its keys are mean, std, classes and input", printable(&message))
         })?;
         if info.mean.len() != info.std.len() {
             return Err(format!("{} means and {} deviations: one of each a channel", info.mean.len(), info.std.len()));

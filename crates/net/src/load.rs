@@ -80,8 +80,18 @@ pub fn load(path: impl AsRef<Path>, options: &Options) -> Result<Loaded, Error> 
         Some(info) => info.clone(),
         None => ModelInfo::beside(path)?.unwrap_or_default(),
     };
+    from_bytes(path, &bytes, &Options { info: Some(info), ..options.clone() })
+}
+
+/// Reads a network from its file's bytes; `path` names it in errors and says where external data would lie.
+///
+/// # Errors
+/// As [`load`].
+pub fn from_bytes(path: impl AsRef<Path>, bytes: &[u8], options: &Options) -> Result<Loaded, Error> {
+    let path = path.as_ref();
+    let info = options.info.clone().unwrap_or_default();
     let options = Options { input: options.input.or(info.input_shape()), ..options.clone() };
-    let (network, layout, format, notes) = read(path, &bytes, &options, &info).map_err(|error| named(path, error))?;
+    let (network, layout, format, notes) = read(path, bytes, &options, &info).map_err(|error| named(path, error))?;
     for (word, values) in [("means", info.mean.len()), ("deviations", info.std.len())] {
         if values != 0 && values != network.graph.input.channels {
             let problem = format!("{values} {word} are given for images of {}", network.graph.input);
@@ -139,7 +149,7 @@ fn read(path: &Path, bytes: &[u8], options: &Options, info: &ModelInfo) -> Resul
         Checkpoint::parse(bytes)?;
     }
     let told = ReadOptions { input: options.input, output: options.output.clone() };
-    let model = onnx::read(path, &told).map_err(|error| match error {
+    let model = onnx::from_file_bytes(path, bytes, &told).map_err(|error| match error {
         Error::File { path, problem } if problem.starts_with("not a") => {
             let problem = format!("it is none of the files that are read here (safetensors, ONNX, PyTorch): {problem}");
             Error::File { path, problem }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use ::safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Graph, Network, Tensor, Weights};
+use crate::{Error, Graph, Kind, Network, Tensor, Weights};
 
 /// Key of the graph in the file's metadata.
 pub const METADATA_KEY: &str = "nettriage";
@@ -31,6 +31,33 @@ struct Header {
 /// A network that is not sound, or a file that cannot be written.
 pub fn save(network: &Network, path: impl AsRef<Path>) -> Result<(), Error> {
     write_atomically(path.as_ref(), &to_bytes(network)?)
+}
+
+/// Writes the weights alone, under the keys of PyTorch's own model of the same architecture, so that
+/// `load_state_dict(load_file(path))` takes them whole.
+///
+/// The keys are those of the layers. torchvision's VGGs with batch norm have biases before each norm, which do nothing and
+/// which the networks here lack: they are written as zeros.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_state_dict(network: &Network, path: impl AsRef<Path>) -> Result<(), Error> {
+    network.check()?;
+    let mut weights = network.weights.clone();
+    let graph = &network.graph;
+    for layer in &graph.layers {
+        let norm = |reader: &crate::Layer| {
+            matches!(reader.kind, Kind::BatchNorm { .. }) && reader.inputs.contains(&layer.name)
+        };
+        if let Kind::Conv(conv) = &layer.kind
+            && !conv.bias
+            && layer.name.starts_with("features.")
+            && graph.layers.iter().any(norm)
+        {
+            weights.insert(format!("{}.bias", layer.name), Tensor::zeros(&[conv.filters]));
+        }
+    }
+    write_atomically(path.as_ref(), &weights_to_bytes(&weights, None)?)
 }
 
 /// Reads a network that [`save`] wrote.

@@ -31,8 +31,10 @@ impl Graph {
         let mut inputs = Vec::new();
         for layer in &self.layers {
             let fail = |problem: String| Error::layer(&layer.name, problem);
-            if layer.name.is_empty() || layer.name.chars().any(char::is_whitespace) {
-                return Err(fail("a layer's name must have at least one letter and no whitespace".into()));
+            if layer.name.is_empty() || layer.name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+                return Err(fail(
+                    "a layer's name must have at least one letter, no whitespace and nothing unprintable".into(),
+                ));
             }
             inputs.clear();
             for input in &layer.inputs {

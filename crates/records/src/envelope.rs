@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::pictures::Pictures;
 use crate::plan::{Plan, VERSION};
 use crate::record::{Clock, Outcome, ParentRecord, Record};
 use crate::{Error, id};
@@ -98,6 +99,21 @@ impl Payload for Plan {
         Clock::default()
     }
     fn timeless(&self) -> Plan {
+        self.clone()
+    }
+}
+
+impl Payload for Pictures {
+    fn id(&self) -> &str {
+        "pictures"
+    }
+    fn state(&self) -> State {
+        State::Done
+    }
+    fn clock(&self) -> Clock {
+        Clock::default()
+    }
+    fn timeless(&self) -> Pictures {
         self.clone()
     }
 }

@@ -8,6 +8,7 @@
 //! parents/<id>.json       one record a parent
 //! weights/{parent,child,substitute}-<id>.safetensors
 //! running/<id>            markers of trials under way
+//! pictures.json           the first validation and test images, for reports
 //! sessions.jsonl          one line for every process that took the run on
 //! run.lock                held by the process that runs it
 //! ```
@@ -20,6 +21,7 @@ mod error;
 mod files;
 mod id;
 mod lock;
+mod pictures;
 pub mod plan;
 pub mod record;
 mod run;
@@ -29,6 +31,7 @@ pub use envelope::{digest, parent_digest};
 pub use error::Error;
 pub use id::content_id;
 pub use lock::{Lock, Running};
+pub use pictures::Pictures;
 pub use plan::Plan;
 pub use record::{ParentRecord, Record};
 pub use run::Run;

@@ -138,6 +138,9 @@ pub enum Role {
     Parent,
     /// Control: the parent trained on under the same scheme and budget.
     ParentContinued,
+    /// Control: a child with zero layers replaced, trained under the same scheme and budget. It must come out equivalent to the
+    /// parent trained on; if it does not, differences between children and controls are not the replacement's alone.
+    Placebo,
     /// Control: the block kept, its weights drawn anew, then trained.
     Reinit,
     /// Control: the block removed, where shapes permit.

@@ -58,6 +58,32 @@ pub struct Readings {
     pub filters: Option<Filters>,
     /// Which test images were right, one bit an image, most significant bit first, base64.
     pub test_correct: String,
+    /// How alike the network and its parent are through the depth; absent for the parent itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub similarity: Option<Similarity>,
+}
+
+/// Linear CKA of a network and its parent, tensor by tensor: the minibatch estimator of Nguyen et al. (arXiv:2010.15327, eq. 2)
+/// on the unbiased HSIC of Song et al. (JMLR 13, 2012, eq. 5).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Similarity {
+    /// Validation images looked at.
+    pub images: usize,
+    /// Images in a batch; the estimator's terms are means over batches.
+    pub batch: usize,
+    /// Tensors that both networks have, in the parent's order.
+    pub layers: Vec<LayerSimilarity>,
+}
+
+/// Linear CKA at one tensor. 1 is alike up to rotation and scale; an estimate may lie a little outside 0 to 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerSimilarity {
+    /// The parent's layer whose output it is; at a block's output, the substitute's stands against it.
+    pub layer: String,
+    /// Before training; absent where a tensor varies too little over the images to be compared.
+    pub before: Option<f64>,
+    /// At the end.
+    pub after: Option<f64>,
 }
 
 /// The best point of a curve.
@@ -123,6 +149,26 @@ pub struct Filters {
     pub effective_rank: f64,
     /// The first filters as pictures, before and after training.
     pub pictures: FilterPictures,
+    /// For each of those filters, where validation images excite it most, strongest first; none for a dead filter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub patches: Vec<Vec<Patch>>,
+}
+
+/// A stretch of a validation image: the receptive field of one place of a filter's output, as far as the image goes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Patch {
+    /// The image's place in the validation set, as in [`crate::Pictures::validation`].
+    pub image: usize,
+    /// First row.
+    pub top: usize,
+    /// First column.
+    pub left: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// The filter's output there, after the closing activation.
+    pub value: f32,
 }
 
 /// The first filters of a substitute as pictures.
@@ -151,6 +197,31 @@ pub struct Clock {
     pub inference: Option<InferenceTime>,
     /// When it ended, seconds since 1970.
     pub finished: f64,
+    /// Where it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Machine>,
+}
+
+/// What ran a trial. It decides no result but the last digits, and clock readings.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Machine {
+    /// The processor's name.
+    pub processor: String,
+    /// Cores that the program may use.
+    pub cores: usize,
+    /// The instruction set that its kernels use.
+    pub instructions: String,
+    /// The operating system.
+    pub system: String,
+    /// Program and version.
+    pub program: String,
+}
+
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Machine { processor, cores, instructions, system, program } = self;
+        write!(f, "{processor}, {cores} cores, {instructions}, {system}, {program}")
+    }
 }
 
 /// Inference seconds per image, measured in alternation with the parent.

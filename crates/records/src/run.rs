@@ -5,10 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::envelope::{self, Header, Payload, Unusable};
+use crate::pictures::Pictures;
 use crate::plan::{Plan, VERSION};
 use crate::record::{ParentRecord, Record};
 use crate::status::{self, Status};
 use crate::{Error, Lock, Running, files, id, lock};
+
+/// The file of the images that reports show.
+const PICTURES: &str = "pictures.json";
 
 /// A run's folder and its plan.
 #[derive(Debug)]
@@ -157,6 +161,21 @@ impl Run {
             return Err(Error::Foreign { id: record.id.clone(), problem: "is not in the plan".to_owned() });
         }
         self.put("parents", record)
+    }
+
+    /// The images that reports show; `None` where there are none, or where they are damaged.
+    pub fn pictures(&self) -> Result<Option<Pictures>, Error> {
+        let bytes = files::read(&self.folder.join(PICTURES))?;
+        Ok(bytes.and_then(|bytes| envelope::decode::<Pictures>(&bytes).ok()).map(|(_, pictures)| pictures))
+    }
+
+    /// Writes the images that reports show, if they are not there yet.
+    pub fn write_pictures(&self, pictures: impl FnOnce() -> Pictures) -> Result<(), Error> {
+        let path = self.folder.join(PICTURES);
+        if path.is_file() {
+            return Ok(());
+        }
+        files::write_atomic(&path, &envelope::encode(&pictures())?)
     }
 
     /// Where a parent's weights belong.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nettriage_records::plan::*;
 use nettriage_records::record::*;
-use nettriage_records::{Error, Run, content_id, digest};
+use nettriage_records::{Error, Pictures, Run, content_id, digest};
 
 fn plan() -> Plan {
     let parent = content_id(&"parent");
@@ -82,11 +82,53 @@ fn record(spec: &TrialSpec, finished: f64) -> Record {
             dead: 0,
             effective_rank: 1.9999999999999998,
             pictures: FilterPictures { filters: 0, channels: 0, kernel: [3, 3], before: "".into(), after: "".into() },
+            patches: vec![vec![Patch { image: 3, top: 0, left: 1, height: 5, width: 4, value: 0.1 }], vec![]],
         }),
         test_correct: "6A==".into(),
+        similarity: Some(Similarity {
+            images: 64,
+            batch: 32,
+            layers: vec![LayerSimilarity { layer: "relu".into(), before: None, after: Some(1.0 / 3.0) }],
+        }),
     };
-    let clock = Clock { train_seconds: 1.0, seconds: 2.0, inference: None, finished };
+    let clock = Clock { train_seconds: 1.0, seconds: 2.0, inference: None, finished, machine: Some(machine()) };
     Record { version: VERSION, spec: spec.clone(), outcome: Outcome::Done, readings: Some(readings), clock }
+}
+
+fn machine() -> Machine {
+    Machine {
+        processor: "A processor".into(),
+        cores: 2,
+        instructions: "avx2".into(),
+        system: "linux".into(),
+        program: "nettriage 0.1.0".into(),
+    }
+}
+
+#[test]
+fn records_of_before_and_pictures_read_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan();
+    let run = Run::create(folder.path(), &plan).unwrap();
+    assert_eq!(run.pictures().unwrap(), None);
+    let pictures = || Pictures {
+        version: VERSION,
+        shape: [1, 2, 1],
+        validation: Pictures::encode(&[1, 2]),
+        test: Pictures::encode(&[3, 4, 5, 6]),
+        labels: vec![0, 1],
+    };
+    run.write_pictures(pictures).unwrap();
+    run.write_pictures(|| panic!("they are there")).unwrap();
+    let read = run.pictures().unwrap().unwrap();
+    assert_eq!((read.validation(), read.test(), read.size()), (vec![1, 2], vec![3, 4, 5, 6], 2));
+    // A record that says nothing of machine, similarity and patches, as older programs wrote it, is read.
+    let mut old = serde_json::to_value(record(&plan.trials[0], 1.0)).unwrap();
+    old["clock"].as_object_mut().unwrap().remove("machine");
+    old["readings"].as_object_mut().unwrap().remove("similarity");
+    old["readings"]["filters"].as_object_mut().unwrap().remove("patches");
+    let old: Record = serde_json::from_value(old).unwrap();
+    assert_eq!((old.clock.machine, old.readings.unwrap().similarity), (None, None));
 }
 
 fn parent_record(plan: &Plan) -> ParentRecord {

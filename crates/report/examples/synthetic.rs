@@ -5,7 +5,9 @@
 #[path = "../tests/synthetic/mod.rs"]
 mod synthetic;
 
-use nettriage_report::{About, Options, RunData, analyse, csv, csv_cells, html, json, markdown, tensorboard, terminal};
+use nettriage_report::{
+    About, Options, RunData, analyse, csv, csv_cells, html, json, markdown, parquet, tensorboard, terminal,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -22,12 +24,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ],
     };
     for (name, data) in studies {
+        let pictures = data.pictures.clone().or_else(|| Some(synthetic::pictures()));
+        let data = RunData { pictures, ..data };
         let folder = folder.join(name);
         std::fs::create_dir_all(&folder)?;
         let analysis = analyse(&data, &Options::default());
         std::fs::write(folder.join("report.html"), html(&data, &analysis))?;
         std::fs::write(folder.join("analysis.json"), json(&analysis))?;
         std::fs::write(folder.join("trials.csv"), csv(&data))?;
+        std::fs::write(folder.join("trials.parquet"), parquet(&data))?;
         std::fs::write(folder.join("cells.csv"), csv_cells(&analysis))?;
         std::fs::write(folder.join("report.md"), markdown(&data, &analysis))?;
         tensorboard(&data, &folder.join("events"))?;

@@ -1,8 +1,10 @@
 //! What a report is made from.
 
+use std::collections::BTreeSet;
+
 use nettriage_records::plan::Plan;
-use nettriage_records::record::{ParentRecord, Record};
-use nettriage_records::{Error, Run};
+use nettriage_records::record::{Machine, ParentRecord, Record};
+use nettriage_records::{Error, Pictures, Run};
 use serde::{Deserialize, Serialize};
 
 /// A run read into memory, with where it came from.
@@ -14,6 +16,8 @@ pub struct RunData {
     pub parents: Vec<ParentRecord>,
     /// Trials' records, in the plan's order.
     pub records: Vec<Record>,
+    /// The images that the page shows, where the run's folder holds them.
+    pub pictures: Option<Pictures>,
     /// Where it came from.
     pub about: About,
 }
@@ -25,7 +29,7 @@ pub struct RunData {
 pub struct About {
     /// Program and version, such as `nettriage 0.1.0`.
     pub program: String,
-    /// The machine, such as `2 cores, AVX2, 24 GiB`.
+    /// The machines that the records come from, as these say; the empty string where they do not.
     pub machine: String,
     /// The command line.
     pub command: String,
@@ -36,18 +40,23 @@ pub struct About {
 }
 
 impl RunData {
-    /// Reads a run's records; `about.folder` and `about.trials_seconds` are filled in.
+    /// Reads a run's records; `about.folder`, `about.machine` and `about.trials_seconds` are filled in.
     ///
     /// # Errors
     /// Those of [`Run::records`].
     pub fn load(run: &Run, about: About) -> Result<RunData, Error> {
         let folder = run.folder().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let trials_seconds = Some(run.status()?.trials_seconds);
+        let (parents, records) = (run.parents()?, run.records()?);
+        let clocks = parents.iter().map(|parent| &parent.clock).chain(records.iter().map(|record| &record.clock));
+        let machines: BTreeSet<&Machine> = clocks.filter_map(|clock| clock.machine.as_ref()).collect();
+        let machines: Vec<String> = machines.into_iter().map(Machine::to_string).collect();
         Ok(RunData {
             plan: run.plan().clone(),
-            parents: run.parents()?,
-            records: run.records()?,
-            about: About { folder, trials_seconds, ..about },
+            parents,
+            records,
+            pictures: run.pictures()?,
+            about: About { folder, machine: machines.join("; "), trials_seconds, ..about },
         })
     }
 }

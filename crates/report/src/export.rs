@@ -1,7 +1,7 @@
 //! The analysis and the trials for other programs: JSON and CSV.
 
 use nettriage_records::plan::TrialSpec;
-use nettriage_records::record::{Clock, Evaluation, Outcome};
+use nettriage_records::record::{Clock, Evaluation, LayerSimilarity, Outcome};
 use serde::Serialize;
 
 use crate::analysis::Analysis;
@@ -12,55 +12,78 @@ pub fn json(analysis: &Analysis) -> String {
     serde_json::to_string_pretty(analysis).expect("plain data") + "\n"
 }
 
-/// Names of the columns of [`csv`].
-const COLUMNS: [&str; 38] = [
-    "id",
-    "role",
-    "parent",
-    "parent_seed",
-    "block",
-    "substitute",
-    "init",
-    "scheme",
-    "seed",
-    "state",
-    "test_images",
-    "test_correct",
-    "test_top1",
-    "test_top5",
-    "test_loss",
-    "test_calibration_error",
-    "test_agreement",
-    "validation_images",
-    "validation_top1",
-    "validation_top5",
-    "validation_loss",
-    "before_top1",
-    "best_examples",
-    "best_validation_top1",
-    "best_test_top1",
-    "recovered_at",
-    "examples",
-    "parameters",
-    "macs",
-    "dead_filters",
-    "effective_rank",
-    "train_seconds",
-    "seconds",
-    "inference_seconds",
-    "parent_inference_seconds",
-    "hint_loss",
-    "test_per_class",
-    "test_correct_bits",
+/// What a column holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Type {
+    /// Text.
+    Text,
+    /// Whole numbers.
+    Whole,
+    /// Numbers.
+    Real,
+}
+
+/// The columns of [`csv`].
+pub(crate) const COLUMNS: [(&str, Type); 42] = [
+    ("id", Type::Text),
+    ("role", Type::Text),
+    ("parent", Type::Text),
+    ("parent_seed", Type::Whole),
+    ("block", Type::Text),
+    ("substitute", Type::Text),
+    ("init", Type::Text),
+    ("scheme", Type::Text),
+    ("seed", Type::Whole),
+    ("state", Type::Text),
+    ("test_images", Type::Whole),
+    ("test_correct", Type::Whole),
+    ("test_top1", Type::Real),
+    ("test_top5", Type::Real),
+    ("test_loss", Type::Real),
+    ("test_calibration_error", Type::Real),
+    ("test_agreement", Type::Real),
+    ("validation_images", Type::Whole),
+    ("validation_top1", Type::Real),
+    ("validation_top5", Type::Real),
+    ("validation_loss", Type::Real),
+    ("before_top1", Type::Real),
+    ("best_examples", Type::Whole),
+    ("best_validation_top1", Type::Real),
+    ("best_test_top1", Type::Real),
+    ("recovered_at", Type::Whole),
+    ("examples", Type::Whole),
+    ("parameters", Type::Whole),
+    ("macs", Type::Whole),
+    ("dead_filters", Type::Whole),
+    ("effective_rank", Type::Real),
+    ("train_seconds", Type::Real),
+    ("seconds", Type::Real),
+    ("inference_seconds", Type::Real),
+    ("parent_inference_seconds", Type::Real),
+    ("hint_loss", Type::Real),
+    ("test_per_class", Type::Text),
+    ("test_correct_bits", Type::Text),
+    ("similarity_layers", Type::Text),
+    ("similarity_before", Type::Text),
+    ("similarity_after", Type::Text),
+    ("machine", Type::Text),
 ];
 
 /// One row for every parent (role `trained`) and every recorded trial, as CSV (RFC 4180) with a header.
 ///
 /// Accuracies are shares from 0 to 1; `test_per_class` is separated by spaces; `test_correct_bits` is base64, one bit an
-/// image, most significant first; what a row does not have is empty.
+/// image, most significant first; `similarity_before` and `_after` belong to the layers of `similarity_layers`, separated by
+/// spaces, `-` where it is not known; what a row does not have is empty.
 pub fn csv(data: &RunData) -> String {
     let mut out = String::new();
-    line(&mut out, COLUMNS.iter().map(|name| (*name).to_owned()));
+    line(&mut out, COLUMNS.iter().map(|(name, _)| (*name).to_owned()));
+    rows(data).into_iter().for_each(|row| line(&mut out, row));
+    out
+}
+
+/// The table of [`csv`], cell by cell.
+pub(crate) fn rows(data: &RunData) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
     for parent in &data.parents {
         let spec = TrialSpec {
             id: parent.id.clone(),
@@ -78,7 +101,7 @@ pub fn csv(data: &RunData) -> String {
         row.set("parameters", parent.cost.parameters);
         row.set("macs", parent.cost.macs);
         row.clock(&parent.clock);
-        line(&mut out, row.cells);
+        rows.push(row.cells);
     }
     for record in &data.records {
         let state = match record.outcome {
@@ -103,11 +126,20 @@ pub fn csv(data: &RunData) -> String {
             row.optional("dead_filters", readings.filters.as_ref().map(|filters| filters.dead));
             row.optional("effective_rank", readings.filters.as_ref().map(|filters| filters.effective_rank));
             let first_stage = readings.curve.iter().filter(|point| point.stage == 0);
+            if let Some(similarity) = &readings.similarity {
+                let joined = |read: &dyn Fn(&LayerSimilarity) -> String| {
+                    similarity.layers.iter().map(read).collect::<Vec<_>>().join(" ")
+                };
+                let value = |value: Option<f64>| value.map_or("-".to_owned(), |value| value.to_string());
+                row.set("similarity_layers", joined(&|layer| layer.layer.clone()));
+                row.set("similarity_before", joined(&|layer| value(layer.before)));
+                row.set("similarity_after", joined(&|layer| value(layer.after)));
+            }
             row.optional("hint_loss", first_stage.filter_map(|point| point.train_loss).next_back());
         }
-        line(&mut out, row.cells);
+        rows.push(row.cells);
     }
-    out
+    rows
 }
 
 struct Row {
@@ -131,7 +163,7 @@ impl Row {
     }
 
     fn set(&mut self, column: &str, value: impl Serialize) {
-        let at = COLUMNS.iter().position(|name| *name == column).expect("a column of the table");
+        let at = COLUMNS.iter().position(|(name, _)| *name == column).expect("a column of the table");
         self.cells[at] = match serde_json::to_value(value).expect("plain data") {
             serde_json::Value::String(text) => text,
             serde_json::Value::Null => String::new(),
@@ -169,6 +201,7 @@ impl Row {
     fn clock(&mut self, clock: &Clock) {
         self.set("train_seconds", clock.train_seconds);
         self.set("seconds", clock.seconds);
+        self.optional("machine", clock.machine.as_ref().map(ToString::to_string));
         if let Some(inference) = &clock.inference {
             self.set("inference_seconds", inference.network[0]);
             self.set("parent_inference_seconds", inference.parent[0]);

@@ -5,6 +5,10 @@ mod synthetic;
 use nettriage_report::{Options, analyse, csv, csv_cells, html, json, markdown, terminal};
 use synthetic::Truth;
 
+fn with_pictures(data: nettriage_report::RunData) -> nettriage_report::RunData {
+    nettriage_report::RunData { pictures: Some(synthetic::pictures()), ..data }
+}
+
 /// A study whose every name is hostile.
 fn hostile() -> nettriage_report::RunData {
     let mut data = Truth::small().simulate(3);
@@ -26,7 +30,7 @@ fn hostile() -> nettriage_report::RunData {
 
 #[test]
 fn the_page_holds_every_section_and_asks_for_nothing() {
-    let data = Truth::small().simulate(1);
+    let data = with_pictures(Truth::small().simulate(1));
     let analysis = analyse(&data, &Options::default());
     let page = html(&data, &analysis);
     for id in [
@@ -40,6 +44,7 @@ fn the_page_holds_every_section_and_asks_for_nothing() {
         "classes",
         "calibration",
         "filters",
+        "similarity",
         "method",
     ] {
         assert!(page.contains(&format!("<section id=\"{id}\"")), "{id}");
@@ -54,6 +59,7 @@ fn the_page_holds_every_section_and_asks_for_nothing() {
             .all(|address| address.starts_with("http://www.w3.org/2000/svg") || address.starts_with("http-equiv")),
         "{addresses:?}"
     );
+    assert!(own.contains("class=\"patches\"") && own.contains("class=\"thumb\""));
     assert!(own.contains("default-src 'none'"));
     assert!(page.len() < 2_000_000, "{}", page.len());
 }
@@ -67,7 +73,7 @@ fn five_hundred_trials_stay_below_five_megabytes() {
         images: 10_000,
         ..Truth::small()
     };
-    let data = truth.simulate(2);
+    let data = with_pictures(truth.simulate(2));
     assert!(data.records.len() >= 500, "{}", data.records.len());
     let started = std::time::Instant::now();
     let page = html(&data, &analyse(&data, &Options::default()));
@@ -108,6 +114,43 @@ fn csv_has_a_row_for_every_record() {
     assert_eq!(table.lines().count(), 1 + data.parents.len() + data.records.len());
     let columns = table.lines().next().unwrap().split(',').count();
     assert!(table.lines().all(|line| line.split(',').count() == columns));
+}
+
+#[test]
+fn parquet_begins_and_ends_as_such_files_do() {
+    // That other programs read it is checked with pandas, by bench/check_exports.py.
+    let bytes = nettriage_report::parquet(&Truth::small().simulate(1));
+    assert!(bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1"));
+}
+
+#[test]
+fn pictures_that_do_not_fit_are_left_out() {
+    let mut data = with_pictures(hostile());
+    let pictures = data.pictures.as_mut().unwrap();
+    pictures.shape = [usize::MAX, 2, 3];
+    pictures.labels.clear();
+    let damaged = html(&data, &analyse(&data, &Options::default()));
+    data.pictures.as_mut().unwrap().shape = [0, 0, 0];
+    let empty = html(&data, &analyse(&data, &Options::default()));
+    data.pictures.as_mut().unwrap().shape = [32, 32, 3];
+    for record in &mut data.records {
+        let filters = record.readings.as_mut().and_then(|readings| readings.filters.as_mut());
+        filters.into_iter().flat_map(|f| &mut f.patches).flatten().for_each(|patch| patch.left = usize::MAX);
+    }
+    let far = html(&data, &analyse(&data, &Options::default()));
+    assert!([damaged, empty, far].iter().all(|page| !page.contains("class=\"patches\"")));
+}
+
+#[test]
+fn similarity_is_the_mean_over_seeds() {
+    let data = Truth::small().simulate(1);
+    let analysis = analyse(&data, &Options::default());
+    let first = &analysis.similarity[0];
+    // What the records were made to say: 1 - 0.1 place - 0.01 seed, nothing before training at the first tensor.
+    let mean_seed = (data.records.iter().map(|r| r.spec.seed).max().unwrap() as f64) / 2.0;
+    assert_eq!(first.layers[0].before, None);
+    assert!((first.layers[2].before.unwrap() - (0.8 - 0.01 * mean_seed)).abs() < 1e-12);
+    assert!((first.layers[2].after.unwrap() - (0.9 - 0.01 * mean_seed)).abs() < 1e-12);
 }
 
 #[test]

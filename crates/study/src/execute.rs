@@ -12,7 +12,7 @@ use nettriage_records::{Run, content_id};
 use crate::feed::{Parent, Shared};
 use crate::setting::Setting;
 use crate::study::Keep;
-use crate::{Error, parent, trial};
+use crate::{Error, machine, parent, pictures, trial};
 
 /// How a study is run; nothing here changes a record.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +92,7 @@ fn parents(
         let tell = |seen, of, point: &CurvePoint| progress.parent(spec, seen, of, point);
         parent::prepare(shared, run, spec, resources.workers, tell)
     };
+    run.write_pictures(|| pictures::of(shared.setting))?;
     run.plan().parents.iter().map(prepare).collect()
 }
 
@@ -147,7 +148,7 @@ fn one(run: &Run, shared: &Shared<'_>, parents: &[Parent], spec: &TrialSpec, thr
         spec: spec.clone(),
         outcome: Outcome::Failed { reason },
         readings: None,
-        clock: Clock { finished: trial::now(), ..Clock::default() },
+        clock: Clock { finished: trial::now(), machine: Some(machine()), ..Clock::default() },
     };
     let record = match result {
         Ok(Ok(finished)) => {

@@ -3,13 +3,13 @@
 use base64::Engine as _;
 use faer::Mat;
 use nettriage_net::Tensor;
-use nettriage_records::record::{FilterPictures, Filters};
+use nettriage_records::record::{FilterPictures, Filters, Patch};
 
 /// Pictures hold at most so many filters, and so many channels of each.
-const SHOWN: (usize, usize) = (16, 8);
+pub(crate) const SHOWN: (usize, usize) = (16, 8);
 
 /// Reads convolution filters `[filters, channels / groups, rows, columns]` before and after training.
-pub fn read(before: &Tensor, after: &Tensor, dead: u64) -> Filters {
+pub fn read(before: &Tensor, after: &Tensor, dead: u64, patches: Vec<Vec<Patch>>) -> Filters {
     let shape: [usize; 4] = after.shape.as_slice().try_into().expect("a convolution's weight has four axes");
     Filters {
         shape,
@@ -18,6 +18,7 @@ pub fn read(before: &Tensor, after: &Tensor, dead: u64) -> Filters {
         dead,
         effective_rank: effective_rank(after),
         pictures: pictures(before, after, shape),
+        patches,
     }
 }
 
@@ -89,7 +90,7 @@ mod tests {
         let mut weight = Tensor::zeros(&[1, 9, 1, 1]);
         weight.data[0] = 0.25;
         weight.data[8] = -0.5;
-        let filters = read(&Tensor::zeros(&[1, 9, 1, 1]), &weight, 0);
+        let filters = read(&Tensor::zeros(&[1, 9, 1, 1]), &weight, 0, Vec::new());
         let bytes = base64::engine::general_purpose::STANDARD.decode(&filters.pictures.after).unwrap();
         assert_eq!(filters.pictures.channels, 8);
         assert_eq!(bytes[..3], [1, 192, 128]);

@@ -13,7 +13,7 @@ use crate::feed::{Parent, Set, Shared};
 use crate::surgery::BATCH;
 use crate::train::{self, Flow, Objective, Pace, Step};
 use crate::trial::now;
-use crate::{Error, seed};
+use crate::{Error, machine, seed};
 
 /// Points of a parent's learning curve.
 const POINTS: usize = 20;
@@ -51,7 +51,13 @@ pub fn prepare(
         test_correct: test.correct,
         curve,
         cost: Cost { parameters: total.parameters, macs: total.macs },
-        clock: Clock { train_seconds, seconds: begin.elapsed().as_secs_f64(), inference: None, finished: now() },
+        clock: Clock {
+            train_seconds,
+            seconds: begin.elapsed().as_secs_f64(),
+            inference: None,
+            finished: now(),
+            machine: Some(machine()),
+        },
     })?;
     Ok(parent)
 }

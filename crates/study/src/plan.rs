@@ -164,6 +164,8 @@ impl Trials<'_> {
             for seed in 0..self.setting.study.children.seeds {
                 let whole = self.controls(&self.setting.study.triage.parent_continued).filter(|s| s.is_global());
                 trials.extend(whole.map(|s| self.spec(Role::ParentContinued, parent, None, None, &s.name, seed)));
+                let placebo = self.controls(&self.setting.study.triage.placebo).filter(|s| s.is_global());
+                trials.extend(placebo.map(|s| self.spec(Role::Placebo, parent, None, None, &s.name, seed)));
                 for block in self.blocks {
                     self.of_block(parent, block, seed, &mut trials);
                 }

@@ -215,6 +215,8 @@ pub struct Triage {
     pub schemes: Vec<String>,
     /// Schemes under which the parent is trained on as a control; all if left out.
     pub parent_continued: Option<Vec<String>>,
+    /// Schemes that train every layer under which a child with no layer replaced is trained as a control; all if left out.
+    pub placebo: Option<Vec<String>>,
     /// Schemes under which the block is kept and re-initialised as a control; all if left out.
     pub reinit: Option<Vec<String>>,
     /// Schemes under which the block is removed, where shapes permit, as a control; all if left out.
@@ -229,6 +231,7 @@ impl Default for Triage {
             inits: vec![Init::He, Init::LeastSquares],
             schemes: PRESETS.map(str::to_owned).to_vec(),
             parent_continued: None,
+            placebo: None,
             reinit: None,
             drop: None,
         }
@@ -258,7 +261,10 @@ impl Study {
 
     /// Reads a study from text; `file` names it in errors.
     pub fn parse(text: &str, file: &str) -> Result<Study, Error> {
-        let refuse = |problem: String| Error::Study { file: file.to_owned(), problem };
+        // A name in the file may hold anything; a terminal would obey some of it.
+        let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+        let refuse =
+            |problem: String| Error::Study { file: file.to_owned(), problem: problem.chars().map(plain).collect() };
         let study: Study = toml::from_str(text).map_err(|e| refuse(explain(&e, text)))?;
         match study.problem() {
             Some(problem) => Err(refuse(problem)),
@@ -332,7 +338,7 @@ impl Study {
         if let Some(problem) = self.schemes.iter().find_map(Scheme::problem) {
             return Some(problem);
         }
-        let named = [&self.triage.parent_continued, &self.triage.reinit, &self.triage.drop];
+        let named = [&self.triage.parent_continued, &self.triage.placebo, &self.triage.reinit, &self.triage.drop];
         let named = named.into_iter().flatten().flatten().chain(&self.triage.schemes);
         for name in named {
             if self.scheme(name).is_none() {

@@ -37,7 +37,11 @@ pub fn operate(shared: &Shared<'_>, parent: &Parent, spec: &TrialSpec, threads: 
         None => None,
     };
     let Some(block) = block else {
-        let network = parent.network.clone();
+        // A placebo goes under the knife as a child does, and nothing is taken out.
+        let network = match spec.role {
+            Role::Placebo => surgery::compress(&parent.network, &[])?,
+            _ => parent.network.clone(),
+        };
         let block_output = network.graph.output.clone();
         return Ok(Patient { network, block: None, block_output, operated: BTreeSet::new() });
     };
@@ -52,7 +56,7 @@ pub fn operate(shared: &Shared<'_>, parent: &Parent, spec: &TrialSpec, threads: 
     let number = spec.seed.to_string();
     let identity = [&spec.parent, &block.name, &number].map(String::as_str);
     match spec.role {
-        Role::Parent | Role::ParentContinued => Ok(kept(parent.network.clone())),
+        Role::Parent | Role::ParentContinued | Role::Placebo => Ok(kept(parent.network.clone())),
         Role::Reinit => {
             let mut rng = seed::rng("re-initialised block", &identity);
             Ok(kept(surgery::reinit(&parent.network, block, &mut rng)?))

@@ -3,19 +3,17 @@
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use nettriage_engine::{Model, Options, Trainable};
-use nettriage_net::{Activation, INPUT, Kind, Network, Weights, cost, slice};
-use nettriage_records::plan::{Cost, TrialSpec, VERSION};
-use nettriage_records::record::{Best, Clock, CurvePoint, Filters, Outcome, Readings, Record};
+use nettriage_net::{INPUT, Network, Weights, cost, slice};
+use nettriage_records::plan::{Cost, Role, TrialSpec, VERSION};
+use nettriage_records::record::{Best, Clock, CurvePoint, Filters, Outcome, Patch, Readings, Record};
 
 use crate::evaluate::{self, evaluate};
 use crate::feed::{Feed, Parent, Set, Shared};
+use crate::patches::{self, Watch, can_die};
 use crate::scheme::{Loss, Scheme, Stage, Train};
 use crate::surgery::{BATCH, Patient, operate};
 use crate::train::{self, Flow, Objective, Pace, Step};
-use crate::{Error, filters, seed, timing};
-
-/// Validation images that tell whether a filter is dead.
-const WATCHED: usize = 200;
+use crate::{Error, filters, machine, pictures, seed, similarity, timing};
 
 /// What a trial leaves.
 pub struct Finished {
@@ -55,7 +53,13 @@ pub fn run(shared: &Shared<'_>, parent: &Parent, spec: &TrialSpec, threads: usiz
         readings = Some(found);
         network = Some(patient.network);
     }
-    let clock = Clock { train_seconds, seconds: begin.elapsed().as_secs_f64(), inference, finished: now() };
+    let clock = Clock {
+        train_seconds,
+        seconds: begin.elapsed().as_secs_f64(),
+        inference,
+        finished: now(),
+        machine: Some(machine()),
+    };
     let record = Record { version: VERSION, spec: spec.clone(), outcome, readings, clock };
     Ok(Finished { record, network, substitute })
 }
@@ -159,7 +163,8 @@ impl<'a> Session<'a> {
             rate: children.rate,
             schedule: children.schedule,
             clip: children.clip,
-            noise: seed::seed("dropout", &[&spec.id, &index.to_string()]),
+            // Of the seed alone: trials pair by it, and a placebo must see what its control sees.
+            noise: seed::seed("dropout", &[&spec.parent, &spec.seed.to_string(), &index.to_string()]),
         };
         let (mut clock, mut loss_sum, mut loss_images) = (Instant::now(), 0.0, 0);
         let before = self.seen;
@@ -228,6 +233,10 @@ impl<'a> Session<'a> {
             cost: Cost { parameters: total.parameters, macs: total.macs },
             filters: self.filters(untrained)?,
             test_correct: test.correct,
+            similarity: match self.spec.role {
+                Role::Parent => None,
+                _ => similarity::compare(self.shared, self.parent, &self.patient, untrained, self.threads)?,
+            },
         };
         Ok((readings, self.patient))
     }
@@ -242,30 +251,29 @@ impl<'a> Session<'a> {
         if !substitute || after.shape.len() != 4 {
             return Ok(None);
         }
-        Ok(Some(filters::read(before, after, self.dead()?)))
+        let (dead, patches) = self.watched()?;
+        Ok(Some(filters::read(before, after, dead, patches)))
     }
 
-    /// Filters whose output after the closing ReLU is zero on every validation image looked at.
-    fn dead(&self) -> Result<u64, Error> {
+    /// Filters whose output after the closing ReLU is zero on every validation image looked at, and what excites the others.
+    fn watched(&self) -> Result<(u64, Vec<Vec<Patch>>), Error> {
         let network = &self.patient.network;
-        let last = network.graph.layer(&self.patient.block_output);
-        if !last.is_some_and(|l| matches!(l.kind, Kind::Activation(Activation::Relu))) {
-            return Ok(0);
-        }
-        let head = slice::between(network, INPUT, &self.patient.block_output)?;
-        let channels = head.graph.output_shape()?.channels;
+        let output = &self.patient.block_output;
+        let head = slice::between(network, INPUT, output)?;
+        let shape = head.graph.output_shape()?;
         let exact = self.shared.setting.study.children.exact;
         let options = Options { threads: self.threads, exact, ..Options::inference(BATCH) };
         let mut model = Model::new(&head, &options)?;
         let mut feed = self.shared.feed(&self.parent.id, network, INPUT, Set::Validation, BATCH, self.threads)?;
-        let mut alive = vec![false; channels];
-        let watched = feed.len().min(WATCHED);
+        let mut watch = Watch::new(shape.channels, shape.width, filters::SHOWN.0);
+        let watched = feed.len().min(pictures::VALIDATION);
         for start in (0..watched).step_by(BATCH) {
-            for row in model.forward(feed.batch(start..watched.min(start + BATCH))?).chunks_exact(channels) {
-                alive.iter_mut().zip(row).for_each(|(alive, value)| *alive |= *value != 0.0);
-            }
+            let values = model.forward(feed.batch(start..watched.min(start + BATCH))?);
+            values.chunks_exact(shape.elements()).enumerate().for_each(|(i, image)| watch.add(start + i, image));
         }
-        Ok(alive.iter().filter(|alive| !**alive).count() as u64)
+        let dead = if network.graph.layer(output).is_some_and(|l| can_die(&l.kind)) { watch.dead() } else { 0 };
+        let input = network.graph.input;
+        Ok((dead, watch.patches(patches::field(&network.graph, output), [input.height, input.width])))
     }
 }
 

@@ -17,7 +17,7 @@ use layout::Item;
 
 pub(crate) use archive::Archive;
 pub(crate) use layout::Layout;
-pub(crate) use picture::decode as decode_picture;
+pub(crate) use picture::{LARGEST as LARGEST_PICTURE, decode as decode_picture};
 
 /// The largest image file that is read, in bytes.
 const LARGEST_FILE: u64 = 64 << 20;

@@ -8,7 +8,13 @@ use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
 use crate::error::one_line;
 
 /// The most memory that one decoded image may take, in bytes.
-const LARGEST: u64 = 256 << 20;
+pub(crate) const LARGEST: u64 = 256 << 20;
+
+/// The most memory that an image encoded in so many bytes may take. A flat picture compresses a thousandfold; what claims
+/// more is a few bytes that would keep the decoder busy for seconds.
+fn most(encoded: usize) -> u64 {
+    LARGEST.min((16 << 20) + 2000 * encoded as u64)
+}
 
 /// Decodes an image and brings its centre square to `size` x `size`; `out` is size x size x 3. Tells whether the file is grey.
 ///
@@ -20,12 +26,17 @@ pub(crate) fn decode(encoded: &[u8], size: usize, out: &mut [u8]) -> Result<bool
         return Err(format!("{} bytes that are no JPEG, PNG, BMP or WebP", encoded.len()));
     }
     let mut limits = Limits::default();
-    limits.max_alloc = Some(LARGEST);
+    let most = most(encoded.len());
+    limits.max_alloc = Some(most);
     reader.limits(limits);
     let decoder = reader.into_decoder().map_err(|error| one_line(&error.to_string()))?;
     let (width, height) = decoder.dimensions();
-    if decoder.total_bytes() > LARGEST {
-        return Err(format!("{width}x{height} pixels take more than 256 MiB"));
+    if decoder.total_bytes() > most {
+        return Err(format!(
+            "{width}x{height} pixels in {} bytes take more than the {} MiB that such a file may",
+            encoded.len(),
+            most >> 20
+        ));
     }
     let kind = decoder.color_type();
     let grey = matches!(kind, ColorType::L8 | ColorType::L16 | ColorType::La8 | ColorType::La16);

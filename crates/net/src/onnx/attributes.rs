@@ -1,6 +1,6 @@
 //! A node's attributes, by name.
 
-use super::proto::{AttributeProto, NodeProto, TensorProto};
+use super::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 
 /// A node as its operator reads it.
 pub struct Node<'a> {
@@ -35,6 +35,10 @@ impl<'a> Node<'a> {
 
     pub fn tensor(&self, name: &str) -> Option<&'a TensorProto> {
         self.attribute(name).and_then(|attribute| attribute.t.as_ref())
+    }
+
+    pub fn graph(&self, name: &str) -> Option<&'a GraphProto> {
+        self.attribute(name).and_then(|attribute| attribute.g.as_deref())
     }
 
     /// Name of the input at that place, if it is there.

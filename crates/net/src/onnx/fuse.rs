@@ -14,6 +14,12 @@ use crate::{Activation, Kind};
 
 /// Fuses what can be; returns the output's name.
 pub fn fuse(importer: &mut Importer, output: String) -> String {
+    for index in 0..importer.made.len() {
+        if let Some((kind, input)) = response_norm(importer, index) {
+            importer.made[index].op = Op::Kind(kind);
+            importer.made[index].inputs = vec![input];
+        }
+    }
     for index in (0..importer.made.len()).rev() {
         if let Some((activation, input)) = recognised(importer, index) {
             let made = &mut importer.made[index];
@@ -28,6 +34,10 @@ pub fn fuse(importer: &mut Importer, output: String) -> String {
     let mut alias: HashMap<String, String> = HashMap::new();
     for index in 0..importer.made.len() {
         let made = &mut importer.made[index];
+        // What leads nowhere must change nothing: the inner parts of an activation often scale what it works on.
+        if !uses.contains_key(&made.name) {
+            continue;
+        }
         for input in &mut made.inputs {
             if let Some(other) = alias.get(input) {
                 *input = other.clone();
@@ -48,6 +58,8 @@ pub fn fuse(importer: &mut Importer, output: String) -> String {
             }
         } else if alone && is(|kind| matches!(kind, Kind::Conv(_))) {
             padded(importer, index, before);
+        } else if alone && is(|kind| matches!(kind, Kind::AdaptiveAvgPool { .. })) {
+            pooled(importer, index, before);
         }
     }
     alias.get(&output).cloned().unwrap_or(output)
@@ -122,6 +134,48 @@ fn padded(importer: &mut Importer, index: usize, before: usize) {
     }
 }
 
+/// Adaptive pooling of the rows, then of the columns, is one of both: its regions are rectangles.
+fn pooled(importer: &mut Importer, index: usize, before: usize) {
+    let first = &importer.made[before];
+    let entering = importer.places.get(&first.inputs[0]).map_or(importer.input, |&at| importer.made[at].shape);
+    let rows_alone = matches!(first.op, Op::Kind(Kind::AdaptiveAvgPool { width, .. }) if width == entering.width);
+    let same_rows = importer.made[index].shape.height == first.shape.height;
+    if rows_alone && same_rows {
+        importer.made[index].inputs = first.inputs.clone();
+    }
+}
+
+/// Local response norm as PyTorch writes it: x / (bias + alpha mean(x² over neighbouring channels)) ^ beta. Its window
+/// is ONNX's, and ours, where it is odd; an even one lies otherwise.
+fn response_norm(importer: &Importer, index: usize) -> Option<(Kind, String)> {
+    let made = |name: &str| importer.places.get(name).map(|&at| &importer.made[at]);
+    let Op::Function(Function::Divide) = importer.made[index].op else { return None };
+    let [x, below] = importer.made[index].inputs.as_slice() else { return None };
+    let power = made(below)?;
+    let Op::Function(Function::Power(beta)) = power.op else { return None };
+    let (mut scale, mut shift) = (1.0, 0.0);
+    let mut inner = made(&power.inputs[0])?;
+    while let Op::Kind(Kind::Affine) = inner.op {
+        let part = |part: &str| constant(importer, &inner.name, part).and_then(Constant::uniform);
+        (scale, shift) = (scale * part("weight")?, shift + scale * part("bias")?);
+        inner = made(&inner.inputs[0])?;
+    }
+    let Op::Function(Function::ChannelMean(size)) = inner.op else { return None };
+    let padded = made(&inner.inputs[0])?;
+    let Op::Kind(Kind::Pad { channels, padding, value: 0.0 }) = padded.op else { return None };
+    if size.is_multiple_of(2) || channels != [size / 2; 2] || padding != Default::default() {
+        return None;
+    }
+    let square = made(&padded.inputs[0])?;
+    let squared = match &square.op {
+        Op::Kind(Kind::Mul) => square.inputs.iter().all(|input| input == x),
+        Op::Function(Function::Power(2.0)) => square.inputs[0] == *x,
+        _ => false,
+    };
+    let kind = Kind::LocalResponseNorm { size, alpha: scale as f32, beta, bias: shift as f32 };
+    squared.then(|| (kind, x.clone()))
+}
+
 /// The most layers that one activation is written as.
 const LARGEST: usize = 16;
 
@@ -139,6 +193,7 @@ fn recognised(importer: &Importer, index: usize) -> Option<(Activation, String)>
     let closing = matches!(
         importer.made[index].op,
         Op::Kind(Kind::Mul | Kind::Affine | Kind::Add | Kind::Activation(Activation::Clip { .. } | Activation::Relu))
+            | Op::Function(Function::Divide)
     );
     if !closing {
         return None;
@@ -218,6 +273,8 @@ fn pointwise(importer: &Importer, made: &Made, values: &[f64]) -> Option<f64> {
         Op::Function(Function::Sqrt) => Some(x.sqrt()),
         Op::Function(Function::Softplus) => Some(x.exp().ln_1p()),
         Op::Function(Function::Power(exponent)) => Some(x.powf(f64::from(*exponent))),
+        Op::Function(Function::Divide) => values.get(1).map(|below| x / below),
+        Op::Function(Function::ChannelMean(_)) => None,
     }
 }
 

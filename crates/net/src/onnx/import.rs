@@ -25,6 +25,10 @@ pub enum Function {
     Sqrt,
     Softplus,
     Power(f32),
+    /// The first input by the second.
+    Divide,
+    /// The mean of so many neighbouring channels, as PyTorch writes local response norm.
+    ChannelMean(usize),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +99,7 @@ pub fn model(model: ModelProto, folder: Option<&Path>, options: &ReadOptions) ->
     importer.values.insert(input.name.clone(), Value::Live(live));
     for proto in &graph.node {
         let node = Node { proto, opset };
-        importer.node(&node, folder).map_err(|problem| format!("{}: {problem}", node.label()))?;
+        importer.node(&node, folder, 0).map_err(|problem| format!("{}: {problem}", node.label()))?;
     }
     let output = importer.output(&graph, options)?;
     importer.finish(graph.name, output, layout)
@@ -172,11 +176,14 @@ fn enters_channels_last(graph: &GraphProto, input: &str) -> bool {
 }
 
 impl Importer {
-    fn node(&mut self, node: &Node, folder: Option<&Path>) -> Result<(), String> {
+    fn node(&mut self, node: &Node, folder: Option<&Path>, depth: usize) -> Result<(), String> {
         if !matches!(node.proto.domain.as_str(), "" | "ai.onnx") {
             return Err(
                 "an operator of a domain of its own has no layer here; export the model with standard operators".into(),
             );
+        }
+        if node.op() == "If" {
+            return self.branch(node, folder, depth);
         }
         let mut constants = Vec::new();
         for name in &node.proto.input {
@@ -201,6 +208,33 @@ impl Importer {
         };
         for (name, value) in node.proto.output.iter().zip(results) {
             if !name.is_empty() && self.values.insert(name.clone(), value).is_some() {
+                return Err(format!("its output `{name}` is there already"));
+            }
+        }
+        Ok(())
+    }
+
+    /// An If whose condition is known now: the nodes of its branch, in its place. PyTorch writes `squeeze` so.
+    fn branch(&mut self, node: &Node, folder: Option<&Path>, depth: usize) -> Result<(), String> {
+        if depth > 8 {
+            return Err("branches stand in each other too deep".into());
+        }
+        let condition = self.needed(node, 0)?.scalar().ok_or("its condition is no single value")?;
+        let name = if condition != 0.0 { "then_branch" } else { "else_branch" };
+        let graph = node.graph(name).ok_or_else(|| format!("it has no {name}"))?;
+        for tensor in &graph.initializer {
+            let constant = Constant::from_proto(tensor, folder)?;
+            self.spend(constant.held())?;
+            self.values.insert(tensor.name.clone(), Value::Constant(constant));
+        }
+        for proto in &graph.node {
+            let inner = Node { proto, opset: node.opset };
+            self.node(&inner, folder, depth + 1).map_err(|problem| format!("{}: {problem}", inner.label()))?;
+        }
+        for (name, given) in node.proto.output.iter().zip(&graph.output) {
+            let value = self.values.get(&given.name).cloned();
+            let value = value.ok_or_else(|| format!("its output `{}` comes from nowhere", given.name))?;
+            if self.values.insert(name.clone(), value).is_some() {
                 return Err(format!("its output `{name}` is there already"));
             }
         }
@@ -236,6 +270,10 @@ impl Importer {
         let shapes: Vec<Shape> = inputs.iter().map(|live| live.shape).collect();
         let shape = match &op {
             Op::Kind(kind) => shape::output(kind, &shapes)?,
+            Op::Function(Function::ChannelMean(size)) => {
+                let channels = (shapes[0].channels + 1).checked_sub(*size).filter(|&channels| channels > 0);
+                Shape { channels: channels.ok_or("its window is larger than its input")?, ..shapes[0] }
+            }
             Op::Function(_) => shapes[0],
         };
         shape::check_extent(shape)?;
@@ -271,8 +309,7 @@ impl Importer {
     }
 
     fn unique(&self, hint: &str, node: &Node) -> String {
-        let clean: String =
-            hint.trim_start_matches('/').chars().map(|c| if c.is_whitespace() { '_' } else { c }).collect();
+        let clean = in_one_word(hint.trim_start_matches('/'));
         let base = match clean.as_str() {
             "" => node.op().to_lowercase(),
             INPUT => "input_layer".into(),
@@ -346,12 +383,17 @@ impl Importer {
             .filter(|(key, _)| kept(key))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
-        let name: String = name.chars().map(|c| if c.is_whitespace() { '_' } else { c }).collect();
+        let name = in_one_word(&name);
         let graph =
             Graph { name: if name.is_empty() { "onnx".into() } else { name }, input: self.input, layers, output };
         graph.check().map_err(|error| error.to_string())?;
         Ok(Model { graph, layout, constants })
     }
+}
+
+/// A name without blanks and without what a terminal would obey.
+fn in_one_word(name: &str) -> String {
+    name.chars().map(|c| if c.is_whitespace() || c.is_control() { '_' } else { c }).collect()
 }
 
 /// A layer's name from its node.

@@ -3,7 +3,7 @@
 use super::attributes::{Node, axis};
 use super::constant::Constant;
 use super::fold::slices;
-use super::import::{Importer, Op, Value, hint};
+use super::import::{Function, Importer, Op, Value, hint};
 use super::view::{Axis, Dim, Live};
 use crate::{Kind, Padding, Window};
 
@@ -57,6 +57,10 @@ impl Importer {
             }
             ("Add" | "Sum", Value::Live(a), Value::Live(b)) => self.join(node, Kind::Add, &a, &b),
             ("Mul", Value::Live(a), Value::Live(b)) => self.join(node, Kind::Mul, &a, &b),
+            ("Div", Value::Live(a), Value::Live(b)) if a.shape == b.shape && a.dims == b.dims => {
+                let divide = Op::Function(Function::Divide);
+                self.emit(node, &hint(node), divide, &[&a, &b]).map(|(name, _)| a.with(name))
+            }
             ("Sub", Value::Live(a), Value::Live(b)) => {
                 let minus = self.scaled(node, &b, Some(Constant::floats(Vec::new(), vec![-1.0])), None)?;
                 self.join(node, Kind::Add, &a, &minus)

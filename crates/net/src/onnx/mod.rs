@@ -86,8 +86,13 @@ impl Model {
 pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Model, Error> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(|error| Error::file(path.display(), error))?;
+    from_file_bytes(path, &bytes, options)
+}
+
+/// Reads the bytes of a file that lies at `path`, and its external data beside it.
+pub(crate) fn from_file_bytes(path: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Model, Error> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    parse(&bytes, Some(folder), options).map_err(|problem| Error::file(path.display(), problem))
+    parse(bytes, Some(folder), options).map_err(|problem| Error::file(path.display(), problem))
 }
 
 /// Reads an ONNX model from its bytes; external data are refused.

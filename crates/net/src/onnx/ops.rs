@@ -19,7 +19,7 @@ pub fn node(importer: &mut Importer, node: &Node) -> Result<Vec<Value>, String> 
         "Conv" => importer.convolution(node),
         "ConvTranspose" => importer.transposed_convolution(node),
         "MaxPool" | "AveragePool" => importer.pool(node),
-        "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMean" => importer.global_pool(node),
+        "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMean" | "ReduceMax" => importer.global_pool(node),
         "Upsample" | "Resize" => importer.upsample(node),
         "Pad" => importer.pad(node),
         "Gemm" => importer.gemm(node),
@@ -191,6 +191,9 @@ impl Importer {
     }
 
     fn matmul(&mut self, node: &Node) -> Result<Live, String> {
+        if let Some(live) = self.regions(node)? {
+            return Ok(live);
+        }
         let weight = self.needed(node, 1)?;
         if weight.dims.len() != 2 {
             return Err(format!("its weight is {:?}, not a matrix", weight.dims));
@@ -215,6 +218,28 @@ impl Importer {
         let mut result = Live { tensor: name, shape, dims: live.dims };
         result.dims[last] = Live::picture(String::new(), shape, 1).dims[1].clone();
         Ok(result)
+    }
+
+    /// A product that takes the means of adaptive pooling's regions, along rows or columns: how it is written here.
+    fn regions(&mut self, node: &Node) -> Result<Option<Live>, String> {
+        let of = |index: usize| node.input(index).and_then(|name| self.values.get(name));
+        let (at, live, matrix) = match (of(0), of(1)) {
+            (Some(Value::Constant(matrix)), Some(Value::Live(live))) => (2, live.clone(), matrix.clone()),
+            (Some(Value::Live(live)), Some(Value::Constant(matrix))) if live.dims.len() == 4 => {
+                (3, live.clone(), if matrix.dims.len() == 2 { matrix.transposed(&[1, 0]) } else { return Ok(None) })
+            }
+            _ => return Ok(None),
+        };
+        let &[to, from] = matrix.dims.as_slice() else { return Ok(None) };
+        let plain = live.dims.len() == 4 && live.is_plain() && live.extents()[at] == from;
+        if !plain || to == 0 || matrix.to_floats() != super::write::region_means(from, to) {
+            return Ok(None);
+        }
+        let Shape { height, width, .. } = live.shape;
+        let (height, width) = if at == 2 { (to, width) } else { (height, to) };
+        let kind = Kind::AdaptiveAvgPool { height, width };
+        let (name, shape) = self.emit(node, &hint(node), Op::Kind(kind), &[&live])?;
+        Ok(Some(self.new_picture(&live, name, shape)))
     }
 
     /// A linear layer whose weight is `[features, inputs]` in the order in which ONNX counts the inputs.

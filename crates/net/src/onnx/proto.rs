@@ -81,6 +81,8 @@ pub struct AttributeProto {
     pub s: Vec<u8>,
     #[prost(message, optional, tag = "5")]
     pub t: Option<TensorProto>,
+    #[prost(message, optional, boxed, tag = "6")]
+    pub g: Option<Box<GraphProto>>,
     #[prost(float, repeated, tag = "7")]
     pub floats: Vec<f32>,
     #[prost(int64, repeated, tag = "8")]
@@ -173,15 +175,27 @@ pub struct DimensionProto {
 /// Whether the bytes could be a model of a plausible number of nodes and tensors for their length: a message takes a
 /// hundred times the memory of the two bytes that can announce an empty one.
 pub fn plausible(bytes: &[u8]) -> bool {
-    let mut messages = 0usize;
-    for (field, content) in Fields(bytes) {
-        if field == 7 {
-            messages += Fields(content).filter(|(field, _)| matches!(field, 1 | 5 | 11 | 12)).count();
-            let attributes = Fields(content).filter(|(field, _)| *field == 1).flat_map(|(_, node)| Fields(node));
-            messages += attributes.filter(|(field, _)| *field == 5).count();
+    let graphs = Fields(bytes).filter(|(field, _)| *field == 7);
+    graphs.map(|(_, graph)| messages(graph, MOST_NESTED)).sum::<usize>() <= 1024 + bytes.len() / 8
+}
+
+/// How deep graphs may stand in attributes of each other's nodes. (`prost` follows a hundred messages.)
+const MOST_NESTED: usize = 32;
+
+/// Nodes, tensors, inputs, outputs and attributes of a graph, those of graphs in its attributes too.
+fn messages(graph: &[u8], deeper: usize) -> usize {
+    let mut count = 0;
+    for (field, content) in Fields(graph) {
+        count += usize::from(matches!(field, 1 | 5 | 11 | 12));
+        let attributes = Fields(content).filter(|(inner, _)| field == 1 && *inner == 5);
+        for (_, attribute) in attributes {
+            count += 1;
+            let graphs = Fields(attribute).filter(|(inner, _)| *inner == 6);
+            count +=
+                graphs.map(|(_, graph)| deeper.checked_sub(1).map_or(0, |left| messages(graph, left))).sum::<usize>();
         }
     }
-    messages <= 1024 + bytes.len() / 8
+    count
 }
 
 /// The length-delimited fields of a message; ends at the first byte that is none.

@@ -1,7 +1,7 @@
 //! Operators with a window: convolutions and pooling, padding and enlargement.
 
 use super::attributes::Node;
-use super::import::{Importer, Op, hint, hint_from_weight};
+use super::import::{Function, Importer, Op, hint, hint_from_weight};
 use super::view::{Axis, Live};
 use crate::{Conv, Kind, Padding, Window, shape};
 
@@ -118,6 +118,9 @@ impl Importer {
     }
 
     pub fn pool(&mut self, node: &Node) -> Result<Live, String> {
+        if let Some(live) = self.channel_mean(node)? {
+            return Ok(live);
+        }
         let live = self.picture(node, 0)?;
         let (kernel, stride) = (pair(node, "kernel_shape", 0)?, pair(node, "strides", 1)?);
         if pair(node, "dilations", 1)? != [1, 1] {
@@ -125,7 +128,8 @@ impl Importer {
         }
         let extents = [live.shape.height, live.shape.width];
         let mut padding = padding(node, extents, kernel, stride, [1, 1])?;
-        let count_padding = node.int("count_include_pad").unwrap_or(0) != 0;
+        // Without padding there is none to count, and what a ceiling adds is never counted.
+        let count_padding = node.int("count_include_pad").unwrap_or(0) != 0 && padding != Padding::default();
         if node.int("ceil_mode").unwrap_or(0) != 0 {
             let rows = ceiling(extents[0], padding.top, padding.bottom, kernel[0], stride[0])?;
             let columns = ceiling(extents[1], padding.left, padding.right, kernel[1], stride[1])?;
@@ -141,28 +145,50 @@ impl Importer {
         Ok(self.new_picture(&live, name, shape))
     }
 
-    /// The mean (or largest) of the whole picture; also ReduceMean over rows and columns.
+    /// Average pooling over (N, 1, C, H, W) whose window spans channels alone, as in PyTorch's local response norm.
+    fn channel_mean(&mut self, node: &Node) -> Result<Option<Live>, String> {
+        let live = self.live(node, 0)?;
+        let Some(&[size, 1, 1]) = node.ints("kernel_shape") else { return Ok(None) };
+        let usual = |name: &str, usual: i64| node.ints(name).is_none_or(|list| list.iter().all(|&n| n == usual));
+        let plain = usual("strides", 1) && usual("pads", 0) && usual("dilations", 1);
+        if node.op() != "AveragePool" || !plain || live.dims != volume(live.clone()).dims {
+            return Ok(None);
+        }
+        let size = usize::try_from(size).ok().filter(|&size| size > 0).ok_or("its window is empty")?;
+        let (name, shape) = self.emit(node, &hint(node), Op::Function(Function::ChannelMean(size)), &[&live])?;
+        Ok(Some(volume(Live::picture(name, shape, live.batch_size()))))
+    }
+
+    /// The mean (or largest) of the whole picture; also ReduceMean and ReduceMax over rows and columns.
     pub fn global_pool(&mut self, node: &Node) -> Result<Live, String> {
         let live = self.live(node, 0)?;
         let rank = live.dims.len();
-        let axes = if node.op() == "ReduceMean" {
-            self.axes(node, rank)?.ok_or("a mean over all axes has no layer here")?
+        let reduces = node.op().starts_with("Reduce");
+        let axes = if reduces {
+            self.axes(node, rank)?.ok_or("a reduction over all axes has no layer here")?
         } else {
             (2..rank).collect()
         };
-        let pixels = |at: usize| live.dims[at].iter().all(|atom| matches!(atom.axis, Axis::Row | Axis::Column));
-        let covered: usize = axes.iter().map(|&at| super::view::size(&live.dims[at])).product();
-        if !axes.iter().all(|&at| pixels(at)) || covered != live.shape.height * live.shape.width {
-            return Err("only a mean over all rows and columns has a layer here".into());
+        let over: Vec<_> = axes.iter().flat_map(|&at| &live.dims[at]).collect();
+        let along = |wanted: Axis| over.iter().filter(|a| a.axis == wanted).map(|a| a.size).product::<usize>();
+        let (rows, columns) = (along(Axis::Row), along(Axis::Column));
+        let pixels = over.iter().all(|atom| matches!(atom.axis, Axis::Row | Axis::Column));
+        let whole = |part: usize, extent: usize| part == 1 || part == extent;
+        if !pixels || !whole(rows, live.shape.height) || !whole(columns, live.shape.width) {
+            return Err("only a reduction over all rows or columns or both has a layer here".into());
         }
-        let kind = if node.op() == "GlobalMaxPool" {
-            let kernel = [live.shape.height, live.shape.width];
-            Kind::MaxPool(Window { kernel, stride: kernel, padding: Padding::default() })
+        let all = rows * columns == live.shape.height * live.shape.width;
+        let kernel = [rows, columns];
+        let window = Window { kernel, stride: kernel, padding: Padding::default() };
+        let kind = if node.op().ends_with("Max") || node.op() == "GlobalMaxPool" {
+            Kind::MaxPool(window)
+        } else if !all {
+            Kind::AvgPool { window, count_padding: false }
         } else {
             Kind::AdaptiveAvgPool { height: 1, width: 1 }
         };
         let (name, shape) = self.emit(node, &hint(node), Op::Kind(kind), &[&live])?;
-        let keep = node.op() != "ReduceMean" || node.int("keepdims").unwrap_or(1) != 0;
+        let keep = !reduces || node.int("keepdims").unwrap_or(1) != 0;
         let dims = live.dims.iter().enumerate().filter(|(at, _)| keep || !axes.contains(at));
         let dims = dims.map(|(at, dim)| if axes.contains(&at) { Vec::new() } else { dim.clone() }).collect();
         Ok(Live { tensor: name, shape, dims })
@@ -239,6 +265,13 @@ impl Importer {
         if sides.iter().all(|side| side == &[0, 0]) {
             return Ok(live);
         }
+        // (N, 1, C, H, W) with zeros before and after its channels: the first half of PyTorch's local response norm.
+        let alone = |at: usize| sides.iter().enumerate().all(|(other, side)| other == at || side == &[0, 0]);
+        if rank == 5 && live.dims == volume(live.clone()).dims && alone(2) {
+            let kind = Kind::Pad { channels: sides[2], padding: Padding::default(), value };
+            let (name, shape) = self.emit(node, &hint(node), Op::Kind(kind), &[&live])?;
+            return Ok(volume(Live::picture(name, shape, live.batch_size())));
+        }
         let last = Live::channels_last(String::new(), live.shape, live.batch_size()).dims == live.dims;
         let live = if last { live } else { self.picture(node, 0)? };
         let [c, h, w] = if last { [3, 1, 2] } else { [1, 2, 3] };
@@ -251,6 +284,13 @@ impl Importer {
         let batch = live.batch_size();
         Ok(if last { Live::channels_last(name, shape, batch) } else { Live::picture(name, shape, batch) })
     }
+}
+
+/// The tensor as (N, 1, C, H, W).
+fn volume(live: Live) -> Live {
+    let mut picture = Live::picture(live.tensor.clone(), live.shape, live.batch_size());
+    picture.dims.insert(1, Vec::new());
+    picture
 }
 
 /// What must be added at the end so that the floor formula gives as many positions as the ceiling one; a last

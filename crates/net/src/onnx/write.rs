@@ -24,8 +24,7 @@ pub fn write(network: &Network, path: impl AsRef<Path>) -> Result<(), Error> {
 /// weight `<layer>.<parameter>`. Dropout is written as it stands, which does nothing in inference.
 ///
 /// # Errors
-/// A network that is not sound; more than 2 GiB of weights, which the format cannot hold; adaptive pooling to a grid
-/// that does not divide the picture, which ONNX lacks.
+/// A network that is not sound; more than 2 GiB of weights, which the format cannot hold.
 pub fn to_bytes(network: &Network) -> Result<Vec<u8>, Error> {
     network.check()?;
     let graph = &network.graph;
@@ -246,7 +245,7 @@ impl Writer<'_> {
                 self.plain("AveragePool", &[x], out, attributes);
             }
             Kind::AdaptiveAvgPool { height: 1, width: 1 } => self.plain("GlobalAveragePool", &[x], out, Vec::new()),
-            Kind::AdaptiveAvgPool { height, width } => self.adaptive(layer, x, shapes[0], [*height, *width])?,
+            Kind::AdaptiveAvgPool { height, width } => self.adaptive(layer, x, shapes[0], [*height, *width]),
             Kind::Add => self.fold(layer, "Add", &inputs),
             Kind::Mul => self.fold(layer, "Mul", &inputs),
             Kind::Concat => self.plain("Concat", &inputs, out, vec![int("axis", 1)]),
@@ -330,9 +329,9 @@ impl Writer<'_> {
         self.plain("Resize", &[x, "", &scales], out, attributes);
     }
 
-    /// Adaptive pooling, where its regions are of one size: pooling if the grid divides the picture, repetition if the
-    /// picture divides it.
-    fn adaptive(&mut self, layer: &Layer, x: &str, from: Shape, to: [usize; 2]) -> Result<(), String> {
+    /// Adaptive pooling: plain pooling if the grid divides the picture, repetition if the picture divides the grid, else
+    /// two products with the matrices whose rows take the means of its regions.
+    fn adaptive(&mut self, layer: &Layer, x: &str, from: Shape, to: [usize; 2]) {
         let extents = [from.height, from.width];
         if extents == to {
             self.plain("Identity", &[x], &layer.name, Vec::new());
@@ -343,12 +342,14 @@ impl Writer<'_> {
         } else if (0..2).all(|axis| to[axis].is_multiple_of(extents[axis])) {
             self.enlarged(layer, x, [to[0] / extents[0], to[1] / extents[1]], &layer.name);
         } else {
-            return Err(format!(
-                "adaptive pooling from {from} to {}x{} has no ONNX operator; use an input whose size it divides",
-                to[0], to[1]
-            ));
+            let rows = region_means(extents[0], to[0]);
+            let rows = self.floats(format!("{}.rows", layer.name), &[to[0], extents[0]], &rows);
+            let (columns, [wide, narrow]) = (region_means(extents[1], to[1]), [extents[1], to[1]]);
+            let columns: Vec<f32> = (0..wide * narrow).map(|at| columns[at % narrow * wide + at / narrow]).collect();
+            let columns = self.floats(format!("{}.columns", layer.name), &[wide, narrow], &columns);
+            let by_rows = self.step(layer, "MatMul", &[&rows, x], Vec::new());
+            self.plain("MatMul", &[&by_rows, &columns], &layer.name, Vec::new());
         }
-        Ok(())
     }
 
     fn activation(&mut self, layer: &Layer, x: &str, activation: &Activation, rank: usize) {
@@ -404,6 +405,17 @@ impl Writer<'_> {
         let sum = self.step(layer, "Add", &[x, &bent], Vec::new());
         self.times(layer, &sum, (2.0 / std::f32::consts::PI).sqrt())
     }
+}
+
+/// The matrix, `[to, from]`, that takes `from` numbers to the means of `to` regions of adaptive pooling: region i is
+/// floor(i from / to) to ceil((i + 1) from / to).
+pub(super) fn region_means(from: usize, to: usize) -> Vec<f32> {
+    let mut matrix = vec![0.0; from * to];
+    for (i, row) in matrix.chunks_exact_mut(from).enumerate() {
+        let region = &mut row[i * from / to..((i + 1) * from).div_ceil(to)];
+        region.fill(1.0 / region.len() as f32);
+    }
+    matrix
 }
 
 fn refs(names: &[String]) -> Vec<&str> {

@@ -9,6 +9,9 @@ use super::pickle::Machine;
 use super::tensors::Storages;
 use super::unpickle;
 
+/// What is said of a program: it holds code beside its weights, and code is not run here.
+const SCRIPT: &str = "it is a TorchScript program; export it to ONNX, or save `model.state_dict()`";
+
 pub fn is_archive(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04")
 }
@@ -25,7 +28,7 @@ pub fn read(bytes: &[u8]) -> Result<(Machine, u32, Storages<'_>), String> {
         .iter()
         .any(|name| name.strip_prefix(root).is_some_and(|rest| rest == "constants.pkl" || rest.starts_with("code/")))
     {
-        return Err("it is a TorchScript program; export it to ONNX, or save `model.state_dict()`".into());
+        return Err(SCRIPT.into());
     }
     if let Some((_, order)) = entries.iter().find(|(name, _)| name.strip_prefix(root) == Some("byteorder"))
         && *order != b"little"
@@ -80,6 +83,9 @@ fn entries(bytes: &[u8]) -> Result<Vec<(String, &[u8])>, String> {
             (part(10)?, part(28)? as usize, part(30)? as usize, part(32)? as usize);
         let name = bytes.get(at + 46..at + 46 + name_length).ok_or_else(broken)?;
         let name = String::from_utf8_lossy(name).into_owned();
+        if method != 0 && (name.contains("/code/") || name.ends_with("/constants.pkl")) {
+            return Err(SCRIPT.into());
+        }
         if method != 0 {
             return Err(format!("its entry `{name}` is compressed, which PyTorch's never are"));
         }

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use super::headline::Headline;
 use super::index::{Group, Index, Kind};
 use super::series::{Estimate, Key, differences, estimate};
-use crate::data::RunData;
 use crate::stats::bootstrap::Draws;
 use crate::stats::paired::mean;
 use crate::stats::survival::{Time, kaplan_meier, median};
@@ -79,9 +78,25 @@ pub struct ParentSummary {
     pub calibration_error: f64,
     /// Test images.
     pub test_images: u64,
+    /// The same on the test images of trials, where these are fewer.
+    pub on_trial_images: Option<OnTrialImages>,
     /// Cost.
     #[cfg_attr(feature = "schema", schemars(with = "std::collections::BTreeMap<String, u64>"))]
     pub cost: Cost,
+}
+
+/// The parents on the test images that trials are judged on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct OnTrialImages {
+    /// Test images.
+    pub images: u64,
+    /// Mean accuracy, percent.
+    pub accuracy: f64,
+    /// Mean top-5 accuracy, percent.
+    pub top5: f64,
+    /// Mean expected calibration error, percent.
+    pub calibration_error: f64,
 }
 
 /// A control without compression, or a block dropped or drawn anew.
@@ -103,6 +118,8 @@ pub struct Control {
     pub criticality: Option<Estimate>,
     /// Pairs in which the untrained parent stands in for a missing parent-continued.
     pub stand_ins: usize,
+    /// P value of equivalence within the margin to the reference (two one-sided tests): what a placebo must pass.
+    pub p_equivalent: Option<f64>,
 }
 
 /// A block's answer under the headline.
@@ -185,7 +202,8 @@ fn average(group: &Group, read: impl Fn(&Readings) -> f64) -> f64 {
 }
 
 /// The parents' means.
-pub(crate) fn parent(data: &RunData) -> Option<ParentSummary> {
+pub(crate) fn parent(index: &Index) -> Option<ParentSummary> {
+    let data = index.data;
     let first = data.parents.first()?;
     let of = |read: fn(&nettriage_records::ParentRecord) -> f64| {
         100.0 * mean(&data.parents.iter().map(read).collect::<Vec<_>>())
@@ -199,13 +217,25 @@ pub(crate) fn parent(data: &RunData) -> Option<ParentSummary> {
         validation: of(|parent| parent.validation.top1),
         calibration_error: of(|parent| parent.test.calibration_error),
         test_images: first.test.images,
+        on_trial_images: on_trial_images(index).filter(|same| same.images != first.test.images),
         cost: first.cost,
     })
 }
 
+/// From the controls that are the parent as it is: they are judged as trials are.
+fn on_trial_images(index: &Index) -> Option<OnTrialImages> {
+    let (_, group) = index.of_role(Role::Parent).find(|(_, group)| !group.done.is_empty())?;
+    Some(OnTrialImages {
+        images: group.done[0].2.test.images,
+        accuracy: 100.0 * average(group, |readings| readings.test.top1),
+        top5: 100.0 * average(group, |readings| readings.test.top5),
+        calibration_error: 100.0 * average(group, |readings| readings.test.calibration_error),
+    })
+}
+
 /// Every control but the parent as it is.
-pub(crate) fn controls(index: &Index, draws: Option<&Draws>) -> Vec<Control> {
-    let roles = [Role::ParentContinued, Role::Reinit, Role::Drop];
+pub(crate) fn controls(index: &Index, draws: Option<&Draws>, margin: f64) -> Vec<Control> {
+    let roles = [Role::ParentContinued, Role::Placebo, Role::Reinit, Role::Drop];
     let kinds = roles.into_iter().flat_map(|role| index.of_role(role)).filter(|(_, group)| !group.done.is_empty());
     kinds
         .map(|(kind, group)| {
@@ -213,14 +243,18 @@ pub(crate) fn controls(index: &Index, draws: Option<&Draws>) -> Vec<Control> {
                 Role::ParentContinued => (index.parent.clone(), 0),
                 _ => index.control(&kind.scheme, &kind.block, &group.series),
             };
+            let differences = differences(&reference, &group.series, index.unit);
+            // One unit can say nothing about training noise, however many images it has.
+            let mean = differences.mean().filter(|_| differences.values.len() > 1);
             Control {
                 role: kind.role,
                 block: (!kind.block.is_empty()).then(|| kind.block.clone()),
                 scheme: kind.scheme.clone(),
                 trials: group.done.len(),
                 accuracy: 100.0 * average(group, |readings| readings.test.top1),
-                criticality: estimate(&differences(&reference, &group.series, index.unit), draws),
+                criticality: estimate(&differences, draws),
                 stand_ins,
+                p_equivalent: mean.map(|mean| mean.p_equivalent(margin)),
             }
         })
         .collect()

@@ -104,8 +104,8 @@ pub(crate) fn classes(index: &Index, headline: &Headline) -> Vec<ClassChange> {
                 .done
                 .iter()
                 .filter_map(|(_, record, readings)| {
-                    let parent = data.parents.iter().find(|parent| parent.id == record.spec.parent)?;
-                    Some(100.0 * (readings.test.per_class.get(c)? - parent.test.per_class.get(c)?))
+                    let parent = index.parent_on_trial_images(&record.spec.parent)?;
+                    Some(100.0 * (readings.test.per_class.get(c)? - parent.per_class.get(c)?))
                 })
                 .collect();
             if !values.is_empty() {

@@ -26,6 +26,8 @@ pub struct Flips {
     pub always_gained: usize,
     /// The first 100 images lost in every trial, counted from 0 in the test set's order.
     pub images: Vec<usize>,
+    /// The first 100 images gained in every trial, likewise.
+    pub gained_images: Vec<usize>,
 }
 
 /// One for every block of the headline whose trials know their images one by one.
@@ -49,15 +51,17 @@ pub(crate) fn flips(index: &Index, headline: &Headline) -> Vec<Flips> {
             }
         }
         let mean = |counts: &[usize]| counts.iter().sum::<usize>() as f64 / trials as f64;
-        let always: Vec<usize> = (0..images).filter(|&i| lost[i] == trials).collect();
+        let every = |counts: &[usize]| -> Vec<usize> { (0..images).filter(|&i| counts[i] == trials).collect() };
+        let (always, always_gained) = (every(&lost), every(&gained));
         Some(Flips {
             block: block.to_owned(),
             trials,
             lost: mean(&lost),
             gained: mean(&gained),
             always_lost: always.len(),
-            always_gained: gained.iter().filter(|&&count| count == trials).count(),
+            always_gained: always_gained.len(),
             images: always.into_iter().take(LISTED).collect(),
+            gained_images: always_gained.into_iter().take(LISTED).collect(),
         })
     };
     headline.substitutes.iter().filter_map(|(block, _)| of(block)).collect()

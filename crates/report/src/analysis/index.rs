@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use nettriage_records::plan::{Role, TrialSpec};
-use nettriage_records::record::{Outcome, Readings, Record};
+use nettriage_records::record::{Evaluation, Outcome, Readings, Record};
 
 use super::series::{Key, Point, Series, Unit};
 use crate::data::{RunData, bits};
@@ -135,6 +135,16 @@ impl<'a> Index<'a> {
             }
         }
         (control, stands_in)
+    }
+
+    /// A parent on the test images that trials are judged on: by the control that is the parent as it is, else (in a run that
+    /// is not yet so far) by its own record, where that is of the same images.
+    pub fn parent_on_trial_images(&self, id: &str) -> Option<&'a Evaluation> {
+        let data = self.data;
+        let own = data.records.iter().filter(|record| record.spec.role == Role::Parent && record.spec.parent == id);
+        let control = own.filter_map(|record| record.readings.as_ref()).map(|readings| &readings.test).next();
+        let record = data.parents.iter().find(|parent| parent.id == id).map(|parent| &parent.test);
+        control.or_else(|| record.filter(|test| test.images == data.plan.data.test as u64))
     }
 
     /// The group of a child.

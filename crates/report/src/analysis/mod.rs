@@ -19,10 +19,11 @@ mod flips;
 mod headline;
 pub(crate) mod index;
 pub(crate) mod series;
+mod similarity;
 
 use serde::{Deserialize, Serialize};
 
-pub use cells::{BlockAnswer, Cell, Control, ParentSummary};
+pub use cells::{BlockAnswer, Cell, Control, OnTrialImages, ParentSummary};
 pub use cheap::Cheap;
 pub use cost::{ClassChange, Front, ParetoPoint};
 pub use curves::{BandPoint, Curve, Survival};
@@ -32,6 +33,7 @@ pub use f3::{Ceiling, F3, F3Pair, Pace};
 pub use flips::Flips;
 pub use headline::Headline;
 pub use series::{Basis, Estimate, Unit};
+pub use similarity::{SimilarLayer, Similarity};
 
 use crate::data::{About, RunData};
 use crate::stats::bootstrap::Draws;
@@ -88,7 +90,7 @@ pub struct Analysis {
     pub blocks: Vec<BlockAnswer>,
     /// Every (block, substitute, init, scheme), in the plan's order.
     pub cells: Vec<Cell>,
-    /// The controls: parent-continued, reinit, drop.
+    /// The controls: parent-continued, placebo, reinit, drop.
     pub controls: Vec<Control>,
     /// Finding F1 under the headline.
     pub f1: Option<F1>,
@@ -104,6 +106,8 @@ pub struct Analysis {
     pub classes: Vec<ClassChange>,
     /// Which test images change sides under the headline, block by block.
     pub flips: Vec<Flips>,
+    /// How alike parent and child are through the depth under the headline, block by block.
+    pub similarity: Vec<Similarity>,
     /// Learning curves on the validation set, averaged over trials.
     pub curves: Vec<Curve>,
     /// Recovery: the share not yet within the margin of the parent.
@@ -136,9 +140,9 @@ pub fn analyse(data: &RunData, options: &Options) -> Analysis {
         recorded: data.records.len(),
         diverged: outcomes(|outcome| matches!(outcome, Outcome::Diverged { .. })),
         failed: outcomes(|outcome| matches!(outcome, Outcome::Failed { .. })),
-        parent: cells::parent(data),
+        parent: cells::parent(&index),
         blocks,
-        controls: cells::controls(&index, draws.as_ref()),
+        controls: cells::controls(&index, draws.as_ref(), options.margin),
         f1: headline.as_ref().and_then(|headline| f1::judge(&index, headline, options.margin)),
         f2: f2::judge(&index, options.margin),
         f3: f3::judge(&index, options.margin),
@@ -146,6 +150,7 @@ pub fn analyse(data: &RunData, options: &Options) -> Analysis {
         pareto: cost::pareto(&index, &cells),
         classes: headline.as_ref().map(|headline| cost::classes(&index, headline)).unwrap_or_default(),
         flips: headline.as_ref().map(|headline| flips::flips(&index, headline)).unwrap_or_default(),
+        similarity: headline.as_ref().map(|headline| similarity::similarities(&index, headline)).unwrap_or_default(),
         curves: curves::curves(&index),
         survival: curves::survival(&index),
         cells,

@@ -3,8 +3,8 @@
 use nettriage_records::plan::Role;
 
 use super::escape::text;
-use super::{step, table};
-use crate::analysis::Analysis;
+use super::{pictures, step, table};
+use crate::analysis::{Analysis, Control};
 use crate::data::RunData;
 use crate::format::{interval, number, percent, points};
 use crate::words::answered;
@@ -20,6 +20,7 @@ pub(crate) fn controls(analysis: &Analysis) -> String {
         .map(|control| {
             let name = match control.role {
                 Role::ParentContinued => "parent trained on",
+                Role::Placebo => "placebo: no layer replaced",
                 Role::Reinit => "block drawn anew, then trained",
                 Role::Drop => "block dropped",
                 Role::Parent | Role::Child => "parent",
@@ -37,15 +38,26 @@ pub(crate) fn controls(analysis: &Analysis) -> String {
                     format!("<span{colour}>{}{mark}</span>", number(estimate.mean, 2))
                 }),
                 estimate.and_then(|estimate| estimate.interval).map_or("–".to_owned(), interval),
+                placebo(control),
             ]
         })
         .collect();
-    let header = ["control", "block", "scheme", "trials", "accuracy", "costs, points", "95% interval"];
+    let header = ["control", "block", "scheme", "trials", "accuracy", "costs, points", "95% interval", "verdict"];
     format!(
-        "<p>The parent trained on is measured against the parent as it was; a block drawn anew or dropped, against the parent trained on. \
-         A negative cost is a gain.</p>{}",
+        "<p>The parent trained on is measured against the parent as it was; a placebo, a block drawn anew or dropped, against the parent \
+         trained on. A negative cost is a gain. A placebo goes the way of a child with no layer replaced: it must come out equivalent.</p>{}",
         table("plain", &header, &rows)
     )
+}
+
+/// What a placebo shows of the instrument.
+fn placebo(control: &Control) -> String {
+    match control.p_equivalent {
+        _ if control.role != Role::Placebo => "–".to_owned(),
+        Some(p) if p < 0.05 => "equivalent".to_owned(),
+        Some(_) => "<b>not shown to be equivalent</b>".to_owned(),
+        None => "one repetition only".to_owned(),
+    }
 }
 
 /// How well cheaper answers rank the blocks.
@@ -126,7 +138,7 @@ pub(crate) fn classes(data: &RunData, analysis: &Analysis) -> String {
     } else {
         String::new()
     };
-    let flips = flips(analysis);
+    let flips = flips(data, analysis);
     format!(
         "<p>Child − parent on the test images of each class, in percentage points, under the answer’s combination.{which}</p>\
          <figure data-plot=\"classes\"><div class=\"scroll\"><table class=\"matrix\"><thead><tr><th scope=\"col\">block</th>{head}</tr></thead><tbody>{body}</tbody></table></div></figure>{flips}"
@@ -134,7 +146,7 @@ pub(crate) fn classes(data: &RunData, analysis: &Analysis) -> String {
 }
 
 /// Which images change sides: a part of the section on classes.
-pub(crate) fn flips(analysis: &Analysis) -> String {
+pub(crate) fn flips(data: &RunData, analysis: &Analysis) -> String {
     if analysis.flips.is_empty() {
         return String::new();
     }
@@ -157,8 +169,9 @@ pub(crate) fn flips(analysis: &Analysis) -> String {
     let header = ["block", "lost", "gained", "lost every time", "gained every time", "images lost every time, from 0"];
     format!(
         "<h3>Images that change sides</h3><p>Against the parent, out of the test set: images lost are right under the parent and wrong under \
-         the child. Those lost in every trial are what the block itself knows; the rest is noise of training.</p>{}",
-        table("plain", &header, &rows)
+         the child. Those lost in every trial are what the block itself knows; the rest is noise of training.</p>{}{}",
+        table("plain", &header, &rows),
+        analysis.flips.iter().map(|flips| pictures::flipped(data, flips)).collect::<String>()
     )
 }
 
@@ -166,11 +179,14 @@ pub(crate) fn flips(analysis: &Analysis) -> String {
 pub(crate) fn calibration(analysis: &Analysis) -> String {
     let answered = answered(analysis);
     let Some(parent) = analysis.parent.as_ref().filter(|_| !answered.is_empty()) else { return String::new() };
+    let same = parent.on_trial_images.as_ref();
+    let (error, top5) =
+        same.map_or((parent.calibration_error, parent.top5), |same| (same.calibration_error, same.top5));
     let mut rows = vec![vec![
         "<b>parent</b>".to_owned(),
-        format!("{}%", number(parent.calibration_error, 2)),
+        format!("{}%", number(error, 2)),
         "–".to_owned(),
-        format!("{}%", number(parent.top5, 2)),
+        format!("{}%", number(top5, 2)),
     ]];
     rows.extend(answered.iter().map(|(block, cell, _)| {
         vec![
@@ -182,7 +198,7 @@ pub(crate) fn calibration(analysis: &Analysis) -> String {
     }));
     let header = ["network", "expected calibration error", "agrees with the parent", "top-5 accuracy"];
     format!(
-        "<p>On the test set, under the answer’s combination. Calibration error in 15 bins of equal width (Guo et al., 2017): how far stated \
+        "<p>On the test images that trials are judged on, under the answer’s combination. Calibration error in 15 bins of equal width (Guo et al., 2017): how far stated \
          confidence lies from the share that is right.</p>{}",
         table("plain", &header, &rows)
     )

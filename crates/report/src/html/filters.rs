@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use nettriage_records::record::{FilterPictures, Filters};
 
 use super::escape::text;
+use super::pictures;
 use crate::analysis::{Analysis, index::Kind};
 use crate::data::RunData;
 use crate::format::number;
@@ -57,7 +58,7 @@ fn card(data: &RunData, block: &str, seed: u64, filters: &Filters) -> String {
     };
     format!(
         "<article><h3>{}</h3><p><small>{n} filters of {c}×{h}×{w}, seed {seed}; {} dead; effective rank {} of {}</small></p>\
-         <div class=\"pair\">{}{}</div>{}</article>",
+         <div class=\"pair\">{}{}</div>{}{}</article>",
         text(block),
         filters.dead,
         number(filters.effective_rank, 1),
@@ -65,6 +66,7 @@ fn card(data: &RunData, block: &str, seed: u64, filters: &Filters) -> String {
         picture(&filters.pictures.before, "before"),
         picture(&filters.pictures.after, "after"),
         norms(filters),
+        data.pictures.as_ref().map_or(String::new(), |all| pictures::patches(all, &filters.patches, block)),
     )
 }
 

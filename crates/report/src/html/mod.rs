@@ -10,6 +10,7 @@ mod filters;
 mod findings;
 mod matrix;
 mod method;
+mod pictures;
 mod plots;
 
 use crate::analysis::Analysis;
@@ -35,6 +36,7 @@ pub fn html(data: &RunData, analysis: &Analysis) -> String {
         ("classes", "Classes", details::classes(data, analysis)),
         ("calibration", "Calibration", details::calibration(analysis)),
         ("filters", "Filters", filters::section(data, analysis)),
+        ("similarity", "Similarity", plots::similarity(analysis)),
         ("method", "Method", method::section(data, analysis)),
     ];
     let shown: Vec<_> = sections.iter().filter(|(_, _, body)| !body.is_empty()).collect();

@@ -103,6 +103,29 @@ const plots = {
       return [keys, svg];
     },
   },
+  similarity: {
+    rows: () => data.similarity.flatMap(s => s.layers.map((l, i) => ({ block: s.block, place: i + 1, layer: l.layer, before: l.before, after: l.after, trials: s.trials }))),
+    draw(rows, width) {
+      const blocks = data.blocks.filter(name => rows.some(row => row.block === name));
+      const most = Math.max(1, Math.min(blocks.length, Math.floor(width / 270)));
+      const columns = Math.ceil(blocks.length / Math.ceil(blocks.length / most));
+      const at = name => blocks.indexOf(name);
+      const fx = row => at(row.block) % columns, fy = row => Math.floor(at(row.block) / columns);
+      const own = rows.filter(row => row.after != null && row.layer === data.outputs[data.blocks.indexOf(row.block)]);
+      const known = rows.filter(row => row.after != null || row.before != null);
+      const stroke = row => colourOf(data.blocks, row.block);
+      const low = Math.min(0, d3.min(known, row => Math.min(row.before ?? 1, row.after ?? 1)));
+      const title = row => `${row.block} replaced\n${row.layer}\nbefore training ${number(row.before, 3)}\nat the end ${number(row.after, 3)}\n${row.trials} trials`;
+      return Plot.plot({ ...common(width), height: 60 + 180 * Math.ceil(blocks.length / columns), marginTop: 24, marginBottom: 36, marginLeft: 36, marginRight: 24, fx: { axis: null, padding: 0.14 }, fy: { axis: null, padding: 0.16 },
+        x: { label: "tensors, in the network's order", ticks: [], labelAnchor: "center", labelArrow: "none" }, y: { label: null, domain: [low, 1.03], ticks: 5, grid: true },
+        marks: [Plot.frame({ stroke: css("--line") }),
+          Plot.lineY(rows.filter(row => row.before != null), { fx, fy, x: "place", y: "before", z: "block", stroke, strokeWidth: 1.5, strokeDasharray: "4 3" }),
+          Plot.lineY(rows.filter(row => row.after != null), { fx, fy, x: "place", y: "after", z: "block", stroke, strokeWidth: 2 }),
+          Plot.dot(own, { fx, fy, x: "place", y: "after", r: 5, fill: stroke, stroke: css("--ink") }),
+          Plot.text(blocks, { fx: name => at(name) % columns, fy: name => Math.floor(at(name) / columns), text: name => `${name} replaced`, frameAnchor: "top-left", dy: -16, fontWeight: 600 }),
+          Plot.tip(known, Plot.pointer({ fx, fy, x: "place", y: row => row.after ?? row.before, title }))] });
+    },
+  },
   survival: {
     prepare(figure) { fill($("[name=block]", figure), ["all blocks", ...new Set(data.survival.map(s => s.block).filter(Boolean))]); },
     rows(figure) {

@@ -31,6 +31,18 @@ pub(crate) fn cost(analysis: &Analysis) -> String {
         .to_owned()
 }
 
+/// Likeness through the depth.
+pub(crate) fn similarity(analysis: &Analysis) -> String {
+    let Some(first) = analysis.similarity.first() else { return String::new() };
+    format!(
+        "<p>Linear CKA of child and parent at the tensors that both have, from the input (left) to the output (right), on {} validation images: \
+         1 is alike up to rotation and scale. Dashed: before training; solid: at the end; the mark is the block’s output. The estimator is unbiased \
+         and by minibatches (Song et al., 2012; Nguyen et al., 2021).</p>\
+         <figure data-plot=\"similarity\"><div class=\"plot\"></div></figure>",
+        first.images
+    )
+}
+
 /// Recovery as survival curves.
 pub(crate) fn survival(analysis: &Analysis) -> String {
     if analysis.survival.is_empty() {
@@ -83,6 +95,8 @@ pub(crate) fn payload(data: &RunData, analysis: &Analysis) -> Value {
         "cells": cells,
         "curves": curves,
         "survival": analysis.survival,
+        "similarity": analysis.similarity,
+        "outputs": data.plan.blocks.iter().map(|block| block.layers.last()).collect::<Vec<_>>(),
         "pareto": analysis.pareto,
     })
 }

@@ -124,7 +124,7 @@ impl Truth {
                     spec.block.as_ref().map(|name| name.trim_start_matches("block").parse::<usize>().unwrap() - 1);
                 let accuracy = match spec.role {
                     Role::Child => (self.child)(block.unwrap(), spec.init.as_deref().unwrap(), &spec.scheme),
-                    Role::ParentContinued => self.parent + self.continued,
+                    Role::ParentContinued | Role::Placebo => self.parent + self.continued,
                     Role::Parent => self.parent,
                     Role::Reinit => self.parent - 0.01,
                     Role::Drop => self.parent - 0.2,
@@ -149,7 +149,7 @@ impl Truth {
             folder: "synthetic-0123456789abcdef".into(),
             trials_seconds: Some(1234.5),
         };
-        RunData { plan, parents, records, about }
+        RunData { plan, parents, records, pictures: None, about }
     }
 
     fn record(
@@ -203,6 +203,12 @@ impl Truth {
                     before: encode(pixels(random)),
                     after: encode(pixels(random)),
                 },
+                patches: (0..12)
+                    .map(|filter| {
+                        let patch = |image| Patch { image, top: filter, left: 3, height: 9, width: 7, value: 1.5 };
+                        if filter == 2 { Vec::new() } else { (0..4).map(patch).collect() }
+                    })
+                    .collect(),
             }
         });
         let readings = Readings {
@@ -215,6 +221,17 @@ impl Truth {
             cost,
             filters,
             test_correct: pack(bits),
+            similarity: (spec.role == Role::Child).then(|| Similarity {
+                images: 256,
+                batch: 64,
+                layers: (0..4)
+                    .map(|place: u32| LayerSimilarity {
+                        layer: format!("layer{place}"),
+                        before: (place > 0).then(|| 1.0 - 0.1 * f64::from(place) - 0.01 * spec.seed as f64),
+                        after: Some(1.0 - 0.05 * f64::from(place) - 0.01 * spec.seed as f64),
+                    })
+                    .collect(),
+            }),
         };
         let ratio = cost.macs as f64 / 50_000_000.0;
         let inference = InferenceTime {
@@ -224,7 +241,13 @@ impl Truth {
             parent: [2e-4, 1.9e-4, 2.4e-4],
         };
         let seconds = if trains { 40.0 } else { 2.0 };
-        let clock = Clock { train_seconds: seconds - 1.0, seconds, inference: Some(inference), finished: 1000.0 };
+        let clock = Clock {
+            train_seconds: seconds - 1.0,
+            seconds,
+            inference: Some(inference),
+            finished: 1000.0,
+            machine: None,
+        };
         Record { version: VERSION, spec: spec.clone(), outcome: Outcome::Done, readings: Some(readings), clock }
     }
 
@@ -377,5 +400,18 @@ fn evaluation(bits: &[u8], parent: &[u8]) -> Evaluation {
         calibration_error: 0.02 + 0.1 * (1.0 - top1),
         agreement: same as f64 / n as f64,
         per_class: (0..10).map(class).collect(),
+    }
+}
+
+/// Pictures for the page: 200 validation and 300 test images of 32 x 32 pixels in colour.
+#[allow(dead_code, reason = "each test file uses its own part")]
+pub fn pictures() -> nettriage_records::Pictures {
+    let bytes = |count: usize| -> Vec<u8> { (0..count * 32 * 32 * 3).map(|i| (i * i / 7 % 251) as u8).collect() };
+    nettriage_records::Pictures {
+        version: VERSION,
+        shape: [32, 32, 3],
+        validation: nettriage_records::Pictures::encode(&bytes(200)),
+        test: nettriage_records::Pictures::encode(&bytes(300)),
+        labels: (0..300).map(|i| i % 10).collect(),
     }
 }

@@ -1,0 +1,46 @@
+//! Other people's libraries and files, where they are there.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use super::skipped;
+
+pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// The Python that has them, if it is told.
+pub fn python(test: &str) -> Option<PathBuf> {
+    let python = std::env::var_os("NETTRIAGE_PYTHON").map(PathBuf::from);
+    if python.is_none() {
+        skipped(&format!("{test}: no NETTRIAGE_PYTHON"));
+    }
+    python
+}
+
+/// The folder of networks, if it is there.
+pub fn networks(test: &str) -> Option<PathBuf> {
+    let shared = std::env::var_os("NETTRIAGE_SHARED").map_or(Path::new(ROOT).join("../shared"), PathBuf::from);
+    let networks = shared.join("networks");
+    if !networks.is_dir() {
+        skipped(&format!("{test}: no {}", networks.display()));
+        return None;
+    }
+    Some(networks)
+}
+
+/// The Python and the folder of networks, if both are there.
+pub fn tools(test: &str) -> Option<(PathBuf, PathBuf)> {
+    python(test).zip(networks(test))
+}
+
+pub fn array(path: &Path) -> Vec<f32> {
+    npyz::NpyFile::new(BufReader::new(File::open(path).unwrap())).unwrap().into_vec().unwrap()
+}
+
+#[track_caller]
+pub fn agree(what: &str, (theirs, ours): (Vec<f32>, Vec<f32>)) {
+    assert_eq!(theirs.len(), ours.len(), "{what}");
+    let largest = theirs.iter().fold(0.0f32, |m, y| m.max(y.abs()));
+    let worst = theirs.iter().zip(&ours).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+    assert!(largest > 0.0 && worst <= 1e-4 * largest, "{what}: {worst} of {largest}");
+}

@@ -1,0 +1,94 @@
+//! Controls and readings that hold whatever the numbers are.
+
+mod common;
+
+use common::{Place, succeeded};
+use serde_json::Value;
+
+const STUDY: &str = r#"
+name = "controls"
+[data]
+name = "digits"
+validation = 100
+train = 300
+test = 100
+[parent]
+arch = "vgg"
+plan = [[6, 6], [8, 8]]
+[parent.training]
+epochs = 2
+batch = 32
+rate = 0.05
+[children]
+seeds = 2
+images = 96
+batch = 32
+rate = 0.02
+curve = 2
+calibration = 100
+[triage]
+inits = ["least-squares"]
+schemes = ["none", "local", "global", "hint-then-distill"]
+reinit = []
+drop = []
+"#;
+
+fn records(place: &Place) -> Vec<Value> {
+    let entries = std::fs::read_dir(place.path("run/trials")).unwrap();
+    let record = |path: std::path::PathBuf| -> Value {
+        let value: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        value["payload"].clone()
+    };
+    entries.map(|entry| record(entry.unwrap().path())).collect()
+}
+
+#[test]
+fn a_placebo_is_the_parent_trained_on_and_readings_know_where_nothing_changed() {
+    let place = Place::new(STUDY);
+    succeeded(&place.run("run", &[]).output().unwrap());
+    let records = records(&place);
+    let of = |role: &str| -> Vec<&Value> { records.iter().filter(|r| r["spec"]["role"] == role).collect() };
+    let placebos = of("placebo");
+    // Two seeds under each scheme that trains every layer.
+    assert_eq!(placebos.len(), 4);
+    for placebo in placebos {
+        let twin = of("parent-continued")
+            .into_iter()
+            .find(|control| ["scheme", "seed", "block"].iter().all(|key| control["spec"][key] == placebo["spec"][key]));
+        let (own, other) = (&placebo["readings"], &twin.unwrap()["readings"]);
+        for reading in ["test", "validation", "curve", "test_correct", "similarity"] {
+            assert_eq!(own[reading], other[reading], "{reading}");
+        }
+        for layer in own["similarity"]["layers"].as_array().unwrap() {
+            // Before training it is the parent.
+            assert!(layer["before"].is_null() || (layer["before"].as_f64().unwrap() - 1.0).abs() < 1e-6, "{layer}");
+        }
+    }
+    for child in of("child") {
+        let layers = child["readings"]["similarity"]["layers"].as_array().unwrap();
+        let at = |layer: &Value, when: &str| layer[when].as_f64().unwrap();
+        let known: Vec<&Value> = layers.iter().filter(|l| !l["before"].is_null() && !l["after"].is_null()).collect();
+        assert!(known.len() > 2);
+        let scheme = child["spec"]["scheme"].as_str().unwrap();
+        assert!(scheme != "none" || known.iter().all(|layer| layer["before"] == layer["after"]));
+        // The second block's children are the parent's below it, and stay so where the substitute trains alone.
+        if child["spec"]["block"] == "block2" {
+            assert!((at(known[0], "before") - 1.0).abs() < 1e-6);
+            assert!(scheme == "global" || scheme == "hint-then-distill" || (at(known[0], "after") - 1.0).abs() < 1e-6);
+        }
+        assert!(at(known[known.len() - 1], "before") < 1.0 - 1e-6, "the substitute changes what lies above it");
+        let patches = child["readings"]["filters"]["patches"].as_array().unwrap();
+        assert!(patches.iter().flat_map(|list| list.as_array().unwrap()).all(|patch| {
+            let number = |key: &str| patch[key].as_u64().unwrap();
+            number("image") < 100 && number("top") + number("height") <= 8 && number("left") + number("width") <= 8
+        }));
+        assert!(child["clock"]["machine"]["cores"].as_u64().unwrap() > 0);
+    }
+    let page = std::fs::read_to_string(place.path("run/report.html")).unwrap();
+    let machine = of("child")[0]["clock"]["machine"]["processor"].as_str().unwrap();
+    assert!(page.contains("placebo: no layer replaced") && page.contains(machine));
+    // Nothing of the page comes from the machine that renders it: other machines in the records, other words.
+    let pictures: Value = serde_json::from_slice(&std::fs::read(place.path("run/pictures.json")).unwrap()).unwrap();
+    assert_eq!(pictures["payload"]["shape"], serde_json::json!([8, 8, 1]));
+    assert_eq!(pictures["payload"]["labels"].as_array().unwrap().len(), 100);
+}

@@ -1,0 +1,47 @@
+//! Modules of every kind as PyTorch writes them to ONNX, at operator sets 7 to 22: read with onnxruntime's outputs, and written
+//! again so that onnxruntime gives them once more. `bench/onnx_zoo.py` makes them.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::outside::{ROOT, agree, array, python};
+use common::{nettriage, refused, succeeded};
+
+#[test]
+fn what_pytorch_writes_is_read_and_written_again() {
+    let Some(python) = python("what_pytorch_writes_is_read_and_written_again") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let zoo = folder.path();
+    let mut make = Command::new(&python);
+    println!("{}", succeeded(&make.arg(Path::new(ROOT).join("bench/onnx_zoo.py")).arg(zoo).output().unwrap()));
+    let again = zoo.join("again");
+    std::fs::create_dir(&again).unwrap();
+    let mut names: Vec<String> = std::fs::read_dir(zoo)
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".onnx").map(str::to_owned))
+        .collect();
+    names.sort();
+    assert!(names.len() > 400, "{} models", names.len());
+    for name in &names {
+        let at = |ending: &str| zoo.join(format!("{name}.{ending}"));
+        let mut ours = nettriage();
+        ours.arg("evaluate").arg(at("onnx")).arg("--inputs").arg(at("x.npy")).arg("--logits").arg(at("z.npy"));
+        let output = ours.output().unwrap();
+        if name.starts_with("refused") {
+            let message = refused(&output);
+            assert!(message.contains("node `"), "{name}: {message}");
+            continue;
+        }
+        succeeded(&output);
+        agree(name, (array(&at("y.npy")), array(&at("z.npy"))));
+        let mut export = nettriage();
+        succeeded(
+            &export.arg("export").arg(at("onnx")).arg("-o").arg(again.join(format!("{name}.onnx"))).output().unwrap(),
+        );
+    }
+    let mut check = Command::new(&python);
+    check.arg(Path::new(ROOT).join("bench/onnx_zoo.py")).arg(zoo).args(["--check", "again"]);
+    println!("{}", succeeded(&check.output().unwrap()));
+}

@@ -1,0 +1,235 @@
+//! How alike a network and its parent are through the depth: linear CKA by minibatches.
+//!
+//! For n images and two tensors with Gram matrices K and L (of features, here after subtracting their mean, which
+//! changes no estimate), diagonals set to zero, the unbiased estimator of HSIC is (Song et al., Feature Selection via
+//! Dependence Maximization, JMLR 13, 2012, eq. 5)
+//!
+//!   HSIC(K, L) = [tr(K L) + 1'K1 1'L1 / ((n - 1)(n - 2)) - 2 / (n - 2) 1'K L1] / (n (n - 3)),
+//!
+//! and with means over batches (Nguyen et al., arXiv:2010.15327, eq. 2)
+//!
+//!   CKA = mean HSIC(K, L) / sqrt(mean HSIC(K, K) mean HSIC(L, L)).
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Par};
+use nettriage_engine::{Model, Options};
+use nettriage_net::{Graph, INPUT, Kind, Network, Shape};
+use nettriage_records::record::{LayerSimilarity, Similarity};
+
+use crate::Error;
+use crate::feed::{Parent, Set, Shared};
+use crate::surgery::Patient;
+
+/// Images of the validation set that are looked at, at most.
+const IMAGES: usize = 256;
+/// Images in a batch.
+const BATCH: usize = 64;
+/// Fewer images than this say nothing; the estimator itself needs four.
+const FEWEST: usize = 16;
+/// Tensors that are compared, at most, beside the blocks' outputs.
+const TENSORS: usize = 12;
+
+/// Before training and after it, tensor by tensor; `None` where the validation set is too small.
+pub(crate) fn compare(
+    shared: &Shared<'_>,
+    parent: &Parent,
+    patient: &Patient,
+    untrained: &Network,
+    threads: usize,
+) -> Result<Option<Similarity>, Error> {
+    let Some((batch, batches)) = batches(shared.setting.validation.len()) else { return Ok(None) };
+    let names = tensors(&parent.network.graph, shared)?;
+    let size = batch * batch * batches;
+    let compute = || grams(shared, parent, &parent.network, &names, batch, batches, threads);
+    let theirs = shared.closed_form(&parent.id, "similarity", "", names.len() * size, compute)?;
+    // At the block's output, what stands in its place.
+    let counterpart = |name: &String| match &patient.block {
+        Some(block) if *name == block.output => Some(patient.block_output.clone()),
+        _ => patient.network.graph.layer(name).map(|layer| layer.name.clone()),
+    };
+    let graph = &patient.network.graph;
+    let shape = |graph: &Graph, name: &str| -> Result<Shape, Error> { Ok(graph.shape_of(name)?) };
+    let mut pairs: Vec<(usize, String)> = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        if let Some(own) = counterpart(name)
+            && own != INPUT
+            && shape(graph, &own)? == shape(&parent.network.graph, name)?
+        {
+            pairs.push((index, own));
+        }
+    }
+    let own: Vec<String> = pairs.iter().map(|(_, own)| own.clone()).collect();
+    let ours = |network: &Network| grams(shared, parent, network, &own, batch, batches, threads);
+    let before = ours(untrained)?;
+    let after = if untrained.weights == patient.network.weights { before.clone() } else { ours(&patient.network)? };
+    let layers = pairs.iter().enumerate().map(|(place, (index, _))| {
+        let theirs = &theirs[index * size..(index + 1) * size];
+        let at = |ours: &[f32]| cka(&ours[place * size..(place + 1) * size], theirs, batch);
+        LayerSimilarity { layer: names[*index].clone(), before: at(&before), after: at(&after) }
+    });
+    Ok(Some(Similarity { images: batch * batches, batch, layers: layers.collect() }))
+}
+
+/// Images in a batch and number of batches.
+fn batches(images: usize) -> Option<(usize, usize)> {
+    let images = images.min(IMAGES);
+    let batch = images.min(BATCH);
+    (batch >= FEWEST).then(|| (batch, images / batch))
+}
+
+/// The parent's tensors that are compared: activations spread over the depth, the blocks' outputs, and the network's.
+fn tensors(graph: &Graph, shared: &Shared<'_>) -> Result<Vec<String>, Error> {
+    let active = |kind: &Kind| matches!(kind, Kind::Activation(_));
+    let mut places: Vec<usize> =
+        graph.layers.iter().enumerate().filter(|(_, l)| active(&l.kind)).map(|(place, _)| place).collect();
+    if places.is_empty() {
+        places = (0..graph.layers.len()).collect();
+    }
+    let count = places.len().min(TENSORS);
+    let mut chosen: Vec<usize> = (0..count).map(|i| places[i * places.len() / count]).collect();
+    let outputs = shared.setting.blocks.iter().map(|b| b.output.as_str()).chain([graph.output.as_str()]);
+    chosen.extend(outputs.filter_map(|name| graph.position(name)));
+    chosen.sort_unstable();
+    chosen.dedup();
+    Ok(chosen.into_iter().map(|place| graph.layers[place].name.clone()).collect())
+}
+
+/// The Gram matrices of these tensors, tensor by tensor and batch by batch.
+fn grams(
+    shared: &Shared<'_>,
+    parent: &Parent,
+    network: &Network,
+    names: &[String],
+    batch: usize,
+    batches: usize,
+    threads: usize,
+) -> Result<Vec<f32>, Error> {
+    let exact = shared.setting.study.children.exact;
+    let options = Options { threads, exact, keep: names.to_vec(), ..Options::inference(batch) };
+    let mut model = Model::new(network, &options)?;
+    let mut images = shared.feed(&parent.id, network, INPUT, Set::Validation, batch, threads)?;
+    let size = batch * batch;
+    let mut all = vec![0.0; names.len() * batches * size];
+    for index in 0..batches {
+        model.forward(images.batch(index * batch..(index + 1) * batch)?);
+        for (tensor, name) in names.iter().enumerate() {
+            let values = model.value(name).unwrap_or_default();
+            let at = (tensor * batches + index) * size;
+            gram(values, batch, &mut all[at..at + size]);
+        }
+    }
+    Ok(all)
+}
+
+/// X X' of the rows of `values`, the mean row subtracted.
+fn gram(values: &[f32], rows: usize, out: &mut [f32]) {
+    let columns = values.len() / rows;
+    let mut mean = vec![0.0f64; columns];
+    for row in values.chunks_exact(columns) {
+        mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += f64::from(*value));
+    }
+    let centred = |row: &[f32]| -> Vec<f32> {
+        row.iter().zip(&mean).map(|(value, sum)| (f64::from(*value) - sum / rows as f64) as f32).collect()
+    };
+    let centred: Vec<f32> = values.chunks_exact(columns).flat_map(centred).collect();
+    let x = MatRef::from_row_major_slice(&centred, rows, columns);
+    let mut product = Mat::<f32>::zeros(rows, rows);
+    matmul(product.as_mut(), Accum::Replace, x, x.transpose(), 1.0, Par::Seq);
+    for (at, value) in out.iter_mut().enumerate() {
+        *value = product[(at / rows, at % rows)];
+    }
+}
+
+/// The estimate from Gram matrices of `n` x `n`, batch by batch; `None` where a tensor does not vary.
+fn cka(ours: &[f32], theirs: &[f32], n: usize) -> Option<f64> {
+    let mean = |a: &[f32], b: &[f32]| -> f64 {
+        let pairs = a.chunks_exact(n * n).zip(b.chunks_exact(n * n));
+        pairs.map(|(k, l)| hsic(k, l, n)).sum::<f64>() / (a.len() / (n * n)) as f64
+    };
+    let (own, other) = (mean(ours, ours), mean(theirs, theirs));
+    let estimate = mean(ours, theirs) / (own * other).sqrt();
+    (own > 0.0 && other > 0.0 && estimate.is_finite()).then_some(estimate)
+}
+
+/// The unbiased estimator of HSIC.
+fn hsic(k: &[f32], l: &[f32], n: usize) -> f64 {
+    let (mut trace, mut sum_k, mut sum_l, mut cross) = (0.0, 0.0, 0.0, 0.0);
+    for i in 0..n {
+        let (mut row_k, mut row_l) = (0.0, 0.0);
+        for j in (0..n).filter(|&j| j != i) {
+            let (a, b) = (f64::from(k[i * n + j]), f64::from(l[i * n + j]));
+            trace += a * b;
+            row_k += a;
+            row_l += b;
+        }
+        cross += row_k * row_l;
+        sum_k += row_k;
+        sum_l += row_l;
+    }
+    let n = n as f64;
+    (trace + sum_k * sum_l / ((n - 1.0) * (n - 2.0)) - 2.0 * cross / (n - 2.0)) / (n * (n - 3.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    fn noise(rng: &mut ChaCha8Rng, count: usize) -> Vec<f32> {
+        // Sums of uniform numbers are near enough to normal ones here.
+        (0..count).map(|_| (0..12).map(|_| rng.random_range(-0.5f32..0.5)).sum()).collect()
+    }
+
+    fn grams_of(batch: &[f32], n: usize) -> Vec<f32> {
+        let mut out = vec![0.0; n * n];
+        gram(batch, n, &mut out);
+        out
+    }
+
+    #[test]
+    fn hsic_by_the_sum_over_distinct_indices() {
+        // The U-statistic that eq. 5 is a closed form of: means of K_ij L_ij, K_ij L_kl and K_ij L_ik over distinct i, j, k, l.
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let n = 6;
+        let (k, l) = (grams_of(&noise(&mut rng, n * 3), n), grams_of(&noise(&mut rng, n * 2), n));
+        let (k_at, l_at) = (|i: usize, j: usize| f64::from(k[i * n + j]), |i: usize, j: usize| f64::from(l[i * n + j]));
+        let (mut pairs, mut quads, mut triples) = ((0.0, 0.0), (0.0, 0.0), (0.0, 0.0));
+        for i in 0..n {
+            for j in (0..n).filter(|&j| j != i) {
+                pairs = (pairs.0 + k_at(i, j) * l_at(i, j), pairs.1 + 1.0);
+                for q in (0..n).filter(|&q| q != i && q != j) {
+                    triples = (triples.0 + k_at(i, j) * l_at(i, q), triples.1 + 1.0);
+                    for r in (0..n).filter(|&r| r != i && r != j && r != q) {
+                        quads = (quads.0 + k_at(i, j) * l_at(q, r), quads.1 + 1.0);
+                    }
+                }
+            }
+        }
+        let by_definition = pairs.0 / pairs.1 + quads.0 / quads.1 - 2.0 * triples.0 / triples.1;
+        assert!((hsic(&k, &l, n) - by_definition).abs() < 1e-6 * by_definition.abs().max(1.0));
+    }
+
+    #[test]
+    fn alike_up_to_rotation_and_scale_and_unlike_for_noise() {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let (n, images) = (32, 128);
+        let x = noise(&mut rng, images * 2);
+        // Turned by 0.7 radians, three times as large, moved far away.
+        let (sin, cos) = 0.7f32.sin_cos();
+        let turned: Vec<f32> = x
+            .chunks_exact(2)
+            .flat_map(|p| [3.0 * (cos * p[0] - sin * p[1]) + 100.0, 3.0 * (sin * p[0] + cos * p[1]) - 50.0])
+            .collect();
+        let batched = |values: &[f32], width: usize| -> Vec<f32> {
+            values.chunks_exact(n * width).flat_map(|batch| grams_of(batch, n)).collect()
+        };
+        let same = cka(&batched(&turned, 2), &batched(&x, 2), n).unwrap();
+        assert!((same - 1.0).abs() < 1e-4, "{same}");
+        let other = noise(&mut rng, images * 500);
+        let unlike = cka(&batched(&other, 500), &batched(&x, 2), n).unwrap();
+        // The biased estimator gives far more than 0 here.
+        assert!(unlike.abs() < 0.2, "{unlike}");
+        assert_eq!(cka(&batched(&vec![1.0; images * 2], 2), &batched(&x, 2), n), None);
+    }
+}

@@ -1,0 +1,97 @@
+//! The readers of networks.
+
+use nettriage_net::onnx::{self, ReadOptions};
+use nettriage_net::pytorch::Checkpoint;
+use nettriage_net::{Graph, block, cost, drawing, load};
+
+use crate::one_line;
+
+/// Bytes of all the weights that a graph declares.
+fn declared(graph: &Graph) -> usize {
+    4 * cost::total(graph).map_or(0, |cost| usize::try_from(cost.parameters).unwrap_or(usize::MAX / 8))
+}
+
+/// What must hold of any graph that a reader accepts: it can be looked at in every way.
+fn sound(graph: &Graph) {
+    graph.check().unwrap();
+    let blocks = block::find(graph);
+    drawing::svg(graph, &blocks).unwrap();
+}
+
+/// An ONNX model: its graph, and, where it declares no more than some megabytes, its weights.
+pub fn onnx(bytes: &[u8]) -> usize {
+    match onnx::from_bytes(bytes, &ReadOptions::default()) {
+        Ok(model) => {
+            sound(&model.graph);
+            let weights = declared(&model.graph);
+            if weights > 16 << 20 {
+                return 0;
+            }
+            match model.into_network() {
+                Ok(network) => network.check().unwrap(),
+                Err(error) => one_line(&error.to_string()),
+            }
+            weights
+        }
+        Err(error) => {
+            one_line(&error.to_string());
+            0
+        }
+    }
+}
+
+fn checkpoint(bytes: &[u8]) -> usize {
+    let checkpoint = match Checkpoint::parse(bytes) {
+        Ok(checkpoint) => checkpoint,
+        Err(error) => {
+            one_line(&error.to_string());
+            return 0;
+        }
+    };
+    let mut elements = 0;
+    for (name, shape) in checkpoint.shapes() {
+        // Each was checked against its storage before it is read.
+        match checkpoint.tensor(name) {
+            Ok(tensor) => {
+                assert_eq!(tensor.shape, shape);
+                elements += tensor.data.len();
+            }
+            Err(error) => one_line(&error.to_string()),
+        }
+    }
+    match checkpoint.tensors() {
+        Ok(tensors) => assert_eq!(tensors.len(), checkpoint.shapes().count()),
+        Err(error) => one_line(&error.to_string()),
+    }
+    4 * elements
+}
+
+/// A pickle alone, put into the archive that PyTorch would put it in.
+pub fn pickle(bytes: &[u8]) -> usize {
+    checkpoint(&crate::seeds::stored(&[("a/data.pkl", bytes), ("a/data/0", &[0; 64]), ("a/data/1", &[1; 64])]))
+}
+
+/// A PyTorch checkpoint in a zip archive.
+pub fn zip(bytes: &[u8]) -> usize {
+    checkpoint(bytes)
+}
+
+/// A PyTorch checkpoint in the legacy format.
+pub fn legacy(bytes: &[u8]) -> usize {
+    checkpoint(bytes)
+}
+
+/// A safetensors file, with our graph or without.
+pub fn safetensors(bytes: &[u8]) -> usize {
+    match load::from_bytes("x.safetensors", bytes, &load::Options::default()) {
+        Ok(loaded) => {
+            sound(&loaded.network.graph);
+            loaded.network.check().unwrap();
+            declared(&loaded.network.graph)
+        }
+        Err(error) => {
+            one_line(&error.to_string());
+            0
+        }
+    }
+}
