@@ -232,7 +232,11 @@ impl Importer {
         };
         let &[to, from] = matrix.dims.as_slice() else { return Ok(None) };
         let plain = live.dims.len() == 4 && live.is_plain() && live.extents()[at] == from;
-        if !plain || to == 0 || to.saturating_mul(from) > 1 << 20 || matrix.to_floats() != super::write::region_means(from, to) {
+        if !plain
+            || to == 0
+            || to.saturating_mul(from) > 1 << 20
+            || matrix.to_floats() != super::write::region_means(from, to)
+        {
             return Ok(None);
         }
         let Shape { height, width, .. } = live.shape;

@@ -104,7 +104,7 @@ const plots = {
     },
   },
   similarity: {
-    rows: () => data.similarity.flatMap(s => s.layers.map((l, i) => ({ block: s.block, place: i + 1, layer: l.layer, before: l.before, after: l.after, trials: s.trials }))),
+    rows: () => data.similarity.flatMap(s => s.layers.map(l => ({ block: s.block, place: data.tensors.indexOf(l.layer) + 1, layer: l.layer, before: l.before, after: l.after, trials: s.trials }))),
     draw(rows, width) {
       const blocks = data.blocks.filter(name => rows.some(row => row.block === name));
       const most = Math.max(1, Math.min(blocks.length, Math.floor(width / 270)));
@@ -117,7 +117,7 @@ const plots = {
       const low = Math.min(0, d3.min(known, row => Math.min(row.before ?? 1, row.after ?? 1)));
       const title = row => `${row.block} replaced\n${row.layer}\nbefore training ${number(row.before, 3)}\nat the end ${number(row.after, 3)}\n${row.trials} trials`;
       return Plot.plot({ ...common(width), height: 60 + 180 * Math.ceil(blocks.length / columns), marginTop: 24, marginBottom: 36, marginLeft: 36, marginRight: 24, fx: { axis: null, padding: 0.14 }, fy: { axis: null, padding: 0.16 },
-        x: { label: "tensors, in the network's order", ticks: [], labelAnchor: "center", labelArrow: "none" }, y: { label: null, domain: [low, 1.03], ticks: 5, grid: true },
+        x: { label: "tensors, in the network's order", domain: [1, Math.max(2, data.tensors.length)], ticks: [], labelAnchor: "center", labelArrow: "none" }, y: { label: null, domain: [low, 1.03], ticks: 5, grid: true },
         marks: [Plot.frame({ stroke: css("--line") }),
           Plot.lineY(rows.filter(row => row.before != null), { fx, fy, x: "place", y: "before", z: "block", stroke, strokeWidth: 1.5, strokeDasharray: "4 3" }),
           Plot.lineY(rows.filter(row => row.after != null), { fx, fy, x: "place", y: "after", z: "block", stroke, strokeWidth: 2 }),

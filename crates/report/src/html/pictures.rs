@@ -49,7 +49,7 @@ pub(crate) fn patches(pictures: &Pictures, patches: &[Vec<Patch>], block: &str) 
         }
     }
     let Some(png) = png(&rgba, width, height) else { return String::new() };
-    let scale = (300 / width).clamp(1, 6);
+    let scale = (300 / width).clamp(1, 10);
     format!(
         "<div class=\"patches\"><small>what excites its first {} live filters most, a row each, in validation images</small>\
          <img src=\"data:image/png;base64,{png}\" width=\"{}\" height=\"{}\" alt=\"Patches that excite the filters of {} most\"></div>",

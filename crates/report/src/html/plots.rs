@@ -96,6 +96,9 @@ pub(crate) fn payload(data: &RunData, analysis: &Analysis) -> Value {
         "curves": curves,
         "survival": analysis.survival,
         "similarity": analysis.similarity,
+        "tensors": data.plan.layers.iter().map(|layer| &layer.name).filter(|name| {
+            analysis.similarity.iter().any(|of| of.layers.iter().any(|layer| layer.layer == **name))
+        }).collect::<Vec<_>>(),
         "outputs": data.plan.blocks.iter().map(|block| block.layers.last()).collect::<Vec<_>>(),
         "pareto": analysis.pareto,
     })
