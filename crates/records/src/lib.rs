@@ -23,6 +23,7 @@ mod lock;
 pub mod plan;
 pub mod record;
 mod run;
+pub mod scan;
 mod status;
 
 pub use envelope::{digest, parent_digest};

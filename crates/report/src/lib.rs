@@ -12,6 +12,7 @@ mod export;
 mod format;
 mod html;
 mod markdown;
+pub mod scan;
 pub mod stats;
 mod tensorboard;
 mod terminal;
