@@ -30,6 +30,8 @@ pub enum Command {
     Report(Report),
     /// Which ranges of layers could be one layer: in a minute, without training
     Scan(Scan),
+    /// A smaller network within a budget: chosen from a scan, built, trained, measured, written
+    Prescribe(Prescribe),
     /// Layers, shapes, parameters, MACs and blocks of a network
     Inspect(Inspect),
     /// Accuracy of a network on a data set, or its outputs for given inputs
@@ -241,6 +243,57 @@ pub struct Scan {
     /// Write the page [default: scan.html]
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+/// `prescribe`.
+#[derive(clap::Args)]
+#[group(id = "budget", required = true, multiple = false, args = ["max_drop", "max_latency", "max_macs", "max_parameters"])]
+pub struct Prescribe {
+    /// The network and its images
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Lose at most so many percentage points of accuracy, such as 0.5pp; save as much time as that allows
+    #[arg(long, value_name = "POINTS")]
+    pub max_drop: Option<String>,
+    /// Take at most so long for a pass of --batch images on one thread, such as 2ms or 60% (of the network's)
+    #[arg(long, value_name = "TIME")]
+    pub max_latency: Option<String>,
+    /// At most so many multiply-accumulates, such as 40% (of the network's) or 12000000
+    #[arg(long, value_name = "COUNT")]
+    pub max_macs: Option<String>,
+    /// At most so many parameters, such as 40% (of the network's) or 300000
+    #[arg(long, value_name = "COUNT")]
+    pub max_parameters: Option<String>,
+    /// Where to write the network: .onnx or .safetensors; its card, figures and page go beside it
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Do not train: closed-form weights alone
+    #[arg(long, conflicts_with_all = ["scheme", "train_images", "rate"])]
+    pub no_training: bool,
+    /// How the network is trained after surgery: global, local, distill-global or distill-local
+    #[arg(long, value_name = "NAME", default_value = "distill-global")]
+    pub scheme: String,
+    /// Images that training sees in all [default: twice the training set, at most 40,000]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub train_images: Option<usize>,
+    /// Largest learning rate of training
+    #[arg(long, value_name = "RATE", default_value_t = 0.01)]
+    pub rate: f32,
+    /// Border of training images out of which a window of their own size is cropped [default: a run's own; else 0]
+    #[arg(long, value_name = "PIXELS")]
+    pub pad: Option<usize>,
+    /// Mirror every other training image [default: as the run did]
+    #[arg(long)]
+    pub flip: bool,
+    /// Networks that are built (and trained) at most while looking for the best
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
+    pub attempts: usize,
+    /// Seed of training
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// A scan of this network (`nettriage scan --json`), in place of making one
+    #[arg(long, value_name = "FILE")]
+    pub scan: Option<PathBuf>,
 }
 
 /// `evaluate`.

@@ -7,6 +7,7 @@ mod export;
 mod fail;
 mod inspect;
 mod model;
+mod prescribe;
 mod progress;
 mod report;
 mod run;
@@ -39,6 +40,7 @@ fn dispatch(command: Command) -> Result<(), Fail> {
         Command::Status(args) => status::status(&args),
         Command::Report(args) => report::report(&args),
         Command::Scan(args) => scan::scan(&args),
+        Command::Prescribe(args) => prescribe::prescribe(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Evaluate(args) => evaluate::evaluate(&args),
         Command::Export(args) => export::export(&args),

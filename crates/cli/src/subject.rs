@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nettriage_data::{Dataset, Images as Pictures, Normalization, fill_plain};
+use nettriage_data::{Augmentation, Dataset, Images as Pictures, Normalization, fill_plain};
 use nettriage_net::info::ModelInfo;
 use nettriage_net::{Graph, Network, Shape, safetensors};
 use nettriage_records::Run;
@@ -31,6 +31,8 @@ pub struct Subject {
     pub judged: Vec<u32>,
     /// In words, where those come from.
     pub judged_from: String,
+    /// Variation of training images in the run; none of a file.
+    pub augment: Augmentation,
     unlabelled: bool,
 }
 
@@ -66,6 +68,7 @@ fn of_file(args: &args::Subject) -> Result<Subject, Fail> {
         judged_from: format!("the last {} training images", args.judged),
         data,
         normalization,
+        augment: Augmentation::default(),
         unlabelled: args.unlabelled,
     })
 }
@@ -88,6 +91,7 @@ fn of_run(args: &args::Subject, folder: &Path) -> Result<Subject, Fail> {
         judged_from: format!("{} validation images of the run", judged.len()),
         judged,
         normalization: setting.normalization.clone(),
+        augment: setting.study.data.augment,
         data: setting.data,
         unlabelled: args.unlabelled,
     })

@@ -21,6 +21,7 @@ mod files;
 mod id;
 mod lock;
 pub mod plan;
+pub mod prescription;
 pub mod record;
 mod run;
 pub mod scan;

@@ -12,6 +12,7 @@ mod feed;
 mod filters;
 mod least_squares;
 mod parent;
+pub mod prescribe;
 mod plan;
 pub mod scan;
 pub mod scheme;

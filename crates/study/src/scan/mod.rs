@@ -9,6 +9,7 @@ mod images;
 mod judge;
 mod latency;
 mod ranges;
+mod refit;
 mod solve;
 mod sums;
 
@@ -24,7 +25,8 @@ use nettriage_records::plan::Cost;
 use nettriage_records::scan::{self as found, Scan};
 
 pub use images::Images;
-pub use latency::Stopwatch;
+pub use latency::{Stopwatch, alternating};
+pub use refit::{Judge, Judgement, refit};
 
 use crate::Error;
 use fit::{Fitted, Sources, Wanted};
