@@ -36,7 +36,14 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
         let lessons = Lessons { data: &subject.data, normalization: &subject.normalization, train: &subject.train };
         (lessons, tuning)
     });
-    let case = Case { parent: &subject.network, scan: &scan, fitted: &fitted, judged: &judged, training, attempts: args.attempts };
+    let case = Case {
+        parent: &subject.network,
+        scan: &scan,
+        fitted: &fitted,
+        judged: &judged,
+        training,
+        attempts: args.attempts,
+    };
     let teller = Teller(ProgressBar::hidden());
     let Search { best, nearest, front, plans } = prescribe::search(&case, budget, &options, &teller)?;
     let Some(attempt) = best else { return Err(refusal(args, &scan, nearest)) };
@@ -146,7 +153,9 @@ fn share(text: &str, unit: &str, of: f64, flag: &str, example: &str) -> Result<f
         Some(share) => number(share).map(|share| share / 100.0 * of),
         None => number(text.strip_suffix(unit).unwrap_or(text)),
     };
-    found.ok_or_else(|| Fail::Message(format!("{flag} {text}: give a number above 0, such as {example}, or a share such as 40%")))
+    found.ok_or_else(|| {
+        Fail::Message(format!("{flag} {text}: give a number above 0, such as {example}, or a share such as 40%"))
+    })
 }
 
 fn tuning(args: &args::Prescribe, subject: &Subject) -> Result<Option<Tuning>, Fail> {
@@ -161,7 +170,8 @@ fn tuning(args: &args::Prescribe, subject: &Subject) -> Result<Option<Tuning>, F
     if !(args.rate > 0.0 && args.rate.is_finite()) {
         return Err(Fail::Message(format!("--rate {}: give a number above 0, such as 0.01", args.rate)));
     }
-    let augment = Augmentation { pad: args.pad.unwrap_or(subject.augment.pad), flip: args.flip || subject.augment.flip };
+    let augment =
+        Augmentation { pad: args.pad.unwrap_or(subject.augment.pad), flip: args.flip || subject.augment.flip };
     augment.check(subject.data.shape())?;
     Ok(Some(Tuning {
         stage,
@@ -255,7 +265,9 @@ impl Progress for Teller {
 
     fn judged(&self, figures: &Figures) {
         self.0.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-        let drop = figures.drop.map_or(String::new(), |[drop, low, high]| format!("drop {drop:.2} points ({low:.2} to {high:.2}), "));
+        let drop = figures
+            .drop
+            .map_or(String::new(), |[drop, low, high]| format!("drop {drop:.2} points ({low:.2} to {high:.2}), "));
         eprintln!(
             "  {drop}{:.1}% of first choices stay, {} multiply-accumulates",
             100.0 * figures.agreement.unwrap_or(0.0),

@@ -58,7 +58,10 @@ pub(crate) fn rows(prescription: &Prescription) -> Vec<Vec<String>> {
             name.to_owned(),
             figures.accuracy.map_or_else(dash, |a| format!("{}%", number(100.0 * a, 2))),
             figures.drop.map_or_else(dash, |d| number(d[0], 2)),
-            figures.drop.filter(|_| interval).map_or_else(dash, |d| format!("{} to {}", number(d[1], 2), number(d[2], 2))),
+            figures
+                .drop
+                .filter(|_| interval)
+                .map_or_else(dash, |d| format!("{} to {}", number(d[1], 2), number(d[2], 2))),
             short(figures.cost.parameters as f64),
             short(figures.cost.macs as f64),
             format!("{:.3}", figures.milliseconds),

@@ -57,13 +57,13 @@ pub fn prescription(prescription: &Prescription) -> String {
         name = text(&prescription.network),
         data = text(&prescription.data),
         verdict = text(&verdict(prescription)),
-        figures = table("", &header, &safe(&figures[1..])),
-        replaced = table("", &["layers", "by"], &safe(&replaced)),
+        figures = table("plain", &header, &safe(&figures[1..])),
+        replaced = table("plain left", &["layers", "by"], &safe(&replaced)),
         training = text(&prescription.training),
         judged = text(&prescription.judged_from),
         picture = picture(prescription),
         front = table(
-            "",
+            "plain left",
             &["predicted drop", "judged drop", "ms", "MACs", "parameters", "ranges"],
             &safe(&front)
         ),
@@ -77,10 +77,18 @@ fn picture(prescription: &Prescription) -> String {
     let widest = points.iter().map(|p| p.drop.max(p.tried.unwrap_or(0.0))).fold(1.0, f64::max);
     let x = |ms: f64| 60.0 + (width - 80.0) * ms / most;
     let y = |drop: f64| 20.0 + (height - 70.0) * drop.max(0.0) / widest;
-    let mut out = format!("<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"Predicted drop against milliseconds\" style=\"max-width:100%\">");
+    let mut out = format!(
+        "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"Predicted drop against milliseconds\" style=\"max-width:100%\">"
+    );
     for k in 0..=4 {
         let (drop, ms) = (widest * f64::from(k) / 4.0, most * f64::from(k) / 4.0);
-        out += &format!("<line x1=\"60\" x2=\"{}\" y1=\"{1:.1}\" y2=\"{1:.1}\"/><text x=\"52\" y=\"{2:.1}\" text-anchor=\"end\">{3}</text>", width - 20.0, y(drop), y(drop) + 4.0, number(drop, 1));
+        out += &format!(
+            "<line x1=\"60\" x2=\"{}\" y1=\"{1:.1}\" y2=\"{1:.1}\"/><text x=\"52\" y=\"{2:.1}\" text-anchor=\"end\">{3}</text>",
+            width - 20.0,
+            y(drop),
+            y(drop) + 4.0,
+            number(drop, 1)
+        );
         out += &format!("<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{ms:.3}</text>", x(ms), height - 30.0);
     }
     let path: Vec<String> = points.iter().map(|p| format!("{:.1} {:.1}", x(p.milliseconds), y(p.drop))).collect();
@@ -102,6 +110,10 @@ fn picture(prescription: &Prescription) -> String {
             );
         }
     }
-    out += &format!("<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">milliseconds a pass, and points lost</text></svg>", width / 2.0, height - 8.0);
+    out += &format!(
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">milliseconds a pass, and points lost</text></svg>",
+        width / 2.0,
+        height - 8.0
+    );
     out
 }

@@ -38,7 +38,7 @@ const TRIANGLE: &str = ".triangles{display:grid;grid-template-columns:repeat(aut
      .triangles svg{max-width:100%;height:auto;display:block}.triangles text{fill:var(--ink);font-size:11px}\
      .triangles text.v{font-size:8.5px;text-anchor:middle;pointer-events:none}.triangles .s0+text.v{fill:var(--t0)}\
      .triangles .s7+text.v{fill:var(--t7)}.triangles .s8+text.v{fill:var(--t8)}\
-     .key{display:flex;gap:.5rem;flex-wrap:wrap;font-size:.8rem;margin:.4rem 0 1rem}.key span{padding:.05rem .5rem;border-radius:4px}\
+     .steps{display:flex;gap:.5rem;flex-wrap:wrap;font-size:.8rem;margin:.4rem 0 1rem}.steps span{padding:.05rem .5rem;border-radius:4px}\
      td.num{text-align:right}";
 
 fn answer(scan: &Scan) -> String {
@@ -77,7 +77,7 @@ fn answer(scan: &Scan) -> String {
         short(scan.parent.cost.macs as f64),
         scan.parent.milliseconds,
         text(&trusted(scan)),
-        table("", &header, &rows)
+        table("plain", &header, &rows)
     )
 }
 
@@ -102,7 +102,7 @@ fn triangles(scan: &Scan) -> String {
         s if s >= -2.0 => 3,
         _ => 5,
     };
-    let key = "<div class=\"key\">Points: <span class=\"s2\">gained</span><span class=\"s3\">within 0.25</span><span class=\"s4\">up to 1</span>\
+    let key = "<div class=\"steps\">Points: <span class=\"s2\">gained</span><span class=\"s3\">within 0.25</span><span class=\"s4\">up to 1</span>\
          <span class=\"s5\">up to 2</span><span class=\"s6\">up to 5</span><span class=\"s7\">up to 10</span><span class=\"s8\">more</span></div>";
     format!(
         "<p>A cell is the range from the layer of its row to the layer of its column, replaced by the single layer that keeps most. \
@@ -121,7 +121,7 @@ fn triangle(
     colour: &dyn Fn(f64) -> usize,
 ) -> String {
     let n = scan.units.len();
-    let (width, height) = (NAMES + n * CELL + 4, 92 + n * CELL);
+    let (width, height) = (NAMES + n * CELL + 56, 92 + n * CELL);
     let mut parts = String::new();
     for (i, unit) in scan.units.iter().enumerate() {
         let name = text(&shortened(&unit.name));
@@ -197,7 +197,7 @@ fn everything(scan: &Scan) -> String {
             rows.push(row);
         }
     }
-    table("", &header, &rows)
+    table("plain", &header, &rows)
 }
 
 fn method(scan: &Scan) -> String {

@@ -178,12 +178,20 @@ mod tests {
 
     #[test]
     fn the_front_is_that_of_trying_every_set_of_ranges() {
-        let ranges = [(0, 1, 1.0, 0.5), (1, 2, 0.4, 0.75), (2, 3, 2.0, 0.25), (0, 2, 1.5, 0.5), (3, 3, 0.3, 0.5), (1, 3, 5.0, 0.1)];
+        let ranges = [
+            (0, 1, 1.0, 0.5),
+            (1, 2, 0.4, 0.75),
+            (2, 3, 2.0, 0.25),
+            (0, 2, 1.5, 0.5),
+            (3, 3, 0.3, 0.5),
+            (1, 3, 5.0, 0.1),
+        ];
         let scan = scan(&ranges);
         // Every subset without overlap, by its drop and milliseconds.
         let mut all: Vec<(f64, f64)> = Vec::new();
         for set in 0..1u32 << ranges.len() {
-            let members: Vec<_> = ranges.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1).map(|(_, r)| r).collect();
+            let members: Vec<_> =
+                ranges.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1).map(|(_, r)| r).collect();
             let apart = members.iter().enumerate().all(|(i, a)| members[..i].iter().all(|b| a.1 < b.0 || b.1 < a.0));
             if apart {
                 let saved: f64 = members.iter().map(|r| (r.1 - r.0 + 1) as f64 - r.3).sum();

@@ -173,9 +173,8 @@ fn first_guess(plans: &[Plan], most: f64, trained: bool) -> usize {
 fn middle(plans: &[Plan], low: usize, high: usize) -> usize {
     let end = plans[high.min(plans.len() - 1)].milliseconds;
     let half = (plans[low].milliseconds + end) / 2.0;
-    let nearest = |a: &usize, b: &usize| {
-        (plans[*a].milliseconds - half).abs().total_cmp(&(plans[*b].milliseconds - half).abs())
-    };
+    let nearest =
+        |a: &usize, b: &usize| (plans[*a].milliseconds - half).abs().total_cmp(&(plans[*b].milliseconds - half).abs());
     (low + 1..high.min(plans.len())).min_by(nearest).unwrap_or(low)
 }
 

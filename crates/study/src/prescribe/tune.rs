@@ -60,7 +60,12 @@ pub fn tune(
         false => None,
     };
     let alpha = if tuning.labelled { tuning.stage.alpha } else { 1.0 };
-    let stream = Stream::new(lessons.train, tuning.images, &tuning.augment, seed::seed("fine-tuning", &[&tuning.seed.to_string()]));
+    let stream = Stream::new(
+        lessons.train,
+        tuning.images,
+        &tuning.augment,
+        seed::seed("fine-tuning", &[&tuning.seed.to_string()]),
+    );
     let (images, shape) = (&lessons.data.train, lessons.data.shape());
     let classes = network.graph.output_shape()?.elements();
     let steps = stream.examples.len().div_ceil(tuning.batch);

@@ -550,3 +550,139 @@ fn solve_parts(sums: &[Sums; 2], parts: &[&Part]) -> Vec<Map> {
     };
     parts.iter().zip(best).map(solve).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use nettriage_net::{Graph, INPUT, Kind, Layer, Padding};
+
+    use super::*;
+    use crate::seed;
+
+    const SHAPE: Shape = Shape { channels: 4, height: 8, width: 6 };
+
+    fn network(conv: Conv) -> Network {
+        let layer = |name: &str, input: &str, kind| Layer { name: name.into(), inputs: vec![input.into()], kind };
+        let layers =
+            vec![layer("conv", INPUT, Kind::Conv(conv)), layer("act", "conv", Kind::Activation(Activation::Relu))];
+        let graph = Graph { name: "one".into(), input: SHAPE, layers, output: "act".into() };
+        let mut network = Network::initialised(graph, &mut seed::rng("test", &[])).unwrap();
+        let bias = (0..conv.filters).map(|f| f as f32 / 3.0 - 0.8).collect();
+        network.weights.insert("conv.bias".into(), nettriage_net::Tensor::new(&[conv.filters], bias));
+        network
+    }
+
+    /// Seeded noise, the same whatever the range.
+    fn images() -> Images<'static> {
+        let fill = |range: std::ops::Range<usize>, out: &mut [f32]| {
+            for (image, pixels) in range.zip(out.chunks_exact_mut(SHAPE.elements())) {
+                let mut state = image as u32 * 7919 + 1;
+                for value in pixels {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    *value = (state >> 8) as f32 / (1 << 23) as f32 - 1.0;
+                }
+            }
+        };
+        Images { count: 150, fill: Box::new(fill), labels: None }
+    }
+
+    fn wanted(from: &Network, conv: Conv) -> Wanted {
+        let to = from.graph.shape_of("conv").unwrap();
+        let input = INPUT.to_owned();
+        Wanted { input, from: SHAPE, target: "conv".into(), to, conv, closing: Some(Activation::Relu), closed: false }
+    }
+
+    fn run(network: &Network, wanted: &[Wanted], methods: &[Method], threads: usize) -> Vec<HashMap<usize, Fitted>> {
+        let images = images();
+        let sources = Sources { inputs: network, targets: None, images: &images };
+        let options = Options { threads, ..Options::default() };
+        fit(&sources, wanted, &sites(wanted), methods, &options, &|_, _| ()).unwrap()
+    }
+
+    const PLAIN: Method = Method { solves: 1, moments: false };
+
+    #[test]
+    fn a_convolution_is_found_again_from_what_it_does() {
+        for (groups, stride) in [(1, 1), (2, 1), (1, 2), (4, 1)] {
+            let conv = Conv { groups, stride: [stride; 2], padding: Padding::all(1), ..Conv::same(8, 3) };
+            let network = network(conv);
+            // A larger kernel beside it: the same site, other patch elements.
+            let larger = Conv { kernel: [5; 2], padding: Padding::all(2), ..conv };
+            let found = run(&network, &[wanted(&network, larger), wanted(&network, conv)], &[PLAIN], 1);
+            let truth = &network.weights["conv.weight"].data;
+            let fitted = &found[0][&1];
+            let worst = fitted.weight.iter().zip(truth).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-4, "{groups} groups, stride {stride}: {worst}");
+            let bias = &network.weights["conv.bias"].data;
+            assert!(fitted.bias.iter().zip(bias).all(|(a, b)| (a - b).abs() < 1e-4));
+            assert!(fitted.error < 1e-6, "{}", fitted.error);
+            // The larger kernel holds the smaller one in its middle and near nothing around it.
+            let per_filter = SHAPE.channels / groups;
+            for (at, weight) in found[0][&0].weight.iter().enumerate() {
+                let (channel, tap) = (at / 25, at % 25);
+                let (y, x) = (tap / 5, tap % 5);
+                let inner = (1..4).contains(&y) && (1..4).contains(&x);
+                let expected = if inner { truth[channel * 9 + (y - 1) * 3 + x - 1] } else { 0.0 };
+                assert!((weight - expected).abs() < 1e-3, "{per_filter} channels a group: {weight} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn threads_change_no_bit() {
+        let network = network(Conv::same(8, 5));
+        let methods = [PLAIN, Method { solves: 3, moments: true }];
+        let wanted = [wanted(&network, Conv::same(8, 3)), wanted(&network, Conv::same(8, 1))];
+        let [one, three] = [1, 3].map(|threads| run(&network, &wanted, &methods, threads));
+        for (a, b) in one.iter().zip(&three) {
+            for index in [0, 1] {
+                assert_eq!(a[&index].weight, b[&index].weight);
+                assert_eq!(a[&index].bias, b[&index].bias);
+            }
+        }
+    }
+
+    /// Mean squared error after the ReLU, and mean and variance before it, of one filter, by the definition.
+    fn outcome(network: &Network, fitted: &Fitted, kernel: usize, filter: usize) -> (f64, [f64; 2], [f64; 2]) {
+        let images = images();
+        let mut tensors = Tensors::new(network, &["conv"], images.count, 1, true).unwrap();
+        tensors.run(&images, 0..images.count);
+        let (x, y) = (tensors.get(INPUT), tensors.get("conv"));
+        let filters = fitted.bias.len();
+        let half = (kernel / 2) as isize;
+        let (mut error, mut own, mut target, mut n) = (0.0, [0.0f64; 2], [0.0f64; 2], 0.0);
+        for (at, y) in y.chunks_exact(filters).enumerate() {
+            let (image, row, column) = (at / 48, (at % 48) / 6, at % 6);
+            let mut sum = f64::from(fitted.bias[filter]);
+            for (c, ky, kx) in (0..4).flat_map(|c| (0..kernel).flat_map(move |a| (0..kernel).map(move |b| (c, a, b)))) {
+                let (r, s) = (row as isize + ky as isize - half, column as isize + kx as isize - half);
+                if (0..8).contains(&r) && (0..6).contains(&s) {
+                    let pixel = x[((image * 8 + r as usize) * 6 + s as usize) * 4 + c];
+                    let weight = fitted.weight[((filter * 4 + c) * kernel + ky) * kernel + kx];
+                    sum += f64::from(weight) * f64::from(pixel);
+                }
+            }
+            let wanted = f64::from(y[filter]);
+            error += (sum.max(0.0) - wanted.max(0.0)).powi(2);
+            (0..2).for_each(|k| own[k] += sum.powi(k as i32 + 1));
+            (0..2).for_each(|k| target[k] += wanted.powi(k as i32 + 1));
+            n += 1.0;
+        }
+        let moments = |[sum, square]: [f64; 2]| [sum / n, square / n - (sum / n).powi(2)];
+        (error / n, moments(own), moments(target))
+    }
+
+    #[test]
+    fn a_further_solve_errs_less_behind_the_relu_and_moments_are_met() {
+        let network = network(Conv::same(6, 5));
+        let wanted = [wanted(&network, Conv::same(6, 3))];
+        let methods = [PLAIN, Method { solves: 2, moments: false }, Method { solves: 1, moments: true }];
+        let found = run(&network, &wanted, &methods, 2);
+        let sum = |method: usize| (0..6).map(|f| outcome(&network, &found[method][&0], 3, f).0).sum::<f64>();
+        assert!(sum(1) < sum(0), "{} and {}", sum(1), sum(0));
+        for filter in 0..6 {
+            let (_, own, target) = outcome(&network, &found[2][&0], 3, filter);
+            assert!((own[0] - target[0]).abs() < 1e-3, "{own:?} {target:?}");
+            assert!((own[1] / target[1] - 1.0).abs() < 1e-3, "{own:?} {target:?}");
+        }
+    }
+}

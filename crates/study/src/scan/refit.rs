@@ -49,7 +49,8 @@ pub fn refit(
     let sources = Sources { inputs: network, targets: Some(parent), images };
     let mut fitted = fit::fit(&sources, &wanted, &fit::sites(&wanted), &[method], options, &|_, _| ())?;
     let fitted = fitted.swap_remove(0).remove(&0);
-    let fitted = fitted.ok_or_else(|| Error::Plan(format!("{}: no weights were found for its substitute", now.name)))?;
+    let fitted =
+        fitted.ok_or_else(|| Error::Plan(format!("{}: no weights were found for its substitute", now.name)))?;
     fill(&mut child, now, &fitted)?;
     calibrate(&mut child, now, &product, images, options)?;
     Ok(child)
@@ -130,10 +131,6 @@ impl<'a> Judge<'a> {
             self.reference.add(&mut verdict, self.images.labels.as_deref(), start, model.forward(&input));
         }
         let share = |count: usize| count as f64 / verdict.images.max(1) as f64;
-        Ok(Judgement {
-            accuracy: verdict.right.map(share),
-            drop: verdict.drop(),
-            agreement: share(verdict.agreed),
-        })
+        Ok(Judgement { accuracy: verdict.right.map(share), drop: verdict.drop(), agreement: share(verdict.agreed) })
     }
 }
