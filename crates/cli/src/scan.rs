@@ -8,6 +8,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 use nettriage_records::Run;
 use nettriage_records::scan::{Scan, Trust};
+use nettriage_report::scan::Rankings;
 use nettriage_study::scan::{self, Method, Options, Phase, Progress, Scope};
 
 use crate::args::{self, Ranges};
@@ -90,7 +91,7 @@ fn trust(args: &args::Scan) -> Result<Option<Trust>, Fail> {
 }
 
 /// Of every parent of a run: the scan's drop and the trained criticality of each block.
-fn rankings(folder: &Path, args: &args::Scan) -> Result<Vec<(Vec<f64>, Vec<f64>)>, Fail> {
+fn rankings(folder: &Path, args: &args::Scan) -> Result<Vec<Rankings>, Fail> {
     let run_folder = Run::open(folder)?;
     let mut pairs = Vec::new();
     for parent in &run_folder.plan().parents {
@@ -122,7 +123,8 @@ fn rankings(folder: &Path, args: &args::Scan) -> Result<Vec<(Vec<f64>, Vec<f64>)
             let drop = range.candidates.first()?.drop?[0];
             Some((drop, *trained.get(block)?))
         });
-        pairs.push(both.unzip());
+        let (scanned, trained) = both.unzip();
+        pairs.push(Rankings { scanned, trained });
     }
     Ok(pairs)
 }

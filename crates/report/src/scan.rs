@@ -158,10 +158,19 @@ pub fn trained_criticality(run: &Run, parent: &str, scheme: &str) -> Result<Hash
     Ok(children.into_iter().map(|(block, values)| (block, 100.0 * (base - mean(&values)))).collect())
 }
 
-/// Kendall's tau-b of each pair of rankings, and the mean over pairs with its percentile interval, pairs resampled: every
-/// way of drawing them if there are at most six, else 2,000 draws. `None` where no pair has two blocks that differ.
-pub fn trust(pairs: &[(Vec<f64>, Vec<f64>)], scheme: &str) -> Option<Trust> {
-    let taus: Vec<f64> = pairs.iter().filter_map(|(a, b)| kendall::tau(a, b)).collect();
+/// The blocks of one parent, measured twice.
+#[derive(Clone, Debug, Default)]
+pub struct Rankings {
+    /// Each block's drop in the scan.
+    pub scanned: Vec<f64>,
+    /// Each block's criticality after training.
+    pub trained: Vec<f64>,
+}
+
+/// Kendall's tau-b of each pair of rankings, and the mean over parents with its percentile interval, parents resampled: every
+/// way of drawing them if there are at most six, else 2,000 draws. `None` where no parent has two blocks that differ.
+pub fn trust(parents: &[Rankings], scheme: &str) -> Option<Trust> {
+    let taus: Vec<f64> = parents.iter().filter_map(|p| kendall::tau(&p.scanned, &p.trained)).collect();
     if taus.is_empty() {
         return None;
     }
@@ -169,7 +178,7 @@ pub fn trust(pairs: &[(Vec<f64>, Vec<f64>)], scheme: &str) -> Option<Trust> {
         tau: taus.iter().sum::<f64>() / taus.len() as f64,
         interval: kendall::mean_interval(&taus),
         parents: taus.len(),
-        blocks: pairs.iter().map(|(a, _)| a.len()).sum(),
+        blocks: parents.iter().map(|p| p.scanned.len()).sum(),
         scheme: scheme.to_owned(),
     })
 }
@@ -180,15 +189,16 @@ mod tests {
 
     #[test]
     fn trust_is_the_mean_of_the_parents_taus() {
-        let same = (vec![1.0, 2.0, 3.0], vec![4.0, 5.0, 6.0]);
+        let rankings = |trained: [f64; 3]| Rankings { scanned: vec![1.0, 2.0, 3.0], trained: trained.to_vec() };
+        let same = rankings([4.0, 5.0, 6.0]);
         // One of three pairs is discordant: tau 1/3.
-        let other = (vec![1.0, 2.0, 3.0], vec![4.0, 6.0, 5.0]);
+        let other = rankings([4.0, 6.0, 5.0]);
         let found = trust(&[same, other.clone()], "global").unwrap();
         assert!((found.tau - 2.0 / 3.0).abs() < 1e-12);
         assert_eq!((found.parents, found.blocks), (2, 6));
         let [low, high] = found.interval.unwrap();
         assert!((low - 1.0 / 3.0).abs() < 1e-12 && (high - 1.0).abs() < 1e-12);
         assert_eq!(trust(&[other], "global").unwrap().interval, None);
-        assert!(trust(&[(vec![1.0], vec![2.0])], "global").is_none());
+        assert!(trust(&[Rankings { scanned: vec![1.0], trained: vec![2.0] }], "global").is_none());
     }
 }

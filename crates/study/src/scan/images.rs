@@ -7,12 +7,15 @@ use nettriage_net::{INPUT, Network, slice};
 
 use crate::Error;
 
+/// Writes the images of a range.
+pub type Fill<'a> = Box<dyn Fn(Range<usize>, &mut [f32]) + Sync + 'a>;
+
 /// A sequence of images as a network takes them, with labels or without.
 pub struct Images<'a> {
     /// Their number.
     pub count: usize,
     /// Writes those of a range: n x H x W x C, normalised.
-    pub fill: Box<dyn Fn(Range<usize>, &mut [f32]) + Sync + 'a>,
+    pub fill: Fill<'a>,
     /// One class an image.
     pub labels: Option<Vec<u16>>,
 }

@@ -13,7 +13,7 @@ mod refit;
 mod solve;
 mod sums;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Instant;
@@ -24,7 +24,7 @@ use nettriage_net::{Graph, Kind, Network, Tensor, cost, init};
 use nettriage_records::plan::Cost;
 use nettriage_records::scan::{self as found, Scan};
 
-pub use images::Images;
+pub use images::{Fill, Images};
 pub use latency::{Stopwatch, alternating};
 pub use refit::{Judge, Judgement, refit};
 
@@ -300,28 +300,23 @@ fn fit_and_judge(
         inputs.dedup();
         for input in inputs {
             let mine: Vec<usize> = sites.iter().filter(|s| s.input() == input).flat_map(fit::Site::wanted).collect();
-            let mut tasks: Vec<(usize, Vec<(usize, usize, Network)>)> = Vec::new();
+            // What is wanted of each range, by each method.
+            let mut keys: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
             for at in mine {
-                let (range, candidate) = whose[at];
-                for (method, fitted) in fitted.iter().enumerate() {
-                    let alone =
-                        substitute(network, &ranges[range], &ranges[range].candidates[candidate], &fitted[&at])?;
-                    match tasks.iter_mut().find(|(of, _)| *of == range) {
-                        Some((_, members)) => members.push((at, method, alone)),
-                        None => tasks.push((range, vec![(at, method, alone)])),
-                    }
-                }
+                let members = (0..options.methods.len()).map(|method| (at, method));
+                keys.entry(whose[at].0).or_default().extend(members);
             }
-            let (keys, tasks): (Vec<_>, Vec<_>) = tasks
-                .into_iter()
-                .map(|(range, members)| {
-                    let keys: Vec<(usize, usize)> = members.iter().map(|(at, method, _)| (*at, *method)).collect();
-                    let substitutes = members.into_iter().map(|(_, _, network)| network).collect();
-                    (keys, Task { output: ranges[range].block.output.clone(), substitutes })
-                })
-                .unzip();
+            let task = |(range, members): (&usize, &Vec<(usize, usize)>)| {
+                let range = &ranges[*range];
+                let alone = |&(at, method): &(usize, usize)| {
+                    substitute(network, range, &range.candidates[whose[at].1], &fitted[method][&at])
+                };
+                let substitutes = members.iter().map(alone).collect::<Result<_, Error>>()?;
+                Ok(Task { output: range.block.output.clone(), substitutes })
+            };
+            let tasks = keys.iter().map(task).collect::<Result<Vec<_>, Error>>()?;
             let verdicts = judge::judge(network, input, &tasks, subject.judged, reference, options)?;
-            for (keys, verdicts) in keys.into_iter().zip(verdicts) {
+            for (keys, verdicts) in keys.into_values().zip(verdicts) {
                 for ((at, method), verdict) in keys.into_iter().zip(verdicts) {
                     let entry = (options.methods[method].to_string(), Some(fitted[method][&at].clone()), verdict);
                     judged.entry(whose[at]).or_default().push(entry);

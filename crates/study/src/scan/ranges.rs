@@ -145,7 +145,7 @@ fn resolve(choice: Choice, graph: &Graph, range: &Range) -> Result<Option<Substi
 fn sensible(conv: &Conv, input: Shape) -> bool {
     let [kernel, _] = conv.kernel;
     let sees = |stride: usize| stride <= kernel.max(2);
-    let inside = kernel <= 2 * input.height.max(input.width) - 1;
+    let inside = kernel < 2 * input.height.max(input.width);
     sees(conv.stride[0]) && sees(conv.stride[1]) && inside
 }
 
