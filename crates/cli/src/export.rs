@@ -15,7 +15,7 @@ use crate::{model, report};
 pub fn export(args: &args::Export) -> Result<(), Fail> {
     let Some(trial) = &args.trial else {
         let loaded = model::load(&args.model)?;
-        write(&loaded.network, args)?;
+        written(&loaded.network, args)?;
         return write_info(&loaded.info, &args.output);
     };
     let folder = Path::new(&args.model.model);
@@ -28,7 +28,7 @@ pub fn export(args: &args::Export) -> Result<(), Fail> {
     let study = Study::parse(&plan.study, &folder.join("plan.json").display().to_string())?;
     let setting = Setting::new(study, plan.study.clone(), args.data_dir.as_deref())?;
     let network = recompute(&run, &setting, spec)?;
-    write(&network, args)?;
+    written(&network, args)?;
     let info = ModelInfo {
         mean: plan.data.mean.clone(),
         std: plan.data.std.clone(),
@@ -42,13 +42,22 @@ pub fn export(args: &args::Export) -> Result<(), Fail> {
     Ok(())
 }
 
-fn write(network: &Network, args: &args::Export) -> Result<(), Fail> {
-    let path = args.output.as_path();
+/// Writes the network as the command line asks.
+fn written(network: &Network, args: &args::Export) -> Result<(), Fail> {
+    if !args.state_dict {
+        return write(network, &args.output);
+    }
+    if args.output.extension().is_none_or(|ending| ending != "safetensors") {
+        return Err(Fail::Message(format!("{}: --state-dict writes .safetensors", args.output.display())));
+    }
+    safetensors::save_state_dict(network, &args.output)?;
+    println!("weights: {}", args.output.display());
+    Ok(())
+}
+
+/// Writes a network in the format that the file's name says.
+pub fn write(network: &Network, path: &Path) -> Result<(), Fail> {
     match path.extension().and_then(|e| e.to_str()) {
-        Some("safetensors") if args.state_dict => safetensors::save_state_dict(network, path)?,
-        _ if args.state_dict => {
-            return Err(Fail::Message(format!("{}: --state-dict writes .safetensors", path.display())));
-        }
         Some("onnx") => onnx::write(network, path)?,
         Some("safetensors") => safetensors::save(network, path)?,
         _ => {
@@ -60,7 +69,7 @@ fn write(network: &Network, args: &args::Export) -> Result<(), Fail> {
 }
 
 /// Normalisation and classes go along, so that the file can be evaluated without flags.
-fn write_info(info: &ModelInfo, path: &Path) -> Result<(), Fail> {
+pub fn write_info(info: &ModelInfo, path: &Path) -> Result<(), Fail> {
     let text = info.to_toml();
     if text.is_empty() {
         return Ok(());

@@ -30,12 +30,12 @@ pub fn report(args: &args::Report) -> Result<(), Fail> {
         exported = true;
     }
     if let Some(path) = &args.parquet {
-        write(path, nettriage_report::parquet(&data))?;
+        write_bytes(path, &nettriage_report::parquet(&data))?;
         exported = true;
     }
     for (path, text) in exports {
         if let Some(path) = path {
-            write(path, text)?;
+            write(path, &text)?;
             exported = true;
         }
     }
@@ -69,7 +69,11 @@ fn read(run: &Run) -> Result<(RunData, Analysis), Fail> {
 }
 
 /// Writes a file whole or not at all: under another name first, then renamed.
-pub fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<(), Fail> {
+pub fn write(path: &Path, text: &str) -> Result<(), Fail> {
+    write_bytes(path, text.as_bytes())
+}
+
+fn write_bytes(path: &Path, content: &[u8]) -> Result<(), Fail> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let temporary = path.with_file_name(name);

@@ -23,8 +23,10 @@ mod id;
 mod lock;
 mod pictures;
 pub mod plan;
+pub mod prescription;
 pub mod record;
 mod run;
+pub mod scan;
 mod status;
 
 pub use envelope::{digest, parent_digest};

@@ -13,6 +13,8 @@ mod format;
 mod html;
 mod markdown;
 mod parquet;
+pub mod prescription;
+pub mod scan;
 pub mod stats;
 mod tensorboard;
 mod terminal;
