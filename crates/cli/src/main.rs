@@ -9,11 +9,14 @@ mod inspect;
 mod interrupt;
 mod memory;
 mod model;
+mod prescribe;
 mod progress;
 mod report;
 mod run;
+mod scan;
 mod serve;
 mod status;
+mod subject;
 mod trial;
 mod upkeep;
 
@@ -45,6 +48,8 @@ fn dispatch(command: Command) -> Result<(), Fail> {
         Command::Gc(args) => upkeep::gc(&args),
         Command::Merge(args) => upkeep::merge(&args),
         Command::Report(args) => report::report(&args),
+        Command::Scan(args) => scan::scan(&args),
+        Command::Prescribe(args) => prescribe::prescribe(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Evaluate(args) => evaluate::evaluate(&args),
         Command::Export(args) => export::export(&args),

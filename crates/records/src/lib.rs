@@ -29,8 +29,10 @@ mod id;
 mod lock;
 mod merge;
 pub mod plan;
+pub mod prescription;
 pub mod record;
 mod run;
+pub mod scan;
 mod status;
 
 pub use envelope::{digest, parent_digest};

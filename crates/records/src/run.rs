@@ -259,11 +259,22 @@ impl Run {
     /// First lines of the files of `ids` that are there and whole, in that order.
     pub(crate) fn headers<'a>(&self, part: &str, ids: impl Iterator<Item = &'a str>) -> Result<Vec<Header>, Error> {
         let there = self.listing(part)?;
-        let ids = ids.filter(|id| there.contains(*id));
-        let headers = ids.map(|id| Ok(envelope::read_header(&self.file(part, id))?.filter(|header| header.id == id)));
-        headers.filter_map(Result::transpose).collect()
+        let ids: Vec<&str> = ids.filter(|id| there.contains(*id)).collect();
+        let read = |id: &&str| Ok(envelope::read_header(&self.file(part, id))?.filter(|header| header.id == **id));
+        let read = |ids: &[&str]| ids.iter().map(read).filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>();
+        // Many files at once: a shared file system answers each only after a while.
+        let share = ids.len().div_ceil(READERS).max(LEAST_SHARE);
+        let parts: Vec<Result<Vec<Header>, Error>> = std::thread::scope(|scope| {
+            let readers: Vec<_> = ids.chunks(share).map(|ids| scope.spawn(move || read(ids))).collect();
+            readers.into_iter().map(|reader| reader.join().expect("a reader does not panic")).collect()
+        });
+        Ok(parts.into_iter().collect::<Result<Vec<_>, Error>>()?.concat())
     }
 }
+
+/// Files that are read at once at the most, and how many a reader is worth starting for.
+const READERS: usize = 8;
+const LEAST_SHARE: usize = 500;
 
 /// The first part in which two plans differ, in words.
 pub(crate) fn difference(there: &Plan, here: &Plan) -> String {
