@@ -57,6 +57,12 @@ pub fn conclude(run: &Run, page: &Path) -> Result<(), Fail> {
     Ok(())
 }
 
+/// The page of the records that are there now.
+pub fn page(run: &Run) -> Result<String, Fail> {
+    let (data, analysis) = read(run)?;
+    Ok(nettriage_report::html(&data, &analysis))
+}
+
 fn read(run: &Run) -> Result<(RunData, Analysis), Fail> {
     let about = About {
         program: concat!("nettriage ", env!("CARGO_PKG_VERSION")).to_owned(),

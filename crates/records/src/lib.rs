@@ -9,6 +9,10 @@
 //! weights/{parent,child,substitute}-<id>.safetensors
 //! running/<id>            markers of trials under way
 //! pictures.json           the first validation and test images, for reports
+//! attempts.json           how many workers have died of each trial
+//! halving.json            what successive halving has left out
+//! logs/                   what workers say
+//! slurm/                  what was submitted to a cluster
 //! sessions.jsonl          one line for every process that took the run on
 //! run.lock                held by the process that runs it
 //! ```
@@ -16,11 +20,15 @@
 //! Every JSON file is written to a temporary file beside its place, synced and renamed, and carries a checksum:
 //! a reader sees a whole file or none.
 
+mod attempts;
 mod envelope;
 mod error;
 mod files;
+mod gc;
+mod halving;
 mod id;
 mod lock;
+mod merge;
 mod pictures;
 pub mod plan;
 pub mod prescription;
@@ -31,8 +39,11 @@ mod status;
 
 pub use envelope::{digest, parent_digest};
 pub use error::Error;
+pub use gc::Garbage;
+pub use halving::{Halving, Rung};
 pub use id::content_id;
 pub use lock::{Lock, Running};
+pub use merge::{Merged, merge};
 pub use pictures::Pictures;
 pub use plan::Plan;
 pub use record::{ParentRecord, Record};
