@@ -65,6 +65,13 @@ pub fn merge(from: &[Run], out: &Path) -> Result<(Run, Merged), Error> {
             }
         }
     }
+    // The plan decides them, so that any run's are right.
+    for source in from {
+        if let Some(pictures) = source.pictures()? {
+            run.write_pictures(|| pictures)?;
+            break;
+        }
+    }
     for other in from.iter().filter(|other| !same_place(other.folder(), run.folder())) {
         status::add_sessions(run.folder(), other.folder())?;
     }
