@@ -77,7 +77,7 @@ pub fn trial(args: &args::Trial) -> Result<(), Fail> {
 
 fn prepare(args: &args::Run) -> Result<(Setting, Plan), Fail> {
     let (study, text) = Study::read(&args.study)?;
-    let setting = Setting::new(study, text, args.data_dir.as_deref())?;
+    let setting = Setting::with(study, text, args.data_dir.as_deref(), args.means.resolved())?;
     let plan = plan(&setting)?;
     Ok((setting, plan))
 }

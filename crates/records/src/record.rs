@@ -58,6 +58,10 @@ pub struct Readings {
     pub filters: Option<Filters>,
     /// Which test images were right, one bit an image, most significant bit first, base64.
     pub test_correct: String,
+    /// The precision to which the parent's activations were rounded before children read them, such as `f16`; absent
+    /// where nothing was rounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<String>,
 }
 
 /// The best point of a curve.

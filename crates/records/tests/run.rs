@@ -84,6 +84,7 @@ fn record(spec: &TrialSpec, finished: f64) -> Record {
             pictures: FilterPictures { filters: 0, channels: 0, kernel: [3, 3], before: "".into(), after: "".into() },
         }),
         test_correct: "6A==".into(),
+        activations: None,
     };
     let clock = Clock { train_seconds: 1.0, seconds: 2.0, inference: None, finished };
     Record { version: VERSION, spec: spec.clone(), outcome: Outcome::Done, readings: Some(readings), clock }

@@ -5,13 +5,14 @@
 
 use std::ops::Range;
 
-use nettriage_data::{Example, fill};
+use nettriage_data::{Example, fill, prefetch};
 use nettriage_engine::{Model, Options};
 use nettriage_net::{INPUT, Network, slice};
 
 use crate::Error;
-use crate::cache::{Cache, Cached};
+use crate::cache::{Cache, Cached, Place};
 use crate::setting::Setting;
+use crate::values::{Precision, Values};
 
 /// Bytes kept of least-squares solutions.
 const CLOSED_FORMS: usize = 512 << 20;
@@ -51,15 +52,18 @@ pub struct Parent {
 pub struct Shared<'a> {
     /// The study's setting.
     pub setting: &'a Setting,
-    cache: Cache<(String, String, Set)>,
-    closed_forms: Cache<(String, String, String)>,
+    /// `None` where the values could not be computed: whoever comes next tries again, to fail with the same words.
+    cache: Cache<(String, String, Set), Option<Values>>,
+    closed_forms: Cache<(String, String, String), Vec<f32>>,
 }
 
 impl<'a> Shared<'a> {
     /// Shared activations within `budget` bytes; 0 computes everything anew wherever it is needed.
     pub fn new(setting: &'a Setting, budget: usize) -> Shared<'a> {
+        let (savings, disk) = (setting.means.savings, setting.means.disk);
+        let cache = if savings.kept { Cache::new(budget, disk) } else { Cache::new(0, 0) };
         // Solutions are small (a layer's weights) and dear, so they have a budget of their own.
-        Shared { setting, cache: Cache::new(budget), closed_forms: Cache::new(CLOSED_FORMS) }
+        Shared { setting, cache, closed_forms: Cache::new(if savings.solved { CLOSED_FORMS } else { 0 }, 0) }
     }
 
     /// The least-squares solution of a substitute, solved once and kept.
@@ -73,7 +77,7 @@ impl<'a> Shared<'a> {
     ) -> Result<Vec<f32>, Error> {
         let key = [parent, block, substitute].map(str::to_owned).into();
         let mut failed = None;
-        let kept = self.closed_forms.get(key, length, || {
+        let kept = self.closed_forms.get(key, length * size_of::<f32>(), |_| {
             solve().unwrap_or_else(|error| {
                 failed = Some(error);
                 Vec::new()
@@ -130,23 +134,18 @@ impl<'a> Shared<'a> {
         if tensor == INPUT {
             return Ok(Feed { source, kept: None, buffer: Vec::new() });
         }
-        let prefix = slice::between(network, INPUT, tensor)?;
-        source.prefix =
-            Some(Prefix { network: prefix, exact: self.setting.study.children.exact, threads, model: None });
+        let network = slice::between(network, INPUT, tensor)?;
+        let children = &self.setting.study.children;
+        let precision = children.activations;
+        source.prefix = Some(Prefix { network, exact: children.exact, precision, threads, model: None });
         let length = elements * source.examples.len();
         let key = (id.to_owned(), tensor.to_owned(), set);
         let mut failed = None;
-        let kept = self.cache.get(key, length, || {
-            let mut values = vec![0.0; length];
-            let mut images = Vec::new();
-            for (i, out) in values.chunks_mut(batch * elements).enumerate() {
-                let range = i * batch..i * batch + out.len() / elements;
-                if let Err(error) = source.compute(range, &mut images, out) {
-                    failed = Some(error);
-                    break;
-                }
-            }
-            values
+        let kept = self.cache.get(key, length * precision.bytes(), |place| {
+            source.compute_all(place).unwrap_or_else(|error| {
+                failed = Some(error);
+                None
+            })
         });
         match failed {
             Some(error) => Err(error),
@@ -158,7 +157,7 @@ impl<'a> Shared<'a> {
 /// Batches of one tensor over one set of images.
 pub struct Feed<'a> {
     source: Source<'a>,
-    kept: Option<Cached>,
+    kept: Option<Cached<Option<Values>>>,
     buffer: Vec<f32>,
 }
 
@@ -174,6 +173,7 @@ struct Source<'a> {
 struct Prefix {
     network: Network,
     exact: bool,
+    precision: Precision,
     threads: usize,
     /// Made when first needed: most feeds find their values kept.
     model: Option<Model>,
@@ -189,8 +189,8 @@ impl Feed<'_> {
     pub fn batch(&mut self, range: Range<usize>) -> Result<&[f32], Error> {
         let Feed { source, kept, buffer } = self;
         let elements = source.elements;
-        if let Some(values) = kept.as_ref().and_then(|k| k.get()) {
-            return Ok(&values[range.start * elements..range.end * elements]);
+        if let Some(Some(values)) = kept.as_ref().and_then(|k| k.get()) {
+            return Ok(values.read(range.start * elements..range.end * elements, buffer));
         }
         let mut out = std::mem::take(buffer);
         out.resize(range.len() * elements, 0.0);
@@ -209,7 +209,30 @@ impl Source<'_> {
     fn fill(&self, range: Range<usize>, out: &mut [f32]) {
         let setting = self.shared.setting;
         let images = self.shared.images(self.set);
+        // The next batch, if it is as large: it may come in from the disk while this one is worked on.
+        let next = range.end..(range.end + range.len()).min(self.examples.len());
+        prefetch(images, &self.examples[next]);
         fill(images, setting.data.shape(), &self.examples[range], &setting.normalization, out);
+    }
+
+    /// Runs the prefix on all images; `None` where there is no room.
+    fn compute_all(&mut self, place: Place) -> Result<Option<Values>, Error> {
+        let precision = self.prefix.as_ref().map_or(Precision::F32, |prefix| prefix.precision);
+        let folder = &self.shared.setting.means.room.folder;
+        let length = self.elements * self.examples.len();
+        let mut values = match Values::new(length, precision, place, folder) {
+            // Without room on the disk they are computed whenever they are wanted.
+            Err(_) if place == Place::Disk => return Ok(None),
+            values => values?,
+        };
+        let (mut images, mut out) = (Vec::new(), Vec::new());
+        for start in (0..self.examples.len()).step_by(self.batch) {
+            let range = start..self.examples.len().min(start + self.batch);
+            out.resize(range.len() * self.elements, 0.0);
+            self.compute(range, &mut images, &mut out)?;
+            values.write(start * self.elements, &out);
+        }
+        Ok(Some(values))
     }
 
     /// Runs the prefix on the images of `range`; at most `batch` of them.
@@ -226,6 +249,7 @@ impl Source<'_> {
             )?),
         };
         out.copy_from_slice(model.forward(images));
+        prefix.precision.round(out);
         Ok(())
     }
 }

@@ -215,6 +215,7 @@ impl Truth {
             cost,
             filters,
             test_correct: pack(bits),
+            activations: None,
         };
         let ratio = cost.macs as f64 / 50_000_000.0;
         let inference = InferenceTime {
