@@ -59,6 +59,12 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
         Some(values)
     }
 
+    /// The values of `key`, if they are there already.
+    pub fn there(&self, key: &K) -> Option<Cached<V>> {
+        let state = self.state.lock().expect("no holder of the cache's lock panics");
+        state.entries.get(key).map(|entry| entry.values.clone()).filter(|values| values.get().is_some())
+    }
+
     fn reserve(&self, key: K, bytes: usize) -> Option<(Cached<V>, Place)> {
         let mut state = self.state.lock().expect("no holder of the cache's lock panics");
         let State { entries, tiers, clock } = &mut *state;

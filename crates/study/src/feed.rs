@@ -3,7 +3,9 @@
 //! Trials share nearly everything: a frozen prefix gives the same activations for every trial that stands on
 //! it, and the parent's outputs are wanted by all. They are computed once and kept within a budget of memory.
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Mutex;
 
 use nettriage_data::{Example, fill, prefetch};
 use nettriage_engine::{Model, Options};
@@ -11,8 +13,12 @@ use nettriage_net::{INPUT, Network, slice};
 
 use crate::Error;
 use crate::cache::{Cache, Cached, Place};
+use crate::evaluate;
 use crate::setting::Setting;
 use crate::values::{Precision, Values};
+
+/// Untrained networks whose evaluations are kept: trials that share one follow each other.
+const UNTRAINED: usize = 64;
 
 /// Bytes kept of least-squares solutions.
 const CLOSED_FORMS: usize = 512 << 20;
@@ -55,6 +61,8 @@ pub struct Shared<'a> {
     /// `None` where the values could not be computed: whoever comes next tries again, to fail with the same words.
     cache: Cache<(String, String, Set), Option<Values>>,
     closed_forms: Cache<(String, String, String), Vec<f32>>,
+    /// Evaluations of untrained networks, which all schemes start from: a few hundred numbers each.
+    untrained: Mutex<HashMap<String, evaluate::Outcome>>,
 }
 
 impl<'a> Shared<'a> {
@@ -63,7 +71,35 @@ impl<'a> Shared<'a> {
         let (savings, disk) = (setting.means.savings, setting.means.disk);
         let cache = if savings.kept { Cache::new(budget, disk) } else { Cache::new(0, 0) };
         // Solutions are small (a layer's weights) and dear, so they have a budget of their own.
-        Shared { setting, cache, closed_forms: Cache::new(if savings.solved { CLOSED_FORMS } else { 0 }, 0) }
+        Shared {
+            setting,
+            cache,
+            closed_forms: Cache::new(if savings.solved { CLOSED_FORMS } else { 0 }, 0),
+            untrained: Mutex::default(),
+        }
+    }
+
+    /// The evaluation of the network called `key` before any training, made by the first who asks.
+    pub fn untrained(
+        &self,
+        key: String,
+        evaluate: impl FnOnce() -> Result<evaluate::Outcome, Error>,
+    ) -> Result<evaluate::Outcome, Error> {
+        let known = || self.untrained.lock().expect("no holder of this lock panics");
+        if !self.setting.means.savings.kept {
+            return evaluate();
+        }
+        if let Some(outcome) = known().get(&key) {
+            return Ok(outcome.clone());
+        }
+        // Two who ask at once both evaluate, to the same end.
+        let outcome = evaluate()?;
+        let mut kept = known();
+        if kept.len() >= UNTRAINED {
+            kept.clear();
+        }
+        kept.insert(key, outcome.clone());
+        Ok(outcome)
     }
 
     /// The least-squares solution of a substitute, solved once and kept.
@@ -118,6 +154,22 @@ impl<'a> Shared<'a> {
         }
     }
 
+    /// The part of `network` between `tensor` and the nearest end of a block below it whose values are kept, with those.
+    fn nearest(&self, id: &str, network: &Network, tensor: &str, set: Set) -> Option<(Network, Base)> {
+        // Rounded values would give others than the images do.
+        if !self.setting.study.children.activations.is_full() {
+            return None;
+        }
+        let ends = self.setting.blocks.iter().rev().flat_map(|block| [&block.output, &block.input]);
+        ends.filter(|end| *end != tensor && *end != INPUT).find_map(|end| {
+            let kept = self.cache.there(&(id.to_owned(), end.clone(), set))?;
+            // An end that is not below, or not all that is, is no place to start from.
+            let between = slice::between(network, end, tensor).ok()?;
+            let elements = network.graph.shape_of(end).ok()?.elements();
+            Some((between, Base { kept, elements }))
+        })
+    }
+
     /// The values of tensor `tensor` of `network` (the parent called `id`) over `set`, in batches of at most `batch`.
     pub fn feed(
         &self,
@@ -134,10 +186,13 @@ impl<'a> Shared<'a> {
         if tensor == INPUT {
             return Ok(Feed { source, kept: None, buffer: Vec::new() });
         }
-        let network = slice::between(network, INPUT, tensor)?;
         let children = &self.setting.study.children;
         let precision = children.activations;
-        source.prefix = Some(Prefix { network, exact: children.exact, precision, threads, model: None });
+        let (network, base) = match self.nearest(id, network, tensor, set) {
+            Some((network, base)) => (network, Some(base)),
+            None => (slice::between(network, INPUT, tensor)?, None),
+        };
+        source.prefix = Some(Prefix { network, base, exact: children.exact, precision, threads, model: None });
         let length = elements * source.examples.len();
         let key = (id.to_owned(), tensor.to_owned(), set);
         let mut failed = None;
@@ -149,7 +204,13 @@ impl<'a> Shared<'a> {
         });
         match failed {
             Some(error) => Err(error),
-            None => Ok(Feed { source, kept, buffer: Vec::new() }),
+            None => {
+                // What the values were made from is not held on to once they are there.
+                if let (Some(prefix), true) = (&mut source.prefix, kept.as_ref().is_some_and(|k| k.get().is_some())) {
+                    prefix.base = None;
+                }
+                Ok(Feed { source, kept, buffer: Vec::new() })
+            }
         }
     }
 }
@@ -172,11 +233,19 @@ struct Source<'a> {
 
 struct Prefix {
     network: Network,
+    /// What it starts from; the images if left out.
+    base: Option<Base>,
     exact: bool,
     precision: Precision,
     threads: usize,
     /// Made when first needed: most feeds find their values kept.
     model: Option<Model>,
+}
+
+/// Kept values of a tensor, so many an image.
+struct Base {
+    kept: Cached<Option<Values>>,
+    elements: usize,
 }
 
 impl Feed<'_> {
@@ -237,9 +306,17 @@ impl Source<'_> {
 
     /// Runs the prefix on the images of `range`; at most `batch` of them.
     fn compute(&mut self, range: Range<usize>, images: &mut Vec<f32>, out: &mut [f32]) -> Result<(), Error> {
-        let setting = self.shared.setting;
-        images.resize(range.len() * setting.data.height * setting.data.width * setting.data.channels, 0.0);
-        self.fill(range, images);
+        let base = self.prefix.as_ref().and_then(|prefix| prefix.base.as_ref());
+        let base = base.map(|base| (base.kept.clone(), base.elements));
+        let kept = base.as_ref().and_then(|(kept, elements)| Some((kept.get()?.as_ref()?, elements)));
+        let inputs = match kept {
+            Some((values, elements)) => values.read(range.start * elements..range.end * elements, images),
+            None => {
+                images.resize(range.len() * self.shared.setting.data.shape().elements(), 0.0);
+                self.fill(range, images);
+                images
+            }
+        };
         let Some(prefix) = &mut self.prefix else { return Ok(()) };
         let model = match &mut prefix.model {
             Some(model) => model,
@@ -248,7 +325,7 @@ impl Source<'_> {
                 &Options { threads: prefix.threads, exact: prefix.exact, ..Options::inference(self.batch) },
             )?),
         };
-        out.copy_from_slice(model.forward(images));
+        out.copy_from_slice(model.forward(inputs));
         prefix.precision.round(out);
         Ok(())
     }

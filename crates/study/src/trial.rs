@@ -77,6 +77,8 @@ struct Session<'a> {
     examiner: Examiner<'a>,
     /// Whether everything before the block is the parent's still.
     untouched: bool,
+    /// The evaluation of the weights as they are now, if there is one.
+    last: Option<evaluate::Outcome>,
     before: evaluate::Outcome,
     curve: Vec<CurvePoint>,
     best: (CurvePoint, Weights),
@@ -99,7 +101,10 @@ impl<'a> Session<'a> {
         // Where nothing below the block trains first, the parent's activations there serve.
         let untouched = scheme.stages.first().is_none_or(|s| s.train == Train::Substitute);
         let mut examiner = Examiner::new(shared, parent, &patient, untouched, threads)?;
-        let before = examiner.validate()?;
+        // All schemes of a seed start from the same weights.
+        let how = (&spec.substitute, &spec.init, untouched);
+        let start = (&spec.parent, spec.role, &spec.block, how, spec.seed);
+        let before = shared.untrained(format!("{start:?}"), || examiner.validate())?;
         let point = CurvePoint {
             examples: 0,
             stage: 0,
@@ -113,6 +118,7 @@ impl<'a> Session<'a> {
             parent,
             spec,
             threads,
+            last: Some(before.clone()).filter(|_| shared.setting.means.savings.kept),
             before,
             curve: vec![point.clone()],
             best: (point, patient.network.weights.clone()),
@@ -158,6 +164,7 @@ impl<'a> Session<'a> {
         let training = Options::training(children.batch, children.optimizer);
         let options = Options { threads, trainable, exact: children.exact, whole_sweep: !savings.sweep, ..training };
         let mut model = Model::new(&slice::between(&self.patient.network, &from, &to)?, &options)?;
+        self.last = None;
         let mut inputs = feed(&from)?;
         let labels = shared.labels(set);
         let pace = Pace {
@@ -204,7 +211,10 @@ impl<'a> Session<'a> {
     fn look(&mut self, model: &Model, stage: usize, train_loss: f64) -> Result<(), Error> {
         self.patient.network.weights.extend(model.weights());
         self.examiner.update(&self.patient.network)?;
-        let evaluation = self.examiner.validate()?.evaluation;
+        let outcome = self.examiner.validate()?;
+        let evaluation = outcome.evaluation.clone();
+        // The last step of a stage: nothing changes any more until the next stage begins.
+        self.last = Some(outcome).filter(|_| self.points.is_empty() && self.shared.setting.means.savings.kept);
         let point = CurvePoint {
             examples: self.seen as u64,
             stage,
@@ -222,7 +232,10 @@ impl<'a> Session<'a> {
     /// The readings at the end: the only time that the test set is read.
     fn finish(mut self, untrained: &Network) -> Result<(Readings, Patient), Error> {
         self.examiner.update(&self.patient.network)?;
-        let validation = self.examiner.validate()?;
+        let validation = match self.last.take() {
+            Some(outcome) => outcome,
+            None => self.examiner.validate()?,
+        };
         let test = self.examiner.test()?;
         let (best, weights) = std::mem::replace(&mut self.best, (self.curve[0].clone(), Weights::new()));
         let best_test = if best.examples == self.seen as u64 {
