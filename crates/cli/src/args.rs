@@ -28,6 +28,10 @@ pub enum Command {
     Status(Status),
     /// Write a run's report again, or export its numbers
     Report(Report),
+    /// Which ranges of layers could be one layer: in a minute, without training
+    Scan(Scan),
+    /// A smaller network within a budget: chosen from a scan, built, trained, measured, written
+    Prescribe(Prescribe),
     /// Layers, shapes, parameters, MACs and blocks of a network
     Inspect(Inspect),
     /// Accuracy of a network on a data set, or its outputs for given inputs
@@ -180,6 +184,153 @@ pub struct Inspect {
     /// Draw the graph with its blocks marked
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
+}
+
+/// The network that is scanned or compressed, and the images.
+#[derive(clap::Args)]
+pub struct Subject {
+    /// The network's file, or the folder of a run: its parent
+    #[command(flatten)]
+    pub model: Model,
+    /// Data set that the network was trained for; a run knows its own
+    #[arg(long, value_name = "NAME")]
+    pub data: Option<String>,
+    /// Folder of the data set's files; for `--data folder`, the folder or tar itself
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Look at no label: agreement with the network as it is stands in for accuracy
+    #[arg(long)]
+    pub unlabelled: bool,
+    /// Mean per channel of pixels in 0 to 1 that the network was trained with
+    #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "std")]
+    pub mean: Option<Vec<f32>>,
+    /// Standard deviation per channel
+    #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "mean")]
+    pub std: Option<Vec<f32>>,
+    /// For a run with several parents: which of them, by its seed
+    #[arg(long, value_name = "SEED")]
+    pub parent: Option<u64>,
+    /// Training images that substitutes are fitted to, the first in the file's order
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = at_least_one)]
+    pub images: usize,
+    /// Images that they are judged by: the last training images (a run's validation images)
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least_one)]
+    pub judged: usize,
+    /// Single layers to try: conv1x1, conv3x3, conv5x5, field (the range's receptive field), depthwise3x3, conv3x3g4, linear, drop
+    #[arg(
+        long,
+        value_name = "NAMES",
+        value_delimiter = ',',
+        default_value = "conv1x1,conv3x3,conv5x5,field,linear,drop"
+    )]
+    pub substitutes: Vec<nettriage_study::scan::Choice>,
+    /// Largest number of unknowns of a filter, where kernels are larger than 3x3
+    #[arg(long, value_name = "N", default_value_t = 2400)]
+    pub unknowns: usize,
+    /// Output positions looked at for every unknown; at least 20,000, at most as many as the images have
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = at_least_one)]
+    pub rows: usize,
+    /// MiB for sums and tensors; more passes over the images where they do not fit
+    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    pub memory: usize,
+    /// Images in a pass whose milliseconds are measured, on one thread
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    pub batch: usize,
+    /// Threads [default: one per core]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub threads: Option<usize>,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse::<usize>().ok().filter(|n| *n > 0).ok_or_else(|| "give a whole number of at least 1".to_owned())
+}
+
+/// Which ranges of layers are scanned.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum Ranges {
+    /// The default blocks.
+    Blocks,
+    /// Every range within which the picture keeps its size.
+    Stages,
+    /// Every range.
+    All,
+}
+
+/// `scan`.
+#[derive(clap::Args)]
+pub struct Scan {
+    /// The network and its images
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Which ranges of layers
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = Ranges::All)]
+    pub ranges: Ranges,
+    /// How weights are found: plain (ridge regression), relu (one further solve that respects the closing ReLU), relu3; with +moments
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "relu+moments")]
+    pub methods: Vec<nettriage_study::scan::Method>,
+    /// Judge by the first test images in place of training images: for a description, not for a choice that is tested on them
+    #[arg(long)]
+    pub on_test: bool,
+    /// Runs whose trained children say how far the scan's ranking can be trusted
+    #[arg(long, value_name = "RUN", num_args = 1..)]
+    pub study: Vec<PathBuf>,
+    /// Write everything as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write the page [default: scan.html]
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// `prescribe`.
+#[derive(clap::Args)]
+#[group(id = "budget", required = true, multiple = false, args = ["max_drop", "max_latency", "max_macs", "max_parameters"])]
+pub struct Prescribe {
+    /// The network and its images
+    #[command(flatten)]
+    pub subject: Subject,
+    /// Lose at most so many percentage points of accuracy, such as 0.5pp; save as much time as that allows
+    #[arg(long, value_name = "POINTS")]
+    pub max_drop: Option<String>,
+    /// Take at most so long for a pass of --batch images on one thread, such as 2ms or 60% (of the network's)
+    #[arg(long, value_name = "TIME")]
+    pub max_latency: Option<String>,
+    /// At most so many multiply-accumulates, such as 40% (of the network's) or 12000000
+    #[arg(long, value_name = "COUNT")]
+    pub max_macs: Option<String>,
+    /// At most so many parameters, such as 40% (of the network's) or 300000
+    #[arg(long, value_name = "COUNT")]
+    pub max_parameters: Option<String>,
+    /// Where to write the network: .onnx or .safetensors; its card, figures and page go beside it
+    #[arg(long, short, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Do not train: closed-form weights alone
+    #[arg(long, conflicts_with_all = ["scheme", "train_images", "rate"])]
+    pub no_training: bool,
+    /// How the network is trained after surgery: global, local, distill-global or distill-local
+    #[arg(long, value_name = "NAME", default_value = "distill-global")]
+    pub scheme: String,
+    /// Images that training sees in all [default: twice the training set, at most 40,000]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub train_images: Option<usize>,
+    /// Largest learning rate of training
+    #[arg(long, value_name = "RATE", default_value_t = 0.01)]
+    pub rate: f32,
+    /// Border of training images out of which a window of their own size is cropped [default: a run's own; else 0]
+    #[arg(long, value_name = "PIXELS")]
+    pub pad: Option<usize>,
+    /// Mirror every other training image [default: as the run did]
+    #[arg(long)]
+    pub flip: bool,
+    /// Networks that are built (and trained) at most while looking for the best
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
+    pub attempts: usize,
+    /// Seed of training
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// A scan of this network (`nettriage scan --json`), in place of making one
+    #[arg(long, value_name = "FILE")]
+    pub scan: Option<PathBuf>,
 }
 
 /// `evaluate`.

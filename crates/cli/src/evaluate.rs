@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::path::Path;
 
-use nettriage_data::{Dataset, Normalization, fill_plain};
+use nettriage_data::fill_plain;
 use nettriage_engine::{Model, Options};
 use nettriage_net::load::Loaded;
 use nettriage_net::onnx::Layout;
@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::args;
 use crate::fail::Fail;
-use crate::model;
+use crate::{model, subject};
 
 /// Images that run through the network at a time.
 const BATCH: usize = 100;
@@ -37,13 +37,10 @@ fn runner(loaded: &Loaded) -> Result<Model, Fail> {
 
 fn accuracy(args: &args::Evaluate, loaded: &Loaded, name: &str) -> Result<(), Fail> {
     let graph = &loaded.network.graph;
-    let dataset = match (name, &args.data_dir) {
-        ("folder", Some(dir)) => nettriage_data::open_folder(dir, graph.input.height)?,
-        (name, dir) => nettriage_data::open(name, dir.as_deref())?,
-    };
+    let dataset = subject::dataset(graph, name, args.data_dir.as_deref())?;
     let classes = dataset.classes.len();
-    check(graph, &dataset)?;
-    let normalization = normalization(args, loaded, &dataset)?;
+    let said = args.mean.clone().zip(args.std.clone());
+    let normalization = subject::normalization(said, &loaded.info, &dataset)?;
     let images: Vec<u32> = (0..dataset.test.len().min(args.limit.unwrap_or(usize::MAX)) as u32).collect();
     let labels: Vec<u16> = images.iter().map(|&i| dataset.test.labels[i as usize]).collect();
     let mut model = runner(loaded)?;
@@ -81,40 +78,6 @@ fn accuracy(args: &args::Evaluate, loaded: &Loaded, name: &str) -> Result<(), Fa
         );
     }
     Ok(())
-}
-
-fn check(graph: &Graph, dataset: &Dataset) -> Result<(), Fail> {
-    let shape = Shape::new(dataset.channels, dataset.height, dataset.width);
-    if graph.input != shape {
-        return Err(Fail::Message(format!(
-            "{} takes {} images, {} holds {shape}",
-            graph.name, graph.input, dataset.name
-        )));
-    }
-    let (outputs, classes) = (graph.output_shape()?.elements(), dataset.classes.len());
-    if outputs != classes {
-        return Err(Fail::Message(format!(
-            "{} has {outputs} outputs, {} has {classes} classes",
-            graph.name, dataset.name
-        )));
-    }
-    Ok(())
-}
-
-/// What the user says, else what stands beside the network, else the training set's own.
-fn normalization(args: &args::Evaluate, loaded: &Loaded, dataset: &Dataset) -> Result<Normalization, Fail> {
-    let said = args.mean.clone().zip(args.std.clone());
-    let known = (!loaded.info.mean.is_empty()).then(|| (loaded.info.mean.clone(), loaded.info.std.clone()));
-    let Some((mean, std)) = said.or(known) else {
-        eprintln!("note: no --mean and --std: pixels are normalised by the training set's own statistics");
-        let all: Vec<u32> = (0..dataset.train.len() as u32).collect();
-        return Ok(Normalization::of(&dataset.train, dataset.shape(), &all));
-    };
-    let channels = dataset.channels;
-    if mean.len() != channels || std.len() != channels || !std.iter().all(|s| *s > 0.0 && s.is_finite()) {
-        return Err(Fail::Message(format!("--mean and --std need {channels} numbers each, those of --std above 0")));
-    }
-    Ok(Normalization { mean, std })
 }
 
 /// A row of outputs as logits: a network that ends in a softmax gives probabilities.

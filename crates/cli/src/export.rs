@@ -42,7 +42,8 @@ pub fn export(args: &args::Export) -> Result<(), Fail> {
     Ok(())
 }
 
-fn write(network: &Network, path: &Path) -> Result<(), Fail> {
+/// Writes a network in the format that the file's name says.
+pub fn write(network: &Network, path: &Path) -> Result<(), Fail> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => onnx::write(network, path)?,
         Some("safetensors") => safetensors::save(network, path)?,
@@ -55,7 +56,7 @@ fn write(network: &Network, path: &Path) -> Result<(), Fail> {
 }
 
 /// Normalisation and classes go along, so that the file can be evaluated without flags.
-fn write_info(info: &ModelInfo, path: &Path) -> Result<(), Fail> {
+pub fn write_info(info: &ModelInfo, path: &Path) -> Result<(), Fail> {
     let text = info.to_toml();
     if text.is_empty() {
         return Ok(());

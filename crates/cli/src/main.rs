@@ -7,10 +7,13 @@ mod export;
 mod fail;
 mod inspect;
 mod model;
+mod prescribe;
 mod progress;
 mod report;
 mod run;
+mod scan;
 mod status;
+mod subject;
 
 use std::process::ExitCode;
 
@@ -36,6 +39,8 @@ fn dispatch(command: Command) -> Result<(), Fail> {
         Command::Trial(args) => run::trial(&args),
         Command::Status(args) => status::status(&args),
         Command::Report(args) => report::report(&args),
+        Command::Scan(args) => scan::scan(&args),
+        Command::Prescribe(args) => prescribe::prescribe(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Evaluate(args) => evaluate::evaluate(&args),
         Command::Export(args) => export::export(&args),

@@ -166,11 +166,29 @@ pub(crate) fn locate(graph: &Graph, of: &Block) -> Result<usize, Error> {
     graph.position(first).ok_or_else(|| graph.no_tensor(first))
 }
 
-/// The activation that closes the block, if one does: its last layer, dropout and identity aside.
+/// The activation that closes the block, if one does: its last layer, dropout and identity aside, and max-pooling where
+/// the activation never falls, for then max(f(x)) = f(max(x)).
 pub(crate) fn closing_activation<'a>(graph: &'a Graph, block: &Block) -> Option<&'a Layer> {
-    let layers = block.layers.iter().rev().filter_map(|name| graph.layer(name));
-    let mut weighty = layers.skip_while(|layer| matches!(layer.kind, Kind::Dropout { .. } | Kind::Identity));
-    weighty.next().filter(|layer| matches!(layer.kind, Kind::Activation(_)))
+    let mut pooled = false;
+    for layer in block.layers.iter().rev().filter_map(|name| graph.layer(name)) {
+        match &layer.kind {
+            Kind::Dropout { .. } | Kind::Identity => {}
+            Kind::MaxPool(_) => pooled = true,
+            Kind::Activation(activation) if !pooled || rises(activation) => return Some(layer),
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// Whether a function never falls.
+fn rises(activation: &Activation) -> bool {
+    match activation {
+        Activation::Relu | Activation::Clip { .. } | Activation::Sigmoid | Activation::Tanh => true,
+        Activation::LeakyRelu { slope } => *slope >= 0.0,
+        Activation::HardSigmoid { alpha, .. } | Activation::Elu { alpha } => *alpha >= 0.0,
+        Activation::Prelu | Activation::HardSwish | Activation::Silu | Activation::Gelu { .. } => false,
+    }
 }
 
 fn substitute_for(

@@ -21,8 +21,10 @@ mod files;
 mod id;
 mod lock;
 pub mod plan;
+pub mod prescription;
 pub mod record;
 mod run;
+pub mod scan;
 mod status;
 
 pub use envelope::{digest, parent_digest};

@@ -12,6 +12,8 @@ mod export;
 mod format;
 mod html;
 mod markdown;
+pub mod prescription;
+pub mod scan;
 pub mod stats;
 mod tensorboard;
 mod terminal;

@@ -143,7 +143,7 @@ fn read_parent(study: &Study, file: &Path, classes: usize) -> Result<Loaded, Err
 }
 
 /// The network up to its logits: losses here take logits, and a closing softmax changes no choice.
-fn without_softmax(mut network: Network) -> Network {
+pub fn without_softmax(mut network: Network) -> Network {
     let graph = &mut network.graph;
     while let Some(last) = graph.layer(&graph.output).filter(|l| matches!(l.kind, Kind::Softmax { .. })) {
         let (name, input) = (last.name.clone(), last.inputs[0].clone());

@@ -46,9 +46,9 @@ pub fn find(graph: &Graph) -> Vec<Block> {
 
 /// Layers `start..end` between two cuts.
 #[derive(Clone, Copy)]
-struct Piece {
-    start: usize,
-    end: usize,
+pub(super) struct Piece {
+    pub(super) start: usize,
+    pub(super) end: usize,
 }
 
 impl Piece {
@@ -67,7 +67,7 @@ impl Piece {
 
 /// The graph cut wherever one tensor is all that the rest needs: there, every tensor made so far but the last
 /// layer's has had its last use.
-fn pieces(graph: &Graph) -> Vec<Piece> {
+pub(super) fn pieces(graph: &Graph) -> Vec<Piece> {
     let mut last_use: HashMap<&str, usize> = HashMap::new();
     for (index, layer) in graph.layers.iter().enumerate() {
         for input in &layer.inputs {

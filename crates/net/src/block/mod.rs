@@ -1,12 +1,14 @@
 //! Blocks: contiguous runs of layers with one input and one output tensor.
 
 mod find;
+mod units;
 
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
 pub use find::find;
+pub use units::{Unit, units};
 
 use crate::{Error, Graph};
 

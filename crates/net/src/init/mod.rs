@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::block::Block;
 use crate::surgery::closing_activation;
-use crate::{Error, Graph, Kind, Network, Tensor, draw};
+use crate::{Activation, Error, Graph, Kind, Network, Tensor, draw};
 
 /// How a substitute gets its first weights. In text: `random` (which is `he`), `xavier`, `first`, `last`, `mean`,
 /// `collapse`, `least-squares`, `identity`.
@@ -207,12 +207,24 @@ pub fn calibrate(child: &mut Network, block: &Block, mean: &[f32], variance: &[f
     Ok(())
 }
 
-/// The parent's tensor before the block's closing activation, or the block's output where none closes it: what the
-/// substitute's affine map stands for.
+/// The parent's tensor before the block's closing activation: what the substitute's affine map stands for. The block's
+/// output where none closes it, or where pooling follows the activation.
 pub fn target_tensor(parent: &Graph, block: &Block) -> String {
+    let pooled = block.layers.iter().rev().filter_map(|name| parent.layer(name));
+    let pooled = pooled
+        .take_while(|layer| !matches!(layer.kind, Kind::Activation(_)))
+        .any(|layer| matches!(layer.kind, Kind::MaxPool(_)));
     match closing_activation(parent, block) {
-        Some(layer) => layer.inputs[0].clone(),
-        None => block.output.clone(),
+        Some(layer) if !pooled => layer.inputs[0].clone(),
+        _ => block.output.clone(),
+    }
+}
+
+/// What closes the block, if an activation does: the substitute's own activation.
+pub fn closing(parent: &Graph, block: &Block) -> Option<Activation> {
+    match closing_activation(parent, block)?.kind {
+        Kind::Activation(activation) => Some(activation),
+        _ => None,
     }
 }
 

@@ -11,11 +11,15 @@ mod findings;
 mod matrix;
 mod method;
 mod plots;
+mod prescription;
+mod scan;
 
 use crate::analysis::Analysis;
 use crate::data::RunData;
 use escape::text;
 pub(crate) use filters::sheet;
+pub use prescription::prescription;
+pub use scan::scan;
 
 const D3: &str = include_str!("../../assets/d3.min.js");
 const PLOT: &str = include_str!("../../assets/plot.umd.min.js");

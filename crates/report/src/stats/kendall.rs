@@ -22,6 +22,24 @@ fn sign(x: f64) -> f64 {
     if x == 0.0 { 0.0 } else { x.signum() }
 }
 
+/// The 95% percentile interval of the mean of some taus, which are resampled: every way of drawing them if there are at
+/// most six, else 2,000 draws. `None` for fewer than two.
+pub fn mean_interval(taus: &[f64]) -> Option<[f64; 2]> {
+    let n = taus.len();
+    if n < 2 {
+        return None;
+    }
+    let mean = |drawn: &mut dyn Iterator<Item = usize>| drawn.map(|i| taus[i]).sum::<f64>() / n as f64;
+    let mut all: Vec<f64> = if n <= 6 {
+        (0..n.pow(n as u32)).map(|way| mean(&mut (0..n).map(|i| way / n.pow(i as u32) % n))).collect()
+    } else {
+        let mut random = SplitMix::new(1938);
+        (0..2000).map(|_| mean(&mut (0..n).map(|_| random.below(n)))).collect()
+    };
+    all.sort_by(f64::total_cmp);
+    Some([quantile(&all, 0.025), quantile(&all, 0.975)])
+}
+
 /// The 95% percentile interval of tau over units: rows are units, columns what is ranked. Units are resampled jointly
 /// in both tables: every way of drawing them if there are at most 3,125 (five units), else 2,000 draws.
 pub fn tau_interval(a: &[Vec<f64>], b: &[Vec<f64>]) -> Option<[f64; 2]> {

@@ -1,0 +1,195 @@
+//! A network with the images it was trained for: what is evaluated, scanned, compressed.
+
+use std::path::Path;
+
+use nettriage_data::{Augmentation, Dataset, Images as Pictures, Normalization, fill_plain};
+use nettriage_net::info::ModelInfo;
+use nettriage_net::{Graph, Network, Shape, safetensors};
+use nettriage_records::Run;
+use nettriage_study::scan::Images;
+use nettriage_study::{Setting, Study, without_softmax};
+
+use crate::args;
+use crate::fail::Fail;
+use crate::model;
+
+/// A network, its data set, and which images are for what.
+pub struct Subject {
+    /// The network, up to its logits.
+    pub network: Network,
+    /// Its file or run.
+    pub source: String,
+    /// What goes along with an exported network.
+    pub info: ModelInfo,
+    /// The data set.
+    pub data: Dataset,
+    /// Normalisation of pixels.
+    pub normalization: Normalization,
+    /// Training images to fit and train with, indices into `data.train`.
+    pub train: Vec<u32>,
+    /// Images to judge by, likewise.
+    pub judged: Vec<u32>,
+    /// In words, where those come from.
+    pub judged_from: String,
+    /// Variation of training images in the run; none of a file.
+    pub augment: Augmentation,
+    unlabelled: bool,
+}
+
+/// Reads the network and its data set.
+pub fn read(args: &args::Subject) -> Result<Subject, Fail> {
+    let path = Path::new(&args.model.model);
+    if path.join("plan.json").is_file() { of_run(args, path) } else { of_file(args) }
+}
+
+fn of_file(args: &args::Subject) -> Result<Subject, Fail> {
+    let Some(name) = &args.data else {
+        return Err(Fail::Message("name the data set that the network was trained for with --data".into()));
+    };
+    if args.parent.is_some() {
+        return Err(Fail::Message("--parent chooses among a run's parents; a file holds one network".into()));
+    }
+    let loaded = model::load(&args.model)?;
+    let data = dataset(&loaded.network.graph, name, args.data_dir.as_deref())?;
+    let normalization = normalization(args.mean.clone().zip(args.std.clone()), &loaded.info, &data)?;
+    let count = data.train.len();
+    if args.judged >= count {
+        let problem = format!("--judged {} leaves none of the {count} training images to fit to", args.judged);
+        return Err(Fail::Message(problem));
+    }
+    let cut = (count - args.judged) as u32;
+    let info = info(&normalization, &data);
+    Ok(Subject {
+        network: without_softmax(loaded.network),
+        source: args.model.model.clone(),
+        info,
+        train: (0..cut).collect(),
+        judged: (cut..count as u32).collect(),
+        judged_from: format!("the last {} training images", args.judged),
+        data,
+        normalization,
+        augment: Augmentation::default(),
+        unlabelled: args.unlabelled,
+    })
+}
+
+fn of_run(args: &args::Subject, folder: &Path) -> Result<Subject, Fail> {
+    if args.data.is_some() || args.mean.is_some() {
+        return Err(Fail::Message(format!(
+            "{}: a run knows its data set: leave --data, --mean and --std out",
+            folder.display()
+        )));
+    }
+    let run = Run::open(folder)?;
+    let (setting, network) = parent_of(&run, args.parent, args.data_dir.as_deref())?;
+    let judged: Vec<u32> = setting.validation.iter().copied().take(args.judged).collect();
+    Ok(Subject {
+        network,
+        source: folder.display().to_string(),
+        info: info(&setting.normalization, &setting.data),
+        train: setting.train.clone(),
+        judged_from: format!("{} validation images of the run", judged.len()),
+        judged,
+        normalization: setting.normalization.clone(),
+        augment: setting.study.data.augment,
+        data: setting.data,
+        unlabelled: args.unlabelled,
+    })
+}
+
+/// A run's setting, and its parent of that seed (the first if none is named).
+pub fn parent_of(run: &Run, seed: Option<u64>, data_dir: Option<&Path>) -> Result<(Setting, Network), Fail> {
+    let (folder, plan) = (run.folder(), run.plan());
+    let spec = plan.parents.iter().find(|p| seed.is_none_or(|seed| p.seed == seed));
+    let spec = spec.ok_or_else(|| {
+        Fail::Message(format!("{}: no parent of seed {}", folder.display(), seed.unwrap_or_default()))
+    })?;
+    let weights = run.parent_weights_path(&spec.id);
+    if !weights.is_file() {
+        let problem = "its parent is not trained yet: finish `nettriage run` or `nettriage train` first";
+        return Err(Fail::Message(format!("{}: {problem}", folder.display())));
+    }
+    let study = Study::parse(&plan.study, &folder.join("plan.json").display().to_string())?;
+    let setting = Setting::new(study, plan.study.clone(), data_dir)?;
+    Ok((setting, safetensors::load(&weights)?))
+}
+
+fn info(normalization: &Normalization, data: &Dataset) -> ModelInfo {
+    ModelInfo {
+        mean: normalization.mean.clone(),
+        std: normalization.std.clone(),
+        classes: data.classes.clone(),
+        input: Some([data.channels, data.height, data.width]),
+    }
+}
+
+impl Subject {
+    /// The first `count` training images.
+    pub fn fitted(&self, count: usize) -> Images<'_> {
+        self.images(&self.data.train, &self.train[..self.train.len().min(count)])
+    }
+
+    /// The images to judge by.
+    pub fn judged(&self) -> Images<'_> {
+        self.images(&self.data.train, &self.judged)
+    }
+
+    /// The first `count` test images, in the file's order.
+    pub fn test(&self, count: usize) -> (Vec<u32>, &Pictures) {
+        ((0..self.data.test.len().min(count) as u32).collect(), &self.data.test)
+    }
+
+    /// Images as the network takes them.
+    pub fn images<'a>(&'a self, pictures: &'a Pictures, indices: &[u32]) -> Images<'a> {
+        let labels = indices.iter().map(|&i| pictures.labels[i as usize]).collect();
+        let indices = indices.to_vec();
+        let shape = self.data.shape();
+        Images {
+            count: indices.len(),
+            fill: Box::new(move |range, out| fill_plain(pictures, shape, &indices[range], &self.normalization, out)),
+            labels: (!self.unlabelled).then_some(labels),
+        }
+    }
+}
+
+/// Opens a data set and checks that the network fits it.
+pub fn dataset(graph: &Graph, name: &str, dir: Option<&Path>) -> Result<Dataset, Fail> {
+    let dataset = match (name, dir) {
+        ("folder", Some(dir)) => nettriage_data::open_folder(dir, graph.input.height)?,
+        (name, dir) => nettriage_data::open(name, dir)?,
+    };
+    let shape = Shape::new(dataset.channels, dataset.height, dataset.width);
+    if graph.input != shape {
+        return Err(Fail::Message(format!(
+            "{} takes {} images, {} holds {shape}",
+            graph.name, graph.input, dataset.name
+        )));
+    }
+    let (outputs, classes) = (graph.output_shape()?.elements(), dataset.classes.len());
+    if outputs != classes {
+        return Err(Fail::Message(format!(
+            "{} has {outputs} outputs, {} has {classes} classes",
+            graph.name, dataset.name
+        )));
+    }
+    Ok(dataset)
+}
+
+/// What the user says, else what stands beside the network, else the training set's own.
+pub fn normalization(
+    said: Option<(Vec<f32>, Vec<f32>)>,
+    info: &ModelInfo,
+    dataset: &Dataset,
+) -> Result<Normalization, Fail> {
+    let known = (!info.mean.is_empty()).then(|| (info.mean.clone(), info.std.clone()));
+    let Some((mean, std)) = said.or(known) else {
+        eprintln!("note: no --mean and --std: pixels are normalised by the training set's own statistics");
+        let all: Vec<u32> = (0..dataset.train.len() as u32).collect();
+        return Ok(Normalization::of(&dataset.train, dataset.shape(), &all));
+    };
+    let channels = dataset.channels;
+    if mean.len() != channels || std.len() != channels || !std.iter().all(|s| *s > 0.0 && s.is_finite()) {
+        return Err(Fail::Message(format!("--mean and --std need {channels} numbers each, those of --std above 0")));
+    }
+    Ok(Normalization { mean, std })
+}

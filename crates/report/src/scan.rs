@@ -1,0 +1,205 @@
+//! What a scan says: a table for a terminal, a page, and how far its ranking can be trusted.
+
+use std::collections::HashMap;
+
+use nettriage_records::plan::Role;
+use nettriage_records::scan::{Candidate, Range, Scan, Trust};
+use nettriage_records::{Error, Run};
+
+use crate::format::{number, percent, short};
+use crate::stats::kendall;
+
+pub use crate::html::scan as html;
+
+/// Ranges that the terminal's table shows at most.
+const SHOWN: usize = 14;
+
+/// The ranges worth a look as plain text: those that nothing beats in accuracy kept and time saved, and the default blocks.
+pub fn terminal(scan: &Scan) -> String {
+    let mut out = format!("{}: ", scan.network);
+    if let Some(accuracy) = scan.parent.accuracy {
+        out += &format!("{}% of {} ({}), ", number(100.0 * accuracy, 2), scan.images.judged, scan.images.judged_from);
+    }
+    out += &format!(
+        "{} parameters, {} MACs, {:.3} ms a pass of {}\n",
+        short(scan.parent.cost.parameters as f64),
+        short(scan.parent.cost.macs as f64),
+        scan.parent.milliseconds,
+        scan.took.batch
+    );
+    let candidates: usize = scan.ranges.iter().map(|r| r.candidates.len()).sum();
+    out += &format!(
+        "{} ranges of layers could be one layer; {candidates} candidates solved from {} images, no training, in {:.1} s ({} threads, {} MiB)\n\n",
+        scan.ranges.len(),
+        scan.images.fitted,
+        scan.took.seconds,
+        scan.took.threads,
+        scan.took.bytes >> 20,
+    );
+    let header =
+        ["layers", "block", "one layer", "accuracy", "drop (points)", "95% interval", "params", "MACs", "time"];
+    let mut rows: Vec<Vec<String>> = vec![header.map(str::to_owned).to_vec()];
+    rows.extend(worth_a_look(scan).into_iter().map(|(range, candidate)| cells(scan, range, candidate)));
+    let widths: Vec<usize> =
+        (0..header.len()).map(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
+    for row in rows {
+        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, &w)| format!("{cell:<w$}")).collect();
+        out += line.join("  ").trim_end();
+        out += "\n";
+    }
+    if scan.left_out > 0 {
+        out += &format!("\n{} larger kernels left out: more unknowns than --unknowns allows\n", scan.left_out);
+    }
+    out += "\n";
+    out += &trusted(scan);
+    out
+}
+
+/// One line on the trust in the ranking.
+pub(crate) fn trusted(scan: &Scan) -> String {
+    let Some(trust) = &scan.trust else {
+        return "How far this ranking agrees with training is not known here: name finished runs with --study.\n"
+            .into();
+    };
+    let interval = match trust.interval {
+        Some([low, high]) => format!("95% interval {} to {}", number(low, 2), number(high, 2)),
+        None => "no interval from a single parent".to_owned(),
+    };
+    let warning = match trust.interval {
+        Some([low, _]) if low > 0.0 => "",
+        _ => " This does not show that the scan ranks blocks as training does: confirm with `nettriage run`.",
+    };
+    format!(
+        "Rank correlation with the criticality after training ({}): Kendall's tau {} ({interval}; {} parents, {} blocks).{warning}\n",
+        trust.scheme,
+        number(trust.tau, 2),
+        trust.parents,
+        trust.blocks
+    )
+}
+
+/// Ranges with their best candidate: those that nothing beats in both accuracy and time, and the default blocks.
+pub(crate) fn worth_a_look(scan: &Scan) -> Vec<(&Range, &Candidate)> {
+    let kept = |c: &Candidate| c.accuracy.unwrap_or(c.agreement);
+    let saved = |r: &Range, c: &Candidate| r.milliseconds - c.milliseconds;
+    let mut all: Vec<(&Range, &Candidate)> =
+        scan.ranges.iter().flat_map(|r| r.candidates.iter().map(move |c| (r, c))).collect();
+    all.sort_by(|a, b| kept(b.1).total_cmp(&kept(a.1)).then(saved(b.0, b.1).total_cmp(&saved(a.0, a.1))));
+    let mut most = 0.0;
+    let mut front: Vec<(&Range, &Candidate)> = Vec::new();
+    for (range, candidate) in all {
+        if saved(range, candidate) > most {
+            most = saved(range, candidate);
+            front.push((range, candidate));
+        }
+    }
+    // Where the front is long, what keeps most stands first in it.
+    front.truncate(SHOWN);
+    let blocks = scan.ranges.iter().filter(|r| r.block.is_some()).filter_map(|r| Some((r, r.best()?)));
+    for (range, best) in blocks {
+        if !front.iter().any(|(r, c)| r.name == range.name && c == &best) {
+            front.push((range, best));
+        }
+    }
+    front
+}
+
+/// A table's row of a candidate.
+pub(crate) fn cells(scan: &Scan, range: &Range, candidate: &Candidate) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let less = |before: u64, after: u64, of: u64| percent((after as f64 - before as f64) / (of as f64).max(1.0));
+    let parent = &scan.parent;
+    vec![
+        layers(scan, range),
+        range.block.clone().unwrap_or_else(dash),
+        candidate.substitute.clone(),
+        match candidate.accuracy {
+            Some(accuracy) => format!("{}%", number(100.0 * accuracy, 2)),
+            None => format!("{}% agree", number(100.0 * candidate.agreement, 2)),
+        },
+        candidate.drop.map_or_else(dash, |[drop, ..]| number(drop, 2)),
+        candidate.drop.map_or_else(dash, |[_, low, high]| format!("{} to {}", number(low, 2), number(high, 2))),
+        less(range.cost.parameters, candidate.cost.parameters, parent.cost.parameters),
+        less(range.cost.macs, candidate.cost.macs, parent.cost.macs),
+        percent((candidate.milliseconds - range.milliseconds) / parent.milliseconds.max(1e-9)),
+    ]
+}
+
+/// A range by its units' names.
+pub(crate) fn layers(scan: &Scan, range: &Range) -> String {
+    let name = |unit: usize| scan.units.get(unit).map_or("?", |u| u.name.as_str());
+    let [first, last] = range.units;
+    if first == last { name(first).to_owned() } else { format!("{} to {}", name(first), name(last)) }
+}
+
+/// The criticality of each block of a parent after training by `scheme` from random weights: percentage points of test
+/// accuracy that its children lie below the mean of the parent trained on, over seeds.
+///
+/// # Errors
+/// Those of reading the records.
+pub fn trained_criticality(run: &Run, parent: &str, scheme: &str) -> Result<HashMap<String, f64>, Error> {
+    let (mut control, mut children) = (Vec::new(), HashMap::<String, Vec<f64>>::new());
+    for record in run.records()? {
+        let Some(readings) = &record.readings else { continue };
+        let spec = &record.spec;
+        if spec.parent != parent || spec.scheme != scheme {
+            continue;
+        }
+        match (&spec.role, &spec.block) {
+            (Role::ParentContinued, _) => control.push(readings.test.top1),
+            (Role::Child, Some(block)) if spec.init.as_deref().is_some_and(|i| i == "random" || i == "he") => {
+                children.entry(block.clone()).or_default().push(readings.test.top1);
+            }
+            _ => {}
+        }
+    }
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
+    let base = mean(&control);
+    Ok(children.into_iter().map(|(block, values)| (block, 100.0 * (base - mean(&values)))).collect())
+}
+
+/// The blocks of one parent, measured twice.
+#[derive(Clone, Debug, Default)]
+pub struct Rankings {
+    /// Each block's drop in the scan.
+    pub scanned: Vec<f64>,
+    /// Each block's criticality after training.
+    pub trained: Vec<f64>,
+}
+
+/// Kendall's tau-b of each pair of rankings, and the mean over parents with its percentile interval, parents resampled: every
+/// way of drawing them if there are at most six, else 2,000 draws. `None` where no parent has two blocks that differ.
+pub fn trust(parents: &[Rankings], scheme: &str) -> Option<Trust> {
+    let taus: Vec<f64> = parents.iter().filter_map(|p| kendall::tau(&p.scanned, &p.trained)).collect();
+    if taus.is_empty() {
+        return None;
+    }
+    Some(Trust {
+        tau: taus.iter().sum::<f64>() / taus.len() as f64,
+        interval: kendall::mean_interval(&taus),
+        parents: taus.len(),
+        blocks: parents.iter().map(|p| p.scanned.len()).sum(),
+        scheme: scheme.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trust_is_the_mean_of_the_parents_taus() {
+        let rankings = |trained: [f64; 3]| Rankings { scanned: vec![1.0, 2.0, 3.0], trained: trained.to_vec() };
+        let same = rankings([4.0, 5.0, 6.0]);
+        // One of three pairs is discordant: tau 1/3.
+        let other = rankings([4.0, 6.0, 5.0]);
+        let found = trust(&[same, other.clone()], "global").unwrap();
+        assert!((found.tau - 2.0 / 3.0).abs() < 1e-12);
+        assert_eq!((found.parents, found.blocks), (2, 6));
+        // Four ways of drawing two: means 1/3, 2/3, 2/3, 1; their quantiles are interpolated, as NumPy's are.
+        let [low, high] = found.interval.unwrap();
+        assert!((low - (1.0 + 0.075) / 3.0).abs() < 1e-12 && (high - (3.0 - 0.075) / 3.0).abs() < 1e-12);
+        assert_eq!(trust(&[other], "global").unwrap().interval, None);
+        assert!(trust(&[Rankings { scanned: vec![1.0], trained: vec![2.0] }], "global").is_none());
+    }
+}

@@ -1,0 +1,223 @@
+//! Which ranges of layers could be one layer, and which single layers could take their place.
+
+use std::collections::HashMap;
+
+use nettriage_net::block::{self, Block, Unit};
+use nettriage_net::surgery::{self, Substitute};
+use nettriage_net::{Conv, Graph, INPUT, Kind, Network, Shape, Weights, cost, init, slice};
+
+use crate::Error;
+
+use super::{Choice, Options, Scope};
+
+/// One layer for several may take so many times their multiply-accumulates: it may be faster still.
+const DEARER: u64 = 2;
+
+/// A run of units, with the single layers that could take its place.
+pub struct Range {
+    /// Indices of its first and last unit.
+    pub units: [usize; 2],
+    /// Its layers.
+    pub block: Block,
+    /// Shape of the tensor that enters.
+    pub input: Shape,
+    /// Shape of the tensor that leaves.
+    pub output: Shape,
+    /// What the substitute's affine map is fitted to: the tensor before the closing activation.
+    pub target: String,
+    /// Parameters and multiply-accumulates of its layers.
+    pub cost: cost::LayerCost,
+    /// What could take its place.
+    pub candidates: Vec<Candidate>,
+}
+
+/// A single layer for a range.
+pub struct Candidate {
+    /// What it is.
+    pub substitute: Substitute,
+    /// The substitute's layers alone, from the range's input to its output; no weights yet.
+    pub graph: Graph,
+    /// The convolution, or a linear layer seen as a 1x1 convolution; none after a drop.
+    pub conv: Option<Conv>,
+    /// Its cost.
+    pub cost: cost::LayerCost,
+}
+
+/// All ranges that `options` asks for and that some candidate fits.
+pub fn ranges(graph: &Graph, units: &[Unit], options: &Options) -> Result<(Vec<Range>, usize), Error> {
+    let costs = cost::per_layer(graph)?;
+    let (defaults, shapes) = (block::find(graph), graph.shapes()?);
+    let (mut ranges, mut left_out) = (Vec::new(), 0);
+    for first in 0..units.len() {
+        for last in first..units.len() {
+            let layers = &graph.layers[units[first].start..units[last].end];
+            let products: usize = units[first..=last].iter().map(|unit| unit.products).sum();
+            if products == 0 {
+                continue;
+            }
+            let name =
+                if first == last { format!("range{}", first + 1) } else { format!("range{}to{}", first + 1, last + 1) };
+            let block = block::range(graph, &name, &layers[0].name, &layers[layers.len() - 1].name)?;
+            let wanted = match options.scope {
+                Scope::All => true,
+                Scope::Stages => {
+                    let from = graph.shape_of(&block.input)?;
+                    let inside = &shapes[units[first].start..units[last].end];
+                    inside.iter().all(|to| (to.height, to.width) == (from.height, from.width))
+                }
+                Scope::Blocks => defaults.iter().any(|d| d.layers == block.layers),
+            };
+            if !wanted {
+                continue;
+            }
+            let cost = costs[units[first].start..units[last].end].iter().fold(Default::default(), |a, b| a + *b);
+            let (input, output) = (graph.shape_of(&block.input)?, graph.shape_of(&block.output)?);
+            let target = init::target_tensor(graph, &block);
+            let mut range = Range { units: [first, last], block, input, output, target, cost, candidates: Vec::new() };
+            range.candidates = candidates(graph, &range, products, options, &mut left_out)?;
+            if !range.candidates.is_empty() {
+                ranges.push(range);
+            }
+        }
+    }
+    Ok((ranges, left_out))
+}
+
+/// Single layers that fit the shapes and save work; counts those that are too large to be solved.
+fn candidates(
+    graph: &Graph,
+    range: &Range,
+    products: usize,
+    options: &Options,
+    left_out: &mut usize,
+) -> Result<Vec<Candidate>, Error> {
+    let weightless = Network { graph: graph.clone(), weights: Weights::new() };
+    let alone = slice::between(&weightless, &range.block.input, &range.block.output)?;
+    let whole = Block { input: INPUT.to_owned(), ..range.block.clone() };
+    let mut found: Vec<Candidate> = Vec::new();
+    for choice in &options.choices {
+        let Some(substitute) = resolve(*choice, graph, range)? else { continue };
+        if found.iter().any(|c| c.substitute == substitute) {
+            continue;
+        }
+        // A substitute that cannot take the one shape to the other is no candidate; that is no error here.
+        let Ok(child) = surgery::compress(&alone, &[(whole.clone(), substitute)]) else { continue };
+        let graph = child.graph;
+        let conv = graph.layers.iter().find_map(|layer| match &layer.kind {
+            Kind::Conv(conv) => Some(*conv),
+            Kind::Linear { features, .. } => Some(Conv::same(*features, 1)),
+            _ => None,
+        });
+        if conv.is_some_and(|conv| !sensible(&conv, range.input)) {
+            continue;
+        }
+        let cost = cost::total(&graph)?;
+        let saves = cost.macs < range.cost.macs || products > 1 && cost.macs <= DEARER * range.cost.macs;
+        if !saves {
+            continue;
+        }
+        if conv.is_some_and(|conv| !small(&conv, range.input, options)) {
+            *left_out += 1;
+        } else {
+            found.push(Candidate { substitute, graph, conv, cost });
+        }
+    }
+    Ok(found)
+}
+
+/// The substitute that a choice means for this range, if it means one.
+fn resolve(choice: Choice, graph: &Graph, range: &Range) -> Result<Option<Substitute>, Error> {
+    let vectors = [range.input, range.output].iter().all(|s| (s.height, s.width) == (1, 1));
+    Ok(match choice {
+        Choice::One(Substitute::Linear) => vectors.then_some(Substitute::Linear),
+        // Where both are vectors every kernel sees one element, and a linear layer is what stands there.
+        Choice::One(Substitute::Conv { .. }) | Choice::Field | Choice::Depthwise(_) if vectors => None,
+        Choice::One(substitute) => Some(substitute),
+        Choice::Field => Some(Substitute::Conv { kernel: receptive_field(graph, &range.block), groups: 1 }),
+        Choice::Depthwise(kernel) => {
+            let groups = greatest_common_divisor(range.input.channels, range.output.channels);
+            (groups > 1).then_some(Substitute::Conv { kernel, groups })
+        }
+    })
+}
+
+/// Whether a convolution sees every pixel and has no tap that always lies outside the picture.
+fn sensible(conv: &Conv, input: Shape) -> bool {
+    let [kernel, _] = conv.kernel;
+    let sees = |stride: usize| stride <= kernel.max(2);
+    let inside = kernel < 2 * input.height.max(input.width);
+    sees(conv.stride[0]) && sees(conv.stride[1]) && inside
+}
+
+/// Whether its normal equations are small enough; those of 3x3 kernels always are.
+fn small(conv: &Conv, input: Shape, options: &Options) -> bool {
+    let [kernel, _] = conv.kernel;
+    kernel <= 3 || input.channels / conv.groups * kernel * kernel <= options.unknowns
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+/// Rows of the picture that one output of the block depends on: the largest over its paths.
+fn receptive_field(graph: &Graph, block: &Block) -> usize {
+    // Of each tensor: the field, and the distance of neighbouring outputs in rows of the block's input.
+    let mut seen: HashMap<&str, (usize, usize)> = HashMap::from([(block.input.as_str(), (1, 1))]);
+    for name in &block.layers {
+        let Some(layer) = graph.layer(name) else { continue };
+        let inputs = layer.inputs.iter().filter_map(|input| seen.get(input.as_str()).copied());
+        let (field, distance) = inputs.fold((1, 1), |a, b| (a.0.max(b.0), a.1.max(b.1)));
+        let (extent, stride) = match &layer.kind {
+            Kind::Conv(conv) => ((conv.kernel[0] - 1) * conv.dilation[0] + 1, conv.stride[0]),
+            Kind::MaxPool(window) | Kind::AvgPool { window, .. } => (window.kernel[0], window.stride[0]),
+            _ => (1, 1),
+        };
+        seen.insert(name, (field + (extent - 1) * distance, distance * stride));
+    }
+    seen.get(block.output.as_str()).map_or(1, |(field, _)| *field)
+}
+
+#[cfg(test)]
+mod tests {
+    use nettriage_net::arch::{self, ArchSpec};
+
+    use super::*;
+
+    fn vgg() -> Graph {
+        let spec = ArchSpec { width: 0.25, ..ArchSpec::named("vgg16_bn") };
+        arch::build(&spec, Shape::new(3, 32, 32), 10).unwrap()
+    }
+
+    #[test]
+    fn receptive_fields_of_three_by_three_convolutions_grow_by_two() {
+        let graph = vgg();
+        let blocks = block::find(&graph);
+        let fields: Vec<usize> = blocks.iter().map(|b| receptive_field(&graph, b)).collect();
+        assert_eq!(fields, [5, 5, 7, 7, 7]);
+    }
+
+    #[test]
+    fn ranges_within_stages_are_the_runs_of_each() {
+        let graph = vgg();
+        let units = block::units(&graph);
+        let options = Options { scope: Scope::Stages, choices: vec!["conv3x3".parse().unwrap()], ..Options::default() };
+        let (found, _) = ranges(&graph, &units, &options).unwrap();
+        // A stage of n convolutions has n (n - 1) / 2 runs of two or more: 1 + 1 + 3 + 3 + 3; one 3x3 for one 3x3
+        // saves nothing. The last unit is the classifier, a stage of vectors, which a convolution does not fit.
+        assert_eq!(found.len(), 11);
+        let blocks = block::find(&graph);
+        assert!(blocks.iter().all(|b| found.iter().any(|r| r.block.layers == b.layers)));
+        let all = Options { scope: Scope::All, ..options };
+        assert!(ranges(&graph, &units, &all).unwrap().0.len() > 60);
+    }
+
+    #[test]
+    fn a_range_that_ends_in_pooling_is_fitted_to_its_output() {
+        let graph = vgg();
+        let pool = graph.layers.iter().position(|l| matches!(l.kind, Kind::MaxPool(_))).unwrap();
+        let name = graph.layers[pool].name.clone();
+        let block = block::range(&graph, "b", &graph.layers[0].name, &name).unwrap();
+        assert_eq!(init::target_tensor(&graph, &block), name);
+        assert_eq!(init::closing(&graph, &block), Some(nettriage_net::Activation::Relu));
+    }
+}

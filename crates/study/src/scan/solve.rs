@@ -1,0 +1,125 @@
+//! Ridge regression from the sums of a site, its ridge chosen on held-out images (Hoerl and Kennard, 1970).
+//!
+//! With Z the patches and T the targets, both centred, W = (Z'Z + lambda I)^-1 Z'T and b = mean(t) - W' mean(z), where
+//! lambda is a share of the mean diagonal element of Z'Z.
+
+use faer::linalg::solvers::{Llt, Solve};
+use faer::{Mat, Side};
+
+use super::sums::Sums;
+
+/// The ridges tried, as shares of the mean diagonal element of Z'Z.
+pub const RIDGES: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
+
+/// Which patch elements and which targets belong together: all of a dense convolution's, or those of one group.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Rows of the sums, without that of the ones.
+    pub index: Vec<usize>,
+    /// First and one past the last column of the targets.
+    pub targets: [usize; 2],
+}
+
+/// An affine map from patches to targets.
+#[derive(Clone, Debug)]
+pub struct Affine {
+    /// Patch elements x targets.
+    pub weight: Mat<f64>,
+    /// One a target.
+    pub bias: Vec<f64>,
+}
+
+/// Z'Z of some patch elements, centred, with what centring needs.
+pub struct System {
+    gram: Mat<f64>,
+    mean: Vec<f64>,
+    rows: f64,
+}
+
+impl System {
+    /// From the sums of one or several sets of rows.
+    pub fn new(sums: &[&Sums], index: &[usize]) -> System {
+        let at = |a: usize, b: usize| -> f64 { sums.iter().map(|s| s.gram[(a.max(b), a.min(b))]).sum() };
+        let ones = sums[0].gram.nrows() - 1;
+        let rows = at(ones, ones);
+        let mean: Vec<f64> = index.iter().map(|&a| at(a, ones) / rows).collect();
+        let n = index.len();
+        let mut gram = Mat::zeros(n, n);
+        for b in 0..n {
+            for a in b..n {
+                gram[(a, b)] = at(index[a], index[b]) - rows * mean[a] * mean[b];
+            }
+        }
+        System { gram, mean, rows }
+    }
+
+    /// Z'T, centred; `cross` has a row for every element and one for the ones.
+    pub fn right(&self, cross: impl Fn(usize, usize) -> f64, targets: usize) -> (Mat<f64>, Vec<f64>) {
+        let n = self.mean.len();
+        let means: Vec<f64> = (0..targets).map(|f| cross(n, f) / self.rows).collect();
+        let right = Mat::from_fn(n, targets, |a, f| cross(a, f) - self.rows * self.mean[a] * means[f]);
+        (right, means)
+    }
+
+    /// The factor of Z'Z + lambda I; none where Z'Z is not finite, or not positive for its rounding.
+    pub fn factor(&self, ridge: f64) -> Option<Llt<f64>> {
+        let n = self.mean.len();
+        let trace: f64 = (0..n).map(|a| self.gram[(a, a)]).sum();
+        // Where the input never varies any ridge gives zero weights; 1 keeps the system solvable.
+        let lambda = if trace > 0.0 { ridge * trace / n as f64 } else { 1.0 };
+        let mut gram = self.gram.clone();
+        (0..n).for_each(|a| gram[(a, a)] += lambda);
+        gram.llt(Side::Lower).ok()
+    }
+
+    /// The map that a factor gives for a right-hand side.
+    pub fn solve(&self, factor: &Llt<f64>, right: &Mat<f64>, means: &[f64]) -> Affine {
+        let mut map = Affine { weight: factor.solve(right), bias: vec![0.0; means.len()] };
+        map.bias = means.iter().enumerate().map(|(f, mean)| mean - self.mean_output(&map, f)).collect();
+        map
+    }
+
+    /// What a map leaves unexplained of targets, by its rows' right-hand side and means ([`System::right`]) and the sums of
+    /// their squares: the sum of squared errors, and that of the targets about their means.
+    pub fn unexplained(&self, map: &Affine, (right, means): &(Mat<f64>, Vec<f64>), squares: &[f64]) -> (f64, f64) {
+        let variance = self.variance(map);
+        let (mut error, mut total) = (0.0, 0.0);
+        for (f, mean) in means.iter().enumerate() {
+            let about = (squares[f] - self.rows * mean * mean).max(0.0);
+            let cross: f64 = (0..right.nrows()).map(|a| map.weight[(a, f)] * right[(a, f)]).sum();
+            let shift = map.bias[f] + self.mean_output(map, f) - mean;
+            error += (about - 2.0 * cross + self.rows * (variance[f] + shift * shift)).max(0.0);
+            total += about;
+        }
+        (error, total)
+    }
+
+    /// The mean of a map's output `f`, without its bias.
+    pub fn mean_output(&self, map: &Affine, f: usize) -> f64 {
+        self.mean.iter().enumerate().map(|(a, mean)| map.weight[(a, f)] * mean).sum()
+    }
+
+    /// The variance of each of the map's outputs.
+    pub fn variance(&self, map: &Affine) -> Vec<f64> {
+        let product = self.symmetric() * &map.weight;
+        let inner = |f: usize| -> f64 { (0..product.nrows()).map(|a| map.weight[(a, f)] * product[(a, f)]).sum() };
+        (0..product.ncols()).map(|f| (inner(f) / self.rows).max(0.0)).collect()
+    }
+
+    fn symmetric(&self) -> Mat<f64> {
+        let n = self.mean.len();
+        Mat::from_fn(n, n, |a, b| self.gram[(a.max(b), a.min(b))])
+    }
+}
+
+/// Mean and variance of the targets of a part.
+pub fn moments(sums: &[&Sums], part: &Part) -> Vec<(f64, f64)> {
+    let ones = sums[0].gram.nrows() - 1;
+    let rows: f64 = sums.iter().map(|s| s.gram[(ones, ones)]).sum();
+    let of = |f: usize| {
+        let mean = sums.iter().map(|s| s.cross[(ones, f)]).sum::<f64>() / rows;
+        let square = sums.iter().map(|s| s.squares[f]).sum::<f64>() / rows;
+        (mean, (square - mean * mean).max(0.0))
+    };
+    (part.targets[0]..part.targets[1]).map(of).collect()
+}
