@@ -2,7 +2,9 @@
 
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::invalid_html_tags, reason = "help texts write <placeholders>")]
 
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -21,11 +23,19 @@ pub enum Command {
     /// Run or resume a study: parent, trials, controls; ends in a report
     Run(Run),
     /// Train a study's parents only
-    Train(Run),
+    Train(Train),
     /// Run one trial of a plan: what executors call
     Trial(Trial),
     /// How far a run is
     Status(Status),
+    /// Show a run's report as a local web page that follows the run
+    Serve(Serve),
+    /// Open failed trials again
+    Retry(Retry),
+    /// Show what a run's folder holds that nobody needs, and remove it
+    Gc(Gc),
+    /// Join runs of one plan that were made on several machines
+    Merge(Merge),
     /// Write a run's report again, or export its numbers
     Report(Report),
     /// Which ranges of layers could be one layer: in a minute, without training
@@ -43,9 +53,9 @@ pub enum Command {
     Data(Data),
 }
 
-/// `run` and `train`.
+/// What `run` and `train` have in common.
 #[derive(clap::Args)]
-pub struct Run {
+pub struct Train {
     /// Study file (TOML)
     pub study: PathBuf,
     /// Folder of the run [default: runs/<study name>-<hash of the plan>]
@@ -63,9 +73,81 @@ pub struct Run {
     /// How the machine is used
     #[command(flatten)]
     pub means: Means,
-    /// Print the plan and stop
+    /// Form of the progress on standard error
+    #[arg(long, value_name = "FORM", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// `run`.
+#[derive(clap::Args)]
+pub struct Run {
+    /// The study and how it is trained
+    #[command(flatten)]
+    pub train: Train,
+    /// Who runs the trials
+    #[arg(long, value_name = "WHERE", value_enum, default_value_t = On::Local)]
+    pub on: On,
+    /// How often a trial whose worker died is tried again before it is recorded as failed
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub retries: u32,
+    /// Begin no trial after this long, such as 90s, 30m, 8h, 2d
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub max_time: Option<Duration>,
+    /// Run at most so many trials now
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_trials: Option<u64>,
+    /// Print the plan, with an estimate of seconds and memory from a short measurement, and stop
     #[arg(long)]
     pub dry_run: bool,
+    /// How a cluster is used
+    #[command(flatten, next_help_heading = "With --on slurm")]
+    pub slurm: Slurm,
+}
+
+/// `run --on slurm`.
+#[derive(clap::Args)]
+pub struct Slurm {
+    /// An option for sbatch, such as --slurm-option=--partition=short; may be given often
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    pub slurm_option: Vec<String>,
+    /// Tasks at once at the most [default: as many as the cluster gives]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub slurm_tasks: Option<u32>,
+    /// How long a task should take: so many trials go into one
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10m")]
+    pub slurm_chunk: Duration,
+    /// Ctrl-C cancels the jobs too; without it they go on, and `nettriage status` follows them
+    #[arg(long)]
+    pub slurm_cancel: bool,
+}
+
+/// Who runs the trials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum On {
+    /// Threads of this process
+    Local,
+    /// Worker processes of this machine: one that dies takes only its trial
+    Processes,
+    /// Array jobs of a Slurm cluster
+    Slurm,
+}
+
+/// The form of progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Bars on a terminal, lines elsewhere
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// A duration with its unit: 90s, 30m, 8h, 2d.
+fn duration(text: &str) -> Result<Duration, String> {
+    let unit = |c: char| [('s', 1.0), ('m', 60.0), ('h', 3600.0), ('d', 86_400.0)].into_iter().find(|u| u.0 == c);
+    let number = text.strip_suffix(|c| unit(c).is_some()).and_then(|number| number.parse::<f64>().ok());
+    let seconds = number.zip(text.chars().last().and_then(unit)).map(|(number, (_, seconds))| number * seconds);
+    let found = seconds.filter(|s| *s > 0.0).and_then(|s| Duration::try_from_secs_f64(s).ok());
+    found.ok_or_else(|| "write a number and its unit, such as 90s, 30m, 8h or 2d".to_owned())
 }
 
 /// How the machine is used; no record depends on it.
@@ -108,9 +190,21 @@ pub struct Trial {
     /// The plan: a run's folder, or the plan.json in it
     #[arg(long, value_name = "PLAN")]
     pub plan: PathBuf,
-    /// The trial's place in the plan, counted from 0
-    #[arg(long, value_name = "I")]
-    pub index: usize,
+    /// The trial's place in the plan, counted from 0; several as 3,7-9; `-` reads places from standard input, one a line
+    #[arg(long, value_name = "I", allow_hyphen_values = true)]
+    pub index: String,
+    /// Leave out trials that have a record
+    #[arg(long)]
+    pub missing: bool,
+    /// Threads inside a trial [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// MiB of memory for activations that trials share
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    pub cache: usize,
+    /// Begin no trial after this time, in seconds since 1970
+    #[arg(long, value_name = "SECONDS")]
+    pub until: Option<f64>,
     /// Folder of the data set's files
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -121,9 +215,56 @@ pub struct Trial {
 pub struct Status {
     /// Folder of the run
     pub run: PathBuf,
-    /// As JSON
+    /// As JSON; with --watch, one object a line
     #[arg(long)]
     pub json: bool,
+    /// Go on telling until the run is complete
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// `serve`.
+#[derive(clap::Args)]
+pub struct Serve {
+    /// Folder of the run
+    pub run: PathBuf,
+    /// Port; 0 takes any that is free
+    #[arg(long, value_name = "PORT", default_value_t = 7340)]
+    pub port: u16,
+    /// Address to listen at; with another than this machine's own, everybody who reaches it can read the run
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub host: IpAddr,
+}
+
+/// `retry`.
+#[derive(clap::Args)]
+pub struct Retry {
+    /// Folder of the run
+    pub run: PathBuf,
+    /// Only this trial, by its id; may be given often [default: all that failed]
+    #[arg(long, value_name = "ID")]
+    pub trial: Vec<String>,
+}
+
+/// `gc`.
+#[derive(clap::Args)]
+pub struct Gc {
+    /// Folder of the run
+    pub run: PathBuf,
+    /// Remove what is shown
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `merge`.
+#[derive(clap::Args)]
+pub struct Merge {
+    /// Folders of runs of one plan
+    #[arg(required = true, num_args = 1..)]
+    pub runs: Vec<PathBuf>,
+    /// Folder of the joined run; may hold a run of that plan already
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 /// `report`.
@@ -409,4 +550,24 @@ pub enum Data {
         #[arg(long, short, value_name = "PNG")]
         output: Option<PathBuf>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1.5h"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("2d"), Ok(Duration::from_secs(172_800)));
+        for wrong in ["", "s", "90", "-1s", "1y", "nan s", "infm", "1e30d", "0s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        <Args as clap::CommandFactory>::command().debug_assert();
+    }
 }

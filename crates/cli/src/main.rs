@@ -6,14 +6,19 @@ mod evaluate;
 mod export;
 mod fail;
 mod inspect;
+mod interrupt;
+mod memory;
 mod model;
 mod prescribe;
 mod progress;
 mod report;
 mod run;
 mod scan;
+mod serve;
 mod status;
 mod subject;
+mod trial;
+mod upkeep;
 
 use std::process::ExitCode;
 
@@ -36,8 +41,12 @@ fn dispatch(command: Command) -> Result<(), Fail> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Train(args) => run::train(&args),
-        Command::Trial(args) => run::trial(&args),
+        Command::Trial(args) => trial::trial(&args),
         Command::Status(args) => status::status(&args),
+        Command::Serve(args) => serve::serve(&args),
+        Command::Retry(args) => upkeep::retry(&args),
+        Command::Gc(args) => upkeep::gc(&args),
+        Command::Merge(args) => upkeep::merge(&args),
         Command::Report(args) => report::report(&args),
         Command::Scan(args) => scan::scan(&args),
         Command::Prescribe(args) => prescribe::prescribe(&args),

@@ -1,4 +1,4 @@
-//! Progress of a study: bars on a terminal, plain lines elsewhere.
+//! Progress of a study: bars on a terminal, plain lines elsewhere, or a JSON object a line.
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -9,10 +9,14 @@ use nettriage_records::Record;
 use nettriage_records::plan::{ParentSpec, TrialSpec};
 use nettriage_records::record::{CurvePoint, Outcome};
 use nettriage_study::Progress;
+use serde_json::{Value, json};
+
+use crate::args::LogFormat;
 
 /// What the user sees while a study runs.
 pub struct Teller {
     terminal: bool,
+    json: bool,
     state: Mutex<State>,
 }
 
@@ -27,16 +31,32 @@ struct State {
 }
 
 impl Teller {
-    /// Bars if standard error is a terminal.
-    pub fn new() -> Teller {
+    /// Bars if standard error is a terminal and text is asked for.
+    pub fn new(format: LogFormat) -> Teller {
         let state =
             State { bar: ProgressBar::hidden(), parent: None, begun: Instant::now(), done_before: 0, done: 0, of: 0 };
-        Teller { terminal: std::io::stderr().is_terminal(), state: Mutex::new(state) }
+        let json = format == LogFormat::Json;
+        Teller { terminal: !json && std::io::stderr().is_terminal(), json, state: Mutex::new(state) }
     }
 
     /// Takes the bar away.
     pub fn finish(&self) {
         self.state().bar.finish_and_clear();
+    }
+
+    /// Trials that have records, of all.
+    pub fn counts(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.done, state.of)
+    }
+
+    /// Tells one event: its JSON, or its line.
+    fn tell(&self, event: Value, line: impl FnOnce() -> String) {
+        if self.json {
+            eprintln!("{event}");
+        } else {
+            eprintln!("{}", line());
+        }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -68,7 +88,10 @@ impl Progress for Teller {
         state.bar.set_position(seen as u64);
         state.bar.set_message(accuracy.clone());
         if !self.terminal {
-            eprintln!("parent, seed {}: {seen} of {of} images, {accuracy}", spec.seed);
+            let event = json!({
+                "event": "parent", "seed": spec.seed, "seen": seen, "of": of, "validation": point.validation_top1,
+            });
+            self.tell(event, || format!("parent, seed {}: {seen} of {of} images, {accuracy}", spec.seed));
         }
     }
 
@@ -79,13 +102,22 @@ impl Progress for Teller {
         state.bar.set_position(done as u64);
         state.bar.reset_eta();
         (state.begun, state.done_before, state.done, state.of) = (Instant::now(), done, done, of);
-        if done > 0 {
-            eprintln!("{done} of {of} trials have records already; going on with the rest");
+        if self.json || done > 0 {
+            let line = || format!("{done} of {of} trials have records already; going on with the rest");
+            self.tell(json!({ "event": "trials", "done": done, "of": of }), line);
         }
     }
 
     fn started(&self, spec: &TrialSpec) {
         self.state().bar.set_message(title(spec));
+        if self.json {
+            eprintln!("{}", json!({ "event": "begun", "id": spec.id, "trial": title(spec) }));
+        }
+    }
+
+    fn note(&self, text: &str) {
+        let state = self.state();
+        state.bar.suspend(|| self.tell(json!({ "event": "note", "text": text }), || text.to_owned()));
     }
 
     fn ended(&self, record: &Record) {
@@ -95,7 +127,7 @@ impl Progress for Teller {
         let result = match (&record.outcome, &record.readings) {
             (Outcome::Done, Some(readings)) => format!("test {:.2}%", 100.0 * readings.test.top1),
             (Outcome::Diverged { examples }, _) => format!("diverged after {examples} images"),
-            (Outcome::Failed { reason }, _) => format!("failed: {reason}"),
+            (Outcome::Failed { reason }, _) => format!("failed: {}", reason.lines().next().unwrap_or_default()),
             (Outcome::Done, None) => "no readings".to_owned(),
         };
         if self.terminal {
@@ -103,9 +135,15 @@ impl Progress for Teller {
             return;
         }
         let now = state.done - state.done_before;
-        let left = state.begun.elapsed().mul_f64((state.of - state.done) as f64 / now as f64);
+        let left = state.begun.elapsed().mul_f64(state.of.saturating_sub(state.done) as f64 / now.max(1) as f64);
+        let name = title(&record.spec);
+        let event = json!({
+            "event": "ended", "id": record.spec.id, "trial": name, "outcome": record.outcome,
+            "test": record.readings.as_ref().map(|r| r.test.top1), "seconds": record.clock.seconds,
+            "done": state.done, "of": state.of, "seconds_left": left.as_secs_f64(),
+        });
         let left = HumanDuration(left);
-        eprintln!("[{}/{}] {}: {result} ({left:#} left)", state.done, state.of, title(&record.spec));
+        self.tell(event, || format!("[{}/{}] {name}: {result} ({left:#} left)", state.done, state.of));
     }
 }
 

@@ -53,6 +53,12 @@ pub fn conclude(run: &Run, page: &Path) -> Result<(), Fail> {
     Ok(())
 }
 
+/// The page of the records that are there now.
+pub fn page(run: &Run) -> Result<String, Fail> {
+    let (data, analysis) = read(run)?;
+    Ok(nettriage_report::html(&data, &analysis))
+}
+
 fn read(run: &Run) -> Result<(RunData, Analysis), Fail> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let about = About {

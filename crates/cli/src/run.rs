@@ -1,45 +1,82 @@
-//! `run`, `train` and `trial`: from a study file to records and a report.
+//! `run` and `train`: from a study file to records and a report.
 
+use std::ffi::OsStr;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use indicatif::HumanDuration;
+use indicatif::{BinaryBytes, HumanDuration};
 use nettriage_records::{Plan, Run};
-use nettriage_study::{Resources, Setting, Study, execute, execute_one, folder_name, plan, train_parents};
+use nettriage_study::executor::{Processes, Slurm, Threads, slurm};
+use nettriage_study::{
+    Estimate, Executor, Limits, Progress, Resources, Setting, Study, estimate, execute, folder_name, outlook, plan,
+    train_parents,
+};
 
-use crate::args;
+use crate::args::{self, LogFormat, On};
 use crate::fail::Fail;
+use crate::interrupt::Interrupt;
+use crate::memory;
 use crate::progress::{Teller, title};
 use crate::report;
 
 /// `nettriage run STUDY`.
 pub fn run(args: &args::Run) -> Result<(), Fail> {
     let begin = Instant::now();
-    let (setting, plan) = prepare(args)?;
+    let (setting, plan) = prepare(&args.train)?;
     if args.dry_run {
-        return dry_run(&plan);
+        return dry_run(args, &setting, &plan);
     }
-    let folder = folder(args, &plan);
+    let folder = folder(&args.train, &plan);
     let run = Run::create(&folder, &plan)?;
     let _lock = run.lock()?;
-    eprintln!("{}: {} trials and controls, records in {}", plan.name, plan.trials.len(), folder.display());
-    let teller = Teller::new();
-    let result = execute(&run, &setting, resources(args), &teller);
+    let teller = Arc::new(Teller::new(args.train.log_format));
+    let go_on = go_on(&args.train, &folder);
+    let interrupt = farewell(args, &teller, &folder, &go_on)?;
+    teller.note(&format!("{}: {} trials and controls, records in {}", plan.name, plan.trials.len(), folder.display()));
+    let expected = expectation(args, &run, &setting)?;
+    if let Some(expected) = &expected {
+        teller.note(&format!("estimate, from a short measurement: {}", in_words(expected)));
+    }
+    let limits = Limits {
+        deadline: args.max_time.and_then(|time| begin.checked_add(time)),
+        trials: args.max_trials.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+    };
+    let executing = Instant::now();
+    let result = execute(&run, &setting, executor(args, &folder)?.as_ref(), limits, teller.as_ref());
     teller.finish();
-    result?;
+    let complete = result?;
+    interrupt.over();
+    if let Some(expected) = &expected {
+        teller.note(&came(expected, executing.elapsed(), complete));
+    }
     let page = folder.join("report.html");
     report::conclude(&run, &page)?;
-    eprintln!("done in {:#}", HumanDuration(begin.elapsed()));
+    let status = run.status()?;
+    if status.failed > 0 {
+        teller.note(&format!(
+            "{} trials failed: their records say why; `nettriage retry {}` opens them again",
+            status.failed,
+            folder.display()
+        ));
+    }
+    if complete {
+        teller.note(&format!("done in {:#}", HumanDuration(begin.elapsed())));
+    } else {
+        teller.note(&format!("stopped at its limit: {} trials are left; {go_on}", status.left));
+    }
     println!("report: {}", page.display());
     Ok(())
 }
 
 /// `nettriage train STUDY`.
-pub fn train(args: &args::Run) -> Result<(), Fail> {
+pub fn train(args: &args::Train) -> Result<(), Fail> {
     let (setting, plan) = prepare(args)?;
     let run = Run::create(&folder(args, &plan), &plan)?;
     let _lock = run.lock()?;
-    let teller = Teller::new();
+    let teller = Teller::new(args.log_format);
     let result = train_parents(&run, &setting, resources(args), &teller);
     teller.finish();
     result?;
@@ -56,50 +93,192 @@ pub fn train(args: &args::Run) -> Result<(), Fail> {
     Ok(())
 }
 
-/// `nettriage trial --plan PLAN --index I`.
-pub fn trial(args: &args::Trial) -> Result<(), Fail> {
-    let named_plan = args.plan.file_name().is_some_and(|name| name == "plan.json");
-    let folder = if named_plan { args.plan.parent().unwrap_or(Path::new("")) } else { &args.plan };
-    let run = Run::open(folder)?;
-    let plan = run.plan();
-    let study = Study::parse(&plan.study, &folder.join("plan.json").display().to_string())?;
-    let setting = Setting::new(study, plan.study.clone(), args.data_dir.as_deref())?;
-    if nettriage_study::plan(&setting)? != *plan {
-        return Err(Fail::Message(format!(
-            "{}: this program, with the data at hand, would plan otherwise; run the plan with the version and data that made it",
-            folder.join("plan.json").display()
-        )));
-    }
-    let record = execute_one(&run, &setting, args.index, cores())?;
-    println!("{}: {}", record.spec.id, title(&record.spec));
-    Ok(())
-}
-
-fn prepare(args: &args::Run) -> Result<(Setting, Plan), Fail> {
+fn prepare(args: &args::Train) -> Result<(Setting, Plan), Fail> {
     let (study, text) = Study::read(&args.study)?;
     let setting = Setting::with(study, text, args.data_dir.as_deref(), args.means.resolved())?;
     let plan = plan(&setting)?;
     Ok((setting, plan))
 }
 
-fn folder(args: &args::Run, plan: &Plan) -> PathBuf {
+fn folder(args: &args::Train, plan: &Plan) -> PathBuf {
     args.out.clone().unwrap_or_else(|| Path::new("runs").join(folder_name(plan)))
 }
 
-fn resources(args: &args::Run) -> Resources {
+fn resources(args: &args::Train) -> Resources {
     Resources { workers: args.workers.map_or_else(cores, usize::from), cache: args.cache << 20 }
 }
 
-fn cores() -> usize {
+pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn dry_run(plan: &Plan) -> Result<(), Fail> {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    for (index, spec) in plan.trials.iter().enumerate() {
-        writeln!(out, "{index}\t{}\t{}", spec.id, title(spec))?;
+/// MiB of shared activations in a task, where --cache does not ask for less: clusters count memory.
+const TASK_CACHE: usize = 1024;
+
+/// Who runs the trials.
+fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn Executor>, Fail> {
+    let resources = resources(&args.train);
+    match args.on {
+        On::Local => Ok(Box::new(Threads(resources))),
+        On::Processes => {
+            let cache = args.train.cache / resources.workers;
+            let command = trial_command(&args.train, folder)?;
+            let command = Box::new(move || {
+                let mut worker = Command::new(&command[0]);
+                worker.args(&command[1..]).args(["--threads", "1", "--index", "-"]);
+                worker.args(["--cache", &cache.to_string()]);
+                worker
+            });
+            Ok(Box::new(Processes { resources, retries: args.retries, command }))
+        }
+        On::Slurm => {
+            let args::Slurm { slurm_option, slurm_tasks, slurm_chunk, .. } = &args.slurm;
+            let mut command = trial_command(&args.train, folder)?;
+            command.extend(["--cache".to_owned(), args.train.cache.min(TASK_CACHE).to_string()]);
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+            Ok(Box::new(Slurm {
+                command,
+                options: slurm_option.clone(),
+                at_once: *slurm_tasks,
+                chunk: *slurm_chunk,
+                retries: args.retries,
+                until: args.max_time.map(|time| now + time.as_secs_f64()),
+                resources,
+            }))
+        }
     }
-    writeln!(out, "{} trials and controls, {} parents", plan.trials.len(), plan.parents.len())?;
+}
+
+/// This program's command for trials of a plan, up to their places.
+fn trial_command(args: &args::Train, folder: &Path) -> Result<Vec<String>, Fail> {
+    let text = |path: &Path| {
+        let path = std::path::absolute(path).map_err(|error| Fail::file(path, error))?;
+        path.into_os_string()
+            .into_string()
+            .map_err(|path| Fail::Message(format!("{}: workers need a path of Unicode letters", path.display())))
+    };
+    let program = std::env::current_exe()?;
+    let mut command = vec![text(&program)?, "trial".to_owned(), "--plan".to_owned(), text(folder)?];
+    if let Some(data) = &args.data_dir {
+        command.extend(["--data-dir".to_owned(), text(data)?]);
+    }
+    Ok(command)
+}
+
+fn go_on(args: &args::Train, folder: &Path) -> String {
+    format!("go on with: nettriage run {} --out {}", args.study.display(), folder.display())
+}
+
+/// What a signal ends with.
+fn farewell(args: &args::Run, teller: &Arc<Teller>, folder: &Path, go_on: &str) -> Result<Interrupt, Fail> {
+    let (on, cancel) = (args.on, args.slurm.slurm_cancel);
+    let (teller, folder, go_on) = (teller.clone(), folder.to_owned(), go_on.to_owned());
+    Interrupt::new(move || {
+        let place = folder.display();
+        let run = Run::open(&folder);
+        // As on disk: what has been told may lag behind.
+        let saved = run.as_ref().ok().and_then(|run| run.recorded().ok()).map_or(0, |there| there.len());
+        let (_, of) = teller.counts();
+        let saved = if of == 0 { "the plan is saved".to_owned() } else { format!("{saved} of {of} trials are saved") };
+        let jobs = match (on, cancel) {
+            (On::Slurm, false) => format!("; the jobs go on, and `nettriage status {place}` follows them"),
+            (On::Slurm, true) => match run.map_err(Fail::from).and_then(|run| Ok(slurm::cancel(&run)?)) {
+                Ok(jobs) => format!("; jobs cancelled: {jobs}"),
+                Err(error) => format!("; the jobs could not be cancelled ({error})"),
+            },
+            _ => String::new(),
+        };
+        format!("stopped: {saved} in {place}{jobs}; {go_on}")
+    })
+}
+
+/// The estimate of what is left of a run; none if nothing is, or where others do the work.
+fn expectation(args: &args::Run, run: &Run, setting: &Setting) -> Result<Option<Estimate>, Fail> {
+    let (mut pending, parents) = outlook(run, setting)?;
+    pending.truncate(args.max_trials.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX));
+    if pending.is_empty() || args.on == On::Slurm {
+        return Ok(None);
+    }
+    if args.on == On::Processes {
+        // In a process of its own too: a measurement that runs out of memory must not take the run with it.
+        return Ok(measured_apart(args, run.folder()));
+    }
+    Ok(Some(estimate(setting, run.plan(), &pending, parents, resources(&args.train), false)?))
+}
+
+/// The estimate that a dry run of this program makes; none if it fails.
+fn measured_apart(args: &args::Run, folder: &Path) -> Option<Estimate> {
+    let args::Train { study, data_dir, cache, .. } = &args.train;
+    let mut command = Command::new(std::env::current_exe().ok()?);
+    command.args(["run", "--dry-run", "--on", "processes", "--log-format", "json"]).arg(study).arg("--out").arg(folder);
+    command.args(["--cache", &cache.to_string(), "--workers", &resources(&args.train).workers.to_string()]);
+    command.args(data_dir.iter().flat_map(|dir| [OsStr::new("--data-dir"), dir.as_os_str()]));
+    let output = command.stderr(Stdio::null()).output().ok()?;
+    let last = output.stdout.rsplit(|&byte| byte == b'\n').find(|line| !line.is_empty())?;
+    serde_json::from_slice(last).ok()
+}
+
+fn in_words(estimate: &Estimate) -> String {
+    format!(
+        "{} and {} ({} for parents, {} a trial)",
+        seconds(estimate.seconds()),
+        BinaryBytes(estimate.bytes),
+        seconds(estimate.parents),
+        seconds(estimate.trial)
+    )
+}
+
+fn seconds(seconds: f64) -> String {
+    match seconds {
+        s if s < 10.0 => format!("{s:.2} s"),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s => format!("{:#}", HumanDuration(Duration::from_secs_f64(s))),
+    }
+}
+
+/// The estimate beside what came.
+fn came(expected: &Estimate, took: Duration, complete: bool) -> String {
+    let part = if complete { "" } else { " (all of what was pending, of which a part was run)" };
+    let peak = memory::peak().map_or(String::new(), |bytes| format!(" and {}", BinaryBytes(bytes)));
+    format!(
+        "estimated {} and {}{part}; it took {}{peak}",
+        seconds(expected.seconds()),
+        BinaryBytes(expected.bytes),
+        seconds(took.as_secs_f64())
+    )
+}
+
+/// The plan, and what is left of it will take.
+fn dry_run(args: &args::Run, setting: &Setting, plan: &Plan) -> Result<(), Fail> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let json = args.train.log_format == LogFormat::Json;
+    for (index, spec) in plan.trials.iter().enumerate() {
+        if json {
+            writeln!(out, "{}", serde_json::json!({ "index": index, "id": spec.id, "trial": title(spec) }))?;
+        } else {
+            writeln!(out, "{index}\t{}\t{}", spec.id, title(spec))?;
+        }
+    }
+    let begun = Run::open(&folder(&args.train, plan)).ok().filter(|run| run.plan() == plan);
+    let (pending, parents) = match &begun {
+        Some(run) => outlook(run, setting)?,
+        None => ((0..plan.trials.len()).collect(), plan.parents.len()),
+    };
+    let resources = resources(&args.train);
+    let expected = estimate(setting, plan, &pending, parents, resources, args.on == On::Processes)?;
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&expected).map_err(|e| Fail::Message(e.to_string()))?)?;
+    } else {
+        let halving = if setting.study.halving.is_some() { "; halving will leave some out" } else { "" };
+        writeln!(
+            out,
+            "{} trials and controls, {} parents; {} left",
+            plan.trials.len(),
+            plan.parents.len(),
+            pending.len()
+        )?;
+        writeln!(out, "estimate, from a short measurement: {}{halving}", in_words(&expected))?;
+    }
+    out.flush()?;
     Ok(())
 }

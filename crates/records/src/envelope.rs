@@ -174,6 +174,18 @@ pub(crate) fn decode<T: Payload>(bytes: &[u8]) -> Result<(Header, T), Unusable> 
     Ok((header, payload))
 }
 
+/// Whether a file's payload has the checksum that its first line tells.
+pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Whole<'a> {
+        checksum: String,
+        #[serde(borrow)]
+        payload: &'a RawValue,
+    }
+    let whole: Result<Whole, _> = serde_json::from_slice(bytes);
+    whole.is_ok_and(|whole| id::hex(whole.payload.get().as_bytes()) == whole.checksum)
+}
+
 /// Reads only a file's first line; tells a torn file by its length.
 pub(crate) fn read_header(path: &Path) -> Result<Option<Header>, Error> {
     let mut file = match File::open(path) {

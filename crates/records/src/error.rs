@@ -52,6 +52,24 @@ pub enum Error {
         /// The first part that differs.
         difference: String,
     },
+    /// Two runs that do not belong together.
+    #[error("{} and {} do not belong together: {file} differs in {key}: merge runs of one plan whose parent was trained once, on machines with the same vector instructions", one.display(), other.display())]
+    Apart {
+        /// One run's folder.
+        one: PathBuf,
+        /// The other's.
+        other: PathBuf,
+        /// The file in both.
+        file: String,
+        /// The first key that differs, with both values.
+        key: String,
+    },
+    /// A record that is torn or altered.
+    #[error("{}: torn or altered: run that run again (it sets the file aside and redoes the trial), then merge", path.display())]
+    Torn {
+        /// The file.
+        path: PathBuf,
+    },
     /// Another process runs it.
     #[error("{}: already being run{}: wait for it, or choose another --out", path.display(), holder(*pid))]
     Locked {

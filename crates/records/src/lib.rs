@@ -8,6 +8,10 @@
 //! parents/<id>.json       one record a parent
 //! weights/{parent,child,substitute}-<id>.safetensors
 //! running/<id>            markers of trials under way
+//! attempts.json           how many workers have died of each trial
+//! halving.json            what successive halving has left out
+//! logs/                   what workers say
+//! slurm/                  what was submitted to a cluster
 //! sessions.jsonl          one line for every process that took the run on
 //! run.lock                held by the process that runs it
 //! ```
@@ -15,11 +19,15 @@
 //! Every JSON file is written to a temporary file beside its place, synced and renamed, and carries a checksum:
 //! a reader sees a whole file or none.
 
+mod attempts;
 mod envelope;
 mod error;
 mod files;
+mod gc;
+mod halving;
 mod id;
 mod lock;
+mod merge;
 pub mod plan;
 pub mod prescription;
 pub mod record;
@@ -29,8 +37,11 @@ mod status;
 
 pub use envelope::{digest, parent_digest};
 pub use error::Error;
+pub use gc::Garbage;
+pub use halving::{Halving, Rung};
 pub use id::content_id;
 pub use lock::{Lock, Running};
+pub use merge::{Merged, merge};
 pub use plan::Plan;
 pub use record::{ParentRecord, Record};
 pub use run::Run;

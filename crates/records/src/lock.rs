@@ -89,6 +89,11 @@ pub(crate) fn begin(folder: &Path, id: &str) -> Result<Running, Error> {
     Ok(Running { path, _file: file })
 }
 
+/// Whether a live process holds that mark.
+pub(crate) fn is_under_way(mark: &Path) -> bool {
+    File::open(mark).is_ok_and(|file| is_held(&file))
+}
+
 /// Ids of the trials under way.
 pub(crate) fn running(folder: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder.join("running")) else {
@@ -96,7 +101,7 @@ pub(crate) fn running(folder: &Path) -> Vec<String> {
     };
     let mut ids: Vec<String> = entries
         .flatten()
-        .filter(|entry| File::open(entry.path()).is_ok_and(|file| is_held(&file)))
+        .filter(|entry| is_under_way(&entry.path()))
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
     ids.sort();

@@ -17,6 +17,8 @@ pub struct Run {
     plan: Plan,
     /// Where each trial stands in the plan.
     order: HashMap<String, usize>,
+    /// Whether damaged files are left where they are.
+    read_only: bool,
 }
 
 impl Run {
@@ -74,7 +76,12 @@ impl Run {
                 return Err(Error::Id { id: parent.id.clone(), problem: "is there twice" });
             }
         }
-        Ok(Run { folder: folder.into(), plan, order })
+        Ok(Run { folder: folder.into(), plan, order, read_only: false })
+    }
+
+    /// The same run for a reader that changes nothing: damaged records count as absent and stay where they are.
+    pub fn read_only(self) -> Run {
+        Run { read_only: true, ..self }
     }
 
     /// The folder.
@@ -108,7 +115,7 @@ impl Run {
 
     /// The record of a trial, its checksum verified.
     ///
-    /// `None` where there is none yet, or where it was torn or altered: that file is then renamed to `*.corrupt`.
+    /// `None` where there is none yet, or where it was torn or altered: that file is then renamed to `*.corrupt`, unless the run is [`Run::read_only`].
     pub fn record(&self, id: &str) -> Result<Option<Record>, Error> {
         self.read("trials", id)
     }
@@ -123,6 +130,11 @@ impl Run {
     /// Whether a record's file is there, unread.
     pub fn has(&self, id: &str) -> bool {
         self.file("trials", id).is_file()
+    }
+
+    /// Ids of the trials whose records' files are there, unread.
+    pub fn recorded(&self) -> Result<HashSet<String>, Error> {
+        self.listing("trials")
     }
 
     /// Writes a trial's record: whole or not at all. Two writers of one trial do no harm.
@@ -178,19 +190,22 @@ impl Run {
     pub fn status(&self) -> Result<Status, Error> {
         let parent_ids = self.plan.parents.iter().map(|parent| parent.id.as_str());
         let parents = self.headers("parents", parent_ids)?;
-        let headers = self.headers("trials", self.plan.trials.iter().map(|trial| trial.id.as_str()))?;
+        let headers = self.trial_headers()?;
         let (done, diverged, failed) = status::count(headers.iter());
         let ended: HashSet<&str> = headers.iter().map(|header| header.id.as_str()).collect();
         let under_way = |id: &String| self.order.contains_key(id) && !ended.contains(id.as_str());
         let running = lock::running(&self.folder).iter().filter(|id| under_way(id)).count();
         let trials = self.plan.trials.len();
+        let unrun = |id: &&String| self.order.contains_key(*id) && !ended.contains(id.as_str());
+        let skipped = self.halving()?.map_or(0, |halving| halving.skipped.iter().filter(unrun).count());
         Ok(Status {
             trials,
             done,
             diverged,
             failed,
+            skipped,
             running,
-            left: trials - headers.len() - running,
+            left: (trials - headers.len()).saturating_sub(running + skipped),
             parents: self.plan.parents.len(),
             parents_done: parents.len(),
             trials_seconds: status::trials_seconds(&status::sessions(&self.folder)?, &parents, &headers),
@@ -198,7 +213,12 @@ impl Run {
         })
     }
 
-    fn file(&self, part: &str, id: &str) -> PathBuf {
+    /// First lines of the trials' records, in the plan's order.
+    pub(crate) fn trial_headers(&self) -> Result<Vec<Header>, Error> {
+        self.headers("trials", self.plan.trials.iter().map(|trial| trial.id.as_str()))
+    }
+
+    pub(crate) fn file(&self, part: &str, id: &str) -> PathBuf {
         self.folder.join(part).join(format!("{id}.json"))
     }
 
@@ -216,7 +236,9 @@ impl Run {
             Ok((header, payload)) if header.id == id => Ok(Some(payload)),
             Err(Unusable::Version(found)) => Err(Error::Version { path, found, supported: VERSION }),
             Ok(_) | Err(Unusable::Corrupt(_)) => {
-                files::set_aside(&path)?;
+                if !self.read_only {
+                    files::set_aside(&path)?;
+                }
                 Ok(None)
             }
         }
@@ -235,16 +257,27 @@ impl Run {
     }
 
     /// First lines of the files of `ids` that are there and whole, in that order.
-    fn headers<'a>(&self, part: &str, ids: impl Iterator<Item = &'a str>) -> Result<Vec<Header>, Error> {
+    pub(crate) fn headers<'a>(&self, part: &str, ids: impl Iterator<Item = &'a str>) -> Result<Vec<Header>, Error> {
         let there = self.listing(part)?;
-        let ids = ids.filter(|id| there.contains(*id));
-        let headers = ids.map(|id| Ok(envelope::read_header(&self.file(part, id))?.filter(|header| header.id == id)));
-        headers.filter_map(Result::transpose).collect()
+        let ids: Vec<&str> = ids.filter(|id| there.contains(*id)).collect();
+        let read = |id: &&str| Ok(envelope::read_header(&self.file(part, id))?.filter(|header| header.id == **id));
+        let read = |ids: &[&str]| ids.iter().map(read).filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>();
+        // Many files at once: a shared file system answers each only after a while.
+        let share = ids.len().div_ceil(READERS).max(LEAST_SHARE);
+        let parts: Vec<Result<Vec<Header>, Error>> = std::thread::scope(|scope| {
+            let readers: Vec<_> = ids.chunks(share).map(|ids| scope.spawn(move || read(ids))).collect();
+            readers.into_iter().map(|reader| reader.join().expect("a reader does not panic")).collect()
+        });
+        Ok(parts.into_iter().collect::<Result<Vec<_>, Error>>()?.concat())
     }
 }
 
+/// Files that are read at once at the most, and how many a reader is worth starting for.
+const READERS: usize = 8;
+const LEAST_SHARE: usize = 500;
+
 /// The first part in which two plans differ, in words.
-fn difference(there: &Plan, here: &Plan) -> String {
+pub(crate) fn difference(there: &Plan, here: &Plan) -> String {
     if there.study != here.study {
         let pair = there.study.lines().zip(here.study.lines()).enumerate().find(|(_, (a, b))| a != b);
         return match pair {
@@ -256,7 +289,7 @@ fn difference(there: &Plan, here: &Plan) -> String {
     first_difference("", &value(there), &value(here)).unwrap_or_else(|| "a number's last digits".to_owned())
 }
 
-fn first_difference(at: &str, there: &serde_json::Value, here: &serde_json::Value) -> Option<String> {
+pub(crate) fn first_difference(at: &str, there: &serde_json::Value, here: &serde_json::Value) -> Option<String> {
     use serde_json::Value::{Array, Object};
     match (there, here) {
         (Object(a), Object(b)) => {

@@ -19,9 +19,12 @@ pub struct Status {
     pub diverged: usize,
     /// Could not be run.
     pub failed: usize,
+    /// Left out by successive halving.
+    #[serde(default)]
+    pub skipped: usize,
     /// Under way now.
     pub running: usize,
-    /// Neither ended nor under way.
+    /// Neither ended, nor left out, nor under way.
     pub left: usize,
     /// Parents in the plan.
     pub parents: usize,
@@ -36,6 +39,24 @@ pub struct Status {
     pub trials_seconds: f64,
     /// The process that runs the study now, if one does.
     pub runner: Option<u32>,
+}
+
+impl Status {
+    /// Trials that have ended, however.
+    pub fn ended(&self) -> usize {
+        self.done + self.diverged + self.failed
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_complete(&self) -> bool {
+        self.left + self.running == 0
+    }
+
+    /// Seconds that the rest will take at the pace so far, where there is one.
+    pub fn seconds_left(&self) -> Option<f64> {
+        let pace = self.trials_seconds / self.ended() as f64;
+        (pace.is_finite() && pace > 0.0).then(|| pace * (self.left + self.running) as f64)
+    }
 }
 
 /// One line of `sessions.jsonl`.
@@ -54,6 +75,19 @@ pub(crate) fn note_session(folder: &Path) -> Result<(), Error> {
     line.push(b'\n');
     let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
     file.and_then(|mut file| file.write_all(&line)).map_err(|error| Error::io(&path, error))
+}
+
+/// Adds the sessions of another folder, where runs are merged.
+pub(crate) fn add_sessions(folder: &Path, from: &Path) -> Result<(), Error> {
+    let known = sessions(folder)?;
+    let path = folder.join("sessions.jsonl");
+    let mut lines = files::read(&path)?.unwrap_or_default();
+    for started in sessions(from)?.into_iter().filter(|started| !known.contains(started)) {
+        // The process was another machine's: its number says nothing here.
+        lines.extend(serde_json::to_vec(&Session { started, pid: 0 }).expect("plain data"));
+        lines.push(b'\n');
+    }
+    files::write_atomic(&path, &lines)
 }
 
 /// Seconds since 1970 at which processes took the run on, in order; torn lines are passed over.

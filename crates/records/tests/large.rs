@@ -7,7 +7,7 @@ use nettriage_records::record::{Clock, Outcome, Record};
 use nettriage_records::{Run, content_id};
 
 #[test]
-#[ignore = "writes 100,000 files; takes some ten seconds"]
+#[ignore = "writes 100,000 files, 2 GB; takes a minute or more"]
 fn status_over_a_hundred_thousand_records_takes_seconds() {
     let folder = tempfile::tempdir().unwrap();
     let trial = |i: u64| TrialSpec {
@@ -57,12 +57,13 @@ fn status_over_a_hundred_thousand_records_takes_seconds() {
     for trial in &plan.trials[1..] {
         std::fs::write(file(&trial.id), text.replace(&plan.trials[0].id, &trial.id)).unwrap();
     }
-    for _ in 0..2 {
+    for read in ["first", "second"] {
         let started = Instant::now();
         let run = Run::open(folder.path()).unwrap();
         let status = run.status().unwrap();
-        println!("open and status: {:?}", started.elapsed());
+        let took = started.elapsed();
+        println!("open and status, {read} read: {took:?}");
         assert_eq!((status.failed, status.left), (100_000, 0));
+        assert!(read == "first" || took.as_secs_f64() < 5.0, "{took:?}");
     }
-    assert!(started.elapsed().as_secs() < 300);
 }

@@ -33,6 +33,8 @@ pub struct About {
     pub folder: String,
     /// Wall seconds from the end of the parents' training to the last trial's end.
     pub trials_seconds: Option<f64>,
+    /// What successive halving left out, in words; empty without it.
+    pub halving: String,
 }
 
 impl RunData {
@@ -47,9 +49,32 @@ impl RunData {
             plan: run.plan().clone(),
             parents: run.parents()?,
             records: run.records()?,
-            about: About { folder, trials_seconds, ..about },
+            about: About {
+                folder,
+                trials_seconds,
+                halving: run.halving()?.as_ref().map_or(String::new(), halving),
+                ..about
+            },
         })
     }
+}
+
+fn halving(halving: &nettriage_records::Halving) -> String {
+    let rungs: Vec<String> = halving
+        .rungs
+        .iter()
+        .map(|rung| {
+            let seeds = if rung.seeds == 1 { "1 seed".to_owned() } else { format!("{} seeds", rung.seeds) };
+            format!("{} of {} pairs after {seeds}", rung.kept, rung.candidates)
+        })
+        .collect();
+    let so_far =
+        if rungs.is_empty() { "none has been left out yet".to_owned() } else { format!("kept {}", rungs.join(", ")) };
+    format!(
+        "successive halving over pairs of init and scheme, by mean validation accuracy over blocks and the seeds so far: {so_far}; \
+         {} trials were not run, controls all were",
+        halving.skipped.len()
+    )
 }
 
 /// The bits of `test_correct`: 1 where the image was right. `None` if the text is not base64 of `images` bits of which

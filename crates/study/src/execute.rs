@@ -1,78 +1,97 @@
-//! Running a plan on this machine: parents first, then whole trials side by side.
+//! Running a plan: what is left of it goes to an executor.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use nettriage_net::{Network, safetensors};
-use nettriage_records::plan::{ParentSpec, TrialSpec, VERSION};
-use nettriage_records::record::{Clock, CurvePoint, Outcome, Record};
-use nettriage_records::{Run, content_id};
+use nettriage_records::plan::{ParentSpec, TrialSpec};
+use nettriage_records::record::CurvePoint;
+use nettriage_records::{Halving, Run, content_id};
 
+use crate::executor::{Executor, Job, Progress, Resources, parent_of};
 use crate::feed::{Parent, Shared};
+use crate::halving::{self, Ladder};
 use crate::setting::Setting;
-use crate::study::Keep;
 use crate::{Error, parent, trial};
-
-/// How a study is run; nothing here changes a record.
-#[derive(Clone, Copy, Debug)]
-pub struct Resources {
-    /// Trials at a time, one thread each; parents train with as many threads.
-    pub workers: usize,
-    /// Bytes for activations that trials share; 0 computes everything anew.
-    pub cache: usize,
-}
-
-/// What the user is told while a study runs.
-pub trait Progress: Sync {
-    /// A parent has so many of its images behind it.
-    fn parent(&self, spec: &ParentSpec, seen: usize, of: usize, point: &CurvePoint);
-    /// All parents are there; so many trials have records already, of so many.
-    fn trials(&self, done: usize, of: usize);
-    /// A trial has begun.
-    fn started(&self, spec: &TrialSpec);
-    /// A trial has ended and its record is written.
-    fn ended(&self, record: &Record);
-}
 
 /// The run's name: the study's and a hash of its plan.
 pub fn folder_name(plan: &nettriage_records::Plan) -> String {
     format!("{}-{}", plan.name, &content_id(plan)[..8])
 }
 
-/// Runs everything of the plan that has no record yet.
+/// Bounds of one call; what is left over is for the next.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// No trial is begun after this.
+    pub deadline: Option<Instant>,
+    /// At most so many trials.
+    pub trials: Option<usize>,
+}
+
+/// Runs everything of the plan that has no record yet, within the limits. True if nothing is left.
 ///
 /// The caller holds the run's lock.
-pub fn execute(run: &Run, setting: &Setting, resources: Resources, progress: &dyn Progress) -> Result<(), Error> {
-    let shared = Shared::new(setting, resources.cache);
-    let parents = parents(run, &shared, resources, progress)?;
-    let pending = pending(run)?;
-    let trials = run.plan().trials.len();
-    progress.trials(trials - pending.len(), trials);
+pub fn execute(
+    run: &Run,
+    setting: &Setting,
+    executor: &dyn Executor,
+    limits: Limits,
+    progress: &dyn Progress,
+) -> Result<bool, Error> {
+    let mut allowed = limits.trials.unwrap_or(usize::MAX);
+    loop {
+        let Step { left, pending, of, halving } = next(run, setting)?;
+        if halving.is_some() && halving != run.halving()? {
+            halving.map_or(Ok(()), |halving| run.write_halving(&halving))?;
+        }
+        if pending.is_empty() {
+            return Ok(left == 0);
+        }
+        let pending = &pending[..pending.len().min(allowed)];
+        let over = limits.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if pending.is_empty() || over {
+            return Ok(false);
+        }
+        allowed -= pending.len();
+        let done = (of - left, of);
+        executor.run(&Job { run, setting, pending, done, deadline: limits.deadline, progress })?;
+        let none = pending.iter().all(|&place| !run.has(&run.plan().trials[place].id));
+        if none {
+            // Nothing moves: rather stop than turn in circles.
+            return Ok(false);
+        }
+    }
+}
 
-    let next = AtomicUsize::new(0);
-    let stop = AtomicBool::new(false);
-    let failure = Mutex::new(None);
-    let work = || {
-        while !stop.load(Ordering::Relaxed) {
-            let Some(spec) = pending.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-            progress.started(spec);
-            match one(run, &shared, &parents, spec, 1) {
-                Ok(record) => progress.ended(&record),
-                Err(error) => {
-                    // What cannot be written down ends the run: the disk may be full. Records so far are safe.
-                    stop.store(true, Ordering::Relaxed);
-                    *failure.lock().expect("no holder of this lock panics") = Some(error);
-                }
-            }
-        }
+/// Places of the trials that may run now, and of the parents that are not there yet.
+pub fn outlook(run: &Run, setting: &Setting) -> Result<(Vec<usize>, usize), Error> {
+    let pending = next(run, setting)?.pending;
+    let specs = &run.plan().parents;
+    Ok((pending, specs.iter().filter(|spec| !run.parent_weights_path(&spec.id).exists()).count()))
+}
+
+/// What may be run next.
+struct Step {
+    /// Trials that are to have a record and have none.
+    left: usize,
+    /// Places of those that may run now: all, or those of this rung of the ladder.
+    pending: Vec<usize>,
+    /// Trials that are to have a record.
+    of: usize,
+    /// What halving has left out by now, where the study asks for it.
+    halving: Option<Halving>,
+}
+
+fn next(run: &Run, setting: &Setting) -> Result<Step, Error> {
+    let pending = pending(run)?;
+    let trials = &run.plan().trials;
+    let Some(keep) = setting.study.halving.as_ref().map(|halving| halving.keep) else {
+        return Ok(Step { left: pending.len(), pending, of: trials.len(), halving: None });
     };
-    std::thread::scope(|scope| {
-        for _ in 0..resources.workers.max(1) {
-            scope.spawn(work);
-        }
-    });
-    failure.into_inner().expect("no holder of this lock panics").map_or(Ok(()), Err)
+    let Ladder { halving, seeds } = halving::climb(run, keep)?;
+    let left: Vec<usize> = pending.into_iter().filter(|&i| !halving.skipped.contains(&trials[i].id)).collect();
+    let now = left.iter().copied().filter(|&i| trials[i].seed < seeds).collect();
+    let of = trials.len() - halving.skipped.len();
+    Ok(Step { left: left.len(), pending: now, of, halving: Some(halving) })
 }
 
 /// Trains (or reads) the plan's parents, and no more.
@@ -82,7 +101,7 @@ pub fn train_parents(run: &Run, setting: &Setting, resources: Resources, progres
     parents(run, &Shared::new(setting, resources.cache), resources, progress).map(drop)
 }
 
-fn parents(
+pub(crate) fn parents(
     run: &Run,
     shared: &Shared<'_>,
     resources: Resources,
@@ -95,27 +114,15 @@ fn parents(
     run.plan().parents.iter().map(prepare).collect()
 }
 
-/// Trials without a record, and those that failed the last time.
-fn pending(run: &Run) -> Result<Vec<TrialSpec>, Error> {
+/// Places of the trials without a whole record. A failed trial has one: `Run::reopen` takes it away.
+fn pending(run: &Run) -> Result<Vec<usize>, Error> {
     let mut pending = Vec::new();
-    for spec in &run.plan().trials {
-        let record = run.record(&spec.id)?;
-        if record.is_none_or(|r| matches!(r.outcome, Outcome::Failed { .. })) {
-            pending.push(spec.clone());
+    for (index, spec) in run.plan().trials.iter().enumerate() {
+        if run.record(&spec.id)?.is_none() {
+            pending.push(index);
         }
     }
     Ok(pending)
-}
-
-/// Runs one trial by its index in the plan, whatever its record; for executors.
-pub fn execute_one(run: &Run, setting: &Setting, index: usize, threads: usize) -> Result<Record, Error> {
-    let trials = &run.plan().trials;
-    let spec = trials
-        .get(index)
-        .ok_or_else(|| Error::Plan(format!("--index {index}: the plan has {} trials, counted from 0", trials.len())))?;
-    let shared = Shared::new(setting, 0);
-    let parents = [parent::prepare(&shared, run, parent_of(run, spec)?, threads, |_, _, _| ())?];
-    one(run, &shared, &parents, spec, threads)
 }
 
 /// The network of a trial: its kept weights, or the trial run again.
@@ -129,43 +136,4 @@ pub fn recompute(run: &Run, setting: &Setting, spec: &TrialSpec) -> Result<Netwo
     let parent = parent::prepare(&shared, run, parent, 1, |_, _, _| ())?;
     let finished = trial::run(&shared, &parent, spec, 1)?;
     finished.network.ok_or_else(|| Error::Plan(format!("trial {} diverged: it has no network to write", spec.id)))
-}
-
-fn parent_of<'a>(run: &'a Run, spec: &TrialSpec) -> Result<&'a ParentSpec, Error> {
-    let parent = run.plan().parents.iter().find(|p| p.id == spec.parent);
-    parent.ok_or_else(|| Error::Plan(format!("trial {}: its parent is not in the plan", spec.id)))
-}
-
-/// Runs a trial and writes its record; a trial that cannot be run gets a record that says so.
-fn one(run: &Run, shared: &Shared<'_>, parents: &[Parent], spec: &TrialSpec, threads: usize) -> Result<Record, Error> {
-    let _mark = run.begin(&spec.id)?;
-    let parent = parents.iter().find(|p| p.id == spec.parent);
-    let parent = parent.ok_or_else(|| Error::Plan(format!("trial {}: its parent is not in the plan", spec.id)))?;
-    let result = catch_unwind(AssertUnwindSafe(|| trial::run(shared, parent, spec, threads)));
-    let failed = |reason: String| Record {
-        version: VERSION,
-        spec: spec.clone(),
-        outcome: Outcome::Failed { reason },
-        readings: None,
-        clock: Clock { finished: trial::now(), ..Clock::default() },
-    };
-    let record = match result {
-        Ok(Ok(finished)) => {
-            match (shared.setting.study.children.keep, &finished.network, &finished.substitute) {
-                (Keep::Network, Some(network), _) => safetensors::save(network, run.child_weights_path(&spec.id))?,
-                (Keep::Substitute, _, Some(own)) => safetensors::save(own, run.substitute_weights_path(&spec.id))?,
-                _ => {}
-            }
-            finished.record
-        }
-        Ok(Err(error)) => failed(error.to_string()),
-        Err(panic) => failed(format!("internal error: {}", message(panic.as_ref()))),
-    };
-    run.write(&record)?;
-    Ok(record)
-}
-
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
 }

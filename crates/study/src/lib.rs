@@ -6,10 +6,13 @@
 
 mod cache;
 mod error;
+mod estimate;
 pub mod evaluate;
 mod execute;
+pub mod executor;
 mod feed;
 mod filters;
+mod halving;
 mod least_squares;
 mod parent;
 mod plan;
@@ -27,9 +30,11 @@ mod trial;
 mod values;
 
 pub use error::Error;
-pub use execute::{Progress, Resources, execute, execute_one, folder_name, recompute, train_parents};
+pub use estimate::{Estimate, estimate};
+pub use execute::{Limits, execute, folder_name, outlook, recompute, train_parents};
+pub use executor::{Executor, Progress, Resources, Worker};
 pub use plan::plan;
 pub use savings::{Means, Savings};
 pub use setting::{Setting, without_softmax};
-pub use study::{BlockRange, Children, Data, Keep, Study, Training, Triage};
+pub use study::{BlockRange, Children, Data, Halving, Keep, Study, Training, Triage};
 pub use values::Precision;

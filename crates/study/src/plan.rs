@@ -1,5 +1,6 @@
 //! The plan: a pure function of study file, network and data set.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use nettriage_net::block::Block;
@@ -24,7 +25,8 @@ pub fn plan(setting: &Setting) -> Result<Plan, Error> {
     let parents = parents(setting)?;
     let blank = blank(&setting.graph)?;
     let blocks = setting.blocks.iter().map(|b| summarise_block(setting, &blank, b)).collect::<Result<Vec<_>, _>>()?;
-    let trials = Trials { setting, schemes: &schemes, blocks: &blocks, blank: &blank }.of(&parents);
+    let trials =
+        Trials { setting, schemes: &schemes, blocks: &blocks, blank: &blank, known: RefCell::default() }.of(&parents);
     Ok(Plan {
         version: VERSION,
         name: study.name.clone(),
@@ -153,6 +155,8 @@ struct Trials<'a> {
     schemes: &'a [Scheme],
     blocks: &'a [BlockSummary],
     blank: &'a Network,
+    /// What shapes permit, asked for by every seed and scheme.
+    known: RefCell<BTreeMap<(String, String, String), bool>>,
 }
 
 impl Trials<'_> {
@@ -212,6 +216,16 @@ impl Trials<'_> {
 
     /// Whether shapes permit the substitute and the init at that block.
     fn possible(&self, block: &BlockSummary, substitute: Substitute, init: Init) -> bool {
+        let key = (block.name.clone(), substitute.to_string(), init.to_string());
+        let known = self.known.borrow().get(&key).copied();
+        known.unwrap_or_else(|| {
+            let possible = self.try_out(block, substitute, init);
+            self.known.borrow_mut().insert(key, possible);
+            possible
+        })
+    }
+
+    fn try_out(&self, block: &BlockSummary, substitute: Substitute, init: Init) -> bool {
         let Some(block) = self.setting.block(&block.name) else { return false };
         let Ok(mut child) = surgery::compress(self.blank, &[(block.clone(), substitute)]) else { return false };
         if matches!(init, Init::LeastSquares) || substitute == Substitute::Drop {

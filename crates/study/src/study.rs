@@ -28,6 +28,9 @@ pub struct Study {
     /// What replaces what, and how.
     #[serde(default)]
     pub triage: Triage,
+    /// Spares seeds for pairs of init and scheme that do badly; every pair gets every seed if left out.
+    #[serde(default)]
+    pub halving: Option<Halving>,
     /// Schemes of the user's own, beside the built-in ones.
     #[serde(default, rename = "scheme")]
     pub schemes: Vec<Scheme>,
@@ -240,6 +243,19 @@ impl Default for Triage {
     }
 }
 
+/// `[halving]`: successive halving over inits and schemes, with seeds as its budget.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Halving {
+    /// Share of the pairs that goes on to further seeds whenever the number of seeds has doubled.
+    #[serde(default = "half")]
+    pub keep: f64,
+}
+
+fn half() -> f64 {
+    0.5
+}
+
 /// A block by the names of its first and last layer.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -333,6 +349,9 @@ impl Study {
         }
         if !(0.0..=100.0).contains(&self.children.margin) {
             return Some(format!("[children] margin is {}: choose 0 to 100 percentage points", self.children.margin));
+        }
+        if let Some(keep) = self.halving.as_ref().map(|h| h.keep).filter(|keep| !(*keep > 0.0 && *keep < 1.0)) {
+            return Some(format!("[halving] keep is {keep}: choose a share between 0 and 1"));
         }
         if let Some(problem) = self.schemes.iter().find_map(Scheme::problem) {
             return Some(problem);
@@ -436,6 +455,7 @@ rate = 0.02
             ("name = \"small\"", "name = \"a/b\"", "letters"),
             ("[parent.training]\nepochs = 1\nrate = 0.1", "", "[parent.training]"),
             ("arch = \"vgg\"", "", "needs `arch`"),
+            ("[children]", "[halving]\nkeep = 1.0\n[children]", "keep is 1"),
         ] {
             let message = refusal(&SMALL.replace(from, to));
             assert!(message.contains(word), "{to}: {message}");

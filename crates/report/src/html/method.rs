@@ -35,6 +35,9 @@ pub(crate) fn section(data: &RunData, analysis: &Analysis) -> String {
             ),
         ),
     ];
+    if !about.halving.is_empty() {
+        rows.push(("left out", text(&about.halving)));
+    }
     if let Some(seconds) = about.trials_seconds.filter(|&seconds| seconds > 0.0) {
         rows.push((
             "time",

@@ -74,6 +74,8 @@ const plots = {
       const panels = (panel === "block" ? data.blocks : data.schemes).filter(name => children.some(row => row[panel] === name));
       const lines = (line === "block" ? data.blocks : data.schemes).filter(name => children.some(row => row[line] === name));
       const domain = line === "block" ? data.blocks : data.schemes;
+      // A run that has just begun has no child yet.
+      if (!panels.length) return null;
       // As many columns as fit, then as few as give the same number of rows: five panels are three and two, not four and one.
       const most = Math.max(1, Math.min(panels.length, Math.floor(width / 270)));
       const columns = Math.ceil(panels.length / Math.ceil(panels.length / most));

@@ -148,6 +148,7 @@ impl Truth {
             command: "nettriage run studies/synthetic.toml".into(),
             folder: "synthetic-0123456789abcdef".into(),
             trials_seconds: Some(1234.5),
+            ..About::default()
         };
         RunData { plan, parents, records, about }
     }

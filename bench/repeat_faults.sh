@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# The fault tests so many times in a row (50 if not said), each time at other random moments; ends at the first failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cargo test --release -p nettriage --test faults --no-run
+for i in $(seq "${1:-50}"); do
+    begin=$SECONDS
+    if ! cargo test --quiet --release -p nettriage --test faults >target/faults.log 2>&1; then
+        cat target/faults.log
+        echo "failed at round $i" >&2
+        exit 1
+    fi
+    echo "round $i: $(grep -o '[0-9]* passed' target/faults.log), $((SECONDS - begin)) s"
+done

@@ -1,0 +1,120 @@
+//! `trial`: single trials of a plan, by their places in it.
+
+use std::io::{BufRead, Write};
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nettriage_records::Run;
+use nettriage_study::{Resources, Setting, Study, Worker};
+
+use crate::args;
+use crate::fail::Fail;
+use crate::progress::title;
+use crate::run::cores;
+
+/// `nettriage trial --plan PLAN --index I`.
+pub fn trial(args: &args::Trial) -> Result<(), Fail> {
+    let named_plan = args.plan.file_name().is_some_and(|name| name == "plan.json");
+    let folder = if named_plan { args.plan.parent().unwrap_or(Path::new("")) } else { &args.plan };
+    let run = Run::open(folder)?;
+    let indices = if args.index == "-" { None } else { Some(indices(&args.index, run.plan().trials.len())?) };
+    let setting = setting(&run, args.data_dir.as_deref())?;
+    let threads = args.threads.map_or_else(cores, usize::from);
+    let mut worker = Worker::new(&run, &setting, Resources { workers: threads, cache: args.cache << 20 });
+    let Some(indices) = indices else { return serve(&mut worker) };
+    for index in indices {
+        let spec = &run.plan().trials[index];
+        // Read, not looked at: a torn record is redone.
+        if args.missing && run.record(&spec.id)?.is_some() {
+            continue;
+        }
+        if args.until.is_some_and(|until| now() >= until) {
+            eprintln!("the time is over: the trials from {index} on are left for another time");
+            return Ok(());
+        }
+        let record = worker.trial(index)?;
+        println!("{}: {}", record.spec.id, title(&record.spec));
+    }
+    Ok(())
+}
+
+/// The setting that the plan was made from, if this program would plan the same.
+pub fn setting(run: &Run, data_dir: Option<&Path>) -> Result<Setting, Fail> {
+    let plan = run.plan();
+    let file = run.folder().join("plan.json").display().to_string();
+    let study = Study::parse(&plan.study, &file)?;
+    let setting = Setting::new(study, plan.study.clone(), data_dir)?;
+    if nettriage_study::plan(&setting)? != *plan {
+        return Err(Fail::Message(format!(
+            "{file}: this program, with the data at hand, would plan otherwise; run the plan with the version and data that made it",
+        )));
+    }
+    Ok(setting)
+}
+
+/// Runs the trials whose places come in on standard input, and answers each with a line: `done` and the place, or
+/// `error` and what is wrong. Ends at once when the input does, in the midst of a trial even: who asked is gone.
+fn serve(worker: &mut Worker<'_>) -> Result<(), Fail> {
+    let (send, receive) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            if !line.is_ok_and(|line| send.send(line).is_ok()) {
+                break;
+            }
+        }
+        std::process::exit(0);
+    });
+    for line in receive {
+        let index = line.trim().parse();
+        let index =
+            index.map_err(|_| Fail::Message(format!("`{}` on standard input is no place in a plan", line.trim())))?;
+        let answer = match worker.trial(index) {
+            Ok(_) => format!("done {index}"),
+            Err(error) => format!("error {}", error.to_string().replace('\n', " ")),
+        };
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{answer}")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// Places such as `3` or `3,7-9`, each below `trials`.
+fn indices(text: &str, trials: usize) -> Result<Vec<usize>, Fail> {
+    let wrong =
+        || Fail::Message(format!("--index {text}: write places in the plan such as 3 or 3,7-9, counted from 0"));
+    let mut places = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (Ok(first), Ok(last)) = (first.trim().parse::<usize>(), last.trim().parse::<usize>()) else {
+            return Err(wrong());
+        };
+        if first > last {
+            return Err(wrong());
+        }
+        if last >= trials {
+            return Err(Fail::Message(format!("--index {last}: the plan has {trials} trials, counted from 0")));
+        }
+        places.extend(first..=last);
+    }
+    Ok(places)
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::indices;
+
+    #[test]
+    fn places_are_numbers_and_ranges() {
+        assert_eq!(indices("3", 10).unwrap(), [3]);
+        assert_eq!(indices("0,7-9", 10).unwrap(), [0, 7, 8, 9]);
+        for wrong in ["", "a", "3-1", "-1", "1,,2", "10", "0-18446744073709551615", "5-"] {
+            assert!(indices(wrong, 10).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! Faults: killed processes, full disks, torn records, jumping clocks. Whatever happens, the next run goes on, and the
+//! records in the end are those of a run that nothing happened to.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use common::{Place, STUDY, assert_same, digests, nettriage, refused, skipped, succeeded};
+use nettriage_records::Run;
+
+/// Random moments, other ones in every run; the seed is printed so that a failure can be repeated.
+struct Moments(u64);
+
+impl Moments {
+    fn new(test: &str) -> Moments {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let seed = std::env::var("FAULTS_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(now.as_nanos() as u64);
+        println!("{test}: FAULTS_SEED={seed}");
+        Moments(seed)
+    }
+
+    /// A whole number below `end` (Knuth's MMIX generator, upper bits).
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+
+    fn wait(&mut self, from: u64, to: u64) {
+        std::thread::sleep(Duration::from_millis(from + self.below(to - from)));
+    }
+}
+
+/// The study with fewer trials, for tests that run it often.
+fn short() -> String {
+    STUDY
+        .replace(
+            "inits = [\"random\", \"first\", \"last\", \"mean\", \"collapse\", \"least-squares\"]",
+            "inits = [\"random\", \"least-squares\"]",
+        )
+        .replace("seeds = 2", "seeds = 1")
+}
+
+fn quietly(command: &mut Command) -> Child {
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn kill(pid: u32) -> bool {
+    Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status().unwrap().success()
+}
+
+/// Processes that `pid` started and that are still there.
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).collect()
+}
+
+/// Waits until something is so, a minute at the most.
+#[track_caller]
+fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !so() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn records(run: &Path) -> usize {
+    let entries = fs::read_dir(run.join("trials")).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "json")).count()
+}
+
+#[test]
+fn the_parent_process_is_killed_thirty_times() {
+    let mut moments = Moments::new("parent");
+    let place = Place::new(&short());
+    let whole = place.complete("whole", &[]);
+    let (mut kills, mut round) = (0, 0);
+    while kills < 30 {
+        let (out, on) = (format!("killed{round}"), if round % 2 == 0 { "processes" } else { "local" });
+        loop {
+            let mut run = quietly(&mut place.run(&out, &["--on", on, "--workers", "2"]));
+            moments.wait(10, 500);
+            if run.try_wait().unwrap().is_some() {
+                break;
+            }
+            run.kill().unwrap();
+            run.wait().unwrap();
+            kills += 1;
+        }
+        assert_same(&whole, &place.complete(&out, &["--on", on]));
+        round += 1;
+    }
+}
+
+#[test]
+fn workers_are_killed_thirty_times() {
+    let mut moments = Moments::new("workers");
+    let place = Place::new(&short());
+    let whole = place.complete("whole", &[]);
+    let (mut kills, mut round) = (0, 0);
+    while kills < 30 {
+        let out = format!("run{round}");
+        // Far more attempts than kills: none of these trials may be given up.
+        let mut run = quietly(&mut place.run(&out, &["--on", "processes", "--workers", "2", "--retries", "1000"]));
+        while run.try_wait().unwrap().is_none() {
+            moments.wait(20, 150);
+            let workers = children(run.id());
+            if !workers.is_empty() {
+                kills += usize::from(kill(workers[moments.below(workers.len() as u64) as usize]));
+            }
+        }
+        assert!(run.wait().unwrap().success());
+        assert_same(&whole, &digests(&place.path(&out)));
+        round += 1;
+    }
+}
+
+#[test]
+fn workers_end_with_their_parent() {
+    let place = Place::new(&STUDY.replace("images = 96", "images = 96000"));
+    let mut run = quietly(&mut place.run("run", &["--on", "processes", "--workers", "2"]));
+    until("two workers", || children(run.id()).len() == 2);
+    let workers = children(run.id());
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let alive = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Gone, or waiting for somebody to collect it.
+        !stat.is_empty() && !stat.contains(") Z ")
+    };
+    until("no worker", || !workers.iter().any(alive));
+}
+
+#[test]
+fn a_worker_without_memory_takes_only_its_trial_and_retry_opens_it_again() {
+    // Steps of 300 images need more than the limit; a trial without training does not.
+    let study =
+        short().replace("batch = 32\nrate = 0.02", "batch = 300\nrate = 0.02").replace("images = 96", "images = 300");
+    let study = study.replace("plan = [[6, 6], [8, 8]]", "plan = [[48, 48], [48, 48]]");
+    let study = study.replace("epochs = 2", "epochs = 0.2");
+    let study = format!("{}schemes = [\"none\", \"global\"]\n", study.split("schemes =").next().unwrap());
+    let place = Place::new(&study);
+    let whole = place.complete("whole", &["--workers", "1", "--cache", "0"]);
+    // The parent is there before the limit is.
+    let mut train = nettriage();
+    train.arg("train").arg(place.path("study.toml")).arg("--out").arg(place.path("run"));
+    succeeded(&train.output().unwrap());
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -v 60000; exec \"$@\"", "sh"]);
+    let run = place.run("run", &["--on", "processes", "--workers", "1", "--retries", "1", "--cache", "0"]);
+    limited.arg(run.get_program()).args(run.get_args());
+    let output = limited.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    succeeded(&output);
+    assert!(said.contains("a worker died"), "{said}");
+    let status = |key: &str| {
+        let output = nettriage().args(["status", "--json"]).arg(place.path("run")).output().unwrap();
+        serde_json::from_str::<serde_json::Value>(&succeeded(&output)).unwrap()[key].as_u64().unwrap()
+    };
+    assert!(status("failed") > 0 && status("done") > 0 && status("left") == 0, "{said}");
+    let run = Run::open(&place.path("run")).unwrap();
+    let reasons: Vec<String> =
+        run.records().unwrap().iter().filter(|r| r.readings.is_none()).map(|r| format!("{:?}", r.outcome)).collect();
+    assert!(
+        reasons.iter().all(|r| r.contains("its worker died 2 times") && r.contains("memory allocation")),
+        "{reasons:?}"
+    );
+    // Failures stay until they are opened again.
+    let before = digests(&place.path("run"));
+    assert_same(&before, &place.complete("run", &[]));
+    let opened = succeeded(&nettriage().arg("retry").arg(place.path("run")).output().unwrap());
+    assert!(opened.contains(&format!("{} failed trials are open again", reasons.len())), "{opened}");
+    let again = place.complete("run", &[]);
+    let again = again.into_iter().filter(|(name, _)| !name.ends_with(".failed")).collect();
+    assert_same(&whole, &again);
+}
+
+#[test]
+fn torn_and_altered_records_are_set_aside_and_redone() {
+    let mut moments = Moments::new("torn");
+    let place = Place::new(&short());
+    let whole = place.complete("run", &[]);
+    let mut files: Vec<_> =
+        fs::read_dir(place.path("run/trials")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    for (number, path) in files.iter().take(12).enumerate() {
+        let mut bytes = fs::read(path).unwrap();
+        let at = moments.below(bytes.len() as u64) as usize;
+        if number % 2 == 0 {
+            bytes.truncate(at);
+        } else {
+            bytes[at] ^= 1;
+        }
+        fs::write(path, bytes).unwrap();
+    }
+    let after = place.complete("run", &[]);
+    let corrupt = after.keys().filter(|name| name.contains(".corrupt")).count();
+    assert_eq!(corrupt, 12);
+    assert_same(&whole, &after.into_iter().filter(|(name, _)| !name.contains(".corrupt")).collect());
+    let shown = succeeded(&nettriage().arg("gc").arg(place.path("run")).output().unwrap());
+    assert!(shown.contains("would remove 12 files"), "{shown}");
+    assert_eq!(digests(&place.path("run")).len(), whole.len() + 12, "gc without --yes removes nothing");
+    let gone = succeeded(&nettriage().arg("gc").arg("--yes").arg(place.path("run")).output().unwrap());
+    assert!(gone.contains("removed 12 files"), "{gone}");
+    assert_same(&whole, &digests(&place.path("run")));
+}
+
+/// A clock that is set forth and back while the run goes on, by libfaketime.
+#[test]
+fn a_clock_that_jumps() {
+    let libraries = [
+        "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+        "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+    ];
+    let Some(library) = libraries.into_iter().find(|path| Path::new(path).exists()) else {
+        skipped("a_clock_that_jumps: no libfaketime (Debian's faketime)");
+        return;
+    };
+    let place = Place::new(&short());
+    let whole = place.complete("whole", &[]);
+    let clock = place.path("clock");
+    for on in ["local", "processes"] {
+        fs::write(&clock, "+0").unwrap();
+        let mut command = place.run(on, &["--on", on]);
+        command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &clock);
+        command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        let mut run = quietly(&mut command);
+        let mut jumps = ["+40d", "-300d", "+0", "-2h"].iter().cycle();
+        while run.try_wait().unwrap().is_none() {
+            // Whole or not at all here too.
+            let next = place.path("clock.next");
+            fs::write(&next, jumps.next().unwrap()).unwrap();
+            fs::rename(&next, &clock).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(run.wait().unwrap().success(), "{on}");
+        assert_same(&whole, &digests(&place.path(on)));
+        let times: Vec<f64> =
+            Run::open(&place.path(on)).unwrap().records().unwrap().iter().map(|r| r.clock.finished).collect();
+        let spread = times.iter().fold(0.0, |m: f64, t| m.max(*t)) - times.iter().fold(f64::INFINITY, |m, t| m.min(*t));
+        assert!(spread > 86_400.0, "the clock did jump: {spread} s");
+        let status = succeeded(&nettriage().args(["status", "--json"]).arg(place.path(on)).output().unwrap());
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        assert_eq!(status["left"], 0);
+        assert!(status["trials_seconds"].as_f64().unwrap() >= 0.0);
+        succeeded(&nettriage().arg("report").arg(place.path(on)).output().unwrap());
+    }
+}
+
+#[test]
+fn two_runs_at_once() {
+    let place = Place::new(&short());
+    let whole = place.complete("whole", &[]);
+    let mut running: Vec<Child> =
+        (0..4).map(|_| place.run("run", &[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()).collect();
+    let ends: Vec<_> = running.drain(..).map(|run| run.wait_with_output().unwrap()).collect();
+    let (won, lost): (Vec<_>, Vec<_>) = ends.iter().partition(|end| end.status.success());
+    assert!(!won.is_empty());
+    for end in lost {
+        assert!(refused(end).contains("already being run"));
+    }
+    assert_same(&whole, &digests(&place.path("run")));
+}
+
+#[test]
+fn two_writers_of_the_same_trials() {
+    let place = Place::new(&short());
+    let whole = place.complete("run", &[]);
+    let trial = || quietly(nettriage().args(["trial", "--index", "0-12", "--plan"]).arg(place.path("run")));
+    let mut both = [trial(), trial()];
+    both.iter_mut().for_each(|trial| assert!(trial.wait().unwrap().success()));
+    assert_same(&whole, &digests(&place.path("run")));
+}
+
+/// A file system of so many KiB, taken away in the end; `None`, said loudly, where this user may not mount one.
+struct Disk<'a>(&'a Path);
+
+impl Disk<'_> {
+    fn mount<'a>(at: &'a Path, size: &str, test: &str) -> Option<Disk<'a>> {
+        fs::create_dir(at).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(at).output();
+        if mounted.is_ok_and(|mounted| mounted.status.success()) {
+            return Some(Disk(at));
+        }
+        skipped(&format!("{test}: this user may not mount a small file system"));
+        None
+    }
+
+    fn remount(&self, options: &str) {
+        let status = Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.0).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_disk_that_fills_up_under_workers() {
+    let place = Place::new(&short());
+    let whole = place.complete("whole", &[]);
+    let at = place.path("disk");
+    let Some(disk) = Disk::mount(&at, "size=300k", "a_disk_that_fills_up_under_workers") else { return };
+    let error = refused(&place.run("disk/run", &["--on", "processes"]).output().unwrap());
+    assert!(error.contains("no space left") || error.contains("No space left"), "{error}");
+    disk.remount("size=64m");
+    assert_same(&whole, &place.complete("disk/run", &["--on", "processes"]));
+}
+
+#[test]
+fn a_limit_on_the_size_of_files() {
+    let place = Place::new(&short());
+    let whole = place.complete("whole", &[]);
+    // The plan is larger than 2 KiB; the signal is ignored so that the write fails.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 4; exec \"$@\"", "sh"]);
+    let run = place.run("run", &[]);
+    limited.arg(run.get_program()).args(run.get_args());
+    let error = refused(&limited.output().unwrap());
+    assert!(error.contains("plan.json"), "{error}");
+    assert!(!place.path("run/plan.json").exists());
+    assert_same(&whole, &place.complete("run", &[]));
+}
+
+#[test]
+fn a_folder_that_cannot_be_written() {
+    let place = Place::new(&short());
+    let at = place.path("disk");
+    let Some(disk) = Disk::mount(&at, "size=64m", "a_folder_that_cannot_be_written") else { return };
+    let whole = place.complete("disk/run", &[]);
+    disk.remount("ro");
+    for command in [place.run("disk/new", &[]), place.run("disk/run", &[])] {
+        let mut command = command;
+        let error = refused(&command.output().unwrap());
+        assert!(error.contains("disk/") && error.to_lowercase().contains("read-only"), "{error}");
+    }
+    // Reading needs no writing.
+    let status = succeeded(&nettriage().arg("status").arg(place.path("disk/run")).output().unwrap());
+    assert!(status.contains("left     0"), "{status}");
+    let mut report = nettriage();
+    report.arg("report").arg(place.path("disk/run")).arg("-o").arg(place.path("report.html"));
+    succeeded(&report.output().unwrap());
+    assert_same(&whole, &digests(&place.path("disk/run")));
+}
+
+#[test]
+fn a_plan_of_another_version() {
+    let place = Place::new(&short());
+    place.complete("run", &["--max-trials", "1"]);
+    let path = place.path("run/plan.json");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replacen("\"version\":1", "\"version\":2", 1)).unwrap();
+    let mut commands = vec![place.run("run", &[])];
+    for words in [&["trial", "--index", "0", "--plan"][..], &["status"], &["report"], &["retry"], &["gc"]] {
+        let mut command = nettriage();
+        command.args(words).arg(place.path("run"));
+        commands.push(command);
+    }
+    for command in &mut commands {
+        let error = refused(&command.output().unwrap());
+        assert!(error.contains("made by another version (file version 2, this program reads 1)"), "{error}");
+    }
+    // The same version of files, but a program that plans otherwise.
+    fs::write(&path, text).unwrap();
+    let mut plan = Run::open(&place.path("run")).unwrap().plan().clone();
+    plan.trials[3].id = "0123456789abcdef".to_owned();
+    Run::create(&place.path("other"), &plan).unwrap();
+    let mut trial = nettriage();
+    trial.args(["trial", "--index", "0", "--plan"]).arg(place.path("other"));
+    let error = refused(&trial.output().unwrap());
+    assert!(error.contains("would plan otherwise"), "{error}");
+    assert_eq!(records(&place.path("other")), 0);
+}
+
+#[test]
+fn an_interrupted_run_says_what_is_saved_and_how_to_go_on() {
+    let place = Place::new(STUDY);
+    let whole = place.complete("whole", &[]);
+    for (on, signal) in [("local", "-INT"), ("processes", "-TERM")] {
+        let run = place.run(on, &["--on", on]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        until("three records", || records(&place.path(on)) >= 3);
+        assert!(Command::new("kill").args([signal, &run.id().to_string()]).status().unwrap().success());
+        let output = run.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(130), "{said}");
+        let last = said.lines().last().unwrap();
+        assert!(last.starts_with("stopped: ") && last.contains("trials are saved in"), "{last}");
+        assert!(last.contains("go on with: nettriage run "), "{last}");
+        assert_same(&whole, &place.complete(on, &["--on", on]));
+    }
+}

@@ -1,0 +1,257 @@
+//! Seconds and memory that a study will take, from a measurement of a few steps.
+//!
+//! Measured: a training step and a forward pass of the parent's architecture, on as many threads at once as there will be
+//! workers. From there on multiply-accumulates are counted: a part of the network takes its share of the whole one's
+//! time, and a backward pass is half gradients of activations, half gradients of weights.
+
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use nettriage_engine::{Model, Options};
+use nettriage_net::Network;
+use nettriage_records::Plan;
+use nettriage_records::plan::{BlockSummary, Role, TrialSpec};
+use serde::{Deserialize, Serialize};
+
+use crate::executor::Resources;
+use crate::scheme::{Loss, Scheme, Train};
+use crate::setting::Setting;
+use crate::surgery::BATCH;
+use crate::{Error, seed};
+
+/// What a study will take.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Wall seconds for training the parents that are not there yet.
+    pub parents: f64,
+    /// Wall seconds for the trials, by all workers together.
+    pub trials: f64,
+    /// Seconds of one trial, the mean.
+    pub trial: f64,
+    /// Bytes of memory at the most, by all workers together.
+    pub bytes: u64,
+}
+
+impl Estimate {
+    /// Wall seconds of everything.
+    pub fn seconds(&self) -> f64 {
+        self.parents + self.trials
+    }
+}
+
+/// How long a measurement goes on after its first, uncounted step.
+const LOOK: Duration = Duration::from_millis(60);
+
+/// Measures some steps and estimates the trials at the places `pending` and so many parents.
+///
+/// With `separate` every worker is a process with data and cache of its own.
+pub fn estimate(
+    setting: &Setting,
+    plan: &Plan,
+    pending: &[usize],
+    parents: usize,
+    resources: Resources,
+    separate: bool,
+) -> Result<Estimate, Error> {
+    let workers = resources.workers.clamp(1, pending.len().max(1));
+    let pace = measure(setting, workers)?;
+    let costs = Costs { setting, plan, pace, cached: resources.cache > 0 };
+    let single: f64 = pending.iter().map(|&place| costs.trial(&plan.trials[place])).sum();
+    let (shared, shared_bytes) = costs.shared(pending);
+    let training = setting.study.parent.training.as_ref().filter(|_| setting.given.is_none());
+    let images = training.map_or(0.0, |training| training.epochs * setting.train.len() as f64);
+    // A parent's training is one after another; threads inside it gain about what whole trials side by side do.
+    let parent = images * pace.train + (21 * setting.validation.len() + setting.data.test.len()) as f64 * pace.forward;
+    let data = setting.data.train.pixels.len() + setting.data.test.pixels.len();
+    let cache = shared_bytes.min(resources.cache as f64);
+    let copies = if separate { workers as u64 + 1 } else { 1 };
+    // In one process all share one cache; apart, each works through its share of the trials.
+    Ok(Estimate {
+        parents: parents as f64 * parent / workers as f64,
+        trials: (single + shared) / workers as f64,
+        trial: if pending.is_empty() { 0.0 } else { (single + shared) / pending.len() as f64 },
+        bytes: PROGRAM + copies * data as u64 + workers as u64 * pace.bytes + cache as u64,
+    })
+}
+
+/// The program itself with nothing in it.
+const PROGRAM: u64 = 16 << 20;
+
+/// What was measured, per worker while all are at work.
+#[derive(Clone, Copy)]
+struct Pace {
+    /// Seconds per image and training step.
+    train: f64,
+    /// Seconds per image and forward pass.
+    forward: f64,
+    /// Bytes of a worker.
+    bytes: u64,
+}
+
+fn measure(setting: &Setting, workers: usize) -> Result<Pace, Error> {
+    let children = &setting.study.children;
+    let mut rng = seed::rng("measurement", &[]);
+    let network = Network::initialised(setting.graph.clone(), &mut rng)?;
+    let together = Barrier::new(workers);
+    let one = || -> Result<Pace, Error> {
+        let training = Options::training(children.batch, children.optimizer);
+        let model = Model::new(&network, &Options { exact: children.exact, ..training });
+        let inference = Options { exact: children.exact, ..Options::inference(BATCH) };
+        let examiner = Model::new(&network, &inference);
+        // Everybody passes here, come what may, or the others would wait for ever.
+        together.wait();
+        let (mut model, mut examiner) = (model?, examiner?);
+        let elements = setting.graph.input.elements();
+        let image = |n: usize| (0..n * elements).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect::<Vec<f32>>();
+        let (batch, plain) = (image(children.batch), image(BATCH));
+        let grad = vec![1e-6; children.batch * setting.classes()];
+        let train = repeat(|| {
+            model.forward_train(&batch, 1);
+            model.backward(&grad);
+            model.step(1e-6, None);
+        });
+        let forward = repeat(|| {
+            std::hint::black_box(examiner.forward(&plain));
+        });
+        let weights: usize = network.weights.values().map(|tensor| 4 * tensor.data.len()).sum();
+        Ok(Pace {
+            train: train / children.batch as f64,
+            forward: forward / BATCH as f64,
+            // Beside the models: the network, its best state, and what it began as.
+            bytes: (model.memory_bytes() + 2 * examiner.memory_bytes() + 4 * weights) as u64,
+        })
+    };
+    let paces: Vec<Pace> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers).map(|_| scope.spawn(one)).collect();
+        let ends = threads.into_iter().map(|thread| thread.join().expect("a measurement does not panic"));
+        ends.collect::<Result<_, Error>>()
+    })?;
+    let mean = |of: fn(&Pace) -> f64| paces.iter().map(of).sum::<f64>() / paces.len() as f64;
+    Ok(Pace { train: mean(|p| p.train), forward: mean(|p| p.forward), bytes: paces[0].bytes })
+}
+
+/// Mean seconds of a call, the first not counted.
+fn repeat(mut call: impl FnMut()) -> f64 {
+    call();
+    let (begin, mut calls) = (Instant::now(), 0);
+    while calls == 0 || begin.elapsed() < LOOK {
+        call();
+        calls += 1;
+    }
+    begin.elapsed().as_secs_f64() / f64::from(calls)
+}
+
+struct Costs<'a> {
+    setting: &'a Setting,
+    plan: &'a Plan,
+    pace: Pace,
+    cached: bool,
+}
+
+impl Costs<'_> {
+    fn macs(&self) -> f64 {
+        self.plan.layers.iter().map(|layer| layer.macs as f64).sum::<f64>().max(1.0)
+    }
+
+    /// Multiply-accumulates before and after a block, as shares of the whole network's.
+    fn around(&self, block: &BlockSummary) -> (f64, f64) {
+        let inside = |name: &String| block.layers.contains(name);
+        let first = self.plan.layers.iter().position(|layer| inside(&layer.name)).unwrap_or(0);
+        let last = self.plan.layers.iter().rposition(|layer| inside(&layer.name)).unwrap_or(0);
+        let sum = |layers: &[nettriage_records::plan::LayerSummary]| {
+            layers.iter().map(|layer| layer.macs as f64).sum::<f64>() / self.macs()
+        };
+        (sum(&self.plan.layers[..first]), sum(&self.plan.layers[last + 1..]))
+    }
+
+    fn block(&self, spec: &TrialSpec) -> Option<&BlockSummary> {
+        self.plan.blocks.iter().find(|block| Some(&block.name) == spec.block.as_ref())
+    }
+
+    fn scheme(&self, spec: &TrialSpec) -> Scheme {
+        let none = || Scheme { name: spec.scheme.clone(), stages: Vec::new() };
+        self.setting.study.scheme(&spec.scheme).unwrap_or_else(none)
+    }
+
+    /// Seconds of one trial, without what trials share.
+    fn trial(&self, spec: &TrialSpec) -> f64 {
+        let Pace { train, forward, .. } = self.pace;
+        let backward = (train - forward).max(0.0);
+        let children = &self.setting.study.children;
+        let block = self.block(spec);
+        let (head, tail) = block.map_or((1.0, 0.0), |block| self.around(block));
+        let own = match (block, &spec.substitute, spec.role) {
+            (_, _, Role::Drop) => 0.0,
+            (Some(block), Some(name), _) => {
+                block.substitutes.get(name).map_or(0.0, |cost| cost.macs as f64 / self.macs())
+            }
+            (Some(block), None, _) => block.macs as f64 / self.macs(),
+            (None, ..) => 0.0,
+        };
+        let scheme = self.scheme(spec);
+        let mut seconds = 0.0;
+        let mut local = block.is_some();
+        for (stage, images) in scheme.stages.iter().zip(scheme.images(children.images)) {
+            local &= stage.train == Train::Substitute;
+            let tail = if stage.loss == Loss::Hint { 0.0 } else { tail };
+            let image = if local {
+                let fed = if self.cached { 0.0 } else { head };
+                forward * (fed + own + tail) + backward * 0.5 * (own + tail)
+            } else {
+                train * (head + own + tail)
+            };
+            seconds += images as f64 * image;
+        }
+        let seen = if local { own + tail } else { head + own + tail };
+        // Before, at every point of the curve and at the end; the test set at the end and, as often as not, at the best point.
+        let looks = (children.curve + 2) * self.setting.validation.len() * usize::from(!scheme.stages.is_empty())
+            + 2 * self.setting.validation.len() * usize::from(scheme.stages.is_empty());
+        let tests = 1.5 * self.setting.test.len() as f64;
+        // Filters are watched on 200 images, and the trial's and the parent's inference are timed on 6 batches of 32.
+        seconds + forward * ((looks as f64 + tests) * seen + 200.0 * (head + own) + 192.0 * (1.0 + head + own + tail))
+    }
+
+    /// Seconds and bytes of the parent's activations that trials share: each is computed once.
+    fn shared(&self, pending: &[usize]) -> (f64, f64) {
+        if !self.cached {
+            return (0.0, 0.0);
+        }
+        let children = &self.setting.study.children;
+        let (mut seconds, mut bytes) = (0.0, 0.0);
+        let mut known = std::collections::BTreeSet::new();
+        for spec in pending.iter().map(|&place| &self.plan.trials[place]) {
+            let scheme = self.scheme(spec);
+            let Some(block) = self.block(spec) else { continue };
+            let (head, _) = self.around(block);
+            let elements = |shape: [usize; 3]| shape.iter().product::<usize>() as f64 * 4.0;
+            let logits = 4.0 * self.setting.classes() as f64;
+            let local = scheme.stages.iter().any(|stage| stage.train == Train::Substitute);
+            let hint = scheme.stages.iter().any(|stage| stage.loss == Loss::Hint);
+            let wanted = [
+                (local, "input", head, elements(block.input)),
+                (hint, "output", head + block.macs as f64 / self.macs(), elements(block.output)),
+                (scheme.distills(), "logits", 1.0, logits),
+            ];
+            for (_, what, share, size) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
+                let name = if what == "logits" { "" } else { block.name.as_str() };
+                if known.insert((&spec.parent, spec.seed, name, what)) {
+                    seconds += self.pace.forward * share * children.images as f64;
+                    bytes += size * children.images as f64;
+                }
+            }
+            let evaluated = (self.setting.validation.len() + self.setting.test.len()) as f64;
+            if local && known.insert((&spec.parent, u64::MAX, block.name.as_str(), "evaluation")) {
+                seconds += self.pace.forward * head * evaluated;
+                bytes += elements(block.input) * evaluated;
+            }
+            if spec.init.as_deref() == Some("least-squares")
+                && known.insert((&spec.parent, u64::MAX, block.name.as_str(), "least squares"))
+            {
+                // Normal equations of (kernel area x channels) unknowns cost some tens of the substitute's own passes.
+                let images = children.calibration.min(self.setting.train.len()) as f64;
+                seconds += self.pace.forward * images * (head + block.macs as f64 / self.macs());
+            }
+        }
+        (seconds, bytes)
+    }
+}
