@@ -70,6 +70,9 @@ pub struct Train {
     /// MiB of memory for activations that trials share; 0 shares nothing and gives the same records
     #[arg(long, value_name = "MIB", default_value_t = 4096)]
     pub cache: usize,
+    /// How the machine is used
+    #[command(flatten)]
+    pub means: Means,
     /// Form of the progress on standard error
     #[arg(long, value_name = "FORM", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -145,6 +148,40 @@ fn duration(text: &str) -> Result<Duration, String> {
     let seconds = number.zip(text.chars().last().and_then(unit)).map(|(number, (_, seconds))| number * seconds);
     let found = seconds.filter(|s| *s > 0.0).and_then(|s| Duration::try_from_secs_f64(s).ok());
     found.ok_or_else(|| "write a number and its unit, such as 90s, 30m, 8h or 2d".to_owned())
+}
+
+/// How the machine is used; no record depends on it.
+#[derive(clap::Args)]
+pub struct Means {
+    /// MiB of memory for the decoded data set; a larger one is streamed from a file
+    #[arg(long, value_name = "MIB", default_value_t = 8192)]
+    pub data_memory: u64,
+    /// MiB of disk for activations that exceed --cache
+    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    pub disk_cache: usize,
+    /// Folder for files of what exceeds memory [default: the system's for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
+    /// Threads inside a trial [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Savings to do without, to measure what each gives: all, or some of prefix, evaluation, hint, kept, sweep, solved
+    #[arg(long, value_name = "LIST", default_value = "")]
+    pub without: nettriage_study::Savings,
+}
+
+impl Means {
+    /// As the study takes them.
+    pub fn resolved(&self) -> nettriage_study::Means {
+        let default = nettriage_study::Means::default();
+        let folder = self.scratch.clone().unwrap_or(default.room.folder);
+        nettriage_study::Means {
+            savings: self.without,
+            room: nettriage_data::Room { memory: self.data_memory << 20, folder },
+            disk: self.disk_cache << 20,
+            threads: self.threads.map(usize::from),
+        }
+    }
 }
 
 /// `trial`.

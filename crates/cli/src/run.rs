@@ -95,7 +95,7 @@ pub fn train(args: &args::Train) -> Result<(), Fail> {
 
 fn prepare(args: &args::Train) -> Result<(Setting, Plan), Fail> {
     let (study, text) = Study::read(&args.study)?;
-    let setting = Setting::new(study, text, args.data_dir.as_deref())?;
+    let setting = Setting::with(study, text, args.data_dir.as_deref(), args.means.resolved())?;
     let plan = plan(&setting)?;
     Ok((setting, plan))
 }

@@ -19,6 +19,55 @@ fn workers_and_cache_change_no_record() {
     assert_same(&plain, &scarce);
 }
 
+/// Every saving by itself, all of them, activations on the disk, the data set on the disk, threads inside trials.
+#[test]
+fn no_saving_changes_a_record() {
+    let place = Place::new(STUDY);
+    let usual = place.complete("usual", &["--workers", "2"]);
+    let scratch = place.path("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let scratch = scratch.to_str().unwrap();
+    for (name, means) in [
+        ("all", &["--without", "all"][..]),
+        ("prefix", &["--without", "prefix"]),
+        ("evaluation", &["--without", "evaluation"]),
+        ("hint", &["--without", "hint"]),
+        ("kept", &["--without", "kept"]),
+        ("sweep", &["--without", "sweep"]),
+        ("solved", &["--without", "solved"]),
+        ("disk", &["--cache", "0", "--disk-cache", "4096", "--scratch", scratch]),
+        ("streamed", &["--data-memory", "0", "--scratch", scratch]),
+        ("inside", &["--workers", "1", "--threads", "3"]),
+        ("plain", &["--without", "all", "--cache", "0", "--workers", "1", "--threads", "2", "--data-memory", "0"]),
+    ] {
+        let other = place.complete(name, means);
+        assert!(usual == other, "{name}");
+        assert_same(&usual, &other);
+    }
+    assert_eq!(std::fs::read_dir(scratch).unwrap().count(), 0, "nothing is left behind");
+}
+
+/// Rounded activations are another study, whose records say so; how they are kept makes no difference to it.
+#[test]
+fn half_precision_is_asked_for_and_stands_in_the_record() {
+    let place = Place::new(&STUDY.replace("[triage]", "activations = \"f16\"\n[triage]"));
+    let kept = place.complete("kept", &["--workers", "2"]);
+    let plain = place.complete("plain", &["--workers", "1", "--cache", "0"]);
+    let disk = place.complete("disk", &["--cache", "0", "--disk-cache", "64"]);
+    assert_same(&kept, &plain);
+    assert_same(&kept, &disk);
+    let full = Place::new(STUDY);
+    let full = full.complete("full", &[]);
+    let trials = |digests: &std::collections::BTreeMap<String, String>| {
+        digests.keys().filter(|k| k.starts_with("trials/")).cloned().collect::<std::collections::BTreeSet<_>>()
+    };
+    assert!(trials(&kept).is_disjoint(&trials(&full)), "other trials with other names");
+    for record in trials(&kept) {
+        let text = std::fs::read_to_string(place.path("kept").join(record)).unwrap();
+        assert!(text.contains("\"activations\":\"f16\"") || text.contains("\"activations\": \"f16\""), "{text}");
+    }
+}
+
 #[test]
 fn a_run_killed_ten_times_ends_with_the_same_records() {
     let place = Place::new(STUDY);

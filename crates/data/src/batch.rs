@@ -31,6 +31,7 @@ impl Normalization {
                     *squares += u64::from(byte) * u64::from(byte);
                 }
             }
+            images.done(1);
         }
         let count = (indices.len() * shape.height * shape.width).max(1) as f64;
         let statistics = sums.iter().map(|&(sum, squares)| {
@@ -72,6 +73,7 @@ pub fn fill(images: &Images, shape: Shape, examples: &[Example], normalization: 
             vary(image, shape, example, &tables, out);
         }
     }
+    images.done(examples.len());
 }
 
 /// Writes normalised images as they are: `out` is n x H x W x C, with n = `indices.len()`.

@@ -65,16 +65,29 @@ impl Layout {
 
 /// Reads training and test images from `folder`.
 pub(crate) fn read(folder: &Path, layout: &Layout) -> Result<(Images, Images), Error> {
-    let mut train = Images::default();
+    let mut train = Records::default();
     for name in layout.train {
         read_file(&folder.join(name), layout, layout.train_records, &mut train)?;
     }
-    let mut test = Images::default();
+    let mut test = Records::default();
     read_file(&folder.join(layout.test), layout, layout.test_records, &mut test)?;
-    Ok((train, test))
+    Ok((train.into(), test.into()))
 }
 
-fn read_file(path: &Path, layout: &Layout, records: usize, images: &mut Images) -> Result<(), Error> {
+/// Images under way.
+#[derive(Default)]
+pub(crate) struct Records {
+    pixels: Vec<u8>,
+    labels: Vec<u16>,
+}
+
+impl From<Records> for Images {
+    fn from(records: Records) -> Images {
+        Images { pixels: records.pixels.into(), labels: records.labels }
+    }
+}
+
+fn read_file(path: &Path, layout: &Layout, records: usize, images: &mut Records) -> Result<(), Error> {
     let mut file = File::open(path).map_err(|cause| match cause.kind() {
         std::io::ErrorKind::NotFound => Error::Missing {
             what: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -105,7 +118,7 @@ pub(crate) fn decode(
     bytes: &[u8],
     layout: &Layout,
     records: usize,
-    images: &mut Images,
+    images: &mut Records,
 ) -> Result<(), Error> {
     let record = layout.label_bytes + SHAPE.elements();
     check_length(path, records * record, bytes.len() as u64)?;

@@ -1,6 +1,8 @@
-//! A data set in memory: bytes, as decoded, and their labels.
+//! A data set: bytes, as decoded, and their labels.
 
 use sha2::{Digest, Sha256};
+
+use crate::{Error, Pixels, Room};
 
 /// The extent of one image. Pixels are stored row by row, channels innermost (H x W x C).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -30,7 +32,7 @@ impl std::fmt::Display for Shape {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Images {
     /// N x H x W x C bytes, 0 to 255.
-    pub pixels: Vec<u8>,
+    pub pixels: Pixels,
     /// N class indices.
     pub labels: Vec<u16>,
 }
@@ -53,6 +55,11 @@ impl Images {
     pub fn image(&self, index: usize) -> &[u8] {
         let size = self.pixels.len() / self.labels.len();
         &self.pixels[index * size..][..size]
+    }
+
+    /// Says that so many images were read and are not needed for now: those in a file need not stay in memory.
+    pub fn done(&self, images: usize) {
+        self.pixels.used(images * (self.pixels.len() / self.labels.len().max(1)));
     }
 
     /// How many images each of `classes` classes has.
@@ -99,6 +106,16 @@ impl Dataset {
         Dataset { name: name.to_string(), channels, height, width, classes, train, test, checksum }
     }
 
+    /// The same set with its pixels in files, where they exceed `room`.
+    pub(crate) fn within(mut self, room: &Room) -> Result<Dataset, Error> {
+        if (self.train.pixels.len() + self.test.pixels.len()) as u64 > room.memory {
+            for images in [&mut self.train, &mut self.test] {
+                images.pixels = images.pixels.spilled(room)?;
+            }
+        }
+        Ok(self)
+    }
+
     /// The shape of one image.
     pub fn shape(&self) -> Shape {
         Shape { channels: self.channels, height: self.height, width: self.width }
@@ -114,7 +131,10 @@ fn checksum(shape: Shape, classes: usize, train: &Images, test: &Images) -> Stri
     }
     for images in [train, test] {
         hash.update((images.len() as u64).to_le_bytes());
-        hash.update(&images.pixels);
+        for part in images.pixels.chunks(1 << 24) {
+            hash.update(part);
+            images.pixels.used(part.len());
+        }
         let labels: Vec<u8> = images.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
         hash.update(&labels);
     }

@@ -20,11 +20,10 @@ pub(crate) fn open() -> Result<Dataset, Error> {
     let images = idx::read(name, IMAGES, IMAGES.len() as u64, 3)?;
     let labels = idx::read(name, LABELS, LABELS.len() as u64, 1)?;
     let (shape, mut train) = idx::pair((name, images), (name, labels), 10)?;
-    for pixel in &mut train.pixels {
-        *pixel = ((u16::from(*pixel) * 255 + 8) / 16) as u8;
-    }
+    let mut pixels: Vec<u8> = train.pixels.iter().map(|&pixel| ((u16::from(pixel) * 255 + 8) / 16) as u8).collect();
     let cut = train.len() - TEST;
-    let test = Images { pixels: train.pixels.split_off(cut * shape.elements()), labels: train.labels.split_off(cut) };
+    let test = Images { pixels: pixels.split_off(cut * shape.elements()).into(), labels: train.labels.split_off(cut) };
+    train.pixels = pixels.into();
     let classes = (0..10).map(|digit| digit.to_string()).collect();
     Ok(Dataset::new("digits", shape, classes, train, test))
 }

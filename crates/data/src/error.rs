@@ -70,6 +70,16 @@ pub enum Error {
         /// The first of them, each with its reason.
         first: String,
     },
+    /// There is no room on the disk for what exceeds memory.
+    #[error("{}: no room for {bytes} bytes that exceed memory: {cause}; free some, name another folder, or allow more memory", folder.display())]
+    Spill {
+        /// The folder.
+        folder: PathBuf,
+        /// Bytes wanted.
+        bytes: u64,
+        /// The system's answer.
+        cause: std::io::Error,
+    },
     /// A download did not succeed.
     #[error("{address}: {problem}; {remedy}")]
     Download {

@@ -22,9 +22,9 @@ pub fn idx(images: &[u8], labels: &[u8]) -> Result<(Shape, Images), Error> {
 /// `records` records of CIFAR-10 or (`fine`) CIFAR-100.
 pub fn cifar(bytes: &[u8], records: usize, fine: bool) -> Result<Images, Error> {
     let layout = if fine { CIFAR100 } else { CIFAR10 };
-    let mut images = Images::default();
+    let mut images = crate::cifar::Records::default();
     crate::cifar::decode(Path::new(NAME), bytes, &layout, records, &mut images)?;
-    Ok(images)
+    Ok(images.into())
 }
 
 /// The image files in an archive, and how many of them are training and test images.

@@ -67,7 +67,7 @@ pub(crate) fn pair(
         return Err(Error::content(image_file, "holds no pixels", REMEDY));
     }
     let labels = labels.bytes.iter().map(|&label| u16::from(label)).collect();
-    Ok((Shape { channels: 1, height, width }, Images { pixels: images.bytes, labels }))
+    Ok((Shape { channels: 1, height, width }, Images { pixels: images.bytes.into(), labels }))
 }
 
 /// Reads one file, compressed or not (by its content, whatever its name).

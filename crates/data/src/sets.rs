@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy;
 
-use crate::{Dataset, Error, cifar, digits, idx};
+use crate::{Dataset, Error, Room, cifar, digits, idx};
 
 /// A data set that nettriage knows by name.
 pub(crate) struct Known {
@@ -199,9 +199,17 @@ impl Known {
 /// # Errors
 /// An unknown name; a set that is not there; a file that is missing, too short, too long or damaged.
 pub fn open(name: &str, dir: Option<&Path>) -> Result<Dataset, Error> {
+    open_within(name, dir, &Room::default())
+}
+
+/// As [`open`]; decoded images that exceed `room` are streamed from a file there (memory holds them while they are decoded).
+///
+/// # Errors
+/// As [`open`]; and [`Error::Spill`].
+pub fn open_within(name: &str, dir: Option<&Path>, room: &Room) -> Result<Dataset, Error> {
     let known = Known::named(name)?;
     if matches!(known.format, Format::Embedded) {
-        return digits::open();
+        return digits::open()?.within(room);
     }
     let places = places(known, dir);
     let folder = known.locate(&places).ok_or_else(|| Error::Missing {
@@ -212,7 +220,7 @@ pub fn open(name: &str, dir: Option<&Path>) -> Result<Dataset, Error> {
             known.name
         ),
     })?;
-    known.read(&folder)
+    known.read(&folder)?.within(room)
 }
 
 /// Where a set is looked for, in order; the first is also where it is fetched to.

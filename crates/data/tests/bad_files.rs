@@ -50,7 +50,7 @@ fn replaced(file: &str, content: &[u8], words: &str) {
 
 fn small(dataset: &Dataset) {
     assert_eq!(dataset.shape().to_string(), "1x2x3");
-    assert_eq!(dataset.train.pixels, (0..36).map(|i| 2 * i).collect::<Vec<u8>>());
+    assert_eq!(dataset.train.pixels[..], (0..36).map(|i| 2 * i).collect::<Vec<u8>>());
     assert_eq!(dataset.test.labels, [0, 1, 2, 0]);
 }
 

@@ -194,6 +194,42 @@ fn the_centre_square_is_what_is_kept_and_pixels_are_averaged() {
 }
 
 #[test]
+fn a_set_beyond_its_room_is_streamed_and_the_same() {
+    let files: Vec<(String, Vec<u8>)> = (0..60u8)
+        .map(|i| {
+            (
+                format!("{}/{}/{i}.png", if i % 4 == 0 { "test" } else { "train" }, if i % 2 == 0 { "a" } else { "b" }),
+                png(i),
+            )
+        })
+        .collect();
+    let files: Vec<(&str, Vec<u8>)> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    let (dir, places) = made(&files);
+    for place in &places {
+        let held = open_folder(place, 8).unwrap();
+        for memory in [0, 60 * 8 * 8 * 3 - 1] {
+            let room = nettriage_data::Room { memory, folder: dir.path().into() };
+            let streamed = nettriage_data::open_folder_within(place, 8, &room).unwrap();
+            assert!(streamed.train.pixels.streamed() && streamed.test.pixels.streamed());
+            assert_eq!(streamed, held);
+        }
+        let room = nettriage_data::Room { memory: 60 * 8 * 8 * 3, folder: dir.path().into() };
+        assert!(!nettriage_data::open_folder_within(place, 8, &room).unwrap().train.pixels.streamed());
+    }
+    // Grey images are thinned in place.
+    let grey = image::GrayImage::from_fn(4, 4, |x, y| image::Luma([(x * 40 + y) as u8]));
+    let mut encoded = std::io::Cursor::new(Vec::new());
+    grey.write_to(&mut encoded, ImageFormat::Png).unwrap();
+    let encoded = encoded.into_inner();
+    let (dir, places) =
+        made(&[("train/a/1.png", encoded.clone()), ("train/b/2.png", encoded.clone()), ("test/a/3.png", encoded)]);
+    let room = nettriage_data::Room { memory: 0, folder: dir.path().into() };
+    let streamed = nettriage_data::open_folder_within(&places[0], 4, &room).unwrap();
+    assert_eq!(streamed.shape().to_string(), "1x4x4");
+    assert_eq!(streamed, open_folder(&places[0], 4).unwrap());
+}
+
+#[test]
 fn bad_images_are_named() {
     let files = [
         ("train/a/good.png", png(1)),

@@ -12,7 +12,7 @@ fn digits() -> Dataset {
 fn ramp() -> (Images, Shape) {
     let mut pixels: Vec<u8> = (0..3u8).flat_map(|y| (0..4u8).map(move |x| 10 * y + x)).collect();
     pixels.extend([200; 12]);
-    (Images { pixels, labels: vec![0, 1] }, Shape { channels: 1, height: 3, width: 4 })
+    (Images { pixels: pixels.into(), labels: vec![0, 1] }, Shape { channels: 1, height: 3, width: 4 })
 }
 
 /// Leaves byte / 255 as it is.
@@ -149,7 +149,7 @@ fn padding_is_zero_after_normalisation() {
 
 #[test]
 fn channels_stay_together() {
-    let images = Images { pixels: vec![1, 2, 3, 11, 12, 13], labels: vec![0] };
+    let images = Images { pixels: vec![1, 2, 3, 11, 12, 13].into(), labels: vec![0] };
     let shape = Shape { channels: 3, height: 1, width: 2 };
     let normalization = Normalization { mean: vec![0.0; 3], std: vec![1.0, 0.5, 0.25] };
     let mut out = [0.0; 6];
@@ -161,7 +161,7 @@ fn channels_stay_together() {
 
 #[test]
 fn normalisation_is_by_the_given_images_alone() {
-    let images = Images { pixels: vec![0, 10, 255, 20, 7, 7], labels: vec![0, 1, 2] };
+    let images = Images { pixels: vec![0, 10, 255, 20, 7, 7].into(), labels: vec![0, 1, 2] };
     let shape = Shape { channels: 2, height: 1, width: 1 };
     let both = Normalization::of(&images, shape, &[0, 1]);
     let close = |a: &[f32], b: [f64; 2]| a.iter().zip(b).all(|(&a, b)| (f64::from(a) - b).abs() < 1e-7);

@@ -41,6 +41,8 @@ pub(crate) struct Lowered {
     /// Tensors of the layers that stay readable.
     pub kept: BTreeMap<String, TensorId>,
     pub output: TensorId,
+    /// Whether the gradient of every tensor but the images is wanted.
+    pub whole_sweep: bool,
 }
 
 struct Lowering<'a> {
@@ -54,6 +56,7 @@ struct Lowering<'a> {
     /// The tensor of every layer so far, and whether anything at or below it trains.
     tensors: BTreeMap<&'a str, TensorId>,
     trainable: Vec<bool>,
+    whole_sweep: bool,
     elements: Vec<usize>,
     nodes: Vec<Node>,
 }
@@ -93,6 +96,7 @@ pub(crate) fn lower(network: &Network, options: &Options, params: &mut Params) -
         next,
         tensors: BTreeMap::from([(INPUT, 0)]),
         trainable: vec![false],
+        whole_sweep: options.whole_sweep && options.trainable != crate::Trainable::Nothing,
         elements: vec![graph.input.elements()],
         nodes: Vec::new(),
     };
@@ -112,12 +116,13 @@ pub(crate) fn lower(network: &Network, options: &Options, params: &mut Params) -
     }
     let output = readable[&graph.output];
     readable.retain(|name, _| options.keep.contains(name));
-    Ok(Lowered { nodes: lowering.nodes, elements: lowering.elements, kept: readable, output })
+    let Lowering { nodes, elements, whole_sweep, .. } = lowering;
+    Ok(Lowered { nodes, elements, kept: readable, output, whole_sweep })
 }
 
 impl<'a> Lowering<'a> {
     fn push(&mut self, op: Box<dyn Op>, inputs: Vec<TensorId>, output: Shape, trains: bool) -> TensorId {
-        let trainable = trains || inputs.iter().any(|&t| self.trainable[t]);
+        let trainable = trains || self.whole_sweep || inputs.iter().any(|&t| self.trainable[t]);
         self.elements.push(output.elements());
         self.trainable.push(trainable);
         self.nodes.push(Node { op, inputs, output: self.elements.len() - 1, trains });

@@ -74,6 +74,9 @@ pub struct Options {
     pub optimizer: Optimizer,
     /// Whether convolution algorithms of lower accuracy (Winograd F(4x4, 3x3)) are ruled out.
     pub exact: bool,
+    /// Whether the backward sweep goes on to the first layer where nothing that trains lies there: for measuring what
+    /// stopping saves. No result depends on it.
+    pub whole_sweep: bool,
     /// Layers whose outputs stay readable after a forward pass.
     pub keep: Vec<String>,
 }
@@ -87,6 +90,7 @@ impl Options {
             trainable: Trainable::Nothing,
             optimizer: Optimizer::sgd(),
             exact: false,
+            whole_sweep: false,
             keep: Vec::new(),
         }
     }

@@ -62,13 +62,13 @@ impl Times {
 
 /// Plans the buffers of a lowered model.
 pub(crate) fn plan(model: Lowered) -> Plan {
-    let Lowered { mut nodes, elements, kept, output } = model;
+    let Lowered { mut nodes, elements, kept, output, whole_sweep } = model;
     let times = Times { nodes: nodes.len() };
 
     // Which tensors have something trainable at or below them, and which nodes the sweep passes.
     let mut trainable = vec![false; elements.len()];
     for node in &nodes {
-        trainable[node.output] = node.trains || node.inputs.iter().any(|&t| trainable[t]);
+        trainable[node.output] = node.trains || whole_sweep || node.inputs.iter().any(|&t| trainable[t]);
     }
     let mut contributions = vec![0usize; elements.len()];
     contributions[output] += usize::from(trainable[output]);

@@ -61,6 +61,10 @@ pub struct Readings {
     /// How alike the network and its parent are through the depth; absent for the parent itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub similarity: Option<Similarity>,
+    /// The precision to which the parent's activations were rounded before children read them, such as `f16`; absent
+    /// where nothing was rounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activations: Option<String>,
 }
 
 /// Linear CKA of a network and its parent, tensor by tensor: the minibatch estimator of Nguyen et al. (arXiv:2010.15327, eq. 2)

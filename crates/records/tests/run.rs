@@ -90,6 +90,7 @@ fn record(spec: &TrialSpec, finished: f64) -> Record {
             batch: 32,
             layers: vec![LayerSimilarity { layer: "relu".into(), before: None, after: Some(1.0 / 3.0) }],
         }),
+        activations: None,
     };
     let clock = Clock { train_seconds: 1.0, seconds: 2.0, inference: None, finished, machine: Some(machine()) };
     Record { version: VERSION, spec: spec.clone(), outcome: Outcome::Done, readings: Some(readings), clock }

@@ -11,6 +11,7 @@ use crate::feed::Feed;
 const BINS: usize = 15;
 
 /// An evaluation with what it found image by image.
+#[derive(Clone)]
 pub struct Outcome {
     /// The sums.
     pub evaluation: Evaluation,

@@ -3,15 +3,22 @@
 //! Trials share nearly everything: a frozen prefix gives the same activations for every trial that stands on
 //! it, and the parent's outputs are wanted by all. They are computed once and kept within a budget of memory.
 
+use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Mutex;
 
-use nettriage_data::{Example, fill};
+use nettriage_data::{Example, fill, prefetch};
 use nettriage_engine::{Model, Options};
 use nettriage_net::{INPUT, Network, slice};
 
 use crate::Error;
-use crate::cache::{Cache, Cached};
+use crate::cache::{Cache, Cached, Place};
+use crate::evaluate;
 use crate::setting::Setting;
+use crate::values::{Precision, Values};
+
+/// Untrained networks whose evaluations are kept: trials that share one follow each other.
+const UNTRAINED: usize = 64;
 
 /// Bytes kept of least-squares solutions.
 const CLOSED_FORMS: usize = 512 << 20;
@@ -51,15 +58,48 @@ pub struct Parent {
 pub struct Shared<'a> {
     /// The study's setting.
     pub setting: &'a Setting,
-    cache: Cache<(String, String, Set)>,
-    closed_forms: Cache<(String, String, String)>,
+    /// `None` where the values could not be computed: whoever comes next tries again, to fail with the same words.
+    cache: Cache<(String, String, Set), Option<Values>>,
+    closed_forms: Cache<(String, String, String), Vec<f32>>,
+    /// Evaluations of untrained networks, which all schemes start from: a few hundred numbers each.
+    untrained: Mutex<HashMap<String, evaluate::Outcome>>,
 }
 
 impl<'a> Shared<'a> {
     /// Shared activations within `budget` bytes; 0 computes everything anew wherever it is needed.
     pub fn new(setting: &'a Setting, budget: usize) -> Shared<'a> {
+        let (savings, disk) = (setting.means.savings, setting.means.disk);
+        let cache = if savings.kept { Cache::new(budget, disk) } else { Cache::new(0, 0) };
         // Solutions are small (a layer's weights) and dear, so they have a budget of their own.
-        Shared { setting, cache: Cache::new(budget), closed_forms: Cache::new(CLOSED_FORMS) }
+        Shared {
+            setting,
+            cache,
+            closed_forms: Cache::new(if savings.solved { CLOSED_FORMS } else { 0 }, 0),
+            untrained: Mutex::default(),
+        }
+    }
+
+    /// The evaluation of the network called `key` before any training, made by the first who asks.
+    pub fn untrained(
+        &self,
+        key: String,
+        evaluate: impl FnOnce() -> Result<evaluate::Outcome, Error>,
+    ) -> Result<evaluate::Outcome, Error> {
+        let known = || self.untrained.lock().expect("no holder of this lock panics");
+        if !self.setting.means.savings.kept {
+            return evaluate();
+        }
+        if let Some(outcome) = known().get(&key) {
+            return Ok(outcome.clone());
+        }
+        // Two who ask at once both evaluate, to the same end.
+        let outcome = evaluate()?;
+        let mut kept = known();
+        if kept.len() >= UNTRAINED {
+            kept.clear();
+        }
+        kept.insert(key, outcome.clone());
+        Ok(outcome)
     }
 
     /// The least-squares solution of a substitute, solved once and kept.
@@ -73,7 +113,7 @@ impl<'a> Shared<'a> {
     ) -> Result<Vec<f32>, Error> {
         let key = [parent, block, substitute].map(str::to_owned).into();
         let mut failed = None;
-        let kept = self.closed_forms.get(key, length, || {
+        let kept = self.closed_forms.get(key, length * size_of::<f32>(), |_| {
             solve().unwrap_or_else(|error| {
                 failed = Some(error);
                 Vec::new()
@@ -114,6 +154,22 @@ impl<'a> Shared<'a> {
         }
     }
 
+    /// The part of `network` between `tensor` and the nearest end of a block below it whose values are kept, with those.
+    fn nearest(&self, id: &str, network: &Network, tensor: &str, set: Set) -> Option<(Network, Base)> {
+        // Rounded values would give others than the images do.
+        if !self.setting.study.children.activations.is_full() {
+            return None;
+        }
+        let ends = self.setting.blocks.iter().rev().flat_map(|block| [&block.output, &block.input]);
+        ends.filter(|end| *end != tensor && *end != INPUT).find_map(|end| {
+            let kept = self.cache.there(&(id.to_owned(), end.clone(), set))?;
+            // An end that is not below, or not all that is, is no place to start from.
+            let between = slice::between(network, end, tensor).ok()?;
+            let elements = network.graph.shape_of(end).ok()?.elements();
+            Some((between, Base { kept, elements }))
+        })
+    }
+
     /// The values of tensor `tensor` of `network` (the parent called `id`) over `set`, in batches of at most `batch`.
     pub fn feed(
         &self,
@@ -130,27 +186,31 @@ impl<'a> Shared<'a> {
         if tensor == INPUT {
             return Ok(Feed { source, kept: None, buffer: Vec::new() });
         }
-        let prefix = slice::between(network, INPUT, tensor)?;
-        source.prefix =
-            Some(Prefix { network: prefix, exact: self.setting.study.children.exact, threads, model: None });
+        let children = &self.setting.study.children;
+        let precision = children.activations;
+        let (network, base) = match self.nearest(id, network, tensor, set) {
+            Some((network, base)) => (network, Some(base)),
+            None => (slice::between(network, INPUT, tensor)?, None),
+        };
+        source.prefix = Some(Prefix { network, base, exact: children.exact, precision, threads, model: None });
         let length = elements * source.examples.len();
         let key = (id.to_owned(), tensor.to_owned(), set);
         let mut failed = None;
-        let kept = self.cache.get(key, length, || {
-            let mut values = vec![0.0; length];
-            let mut images = Vec::new();
-            for (i, out) in values.chunks_mut(batch * elements).enumerate() {
-                let range = i * batch..i * batch + out.len() / elements;
-                if let Err(error) = source.compute(range, &mut images, out) {
-                    failed = Some(error);
-                    break;
-                }
-            }
-            values
+        let kept = self.cache.get(key, length * precision.bytes(), |place| {
+            source.compute_all(place).unwrap_or_else(|error| {
+                failed = Some(error);
+                None
+            })
         });
         match failed {
             Some(error) => Err(error),
-            None => Ok(Feed { source, kept, buffer: Vec::new() }),
+            None => {
+                // What the values were made from is not held on to once they are there.
+                if let (Some(prefix), true) = (&mut source.prefix, kept.as_ref().is_some_and(|k| k.get().is_some())) {
+                    prefix.base = None;
+                }
+                Ok(Feed { source, kept, buffer: Vec::new() })
+            }
         }
     }
 }
@@ -158,7 +218,7 @@ impl<'a> Shared<'a> {
 /// Batches of one tensor over one set of images.
 pub struct Feed<'a> {
     source: Source<'a>,
-    kept: Option<Cached>,
+    kept: Option<Cached<Option<Values>>>,
     buffer: Vec<f32>,
 }
 
@@ -173,10 +233,19 @@ struct Source<'a> {
 
 struct Prefix {
     network: Network,
+    /// What it starts from; the images if left out.
+    base: Option<Base>,
     exact: bool,
+    precision: Precision,
     threads: usize,
     /// Made when first needed: most feeds find their values kept.
     model: Option<Model>,
+}
+
+/// Kept values of a tensor, so many an image.
+struct Base {
+    kept: Cached<Option<Values>>,
+    elements: usize,
 }
 
 impl Feed<'_> {
@@ -189,8 +258,8 @@ impl Feed<'_> {
     pub fn batch(&mut self, range: Range<usize>) -> Result<&[f32], Error> {
         let Feed { source, kept, buffer } = self;
         let elements = source.elements;
-        if let Some(values) = kept.as_ref().and_then(|k| k.get()) {
-            return Ok(&values[range.start * elements..range.end * elements]);
+        if let Some(Some(values)) = kept.as_ref().and_then(|k| k.get()) {
+            return Ok(values.read(range.start * elements..range.end * elements, buffer));
         }
         let mut out = std::mem::take(buffer);
         out.resize(range.len() * elements, 0.0);
@@ -209,14 +278,45 @@ impl Source<'_> {
     fn fill(&self, range: Range<usize>, out: &mut [f32]) {
         let setting = self.shared.setting;
         let images = self.shared.images(self.set);
+        // The next batch, if it is as large: it may come in from the disk while this one is worked on.
+        let next = range.end..(range.end + range.len()).min(self.examples.len());
+        prefetch(images, &self.examples[next]);
         fill(images, setting.data.shape(), &self.examples[range], &setting.normalization, out);
+    }
+
+    /// Runs the prefix on all images; `None` where there is no room.
+    fn compute_all(&mut self, place: Place) -> Result<Option<Values>, Error> {
+        let precision = self.prefix.as_ref().map_or(Precision::F32, |prefix| prefix.precision);
+        let folder = &self.shared.setting.means.room.folder;
+        let length = self.elements * self.examples.len();
+        let mut values = match Values::new(length, precision, place, folder) {
+            // Without room on the disk they are computed whenever they are wanted.
+            Err(_) if place == Place::Disk => return Ok(None),
+            values => values?,
+        };
+        let (mut images, mut out) = (Vec::new(), Vec::new());
+        for start in (0..self.examples.len()).step_by(self.batch) {
+            let range = start..self.examples.len().min(start + self.batch);
+            out.resize(range.len() * self.elements, 0.0);
+            self.compute(range, &mut images, &mut out)?;
+            values.write(start * self.elements, &out);
+        }
+        Ok(Some(values))
     }
 
     /// Runs the prefix on the images of `range`; at most `batch` of them.
     fn compute(&mut self, range: Range<usize>, images: &mut Vec<f32>, out: &mut [f32]) -> Result<(), Error> {
-        let setting = self.shared.setting;
-        images.resize(range.len() * setting.data.height * setting.data.width * setting.data.channels, 0.0);
-        self.fill(range, images);
+        let base = self.prefix.as_ref().and_then(|prefix| prefix.base.as_ref());
+        let base = base.map(|base| (base.kept.clone(), base.elements));
+        let kept = base.as_ref().and_then(|(kept, elements)| Some((kept.get()?.as_ref()?, elements)));
+        let inputs = match kept {
+            Some((values, elements)) => values.read(range.start * elements..range.end * elements, images),
+            None => {
+                images.resize(range.len() * self.shared.setting.data.shape().elements(), 0.0);
+                self.fill(range, images);
+                images
+            }
+        };
         let Some(prefix) = &mut self.prefix else { return Ok(()) };
         let model = match &mut prefix.model {
             Some(model) => model,
@@ -225,7 +325,8 @@ impl Source<'_> {
                 &Options { threads: prefix.threads, exact: prefix.exact, ..Options::inference(self.batch) },
             )?),
         };
-        out.copy_from_slice(model.forward(images));
+        out.copy_from_slice(model.forward(inputs));
+        prefix.precision.round(out);
         Ok(())
     }
 }

@@ -20,6 +20,7 @@ mod patches;
 mod pictures;
 mod plan;
 pub mod prescribe;
+mod savings;
 pub mod scan;
 pub mod scheme;
 mod seed;
@@ -30,6 +31,7 @@ mod surgery;
 mod timing;
 mod train;
 mod trial;
+mod values;
 
 pub use error::Error;
 pub use estimate::{Estimate, estimate};
@@ -37,5 +39,7 @@ pub use execute::{Limits, execute, folder_name, outlook, recompute, train_parent
 pub use executor::{Executor, Progress, Resources, Worker};
 pub use machine::machine;
 pub use plan::plan;
+pub use savings::{Means, Savings};
 pub use setting::{Setting, without_softmax};
 pub use study::{BlockRange, Children, Data, Halving, Keep, Study, Training, Triage};
+pub use values::Precision;

@@ -7,6 +7,7 @@ use nettriage_net::block::Block;
 use nettriage_net::load::{self, Loaded};
 use nettriage_net::{Graph, Kind, Network, Shape, arch, block};
 
+use crate::savings::Means;
 use crate::study::Study;
 use crate::{Error, seed};
 
@@ -32,18 +33,26 @@ pub struct Setting {
     pub given: Option<Network>,
     /// The blocks under examination.
     pub blocks: Vec<Block>,
+    /// How the machine is used.
+    pub means: Means,
 }
 
 impl Setting {
     /// Reads the data set and builds the network that `study` names.
     pub fn new(study: Study, text: String, data_dir: Option<&Path>) -> Result<Setting, Error> {
+        Setting::with(study, text, data_dir, Means::default())
+    }
+
+    /// As [`Setting::new`], with the means that the machine has.
+    pub fn with(study: Study, text: String, data_dir: Option<&Path>, means: Means) -> Result<Setting, Error> {
+        let room = &means.room;
         let dir = data_dir.or(study.data.dir.as_deref());
         let data = match (study.data.name.as_str(), dir) {
-            ("folder", Some(dir)) => nettriage_data::open_folder(dir, study.data.size)?,
+            ("folder", Some(dir)) => nettriage_data::open_folder_within(dir, study.data.size, room)?,
             ("folder", None) => {
                 return Err(Error::Plan("[data] name = \"folder\" needs `dir`, a folder or a tar".into()));
             }
-            (name, dir) => nettriage_data::open(name, dir)?,
+            (name, dir) => nettriage_data::open_within(name, dir, room)?,
         };
         let mut split = nettriage_data::split(&data.train, study.data.validation, seed::seed("split", &[]));
         if split.train.is_empty() {
@@ -98,6 +107,7 @@ impl Setting {
             given,
             blocks,
             data,
+            means,
         })
     }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::scheme::{PRESETS, Scheme, preset};
+use crate::values::Precision;
 
 /// A study: one network, one data set, and what is to be tried on them.
 #[derive(Clone, Debug, Deserialize)]
@@ -161,6 +162,10 @@ pub struct Children {
     /// Convolve exactly: no F(4x4, 3x3) Winograd.
     #[serde(default)]
     pub exact: bool,
+    /// Precision of the parent's activations where children start from them or regress them. `f16` takes half the room and
+    /// changes results, so it is part of every trial's id and stands in its record.
+    #[serde(default, skip_serializing_if = "Precision::is_full")]
+    pub activations: Precision,
     /// Which weights of a trial stay in the run's folder, beside its readings.
     #[serde(default)]
     pub keep: Keep,

@@ -38,6 +38,8 @@ pub enum Objective<'a> {
     Hint {
         /// The parent's block output.
         target: Feed<'a>,
+        /// The layers behind it, run for nothing where the study is told not to save them.
+        rest: Option<Box<Model>>,
     },
 }
 
@@ -57,7 +59,12 @@ impl Objective<'_> {
                 let teacher = teacher.batch(range.clone())?;
                 loss::distillation(output, teacher, &labels[range], classes, *temperature, *alpha, grad)
             }
-            Objective::Hint { target } => loss::mean_squared(output, target.batch(range)?, grad),
+            Objective::Hint { target, rest } => {
+                if let Some(rest) = rest {
+                    std::hint::black_box(rest.forward(output));
+                }
+                loss::mean_squared(output, target.batch(range)?, grad)
+            }
         })
     }
 }

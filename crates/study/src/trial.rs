@@ -13,6 +13,7 @@ use crate::patches::{self, Watch, can_die};
 use crate::scheme::{Loss, Scheme, Stage, Train};
 use crate::surgery::{BATCH, Patient, operate};
 use crate::train::{self, Flow, Objective, Pace, Step};
+use crate::values::Precision;
 use crate::{Error, filters, machine, pictures, seed, similarity, timing};
 
 /// What a trial leaves.
@@ -28,6 +29,7 @@ pub struct Finished {
 /// Runs one trial with so many threads.
 pub fn run(shared: &Shared<'_>, parent: &Parent, spec: &TrialSpec, threads: usize) -> Result<Finished, Error> {
     let begin = Instant::now();
+    let threads = shared.setting.means.threads.unwrap_or(threads);
     let scheme = shared.setting.study.scheme(&spec.scheme).ok_or_else(|| {
         Error::Plan(format!("the plan names scheme `{}`, which its study does not define", spec.scheme))
     })?;
@@ -77,6 +79,10 @@ struct Session<'a> {
     threads: usize,
     patient: Patient,
     examiner: Examiner<'a>,
+    /// Whether everything before the block is the parent's still.
+    untouched: bool,
+    /// The evaluation of the weights as they are now, if there is one.
+    last: Option<evaluate::Outcome>,
     before: evaluate::Outcome,
     curve: Vec<CurvePoint>,
     best: (CurvePoint, Weights),
@@ -97,9 +103,12 @@ impl<'a> Session<'a> {
     ) -> Result<Session<'a>, Error> {
         let children = &shared.setting.study.children;
         // Where nothing below the block trains first, the parent's activations there serve.
-        let local = scheme.stages.first().is_none_or(|s| s.train == Train::Substitute);
-        let mut examiner = Examiner::new(shared, parent, &patient, local, threads)?;
-        let before = examiner.validate()?;
+        let untouched = scheme.stages.first().is_none_or(|s| s.train == Train::Substitute);
+        let mut examiner = Examiner::new(shared, parent, &patient, untouched, threads)?;
+        // All schemes of a seed start from the same weights.
+        let how = (&spec.substitute, &spec.init, untouched);
+        let start = (&spec.parent, spec.role, &spec.block, how, spec.seed);
+        let before = shared.untrained(format!("{start:?}"), || examiner.validate())?;
         let point = CurvePoint {
             examples: 0,
             stage: 0,
@@ -113,6 +122,7 @@ impl<'a> Session<'a> {
             parent,
             spec,
             threads,
+            last: Some(before.clone()).filter(|_| shared.setting.means.savings.kept),
             before,
             curve: vec![point.clone()],
             best: (point, patient.network.weights.clone()),
@@ -121,21 +131,23 @@ impl<'a> Session<'a> {
             train_seconds: 0.0,
             patient,
             examiner,
+            untouched,
         })
     }
 
     fn stage(&mut self, index: usize, stage: &Stage, images: std::ops::Range<usize>) -> Result<Flow, Error> {
         let Session { shared, parent, spec, threads, .. } = *self;
-        let children = &shared.setting.study.children;
+        let (children, savings) = (&shared.setting.study.children, shared.setting.means.savings);
         let local = stage.train == Train::Substitute && self.patient.block.is_some();
-        if !local && self.examiner.local {
+        if !local && self.untouched {
+            self.untouched = false;
             self.examiner = Examiner::new(shared, parent, &self.patient, false, threads)?;
         }
         let graph = &parent.network.graph;
         let set = Set::Stream(spec.seed);
         let feed = |tensor: &str| shared.feed(&parent.id, &parent.network, tensor, set, children.batch, threads);
         let from = match &self.patient.block {
-            Some(block) if self.examiner.local => block.input.clone(),
+            Some(block) if self.untouched && savings.prefix => block.input.clone(),
             _ => INPUT.to_owned(),
         };
         let to = match stage.loss {
@@ -149,13 +161,14 @@ impl<'a> Session<'a> {
                 temperature: stage.temperature,
                 alpha: stage.alpha,
             },
-            (Loss::Hint, Some(block)) => Objective::Hint { target: feed(&block.output)? },
-            (Loss::Hint, None) => Objective::Hint { target: feed(&graph.output)? },
+            (Loss::Hint, Some(block)) => Objective::Hint { target: feed(&block.output)?, rest: self.rest(&to)? },
+            (Loss::Hint, None) => Objective::Hint { target: feed(&graph.output)?, rest: None },
         };
         let trainable = if local { Trainable::Layers(self.patient.operated.clone()) } else { Trainable::All };
         let training = Options::training(children.batch, children.optimizer);
-        let options = Options { threads, trainable, exact: children.exact, ..training };
+        let options = Options { threads, trainable, exact: children.exact, whole_sweep: !savings.sweep, ..training };
         let mut model = Model::new(&slice::between(&self.patient.network, &from, &to)?, &options)?;
+        self.last = None;
         let mut inputs = feed(&from)?;
         let labels = shared.labels(set);
         let pace = Pace {
@@ -187,11 +200,26 @@ impl<'a> Session<'a> {
         Ok(flow)
     }
 
+    /// The layers behind tensor `from`, where they are to run although nobody needs them.
+    fn rest(&self, from: &str) -> Result<Option<Box<Model>>, Error> {
+        let (setting, graph) = (self.shared.setting, &self.patient.network.graph);
+        if setting.means.savings.hint || from == graph.output {
+            return Ok(None);
+        }
+        let children = &setting.study.children;
+        let options = Options { threads: self.threads, exact: children.exact, ..Options::inference(children.batch) };
+        let rest = slice::between(&self.patient.network, from, &graph.output)?;
+        Ok(Some(Box::new(Model::new(&rest, &options)?)))
+    }
+
     /// Adds a point to the learning curve.
     fn look(&mut self, model: &Model, stage: usize, train_loss: f64) -> Result<(), Error> {
         self.patient.network.weights.extend(model.weights());
         self.examiner.update(&self.patient.network)?;
-        let evaluation = self.examiner.validate()?.evaluation;
+        let outcome = self.examiner.validate()?;
+        let evaluation = outcome.evaluation.clone();
+        // The last step of a stage: nothing changes any more until the next stage begins.
+        self.last = Some(outcome).filter(|_| self.points.is_empty() && self.shared.setting.means.savings.kept);
         let point = CurvePoint {
             examples: self.seen as u64,
             stage,
@@ -209,7 +237,10 @@ impl<'a> Session<'a> {
     /// The readings at the end: the only time that the test set is read.
     fn finish(mut self, untrained: &Network) -> Result<(Readings, Patient), Error> {
         self.examiner.update(&self.patient.network)?;
-        let validation = self.examiner.validate()?;
+        let validation = match self.last.take() {
+            Some(outcome) => outcome,
+            None => self.examiner.validate()?,
+        };
         let test = self.examiner.test()?;
         let (best, weights) = std::mem::replace(&mut self.best, (self.curve[0].clone(), Weights::new()));
         let best_test = if best.examples == self.seen as u64 {
@@ -236,6 +267,10 @@ impl<'a> Session<'a> {
             similarity: match self.spec.role {
                 Role::Parent => None,
                 _ => similarity::compare(self.shared, self.parent, &self.patient, untrained, self.threads)?,
+            },
+            activations: match self.shared.setting.study.children.activations {
+                Precision::F32 => None,
+                Precision::F16 => Some("f16".to_owned()),
             },
         };
         Ok((readings, self.patient))
@@ -281,8 +316,6 @@ impl<'a> Session<'a> {
 struct Examiner<'a> {
     shared: &'a Shared<'a>,
     parent: &'a Parent,
-    /// Whether everything before the block is the parent's still.
-    local: bool,
     from: String,
     threads: usize,
     model: Model,
@@ -294,11 +327,11 @@ impl<'a> Examiner<'a> {
         shared: &'a Shared<'a>,
         parent: &'a Parent,
         patient: &Patient,
-        local: bool,
+        untouched: bool,
         threads: usize,
     ) -> Result<Examiner<'a>, Error> {
         let from = match &patient.block {
-            Some(block) if local => block.input.clone(),
+            Some(block) if untouched && shared.setting.means.savings.evaluation => block.input.clone(),
             _ => INPUT.to_owned(),
         };
         let exact = shared.setting.study.children.exact;
@@ -306,7 +339,7 @@ impl<'a> Examiner<'a> {
         let tail = slice::between(&patient.network, &from, &patient.network.graph.output)?;
         let model = Model::new(&tail, &options)?;
         let validation = shared.feed(&parent.id, &parent.network, &from, Set::Validation, BATCH, threads)?;
-        Ok(Examiner { shared, parent, local, from, threads, model, validation })
+        Ok(Examiner { shared, parent, from, threads, model, validation })
     }
 
     fn update(&mut self, network: &Network) -> Result<(), Error> {

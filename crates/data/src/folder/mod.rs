@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::error::one_line;
-use crate::{Dataset, Error, Images, Shape};
+use crate::{Dataset, Error, Images, Pixels, Room, Shape};
 use layout::Item;
 
 pub(crate) use archive::Archive;
@@ -21,11 +21,11 @@ pub(crate) use picture::{LARGEST as LARGEST_PICTURE, decode as decode_picture};
 
 /// The largest image file that is read, in bytes.
 const LARGEST_FILE: u64 = 64 << 20;
-/// The most memory that all decoded images of a set may take, in bytes.
-const LARGEST_SET: u64 = 8 << 30;
+/// The most bytes that all decoded images of a set may take, in memory or on the disk.
+const LARGEST_SET: u64 = 4 << 40;
 /// The largest side to which images are brought.
 const LARGEST_SIZE: usize = 1024;
-/// Encoded bytes, and files, that are read from an archive before they are decoded side by side.
+/// Encoded bytes, and files, that are read before they are decoded side by side.
 const BATCH: (usize, usize) = (32 << 20, 1024);
 /// Folders within folders, at most.
 const DEPTH: usize = 8;
@@ -43,13 +43,22 @@ const DEPTH: usize = 8;
 /// (bilinear with antialiasing, torchvision's default); orientation tags are not followed, transparency is dropped.
 /// Images are red, green, blue, or grey where all of them are. Classes are in alphabetical order.
 ///
-/// An archive is read twice, entry by entry, and nothing of it is written anywhere. Memory holds the decoded set
-/// (8 GiB at most), a few encoded images, and one decoded image (256 MiB at most) a thread.
+/// An archive is read twice, entry by entry, and nothing of it is written under a name. Memory holds the decoded set
+/// (up to 8 GiB; beyond that it is streamed from a file in the folder for temporary files), a thousand images on
+/// their way there, and one decoded image (256 MiB at most) a thread.
 ///
 /// # Errors
 /// [`Error::Setting`] for a `size` of 0 or above 1024; [`Error::Content`] for an arrangement that is none of the above,
 /// or a damaged archive; [`Error::Pictures`] naming the images that cannot be decoded.
 pub fn open_folder(path: &Path, size: usize) -> Result<Dataset, Error> {
+    open_folder_within(path, size, &Room::default())
+}
+
+/// As [`open_folder`], with the room that decoded images have.
+///
+/// # Errors
+/// As [`open_folder`]; and [`Error::Spill`].
+pub fn open_folder_within(path: &Path, size: usize, room: &Room) -> Result<Dataset, Error> {
     if !(1..=LARGEST_SIZE).contains(&size) {
         return Err(Error::Setting(format!("image size {size}: choose 1 to {LARGEST_SIZE}")));
     }
@@ -59,21 +68,23 @@ pub fn open_folder(path: &Path, size: usize) -> Result<Dataset, Error> {
     let bytes = (total as u64).saturating_mul((size * size * 3) as u64);
     if bytes > LARGEST_SET {
         let gib = bytes >> 30;
-        let problem = format!("{total} images of {size}x{size} take {gib} GiB, more than 8");
+        let problem = format!("{total} images of {size}x{size} take {gib} GiB, more than 4096");
         return Err(Error::content(path, problem, "choose a smaller size or fewer images"));
     }
 
-    let mut train = vec![0; layout.train.len() * size * size * 3];
-    let mut test = vec![0; layout.test.len() * size * size * 3];
+    // Both parts go where the whole fits.
+    let room = Room { memory: if bytes > room.memory { 0 } else { bytes }, folder: room.folder.clone() };
+    let mut train = Pixels::zeros(layout.train.len() * size * size * 3, &room)?;
+    let mut test = Pixels::zeros(layout.test.len() * size * size * 3, &room)?;
     let report = source.decode(path, &layout, size, &mut train, &mut test)?;
     if report.bad > 0 {
         let first = report.first.join("; ");
         return Err(Error::Pictures { folder: path.into(), bad: report.bad, total, first });
     }
     let channels = if report.coloured { 3 } else { 1 };
-    let images = |mut pixels: Vec<u8>, items: &[Item]| {
+    let images = |mut pixels: Pixels, items: &[Item]| {
         if channels == 1 {
-            pixels = pixels.into_iter().step_by(3).collect();
+            pixels.thin(3);
         }
         Images { pixels, labels: items.iter().map(|item| item.label).collect() }
     };
@@ -121,75 +132,97 @@ impl Source {
         }
     }
 
-    /// Decodes every image of the layout to its place.
+    /// Decodes every image of the layout to its place, a batch at a time.
     fn decode(
         &self,
         path: &Path,
         layout: &Layout,
         size: usize,
-        train: &mut [u8],
-        test: &mut [u8],
+        train: &mut Pixels,
+        test: &mut Pixels,
     ) -> Result<Report, Error> {
-        let bytes = size * size * 3;
+        let trained = layout.train.len();
         let items = layout.train.iter().chain(&layout.test);
-        let slots = train.chunks_exact_mut(bytes).chain(test.chunks_exact_mut(bytes));
+        let mut report = Report::default();
+        let mut waiting: Vec<Waiting> = Vec::new();
+        let mut put = |waiting: &mut Vec<Waiting>| {
+            let (found, decoded) = decode_batch(waiting, size);
+            report.add(found);
+            for (place, bytes) in decoded {
+                match place.checked_sub(trained) {
+                    None => train.write(place * bytes.len(), &bytes),
+                    Some(place) => test.write(place * bytes.len(), &bytes),
+                }
+            }
+        };
         match self {
             Source::Folder { names, files } => {
-                let jobs: Vec<(&Item, &mut [u8])> = items.zip(slots).collect();
-                let results: Vec<_> = jobs
-                    .into_par_iter()
-                    .map(|(item, slot)| {
-                        let outcome =
-                            read_small(&files[item.source]).and_then(|encoded| picture::decode(&encoded, size, slot));
-                        (names[item.source].as_str(), outcome)
-                    })
-                    .collect();
-                Ok(Report::of(results))
+                for (place, item) in items.enumerate() {
+                    let encoded = Encoded::File(&files[item.source]);
+                    waiting.push(Waiting { name: names[item.source].clone(), encoded, place });
+                    if waiting.len() >= BATCH.1 {
+                        put(&mut waiting);
+                    }
+                }
+                put(&mut waiting);
             }
             Source::Archive { names } => {
-                let mut slots: HashMap<&str, &mut [u8]> =
-                    items.map(|item| names[item.source].as_str()).zip(slots).collect();
-                let mut report = Report::default();
-                let mut waiting: Vec<Waiting> = Vec::new();
+                let mut places: HashMap<&str, usize> =
+                    items.enumerate().map(|(place, item)| (names[item.source].as_str(), place)).collect();
                 let mut held = 0;
                 Archive::open(path)?.for_each(|mut entry| {
-                    let Some(slot) = slots.remove(entry.name) else {
+                    let Some(place) = places.remove(entry.name) else {
                         return Ok(());
                     };
                     let encoded =
                         if entry.size > LARGEST_FILE { Err(too_large(entry.size)) } else { Ok(entry.bytes()?) };
                     held += encoded.as_ref().map_or(0, Vec::len);
-                    waiting.push(Waiting { name: entry.name.to_string(), encoded, slot });
+                    waiting.push(Waiting { name: entry.name.to_string(), encoded: Encoded::Bytes(encoded), place });
                     if held >= BATCH.0 || waiting.len() >= BATCH.1 {
-                        report.add(decode_batch(&mut waiting, size));
+                        put(&mut waiting);
                         held = 0;
                     }
                     Ok(())
                 })?;
-                report.add(decode_batch(&mut waiting, size));
-                if let Some(name) = slots.keys().next() {
+                put(&mut waiting);
+                if let Some(name) = places.keys().next() {
                     let problem = format!("{name} is gone since the archive was listed");
                     return Err(Error::content(path, problem, "leave the file alone and try again"));
                 }
-                Ok(report)
             }
         }
+        Ok(report)
     }
 }
 
-/// An image of an archive, read but not decoded (or too large to be read), and where it goes.
+/// An image that is not decoded yet, and which place it has among training and then test images.
 struct Waiting<'a> {
     name: String,
-    encoded: Result<Vec<u8>, String>,
-    slot: &'a mut [u8],
+    encoded: Encoded<'a>,
+    place: usize,
 }
 
-fn decode_batch(waiting: &mut Vec<Waiting>, size: usize) -> Report {
-    let decode = |Waiting { name, encoded, slot }: Waiting| {
-        let outcome = encoded.and_then(|encoded| picture::decode(&encoded, size, slot));
-        (name, outcome)
+/// An image as it was found.
+enum Encoded<'a> {
+    /// In a file.
+    File(&'a Path),
+    /// Read from an archive, or too large to be.
+    Bytes(Result<Vec<u8>, String>),
+}
+
+/// Decodes images side by side; those that are sound come back with their places.
+fn decode_batch(waiting: &mut Vec<Waiting>, size: usize) -> (Report, Vec<(usize, Vec<u8>)>) {
+    let decode = |Waiting { name, encoded, place }: Waiting| {
+        let encoded = match encoded {
+            Encoded::File(path) => read_small(path),
+            Encoded::Bytes(bytes) => bytes,
+        };
+        let mut out = vec![0; size * size * 3];
+        let outcome = encoded.and_then(|encoded| picture::decode(&encoded, size, &mut out));
+        ((name, outcome), (place, out))
     };
-    Report::of(std::mem::take(waiting).into_par_iter().map(decode).collect())
+    let (outcomes, decoded): (Vec<_>, Vec<_>) = std::mem::take(waiting).into_par_iter().map(decode).unzip();
+    (Report::of(outcomes), decoded)
 }
 
 /// Image files below a folder, with their names relative to it, in the order of their names.

@@ -182,6 +182,29 @@ impl ConvOp {
         self.forward.run(Io { n, w, x, epilogue, mask: None }, y, pool, scratch);
     }
 
+    /// Whether [`ConvOp::forward_pooled`] is there for this shape.
+    pub fn pools(&self) -> bool {
+        self.forward.pools()
+    }
+
+    /// As [`ConvOp::forward`], with the largest of every 2x2 pixels into `pooled`; `y` is left out if it is empty.
+    #[allow(clippy::too_many_arguments)]
+    pub fn forward_pooled(
+        &mut self,
+        n: usize,
+        w: &[f32],
+        x: &[f32],
+        epilogue: Epilogue<'_>,
+        y: &mut [f32],
+        pooled: &mut [f32],
+        pool: &Pool,
+        scratch: &mut Scratch,
+    ) {
+        assert_eq!(w.len(), self.geometry.weight_len());
+        let x = &x[..n * self.geometry.input_len()];
+        self.forward.run_pooled(Io { n, w, x, epilogue, mask: None }, y, pooled, pool, scratch);
+    }
+
     /// The gradient of the input from that of the output; overwrites `gx`.
     ///
     /// With a `mask` (as large as `gx`), `gx` is 0 wherever that is not positive: the backward pass of a ReLU whose

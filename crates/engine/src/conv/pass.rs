@@ -54,6 +54,15 @@ impl Io<'_> {
 pub(super) trait Pass: Send {
     /// Overwrites `y`, n x H x W x C.
     fn run(&mut self, io: Io<'_>, y: &mut [f32], pool: &Pool, scratch: &mut Scratch);
+    /// Whether [`Pass::run_pooled`] is there.
+    fn pools(&self) -> bool {
+        false
+    }
+    /// Overwrites `pooled`, the largest of every 2x2 pixels of what [`Pass::run`] writes, and `y` unless that is empty.
+    fn run_pooled(&mut self, io: Io<'_>, y: &mut [f32], pooled: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
+        let _ = (io, y, pooled, pool, scratch);
+        unreachable!("only where the pass pools");
+    }
     /// The weights are no longer those that were packed.
     fn weights_changed(&mut self);
     /// Bytes of [`Scratch`] that the largest batch takes.

@@ -324,3 +324,47 @@ fn large_batches_go_in_pieces() {
         }
     }
 }
+
+/// What a convolution pools as it writes is, to the bit, what is pooled of what it wrote.
+#[test]
+fn pooling_in_the_epilogue_changes_no_bit() {
+    let pool = Pool::new(3);
+    let mut scratch = Scratch::default();
+    for kernels in simd::all() {
+        for ([ci, h, w], f) in [
+            ([5, 6, 10], 9),
+            ([16, 8, 8], 16),
+            ([3, 2, 2], 17),
+            ([20, 14, 4], 33),
+            ([392, 2, 2], 392),
+            ([264, 6, 6], 168),
+        ] {
+            let n = 5;
+            let case = Case::new(Geometry::of([ci, h, w], Conv::same(f, 3)), n);
+            let tiles = crate::layers::tiles::Tiles { channels: f, width: w / 2 };
+            for algorithm in Algorithm::ALL.into_iter().filter(|a| a.covers(&case.g) && *a != Algorithm::Direct) {
+                let mut op = ConvOp::with(kernels, |_| algorithm, &case.g, n, 3, Needs::default());
+                assert!(op.pools());
+                // Negative sums, zeros, infinities and NaN among what is compared.
+                let mut x = case.x.clone();
+                (x[0], x[ci * h * w]) = (f32::NAN, f32::INFINITY);
+                for relu in [false, true] {
+                    let epilogue = Epilogue { relu, ..case.epilogue() };
+                    let mut whole = vec![0.0; n * case.g.output_len()];
+                    op.forward(n, &case.w, &x, epilogue, &mut whole, &pool, &mut scratch);
+                    let mut expected = vec![0.0; whole.len() / 4];
+                    tiles.forward(&whole, None, &mut expected, &pool);
+                    for keep in [false, true] {
+                        let mut beside = vec![7.0; if keep { whole.len() } else { 0 }];
+                        let mut pooled = vec![7.0; expected.len()];
+                        op.forward_pooled(n, &case.w, &x, epilogue, &mut beside, &mut pooled, &pool, &mut scratch);
+                        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                        let what = format!("{kernels:?} {algorithm:?} {ci}x{h}x{w}, relu {relu}, beside {keep}");
+                        assert_eq!(bits(&pooled), bits(&expected), "{what}");
+                        assert!(!keep || bits(&beside) == bits(&whole), "{what}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -90,6 +90,10 @@ fn add_chunk<const K: usize>(
             add_run::<K, 32>(start..end, at, channels, data, sums, terms);
             at += 32;
         }
+        while at + 16 <= channels {
+            add_run::<K, 16>(start..end, at, channels, data, sums, terms);
+            at += 16;
+        }
         while at + 8 <= channels {
             add_run::<K, 8>(start..end, at, channels, data, sums, terms);
             at += 8;

@@ -48,6 +48,8 @@ pub(crate) struct ConvLayer {
     relu: bool,
     tiles: Option<Tiles>,
     trains: bool,
+    /// Whether the backward sweep may come by.
+    swept: bool,
     elements: usize,
     /// Whether the gradient of the output comes with ReLU's mask on.
     masked: bool,
@@ -137,6 +139,7 @@ impl ConvLayer {
             relu,
             tiles,
             trains: setting.trains,
+            swept: setting.trains || setting.below,
             elements: channels * height * width,
             masked: false,
             mask_input: false,
@@ -196,7 +199,8 @@ impl ConvLayer {
 
 impl Op for ConvLayer {
     fn saved(&self) -> usize {
-        if self.norm_trains() || self.tiles.is_some() { self.elements } else { 0 }
+        let pooled = self.tiles.is_some() && (self.swept || !self.op.pools());
+        if self.norm_trains() || pooled { self.elements } else { 0 }
     }
 
     fn reads(&self) -> Reads {
@@ -233,6 +237,12 @@ impl Op for ConvLayer {
             }
             None => Epilogue { bias, relu: self.relu, ..Epilogue::default() },
         };
+        if self.tiles.is_some() && !on_batch && self.op.pools() {
+            // Only the backward pass reads what was pooled.
+            let whole = if cx.train { saved } else { &mut [] };
+            self.op.forward_pooled(cx.n, weight, x.get(0), epilogue, whole, y, cx.pool, cx.scratch);
+            return;
+        }
         let direct = if on_batch || self.tiles.is_some() { &mut *saved } else { &mut *y };
         self.op.forward(cx.n, weight, x.get(0), epilogue, direct, cx.pool, cx.scratch);
         match (&mut self.norm, self.tiles) {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use super::bilinear::{F2, F4, K3};
 use super::depthwise::{self, Correlate, Gather};
 use super::tile::{self, Cols, ColsFn, Finish, Rows, RowsFn};
-use super::transform::{self, Half, PanelRow, Transforms};
+use super::transform::{self, Half, PanelRow, Targets, Transforms};
 use super::{Simd, portable::Portable};
 
 /// The kernels of one instruction set.
@@ -127,12 +127,12 @@ macro_rules! instruction_set {
             unsafe fn output(
                 m: *const f32,
                 plane: usize,
-                y: *const *mut f32,
+                targets: &Targets,
                 channels: usize,
                 finish: &Finish,
                 half: &mut Half,
             ) {
-                unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, plane, y, channels, finish, half) }
+                unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, plane, targets, channels, finish, half) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn filter(w: *const f32, from: usize, count: usize, u: *mut f32, to: usize) {

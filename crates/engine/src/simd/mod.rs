@@ -53,6 +53,8 @@ pub(crate) trait Simd: 'static {
     unsafe fn relu(v: Self::V) -> Self::V;
     /// v where mask > 0, 0 elsewhere.
     unsafe fn where_positive(mask: Self::V, v: Self::V) -> Self::V;
+    /// The larger, a if they are equal; NaN wins, the later one.
+    unsafe fn pick(a: Self::V, b: Self::V) -> Self::V;
 
     /// The first `count` elements, at most a whole vector.
     #[inline(always)]

@@ -75,4 +75,9 @@ impl Simd for Portable {
         let one = |mask: f32, v: f32| if mask > 0.0 { v } else { 0.0 };
         [one(mask[0], v[0]), one(mask[1], v[1]), one(mask[2], v[2]), one(mask[3], v[3])]
     }
+    #[inline(always)]
+    unsafe fn pick(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        let one = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };
+        [one(a[0], b[0]), one(a[1], b[1]), one(a[2], b[2]), one(a[3], b[3])]
+    }
 }

@@ -33,14 +33,24 @@ pub(crate) struct Transforms {
     /// `(x, channels, v, plane)`: the tile whose pixels start at `x[0..inputs^2]`, to `products^2` planes from `v` on,
     /// in whole vectors.
     pub input: unsafe fn(*const *const f32, usize, *mut f32, usize, &mut Half),
-    /// `(m, plane, y, channels, finish)`: `products^2` planes from `m` on to the pixels that start at `y[0..outputs^2]`; null is left out.
-    pub output: unsafe fn(*const f32, usize, *const *mut f32, usize, &Finish, &mut Half),
+    /// `(m, plane, targets, channels, finish)`: `products^2` planes from `m` on to the pixels that start at `targets`.
+    pub output: unsafe fn(*const f32, usize, &Targets, usize, &Finish, &mut Half),
     /// `(w, plane, count, u, plane)`: 9 planes of weights to `products^2`; `count` is a whole number of vectors.
     pub filter: unsafe fn(*const f32, usize, usize, *mut f32, usize),
     /// `(gy, channels, z)`: the transpose of `output` on the pixels that start at `gy[0..outputs^2]`, into packed panels.
     pub grad_output: unsafe fn(*const *const f32, usize, &PanelRow, &mut Half),
     /// `(m, plane, count, w, plane)`: the transpose of `filter`.
     pub grad_filter: unsafe fn(*const f32, usize, usize, *mut f32, usize),
+}
+
+/// Where a tile's outputs go; what is null is left out.
+pub(crate) struct Targets {
+    /// The pixels, row by row.
+    pub y: [*mut f32; 16],
+    /// The largest of every 2x2 pixels, row by row.
+    pub pooled: [*mut f32; 4],
+    /// Whether any of `pooled` is wanted.
+    pub pools: bool,
 }
 
 /// Where the row of one tile lies in a packed right-hand side: panels of two vectors, the last perhaps of one.
@@ -97,7 +107,7 @@ pub(super) unsafe fn input<S: Simd, B: Bilinear<I, P, O>, const I: usize, const 
 pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const P: usize, const O: usize>(
     m: *const f32,
     plane: usize,
-    y: *const *mut f32,
+    targets: &Targets,
     channels: usize,
     finish: &Finish,
     half: &mut Half,
@@ -117,6 +127,7 @@ pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
                     S::store(half.add((i * P + j) * S::LANES), column[i]);
                 }
             }
+            let mut above = [S::zero(); O];
             for i in 0..O {
                 let mut row = [S::zero(); P];
                 for j in 0..P {
@@ -124,10 +135,20 @@ pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
                 }
                 let row = finish.apply::<S, O>(B::output::<S>(row), c, left);
                 for j in 0..O {
-                    let to = *y.add(i * O + j);
+                    let to = targets.y[i * O + j];
                     if !to.is_null() {
                         finish.store::<S>(to.wrapping_add(c), row[j], left);
                     }
+                }
+                if targets.pools {
+                    for j in 0..if i % 2 == 1 { O / 2 } else { 0 } {
+                        let to = targets.pooled[i / 2 * (O / 2) + j];
+                        if !to.is_null() {
+                            let largest = S::pick(S::pick(above[2 * j], above[2 * j + 1]), row[2 * j]);
+                            S::store_up_to(to.wrapping_add(c), S::pick(largest, row[2 * j + 1]), left);
+                        }
+                    }
+                    above = row;
                 }
             }
             c += S::LANES;

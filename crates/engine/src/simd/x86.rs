@@ -76,6 +76,11 @@ impl Simd for Avx2 {
     unsafe fn where_positive(mask: __m256, v: __m256) -> __m256 {
         unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(mask, _mm256_setzero_ps()), v) }
     }
+    #[inline(always)]
+    unsafe fn pick(a: __m256, b: __m256) -> __m256 {
+        // The maximum is its second operand where they are equal and where either is NaN.
+        unsafe { _mm256_blendv_ps(_mm256_max_ps(b, a), b, _mm256_cmp_ps::<_CMP_UNORD_Q>(b, b)) }
+    }
 }
 
 impl Simd for Avx512 {
@@ -134,5 +139,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn where_positive(mask: __m512, v: __m512) -> __m512 {
         unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(mask, _mm512_setzero_ps()), v) }
+    }
+    #[inline(always)]
+    unsafe fn pick(a: __m512, b: __m512) -> __m512 {
+        // The maximum is its second operand where they are equal and where either is NaN.
+        unsafe { _mm512_mask_mov_ps(_mm512_max_ps(b, a), _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(b, b), b) }
     }
 }

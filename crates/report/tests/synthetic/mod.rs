@@ -233,6 +233,7 @@ impl Truth {
                     })
                     .collect(),
             }),
+            activations: None,
         };
         let ratio = cost.macs as f64 / 50_000_000.0;
         let inference = InferenceTime {

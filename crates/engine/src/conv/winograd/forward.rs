@@ -58,6 +58,25 @@ struct Product {
     tiles: usize,
 }
 
+/// The pictures that are written: whole, pooled or both.
+#[derive(Clone, Copy)]
+struct Output {
+    y: Option<Raw>,
+    pooled: Option<Raw>,
+}
+
+impl Output {
+    /// The same from channel `channel` on.
+    fn skip(self, channel: usize) -> Output {
+        self.images(channel, channel)
+    }
+
+    /// The same, so many floats further on.
+    fn images(self, floats: usize, pooled: usize) -> Output {
+        Output { y: self.y.map(|y| y.skip(floats)), pooled: self.pooled.map(|p| p.skip(pooled)) }
+    }
+}
+
 impl Winograd {
     pub fn new(
         g: &Geometry,
@@ -96,6 +115,20 @@ impl Winograd {
             block,
             group,
             threads,
+        }
+    }
+
+    fn write(&mut self, io: Io<'_>, to: Output, finish: SharedFinish, pool: &Pool, scratch: &mut Scratch) {
+        assert!(io.x.len() >= io.n * self.tiling.source.iter().product::<usize>() && pool.threads() <= self.threads);
+        if io.n == 0 {
+            return;
+        }
+        if self.keep {
+            let u = self.kept.raw();
+            self.run_kept(io, to, finish, pool, scratch, u);
+            self.stale = false;
+        } else {
+            self.run_passing(io, to, finish, pool, scratch);
         }
     }
 
@@ -206,13 +239,12 @@ impl Winograd {
         m: *const f32,
         plane: usize,
         columns: usize,
-        y: *mut f32,
+        to: Output,
         finish: &Finish,
         half: &mut Half,
     ) {
-        let mut pixels = [std::ptr::null_mut(); MOST];
-        self.tiling.targets(tile, &self.t, y, std::ptr::null_mut(), &mut pixels);
-        unsafe { (self.t.output)(m, plane, pixels.as_ptr(), columns, finish, half) }
+        let targets = self.tiling.outputs(tile, &self.t, to.y, to.pooled);
+        unsafe { (self.t.output)(m, plane, &targets, columns, finish, half) }
     }
 
     /// M = V U for one number and one panel.
@@ -251,7 +283,7 @@ impl Winograd {
     }
 
     /// All weights once, then blocks of tiles, each from source to target within a thread's cache.
-    fn run_kept(&self, io: Io<'_>, y: Raw, finish: SharedFinish, pool: &Pool, scratch: &mut Scratch, u: Raw) {
+    fn run_kept(&self, io: Io<'_>, y: Output, finish: SharedFinish, pool: &Pool, scratch: &mut Scratch, u: Raw) {
         let (kernels, panel, co) = (self.kernels, self.kernels.panel(), self.tiling.target[0]);
         let ci = self.tiling.source[0];
         let [shared, own] = self.layout();
@@ -295,7 +327,7 @@ impl Winograd {
                     let finish = finish.get().advance(start);
                     for i in 0..tiles {
                         let m = m.add(i * m_step);
-                        this.output(first + i, m, m_plane, end - start, y.at(start), &finish, &mut half);
+                        this.output(first + i, m, m_plane, end - start, y.skip(start), &finish, &mut half);
                     }
                 }
             }
@@ -303,7 +335,7 @@ impl Winograd {
     }
 
     /// All tiles of a chunk of images first, then panel by panel: weights, products, outputs.
-    fn run_passing(&self, io: Io<'_>, y: Raw, finish: SharedFinish, pool: &Pool, scratch: &mut Scratch) {
+    fn run_passing(&self, io: Io<'_>, y: Output, finish: SharedFinish, pool: &Pool, scratch: &mut Scratch) {
         let (this, kernels, panel, co) = (self, self.kernels, self.kernels.panel(), self.tiling.target[0]);
         let [shared, own] = this.layout();
         let zeros = scratch.take(shared + own * this.threads);
@@ -315,7 +347,7 @@ impl Winograd {
         let (v_step, m_step) = (this.depth(), this.group * panel);
         for first in (0..io.n).step_by(this.block) {
             let tiles = this.block.min(io.n - first) * this.tiling.count();
-            let (x, y) = (&io.x[first * source_len..], y.skip(first * target_len));
+            let (x, y) = (&io.x[first * source_len..], y.images(first * target_len, first * target_len / 4));
             let v_plane = Self::plane(tiles, v_step);
             const SOME: usize = 8;
             pool.run(tiles.div_ceil(SOME), |task| {
@@ -355,7 +387,7 @@ impl Winograd {
                         }
                         for i in 0..count {
                             let m = m.add(i * m_step);
-                            this.output(from + i, m, m_plane, end - start, y.at(start), &finish, &mut half);
+                            this.output(from + i, m, m_plane, end - start, y.skip(start), &finish, &mut half);
                         }
                     }
                 }
@@ -366,21 +398,22 @@ impl Winograd {
 
 impl Pass for Winograd {
     fn run(&mut self, io: Io<'_>, y: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
-        let source_len = self.tiling.source.iter().product::<usize>();
-        let target_len = self.tiling.target.iter().product::<usize>();
-        assert!(io.x.len() >= io.n * source_len && y.len() >= io.n * target_len && pool.threads() <= self.threads);
-        if io.n == 0 {
-            return;
-        }
+        assert!(y.len() >= io.n * self.tiling.target.iter().product::<usize>());
         let finish = io.finish(self.tiling.target[0], y);
-        let y = Raw::of(y);
-        if self.keep {
-            let u = self.kept.raw();
-            self.run_kept(io, y, finish, pool, scratch, u);
-            self.stale = false;
-        } else {
-            self.run_passing(io, y, finish, pool, scratch);
-        }
+        self.write(io, Output { y: Some(Raw::of(y)), pooled: None }, finish, pool, scratch);
+    }
+
+    fn pools(&self) -> bool {
+        self.tiling.target[1].is_multiple_of(2) && self.tiling.target[2].is_multiple_of(2)
+    }
+
+    fn run_pooled(&mut self, io: Io<'_>, y: &mut [f32], pooled: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
+        let target_len = self.tiling.target.iter().product::<usize>();
+        assert!(self.pools() && io.mask.is_none() && pooled.len() >= io.n * target_len / 4);
+        assert!(y.is_empty() || y.len() >= io.n * target_len);
+        let finish = io.finish(self.tiling.target[0], y);
+        let y = (!y.is_empty()).then(|| Raw::of(y));
+        self.write(io, Output { y, pooled: Some(Raw::of(pooled)) }, finish, pool, scratch);
     }
 
     fn weights_changed(&mut self) {

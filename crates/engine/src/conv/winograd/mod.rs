@@ -12,8 +12,9 @@ pub(super) use weight::WinogradWeight;
 
 use super::Geometry;
 use super::pass::{Way, sides};
+use crate::conv::memory::Raw;
 use crate::simd;
-use crate::simd::transform::Transforms;
+use crate::simd::transform::{Targets, Transforms};
 
 /// Numbers of a transformed tile at most: 6 x 6.
 const MOST: usize = 36;
@@ -117,6 +118,24 @@ impl Tiling {
         }
     }
 
+    /// Where a tile's outputs go: to the pictures from `y` on, if any, and pooled to those from `pooled` on, if any.
+    #[inline]
+    fn outputs(&self, tile: usize, t: &Transforms, y: Option<Raw>, pooled: Option<Raw>) -> Targets {
+        let null = std::ptr::null_mut;
+        let mut to = Targets { y: [null(); 16], pooled: [null(); 4], pools: pooled.is_some() };
+        let (image, within) = (tile / self.count(), tile % self.count());
+        let [c, h, w] = self.target;
+        let (top, left) = (within / self.tiles[1] * t.outputs, within % self.tiles[1] * t.outputs);
+        if let Some(y) = y {
+            place(&mut to.y, t.outputs, [top, left], [h, w], c, y.skip(image * c * h * w));
+        }
+        if let Some(pooled) = pooled {
+            let (h, w) = (h / 2, w / 2);
+            place(&mut to.pooled, t.outputs / 2, [top / 2, left / 2], [h, w], c, pooled.skip(image * c * h * w));
+        }
+        to
+    }
+
     /// Where the pixels of a tile's outputs start, row by row, `outside` for those outside.
     #[inline]
     fn targets(&self, tile: usize, t: &Transforms, y: *mut f32, outside: *mut f32, to: &mut [*mut f32; MOST]) {
@@ -129,6 +148,19 @@ impl Tiling {
                 let inside = top + i < h && left + j < w;
                 let at = y.wrapping_add(((top + i) * w + left + j) * c);
                 to[i * t.outputs + j] = if inside { at } else { outside };
+            }
+        }
+    }
+}
+
+/// The pixels of `side` rows and columns from `at` = [row, column] on, in a picture of `extents` that starts at `first`.
+#[inline]
+fn place(to: &mut [*mut f32], side: usize, at: [usize; 2], extents: [usize; 2], channels: usize, first: Raw) {
+    for i in 0..side {
+        for j in 0..side {
+            let (row, column) = (at[0] + i, at[1] + j);
+            if row < extents[0] && column < extents[1] {
+                to[i * side + j] = first.at((row * extents[1] + column) * channels);
             }
         }
     }

@@ -1,0 +1,137 @@
+//! Kept activations: in memory or in a file, in f32 or, where a study asks for it, in f16.
+
+use std::ops::Range;
+use std::path::Path;
+
+use half::f16;
+use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
+use nettriage_data::Spill;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::cache::Place;
+
+/// The precision in which activations pass from the parent to its children.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// As they are computed.
+    #[default]
+    F32,
+    /// Rounded to IEEE 754 half precision: half the room, and other results.
+    F16,
+}
+
+impl Precision {
+    /// Whether nothing is rounded.
+    pub fn is_full(&self) -> bool {
+        *self == Precision::F32
+    }
+
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Precision::F32 => size_of::<f32>(),
+            Precision::F16 => size_of::<f16>(),
+        }
+    }
+
+    /// Rounds values as keeping them would.
+    pub fn round(self, values: &mut [f32]) {
+        if self == Precision::F16 {
+            for value in values {
+                *value = f16::from_f32(*value).to_f32();
+            }
+        }
+    }
+}
+
+/// A sequence of activations.
+pub struct Values {
+    store: Store,
+}
+
+enum Store {
+    Whole(Vec<f32>),
+    Half(Vec<u16>),
+    File(Spill, Precision),
+}
+
+impl Values {
+    /// Room for `length` values; `folder` is for those on the disk.
+    pub fn new(length: usize, precision: Precision, place: Place, folder: &Path) -> Result<Values, Error> {
+        let store = match (place, precision) {
+            (Place::Memory, Precision::F32) => Store::Whole(vec![0.0; length]),
+            (Place::Memory, Precision::F16) => Store::Half(vec![0; length]),
+            (Place::Disk, _) => Store::File(Spill::new(length * precision.bytes(), folder)?, precision),
+        };
+        Ok(Values { store })
+    }
+
+    /// Overwrites the values from `at` on.
+    pub fn write(&mut self, at: usize, values: &[f32]) {
+        let end = at + values.len();
+        match &mut self.store {
+            Store::Whole(all) => all[at..end].copy_from_slice(values),
+            Store::Half(all) => all[at..end].reinterpret_cast_mut::<f16>().convert_from_f32_slice(values),
+            Store::File(file, Precision::F32) => {
+                bytemuck::cast_slice_mut::<u8, f32>(file)[at..end].copy_from_slice(values);
+                file.used(size_of_val(values));
+            }
+            Store::File(file, Precision::F16) => {
+                let all: &mut [u16] = bytemuck::cast_slice_mut(file);
+                all[at..end].reinterpret_cast_mut::<f16>().convert_from_f32_slice(values);
+                file.used(values.len() * size_of::<f16>());
+            }
+        }
+    }
+
+    /// The values of `range`, through `buffer` where they are not kept as f32 in memory.
+    pub fn read<'a>(&'a self, range: Range<usize>, buffer: &'a mut Vec<f32>) -> &'a [f32] {
+        let half = |all: &[u16], buffer: &mut Vec<f32>| {
+            buffer.resize(range.len(), 0.0);
+            all[range.clone()].reinterpret_cast::<f16>().convert_to_f32_slice(buffer);
+        };
+        match &self.store {
+            Store::Whole(all) => return &all[range],
+            Store::Half(all) => half(all, buffer),
+            Store::File(file, Precision::F32) => {
+                buffer.clear();
+                buffer.extend_from_slice(&bytemuck::cast_slice::<u8, f32>(file)[range.clone()]);
+            }
+            Store::File(file, Precision::F16) => half(bytemuck::cast_slice(file), buffer),
+        }
+        if let Store::File(file, precision) = &self.store {
+            file.used(range.len() * precision.bytes());
+            let next = range.end * precision.bytes();
+            file.prefetch(next..next + range.len() * precision.bytes());
+        }
+        buffer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_is_what_was_written_or_its_rounding() {
+        let folder = tempfile::tempdir().unwrap();
+        // Exact in f16, between two of its values, beyond its range, below its smallest.
+        let values: Vec<f32> = [0.5, 1.0 / 3.0, 1e6, 1e-9, -2.0].repeat(1000);
+        let rounded: Vec<f32> = [0.5, 0.333_251_95, f32::INFINITY, 0.0, -2.0].repeat(1000);
+        for place in [Place::Memory, Place::Disk] {
+            for (precision, expected) in [(Precision::F32, &values), (Precision::F16, &rounded)] {
+                let mut kept = Values::new(values.len(), precision, place, folder.path()).unwrap();
+                for (i, part) in values.chunks(700).enumerate() {
+                    kept.write(i * 700, part);
+                }
+                let mut buffer = Vec::new();
+                assert_eq!(kept.read(100..4000, &mut buffer), &expected[100..4000], "{place:?} {precision:?}");
+                let mut passing = values.clone();
+                precision.round(&mut passing);
+                assert_eq!(&passing, expected);
+            }
+        }
+    }
+}
