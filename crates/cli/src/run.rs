@@ -127,6 +127,8 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn Executor>, Fail> 
                 let mut worker = Command::new(&command[0]);
                 worker.args(&command[1..]).args(["--threads", "1", "--index", "-"]);
                 worker.args(["--cache", &cache.to_string()]);
+                // Out of memory inside a backtrace, a process waits for itself for ever.
+                worker.env("RUST_BACKTRACE", "0");
                 worker
             });
             Ok(Box::new(Processes { resources, retries: args.retries, command }))

@@ -137,10 +137,11 @@ fn workers_end_with_their_parent() {
 
 #[test]
 fn a_worker_without_memory_takes_only_its_trial_and_retry_opens_it_again() {
-    // Steps of 300 images need more than the limit; a trial without training does not.
+    // Steps of 300 images need more than the limit; a trial without training does not. Both by tens of megabytes: what
+    // else a process maps differs between machines.
     let study =
         short().replace("batch = 32\nrate = 0.02", "batch = 300\nrate = 0.02").replace("images = 96", "images = 300");
-    let study = study.replace("plan = [[6, 6], [8, 8]]", "plan = [[48, 48], [48, 48]]");
+    let study = study.replace("plan = [[6, 6], [8, 8]]", "plan = [[192, 192], [192, 192]]");
     let study = study.replace("epochs = 2", "epochs = 0.2");
     let study = format!("{}schemes = [\"none\", \"global\"]\n", study.split("schemes =").next().unwrap());
     let place = Place::new(&study);
@@ -150,9 +151,9 @@ fn a_worker_without_memory_takes_only_its_trial_and_retry_opens_it_again() {
     train.arg("train").arg(place.path("study.toml")).arg("--out").arg(place.path("run"));
     succeeded(&train.output().unwrap());
     let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -v 60000; exec \"$@\"", "sh"]);
+    limited.args(["-c", "ulimit -v 180000; exec \"$@\"", "sh"]);
     let run = place.run("run", &["--on", "processes", "--workers", "1", "--retries", "1", "--cache", "0"]);
-    limited.arg(run.get_program()).args(run.get_args());
+    limited.arg(run.get_program()).args(run.get_args()).env("RUST_BACKTRACE", "1");
     let output = limited.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     succeeded(&output);
@@ -165,8 +166,11 @@ fn a_worker_without_memory_takes_only_its_trial_and_retry_opens_it_again() {
     let run = Run::open(&place.path("run")).unwrap();
     let reasons: Vec<String> =
         run.records().unwrap().iter().filter(|r| r.readings.is_none()).map(|r| format!("{:?}", r.outcome)).collect();
+    // A step that does not fit ends with its own words, anything else that does not with the whole process.
+    let memory = ["this machine does not give", "AllocError", "memory allocation"];
+    assert!(reasons.iter().all(|reason| memory.iter().any(|words| reason.contains(words))), "{reasons:?}");
     assert!(
-        reasons.iter().all(|r| r.contains("its worker died 2 times") && r.contains("memory allocation")),
+        reasons.iter().any(|r| r.contains("its worker died 2 times") && r.contains("memory allocation")),
         "{reasons:?}"
     );
     // Failures stay until they are opened again.
@@ -322,7 +326,7 @@ fn a_limit_on_the_size_of_files() {
     let mut limited = Command::new("sh");
     limited.args(["-c", "trap '' XFSZ; ulimit -f 4; exec \"$@\"", "sh"]);
     let run = place.run("run", &[]);
-    limited.arg(run.get_program()).args(run.get_args());
+    limited.arg(run.get_program()).args(run.get_args()).env("RUST_BACKTRACE", "1");
     let error = refused(&limited.output().unwrap());
     assert!(error.contains("plan.json"), "{error}");
     assert!(!place.path("run/plan.json").exists());

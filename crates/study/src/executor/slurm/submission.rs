@@ -76,6 +76,8 @@ pub fn submit(slurm: &Slurm, job: &Job<'_>, tasks: Vec<Vec<usize>>, after: Optio
     let text = format!(
         "#!/bin/sh\n# A line of the file of tasks holds the places in the plan of one task's trials.\n\
          index=$(sed -n \"$((SLURM_ARRAY_TASK_ID + 1))p\" {lines})\n\
+         # Out of memory inside a backtrace, a process waits for itself for ever.\n\
+         export RUST_BACKTRACE=0\n\
          exec {command} --missing --threads \"${{SLURM_CPUS_PER_TASK:-1}}\"{until} --index \"$index\"\n",
         lines = quote(&lines.display().to_string()),
         command = command.join(" "),
