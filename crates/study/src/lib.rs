@@ -13,7 +13,6 @@ pub mod executor;
 mod feed;
 mod filters;
 mod halving;
-mod least_squares;
 mod machine;
 mod parent;
 mod patches;

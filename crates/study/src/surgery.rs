@@ -10,11 +10,14 @@ use nettriage_net::{Kind, Network, Tensor, slice};
 use nettriage_records::plan::{Role, TrialSpec};
 
 use crate::feed::{Parent, Set, Shared};
-use crate::least_squares::NormalEquations;
+use crate::scan::Single;
 use crate::{Error, seed};
 
 /// Images that run through a network at a time where nothing trains.
 pub const BATCH: usize = 100;
+
+/// The ridge of the least-squares init, as a share of the mean diagonal element of the patches' centred products.
+const RIDGE: f64 = 1e-4;
 
 /// A network under trial.
 pub struct Patient {
@@ -134,15 +137,17 @@ fn least_squares(
     // The solution is the same for every scheme and seed, so it is kept as one row: weights, then biases.
     let count = input.channels / conv.groups * conv.kernel[0] * conv.kernel[1] * output.channels;
     let solve = || -> Result<Vec<f32>, Error> {
-        let mut sums = NormalEquations::new(conv, input, output);
+        let mut sums = Single::new(conv, input, output);
         let mut x = shared.feed(&parent.id, &parent.network, &block.input, Set::Calibration, BATCH, threads)?;
         let mut y = shared.feed(&parent.id, &parent.network, &target, Set::Calibration, BATCH, threads)?;
         for start in (0..x.len()).step_by(BATCH) {
             let range = start..x.len().min(start + BATCH);
             sums.add(x.batch(range.clone())?, y.batch(range)?);
         }
-        let (weight, bias) = sums.solve()?;
-        Ok(weight.data.into_iter().chain(bias).collect())
+        let (weight, bias) = sums.solve(RIDGE).ok_or_else(|| {
+            Error::Plan("least squares: the block's input holds values that are not finite".to_owned())
+        })?;
+        Ok(weight.into_iter().chain(bias).collect())
     };
     let row = shared.closed_form(&parent.id, &block.name, &substitute.to_string(), count + output.channels, solve)?;
     let shape = &child.network.weights[&format!("{product}.weight")].shape;

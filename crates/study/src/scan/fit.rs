@@ -10,7 +10,7 @@ use faer::{Accum, Mat, MatRef, Par};
 use nettriage_net::{Activation, Conv, Network, Shape};
 
 use super::images::{Images, Tensors};
-use super::solve::{self, Affine, Part, RIDGES, System};
+use super::solve::{self, Affine, Part, RIDGES, System, parts};
 use super::sums::{Positions, Rows, Sums, Window, add_product};
 use super::{Method, Options};
 use crate::Error;
@@ -123,19 +123,6 @@ pub fn sites(wanted: &[Wanted]) -> Vec<Site> {
         site.fits.push((index, parts(&site.window, offset, &want.conv, want.to.channels, first)));
     }
     sites
-}
-
-/// One part a group.
-fn parts(window: &Window, offset: [usize; 2], conv: &Conv, filters: usize, first: usize) -> Vec<Part> {
-    let (channels, per_group, per) =
-        (window.input.channels, window.input.channels / conv.groups, filters / conv.groups);
-    let index = |group: usize| -> Vec<usize> {
-        let taps = (0..conv.kernel[0]).flat_map(|y| (0..conv.kernel[1]).map(move |x| (y, x)));
-        let tap = |(y, x): (usize, usize)| ((offset[0] + y) * window.kernel[1] + offset[1] + x) * channels;
-        taps.flat_map(|at| (group * per_group..(group + 1) * per_group).map(move |c| tap(at) + c)).collect()
-    };
-    let targets = |group: usize| [first + group * per, first + (group + 1) * per];
-    (0..conv.groups).map(|group| Part { index: index(group), targets: targets(group) }).collect()
 }
 
 /// Where inputs and targets come from.
@@ -433,14 +420,7 @@ impl<'a> State<'a> {
             for (part, map) in parts.iter().zip(maps) {
                 let scaled = (method.moments && !want.closed).then(|| self.scaled(part, &map.affine));
                 let affine = scaled.as_ref().unwrap_or(&map.affine);
-                let taps = want.conv.kernel[0] * want.conv.kernel[1];
-                let channels = affine.weight.nrows() / taps;
-                for f in 0..affine.weight.ncols() {
-                    for channel in 0..channels {
-                        weight.extend((0..taps).map(|tap| affine.weight[(tap * channels + channel, f)] as f32));
-                    }
-                    bias.push(affine.bias[f] as f32);
-                }
+                affine.append(want.conv.kernel[0] * want.conv.kernel[1], &mut weight, &mut bias);
             }
             let (error, variance) = maps.iter().fold((0.0, 0.0), |sum, m| (sum.0 + m.error.0, sum.1 + m.error.1));
             let ridge = maps.first().map_or(0.0, |m| m.ridge);
@@ -516,15 +496,9 @@ impl<'a> Factors<'a> {
 /// patch elements.
 fn solve_parts(sums: &[Sums; 2], parts: &[&Part]) -> Vec<Map> {
     let index = &parts[0].index;
-    let ones = sums[0].gram.nrows() - 1;
-    let row = |a: usize| index.get(a).copied().unwrap_or(ones);
-    let right = |system: &System, sums: &[&Sums], part: &Part| {
-        let cross = |a: usize, f: usize| sums.iter().map(|s| s.cross[(row(a), part.targets[0] + f)]).sum();
-        system.right(cross, part.targets[1] - part.targets[0])
-    };
     let (fitted, held) = (System::new(&[&sums[0]], index), System::new(&[&sums[1]], index));
     let sides: Vec<_> =
-        parts.iter().map(|part| (right(&fitted, &[&sums[0]], part), right(&held, &[&sums[1]], part))).collect();
+        parts.iter().map(|part| (fitted.side(&[&sums[0]], part), held.side(&[&sums[1]], part))).collect();
     let mut best: Vec<(f64, (f64, f64))> = vec![(RIDGES[RIDGES.len() - 1], (f64::INFINITY, 0.0)); parts.len()];
     for ridge in RIDGES {
         let Some(factor) = fitted.factor(ridge) else { continue };
@@ -541,7 +515,7 @@ fn solve_parts(sums: &[Sums; 2], parts: &[&Part]) -> Vec<Map> {
     let system = System::new(&both, index);
     let mut factors = Factors::new(&system);
     let solve = |(part, (ridge, error)): (&&Part, (f64, (f64, f64)))| {
-        let (side, means) = right(&system, &both, part);
+        let (side, means) = system.side(&both, part);
         let affine = match factors.get(ridge) {
             Some(factor) => system.solve(factor, &side, &means),
             None => Affine { weight: Mat::zeros(index.len(), means.len()), bias: means },

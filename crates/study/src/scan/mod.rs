@@ -10,6 +10,7 @@ mod judge;
 mod latency;
 mod ranges;
 mod refit;
+mod single;
 mod solve;
 mod sums;
 
@@ -27,6 +28,7 @@ use nettriage_records::scan::{self as found, Scan};
 pub use images::{Fill, Images};
 pub use latency::{Stopwatch, alternating};
 pub use refit::{Judge, Judgement, refit};
+pub(crate) use single::Single;
 
 use crate::Error;
 use fit::{Fitted, Sources, Wanted};

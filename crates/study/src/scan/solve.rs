@@ -5,8 +5,9 @@
 
 use faer::linalg::solvers::{Llt, Solve};
 use faer::{Mat, Side};
+use nettriage_net::Conv;
 
-use super::sums::Sums;
+use super::sums::{Sums, Window};
 
 /// The ridges tried, as shares of the mean diagonal element of Z'Z.
 pub const RIDGES: [f64; 6] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1];
@@ -20,6 +21,20 @@ pub struct Part {
     pub targets: [usize; 2],
 }
 
+/// The parts of a convolution, one a group: its first tap stands at `offset` in `window`, its first target in column
+/// `first`.
+pub fn parts(window: &Window, offset: [usize; 2], conv: &Conv, filters: usize, first: usize) -> Vec<Part> {
+    let (channels, per_group, per) =
+        (window.input.channels, window.input.channels / conv.groups, filters / conv.groups);
+    let index = |group: usize| -> Vec<usize> {
+        let taps = (0..conv.kernel[0]).flat_map(|y| (0..conv.kernel[1]).map(move |x| (y, x)));
+        let tap = |(y, x): (usize, usize)| ((offset[0] + y) * window.kernel[1] + offset[1] + x) * channels;
+        taps.flat_map(|at| (group * per_group..(group + 1) * per_group).map(move |c| tap(at) + c)).collect()
+    };
+    let targets = |group: usize| [first + group * per, first + (group + 1) * per];
+    (0..conv.groups).map(|group| Part { index: index(group), targets: targets(group) }).collect()
+}
+
 /// An affine map from patches to targets.
 #[derive(Clone, Debug)]
 pub struct Affine {
@@ -27,6 +42,19 @@ pub struct Affine {
     pub weight: Mat<f64>,
     /// One a target.
     pub bias: Vec<f64>,
+}
+
+impl Affine {
+    /// Appends its filters as a convolution has them, `[o, i / groups, k, k]` and `[o]`; patches have so many taps.
+    pub fn append(&self, taps: usize, weight: &mut Vec<f32>, bias: &mut Vec<f32>) {
+        let channels = self.weight.nrows() / taps;
+        for f in 0..self.weight.ncols() {
+            for channel in 0..channels {
+                weight.extend((0..taps).map(|tap| self.weight[(tap * channels + channel, f)] as f32));
+            }
+        }
+        bias.extend(self.bias.iter().map(|&b| b as f32));
+    }
 }
 
 /// Z'Z of some patch elements, centred, with what centring needs.
@@ -59,6 +87,14 @@ impl System {
         let means: Vec<f64> = (0..targets).map(|f| cross(n, f) / self.rows).collect();
         let right = Mat::from_fn(n, targets, |a, f| cross(a, f) - self.rows * self.mean[a] * means[f]);
         (right, means)
+    }
+
+    /// Z'T of a part with these patch elements, from the sums of one or several sets of rows.
+    pub fn side(&self, sums: &[&Sums], part: &Part) -> (Mat<f64>, Vec<f64>) {
+        let ones = sums[0].gram.nrows() - 1;
+        let row = |a: usize| part.index.get(a).copied().unwrap_or(ones);
+        let cross = |a: usize, f: usize| sums.iter().map(|s| s.cross[(row(a), part.targets[0] + f)]).sum();
+        self.right(cross, part.targets[1] - part.targets[0])
     }
 
     /// The factor of Z'Z + lambda I; none where Z'Z is not finite, or not positive for its rounding.
