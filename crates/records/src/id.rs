@@ -13,12 +13,42 @@ use crate::Error;
 /// # Panics
 /// If the value cannot be JSON at all (a map whose keys are not strings or numbers).
 pub fn content_id(value: &impl Serialize) -> String {
-    let value = serde_json::to_value(value).expect("a value whose map keys are strings");
-    let mut text = String::new();
-    canonical(&value, &mut text);
-    let mut id = hex(text.as_bytes());
-    id.truncate(16);
-    id
+    Canonical::of(value).id()
+}
+
+/// A value's canonical JSON, for ids of many values that share parts: each part is written once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Canonical(String);
+
+impl Canonical {
+    /// Of any value.
+    ///
+    /// # Panics
+    /// As [`content_id`].
+    pub fn of(value: &impl Serialize) -> Canonical {
+        let value = serde_json::to_value(value).expect("a value whose map keys are strings");
+        let mut text = String::new();
+        canonical(&value, &mut text);
+        Canonical(text)
+    }
+
+    /// Of an object with these members.
+    pub fn object(mut members: Vec<(&str, &Canonical)>) -> Canonical {
+        members.sort_by_key(|(key, _)| *key);
+        let members = members.into_iter().map(|(key, Canonical(value))| format!("{}:{value}", quoted(key)));
+        Canonical(format!("{{{}}}", members.collect::<Vec<_>>().join(",")))
+    }
+
+    /// Its [`content_id`].
+    pub fn id(&self) -> String {
+        let mut id = hex(self.0.as_bytes());
+        id.truncate(16);
+        id
+    }
+}
+
+fn quoted(key: &str) -> String {
+    Value::from(key).to_string()
 }
 
 /// Writes JSON with sorted keys, whichever order `serde_json`'s map keeps.
@@ -32,7 +62,7 @@ fn canonical(value: &Value, out: &mut String) {
                 if i > 0 {
                     out.push(',');
                 }
-                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push_str(&quoted(key));
                 out.push(':');
                 canonical(value, out);
             }
@@ -83,6 +113,8 @@ mod tests {
         assert_eq!(id, "f414b3f560fa0985");
         let map = BTreeMap::from([("a", serde_json::json!([1, 2.5, null])), ("b", serde_json::json!("x\"y"))]);
         assert_eq!(content_id(&map), id);
+        let (a, b) = (Canonical::of(&(1, 2.5, None::<u8>)), Canonical::of(&"x\"y"));
+        assert_eq!(Canonical::object(vec![("b", &b), ("a", &a)]).id(), id);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub use envelope::{digest, parent_digest};
 pub use error::Error;
 pub use gc::Garbage;
 pub use halving::{Halving, Rung};
-pub use id::content_id;
+pub use id::{Canonical, content_id};
 pub use lock::{Lock, Running};
 pub use merge::{Merged, merge};
 pub use pictures::Pictures;

@@ -7,10 +7,10 @@ use nettriage_net::block::Block;
 use nettriage_net::init::Init;
 use nettriage_net::surgery::{self, Substitute};
 use nettriage_net::{Graph, Network, Shape, cost, safetensors};
-use nettriage_records::content_id;
 use nettriage_records::plan::{
     BlockSummary, Cost, DataSummary, LayerSummary, ParentSpec, Plan, Role, SchemeSummary, TrialSpec, VERSION,
 };
+use nettriage_records::{Canonical, content_id};
 use serde_json::json;
 
 use crate::Error;
@@ -25,8 +25,15 @@ pub fn plan(setting: &Setting) -> Result<Plan, Error> {
     let parents = parents(setting)?;
     let blank = blank(&setting.graph)?;
     let blocks = setting.blocks.iter().map(|b| summarise_block(setting, &blank, b)).collect::<Result<Vec<_>, _>>()?;
-    let trials =
-        Trials { setting, schemes: &schemes, blocks: &blocks, blank: &blank, known: RefCell::default() }.of(&parents);
+    let trials = Trials {
+        setting,
+        schemes: &schemes,
+        blocks: &blocks,
+        blank: &blank,
+        known: RefCell::default(),
+        keys: Keys::of(setting, &schemes),
+    }
+    .of(&parents);
     Ok(Plan {
         version: VERSION,
         name: study.name.clone(),
@@ -157,6 +164,33 @@ struct Trials<'a> {
     blank: &'a Network,
     /// What shapes permit, asked for by every seed and scheme.
     known: RefCell<BTreeMap<(String, String, String), bool>>,
+    keys: Keys,
+}
+
+/// The parts of trials' ids that many share.
+struct Keys {
+    version: Canonical,
+    children: Canonical,
+    test: Canonical,
+    stages: BTreeMap<String, Canonical>,
+    blocks: BTreeMap<String, Canonical>,
+}
+
+impl Keys {
+    fn of(setting: &Setting, schemes: &[Scheme]) -> Keys {
+        let study = &setting.study;
+        // The parents' own controls are untrained, whatever the schemes are.
+        let names = schemes.iter().map(|s| s.name.as_str()).chain(["none"]);
+        let stages = |name: &str| Canonical::of(&study.scheme(name).map(|s| s.stages));
+        Keys {
+            version: Canonical::of(&VERSION),
+            // The number of seeds and what is kept decide no result.
+            children: Canonical::of(&Children { seeds: 0, keep: Keep::Nothing, ..study.children.clone() }),
+            test: Canonical::of(&study.data.test),
+            stages: names.map(|name| (name.to_owned(), stages(name))).collect(),
+            blocks: setting.blocks.iter().map(|b| (b.name.clone(), Canonical::of(&(&b.name, &b.layers)))).collect(),
+        }
+    }
 }
 
 impl Trials<'_> {
@@ -246,19 +280,25 @@ impl Trials<'_> {
         scheme: &str,
         seed: u64,
     ) -> TrialSpec {
-        let study = &self.setting.study;
-        let stages = study.scheme(scheme).map(|s| s.stages);
-        // The number of seeds and what is kept decide no result.
-        let children = Children { seeds: 0, keep: Keep::Nothing, ..study.children.clone() };
-        let place = block.and_then(|b| self.setting.block(b)).map(|b| (&b.name, &b.layers));
         let (substitute, init) = match how {
             Some((substitute, init)) => (Some(substitute.to_string()), Some(init.to_string())),
             None => (None, None),
         };
-        let id = content_id(&json!({
-            "version": VERSION, "parent": parent.id, "role": role, "block": place, "substitute": substitute,
-            "init": init, "stages": stages, "children": children, "test": study.data.test, "seed": seed,
-        }));
+        let Keys { version, children, test, stages, blocks } = &self.keys;
+        let nothing = Canonical::of(&());
+        let id = Canonical::object(vec![
+            ("version", version),
+            ("parent", &Canonical::of(&parent.id)),
+            ("role", &Canonical::of(&role)),
+            ("block", block.and_then(|name| blocks.get(name)).unwrap_or(&nothing)),
+            ("substitute", &Canonical::of(&substitute)),
+            ("init", &Canonical::of(&init)),
+            ("stages", stages.get(scheme).unwrap_or(&nothing)),
+            ("children", children),
+            ("test", test),
+            ("seed", &Canonical::of(&seed)),
+        ])
+        .id();
         TrialSpec {
             id,
             role,
