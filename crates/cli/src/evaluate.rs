@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::args;
 use crate::fail::Fail;
+use crate::run::cores;
 use crate::{model, subject};
 
 /// Images that run through the network at a time.
@@ -34,8 +35,7 @@ pub fn evaluate(args: &args::Evaluate) -> Result<(), Fail> {
 }
 
 fn runner(loaded: &Loaded) -> Result<Model, Fail> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(Model::new(&loaded.network, &Options { threads, ..Options::inference(BATCH) })?)
+    Ok(Model::new(&loaded.network, &Options { threads: cores(), ..Options::inference(BATCH) })?)
 }
 
 fn accuracy(args: &args::Evaluate, loaded: &Loaded, name: &str) -> Result<(), Fail> {

@@ -5,10 +5,11 @@ use std::path::Path;
 use nettriage_net::info::ModelInfo;
 use nettriage_net::{Network, onnx, safetensors};
 use nettriage_records::Run;
-use nettriage_study::{Setting, Study, recompute};
+use nettriage_study::recompute;
 
 use crate::args;
 use crate::fail::Fail;
+use crate::subject::setting_of;
 use crate::{model, report};
 
 /// `nettriage export MODEL -o FILE`.
@@ -25,9 +26,7 @@ pub fn export(args: &args::Export) -> Result<(), Fail> {
     let spec = plan.trials.iter().find(|t| t.id == *trial).or(by_index).ok_or_else(|| {
         Fail::Message(format!("--trial {trial}: no trial of {} has this id or index", folder.display()))
     })?;
-    let study = Study::parse(&plan.study, &folder.join("plan.json").display().to_string())?;
-    let setting = Setting::new(study, plan.study.clone(), args.data_dir.as_deref())?;
-    let network = recompute(&run, &setting, spec)?;
+    let network = recompute(&run, &setting_of(&run, args.data_dir.as_deref())?, spec)?;
     written(&network, args)?;
     let info = ModelInfo {
         mean: plan.data.mean.clone(),
@@ -60,12 +59,15 @@ pub fn write(network: &Network, path: &Path) -> Result<(), Fail> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => onnx::write(network, path)?,
         Some("safetensors") => safetensors::save(network, path)?,
-        _ => {
-            return Err(Fail::Message(format!("{}: name the file .onnx or .safetensors", path.display())));
-        }
+        _ => return Err(misnamed(path)),
     }
     println!("network: {}", path.display());
     Ok(())
+}
+
+/// What is said of a file whose name tells no format.
+pub fn misnamed(path: &Path) -> Fail {
+    Fail::Message(format!("{}: name the file .onnx or .safetensors", path.display()))
 }
 
 /// Normalisation and classes go along, so that the file can be evaluated without flags.

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use indicatif::{ProgressBar, ProgressStyle};
 use nettriage_data::Augmentation;
 use nettriage_net::Network;
-use nettriage_records::plan::Cost;
 use nettriage_records::prescription::{Figures, Prescription};
 use nettriage_records::scan::Scan;
 use nettriage_study::prescribe::{self, Attempt, Budget, Case, Lessons, Progress, Search, Tuning};
@@ -49,7 +48,7 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
     let Some(attempt) = best else { return Err(refusal(args, &scan, nearest)) };
     let plan = &plans[attempt.place];
 
-    let milliseconds = alternating([&subject.network, &attempt.network], options.batch, REPETITIONS)?;
+    let milliseconds = alternating([&subject.network, &attempt.network], options.batch, REPETITIONS, options.exact)?;
     if let Budget::Milliseconds(most) = budget
         && milliseconds[1] > most
     {
@@ -58,8 +57,7 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
             plan.milliseconds, milliseconds[1], milliseconds[0]
         )));
     }
-    let before = Judge::new(&subject.network, &judged, &options)?;
-    let before = prescribe::figures(&subject.network, &before)?;
+    let before = unchanged(&Judge::new(&subject.network, &judged, &options)?, &scan, milliseconds[0]);
     let predicted = Figures {
         accuracy: scan.parent.accuracy.map(|a| a - plan.drop / 100.0),
         drop: scan.images.labelled.then_some([plan.drop; 3]),
@@ -67,7 +65,7 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
         cost: plan.cost,
         milliseconds: plan.milliseconds,
     };
-    let test = on_test(args, &subject, &attempt.network, &options, milliseconds)?;
+    let test = on_test(args, &subject, &scan, &attempt.network, &options, milliseconds)?;
     let kept = match (budget, &test) {
         (Budget::Drop(most), Some([_, after])) => after.drop.is_some_and(|drop| drop[0] <= most),
         _ => true,
@@ -84,7 +82,7 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
             None => "none".to_owned(),
         },
         judged_from: subject.judged_from.clone(),
-        before: Figures { drop: None, ..timed(before, milliseconds[0]) },
+        before,
         predicted,
         built: timed(attempt.built, milliseconds[1]),
         judged: timed(attempt.judged, milliseconds[1]),
@@ -108,7 +106,7 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
 fn check_output(path: &Path) -> Result<(), Fail> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx" | "safetensors") => Ok(()),
-        _ => Err(Fail::Message(format!("{}: name the file .onnx or .safetensors", path.display()))),
+        _ => Err(export::misnamed(path)),
     }
 }
 
@@ -184,10 +182,16 @@ fn tuning(args: &args::Prescribe, subject: &Subject) -> Result<Option<Tuning>, F
     }))
 }
 
+/// The network as it is, on the images of `judge`.
+fn unchanged(judge: &Judge<'_>, scan: &Scan, milliseconds: f64) -> Figures {
+    Figures { accuracy: judge.accuracy(), drop: None, agreement: Some(1.0), cost: scan.parent.cost, milliseconds }
+}
+
 /// Accuracy of the network before and after on the whole test set.
 fn on_test(
     args: &args::Prescribe,
     subject: &Subject,
+    scan: &Scan,
     network: &Network,
     options: &Options,
     milliseconds: [f64; 2],
@@ -198,14 +202,7 @@ fn on_test(
     }
     let images = subject.images(pictures, &indices);
     let judge = Judge::new(&subject.network, &images, options)?;
-    let total = nettriage_net::cost::total(&subject.network.graph)?;
-    let before = Figures {
-        accuracy: judge.accuracy(),
-        drop: None,
-        agreement: Some(1.0),
-        cost: Cost { parameters: total.parameters, macs: total.macs },
-        milliseconds: milliseconds[0],
-    };
+    let before = unchanged(&judge, scan, milliseconds[0]);
     let after = Figures { milliseconds: milliseconds[1], ..prescribe::figures(network, &judge)? };
     Ok(Some([before, after]))
 }

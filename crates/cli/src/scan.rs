@@ -13,6 +13,7 @@ use nettriage_study::scan::{self, Method, Options, Phase, Progress, Scope};
 
 use crate::args::{self, Ranges};
 use crate::fail::Fail;
+use crate::run::cores;
 use crate::{report, subject};
 
 /// `nettriage scan MODEL`.
@@ -54,14 +55,13 @@ pub fn scan(args: &args::Scan) -> Result<(), Fail> {
 
 /// The options that `scan` and `prescribe` share.
 pub fn options(args: &args::Subject) -> Options {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Options {
         choices: args.substitutes.clone(),
         unknowns: args.unknowns,
         rows: args.rows,
         memory: args.memory << 20,
         batch: args.batch,
-        threads: args.threads.unwrap_or(cores),
+        threads: args.threads.unwrap_or_else(cores),
         ..Options::default()
     }
 }

@@ -109,9 +109,14 @@ pub fn parent_of(run: &Run, seed: Option<u64>, data_dir: Option<&Path>) -> Resul
         let problem = "its parent is not trained yet: finish `nettriage run` or `nettriage train` first";
         return Err(Fail::Message(format!("{}: {problem}", folder.display())));
     }
-    let study = Study::parse(&plan.study, &folder.join("plan.json").display().to_string())?;
-    let setting = Setting::new(study, plan.study.clone(), data_dir)?;
-    Ok((setting, safetensors::load(&weights)?))
+    Ok((setting_of(run, data_dir)?, safetensors::load(&weights)?))
+}
+
+/// The setting that a run was made from.
+pub fn setting_of(run: &Run, data_dir: Option<&Path>) -> Result<Setting, Fail> {
+    let text = &run.plan().study;
+    let study = Study::parse(text, &run.folder().join("plan.json").display().to_string())?;
+    Ok(Setting::new(study, text.clone(), data_dir)?)
 }
 
 fn info(normalization: &Normalization, data: &Dataset) -> ModelInfo {

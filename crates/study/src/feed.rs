@@ -20,7 +20,7 @@ use crate::values::{Precision, Values};
 /// Untrained networks whose evaluations are kept: trials that share one follow each other.
 const UNTRAINED: usize = 64;
 
-/// Bytes kept of least-squares solutions.
+/// Bytes kept of what [`Shared::closed_form`] is asked for.
 const CLOSED_FORMS: usize = 512 << 20;
 
 /// A fixed sequence of images.
@@ -102,7 +102,8 @@ impl<'a> Shared<'a> {
         Ok(outcome)
     }
 
-    /// The least-squares solution of a substitute, solved once and kept.
+    /// What is small, dear and the same for all trials of a parent, made once and kept: the least-squares solution of a
+    /// substitute, the parent's Gram matrices.
     pub fn closed_form(
         &self,
         parent: &str,

@@ -14,6 +14,7 @@ mod feed;
 mod filters;
 mod halving;
 mod machine;
+mod moments;
 mod parent;
 mod patches;
 mod pictures;

@@ -10,7 +10,8 @@ use nettriage_net::{Kind, Network, Tensor, slice};
 use nettriage_records::plan::{Role, TrialSpec};
 
 use crate::feed::{Parent, Set, Shared};
-use crate::scan::Single;
+use crate::moments::Moments;
+use crate::scan::{Single, as_conv};
 use crate::{Error, seed};
 
 /// Images that run through a network at a time where nothing trains.
@@ -127,11 +128,12 @@ fn least_squares(
 ) -> Result<(Tensor, Vec<f32>), Error> {
     let graph = &parent.network.graph;
     let product = child.operated_product().unwrap_or_default();
-    let conv = match child.network.graph.layer(product).map(|l| &l.kind) {
-        Some(Kind::Conv(conv)) => *conv,
-        Some(Kind::Linear { features, .. }) => nettriage_net::Conv::same(*features, 1),
-        _ => return Err(Error::Plan(format!("least squares needs a layer with weights; {substitute} has none"))),
-    };
+    let conv = child
+        .network
+        .graph
+        .layer(product)
+        .and_then(|layer| as_conv(&layer.kind))
+        .ok_or_else(|| Error::Plan(format!("least squares needs a layer with weights; {substitute} has none")))?;
     let target = init::target_tensor(graph, block);
     let (input, output) = (graph.shape_of(&block.input)?, graph.shape_of(&target)?);
     // The solution is the same for every scheme and seed, so it is kept as one row: weights, then biases.
@@ -169,18 +171,10 @@ fn calibrate(
     let exact = shared.setting.study.children.exact;
     let mut model = Model::new(&convolution, &Options { threads, exact, ..Options::inference(BATCH) })?;
     let mut feed = shared.feed(&parent.id, &parent.network, &block.input, Set::Calibration, BATCH, threads)?;
-    let (mut sums, mut squares, mut count) = (vec![0.0f64; channels], vec![0.0f64; channels], 0.0);
+    let mut moments = Moments::new(channels);
     for start in (0..feed.len()).step_by(BATCH) {
-        for row in model.forward(feed.batch(start..feed.len().min(start + BATCH))?).chunks_exact(channels) {
-            for (c, &value) in row.iter().enumerate() {
-                sums[c] += f64::from(value);
-                squares[c] += f64::from(value).powi(2);
-            }
-            count += 1.0;
-        }
+        moments.add(model.forward(feed.batch(start..feed.len().min(start + BATCH))?));
     }
-    let mean: Vec<f32> = sums.iter().map(|s| (s / count) as f32).collect();
-    let variance = |(s, q): (&f64, &f64)| (q / count - (s / count).powi(2)).max(0.0) as f32;
-    let variance: Vec<f32> = sums.iter().zip(&squares).map(variance).collect();
+    let [mean, variance] = moments.finish();
     Ok(init::calibrate(network, block, &mean, &variance)?)
 }

@@ -20,6 +20,20 @@ pub struct Images<'a> {
     pub labels: Option<Vec<u16>>,
 }
 
+impl Images<'_> {
+    /// Hands over the images of `range`, of so many elements each, in batches of at most `batch`, each with the number
+    /// of its first.
+    pub(super) fn each(&self, range: Range<usize>, elements: usize, batch: usize, mut see: impl FnMut(usize, &[f32])) {
+        let mut images = Vec::new();
+        for start in range.clone().step_by(batch) {
+            let part = start..range.end.min(start + batch);
+            images.resize(part.len() * elements, 0.0);
+            (self.fill)(part, &mut images);
+            see(start, &images);
+        }
+    }
+}
+
 /// Some inner tensors of a network, computed batch by batch.
 pub struct Tensors {
     /// None where only the images themselves are wanted.

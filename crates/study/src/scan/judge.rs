@@ -45,16 +45,12 @@ impl Reference {
         let run = Run { threads: options.threads, exact: options.exact, ..Run::inference(BATCH) };
         let mut model = Model::new(network, &run)?;
         let mut reference = Reference { choices: Vec::new(), log_probabilities: Vec::new(), right: None, classes };
-        let mut input = Vec::new();
-        for start in (0..images.count).step_by(BATCH) {
-            let range = start..images.count.min(start + BATCH);
-            input.resize(range.len() * network.graph.input.elements(), 0.0);
-            (images.fill)(range, &mut input);
-            for logits in model.forward(&input).chunks_exact(classes) {
+        images.each(0..images.count, network.graph.input.elements(), BATCH, |_, input| {
+            for logits in model.forward(input).chunks_exact(classes) {
                 reference.choices.push(choice(logits));
                 reference.log_probabilities.extend(log_softmax(logits));
             }
-        }
+        });
         if let Some(labels) = &images.labels {
             reference.right =
                 Some(labels.iter().zip(&reference.choices).map(|(label, choice)| label == choice).collect());
@@ -168,14 +164,10 @@ fn inner(
     let head = slice::between(network, INPUT, tensor)?;
     let run = Run { threads: options.threads, exact: options.exact, ..Run::inference(BATCH) };
     let mut model = Model::new(&head, &run)?;
-    let mut input = Vec::new();
     let mut values = Vec::with_capacity(count * head.graph.output_shape()?.elements());
-    for start in (first..first + count).step_by(BATCH) {
-        let range = start..(first + count).min(start + BATCH);
-        input.resize(range.len() * network.graph.input.elements(), 0.0);
-        (images.fill)(range, &mut input);
-        values.extend_from_slice(model.forward(&input));
-    }
+    images.each(first..first + count, network.graph.input.elements(), BATCH, |_, input| {
+        values.extend_from_slice(model.forward(input));
+    });
     Ok(values)
 }
 

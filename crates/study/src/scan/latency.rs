@@ -6,7 +6,7 @@ use std::time::Instant;
 use nettriage_engine::{Model, Options as Run};
 use nettriage_net::{Graph, Network};
 
-use crate::{Error, seed};
+use crate::{Error, seed, timing};
 
 /// Seconds for which a part is run at least, and runs at least.
 const LEAST: (f64, usize) = (0.004, 7);
@@ -48,25 +48,7 @@ impl Stopwatch {
     }
 }
 
-/// Milliseconds of a forward pass of two networks, in alternation, so that a machine that slows down slows both: the
-/// medians of `repetitions`.
-pub fn alternating(networks: [&Network; 2], batch: usize, repetitions: usize) -> Result<[f64; 2], Error> {
-    let run = Run::inference(batch);
-    let mut models = [Model::new(networks[0], &run)?, Model::new(networks[1], &run)?];
-    let images = vec![0.5; batch * networks[0].graph.input.elements()];
-    let mut seconds = [Vec::new(), Vec::new()];
-    for repetition in 0..=repetitions {
-        for (model, seconds) in models.iter_mut().zip(&mut seconds) {
-            let start = Instant::now();
-            std::hint::black_box(model.forward(&images));
-            // The first is warming up.
-            if repetition > 0 {
-                seconds.push(start.elapsed().as_secs_f64());
-            }
-        }
-    }
-    Ok(seconds.map(|mut s| {
-        s.sort_by(f64::total_cmp);
-        1e3 * s[s.len() / 2]
-    }))
+/// Milliseconds of a forward pass of two networks, in alternation: the medians of `repetitions`.
+pub fn alternating(networks: [&Network; 2], batch: usize, repetitions: usize, exact: bool) -> Result<[f64; 2], Error> {
+    Ok(timing::passes(networks, batch, repetitions, exact)?.map(|seconds| 1e3 * seconds[seconds.len() / 2]))
 }

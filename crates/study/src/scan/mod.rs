@@ -27,6 +27,7 @@ use nettriage_records::scan::{self as found, Scan};
 
 pub use images::{Fill, Images};
 pub use latency::{Stopwatch, alternating};
+pub(crate) use ranges::as_conv;
 pub use refit::{Judge, Judgement, refit};
 pub(crate) use single::Single;
 

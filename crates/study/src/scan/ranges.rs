@@ -103,11 +103,7 @@ fn candidates(
         // A substitute that cannot take the one shape to the other is no candidate; that is no error here.
         let Ok(child) = surgery::compress(&alone, &[(whole.clone(), substitute)]) else { continue };
         let graph = child.graph;
-        let conv = graph.layers.iter().find_map(|layer| match &layer.kind {
-            Kind::Conv(conv) => Some(*conv),
-            Kind::Linear { features, .. } => Some(Conv::same(*features, 1)),
-            _ => None,
-        });
+        let conv = graph.layers.iter().find_map(|layer| as_conv(&layer.kind));
         if conv.is_some_and(|conv| !sensible(&conv, range.input)) {
             continue;
         }
@@ -123,6 +119,15 @@ fn candidates(
         }
     }
     Ok(found)
+}
+
+/// A layer with weights as a convolution: a linear layer is one of 1x1.
+pub fn as_conv(kind: &Kind) -> Option<Conv> {
+    match kind {
+        Kind::Conv(conv) => Some(*conv),
+        Kind::Linear { features, .. } => Some(Conv::same(*features, 1)),
+        _ => None,
+    }
 }
 
 /// The substitute that a choice means for this range, if it means one.

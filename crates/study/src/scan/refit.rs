@@ -3,13 +3,15 @@
 use nettriage_engine::{Model, Options as Run};
 use nettriage_net::block::Block;
 use nettriage_net::surgery::{self, Substitute};
-use nettriage_net::{Conv, INPUT, Kind, Network, init, slice};
+use nettriage_net::{INPUT, Network, init, slice};
 
 use super::fit::{self, Sources, Wanted};
 use super::images::Images;
 use super::judge::{BATCH, Reference, Verdict};
+use super::ranges::as_conv;
 use super::{Method, Options, fill};
 use crate::Error;
+use crate::moments::Moments;
 
 /// Images that tell the running statistics of a substitute's norm.
 const CALIBRATION: usize = 1000;
@@ -29,13 +31,8 @@ pub fn refit(
 ) -> Result<Network, Error> {
     let mut child = surgery::compress(network, &[(now.clone(), substitute)])?;
     let layers = surgery::substitute_layers(now, &child);
-    let product = layers.first().and_then(|name| child.graph.layer(name));
-    let conv = match product.map(|layer| &layer.kind) {
-        Some(Kind::Conv(conv)) => *conv,
-        Some(Kind::Linear { features, .. }) => Conv::same(*features, 1),
-        _ => return Ok(child),
-    };
-    let product = layers[0].clone();
+    let Some(product) = layers.first().cloned() else { return Ok(child) };
+    let Some(conv) = child.graph.layer(&product).and_then(|layer| as_conv(&layer.kind)) else { return Ok(child) };
     let target = init::target_tensor(&parent.graph, before);
     let wanted = [Wanted {
         input: now.input.clone(),
@@ -68,24 +65,10 @@ fn calibrate(
     let channels = head.graph.output_shape()?.channels;
     let run = Run { threads: options.threads, exact: options.exact, ..Run::inference(BATCH) };
     let mut model = Model::new(&head, &run)?;
-    let (mut sums, mut squares, mut count) = (vec![0.0f64; channels], vec![0.0f64; channels], 0.0);
-    let mut input = Vec::new();
-    let last = images.count.min(CALIBRATION);
-    for start in (0..last).step_by(BATCH) {
-        let range = start..last.min(start + BATCH);
-        input.resize(range.len() * head.graph.input.elements(), 0.0);
-        (images.fill)(range, &mut input);
-        for row in model.forward(&input).chunks_exact(channels) {
-            for (c, &value) in row.iter().enumerate() {
-                sums[c] += f64::from(value);
-                squares[c] += f64::from(value).powi(2);
-            }
-            count += 1.0;
-        }
-    }
-    let mean: Vec<f32> = sums.iter().map(|s| (s / count) as f32).collect();
-    let variance = |(s, q): (&f64, &f64)| (q / count - (s / count).powi(2)).max(0.0) as f32;
-    let variance: Vec<f32> = sums.iter().zip(&squares).map(variance).collect();
+    let mut moments = Moments::new(channels);
+    let count = images.count.min(CALIBRATION);
+    images.each(0..count, head.graph.input.elements(), BATCH, |_, input| moments.add(model.forward(input)));
+    let [mean, variance] = moments.finish();
     Ok(init::calibrate(child, block, &mean, &variance)?)
 }
 
@@ -123,13 +106,9 @@ impl<'a> Judge<'a> {
         let run = Run { threads: self.options.threads, exact: self.options.exact, ..Run::inference(BATCH) };
         let mut model = Model::new(network, &run)?;
         let mut verdict = Verdict::default();
-        let mut input = Vec::new();
-        for start in (0..self.images.count).step_by(BATCH) {
-            let range = start..self.images.count.min(start + BATCH);
-            input.resize(range.len() * network.graph.input.elements(), 0.0);
-            (self.images.fill)(range, &mut input);
-            self.reference.add(&mut verdict, self.images.labels.as_deref(), start, model.forward(&input));
-        }
+        self.images.each(0..self.images.count, network.graph.input.elements(), BATCH, |start, input| {
+            self.reference.add(&mut verdict, self.images.labels.as_deref(), start, model.forward(input));
+        });
         let share = |count: usize| count as f64 / verdict.images.max(1) as f64;
         Ok(Judgement { accuracy: verdict.right.map(share), drop: verdict.drop(), agreement: share(verdict.agreed) })
     }
