@@ -2,36 +2,15 @@
 
 mod common;
 
-use common::{Place, succeeded};
+use common::{Place, STUDY, succeeded};
 use serde_json::Value;
 
-const STUDY: &str = r#"
-name = "controls"
-[data]
-name = "digits"
-validation = 100
-train = 300
-test = 100
-[parent]
-arch = "vgg"
-plan = [[6, 6], [8, 8]]
-[parent.training]
-epochs = 2
-batch = 32
-rate = 0.05
-[children]
-seeds = 2
-images = 96
-batch = 32
-rate = 0.02
-curve = 2
-calibration = 100
-[triage]
-inits = ["least-squares"]
-schemes = ["none", "local", "global", "hint-then-distill"]
-reinit = []
-drop = []
-"#;
+/// The common study with one init, schemes of every kind, and no controls but those that these tests are about.
+fn study() -> String {
+    let (head, _) = STUDY.split_once("[triage]").unwrap();
+    let schemes = r#"["none", "local", "global", "hint-then-distill"]"#;
+    format!("{head}[triage]\ninits = [\"least-squares\"]\nschemes = {schemes}\nreinit = []\ndrop = []\n")
+}
 
 fn records(place: &Place) -> Vec<Value> {
     let entries = std::fs::read_dir(place.path("run/trials")).unwrap();
@@ -44,7 +23,7 @@ fn records(place: &Place) -> Vec<Value> {
 
 #[test]
 fn a_placebo_is_the_parent_trained_on_and_readings_know_where_nothing_changed() {
-    let place = Place::new(STUDY);
+    let place = Place::new(&study());
     succeeded(&place.run("run", &[]).output().unwrap());
     let records = records(&place);
     let of = |role: &str| -> Vec<&Value> { records.iter().filter(|r| r["spec"]["role"] == role).collect() };
