@@ -2,24 +2,17 @@
 
 use nettriage_records::prescription::{Figures, Prescription};
 
-use crate::format::{number, percent, short};
+use crate::format::{interval, number, percent, short};
+use crate::terminal::{aligned, clean};
 
 pub use crate::html::prescription as html;
 
 /// The table of predicted and actual as plain text.
 pub fn terminal(prescription: &Prescription) -> String {
-    let rows = rows(prescription);
-    let widths: Vec<usize> =
-        (0..rows[0].len()).map(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
-    let mut out = String::new();
-    for row in &rows {
-        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, &w)| format!("{cell:<w$}")).collect();
-        out += line.join("  ").trim_end();
-        out += "\n";
-    }
-    out += "\n";
+    let mut out = aligned(&rows(prescription), |_| true).concat() + "\n";
     for replaced in &prescription.replaced {
-        out += &format!("{} to {}: {}\n", replaced.layers[0], replaced.layers[1], replaced.substitute);
+        let [first, last] = &replaced.layers;
+        out += &(clean(&format!("{first} to {last}: {}", replaced.substitute)) + "\n");
     }
     out += &format!("\n{}\n", verdict(prescription));
     out
@@ -31,7 +24,7 @@ pub(crate) fn verdict(prescription: &Prescription) -> String {
     let before = prescription.test.as_ref().map_or(&prescription.before, |[before, _]| before);
     let accuracy = match (last.drop, &prescription.test) {
         (Some([drop, low, high]), Some(_)) => {
-            format!("{} points lost on the test set ({} to {})", number(drop, 2), number(low, 2), number(high, 2))
+            format!("{} points lost on the test set ({})", number(drop, 2), interval([low, high]))
         }
         (Some([drop, ..]), None) => format!("{} points lost on the judged images", number(drop, 2)),
         (None, _) => format!("{} of first choices stay", percent(last.agreement.unwrap_or(0.0))),
@@ -52,16 +45,13 @@ pub(crate) fn rows(prescription: &Prescription) -> Vec<Vec<String>> {
     let header = ["", "accuracy", "drop (points)", "95% interval", "parameters", "MACs", "ms"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     let trained = if prescription.training == "none" { "judged" } else { "judged, trained" };
-    let mut add = |name: &str, figures: &Figures, interval: bool| {
+    let mut add = |name: &str, figures: &Figures, spread: bool| {
         let dash = || "-".to_owned();
         rows.push(vec![
             name.to_owned(),
             figures.accuracy.map_or_else(dash, |a| format!("{}%", number(100.0 * a, 2))),
             figures.drop.map_or_else(dash, |d| number(d[0], 2)),
-            figures
-                .drop
-                .filter(|_| interval)
-                .map_or_else(dash, |d| format!("{} to {}", number(d[1], 2), number(d[2], 2))),
+            figures.drop.filter(|_| spread).map_or_else(dash, |[_, low, high]| interval([low, high])),
             short(figures.cost.parameters as f64),
             short(figures.cost.macs as f64),
             format!("{:.3}", figures.milliseconds),

@@ -6,8 +6,9 @@ use nettriage_records::plan::Role;
 use nettriage_records::scan::{Candidate, Range, Scan, Trust};
 use nettriage_records::{Error, Run};
 
-use crate::format::{number, percent, short};
+use crate::format::{interval, number, percent, short};
 use crate::stats::kendall;
+use crate::terminal::{aligned, clean};
 
 pub use crate::html::scan as html;
 
@@ -16,7 +17,7 @@ const SHOWN: usize = 14;
 
 /// The ranges worth a look as plain text: those that nothing beats in accuracy kept and time saved, and the default blocks.
 pub fn terminal(scan: &Scan) -> String {
-    let mut out = format!("{}: ", scan.network);
+    let mut out = format!("{}: ", clean(&scan.network));
     if let Some(accuracy) = scan.parent.accuracy {
         out += &format!("{}% of {} ({}), ", number(100.0 * accuracy, 2), scan.images.judged, scan.images.judged_from);
     }
@@ -36,17 +37,9 @@ pub fn terminal(scan: &Scan) -> String {
         scan.took.threads,
         scan.took.bytes >> 20,
     );
-    let header =
-        ["layers", "block", "one layer", "accuracy", "drop (points)", "95% interval", "params", "MACs", "time"];
-    let mut rows: Vec<Vec<String>> = vec![header.map(str::to_owned).to_vec()];
+    let mut rows: Vec<Vec<String>> = vec![HEADER.map(str::to_owned).to_vec()];
     rows.extend(worth_a_look(scan).into_iter().map(|(range, candidate)| cells(scan, range, candidate)));
-    let widths: Vec<usize> =
-        (0..header.len()).map(|i| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0)).collect();
-    for row in rows {
-        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, &w)| format!("{cell:<w$}")).collect();
-        out += line.join("  ").trim_end();
-        out += "\n";
-    }
+    out += &aligned(&rows, |_| true).concat();
     if scan.left_out > 0 {
         out += &format!("\n{} larger kernels left out: more unknowns than --unknowns allows\n", scan.left_out);
     }
@@ -61,8 +54,8 @@ pub(crate) fn trusted(scan: &Scan) -> String {
         return "How far this ranking agrees with training is not known here: name finished runs with --study.\n"
             .into();
     };
-    let interval = match trust.interval {
-        Some([low, high]) => format!("95% interval {} to {}", number(low, 2), number(high, 2)),
+    let spread = match trust.interval {
+        Some(ends) => format!("95% interval {}", interval(ends)),
         None => "no interval from a single parent".to_owned(),
     };
     let warning = match trust.interval {
@@ -70,7 +63,7 @@ pub(crate) fn trusted(scan: &Scan) -> String {
         _ => " This does not show that the scan ranks blocks as training does: confirm with `nettriage run`.",
     };
     format!(
-        "Rank correlation with the criticality after training ({}): Kendall's tau {} ({interval}; {} parents, {} blocks).{warning}\n",
+        "Rank correlation with the criticality after training ({}): Kendall's tau {} ({spread}; {} parents, {} blocks).{warning}\n",
         trust.scheme,
         number(trust.tau, 2),
         trust.parents,
@@ -104,6 +97,10 @@ pub(crate) fn worth_a_look(scan: &Scan) -> Vec<(&Range, &Candidate)> {
     front
 }
 
+/// What [`cells`] are.
+pub(crate) const HEADER: [&str; 9] =
+    ["layers", "block", "one layer", "accuracy", "drop (points)", "95% interval", "parameters", "MACs", "time"];
+
 /// A table's row of a candidate.
 pub(crate) fn cells(scan: &Scan, range: &Range, candidate: &Candidate) -> Vec<String> {
     let dash = || "-".to_owned();
@@ -118,7 +115,7 @@ pub(crate) fn cells(scan: &Scan, range: &Range, candidate: &Candidate) -> Vec<St
             None => format!("{}% agree", number(100.0 * candidate.agreement, 2)),
         },
         candidate.drop.map_or_else(dash, |[drop, ..]| number(drop, 2)),
-        candidate.drop.map_or_else(dash, |[_, low, high]| format!("{} to {}", number(low, 2), number(high, 2))),
+        candidate.drop.map_or_else(dash, |[_, low, high]| interval([low, high])),
         less(range.cost.parameters, candidate.cost.parameters, parent.cost.parameters),
         less(range.cost.macs, candidate.cost.macs, parent.cost.macs),
         percent((candidate.milliseconds - range.milliseconds) / parent.milliseconds.max(1e-9)),

@@ -30,7 +30,7 @@ pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
         let estimate = cell.and_then(|cell| cell.criticality.as_ref());
         rows.push(vec![
             block.rank.map_or_else(dash, |rank| rank.to_string()),
-            clean(&block.block),
+            block.block.clone(),
             estimate.map_or_else(dash, |estimate| number(estimate.mean, 2)),
             estimate.and_then(|estimate| estimate.interval).map_or_else(dash, interval),
             cell.map_or_else(dash, |cell| format!("{}%", number(cell.accuracy, 2))),
@@ -40,7 +40,10 @@ pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
             cell.map_or_else(dash, |cell| format!("{}/{}", cell.recovered, cell.trials)),
         ]);
     }
-    out += &table(&rows);
+    let mut lines = aligned(&rows, |column| column == 1);
+    let width = lines.iter().map(|line| line.trim_end().chars().count()).max().unwrap_or(0);
+    lines.insert(1, "─".repeat(width) + "\n");
+    out += &lines.concat();
     out += "\n";
     out += &wrap(&clean(&words::answer(analysis).join(" ")), 96);
     out += "\n\n";
@@ -60,27 +63,21 @@ pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
 }
 
 /// Names come from files: nothing in them may move the cursor or colour the terminal.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }
 
-/// Columns side by side, the second to the left, the others to the right.
-fn table(rows: &[Vec<String>]) -> String {
+/// A line for every row, the columns side by side: those of `left` to the left, the others to the right.
+pub(crate) fn aligned(rows: &[Vec<String>], left: impl Fn(usize) -> bool) -> Vec<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
-    let mut out = String::new();
-    for (i, row) in rows.iter().enumerate() {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (text, &width))| {
-            if column == 1 { format!("{text:<width$}") } else { format!("{text:>width$}") }
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().map(|cell| clean(cell)).zip(&widths).enumerate().map(|(column, (text, &width))| {
+            if left(column) { format!("{text:<width$}") } else { format!("{text:>width$}") }
         });
-        out += cells.collect::<Vec<_>>().join("  ").trim_end();
-        out += "\n";
-        if i == 0 {
-            out += &"─".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1));
-            out += "\n";
-        }
-    }
-    out
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
 }
 
 fn wrap(text: &str, width: usize) -> String {
@@ -97,4 +94,15 @@ fn wrap(text: &str, width: usize) -> String {
         }
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stand_below_each_other_and_no_name_steers_the_terminal() {
+        let rows = [["a", "bb"], ["ccc", "\u{1b}[2J"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(aligned(&rows, |column| column == 0), ["a      bb\n", "ccc  \u{FFFD}[2J\n"]);
+    }
 }

@@ -52,24 +52,32 @@ pub fn html(data: &RunData, analysis: &Analysis) -> String {
             format!("<section id=\"{id}\" aria-label=\"{title}\">{heading}{body}</section>")
         })
         .collect();
-    // Nothing may be fetched, whatever the records hold: the policy allows what is in the page alone.
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:";
+    let head = head(&format!("{}: which blocks matter", text(&analysis.name)), "script-src 'unsafe-inline'; ", "");
     format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <meta name=\"color-scheme\" content=\"light dark\"><link rel=\"icon\" href=\"data:,\">\
-         <title>{name}: which blocks matter</title><style>{STYLE}</style></head>\n<body>\
+        "{head}<body>\
          <a class=\"skip\" href=\"#answer\">To the answer</a>\
          <header><nav aria-label=\"Sections\"><b>nettriage</b>{links}</nav>\
          <button id=\"theme\" type=\"button\" title=\"Light or dark\" aria-label=\"Light or dark\">◐</button></header>\
          <main>{bodies}</main><div id=\"tip\" role=\"tooltip\" hidden></div>\
          <script type=\"application/json\" id=\"data\">{payload}</script>\n\
          <script>{D3}</script>\n<script>{PLOT}</script>\n<script>{SCRIPT}</script></body></html>\n",
-        name = text(&analysis.name),
         links = links.concat(),
         bodies = bodies.concat(),
         payload = escape::json(&plots::payload(data, analysis)),
+    )
+}
+
+/// A page's beginning, up to its body; `style` comes after what all pages have.
+///
+/// Nothing may be fetched, whatever the records hold: the policy allows what is in the page alone.
+pub(crate) fn head(title: &str, scripts: &str, style: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta http-equiv=\"Content-Security-Policy\" \
+         content=\"default-src 'none'; style-src 'unsafe-inline'; {scripts}img-src data: blob:\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <meta name=\"color-scheme\" content=\"light dark\"><link rel=\"icon\" href=\"data:,\">\
+         <title>{title}</title><style>{STYLE}{style}</style></head>\n"
     )
 }
 

@@ -3,7 +3,7 @@
 use nettriage_records::prescription::Prescription;
 
 use super::escape::text;
-use super::{STYLE, table};
+use super::{head, table};
 use crate::format::{number, short};
 use crate::prescription::{rows, verdict};
 
@@ -13,9 +13,11 @@ const SIZE: [f64; 2] = [720.0, 320.0];
 /// Plans with a larger predicted drop are not drawn.
 const LARGEST: f64 = 30.0;
 
+const FRONT: &str = ".front text{fill:var(--soft);font-size:12px}.front path{fill:none;stroke:var(--accent);stroke-width:2}\
+     .front circle{fill:var(--accent)}.front rect{fill:var(--no)}.front line{stroke:var(--line)}";
+
 /// The prescription as one HTML document; it has no script and fetches nothing.
 pub fn prescription(prescription: &Prescription) -> String {
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
     let safe = |rows: &[Vec<String>]| -> Vec<Vec<String>> {
         rows.iter().map(|row| row.iter().map(|cell| text(cell)).collect()).collect()
     };
@@ -41,13 +43,9 @@ pub fn prescription(prescription: &Prescription) -> String {
             ]
         })
         .collect();
+    let head = head(&format!("{}: compressed", text(&prescription.network)), "", FRONT);
     format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <link rel=\"icon\" href=\"data:,\"><title>{name}: compressed</title>\
-         <style>{STYLE}.front text{{fill:var(--soft);font-size:12px}}.front path{{fill:none;stroke:var(--accent);stroke-width:2}}\
-         .front circle{{fill:var(--accent)}}.front rect{{fill:var(--no)}}.front line{{stroke:var(--line)}}</style></head>\n<body>\
+        "{head}<body>\
          <header><nav><b>nettriage prescribe</b></nav></header><main>\
          <section id=\"answer\"><p class=\"eyebrow\"><b>{name}</b>, {data}</p><h1>{verdict}</h1>{figures}</section>\
          <section><h2>What was replaced</h2>{replaced}<p>Training after surgery: {training}. Judged by {judged}.</p></section>\

@@ -3,9 +3,9 @@
 use nettriage_records::scan::{Candidate, Range, Scan};
 
 use super::escape::text;
-use super::{STYLE, step, table};
-use crate::format::{number, percent, short};
-use crate::scan::{cells, layers, trusted, worth_a_look};
+use super::{head, step, table};
+use crate::format::{interval, number, percent, short};
+use crate::scan::{HEADER, cells, layers, trusted, worth_a_look};
 
 /// Pixels a side of a triangle's cell, and left of and above the cells for names.
 const CELL: usize = 26;
@@ -13,8 +13,6 @@ const NAMES: usize = 150;
 
 /// The scan as one HTML document; it has no script and fetches nothing.
 pub fn scan(scan: &Scan) -> String {
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:";
-    let name = text(&scan.network);
     let body = [
         ("answer", answer(scan)),
         ("triangle", format!("<h2>From layer to layer</h2>{}", triangles(scan))),
@@ -22,12 +20,9 @@ pub fn scan(scan: &Scan) -> String {
         ("method", format!("<h2>Method</h2>{}", method(scan))),
     ];
     let body: String = body.iter().map(|(id, body)| format!("<section id=\"{id}\">{body}</section>")).collect();
+    let head = head(&format!("{}: which ranges could be one layer", text(&scan.network)), "", TRIANGLE);
     format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
-         <link rel=\"icon\" href=\"data:,\"><title>{name}: which ranges could be one layer</title>\
-         <style>{STYLE}{TRIANGLE}</style></head>\n<body>\
+        "{head}<body>\
          <header><nav aria-label=\"Sections\"><b>nettriage scan</b><a href=\"#answer\">Answer</a><a href=\"#triangle\">From layer to layer</a>\
          <a href=\"#table\">Every candidate</a><a href=\"#method\">Method</a></nav></header>\
          <main>{body}</main></body></html>\n"
@@ -63,8 +58,6 @@ fn answer(scan: &Scan) -> String {
         .parent
         .accuracy
         .map(|a| format!("{}% right on {}, ", number(100.0 * a, 2), text(&scan.images.judged_from)));
-    let header =
-        ["layers", "block", "one layer", "accuracy", "drop (points)", "95% interval", "parameters", "MACs", "time"];
     let rows: Vec<Vec<String>> =
         front.iter().map(|(r, c)| cells(scan, r, c).iter().map(|cell| text(cell)).collect()).collect();
     format!(
@@ -77,7 +70,7 @@ fn answer(scan: &Scan) -> String {
         short(scan.parent.cost.macs as f64),
         scan.parent.milliseconds,
         text(&trusted(scan)),
-        table("plain", &header, &rows)
+        table("plain", &HEADER, &rows)
     )
 }
 
@@ -135,7 +128,7 @@ fn triangle(
         let (x, y) = (NAMES + range.units[1] * CELL, 92 + range.units[0] * CELL);
         let shown = value(range, best);
         let drop = best.drop.map_or(String::new(), |[d, low, high]| {
-            format!(", drop {} ({} to {}) points", number(d, 2), number(low, 2), number(high, 2))
+            format!(", drop {} ({}) points", number(d, 2), interval([low, high]))
         });
         let hint = format!(
             "{}: {}{drop}, {} of first choices stay, {} to {} ms",
@@ -169,21 +162,7 @@ fn shortened(name: &str) -> String {
 }
 
 fn everything(scan: &Scan) -> String {
-    let header = [
-        "layers",
-        "block",
-        "one layer",
-        "accuracy",
-        "drop (points)",
-        "95% interval",
-        "parameters",
-        "MACs",
-        "time",
-        "method",
-        "error",
-        "agree",
-        "divergence",
-    ];
+    let header = [&HEADER[..], &["method", "error", "agree", "divergence"]].concat();
     let mut rows = Vec::new();
     for range in &scan.ranges {
         for candidate in &range.candidates {
