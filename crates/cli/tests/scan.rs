@@ -91,13 +91,6 @@ fn a_substitutes_accuracy_is_that_of_the_network_that_prescribe_writes() {
     let after = &prescription["test"][1];
     assert!(after["cost"]["macs"].as_u64().unwrap() <= macs * 3 / 4);
     assert_eq!(after["cost"], prescription["predicted"]["cost"], "cost adds up exactly");
-    if let [only] = replaced.as_slice() {
-        // A single range: nothing to interact with, so what was predicted is what is built.
-        let range = found["ranges"].as_array().unwrap().iter().find(|r| r["name"] == only["range"]).unwrap();
-        let candidate =
-            range["candidates"].as_array().unwrap().iter().find(|c| c["substitute"] == only["substitute"]).unwrap();
-        assert_eq!(candidate["accuracy"], prescription["built"]["accuracy"]);
-    }
     // The file, evaluated by itself, gives the accuracy that its card promises.
     let mut command = nettriage();
     command.arg("evaluate").arg(place.path("child.onnx")).args(["--data", "digits", "--json"]);
@@ -105,6 +98,34 @@ fn a_substitutes_accuracy_is_that_of_the_network_that_prescribe_writes() {
     assert_eq!(evaluated["top1"], after["accuracy"]);
     let card = std::fs::read_to_string(place.path("child.md")).unwrap();
     assert!(card.contains("--max-macs 75%") && card.contains("Predicted and actual"), "{card}");
+}
+
+#[test]
+fn a_single_range_is_built_as_it_was_judged() {
+    let place = trained();
+    let mut found = scan(&place, "scan.json", &["--threads", "2"]);
+    // A scan of one range with one candidate leaves nothing to choose, and nothing to interact with.
+    let macs = |value: &Value| value["cost"]["macs"].as_u64().unwrap();
+    let saved = |range: &Value, candidate: &Value| macs(range).saturating_sub(macs(candidate));
+    let ranges = found["ranges"].as_array().unwrap();
+    let all = ranges.iter().flat_map(|r| r["candidates"].as_array().unwrap().iter().map(move |c| (r, c)));
+    let harmful = all.filter(|(_, c)| (1.0..50.0).contains(&c["drop"][0].as_f64().unwrap()));
+    let (range, candidate) = harmful.max_by_key(|(r, c)| saved(r, c)).unwrap();
+    let (mut range, candidate, left) =
+        (range.clone(), candidate.clone(), macs(&found["parent"]) - saved(range, candidate));
+    range["candidates"] = serde_json::json!([candidate]);
+    found["ranges"] = serde_json::json!([range]);
+    std::fs::write(place.path("one.json"), found.to_string()).unwrap();
+    let mut command = nettriage();
+    command.arg("prescribe").arg(place.path("run")).args(["--judged", "100", "--no-training", "--threads", "2"]);
+    command.args(["--max-macs", &left.to_string(), "--scan"]).arg(place.path("one.json"));
+    command.arg("-o").arg(place.path("child.onnx"));
+    succeeds(command);
+    let made = json(&place, "child.json");
+    assert_eq!(made["replaced"].as_array().unwrap().len(), 1);
+    assert_eq!(made["replaced"][0]["range"], range["name"]);
+    assert_eq!(made["built"]["accuracy"], candidate["accuracy"]);
+    assert_eq!(made["built"]["drop"], candidate["drop"]);
 }
 
 #[test]
