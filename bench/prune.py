@@ -30,31 +30,22 @@ def cifar10(folder):
     return np.concatenate([x for x, _ in train]), np.concatenate([y for _, y in train]), *batch("test_batch.bin")
 
 
-def vgg(weights):
+class Vgg(nn.Module):
     """The network of the weights: convolutions with batch norm and ReLU by their numbers, pooling in the gaps."""
-    layers, at = [], 0
-    numbers = sorted({int(k.split(".")[1]) for k in weights if k.startswith("features.")})
-    for n in (n for n in numbers if weights[f"features.{n}.weight"].dim() == 4):
-        if n > at:
-            layers.append(nn.MaxPool2d(2)); at += 1
-        out, inputs = weights[f"features.{n}.weight"].shape[:2]
-        layers += [nn.Conv2d(inputs, out, 3, padding=1, bias=f"features.{n}.bias" in weights), nn.BatchNorm2d(out), nn.ReLU()]
-        at += 3
-    layers.append(nn.MaxPool2d(2))
-    net = nn.Module()
-    net.features, net.flatten = nn.Sequential(*layers), nn.Flatten()
-    net.classifier = nn.Linear(*reversed(weights["classifier.weight"].shape))
-    net.forward = lambda x: net.classifier(net.flatten(net.features(x)))
-    net.load_state_dict({k: v for k, v in weights.items()}, strict=False)
-    return net.eval()
 
-
-class Wrapped(nn.Module):
-    """A module with a forward of its own, as exporters and pruners want it."""
-
-    def __init__(self, net):
+    def __init__(self, weights):
         super().__init__()
-        self.features, self.classifier = net.features, net.classifier
+        layers, at = [], 0
+        numbers = sorted({int(k.split(".")[1]) for k in weights if k.startswith("features.")})
+        for n in (n for n in numbers if weights[f"features.{n}.weight"].dim() == 4):
+            if n > at:
+                layers.append(nn.MaxPool2d(2)); at += 1
+            out, inputs = weights[f"features.{n}.weight"].shape[:2]
+            layers += [nn.Conv2d(inputs, out, 3, padding=1, bias=f"features.{n}.bias" in weights), nn.BatchNorm2d(out), nn.ReLU()]
+            at += 3
+        self.features = nn.Sequential(*layers, nn.MaxPool2d(2))
+        self.classifier = nn.Linear(*reversed(weights["classifier.weight"].shape))
+        self.load_state_dict(weights, strict=False)
 
     def forward(self, x):
         return self.classifier(torch.flatten(self.features(x), 1))
@@ -140,7 +131,7 @@ def main():
     x, y, test_x, test_y = cifar10(a.data)
     x, y = x[:len(x) - a.held], y[:len(y) - a.held]  # what the prescription was judged by is not trained on
     test = (torch.from_numpy(test_x).float() / 255 - mean) / std
-    parent = Wrapped(vgg(load_file(a.parent))).eval()
+    parent = Vgg(load_file(a.parent)).eval()
     labels = torch.from_numpy(test_y)
     child = session(a.child)
 

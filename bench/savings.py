@@ -52,7 +52,7 @@ def main():
     with tempfile.TemporaryDirectory() as scratch:
         scratch = pathlib.Path(scratch)
         common = [a.study, "--data-dir", a.data]
-        trained, _ = run([a.program, "train", *common, "--out", scratch / "parent"])
+        run([a.program, "train", *common, "--out", scratch / "parent"])
         for n in range(a.rounds):
             for name, flags in [("as it is", []), *switches.items()]:
                 folder = scratch / "run"
