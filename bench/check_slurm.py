@@ -46,6 +46,7 @@ LONG = STUDY.format(images=20_000_000).replace("seeds = 3", "seeds = 1") + """
 inits = ["random"]
 schemes = ["global"]
 parent_continued = []
+placebo = []
 reinit = []
 drop = []
 [[triage.block]]

@@ -162,7 +162,7 @@ pub struct Means {
     /// Folder for files of what exceeds memory [default: the system's for temporary files]
     #[arg(long, value_name = "DIR")]
     pub scratch: Option<PathBuf>,
-    /// Threads inside a trial [default: 1]
+    /// Threads inside a trial [default: 1, with `trial` one per core; a Slurm task has as many as its cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
     /// Savings to do without, to measure what each gives: all, or some of prefix, evaluation, hint, kept, sweep, solved
@@ -196,9 +196,6 @@ pub struct Trial {
     /// Leave out trials that have a record
     #[arg(long)]
     pub missing: bool,
-    /// Threads inside a trial [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub threads: Option<u16>,
     /// MiB of memory for activations that trials share
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     pub cache: usize,
@@ -208,6 +205,9 @@ pub struct Trial {
     /// Folder of the data set's files
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// How the machine is used
+    #[command(flatten)]
+    pub means: Means,
 }
 
 /// `status`.

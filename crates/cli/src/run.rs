@@ -121,12 +121,22 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn Executor>, Fail> 
     match args.on {
         On::Local => Ok(Box::new(Threads(resources))),
         On::Processes => {
-            let cache = args.train.cache / resources.workers;
-            let command = trial_command(&args.train, folder)?;
+            let args::Train { cache, means, .. } = &args.train;
+            let share = |mib: u64| (mib / resources.workers as u64).to_string();
+            let mut command = trial_command(&args.train, folder)?;
+            let threads = means.threads.unwrap_or(1).to_string();
+            for (name, value) in [
+                ("--threads", threads),
+                ("--cache", share(*cache as u64)),
+                ("--disk-cache", share(means.disk_cache as u64)),
+                ("--data-memory", share(means.data_memory)),
+                ("--index", "-".to_owned()),
+            ] {
+                command.extend([name.to_owned(), value]);
+            }
             let command = Box::new(move || {
                 let mut worker = Command::new(&command[0]);
-                worker.args(&command[1..]).args(["--threads", "1", "--index", "-"]);
-                worker.args(["--cache", &cache.to_string()]);
+                worker.args(&command[1..]);
                 // Out of memory inside a backtrace, a process waits for itself for ever.
                 worker.env("RUST_BACKTRACE", "0");
                 worker
@@ -135,8 +145,15 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn Executor>, Fail> 
         }
         On::Slurm => {
             let args::Slurm { slurm_option, slurm_tasks, slurm_chunk, .. } = &args.slurm;
+            let args::Train { cache, means, .. } = &args.train;
             let mut command = trial_command(&args.train, folder)?;
-            command.extend(["--cache".to_owned(), args.train.cache.min(TASK_CACHE).to_string()]);
+            for (name, value) in [
+                ("--cache", (*cache).min(TASK_CACHE).to_string()),
+                ("--disk-cache", means.disk_cache.to_string()),
+                ("--data-memory", means.data_memory.to_string()),
+            ] {
+                command.extend([name.to_owned(), value]);
+            }
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
             Ok(Box::new(Slurm {
                 command,
@@ -164,6 +181,10 @@ fn trial_command(args: &args::Train, folder: &Path) -> Result<Vec<String>, Fail>
     if let Some(data) = &args.data_dir {
         command.extend(["--data-dir".to_owned(), text(data)?]);
     }
+    if let Some(scratch) = &args.means.scratch {
+        command.extend(["--scratch".to_owned(), text(scratch)?]);
+    }
+    command.extend(["--without".to_owned(), args.means.without.to_string()]);
     Ok(command)
 }
 

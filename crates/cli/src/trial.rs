@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nettriage_records::Run;
-use nettriage_study::{Resources, Setting, Study, Worker};
+use nettriage_study::{Means, Resources, Setting, Study, Worker};
 
 use crate::args;
 use crate::fail::Fail;
@@ -19,8 +19,8 @@ pub fn trial(args: &args::Trial) -> Result<(), Fail> {
     let folder = if named_plan { args.plan.parent().unwrap_or(Path::new("")) } else { &args.plan };
     let run = Run::open(folder)?;
     let indices = if args.index == "-" { None } else { Some(indices(&args.index, run.plan().trials.len())?) };
-    let setting = setting(&run, args.data_dir.as_deref())?;
-    let threads = args.threads.map_or_else(cores, usize::from);
+    let setting = setting(&run, args.data_dir.as_deref(), args.means.resolved())?;
+    let threads = args.means.threads.map_or_else(cores, usize::from);
     let mut worker = Worker::new(&run, &setting, Resources { workers: threads, cache: args.cache << 20 });
     let Some(indices) = indices else { return serve(&mut worker) };
     for index in indices {
@@ -40,11 +40,11 @@ pub fn trial(args: &args::Trial) -> Result<(), Fail> {
 }
 
 /// The setting that the plan was made from, if this program would plan the same.
-pub fn setting(run: &Run, data_dir: Option<&Path>) -> Result<Setting, Fail> {
+pub fn setting(run: &Run, data_dir: Option<&Path>, means: Means) -> Result<Setting, Fail> {
     let plan = run.plan();
     let file = run.folder().join("plan.json").display().to_string();
     let study = Study::parse(&plan.study, &file)?;
-    let setting = Setting::new(study, plan.study.clone(), data_dir)?;
+    let setting = Setting::with(study, plan.study.clone(), data_dir, means)?;
     if nettriage_study::plan(&setting)? != *plan {
         return Err(Fail::Message(format!(
             "{file}: this program, with the data at hand, would plan otherwise; run the plan with the version and data that made it",

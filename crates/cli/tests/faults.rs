@@ -120,11 +120,18 @@ fn workers_are_killed_thirty_times() {
 }
 
 #[test]
-fn workers_end_with_their_parent() {
+fn workers_share_their_parents_means_and_end_with_it() {
     let place = Place::new(&STUDY.replace("images = 96", "images = 96000"));
-    let mut run = quietly(&mut place.run("run", &["--on", "processes", "--workers", "2"]));
+    let means = ["--data-memory", "64", "--disk-cache", "10", "--threads", "3", "--without", "hint"];
+    let mut run = quietly(&mut place.run("run", &[&["--on", "processes", "--workers", "2"], &means[..]].concat()));
     until("two workers", || children(run.id()).len() == 2);
     let workers = children(run.id());
+    for pid in &workers {
+        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap().replace('\0', " ");
+        for means in ["--data-memory 32 ", "--disk-cache 5 ", "--threads 3 ", "--without hint "] {
+            assert!(words.contains(means), "{words}");
+        }
+    }
     run.kill().unwrap();
     run.wait().unwrap();
     let alive = |pid: &u32| {

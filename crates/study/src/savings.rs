@@ -1,5 +1,6 @@
 //! What a study does not do twice, and the room that it has: settings of time and memory, never of a result.
 
+use std::fmt;
 use std::str::FromStr;
 
 use nettriage_data::Room;
@@ -31,11 +32,14 @@ impl Savings {
     /// The names of the switches, in the order of the fields.
     pub const NAMES: [&'static str; 6] = ["prefix", "evaluation", "hint", "kept", "sweep", "solved"];
 
+    fn switches(&mut self) -> [&mut bool; 6] {
+        let Savings { prefix, evaluation, hint, kept, sweep, solved } = self;
+        [prefix, evaluation, hint, kept, sweep, solved]
+    }
+
     /// Turns one off by its name; false if there is none of that name.
     pub fn without(&mut self, name: &str) -> bool {
-        let Savings { prefix, evaluation, hint, kept, sweep, solved } = self;
-        let switches = [prefix, evaluation, hint, kept, sweep, solved];
-        match switches.into_iter().zip(Savings::NAMES).find(|(_, known)| *known == name) {
+        match self.switches().into_iter().zip(Savings::NAMES).find(|(_, known)| *known == name) {
             Some((switch, _)) => {
                 *switch = false;
                 true
@@ -47,6 +51,15 @@ impl Savings {
     /// None of them: every trial by itself, as a plain script would run it.
     pub fn none() -> Savings {
         Savings { prefix: false, evaluation: false, hint: false, kept: false, sweep: false, solved: false }
+    }
+}
+
+/// What is done without, as [`FromStr`] takes it.
+impl fmt::Display for Savings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut savings = *self;
+        let off = savings.switches().into_iter().zip(Savings::NAMES).filter(|(on, _)| !**on);
+        f.write_str(&off.map(|(_, name)| name).collect::<Vec<_>>().join(","))
     }
 }
 
@@ -90,6 +103,7 @@ mod tests {
         assert_eq!("all".parse(), Ok(Savings::none()));
         assert_eq!(Savings::NAMES.join(",").parse(), Ok(Savings::none()));
         assert_eq!("hint".parse(), Ok(Savings { hint: false, ..Savings::default() }));
+        assert_eq!("hint,prefix".parse::<Savings>().unwrap().to_string(), "prefix,hint");
         assert!("prefx".parse::<Savings>().unwrap_err().contains("prefix"));
     }
 }
