@@ -69,6 +69,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         run = pathlib.Path(folder) / "run"
         subprocess.run([program, "run", study, "--out", str(run), "--max-trials", "1"], check=True, capture_output=True)
+        # A shell's background jobs ignore Ctrl-C, and so would what they start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         server = subprocess.Popen([program, "serve", str(run), "--port", "0"], stdout=subprocess.PIPE, text=True)
         try:
             line = server.stdout.readline()

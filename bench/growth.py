@@ -41,6 +41,7 @@ keep = "nothing"
 inits = ["random"]
 schemes = {schemes}
 parent_continued = []
+placebo = []
 reinit = []
 drop = []
 """

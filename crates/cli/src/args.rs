@@ -342,7 +342,7 @@ pub struct Subject {
     /// Folder of the data set's files; for `--data folder`, the folder or tar itself
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Look at no label: agreement with the network as it is stands in for accuracy
+    /// Look at no label: agreement with the network as it is stands in for accuracy; with --data folder, any pictures below DIR
     #[arg(long)]
     pub unlabelled: bool,
     /// Mean per channel of pixels in 0 to 1 that the network was trained with

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nettriage_data::{Augmentation, Dataset, Images as Pictures, Normalization, fill_plain};
+use nettriage_data::{Augmentation, Dataset, Images as Pictures, Normalization, fill_plain, first};
 use nettriage_net::info::ModelInfo;
 use nettriage_net::{Graph, Network, Shape, safetensors};
 use nettriage_records::Run;
@@ -50,22 +50,36 @@ fn of_file(args: &args::Subject) -> Result<Subject, Fail> {
         return Err(Fail::Message("--parent chooses among a run's parents; a file holds one network".into()));
     }
     let loaded = model::load(&args.model)?;
-    let data = dataset(&loaded.network.graph, name, args.data_dir.as_deref())?;
+    let graph = &loaded.network.graph;
+    let data = match (name.as_str(), &args.data_dir) {
+        ("folder", Some(dir)) if args.unlabelled => {
+            let data = nettriage_data::open_unlabelled(dir, graph.input.height)?;
+            check_shape(graph, &data)?;
+            data
+        }
+        (name, dir) => dataset(graph, name, dir.as_deref())?,
+    };
     let normalization = normalization(args.mean.clone().zip(args.std.clone()), &loaded.info, &data)?;
     let count = data.train.len();
     if args.judged >= count {
         let problem = format!("--judged {} leaves none of the {count} training images to fit to", args.judged);
         return Err(Fail::Message(problem));
     }
-    let cut = (count - args.judged) as u32;
+    let (train, judged, judged_from) = if data.train.by_class() {
+        let split = nettriage_data::split(&data.train, args.judged, 0);
+        (split.train, split.validation, format!("{} of the training images, drawn by seed", args.judged))
+    } else {
+        let cut = (count - args.judged) as u32;
+        ((0..cut).collect(), (cut..count as u32).collect(), format!("the last {} training images", args.judged))
+    };
     let info = info(&normalization, &data);
     Ok(Subject {
         network: without_softmax(loaded.network),
         source: args.model.model.clone(),
         info,
-        train: (0..cut).collect(),
-        judged: (cut..count as u32).collect(),
-        judged_from: format!("the last {} training images", args.judged),
+        train,
+        judged,
+        judged_from,
         data,
         normalization,
         augment: Augmentation::default(),
@@ -82,7 +96,7 @@ fn of_run(args: &args::Subject, folder: &Path) -> Result<Subject, Fail> {
     }
     let run = Run::open(folder)?;
     let (setting, network) = parent_of(&run, args.parent, args.data_dir.as_deref())?;
-    let judged: Vec<u32> = setting.validation.iter().copied().take(args.judged).collect();
+    let judged = first(&setting.data.train, &setting.validation, args.judged);
     Ok(Subject {
         network,
         source: folder.display().to_string(),
@@ -129,9 +143,9 @@ fn info(normalization: &Normalization, data: &Dataset) -> ModelInfo {
 }
 
 impl Subject {
-    /// The first `count` training images.
+    /// The first `count` training images, of every class.
     pub fn fitted(&self, count: usize) -> Images<'_> {
-        self.images(&self.data.train, &self.train[..self.train.len().min(count)])
+        self.images(&self.data.train, &first(&self.data.train, &self.train, count))
     }
 
     /// The images to judge by.
@@ -163,13 +177,7 @@ pub fn dataset(graph: &Graph, name: &str, dir: Option<&Path>) -> Result<Dataset,
         ("folder", Some(dir)) => nettriage_data::open_folder(dir, graph.input.height)?,
         (name, dir) => nettriage_data::open(name, dir)?,
     };
-    let shape = Shape::new(dataset.channels, dataset.height, dataset.width);
-    if graph.input != shape {
-        return Err(Fail::Message(format!(
-            "{} takes {} images, {} holds {shape}",
-            graph.name, graph.input, dataset.name
-        )));
-    }
+    check_shape(graph, &dataset)?;
     let (outputs, classes) = (graph.output_shape()?.elements(), dataset.classes.len());
     if outputs != classes {
         return Err(Fail::Message(format!(
@@ -178,6 +186,15 @@ pub fn dataset(graph: &Graph, name: &str, dir: Option<&Path>) -> Result<Dataset,
         )));
     }
     Ok(dataset)
+}
+
+fn check_shape(graph: &Graph, dataset: &Dataset) -> Result<(), Fail> {
+    let shape = Shape::new(dataset.channels, dataset.height, dataset.width);
+    if graph.input != shape {
+        let problem = format!("{} takes {} images, {} holds {shape}", graph.name, graph.input, dataset.name);
+        return Err(Fail::Message(problem));
+    }
+    Ok(())
 }
 
 /// What the user says, else what stands beside the network, else the training set's own.

@@ -62,6 +62,11 @@ impl Images {
         self.pixels.used(images * (self.pixels.len() / self.labels.len().max(1)));
     }
 
+    /// Whether they lie class by class, as a folder's do, so that the first ones would be of the first classes alone.
+    pub fn by_class(&self) -> bool {
+        self.labels.is_sorted()
+    }
+
     /// How many images each of `classes` classes has.
     pub fn counts(&self, classes: usize) -> Vec<usize> {
         let mut counts = vec![0; classes];

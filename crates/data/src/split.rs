@@ -12,6 +12,13 @@ pub struct Split {
     pub validation: Vec<u32>,
 }
 
+/// The first `count` of ascending `indices`; of images that lie [class by class](Images::by_class) as many, evenly spaced, so
+/// that every class has its share.
+pub fn first(images: &Images, indices: &[u32], count: usize) -> Vec<u32> {
+    let (count, of) = (count.min(indices.len()), indices.len());
+    if images.by_class() { (0..count).map(|i| indices[i * of / count]).collect() } else { indices[..count].to_vec() }
+}
+
 /// Carves `validation` images (all, if there are fewer) out of the training images, by seed.
 ///
 /// Stratified: class `c` with `n_c` of the `N` images gives `validation * n_c / N` of them rounded down, and the

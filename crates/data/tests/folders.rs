@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use image::{GrayImage, ImageFormat, Luma, Rgb, RgbImage};
-use nettriage_data::{Dataset, Error, class_counts, contact_sheet, open_folder};
+use nettriage_data::{Dataset, Error, class_counts, contact_sheet, open_folder, open_unlabelled};
 use tempfile::TempDir;
 
 /// `shared/` beside the repository, or the folder that `NETTRIAGE_SHARED` names; a loud line where it is absent.
@@ -118,6 +118,23 @@ fn train_and_test_folders() {
     assert_eq!((shades, set.test.image(0)[0]), (vec![1, 9, 2], 3));
     let counts: Vec<_> = class_counts(&set).iter().map(|class| (class.train, class.test)).collect();
     assert_eq!(counts, [(2, 0), (1, 1)]);
+}
+
+#[test]
+fn pictures_without_classes_are_all_there_in_the_order_of_their_names() {
+    let files = [("b/2.png", png(2)), ("1.png", png(1)), ("b/deep/3.png", png(3)), ("b/.hidden.png", vec![0])];
+    let (_dir, paths) = made(&files);
+    for path in &paths {
+        let set = open_unlabelled(path, 8).unwrap();
+        assert!(set.classes.is_empty() && set.test.is_empty());
+        let shades: Vec<u8> = (0..set.train.len()).map(|i| set.train.image(i)[0]).collect();
+        assert_eq!(shades, [1, 2, 3]);
+    }
+    let (_dir, paths) = made(&[("readme.txt", vec![0])]);
+    for path in &paths {
+        let error = open_unlabelled(path, 8).unwrap_err().to_string();
+        assert!(error.contains("holds no images"), "{error}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Splits, streams, batches and normalisation on the embedded digits and on small arrays made by hand.
 
 use nettriage_data::{
-    Augmentation, Dataset, Example, Images, Normalization, Shape, Stream, fill, fill_plain, open, split,
+    Augmentation, Dataset, Example, Images, Normalization, Shape, Stream, fill, fill_plain, first, open, split,
 };
 
 fn digits() -> Dataset {
@@ -61,6 +61,23 @@ fn a_split_is_stratified_disjoint_complete_and_set_by_its_seed() {
     assert_eq!(split(&digits.train, 0, 7).train.len(), 1437);
     assert_eq!(split(&digits.train, 9999, 7).validation.len(), 1437);
     assert_eq!(split(&Images::default(), 10, 7).validation.len(), 0);
+}
+
+#[test]
+fn the_first_images_are_of_every_class() {
+    let digits = digits().train;
+    let some: Vec<u32> = (10..1000).collect();
+    assert_eq!(first(&digits, &some, 20), (10..30).collect::<Vec<_>>());
+    assert_eq!(first(&digits, &some, 5000), some);
+    let folder = Images { pixels: vec![0; 300].into(), labels: (0..300).map(|i| i / 100).collect() };
+    let all: Vec<u32> = (0..300).collect();
+    for count in [3, 30, 299, 300] {
+        let chosen = first(&folder, &all, count);
+        assert!(chosen.is_sorted() && chosen.len() == count);
+        let of = |class| chosen.iter().filter(|&&i| i / 100 == class).count();
+        assert!((0..3).all(|class| of(class).abs_diff(count / 3) <= 1), "{chosen:?}");
+    }
+    assert!(first(&folder, &[], 3).is_empty() && first(&folder, &all, 0).is_empty());
 }
 
 #[test]

@@ -138,7 +138,10 @@ impl<'a> Shared<'a> {
             Set::Validation => plain(&setting.validation),
             Set::Test => plain(&setting.test),
             Set::WholeTest => plain(&(0..setting.data.test.len() as u32).collect::<Vec<_>>()),
-            Set::Calibration => plain(&setting.train[..setting.train.len().min(setting.study.children.calibration)]),
+            Set::Calibration => {
+                let count = setting.study.children.calibration;
+                plain(&nettriage_data::first(&setting.data.train, &setting.train, count))
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nettriage_data::{Dataset, Normalization, Stream};
+use nettriage_data::{Dataset, Normalization, Stream, first};
 use nettriage_net::block::Block;
 use nettriage_net::load::{self, Loaded};
 use nettriage_net::{Graph, Kind, Network, Shape, arch, block};
@@ -54,7 +54,7 @@ impl Setting {
             }
             (name, dir) => nettriage_data::open_within(name, dir, room)?,
         };
-        let mut split = nettriage_data::split(&data.train, study.data.validation, seed::seed("split", &[]));
+        let split = nettriage_data::split(&data.train, study.data.validation, seed::seed("split", &[]));
         if split.train.is_empty() {
             return Err(Error::Plan(format!(
                 "[data] validation = {} leaves no training image of {}; choose fewer",
@@ -63,7 +63,6 @@ impl Setting {
             )));
         }
         study.data.augment.check(data.shape())?;
-        split.train.sort_unstable();
         let given =
             study.parent.file.as_deref().map(|file| read_parent(&study, file, data.classes.len())).transpose()?;
         let known = given.as_ref().map(|loaded| &loaded.info).filter(|info| !info.mean.is_empty());
@@ -73,8 +72,9 @@ impl Setting {
             (Some(mean), Some(std)) => given_normalization(mean, std, data.channels)?,
             _ => Normalization::of(&data.train, data.shape(), &split.train),
         };
-        split.train.truncate(study.data.train.unwrap_or(usize::MAX));
-        let test = (0..data.test.len().min(study.data.test.unwrap_or(usize::MAX)) as u32).collect();
+        let train = first(&data.train, &split.train, study.data.train.unwrap_or(usize::MAX));
+        let test: Vec<u32> = (0..data.test.len() as u32).collect();
+        let test = first(&data.test, &test, study.data.test.unwrap_or(usize::MAX));
 
         let given = given.map(|loaded| without_softmax(loaded.network));
         let input = Shape::new(data.channels, data.height, data.width);
@@ -100,7 +100,7 @@ impl Setting {
             study,
             text,
             normalization,
-            train: split.train,
+            train,
             validation: split.validation,
             test,
             graph,

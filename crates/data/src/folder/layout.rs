@@ -107,6 +107,21 @@ impl Layout {
     }
 }
 
+/// Every image, whatever the folder it lies in, as a training image of no class.
+pub(crate) fn unlabelled(path: &Path, names: &[String]) -> Result<Layout, Error> {
+    if names.is_empty() {
+        let problem = "holds no images (jpg, png, bmp, webp)".to_owned();
+        return Err(Error::content(path, problem, "name the folder or the archive that holds them"));
+    }
+    let mut sources: Vec<usize> = (0..names.len()).collect();
+    sources.sort_by_key(|&source| &names[source]);
+    if let Some(pair) = sources.windows(2).find(|pair| names[pair[0]] == names[pair[1]]) {
+        return Err(Error::content(path, format!("holds {} twice", names[pair[0]]), "keep one of them"));
+    }
+    let train = sources.into_iter().map(|source| Item { source, label: 0 }).collect();
+    Ok(Layout { classes: Vec::new(), train, test: Vec::new() })
+}
+
 /// Without the folders that are around everything, as long as two parts remain and `train` is not among them.
 fn unwrapped<'a>(images: &'a [(Vec<&'a str>, usize)]) -> Vec<(&'a [&'a str], usize)> {
     let mut images: Vec<(&[&str], usize)> = images.iter().map(|(parts, source)| (parts.as_slice(), *source)).collect();

@@ -59,11 +59,30 @@ pub fn open_folder(path: &Path, size: usize) -> Result<Dataset, Error> {
 /// # Errors
 /// As [`open_folder`]; and [`Error::Spill`].
 pub fn open_folder_within(path: &Path, size: usize, room: &Room) -> Result<Dataset, Error> {
+    open_arranged(path, size, room, Layout::of)
+}
+
+/// Opens a folder, or an archive, of images that no folder tells a class of: all are training images, in the order of their
+/// names, and there are no classes. Otherwise as [`open_folder`].
+///
+/// # Errors
+/// As [`open_folder`].
+pub fn open_unlabelled(path: &Path, size: usize) -> Result<Dataset, Error> {
+    open_arranged(path, size, &Room::default(), layout::unlabelled)
+}
+
+/// Decodes what `arrange` makes of the images' names.
+fn open_arranged(
+    path: &Path,
+    size: usize,
+    room: &Room,
+    arrange: fn(&Path, &[String]) -> Result<Layout, Error>,
+) -> Result<Dataset, Error> {
     if !(1..=LARGEST_SIZE).contains(&size) {
         return Err(Error::Setting(format!("image size {size}: choose 1 to {LARGEST_SIZE}")));
     }
     let source = Source::list(path)?;
-    let layout = Layout::of(path, source.names())?;
+    let layout = arrange(path, source.names())?;
     let total = layout.train.len() + layout.test.len();
     let bytes = (total as u64).saturating_mul((size * size * 3) as u64);
     if bytes > LARGEST_SET {
