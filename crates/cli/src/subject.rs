@@ -175,6 +175,9 @@ impl Subject {
 pub fn dataset(graph: &Graph, name: &str, dir: Option<&Path>) -> Result<Dataset, Fail> {
     let dataset = match (name, dir) {
         ("folder", Some(dir)) => nettriage_data::open_folder(dir, graph.input.height)?,
+        ("folder", None) => {
+            return Err(Fail::Message("--data folder needs --data-dir, a folder or a tar of images".into()));
+        }
         (name, dir) => nettriage_data::open(name, dir)?,
     };
     check_shape(graph, &dataset)?;
