@@ -5,7 +5,7 @@ use std::path::Path;
 use nettriage_net::info::ModelInfo;
 use nettriage_net::{Network, onnx, safetensors};
 use nettriage_records::Run;
-use nettriage_study::recompute;
+use nettriage_study::{Means, recompute};
 
 use crate::args;
 use crate::fail::Fail;
@@ -26,7 +26,7 @@ pub fn export(args: &args::Export) -> Result<(), Fail> {
     let spec = plan.trials.iter().find(|t| t.id == *trial).or(by_index).ok_or_else(|| {
         Fail::Message(format!("--trial {trial}: no trial of {} has this id or index", folder.display()))
     })?;
-    let network = recompute(&run, &setting_of(&run, args.data_dir.as_deref())?, spec)?;
+    let network = recompute(&run, &setting_of(&run, args.data_dir.as_deref(), Means::default())?, spec)?;
     written(&network, args)?;
     let info = ModelInfo {
         mean: plan.data.mean.clone(),

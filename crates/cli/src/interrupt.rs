@@ -1,5 +1,6 @@
 //! Ctrl-C and its like: a message that says what is saved and how to go on.
 
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use crate::fail::Fail;
@@ -20,7 +21,11 @@ impl Interrupt {
         let handle = move || {
             let goodbye = handler.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if let Some(goodbye) = goodbye.as_ref() {
-                eprintln!("\n{}", goodbye());
+                let words = goodbye();
+                // Held to the end: nothing that still runs may speak after the last word.
+                let mut error = std::io::stderr().lock();
+                let _ = writeln!(error, "\n{words}");
+                std::process::exit(130);
             }
             std::process::exit(130);
         };

@@ -122,18 +122,9 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn Executor>, Fail> 
         On::Local => Ok(Box::new(Threads(resources))),
         On::Processes => {
             let args::Train { cache, means, .. } = &args.train;
-            let share = |mib: u64| (mib / resources.workers as u64).to_string();
-            let mut command = trial_command(&args.train, folder)?;
+            let mut command = trial_command(&args.train, folder, *cache, resources.workers)?;
             let threads = means.threads.unwrap_or(1).to_string();
-            for (name, value) in [
-                ("--threads", threads),
-                ("--cache", share(*cache as u64)),
-                ("--disk-cache", share(means.disk_cache as u64)),
-                ("--data-memory", share(means.data_memory)),
-                ("--index", "-".to_owned()),
-            ] {
-                command.extend([name.to_owned(), value]);
-            }
+            command.extend(["--threads", &threads, "--index", "-"].map(str::to_owned));
             let command = Box::new(move || {
                 let mut worker = Command::new(&command[0]);
                 worker.args(&command[1..]);
@@ -145,15 +136,7 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn Executor>, Fail> 
         }
         On::Slurm => {
             let args::Slurm { slurm_option, slurm_tasks, slurm_chunk, .. } = &args.slurm;
-            let args::Train { cache, means, .. } = &args.train;
-            let mut command = trial_command(&args.train, folder)?;
-            for (name, value) in [
-                ("--cache", (*cache).min(TASK_CACHE).to_string()),
-                ("--disk-cache", means.disk_cache.to_string()),
-                ("--data-memory", means.data_memory.to_string()),
-            ] {
-                command.extend([name.to_owned(), value]);
-            }
+            let command = trial_command(&args.train, folder, args.train.cache.min(TASK_CACHE), 1)?;
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
             Ok(Box::new(Slurm {
                 command,
@@ -168,8 +151,8 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn Executor>, Fail> 
     }
 }
 
-/// This program's command for trials of a plan, up to their places.
-fn trial_command(args: &args::Train, folder: &Path) -> Result<Vec<String>, Fail> {
+/// This program's command for trials of a plan, up to their places, for one of so many processes that share the budgets.
+fn trial_command(args: &args::Train, folder: &Path, cache: usize, sharers: usize) -> Result<Vec<String>, Fail> {
     let text = |path: &Path| {
         let path = std::path::absolute(path).map_err(|error| Fail::file(path, error))?;
         path.into_os_string()
@@ -184,7 +167,15 @@ fn trial_command(args: &args::Train, folder: &Path) -> Result<Vec<String>, Fail>
     if let Some(scratch) = &args.means.scratch {
         command.extend(["--scratch".to_owned(), text(scratch)?]);
     }
-    command.extend(["--without".to_owned(), args.means.without.to_string()]);
+    let args::Means { data_memory, disk_cache, without, .. } = &args.means;
+    for (name, value) in [
+        ("--cache", (cache / sharers).to_string()),
+        ("--disk-cache", (disk_cache / sharers).to_string()),
+        ("--data-memory", (data_memory / sharers as u64).to_string()),
+        ("--without", without.to_string()),
+    ] {
+        command.extend([name.to_owned(), value]);
+    }
     Ok(command)
 }
 

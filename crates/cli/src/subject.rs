@@ -7,7 +7,7 @@ use nettriage_net::info::ModelInfo;
 use nettriage_net::{Graph, Network, Shape, safetensors};
 use nettriage_records::Run;
 use nettriage_study::scan::Images;
-use nettriage_study::{Setting, Study, without_softmax};
+use nettriage_study::{Means, Setting, Study, without_softmax};
 
 use crate::args;
 use crate::fail::Fail;
@@ -123,14 +123,14 @@ pub fn parent_of(run: &Run, seed: Option<u64>, data_dir: Option<&Path>) -> Resul
         let problem = "its parent is not trained yet: finish `nettriage run` or `nettriage train` first";
         return Err(Fail::Message(format!("{}: {problem}", folder.display())));
     }
-    Ok((setting_of(run, data_dir)?, safetensors::load(&weights)?))
+    Ok((setting_of(run, data_dir, Means::default())?, safetensors::load(&weights)?))
 }
 
 /// The setting that a run was made from.
-pub fn setting_of(run: &Run, data_dir: Option<&Path>) -> Result<Setting, Fail> {
+pub fn setting_of(run: &Run, data_dir: Option<&Path>, means: Means) -> Result<Setting, Fail> {
     let text = &run.plan().study;
     let study = Study::parse(text, &run.folder().join("plan.json").display().to_string())?;
-    Ok(Setting::new(study, text.clone(), data_dir)?)
+    Ok(Setting::with(study, text.clone(), data_dir, means)?)
 }
 
 fn info(normalization: &Normalization, data: &Dataset) -> ModelInfo {

@@ -6,12 +6,13 @@ use std::sync::mpsc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nettriage_records::Run;
-use nettriage_study::{Means, Resources, Setting, Study, Worker};
+use nettriage_study::{Means, Resources, Setting, Worker};
 
 use crate::args;
 use crate::fail::Fail;
 use crate::progress::title;
 use crate::run::cores;
+use crate::subject::setting_of;
 
 /// `nettriage trial --plan PLAN --index I`.
 pub fn trial(args: &args::Trial) -> Result<(), Fail> {
@@ -43,8 +44,7 @@ pub fn trial(args: &args::Trial) -> Result<(), Fail> {
 pub fn setting(run: &Run, data_dir: Option<&Path>, means: Means) -> Result<Setting, Fail> {
     let plan = run.plan();
     let file = run.folder().join("plan.json").display().to_string();
-    let study = Study::parse(&plan.study, &file)?;
-    let setting = Setting::with(study, plan.study.clone(), data_dir, means)?;
+    let setting = setting_of(run, data_dir, means)?;
     if nettriage_study::plan(&setting)? != *plan {
         return Err(Fail::Message(format!(
             "{file}: this program, with the data at hand, would plan otherwise; run the plan with the version and data that made it",
