@@ -71,3 +71,66 @@ fn a_placebo_is_the_parent_trained_on_and_readings_know_where_nothing_changed() 
     assert_eq!(pictures["payload"]["shape"], serde_json::json!([8, 8, 1]));
     assert_eq!(pictures["payload"]["labels"].as_array().unwrap().len(), 100);
 }
+
+/// Three classes of noisy grey, 16 to train on and 8 to test on each.
+fn grey_folder(folder: &std::path::Path) {
+    let mut state = 1_u32;
+    for (part, count) in [("train", 16), ("val", 8)] {
+        for class in 0..3_u8 {
+            let inside = folder.join(part).join(format!("class{class}"));
+            std::fs::create_dir_all(&inside).unwrap();
+            for number in 0..count {
+                let picture = image::GrayImage::from_fn(8, 8, |_, _| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    image::Luma([64 * class + (state >> 25) as u8])
+                });
+                picture.save(inside.join(format!("{number}.png"))).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn trials_on_a_part_of_a_folders_test_images_are_compared_with_the_parent_on_the_same_ones() {
+    let place = Place::new("");
+    grey_folder(&place.path("pictures"));
+    // What is trained at no rate stays as it is.
+    let study = format!(
+        r#"
+name = "grey"
+[data]
+name = "folder"
+dir = {:?}
+size = 8
+validation = 24
+test = 9
+[parent]
+arch = "vgg"
+plan = [[4, 4]]
+batch_norm = false
+[parent.training]
+epochs = 4
+batch = 8
+rate = 0.05
+[children]
+seeds = 1
+images = 24
+batch = 8
+rate = 1e-12
+[triage]
+inits = ["random"]
+reinit = []
+drop = []
+schemes = ["global"]
+"#,
+        place.path("pictures")
+    );
+    std::fs::write(place.path("study.toml"), study).unwrap();
+    succeeded(&place.run("run", &[]).output().unwrap());
+    let records = records(&place);
+    let placebo = records.iter().find(|record| record["spec"]["role"] == "placebo").unwrap();
+    assert_eq!(placebo["readings"]["test"]["images"], 9);
+    assert_eq!(placebo["readings"]["test"]["agreement"], 1.0);
+    let pictures: Value = serde_json::from_slice(&std::fs::read(place.path("run/pictures.json")).unwrap()).unwrap();
+    assert_eq!(pictures["payload"]["labels"], serde_json::json!([0, 1, 2, 0, 1, 2, 0, 1, 2]));
+}

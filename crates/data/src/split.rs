@@ -12,11 +12,22 @@ pub struct Split {
     pub validation: Vec<u32>,
 }
 
-/// The first `count` of ascending `indices`; of images that lie [class by class](Images::by_class) as many, evenly spaced, so
-/// that every class has its share.
+/// The first `count` of `indices`; of images that lie [class by class](Images::by_class), going round the classes, so that
+/// any first ones are of every class. The first of the first are then the first: a part of a part has the same order.
 pub fn first(images: &Images, indices: &[u32], count: usize) -> Vec<u32> {
-    let (count, of) = (count.min(indices.len()), indices.len());
-    if images.by_class() { (0..count).map(|i| indices[i * of / count]).collect() } else { indices[..count].to_vec() }
+    if !images.by_class() {
+        return indices[..count.min(indices.len())].to_vec();
+    }
+    let mut seen = vec![0_u32; images.labels.last().map_or(0, |&label| usize::from(label) + 1)];
+    let mut rounds = Vec::with_capacity(indices.len());
+    for &index in indices {
+        let label = images.labels[index as usize];
+        let round = &mut seen[usize::from(label)];
+        rounds.push((*round, label, index));
+        *round += 1;
+    }
+    rounds.sort_by_key(|&(round, label, _)| (round, label));
+    rounds.into_iter().take(count).map(|(_, _, index)| index).collect()
 }
 
 /// Carves `validation` images (all, if there are fewer) out of the training images, by seed.

@@ -137,7 +137,7 @@ impl<'a> Shared<'a> {
             Set::ParentStream(seed) => setting.parent_stream(seed).examples,
             Set::Validation => plain(&setting.validation),
             Set::Test => plain(&setting.test),
-            Set::WholeTest => plain(&(0..setting.data.test.len() as u32).collect::<Vec<_>>()),
+            Set::WholeTest => plain(&setting.whole_test),
             Set::Calibration => {
                 let count = setting.study.children.calibration;
                 plain(&nettriage_data::first(&setting.data.train, &setting.train, count))

@@ -25,8 +25,10 @@ pub struct Setting {
     pub train: Vec<u32>,
     /// Validation images, indices into `data.train`.
     pub validation: Vec<u32>,
-    /// Test images of trials, indices into `data.test`; parents are tested on all.
+    /// Test images of trials, indices into `data.test`: the first of `whole_test`.
     pub test: Vec<u32>,
+    /// All test images, on which parents are tested.
+    pub whole_test: Vec<u32>,
     /// The parent's structure.
     pub graph: Graph,
     /// The parent itself, where it was read from a file.
@@ -73,8 +75,9 @@ impl Setting {
             _ => Normalization::of(&data.train, data.shape(), &split.train),
         };
         let train = first(&data.train, &split.train, study.data.train.unwrap_or(usize::MAX));
-        let test: Vec<u32> = (0..data.test.len() as u32).collect();
-        let test = first(&data.test, &test, study.data.test.unwrap_or(usize::MAX));
+        let whole_test: Vec<u32> = (0..data.test.len() as u32).collect();
+        let whole_test = first(&data.test, &whole_test, usize::MAX);
+        let test = first(&data.test, &whole_test, study.data.test.unwrap_or(usize::MAX));
 
         let given = given.map(|loaded| without_softmax(loaded.network));
         let input = Shape::new(data.channels, data.height, data.width);
@@ -101,8 +104,9 @@ impl Setting {
             text,
             normalization,
             train,
-            validation: split.validation,
+            validation: first(&data.train, &split.validation, usize::MAX),
             test,
+            whole_test,
             graph,
             given,
             blocks,
