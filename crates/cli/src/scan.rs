@@ -114,8 +114,7 @@ fn rankings(folder: &Path, args: &args::Scan) -> Result<Vec<Rankings>, Fail> {
         };
         let subject = subject::read(&subject_args)?;
         let (fitted, judged) = (subject.fitted(args.subject.images), subject.judged());
-        let methods = vec![Method { solves: 2, moments: true }];
-        let options = Options { scope: Scope::Blocks, methods, ..options(&subject_args) };
+        let options = Options { scope: Scope::Blocks, ..options(&subject_args) };
         let found = run(&scan::Subject { network: &subject.network, fitted: &fitted, judged: &judged }, &options)?;
         let trained = nettriage_report::scan::trained_criticality(&run_folder, &parent.id, "global")?;
         let both = found.ranges.iter().filter_map(|range| {

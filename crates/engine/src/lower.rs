@@ -40,6 +40,8 @@ pub(crate) struct Lowered {
     pub elements: Vec<usize>,
     /// Tensors of the layers that stay readable.
     pub kept: BTreeMap<String, TensorId>,
+    /// Tensors of the layers whose outputs' gradients stay readable.
+    pub watched: BTreeMap<String, TensorId>,
     pub output: TensorId,
     /// Whether the gradient of every tensor but the images is wanted.
     pub whole_sweep: bool,
@@ -67,7 +69,7 @@ pub(crate) fn lower(network: &Network, options: &Options, params: &mut Params) -
     let shapes = graph.shapes()?;
     let layers = &graph.layers[..];
     let index: BTreeMap<&str, usize> = layers.iter().enumerate().map(|(i, l)| (l.name.as_str(), i)).collect();
-    let mut seen: BTreeSet<&str> = options.keep.iter().map(String::as_str).collect();
+    let mut seen: BTreeSet<&str> = options.keep.iter().chain(&options.gradients).map(String::as_str).collect();
     seen.insert(&graph.output);
 
     let mut live = vec![false; layers.len()];
@@ -96,7 +98,8 @@ pub(crate) fn lower(network: &Network, options: &Options, params: &mut Params) -
         next,
         tensors: BTreeMap::from([(INPUT, 0)]),
         trainable: vec![false],
-        whole_sweep: options.whole_sweep && options.trainable != crate::Trainable::Nothing,
+        whole_sweep: (options.whole_sweep || !options.gradients.is_empty())
+            && options.trainable != crate::Trainable::Nothing,
         elements: vec![graph.input.elements()],
         nodes: Vec::new(),
     };
@@ -115,9 +118,10 @@ pub(crate) fn lower(network: &Network, options: &Options, params: &mut Params) -
         readable.insert(name.to_string(), tensor);
     }
     let output = readable[&graph.output];
-    readable.retain(|name, _| options.keep.contains(name));
+    let of = |names: &[String]| names.iter().map(|name| (name.clone(), readable[name])).collect();
+    let (kept, watched) = (of(&options.keep), of(&options.gradients));
     let Lowering { nodes, elements, whole_sweep, .. } = lowering;
-    Ok(Lowered { nodes, elements, kept: readable, output, whole_sweep })
+    Ok(Lowered { nodes, elements, kept, watched, output, whole_sweep })
 }
 
 impl<'a> Lowering<'a> {

@@ -27,6 +27,8 @@ pub struct Model {
     buffers: Vec<Buffer>,
     /// The last training batch, where its gradients need it.
     images: Buffer,
+    /// The gradients that stay readable.
+    gradients: Vec<Buffer>,
     input: usize,
     batch: usize,
     /// Size and seed of the last training batch.
@@ -48,7 +50,10 @@ impl Model {
         let update = Update::new(options.optimizer, &mut params);
         let input = network.graph.input.elements();
         let images = if plan.images { input } else { 0 };
-        let total = plan.sizes.iter().try_fold(images as u64, |sum, &size| sum.checked_add(size as u64));
+        let mut watched = vec![0; plan.watched.values().map(|(index, _)| index + 1).max().unwrap_or(0)];
+        plan.watched.values().for_each(|&(index, elements)| watched[index] = elements);
+        let sizes: Vec<usize> = plan.sizes.iter().chain(&watched).chain([&images]).copied().collect();
+        let total = sizes.iter().try_fold(0u64, |sum, &size| sum.checked_add(size as u64));
         let bytes = total.and_then(|t| t.checked_mul(4)).and_then(|t| t.checked_mul(options.batch as u64));
         let too_large = || Error::Memory {
             network: network.graph.name.clone(),
@@ -58,18 +63,32 @@ impl Model {
         if bytes.is_none_or(|bytes| bytes > isize::MAX as u64) {
             return Err(too_large());
         }
-        let mut buffers = Vec::with_capacity(plan.sizes.len());
-        for &size in plan.sizes.iter().chain([&images]) {
+        let mut buffers = Vec::with_capacity(sizes.len());
+        for size in sizes {
             // Whether the system gives so much is only asked here: `Buffer` itself ends the program where it does not.
             Vec::<f32>::new().try_reserve_exact(size * options.batch).map_err(|_| too_large())?;
             buffers.push(Buffer::new(size * options.batch));
         }
         let images = buffers.pop().unwrap_or_default();
+        let gradients = buffers.split_off(plan.sizes.len());
         let pool = Pool::new(options.threads);
         let mut scratch = Scratch::default();
         plan.steps.iter().for_each(|step| scratch.reserve(step.op.scratch_bytes()));
         let batch = options.batch;
-        Ok(Model { plan, params, update, pool, scratch, buffers, images, input, batch, trained: None, last: 0 })
+        Ok(Model {
+            plan,
+            params,
+            update,
+            pool,
+            scratch,
+            buffers,
+            images,
+            gradients,
+            input,
+            batch,
+            trained: None,
+            last: 0,
+        })
     }
 
     fn images_in(&self, images: &[f32]) -> usize {
@@ -139,7 +158,7 @@ impl Model {
         assert_eq!(grad_output.len(), n * self.plan.output.elements, "the gradient of {n} images");
         let Some(start) = self.plan.gradient else { return };
         self.buffers[start.slot][..grad_output.len()].copy_from_slice(grad_output);
-        let Model { plan, params, pool, scratch, buffers, images, .. } = self;
+        let Model { plan, params, pool, scratch, buffers, images, gradients, .. } = self;
         let pool = &*pool;
         pool.enter(|| {
             let mut cx = Context { n, pool, params, scratch, train: true, seed };
@@ -148,6 +167,10 @@ impl Model {
                 let mut whole = take(buffers, Some(gradient));
                 let mut saved = take(buffers, step.saved);
                 let gy = &mut whole[..n * gradient.elements];
+                if let Some(index) = step.watched {
+                    // The layer may overwrite it.
+                    gradients[index][..gy.len()].copy_from_slice(gy);
+                }
                 let saved_elements = step.saved.map_or(0, |place| n * place.elements);
                 let saved_values = &mut saved[..saved_elements];
                 let x = Inputs { images, buffers, places: &step.inputs, n };
@@ -193,6 +216,13 @@ impl Model {
         Some(&self.buffers[place.slot][..self.last * place.elements])
     }
 
+    /// dLoss/dOutput of a layer named in [`Options::gradients`] from the last [`Model::backward`] (n x H x W x C); `None` for
+    /// other names.
+    pub fn output_gradient(&self, layer: &str) -> Option<&[f32]> {
+        let &(index, elements) = self.plan.watched.get(layer)?;
+        Some(&self.gradients[index][..self.last * elements])
+    }
+
     /// The gradient of the weight `<layer>.<parameter>` from the last [`Model::backward`], in the net crate's layout;
     /// `None` if there is no such weight or it does not train.
     pub fn gradient(&self, weight: &str) -> Option<Tensor> {
@@ -215,7 +245,7 @@ impl Model {
 
     /// Bytes of everything that the model holds: tensors, weights as given and packed, gradients, optimiser state, scratch.
     pub fn memory_bytes(&self) -> usize {
-        let tensors: usize = self.buffers.iter().chain([&self.images]).map(Buffer::bytes).sum();
+        let tensors: usize = self.buffers.iter().chain(&self.gradients).chain([&self.images]).map(Buffer::bytes).sum();
         let ops: usize = self.plan.steps.iter().map(|step| step.op.bytes()).sum();
         tensors + ops + self.scratch.bytes() + self.params.bytes() + self.update.bytes()
     }
@@ -250,8 +280,13 @@ fn check(network: &Network, options: &Options) -> Result<(), Error> {
         None => Err(Error::Layer { name: name.clone(), network: network.graph.name.clone(), purpose }),
     };
     options.keep.iter().try_for_each(|name| known(name, "what to keep"))?;
+    options.gradients.iter().try_for_each(|name| known(name, "whose output's gradient to keep"))?;
     if let Trainable::Layers(names) = &options.trainable {
         names.iter().try_for_each(|name| known(name, "what to train"))?;
+    }
+    if let (Trainable::Nothing, Some(name)) = (&options.trainable, options.gradients.first()) {
+        let allowed = "empty for a model of inference: freeze every layer instead";
+        return Err(Error::Option { option: "gradients", value: format!("{name:?}"), allowed });
     }
     if options.batch == 0 {
         return Err(Error::Option { option: "batch", value: "0".into(), allowed: "at least 1" });

@@ -79,6 +79,9 @@ pub struct Options {
     pub whole_sweep: bool,
     /// Layers whose outputs stay readable after a forward pass.
     pub keep: Vec<String>,
+    /// Layers whose outputs' gradients stay readable after a backward sweep, which then goes on to the first layer. Layers
+    /// that are frozen may be among them: with [`Trainable::Layers`] of none no weight's gradient is computed.
+    pub gradients: Vec<String>,
 }
 
 impl Options {
@@ -92,6 +95,7 @@ impl Options {
             exact: false,
             whole_sweep: false,
             keep: Vec::new(),
+            gradients: Vec::new(),
         }
     }
 

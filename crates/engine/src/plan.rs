@@ -28,6 +28,8 @@ pub(crate) struct Step {
     /// The gradient of the output, where the backward sweep comes by here.
     pub gradient: Option<Place>,
     pub targets: Vec<Target>,
+    /// Which of the watched gradients is that of the output.
+    pub watched: Option<usize>,
 }
 
 /// The whole model's order of work.
@@ -37,6 +39,8 @@ pub(crate) struct Plan {
     /// Where the sweep begins, if anything trains.
     pub gradient: Option<Place>,
     pub kept: BTreeMap<String, Place>,
+    /// Gradients that stay readable: which one, and how many elements an image.
+    pub watched: BTreeMap<String, (usize, usize)>,
     /// Whether the backward sweep reads the images again.
     pub images: bool,
     /// Elements per image of every buffer.
@@ -62,7 +66,10 @@ impl Times {
 
 /// Plans the buffers of a lowered model.
 pub(crate) fn plan(model: Lowered) -> Plan {
-    let Lowered { mut nodes, elements, kept, output, whole_sweep } = model;
+    let Lowered { mut nodes, elements, kept, watched, output, whole_sweep } = model;
+    let mut seen: Vec<TensorId> = watched.values().copied().collect();
+    seen.sort_unstable();
+    seen.dedup();
     let times = Times { nodes: nodes.len() };
 
     // Which tensors have something trainable at or below them, and which nodes the sweep passes.
@@ -80,13 +87,15 @@ pub(crate) fn plan(model: Lowered) -> Plan {
         }
     }
 
-    // The ReLU below a convolution: its mask goes onto the gradient as the convolution writes it, if nothing else adds to that.
+    // The ReLU below a convolution: its mask goes onto the gradient as the convolution writes it, if nothing else adds to that
+    // and nobody reads it.
     let mut producer = vec![None; elements.len()];
     for i in 0..nodes.len() {
         producer[nodes[i].output] = Some(i);
         let t = nodes[i].inputs[0];
         if let Some(below) = producer[t].filter(|_| swept[i] && trainable[t] && contributions[t] == 1)
             && nodes[below].op.masks()
+            && !seen.contains(&t)
             && nodes[i].op.mask_input()
         {
             nodes[below].op.comes_masked();
@@ -201,6 +210,7 @@ pub(crate) fn plan(model: Lowered) -> Plan {
             saved: saved.iter().position(|&(owner, _)| owner == i).map(|s| place(saved_at + s)),
             gradient: gradient.map(|id| place(gradients_at + id)),
             targets: targets.collect(),
+            watched: seen.iter().position(|&t| t == node.output),
             op: node.op,
         });
     }
@@ -209,6 +219,10 @@ pub(crate) fn plan(model: Lowered) -> Plan {
         output: value(output),
         gradient: gradient_of[output].map(|id| place(gradients_at + id)),
         kept: kept.into_iter().map(|(name, t)| (name, value(t))).collect(),
+        watched: watched
+            .into_iter()
+            .filter_map(|(name, t)| Some((name, (seen.iter().position(|&s| s == t)?, elements[t]))))
+            .collect(),
         images,
         sizes: packing.sizes,
     }

@@ -336,3 +336,71 @@ fn from_the_images_on() {
     ];
     check_training(chain(Shape::new(2, 6, 6), &layers), Trainable::All, 1e-5);
 }
+
+/// Gradients of inner tensors of a network in which every layer is frozen, against those of central differences: the tensor
+/// is moved by a bias that is added to it.
+#[test]
+fn outputs_of_frozen_layers() {
+    let bias = |name: &str, input: &str| layer(name, &[input], Kind::Affine);
+    let relu = |name: &str, input: &str| layer(name, &[input], Kind::Activation(Activation::Relu));
+    let conv3 = |name: &str, input: &str| layer(name, &[input], Kind::Conv(Conv::same(4, 3)));
+    let layers = vec![
+        conv3("a", INPUT),
+        bias("a1", "a"),
+        relu("b", "a1"),
+        conv3("c", "b"),
+        layer("sum", &["c", "b"], Kind::Add),
+        relu("d", "sum"),
+        layer("pool", &["d"], Kind::MaxPool(Window::square(2))),
+        conv3("e", "pool"),
+    ];
+    let graph = Graph { name: "frozen".into(), input: Shape::new(3, 6, 4), layers, output: "e".into() };
+    let network = network(graph, 5);
+    let (n, names) = (2, ["a1", "b", "c", "d", "pool", "e"]);
+    let input = hashed(n * 72, 3, 1.0);
+    let coefficients = hashed(n * 4 * 6, 55, 1.0);
+    let frozen = Trainable::Layers(BTreeSet::new());
+    let gradients = names.map(str::to_owned).to_vec();
+    let options = Options { trainable: frozen, gradients, ..Options::training(n, Optimizer::sgd()) };
+    let mut model = Model::new(&network, &options).unwrap();
+    model.forward_train(&input, 0);
+    model.backward(&coefficients);
+    assert_eq!(model.weights(), network.weights, "nothing trains");
+    assert!(model.output_gradient("sum").is_none());
+
+    let batch = Batch::from_nhwc(n, network.graph.input, &input);
+    let weights: Weights64 =
+        network.weights.iter().map(|(k, t)| (k.clone(), t.data.iter().map(|&v| f64::from(v)).collect())).collect();
+    for name in names {
+        let found = model.output_gradient(name).unwrap();
+        // The tensor's sum over places and images, channel by channel, is what a bias added to it changes.
+        let mut graph = network.graph.clone();
+        let at = graph.position(name).unwrap();
+        graph
+            .layers
+            .iter_mut()
+            .flat_map(|l| &mut l.inputs)
+            .filter(|input| *input == name)
+            .for_each(|i| *i = "moved".into());
+        graph.layers.insert(at + 1, bias("moved", name));
+        if graph.output == name {
+            graph.output = "moved".into();
+        }
+        for channel in 0..4 {
+            let loss = |step: f64| -> f64 {
+                let mut weights = weights.clone();
+                weights.insert("moved.weight".into(), vec![1.0; 4]);
+                weights.insert("moved.bias".into(), (0..4).map(|c| if c == channel { step } else { 0.0 }).collect());
+                let output = run(&graph, &weights, &batch, &BTreeSet::new())[&graph.output].nhwc();
+                output.iter().zip(&coefficients).map(|(y, &c)| y * f64::from(c)).sum()
+            };
+            let slope = (loss(1e-5) - loss(-1e-5)) / 2e-5;
+            let sum: f64 = found.iter().skip(channel).step_by(4).map(|&g| f64::from(g)).sum();
+            assert!((slope - sum).abs() < 1e-4 * (1.0 + slope.abs()), "{name}, channel {channel}: {sum} and {slope}");
+        }
+    }
+    let nothing = Options { gradients: vec!["a".into()], ..Options::inference(n) };
+    assert!(Model::new(&network, &nothing).is_err());
+    let nobody = Options { gradients: vec!["nobody".into()], ..options };
+    assert!(Model::new(&network, &nobody).is_err());
+}

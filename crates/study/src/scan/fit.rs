@@ -9,7 +9,7 @@ use faer::linalg::solvers::Llt;
 use faer::{Accum, Mat, MatRef, Par};
 use nettriage_net::{Activation, Conv, Network, Shape};
 
-use super::images::{Images, Tensors};
+use super::images::{Gradients, Images, Tensors};
 use super::solve::{self, Affine, Part, RIDGES, System, parts};
 use super::sums::{Positions, Rows, Sums, Window, add_product};
 use super::{Method, Options};
@@ -94,8 +94,8 @@ fn bytes_of_part(part: &Part) -> usize {
     (part.index.len() + 1) * (part.targets[1] - part.targets[0]) * 40
 }
 
-/// Arranges what is wanted by sites.
-pub fn sites(wanted: &[Wanted]) -> Vec<Site> {
+/// Arranges what is wanted by sites. Where rows have weights these are the target's, so that a site has one target alone.
+pub fn sites(wanted: &[Wanted], weighted: bool) -> Vec<Site> {
     let window = |w: &Wanted| Window::of(&w.conv, w.from, w.to);
     // Largest kernels first: the smaller ones then find a site that holds theirs.
     let mut order: Vec<usize> = (0..wanted.len()).collect();
@@ -104,7 +104,10 @@ pub fn sites(wanted: &[Wanted]) -> Vec<Site> {
     for index in order {
         let want = &wanted[index];
         let inner = window(want);
-        let fits = |site: &Site| site.input == want.input && site.window.offset(&inner).is_some();
+        let fits = |site: &Site| {
+            let other = weighted && site.targets.iter().any(|target| target.tensor != want.target);
+            site.input == want.input && site.window.offset(&inner).is_some() && !other
+        };
         let at = sites.iter().position(fits).unwrap_or_else(|| {
             sites.push(Site { input: want.input.clone(), window: inner, targets: Vec::new(), fits: Vec::new() });
             sites.len() - 1
@@ -135,8 +138,8 @@ pub struct Sources<'a> {
     pub images: &'a Images<'a>,
 }
 
-/// Fits every substitute of `sites` by every method: for each method one [`Fitted`] for each of `wanted` that some site
-/// names.
+/// Fits every substitute of `sites` by every method, all with weights or all without: for each method one [`Fitted`] for
+/// each of `wanted` that some site names.
 ///
 /// The sums depend on the order of the images alone, not on the number of threads.
 pub fn fit(
@@ -149,7 +152,7 @@ pub fn fit(
 ) -> Result<Vec<HashMap<usize, Fitted>>, Error> {
     let solves = methods.iter().map(|m| m.solves).max().unwrap_or(1);
     let total = sources.images.count * solves;
-    let mut stream = Stream::new(sources, sites, options)?;
+    let mut stream = Stream::new(sources, sites, methods.iter().any(|m| m.gradients), options)?;
     let states: Vec<Mutex<State>> = sites.iter().map(|site| Mutex::new(State::new(site, sources, options))).collect();
     stream.pass(&states, &|n| progress(n, total), &|state, held| state.gather(held))?;
     in_parallel(states.len(), options.threads, &|i| lock(&states[i]).solve());
@@ -195,14 +198,18 @@ struct Stream<'a> {
     images: &'a Images<'a>,
     inputs: Tensors,
     targets: Option<Tensors>,
+    gradients: Option<Gradients>,
     threads: usize,
 }
 
 impl<'a> Stream<'a> {
-    fn new(sources: &Sources<'a>, sites: &[Site], options: &Options) -> Result<Stream<'a>, Error> {
+    fn new(sources: &Sources<'a>, sites: &[Site], weighted: bool, options: &Options) -> Result<Stream<'a>, Error> {
         let mut inputs: Vec<&str> = sites.iter().map(|s| s.input.as_str()).collect();
         let targets: Vec<&str> = sites.iter().flat_map(|s| &s.targets).map(|t| t.tensor.as_str()).collect();
         let tensors = |network, names: &[&str]| Tensors::new(network, names, BATCH, options.threads, options.exact);
+        let parent = sources.targets.unwrap_or(sources.inputs);
+        let gradients = || Gradients::new(parent, &targets, BATCH, options.threads, options.exact);
+        let gradients = weighted.then(gradients).transpose()?;
         let targets = match sources.targets {
             Some(parent) => Some(tensors(parent, &targets)?),
             None => {
@@ -211,7 +218,7 @@ impl<'a> Stream<'a> {
             }
         };
         let inputs = tensors(sources.inputs, &inputs)?;
-        Ok(Stream { images: sources.images, inputs, targets, threads: options.threads })
+        Ok(Stream { images: sources.images, inputs, targets, gradients, threads: options.threads })
     }
 
     /// Shows every site every image; `full` is called where a site's rows are full, and at the end of the images that
@@ -232,9 +239,13 @@ impl<'a> Stream<'a> {
                 if let Some(targets) = &mut self.targets {
                     targets.run(self.images, images.clone());
                 }
+                if let Some(gradients) = &mut self.gradients {
+                    gradients.run(self.images, images.clone());
+                }
                 let targets = self.targets.as_ref().unwrap_or(&self.inputs);
+                let gradients = self.gradients.as_ref();
                 let values: Vec<Values<'_>> =
-                    states.iter().map(|state| Values::of(lock(state).site, &self.inputs, targets)).collect();
+                    states.iter().map(|state| Values::of(lock(state).site, &self.inputs, targets, gradients)).collect();
                 let show = |index: usize| {
                     lock(&states[index]).show(&values[index], images.clone(), &|state| full(state, held));
                 };
@@ -251,12 +262,22 @@ impl<'a> Stream<'a> {
 struct Values<'a> {
     input: &'a [f32],
     targets: Vec<&'a [f32]>,
+    /// Of the only target, where rows have weights.
+    gradient: Option<&'a [f32]>,
 }
 
 impl<'a> Values<'a> {
-    fn of(site: &Site, inputs: &'a Tensors, targets: &'a Tensors) -> Values<'a> {
+    fn of(site: &Site, inputs: &'a Tensors, targets: &'a Tensors, gradients: Option<&'a Gradients>) -> Values<'a> {
+        let gradient = gradients.map(|gradients| gradients.get(&site.targets[0].tensor));
         let targets = site.targets.iter().map(|target| targets.get(&target.tensor)).collect();
-        Values { input: inputs.get(&site.input), targets }
+        Values { input: inputs.get(&site.input), targets, gradient }
+    }
+
+    /// The root of a row's weight, which is the squared length of the gradient at that position; never quite zero, so that a
+    /// network that is sure of everything is fitted as without weights.
+    fn scale(&self, row: usize, channels: usize) -> f32 {
+        let length = |gradient: &[f32]| gradient.iter().map(|g| g * g).sum::<f32>().sqrt();
+        self.gradient.map_or(1.0, |gradient| length(&gradient[row * channels..(row + 1) * channels]).max(1e-6))
     }
 }
 
@@ -311,7 +332,8 @@ impl<'a> State<'a> {
             for position in self.positions.draw(image).to_vec() {
                 let position = position as usize;
                 let pixels = &values.input[n * elements..(n + 1) * elements];
-                let ended = self.rows.push(pixels, position, |row| {
+                let scale = values.scale(n * positions + position, site.targets[0].channels);
+                let ended = self.rows.push(pixels, position, scale, |row| {
                     for (target, values) in site.targets.iter().zip(&values.targets) {
                         let at = (n * positions + position) * target.channels;
                         row[target.first..target.first + target.channels]
@@ -385,9 +407,10 @@ impl<'a> State<'a> {
                 let mut fitted: Mat<f32> = Mat::zeros(refining.weight.ncols(), patches.ncols());
                 matmul(fitted.as_mut(), Accum::Replace, refining.weight.transpose(), own.as_ref(), 1.0, Par::Seq);
                 for row in 0..fitted.ncols() {
+                    let scale = patches[(ones, row)];
                     for f in 0..fitted.nrows() {
                         let target = values[(part.targets[0] + f, row)];
-                        fitted[(f, row)] = respect(refining.closing, target, fitted[(f, row)]);
+                        fitted[(f, row)] = respect(refining.closing, scale, target, fitted[(f, row)]);
                     }
                 }
                 add_product(&mut refining.cross, &mut refining.part, own.as_ref(), fitted.as_ref());
@@ -460,14 +483,14 @@ fn rows_of(patches: MatRef<'_, f32>, index: &[usize], ones: usize) -> Mat<f32> {
     own
 }
 
-/// The target of a further solve: what the closing activation makes no difference of costs nothing.
+/// The target of a further solve, of a row scaled by so much: what the closing activation makes no difference of costs nothing.
 ///
 /// Where a ReLU puts out zero for the target, any fitted value below zero is as good.
-fn respect(closing: Option<Activation>, target: f32, fitted: f32) -> f32 {
+fn respect(closing: Option<Activation>, scale: f32, target: f32, fitted: f32) -> f32 {
     match closing {
         Some(Activation::Relu) if target <= 0.0 => fitted.min(0.0),
-        Some(Activation::Clip { min, .. }) if target <= min => fitted.min(min),
-        Some(Activation::Clip { max, .. }) if target >= max => fitted.max(max),
+        Some(Activation::Clip { min, .. }) if target <= min * scale => fitted.min(min * scale),
+        Some(Activation::Clip { max, .. }) if target >= max * scale => fitted.max(max * scale),
         _ => target,
     }
 }
@@ -569,10 +592,11 @@ mod tests {
         let images = images();
         let sources = Sources { inputs: network, targets: None, images: &images };
         let options = Options { threads, ..Options::default() };
-        fit(&sources, wanted, &sites(wanted), methods, &options, &|_, _| ()).unwrap()
+        let weighted = methods[0].gradients;
+        fit(&sources, wanted, &sites(wanted, weighted), methods, &options, &|_, _| ()).unwrap()
     }
 
-    const PLAIN: Method = Method { solves: 1, moments: false };
+    const PLAIN: Method = Method { solves: 1, moments: false, gradients: false };
 
     #[test]
     fn a_convolution_is_found_again_from_what_it_does() {
@@ -604,7 +628,7 @@ mod tests {
     #[test]
     fn threads_change_no_bit() {
         let network = network(Conv::same(8, 5));
-        let methods = [PLAIN, Method { solves: 3, moments: true }];
+        let methods = [PLAIN, Method { solves: 3, moments: true, ..PLAIN }];
         let wanted = [wanted(&network, Conv::same(8, 3)), wanted(&network, Conv::same(8, 1))];
         let [one, three] = [1, 3].map(|threads| run(&network, &wanted, &methods, threads));
         for (a, b) in one.iter().zip(&three) {
@@ -649,7 +673,7 @@ mod tests {
     fn a_further_solve_errs_less_behind_the_relu_and_moments_are_met() {
         let network = network(Conv::same(6, 5));
         let wanted = [wanted(&network, Conv::same(6, 3))];
-        let methods = [PLAIN, Method { solves: 2, moments: false }, Method { solves: 1, moments: true }];
+        let methods = [PLAIN, Method { solves: 2, ..PLAIN }, Method { moments: true, ..PLAIN }];
         let found = run(&network, &wanted, &methods, 2);
         let sum = |method: usize| (0..6).map(|f| outcome(&network, &found[method][&0], 3, f).0).sum::<f64>();
         assert!(sum(1) < sum(0), "{} and {}", sum(1), sum(0));
@@ -658,5 +682,48 @@ mod tests {
             assert!((own[0] - target[0]).abs() < 1e-3, "{own:?} {target:?}");
             assert!((own[1] / target[1] - 1.0).abs() < 1e-3, "{own:?} {target:?}");
         }
+    }
+    #[test]
+    fn what_the_network_does_not_look_at_costs_nothing_where_rows_have_weights() {
+        // A 1x1 convolution of a 3x3 one's input cannot be it everywhere; behind it only the picture's left half counts.
+        let conv = Conv::same(2, 3);
+        let mut network = network(conv);
+        let linear = Layer {
+            name: "logits".into(),
+            inputs: vec!["act".into()],
+            kind: Kind::Linear { features: 3, bias: false },
+        };
+        network.graph.layers.push(linear);
+        network.graph.output = "logits".into();
+        let elements = 2 * SHAPE.height * SHAPE.width;
+        let half =
+            |at: usize| if at % SHAPE.width < SHAPE.width / 2 { ((at * 7) % 11) as f32 / 5.0 - 1.0 } else { 0.0 };
+        let weight = (0..3 * elements).map(half).collect();
+        network.weights.insert("logits.weight".into(), nettriage_net::Tensor::new(&[3, elements], weight));
+        let images = images();
+        let mut gradients = Gradients::new(&network, &["conv"], images.count, 1, true).unwrap();
+        gradients.run(&images, 0..images.count);
+        let found = gradients.get("conv");
+        let nothing = |at: usize| (at / 2) % SHAPE.width >= SHAPE.width / 2;
+        assert!(found.iter().enumerate().all(|(at, g)| !nothing(at) || *g == 0.0));
+        assert!(found.iter().filter(|g| **g != 0.0).count() > found.len() / 8);
+
+        // The right half holds another relation of the two tensors, which only the fit without weights is drawn to.
+        let mut sums = Vec::new();
+        for gradients in [false, true] {
+            let method = Method { gradients, ..PLAIN };
+            let fitted = &run(&network, &[wanted(&network, Conv::same(2, 1))], &[method], 1)[0][&0];
+            let mut tensors = Tensors::new(&network, &["conv"], images.count, 1, true).unwrap();
+            tensors.run(&images, 0..images.count);
+            let (x, y) = (tensors.get(INPUT), tensors.get("conv"));
+            let error = |row: usize| -> f64 {
+                let fit =
+                    |f: usize| fitted.bias[f] + (0..4).map(|c| fitted.weight[f * 4 + c] * x[row * 4 + c]).sum::<f32>();
+                let weight: f64 = (0..2).map(|f| f64::from(found[row * 2 + f]).powi(2)).sum();
+                weight * (0..2).map(|f| f64::from(fit(f) - y[row * 2 + f]).powi(2)).sum::<f64>()
+            };
+            sums.push((0..x.len() / 4).map(error).sum::<f64>());
+        }
+        assert!(sums[1] < sums[0], "by the weights' own measure: {sums:?}");
     }
 }

@@ -71,7 +71,8 @@ impl FromStr for Choice {
     }
 }
 
-/// How closed-form weights are found. In text: `plain`, `relu` (one further solve), `relu3` (three), each with `+moments`.
+/// How closed-form weights are found. In text: `plain`, `relu` (one further solve), `relu3` (three), each with `+moments`,
+/// `+gradients` or both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Method {
     /// Solves in all. The first is plain ridge regression; each further one asks nothing of outputs that the closing
@@ -79,6 +80,9 @@ pub struct Method {
     pub solves: usize,
     /// Whether mean and variance of each output are made those of the target at the end.
     pub moments: bool,
+    /// Whether an output position counts by the squared length of the gradient there of the network's answer: an error where
+    /// it does not matter costs nothing.
+    pub gradients: bool,
 }
 
 impl fmt::Display for Method {
@@ -88,7 +92,8 @@ impl fmt::Display for Method {
             2 => write!(f, "relu")?,
             n => write!(f, "relu{}", n - 1)?,
         }
-        if self.moments { write!(f, "+moments") } else { Ok(()) }
+        f.write_str(if self.moments { "+moments" } else { "" })?;
+        f.write_str(if self.gradients { "+gradients" } else { "" })
     }
 }
 
@@ -96,10 +101,10 @@ impl FromStr for Method {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Method, Error> {
-        let (name, moments) = match text.strip_suffix("+moments") {
-            Some(name) => (name, true),
-            None => (text, false),
-        };
+        let mut parts = text.split('+');
+        let name = parts.next().unwrap_or_default();
+        let extras: Vec<&str> = parts.collect();
+        let has = |extra: &str| extras.contains(&extra);
         let solves = match name {
             "plain" => Some(1),
             "relu" => Some(2),
@@ -109,9 +114,15 @@ impl FromStr for Method {
                 .filter(|n| (1..=20).contains(n))
                 .map(|n: usize| n + 1),
         };
-        let unknown =
-            || Error::Plan(format!("no method `{text}`; use plain, relu or relu3, each with +moments or without"));
-        Ok(Method { solves: solves.ok_or_else(unknown)?, moments })
+        let unknown = || {
+            Error::Plan(format!(
+                "no method `{text}`; use plain, relu or relu3, alone or with +moments, +gradients or both"
+            ))
+        };
+        if extras.iter().any(|extra| !["moments", "gradients"].contains(extra)) {
+            return Err(unknown());
+        }
+        Ok(Method { solves: solves.ok_or_else(unknown)?, moments: has("moments"), gradients: has("gradients") })
     }
 }
 
@@ -153,7 +164,7 @@ impl Default for Options {
                 Choice::One(Substitute::Linear),
                 Choice::One(Substitute::Drop),
             ],
-            methods: vec![Method { solves: 2, moments: true }],
+            methods: vec![Method { solves: 2, moments: true, gradients: false }],
             unknowns: 2400,
             rows: 24,
             least_rows: 20_000,
@@ -285,15 +296,23 @@ fn fit_and_judge(
         }
     }
     let total: usize = ranges.iter().map(|r| r.candidates.len() * options.methods.len()).sum();
-    let groups = grouped(fit::sites(&wanted), options.memory);
+    // Rows with weights and rows without have different sums.
+    let mut groups = Vec::new();
+    for weighted in [false, true] {
+        let methods: Vec<Method> = options.methods.iter().copied().filter(|m| m.gradients == weighted).collect();
+        if !methods.is_empty() {
+            let sites = grouped(fit::sites(&wanted, weighted), options.memory);
+            groups.extend(sites.into_iter().map(|sites| (sites, methods.clone())));
+        }
+    }
     let mut judged = Judged::new();
     let mut done = 0;
     let passes = groups.len().max(1);
-    for (number, sites) in groups.iter().enumerate() {
+    for (number, (sites, methods)) in groups.iter().enumerate() {
         let clock = Instant::now();
         let sources = Sources { inputs: network, targets: None, images: subject.fitted };
         let tell = |n: usize, of: usize| progress.phase(Phase::Fitting, number * of + n, passes * of);
-        let fitted = fit::fit(&sources, &wanted, sites, &options.methods, options, &tell)?;
+        let fitted = fit::fit(&sources, &wanted, sites, methods, options, &tell)?;
         took.fitting += clock.elapsed().as_secs_f64();
         took.bytes = took.bytes.max(sites.iter().map(fit::Site::bytes).sum());
 
@@ -306,7 +325,7 @@ fn fit_and_judge(
             // What is wanted of each range, by each method.
             let mut keys: BTreeMap<usize, Vec<(usize, usize)>> = BTreeMap::new();
             for at in mine {
-                let members = (0..options.methods.len()).map(|method| (at, method));
+                let members = (0..methods.len()).map(|method| (at, method));
                 keys.entry(whose[at].0).or_default().extend(members);
             }
             let task = |(range, members): (&usize, &Vec<(usize, usize)>)| {
@@ -321,7 +340,7 @@ fn fit_and_judge(
             let verdicts = judge::judge(network, input, &tasks, subject.judged, reference, options)?;
             for (keys, verdicts) in keys.into_values().zip(verdicts) {
                 for ((at, method), verdict) in keys.into_iter().zip(verdicts) {
-                    let entry = (options.methods[method].to_string(), Some(fitted[method][&at].clone()), verdict);
+                    let entry = (methods[method].to_string(), Some(fitted[method][&at].clone()), verdict);
                     judged.entry(whose[at]).or_default().push(entry);
                     done += 1;
                 }

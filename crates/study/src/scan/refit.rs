@@ -44,7 +44,8 @@ pub fn refit(
         target,
     }];
     let sources = Sources { inputs: network, targets: Some(parent), images };
-    let mut fitted = fit::fit(&sources, &wanted, &fit::sites(&wanted), &[method], options, &|_, _| ())?;
+    let mut fitted =
+        fit::fit(&sources, &wanted, &fit::sites(&wanted, method.gradients), &[method], options, &|_, _| ())?;
     let fitted = fitted.swap_remove(0).remove(&0);
     let fitted =
         fitted.ok_or_else(|| Error::Plan(format!("{}: no weights were found for its substitute", now.name)))?;

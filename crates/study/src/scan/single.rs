@@ -27,7 +27,7 @@ impl Single {
     pub fn add(&mut self, x: &[f32], y: &[f32]) {
         for (image, targets) in x.chunks_exact(self.input.elements()).zip(y.chunks_exact(self.output.elements())) {
             for (position, target) in targets.chunks_exact(self.output.channels).enumerate() {
-                if self.rows.push(image, position, |values| values.copy_from_slice(target)) {
+                if self.rows.push(image, position, 1.0, |values| values.copy_from_slice(target)) {
                     self.flush();
                 }
             }

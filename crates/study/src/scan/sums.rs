@@ -136,11 +136,17 @@ impl Rows {
         (window.patch() + 1 + targets) * ROWS * 4
     }
 
-    /// Adds a row; true where it was the last that fits.
-    pub fn push(&mut self, image: &[f32], position: usize, mut value: impl FnMut(&mut [f32])) -> bool {
+    /// Adds a row, all of it times `scale` (the root of its weight); true where it was the last that fits.
+    pub fn push(&mut self, image: &[f32], position: usize, scale: f32, mut value: impl FnMut(&mut [f32])) -> bool {
         let (width, at) = (self.window.patch() + 1, self.count);
-        self.window.gather(image, position, &mut self.patches[at * width..(at + 1) * width - 1]);
-        value(&mut self.values[at * self.targets..(at + 1) * self.targets]);
+        let patch = &mut self.patches[at * width..(at + 1) * width];
+        self.window.gather(image, position, &mut patch[..width - 1]);
+        patch[width - 1] = 1.0;
+        let values = &mut self.values[at * self.targets..(at + 1) * self.targets];
+        value(values);
+        if scale != 1.0 {
+            patch.iter_mut().chain(values).for_each(|element| *element *= scale);
+        }
         self.count += 1;
         self.count == ROWS
     }
@@ -282,7 +288,7 @@ mod tests {
         let (mut gram, mut cross) = (vec![vec![0.0f64; 28]; 28], vec![vec![0.0f64; 2]; 28]);
         for position in 0..30 {
             let target = [position as f32, (position * position) as f32 / 10.0];
-            rows.push(&image, position, |values| values.copy_from_slice(&target));
+            rows.push(&image, position, 1.0, |values| values.copy_from_slice(&target));
             let mut patch = vec![0.0; 27];
             window.gather(&image, position, &mut patch);
             patch.push(1.0);
