@@ -74,24 +74,31 @@ pub fn run(subject: &scan::Subject<'_>, options: &Options) -> Result<Scan, Fail>
     Ok(found?)
 }
 
-/// How the scan's ranking of blocks agrees with training's, over the parents of the studies given.
-fn trust(args: &args::Scan) -> Result<Option<Trust>, Fail> {
-    let mut pairs = Vec::new();
+/// The scheme whose criticality a scan is held against, and what its children start from.
+const TRAINED: (&str, [&str; 2]) = ("global", ["random", "least-squares"]);
+
+/// How the scan's ranking of blocks agrees with training's, over the parents of the studies given: one answer an init.
+fn trust(args: &args::Scan) -> Result<Vec<Trust>, Fail> {
+    let mut pairs = [Vec::new(), Vec::new()];
     for folder in &args.study {
-        pairs.extend(rankings(folder, args)?);
+        for parent in rankings(folder, args)? {
+            pairs.iter_mut().zip(parent).for_each(|(all, one)| all.push(one));
+        }
     }
-    if args.study.is_empty() {
-        return Ok(None);
-    }
-    let trust = nettriage_report::scan::trust(&pairs, "global");
-    if trust.is_none() {
+    let (scheme, inits) = TRAINED;
+    let trust: Vec<Trust> = pairs
+        .iter()
+        .zip(inits)
+        .filter_map(|(pairs, init)| nettriage_report::scan::trust(pairs, scheme, init))
+        .collect();
+    if trust.is_empty() && !args.study.is_empty() {
         eprintln!("note: no study given has children trained by `global` on two blocks or more: no rank correlation");
     }
     Ok(trust)
 }
 
-/// Of every parent of a run: the scan's drop and the trained criticality of each block.
-fn rankings(folder: &Path, args: &args::Scan) -> Result<Vec<Rankings>, Fail> {
+/// Of every parent of a run, for each init: the scan's drop and the trained criticality of each block.
+fn rankings(folder: &Path, args: &args::Scan) -> Result<Vec<[Rankings; 2]>, Fail> {
     let run_folder = Run::open(folder)?;
     let mut pairs = Vec::new();
     for parent in &run_folder.plan().parents {
@@ -116,14 +123,18 @@ fn rankings(folder: &Path, args: &args::Scan) -> Result<Vec<Rankings>, Fail> {
         let (fitted, judged) = (subject.fitted(args.subject.images), subject.judged());
         let options = Options { scope: Scope::Blocks, ..options(&subject_args) };
         let found = run(&scan::Subject { network: &subject.network, fitted: &fitted, judged: &judged }, &options)?;
-        let trained = nettriage_report::scan::trained_criticality(&run_folder, &parent.id, "global")?;
-        let both = found.ranges.iter().filter_map(|range| {
-            let block = range.block.as_ref()?;
-            let drop = range.candidates.first()?.drop?[0];
-            Some((drop, *trained.get(block)?))
+        let (scheme, inits) = TRAINED;
+        let [random, solved] = inits.map(|init| {
+            let trained = nettriage_report::scan::trained_criticality(&run_folder, &parent.id, scheme, init)?;
+            let both = found.ranges.iter().filter_map(|range| {
+                let block = range.block.as_ref()?;
+                let drop = range.candidates.first()?.drop?[0];
+                Some((drop, *trained.get(block)?))
+            });
+            let (scanned, trained) = both.unzip();
+            Ok::<_, Fail>(Rankings { scanned, trained })
         });
-        let (scanned, trained) = both.unzip();
-        pairs.push(Rankings { scanned, trained });
+        pairs.push([random?, solved?]);
     }
     Ok(pairs)
 }

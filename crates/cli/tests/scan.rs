@@ -164,16 +164,21 @@ fn a_drop_is_met_after_training_or_refused() {
 
 #[test]
 fn trust_comes_from_trained_children() {
-    let place = Place::new(
-        &STUDY.replace("\"random\", \"first\", \"last\", \"mean\", \"collapse\", \"least-squares\"", "\"random\""),
-    );
+    let place = Place::new(&STUDY.replace(
+        "\"random\", \"first\", \"last\", \"mean\", \"collapse\", \"least-squares\"",
+        "\"random\", \"least-squares\"",
+    ));
     let mut command = place.run("run", &[]);
     assert!(command.output().unwrap().status.success());
     let run = place.path("run");
     let found = scan(&place, "scan.json", &["--ranges", "blocks", "--study", run.to_str().unwrap()]);
-    let trust = &found["trust"];
-    assert_eq!(trust["parents"], 1);
-    assert_eq!(trust["blocks"], 2);
-    assert!([-1.0, 1.0].contains(&trust["tau"].as_f64().unwrap()), "two blocks: {trust}");
-    assert!(trust["interval"].is_null(), "one parent has no interval");
+    for (trust, init) in found["trust"].as_array().unwrap().iter().zip(["random", "least-squares"]) {
+        assert_eq!((&trust["init"], &trust["scheme"]), (&init.into(), &"global".into()));
+        assert_eq!(trust["parents"], 1);
+        assert_eq!(trust["blocks"], 2);
+        assert!([-1.0, 1.0].contains(&trust["tau"].as_f64().unwrap()), "two blocks: {trust}");
+        assert_eq!(trust["each"][0], trust["tau"]);
+        assert!(trust["interval"].is_null(), "one parent has no interval");
+    }
+    assert_eq!(found["trust"].as_array().unwrap().len(), 2);
 }

@@ -24,8 +24,8 @@ pub struct Scan {
     /// What it took.
     pub took: Took,
     /// How well such scans have ranked blocks as training does, where studies were given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trust: Option<Trust>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trust: Vec<Trust>,
 }
 
 /// Which images a scan looked at.
@@ -148,6 +148,10 @@ pub struct Trust {
     pub blocks: usize,
     /// The trained scheme.
     pub scheme: String,
+    /// What the children started from.
+    pub init: String,
+    /// Of each parent, tau.
+    pub each: Vec<f64>,
 }
 
 impl Range {

@@ -48,12 +48,16 @@ pub fn terminal(scan: &Scan) -> String {
     out
 }
 
-/// One line on the trust in the ranking.
+/// One line on the trust in the ranking for each way of training.
 pub(crate) fn trusted(scan: &Scan) -> String {
-    let Some(trust) = &scan.trust else {
+    if scan.trust.is_empty() {
         return "How far this ranking agrees with training is not known here: name finished runs with --study.\n"
             .into();
-    };
+    }
+    scan.trust.iter().map(trusted_line).collect()
+}
+
+fn trusted_line(trust: &Trust) -> String {
     let spread = match trust.interval {
         Some(ends) => format!("95% interval {}", interval(ends)),
         None => "no interval from a single parent".to_owned(),
@@ -63,8 +67,9 @@ pub(crate) fn trusted(scan: &Scan) -> String {
         _ => " This does not show that the scan ranks blocks as training does: confirm with `nettriage run`.",
     };
     format!(
-        "Rank correlation with the criticality after training ({}): Kendall's tau {} ({spread}; {} parents, {} blocks).{warning}\n",
+        "Rank correlation with the criticality after training ({} from {}): Kendall's tau {} ({spread}; {} parents, {} blocks).{warning}\n",
         trust.scheme,
+        trust.init,
         number(trust.tau, 2),
         trust.parents,
         trust.blocks
@@ -129,12 +134,12 @@ pub(crate) fn layers(scan: &Scan, range: &Range) -> String {
     if first == last { name(first).to_owned() } else { format!("{} to {}", name(first), name(last)) }
 }
 
-/// The criticality of each block of a parent after training by `scheme` from random weights: percentage points of test
-/// accuracy that its children lie below the mean of the parent trained on, over seeds.
+/// The criticality of each block of a parent after training by `scheme` from `init`: percentage points of test accuracy that
+/// its children lie below the mean of the parent trained on, over seeds.
 ///
 /// # Errors
 /// Those of reading the records.
-pub fn trained_criticality(run: &Run, parent: &str, scheme: &str) -> Result<HashMap<String, f64>, Error> {
+pub fn trained_criticality(run: &Run, parent: &str, scheme: &str, init: &str) -> Result<HashMap<String, f64>, Error> {
     let (mut control, mut children) = (Vec::new(), HashMap::<String, Vec<f64>>::new());
     for record in run.records()? {
         let Some(readings) = &record.readings else { continue };
@@ -144,7 +149,7 @@ pub fn trained_criticality(run: &Run, parent: &str, scheme: &str) -> Result<Hash
         }
         match (&spec.role, &spec.block) {
             (Role::ParentContinued, _) => control.push(readings.test.top1),
-            (Role::Child, Some(block)) if spec.init.as_deref().is_some_and(|i| i == "random" || i == "he") => {
+            (Role::Child, Some(block)) if spec.init.as_deref() == Some(init) => {
                 children.entry(block.clone()).or_default().push(readings.test.top1);
             }
             _ => {}
@@ -166,7 +171,7 @@ pub struct Rankings {
 
 /// Kendall's tau-b of each pair of rankings, and the mean over parents with its percentile interval, parents resampled: every
 /// way of drawing them if there are at most six, else 2,000 draws. `None` where no parent has two blocks that differ.
-pub fn trust(parents: &[Rankings], scheme: &str) -> Option<Trust> {
+pub fn trust(parents: &[Rankings], scheme: &str, init: &str) -> Option<Trust> {
     let taus: Vec<f64> = parents.iter().filter_map(|p| kendall::tau(&p.scanned, &p.trained)).collect();
     if taus.is_empty() {
         return None;
@@ -177,6 +182,8 @@ pub fn trust(parents: &[Rankings], scheme: &str) -> Option<Trust> {
         parents: taus.len(),
         blocks: parents.iter().map(|p| p.scanned.len()).sum(),
         scheme: scheme.to_owned(),
+        init: init.to_owned(),
+        each: taus,
     })
 }
 
@@ -190,13 +197,13 @@ mod tests {
         let same = rankings([4.0, 5.0, 6.0]);
         // One of three pairs is discordant: tau 1/3.
         let other = rankings([4.0, 6.0, 5.0]);
-        let found = trust(&[same, other.clone()], "global").unwrap();
+        let found = trust(&[same, other.clone()], "global", "random").unwrap();
         assert!((found.tau - 2.0 / 3.0).abs() < 1e-12);
         assert_eq!((found.parents, found.blocks), (2, 6));
         // Four ways of drawing two: means 1/3, 2/3, 2/3, 1; their quantiles are interpolated, as NumPy's are.
         let [low, high] = found.interval.unwrap();
         assert!((low - (1.0 + 0.075) / 3.0).abs() < 1e-12 && (high - (3.0 - 0.075) / 3.0).abs() < 1e-12);
-        assert_eq!(trust(&[other], "global").unwrap().interval, None);
-        assert!(trust(&[Rankings { scanned: vec![1.0], trained: vec![2.0] }], "global").is_none());
+        assert_eq!(trust(&[other], "global", "random").unwrap().interval, None);
+        assert!(trust(&[Rankings { scanned: vec![1.0], trained: vec![2.0] }], "global", "random").is_none());
     }
 }

@@ -172,7 +172,7 @@ mod tests {
             ranges: ranges.iter().map(range).collect(),
             left_out: 0,
             took: Took::default(),
-            trust: None,
+            trust: Vec::new(),
         }
     }
 

@@ -269,7 +269,7 @@ pub fn scan(subject: &Subject<'_>, options: &Options, progress: &dyn Progress) -
         ranges: rows,
         left_out,
         took,
-        trust: None,
+        trust: Vec::new(),
     })
 }
 
