@@ -409,7 +409,7 @@ pub struct Scan {
     /// Which ranges of layers
     #[arg(long, value_name = "WHICH", value_enum, default_value_t = Ranges::All)]
     pub ranges: Ranges,
-    /// How weights are found: plain (ridge regression), relu (one further solve that respects the closing ReLU), relu3; with +moments
+    /// How weights are found: plain (ridge regression), relu (one further solve that respects the closing ReLU), relu3; with +moments, +gradients
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "relu+moments")]
     pub methods: Vec<nettriage_study::scan::Method>,
     /// Judge by the first test images in place of training images: for a description, not for a choice that is tested on them
