@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use nettriage_records::Run;
 use nettriage_records::scan::{Scan, Trust};
 use nettriage_report::scan::Rankings;
-use nettriage_study::scan::{self, Method, Options, Phase, Progress, Scope};
+use nettriage_study::scan::{self, Options, Phase, Progress, Scope};
 
 use crate::args::{self, Ranges};
 use crate::fail::Fail;

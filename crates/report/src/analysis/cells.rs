@@ -1,5 +1,7 @@
 //! Criticality, cell by cell, and the answer for each block.
 
+use std::collections::HashMap;
+
 use nettriage_records::plan::{Cost, Role};
 use nettriage_records::record::Readings;
 use serde::{Deserialize, Serialize};
@@ -7,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::headline::Headline;
 use super::index::{Group, Index, Kind};
 use super::series::{Estimate, Key, differences, estimate};
-use crate::stats::bootstrap::Draws;
+use crate::stats::bootstrap::{Draws, quantile};
 use crate::stats::paired::mean;
 use crate::stats::survival::{Time, kaplan_meier, median};
 
@@ -54,7 +56,8 @@ pub struct Cell {
     /// Cost of the child.
     #[cfg_attr(feature = "schema", schemars(with = "std::collections::BTreeMap<String, u64>"))]
     pub cost: Cost,
-    /// Median inference time of the child over that of the parent, measured in alternation; the mean over trials.
+    /// Inference time of the child over that of the parent, measured in alternation: the median over all trials with this
+    /// substitute in this block, which are one architecture whatever their init and scheme.
     pub latency: Option<f64>,
     /// Mean wall seconds of a trial.
     pub seconds: f64,
@@ -142,7 +145,25 @@ pub struct BlockAnswer {
 
 /// Every cell, in the plan's order.
 pub(crate) fn cells(index: &Index, draws: Option<&Draws>) -> Vec<Cell> {
-    index.children().filter_map(|(kind, group)| cell(index, kind, group, draws)).collect()
+    let latencies = latencies(index);
+    let latency = |kind: &Kind| latencies.get(&(&*kind.block, &*kind.substitute)).copied();
+    let cell = |(kind, group)| Some(Cell { latency: latency(kind), ..cell(index, kind, group, draws)? });
+    index.children().filter_map(cell).collect()
+}
+
+/// Of each block and substitute, the median over trials of the child's inference time over the parent's.
+fn latencies<'a>(index: &'a Index) -> HashMap<(&'a str, &'a str), f64> {
+    let mut ratios: HashMap<(&str, &str), Vec<f64>> = HashMap::new();
+    for (kind, group) in index.children() {
+        let times = group.done.iter().filter_map(|(_, record, _)| record.clock.inference.as_ref());
+        let of_trials = times.filter(|time| time.parent[0] > 0.0).map(|time| time.network[0] / time.parent[0]);
+        ratios.entry((&kind.block, &kind.substitute)).or_default().extend(of_trials);
+    }
+    let median = |mut ratios: Vec<f64>| {
+        ratios.sort_by(f64::total_cmp);
+        (!ratios.is_empty()).then(|| quantile(&ratios, 0.5))
+    };
+    ratios.into_iter().filter_map(|(of, ratios)| Some((of, median(ratios)?))).collect()
 }
 
 fn cell(index: &Index, kind: &Kind, group: &Group, draws: Option<&Draws>) -> Option<Cell> {
@@ -156,13 +177,6 @@ fn cell(index: &Index, kind: &Kind, group: &Group, draws: Option<&Draws>) -> Opt
         .collect();
     let recovered = group.done.iter().filter(|(_, _, readings)| readings.recovered_at.is_some()).count();
     let times: Vec<Time> = group.done.iter().map(|(_, _, readings)| recovery(readings)).collect();
-    let latencies: Vec<f64> = group
-        .done
-        .iter()
-        .filter_map(|(_, record, _)| record.clock.inference.as_ref())
-        .filter(|time| time.parent[0] > 0.0)
-        .map(|time| time.network[0] / time.parent[0])
-        .collect();
     let (_, _, first) = group.done.first()?;
     Some(Cell {
         block: kind.block.clone(),
@@ -184,7 +198,7 @@ fn cell(index: &Index, kind: &Kind, group: &Group, draws: Option<&Draws>) -> Opt
         agreement: 100.0 * of(|readings| readings.test.agreement),
         calibration_error: 100.0 * of(|readings| readings.test.calibration_error),
         cost: first.cost,
-        latency: (!latencies.is_empty()).then(|| mean(&latencies)),
+        latency: None,
         seconds: mean(&group.done.iter().map(|(_, record, _)| record.clock.seconds).collect::<Vec<_>>()),
     })
 }
