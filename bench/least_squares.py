@@ -1,0 +1,87 @@
+#!/usr/bin/env python3
+"""The least-squares substitutes of VGG16's blocks once more, in plain PyTorch, beside those of `nettriage scan`.
+
+    pip install torch numpy safetensors
+    nettriage scan PARENT.safetensors --arch vgg16_bn --width 0.25 … --ranges blocks --on-test --judged 2000 \\
+        --substitutes conv3x3 --methods plain --json scan.json
+    python bench/least_squares.py --parent PARENT.safetensors --scan scan.json --data DIR --mean R,G,B --std R,G,B
+
+PARENT holds a vgg16_bn's weights under torchvision's names; DIR CIFAR-10's binary batches. For every block: patches and
+targets (before the closing ReLU) at every position of the first 2,000 training images, one ridge of 1e-4 of the mean diagonal
+element of Z'Z, in f64; the network with that convolution in the block's place on the first 2,000 test images.
+"""
+import argparse, json
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from prune import Vgg, cifar10
+
+
+def blocks_of(layers):
+    """First layer and one past the last (its ReLU) of every run of convolutions between poolings."""
+    blocks, start = [], 0
+    for i, layer in enumerate(layers):
+        if isinstance(layer, nn.MaxPool2d):
+            blocks.append((start, i))
+            start = i + 1
+    return blocks
+
+
+@torch.no_grad()
+def solved(inside, targets, ridge=1e-4):
+    """Weight and bias of the 3x3 convolution from `inside` to `targets`, both N x C x H x W."""
+    channels, filters = inside.shape[1], targets.shape[1]
+    n = 9 * channels
+    gram, cross, sums, target_sums, rows = torch.zeros(n, n).double(), torch.zeros(n, filters).double(), 0, 0, 0
+    for x, t in zip(inside.split(100), targets.split(100)):
+        z = F.unfold(x, 3, padding=1).transpose(1, 2).reshape(-1, n).double()
+        t = t.flatten(2).transpose(1, 2).reshape(-1, filters).double()
+        gram += z.T @ z
+        cross += z.T @ t
+        sums, target_sums, rows = sums + z.sum(0), target_sums + t.sum(0), rows + len(z)
+    mean, target_mean = sums / rows, target_sums / rows
+    gram -= rows * torch.outer(mean, mean)
+    cross -= rows * torch.outer(mean, target_mean)
+    gram += ridge * gram.trace() / n * torch.eye(n).double()
+    weight = torch.linalg.solve(gram, cross)
+    return weight.T.reshape(filters, channels, 3, 3).float(), (target_mean - mean @ weight).float()
+
+
+@torch.no_grad()
+def right(net, layers, x, labels):
+    found = [net.classifier(torch.flatten(layers(part), 1)).argmax(1) for part in x.split(500)]
+    return 100 * (torch.cat(found) == labels).double().mean().item()
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("parent", "scan", "data", "mean", "std"):
+        a.add_argument(f"--{name}", required=True)
+    a.add_argument("--threads", type=int, default=2)
+    a = a.parse_args()
+    torch.set_num_threads(a.threads)
+    scanned = {r["block"]: r["candidates"][0]["drop"][0] for r in json.load(open(a.scan))["ranges"] if r["candidates"][0]["method"] == "plain"}
+    mean, std = (torch.tensor([float(v) for v in t.split(",")]).view(1, 3, 1, 1) for t in (a.mean, a.std))
+    x, _, test_x, test_y = cifar10(a.data)
+    x = (torch.from_numpy(x[:2000].copy()).float() / 255 - mean) / std
+    test = (torch.from_numpy(test_x[:2000].copy()).float() / 255 - mean) / std
+    labels = torch.from_numpy(test_y[:2000])
+    net = Vgg(load_file(a.parent)).eval()
+    layers = list(net.features)
+    base = right(net, net.features, test, labels)
+    print(f"parent {base:.2f}% of 2,000 test images\n\n| block | PyTorch, points lost | nettriage, points lost |\n|---|---|---|")
+    for number, (start, end) in enumerate(blocks_of(layers), 1):
+        with torch.no_grad():
+            inside = torch.cat([nn.Sequential(*layers[:start])(part) for part in x.split(100)])
+            targets = torch.cat([nn.Sequential(*layers[start:end - 1])(part) for part in inside.split(100)])
+        weight, bias = solved(inside, targets)
+        single = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1)
+        single.weight.data, single.bias.data = weight, bias
+        child = nn.Sequential(*layers[:start], single, nn.ReLU(), *layers[end:])
+        print(f"| block{number} | {base - right(net, child, test, labels):.2f} | {scanned[f'block{number}']:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
