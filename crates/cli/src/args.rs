@@ -439,6 +439,9 @@ pub struct Prescribe {
     /// Take at most so long for a pass of --batch images on one thread, such as 2ms or 60% (of the network's)
     #[arg(long, value_name = "TIME")]
     pub max_latency: Option<String>,
+    /// Judge by the first --judged test images, and test on the others: for a network that was trained on every training image
+    #[arg(long, conflicts_with = "unlabelled")]
+    pub judge_on_test: bool,
     /// At most so many multiply-accumulates, such as 40% (of the network's) or 12000000
     #[arg(long, value_name = "COUNT")]
     pub max_macs: Option<String>,

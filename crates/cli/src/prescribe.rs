@@ -9,7 +9,7 @@ use nettriage_net::Network;
 use nettriage_records::prescription::{Figures, Prescription};
 use nettriage_records::scan::Scan;
 use nettriage_study::prescribe::{self, Attempt, Budget, Case, Lessons, Progress, Search, Tuning};
-use nettriage_study::scan::{Judge, Options, Subject as Scanned, alternating};
+use nettriage_study::scan::{Images, Judge, Options, Subject as Scanned, alternating};
 use nettriage_study::scheme;
 
 use crate::fail::Fail;
@@ -18,13 +18,26 @@ use crate::{args, export, report, scan};
 
 /// Passes by which latencies are compared at the end.
 const REPETITIONS: usize = 101;
+/// Share of right answers from which on judged images may be ones that the network learned by heart.
+const BY_HEART: f64 = 0.99;
 
 /// `nettriage prescribe MODEL`.
 pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
     check_output(&args.output)?;
     let subject = subject::read(&args.subject)?;
     let options = scan::options(&args.subject);
-    let (fitted, judged) = (subject.fitted(args.subject.images), subject.judged());
+    let fitted = subject.fitted(args.subject.images);
+    let (judged, judged_from, tested) = if args.judge_on_test {
+        let (judged, count) = (subject.test(0..args.subject.judged), subject.data.test.len());
+        if judged.count == count {
+            let problem = format!("--judge-on-test: --judged {} leaves none of the {count} test images", judged.count);
+            return Err(Fail::Message(problem + " to test on; judge by fewer"));
+        }
+        let from = format!("the first {} test images; the test set is the others", judged.count);
+        (judged, from, args.subject.judged..usize::MAX)
+    } else {
+        (subject.judged(), subject.judged_from.clone(), 0..usize::MAX)
+    };
     let scan = match &args.scan {
         Some(path) => read_scan(path, &subject)?,
         None => scan::run(&Scanned { network: &subject.network, fitted: &fitted, judged: &judged }, &options)?,
@@ -58,6 +71,13 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
         )));
     }
     let before = unchanged(&Judge::new(&subject.network, &judged, &options)?, &scan, milliseconds[0]);
+    if let Some(accuracy) = before.accuracy.filter(|a| *a >= BY_HEART && !args.judge_on_test) {
+        eprintln!(
+            "note: the network gets {:.2}% of {judged_from} right. Where it was trained on them a drop on them is too small: \
+             judge by test images that are then not tested on (--judge-on-test)",
+            100.0 * accuracy
+        );
+    }
     let predicted = Figures {
         accuracy: scan.parent.accuracy.map(|a| a - plan.drop / 100.0),
         drop: scan.images.labelled.then_some([plan.drop; 3]),
@@ -65,7 +85,7 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
         cost: plan.cost,
         milliseconds: plan.milliseconds,
     };
-    let test = on_test(args, &subject, &scan, &attempt.network, &options, milliseconds)?;
+    let test = on_test(&subject.test(tested), &subject.network, &scan, &attempt.network, &options, milliseconds)?;
     let kept = match (budget, &test) {
         (Budget::Drop(most), Some([_, after])) => after.drop.is_some_and(|drop| drop[0] <= most),
         _ => true,
@@ -81,7 +101,7 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
             Some(tuning) => format!("{}, {} images, rate {}", args.scheme, tuning.images, tuning.rate),
             None => "none".to_owned(),
         },
-        judged_from: subject.judged_from.clone(),
+        judged_from,
         before,
         predicted,
         built: timed(attempt.built, milliseconds[1]),
@@ -187,21 +207,19 @@ fn unchanged(judge: &Judge<'_>, scan: &Scan, milliseconds: f64) -> Figures {
     Figures { accuracy: judge.accuracy(), drop: None, agreement: Some(1.0), cost: scan.parent.cost, milliseconds }
 }
 
-/// Accuracy of the network before and after on the whole test set.
+/// Accuracy of the network before and after on the test images, if they have labels.
 fn on_test(
-    args: &args::Prescribe,
-    subject: &Subject,
+    images: &Images<'_>,
+    original: &Network,
     scan: &Scan,
     network: &Network,
     options: &Options,
     milliseconds: [f64; 2],
 ) -> Result<Option<[Figures; 2]>, Fail> {
-    let (indices, pictures) = subject.test(usize::MAX);
-    if args.subject.unlabelled || indices.is_empty() {
+    if images.labels.is_none() || images.count == 0 {
         return Ok(None);
     }
-    let images = subject.images(pictures, &indices);
-    let judge = Judge::new(&subject.network, &images, options)?;
+    let judge = Judge::new(original, images, options)?;
     let before = unchanged(&judge, scan, milliseconds[0]);
     let after = Figures { milliseconds: milliseconds[1], ..prescribe::figures(network, &judge)? };
     Ok(Some([before, after]))

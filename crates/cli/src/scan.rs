@@ -26,12 +26,7 @@ pub fn scan(args: &args::Scan) -> Result<(), Fail> {
     };
     let options = Options { scope, methods: args.methods.clone(), ..options(&args.subject) };
     let fitted = subject.fitted(args.subject.images);
-    let judged = if args.on_test {
-        let (indices, pictures) = subject.test(args.subject.judged);
-        subject.images(pictures, &indices)
-    } else {
-        subject.judged()
-    };
+    let judged = if args.on_test { subject.test(0..args.subject.judged) } else { subject.judged() };
     let judged_from = match args.on_test {
         true => format!("the first {} test images", judged.count),
         false => subject.judged_from.clone(),

@@ -1,5 +1,6 @@
 //! A network with the images it was trained for: what is evaluated, scanned, compressed.
 
+use std::ops::Range;
 use std::path::Path;
 
 use nettriage_data::{Augmentation, Dataset, Images as Pictures, Normalization, fill_plain, first};
@@ -153,13 +154,15 @@ impl Subject {
         self.images(&self.data.train, &self.judged)
     }
 
-    /// The first `count` test images, in the file's order.
-    pub fn test(&self, count: usize) -> (Vec<u32>, &Pictures) {
-        ((0..self.data.test.len().min(count) as u32).collect(), &self.data.test)
+    /// Test images, as many of `range` as there are; the first ones are of every class.
+    pub fn test(&self, range: Range<usize>) -> Images<'_> {
+        let whole: Vec<u32> = (0..self.data.test.len() as u32).collect();
+        let chosen = first(&self.data.test, &whole, range.end);
+        self.images(&self.data.test, chosen.get(range.start..).unwrap_or_default())
     }
 
     /// Images as the network takes them.
-    pub fn images<'a>(&'a self, pictures: &'a Pictures, indices: &[u32]) -> Images<'a> {
+    fn images<'a>(&'a self, pictures: &'a Pictures, indices: &[u32]) -> Images<'a> {
         let labels = indices.iter().map(|&i| pictures.labels[i as usize]).collect();
         let indices = indices.to_vec();
         let shape = self.data.shape();

@@ -182,3 +182,36 @@ fn trust_comes_from_trained_children() {
     }
     assert_eq!(found["trust"].as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn test_images_that_judge_are_not_tested_on() {
+    let place = trained();
+    let prescribe = |more: &[&str], out: &str| {
+        let mut command = nettriage();
+        command.arg("prescribe").arg(place.path("run")).args(["--max-macs", "90%", "--no-training", "--threads", "2"]);
+        command.args(more).arg("-o").arg(place.path(out)).output().unwrap()
+    };
+    let made = |more: &[&str], out: &str| {
+        let output = prescribe(more, &format!("{out}.onnx"));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        json(&place, &format!("{out}.json"))
+    };
+    let (whole, parted) =
+        (made(&["--judged", "100"], "whole"), made(&["--judged", "100", "--judge-on-test"], "parted"));
+    assert_eq!(parted["judged_from"], "the first 100 test images; the test set is the others");
+    // Right ones among the 100 and the other 260 are those of all 360.
+    let right = |figures: &Value, images: f64| (figures["accuracy"].as_f64().unwrap() * images).round();
+    let parts = right(&parted["before"], 100.0) + right(&parted["test"][0], 260.0);
+    assert_eq!(parts, right(&whole["test"][0], 360.0));
+
+    for (more, word) in
+        [(["--judged", "360"], "leaves none of the 360 test images"), (["--judged", "100"], "--unlabelled")]
+    {
+        let unlabelled = (word == "--unlabelled").then_some("--unlabelled");
+        let more: Vec<&str> = more.into_iter().chain(["--judge-on-test"]).chain(unlabelled).collect();
+        let output = prescribe(&more, "none.onnx");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(word) && !place.path("none.onnx").exists(), "{said}");
+    }
+}
