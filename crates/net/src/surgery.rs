@@ -135,7 +135,7 @@ pub fn compress(network: &Network, replacements: &[(Block, Substitute)]) -> Resu
 
 /// Names of the substitute's layers in a network that [`compress`] made; none after a drop.
 pub fn substitute_layers(block: &Block, network: &Network) -> Vec<String> {
-    let names = ["conv", "linear", "norm", "act"].map(|part| format!("{}.{part}", block.name));
+    let names = ["conv", "linear", "norm", "act", "flatten"].map(|part| format!("{}.{part}", block.name));
     names.into_iter().filter(|name| network.graph.layer(name).is_some()).collect()
 }
 
@@ -226,6 +226,9 @@ fn substitute_for(
     kinds.extend(norm.map(|layer| ("norm", layer.kind.clone())));
     let closing = closing_activation(graph, block);
     kinds.extend(closing.map(|layer| ("act", layer.kind.clone())));
+    if matches!(substitute, Substitute::Conv { .. }) && is_vector(graph, &block.output) {
+        kinds.push(("flatten", Kind::Flatten));
+    }
 
     let mut added = Vec::new();
     let (mut last, mut shape) = (input, from);
@@ -249,6 +252,31 @@ fn substitute_for(
         (last, shape) = (name, to);
     }
     Ok(added)
+}
+
+/// Whether a tensor is a vector of features and not a picture of one pixel: other programs tell (N, F) from (N, C, 1, 1).
+fn is_vector(graph: &Graph, tensor: &str) -> bool {
+    let mut vectors: HashSet<&str> = HashSet::new();
+    for layer in &graph.layers {
+        let passes = match layer.kind {
+            Kind::Linear { .. } | Kind::Flatten => true,
+            Kind::BatchNorm { .. }
+            | Kind::Affine
+            | Kind::Activation(_)
+            | Kind::Softmax { .. }
+            | Kind::Dropout { .. }
+            | Kind::Identity
+            | Kind::Slice { .. }
+            | Kind::Add
+            | Kind::Mul
+            | Kind::Concat => layer.inputs.iter().all(|input| vectors.contains(input.as_str())),
+            _ => false,
+        };
+        if passes {
+            vectors.insert(&layer.name);
+        }
+    }
+    vectors.contains(tensor)
 }
 
 /// The convolution with a square kernel that takes one shape to another.

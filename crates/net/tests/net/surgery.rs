@@ -162,6 +162,31 @@ fn linear_substitutes() {
 }
 
 #[test]
+fn what_stands_for_a_vector_is_a_vector() {
+    let dense = |features| Kind::Linear { features, bias: true };
+    let layers =
+        vec![("a", conv(4, 3)), ("b", relu()), ("f", Kind::Flatten), ("c", dense(9)), ("d", relu()), ("e", dense(5))];
+    let parent = random_network(chain(Shape::new(2, 3, 3), layers), 1);
+    let one = Substitute::Conv { kernel: 3, groups: 1 };
+    for (last, shape, then) in [("e", [5, 1, 1], None), ("d", [9, 1, 1], Some("e"))] {
+        let block = block::range(&parent.graph, "x", "a", last).unwrap();
+        let child = surgery::compress(&parent, &[(block.clone(), one)]).unwrap();
+        child.check().unwrap();
+        assert_eq!(surgery::substitute_layers(&block, &child).last().map(String::as_str), Some("x.flatten"));
+        assert_eq!(child.graph.shape_of("x.flatten").unwrap(), Shape::new(shape[0], shape[1], shape[2]));
+        assert_eq!(child.graph.output, then.unwrap_or("x.flatten"));
+    }
+    // A picture stays a picture, of one pixel too.
+    let parent = random_network(
+        chain(Shape::new(2, 3, 3), vec![("a", conv(2, 3)), ("p", Kind::AdaptiveAvgPool { height: 1, width: 1 })]),
+        1,
+    );
+    let block = block::range(&parent.graph, "x", "a", "p").unwrap();
+    let child = surgery::compress(&parent, &[(block, one)]).unwrap();
+    assert_eq!(child.graph.output, "x.conv");
+}
+
+#[test]
 fn reinit_draws_the_block_alone() {
     let parent = build("vgg16_bn", 0.1);
     let block = block::find(&parent.graph).swap_remove(2);
