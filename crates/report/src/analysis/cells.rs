@@ -147,8 +147,7 @@ pub struct BlockAnswer {
 pub(crate) fn cells(index: &Index, draws: Option<&Draws>) -> Vec<Cell> {
     let latencies = latencies(index);
     let latency = |kind: &Kind| latencies.get(&(&*kind.block, &*kind.substitute)).copied();
-    let cell = |(kind, group)| Some(Cell { latency: latency(kind), ..cell(index, kind, group, draws)? });
-    index.children().filter_map(cell).collect()
+    index.children().filter_map(|(kind, group)| cell(index, kind, group, latency(kind), draws)).collect()
 }
 
 /// Of each block and substitute, the median over trials of the child's inference time over the parent's.
@@ -166,7 +165,7 @@ fn latencies<'a>(index: &'a Index) -> HashMap<(&'a str, &'a str), f64> {
     ratios.into_iter().filter_map(|(of, ratios)| Some((of, median(ratios)?))).collect()
 }
 
-fn cell(index: &Index, kind: &Kind, group: &Group, draws: Option<&Draws>) -> Option<Cell> {
+fn cell(index: &Index, kind: &Kind, group: &Group, latency: Option<f64>, draws: Option<&Draws>) -> Option<Cell> {
     let of = |read: fn(&Readings) -> f64| average(group, read);
     let (control, stand_ins) = index.control(&kind.scheme, &kind.block, &group.series);
     let validation = |key: &Key| index.data.parents.iter().find(|p| p.id == index.data.plan.parents[key.0].id);
@@ -198,7 +197,7 @@ fn cell(index: &Index, kind: &Kind, group: &Group, draws: Option<&Draws>) -> Opt
         agreement: 100.0 * of(|readings| readings.test.agreement),
         calibration_error: 100.0 * of(|readings| readings.test.calibration_error),
         cost: first.cost,
-        latency: None,
+        latency,
         seconds: mean(&group.done.iter().map(|(_, record, _)| record.clock.seconds).collect::<Vec<_>>()),
     })
 }
