@@ -120,7 +120,7 @@ macro_rules! instruction_set {
         mod $module {
             use super::*;
             $(#[target_feature(enable = $feature)])?
-            unsafe fn input(x: *const *const f32, channels: usize, v: *mut f32, plane: usize, half: &mut Half) {
+            unsafe fn input(x: *const *const f32, channels: usize, v: *mut f32, plane: usize, half: *mut Half) {
                 unsafe { transform::input::<$simd, $b, $i, $p, $o>(x, channels, v, plane, half) }
             }
             $(#[target_feature(enable = $feature)])?
@@ -130,7 +130,7 @@ macro_rules! instruction_set {
                 targets: &Targets,
                 channels: usize,
                 finish: &Finish,
-                half: &mut Half,
+                half: *mut Half,
             ) {
                 unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, plane, targets, channels, finish, half) }
             }
@@ -139,7 +139,7 @@ macro_rules! instruction_set {
                 unsafe { transform::filter::<$simd, $b, $i, $p, $o>(w, from, count, u, to) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn grad_output(gy: *const *const f32, channels: usize, to: &PanelRow, half: &mut Half) {
+            unsafe fn grad_output(gy: *const *const f32, channels: usize, to: &PanelRow, half: *mut Half) {
                 unsafe { transform::grad_output::<$simd, $b, $i, $p, $o>(gy, channels, to, half) }
             }
             $(#[target_feature(enable = $feature)])?

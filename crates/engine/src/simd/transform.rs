@@ -32,13 +32,13 @@ pub(crate) struct Transforms {
     pub outputs: usize,
     /// `(x, channels, v, plane)`: the tile whose pixels start at `x[0..inputs^2]`, to `products^2` planes from `v` on,
     /// in whole vectors.
-    pub input: unsafe fn(*const *const f32, usize, *mut f32, usize, &mut Half),
+    pub input: unsafe fn(*const *const f32, usize, *mut f32, usize, *mut Half),
     /// `(m, plane, targets, channels, finish)`: `products^2` planes from `m` on to the pixels that start at `targets`.
-    pub output: unsafe fn(*const f32, usize, &Targets, usize, &Finish, &mut Half),
+    pub output: unsafe fn(*const f32, usize, &Targets, usize, &Finish, *mut Half),
     /// `(w, plane, count, u, plane)`: 9 planes of weights to `products^2`; `count` is a whole number of vectors.
     pub filter: unsafe fn(*const f32, usize, usize, *mut f32, usize),
     /// `(gy, channels, z)`: the transpose of `output` on the pixels that start at `gy[0..outputs^2]`, into packed panels.
-    pub grad_output: unsafe fn(*const *const f32, usize, &PanelRow, &mut Half),
+    pub grad_output: unsafe fn(*const *const f32, usize, &PanelRow, *mut Half),
     /// `(m, plane, count, w, plane)`: the transpose of `filter`.
     pub grad_filter: unsafe fn(*const f32, usize, usize, *mut f32, usize),
 }
@@ -71,10 +71,10 @@ pub(super) unsafe fn input<S: Simd, B: Bilinear<I, P, O>, const I: usize, const 
     channels: usize,
     v: *mut f32,
     plane: usize,
-    half: &mut Half,
+    half: *mut Half,
 ) {
     unsafe {
-        let half = half.0.as_mut_ptr();
+        let half = half.cast::<f32>();
         let mut c = 0;
         while c < channels {
             let left = channels - c;
@@ -110,10 +110,10 @@ pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
     targets: &Targets,
     channels: usize,
     finish: &Finish,
-    half: &mut Half,
+    half: *mut Half,
 ) {
     unsafe {
-        let half = half.0.as_mut_ptr();
+        let half = half.cast::<f32>();
         let mut c = 0;
         while c < channels {
             let left = channels - c;
@@ -194,10 +194,10 @@ pub(super) unsafe fn grad_output<S: Simd, B: Bilinear<I, P, O>, const I: usize, 
     gy: *const *const f32,
     channels: usize,
     to: &PanelRow,
-    half: &mut Half,
+    half: *mut Half,
 ) {
     unsafe {
-        let half = half.0.as_mut_ptr();
+        let half = half.cast::<f32>();
         let vectors = channels.div_ceil(S::LANES);
         for vector in 0..vectors {
             let c = vector * S::LANES;
