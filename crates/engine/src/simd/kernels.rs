@@ -4,8 +4,8 @@ use std::sync::OnceLock;
 
 use super::bilinear::{F2, F4, K3};
 use super::depthwise::{self, Correlate, Gather};
-use super::tile::{self, Cols, ColsFn, Finish, Rows, RowsFn};
-use super::transform::{self, Half, PanelRow, Targets, Transforms};
+use super::tile::{self, Cols, ColsFn, Finish, Matrix, MatrixFn, Rows, RowsFn};
+use super::transform::{self, Half, PanelRow, Source, Target, Transforms};
 use super::{Simd, portable::Portable};
 
 /// The kernels of one instruction set.
@@ -23,6 +23,8 @@ pub(crate) struct Kernels {
     rows2: &'static [RowsFn],
     cols1: &'static [ColsFn],
     cols2: &'static [ColsFn],
+    matrix1: &'static [MatrixFn],
+    matrix2: &'static [MatrixFn],
     /// F(4x4, 3x3).
     pub f4: Transforms,
     /// F(2x2, 3x3).
@@ -56,6 +58,11 @@ impl Kernels {
         if width == self.lanes { self.rows1 } else { self.rows2 }
     }
 
+    /// Kernels on matrices for panels of `width` columns, `[rows of a tile - 1]`.
+    pub fn matrix(&self, width: usize) -> &'static [MatrixFn] {
+        if width == self.lanes { self.matrix1 } else { self.matrix2 }
+    }
+
     /// Column kernels for panels of `width` columns, `[rows - 1]`.
     pub fn cols(&self, width: usize) -> &'static [ColsFn] {
         if width == self.lanes { self.cols1 } else { self.cols2 }
@@ -83,6 +90,10 @@ macro_rules! instruction_set {
                 unsafe { tile::cols::<$simd, M, N>(t) }
             }
             $(#[target_feature(enable = $feature)])?
+            unsafe fn matrix<const M: usize, const N: usize>(t: &Matrix) {
+                unsafe { tile::matrix::<$simd, M, N>(t) }
+            }
+            $(#[target_feature(enable = $feature)])?
             unsafe fn gather(t: &Gather) {
                 unsafe { depthwise::gather::<$simd>(t) }
             }
@@ -108,6 +119,8 @@ macro_rules! instruction_set {
                 rows2: &[$(rows::<$r2, 2>),*],
                 cols1: &[$(cols::<$r1, 1>),*],
                 cols2: &[$(cols::<$r2, 2>),*],
+                matrix1: &[$(matrix::<$r1, 1>),*],
+                matrix2: &[$(matrix::<$r2, 2>),*],
                 f4: f4::TRANSFORMS,
                 f2: f2::TRANSFORMS,
                 k3: k3::TRANSFORMS,
@@ -120,26 +133,27 @@ macro_rules! instruction_set {
         mod $module {
             use super::*;
             $(#[target_feature(enable = $feature)])?
-            unsafe fn input(x: *const *const f32, channels: usize, v: *mut f32, plane: usize, half: *mut Half) {
+            unsafe fn input(x: &Source, channels: usize, v: *mut f32, plane: usize, half: *mut Half) {
                 unsafe { transform::input::<$simd, $b, $i, $p, $o>(x, channels, v, plane, half) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn output(
                 m: *const f32,
                 plane: usize,
-                targets: &Targets,
+                y: &Target,
+                pooled: &Target,
                 channels: usize,
                 finish: &Finish,
                 half: *mut Half,
             ) {
-                unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, plane, targets, channels, finish, half) }
+                unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, plane, y, pooled, channels, finish, half) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn filter(w: *const f32, from: usize, count: usize, u: *mut f32, to: usize) {
                 unsafe { transform::filter::<$simd, $b, $i, $p, $o>(w, from, count, u, to) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn grad_output(gy: *const *const f32, channels: usize, to: &PanelRow, half: *mut Half) {
+            unsafe fn grad_output(gy: &Source, channels: usize, to: &PanelRow, half: *mut Half) {
                 unsafe { transform::grad_output::<$simd, $b, $i, $p, $o>(gy, channels, to, half) }
             }
             $(#[target_feature(enable = $feature)])?

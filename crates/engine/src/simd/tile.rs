@@ -177,6 +177,68 @@ pub(super) unsafe fn rows<S: Simd, const M: usize, const N: usize>(t: &Rows) {
     }
 }
 
+/// `c[m][..] (+)= sum over k of a[m][k] * b[k][..]` for tiles of rows that lie evenly spaced: no list of pointers, one call for all.
+pub(crate) struct Matrix {
+    /// First element of A, whose rows are contiguous.
+    pub a: *const f32,
+    /// Distance between rows of A.
+    pub a_step: usize,
+    /// The panel, one or two vectors wide.
+    pub b: *const f32,
+    /// First element of C.
+    pub c: *mut f32,
+    /// Distance between rows of C.
+    pub c_step: usize,
+    /// Elements of a row of A.
+    pub k: usize,
+    /// Whether C's elements are added to.
+    pub add: bool,
+    /// How many tiles follow each other.
+    pub tiles: usize,
+}
+
+/// A kernel on [`Matrix`] for one tile extent.
+pub(crate) type MatrixFn = unsafe fn(&Matrix);
+
+/// See [`Matrix`]; `M` rows, `N` vectors.
+#[inline(always)]
+pub(super) unsafe fn matrix<S: Simd, const M: usize, const N: usize>(t: &Matrix) {
+    unsafe {
+        let (mut a, mut c, step) = (t.a, t.c, t.a_step);
+        for _ in 0..t.tiles {
+            let mut acc = [[S::zero(); M]; N];
+            if t.add {
+                for v in 0..N {
+                    for m in 0..M {
+                        acc[v][m] = S::load(c.add(m * t.c_step + v * S::LANES));
+                    }
+                }
+            }
+            let mut b = t.b;
+            for k in 0..t.k {
+                let mut bv = [S::zero(); N];
+                for v in 0..N {
+                    bv[v] = S::load(b.add(v * S::LANES));
+                }
+                b = b.add(N * S::LANES);
+                for m in 0..M {
+                    let av = S::splat(*a.add(m * step + k));
+                    for v in 0..N {
+                        acc[v][m] = S::fma(av, bv[v], acc[v][m]);
+                    }
+                }
+            }
+            for v in 0..N {
+                for m in 0..M {
+                    S::store(c.add(m * t.c_step + v * S::LANES), acc[v][m]);
+                }
+            }
+            a = a.wrapping_add(M * step);
+            c = c.wrapping_add(M * t.c_step);
+        }
+    }
+}
+
 /// `c[m][..] (+)= sum over segments s and k of a[segment s + k step + m] * b[s, k][..]`: the transposed product of weight gradients.
 ///
 /// The M elements of one k lie side by side in A; B is a packed panel, one or two vectors wide.

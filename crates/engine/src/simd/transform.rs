@@ -4,9 +4,9 @@
 
 #![allow(clippy::needless_range_loop)] // Indices over small constants unroll; iterators over vectors do not always inline.
 
-use super::Simd;
 use super::bilinear::Bilinear;
 use super::tile::Finish;
+use super::{Simd, prefetch};
 
 /// Room for a tile that is transformed along one axis.
 ///
@@ -30,27 +30,42 @@ pub(crate) struct Transforms {
     pub products: usize,
     /// Outputs a side.
     pub outputs: usize,
-    /// `(x, channels, v, plane)`: the tile whose pixels start at `x[0..inputs^2]`, to `products^2` planes from `v` on,
-    /// in whole vectors.
-    pub input: unsafe fn(*const *const f32, usize, *mut f32, usize, *mut Half),
-    /// `(m, plane, targets, channels, finish)`: `products^2` planes from `m` on to the pixels that start at `targets`.
-    pub output: unsafe fn(*const f32, usize, &Targets, usize, &Finish, *mut Half),
+    /// `(x, channels, v, plane)`: a tile of inputs to `products^2` planes from `v` on, in whole vectors.
+    pub input: unsafe fn(&Source, usize, *mut f32, usize, *mut Half),
+    /// `(m, plane, y, pooled, channels, finish)`: `products^2` planes from `m` on to the pixels of `y`, and the largest of
+    /// every 2x2 of them to those of `pooled`.
+    pub output: unsafe fn(*const f32, usize, &Target, &Target, usize, &Finish, *mut Half),
     /// `(w, plane, count, u, plane)`: 9 planes of weights to `products^2`; `count` is a whole number of vectors.
     pub filter: unsafe fn(*const f32, usize, usize, *mut f32, usize),
-    /// `(gy, channels, z)`: the transpose of `output` on the pixels that start at `gy[0..outputs^2]`, into packed panels.
-    pub grad_output: unsafe fn(*const *const f32, usize, &PanelRow, *mut Half),
+    /// `(gy, channels, z)`: the transpose of `output`, into packed panels.
+    pub grad_output: unsafe fn(&Source, usize, &PanelRow, *mut Half),
     /// `(m, plane, count, w, plane)`: the transpose of `filter`.
     pub grad_filter: unsafe fn(*const f32, usize, usize, *mut f32, usize),
 }
 
-/// Where a tile's outputs go; what is null is left out.
-pub(crate) struct Targets {
-    /// The pixels, row by row.
-    pub y: [*mut f32; 16],
-    /// The largest of every 2x2 pixels, row by row.
-    pub pooled: [*mut f32; 4],
-    /// Whether any of `pooled` is wanted.
-    pub pools: bool,
+/// Where the pixels of one tile come from.
+pub(crate) struct Source {
+    /// The first pixel of every row of the tile, even if that lies outside; of rows outside, a row of zeros.
+    pub rows: [*const f32; 6],
+    /// Floats between neighbouring pixels of a row.
+    pub step: usize,
+    /// The first column inside the picture and the first behind it; those outside count as zeros.
+    pub columns: [usize; 2],
+}
+
+/// Where the pixels of one tile go.
+pub(crate) struct Target {
+    /// The first pixel; null where none is wanted.
+    pub first: *mut f32,
+    /// Floats between rows and between neighbouring pixels of a row.
+    pub steps: [usize; 2],
+    /// Rows and columns inside the picture; the others are left out.
+    pub extents: [usize; 2],
+}
+
+impl Target {
+    /// Nothing is wanted.
+    pub const NONE: Target = Target { first: std::ptr::null_mut(), steps: [0; 2], extents: [0; 2] };
 }
 
 /// Where the row of one tile lies in a packed right-hand side: panels of two vectors, the last perhaps of one.
@@ -65,9 +80,30 @@ pub(crate) struct PanelRow {
     pub plane: usize,
 }
 
+/// Column `column` of the first `R` rows of a tile, the channels from `c` on of which `left` are left.
+#[inline(always)]
+unsafe fn column<S: Simd, const R: usize>(x: &Source, column: usize, c: usize, left: usize) -> [S::V; R] {
+    unsafe {
+        let at = column * x.step + c;
+        let mut values = [S::zero(); R];
+        if (x.columns[0]..x.columns[1]).contains(&column) {
+            if left >= S::LANES {
+                for i in 0..R {
+                    values[i] = S::load(x.rows[i].wrapping_add(at));
+                }
+            } else {
+                for i in 0..R {
+                    values[i] = S::load_part(x.rows[i].wrapping_add(at), left);
+                }
+            }
+        }
+        values
+    }
+}
+
 #[inline(always)]
 pub(super) unsafe fn input<S: Simd, B: Bilinear<I, P, O>, const I: usize, const P: usize, const O: usize>(
-    x: *const *const f32,
+    x: &Source,
     channels: usize,
     v: *mut f32,
     plane: usize,
@@ -77,13 +113,8 @@ pub(super) unsafe fn input<S: Simd, B: Bilinear<I, P, O>, const I: usize, const 
         let half = half.cast::<f32>();
         let mut c = 0;
         while c < channels {
-            let left = channels - c;
             for j in 0..I {
-                let mut column = [S::zero(); I];
-                for i in 0..I {
-                    column[i] = S::load_up_to((*x.add(i * I + j)).wrapping_add(c), left);
-                }
-                let column = B::input::<S>(column);
+                let column = B::input::<S>(column::<S, I>(x, j, c, channels - c));
                 for i in 0..P {
                     S::store(half.add((i * I + j) * S::LANES), column[i]);
                 }
@@ -95,7 +126,11 @@ pub(super) unsafe fn input<S: Simd, B: Bilinear<I, P, O>, const I: usize, const 
                 }
                 let row = B::input::<S>(row);
                 for j in 0..P {
-                    S::store(v.add((i * P + j) * plane + c), row[j]);
+                    let to = v.wrapping_add((i * P + j) * plane + c);
+                    S::store(to, row[j]);
+                    // The next vector or the next tile. Stores wait for their lines in order, and as many planes as there
+                    // are products lie too far apart to be foreseen.
+                    prefetch(to.wrapping_add(S::LANES));
                 }
             }
             c += S::LANES;
@@ -107,7 +142,8 @@ pub(super) unsafe fn input<S: Simd, B: Bilinear<I, P, O>, const I: usize, const 
 pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const P: usize, const O: usize>(
     m: *const f32,
     plane: usize,
-    targets: &Targets,
+    y: &Target,
+    pooled: &Target,
     channels: usize,
     finish: &Finish,
     half: *mut Half,
@@ -134,18 +170,23 @@ pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
                     row[j] = S::load(half.add((i * P + j) * S::LANES));
                 }
                 let row = finish.apply::<S, O>(B::output::<S>(row), c, left);
-                for j in 0..O {
-                    let to = targets.y[i * O + j];
-                    if !to.is_null() {
-                        finish.store::<S>(to.wrapping_add(c), row[j], left);
+                if !y.first.is_null() && i < y.extents[0] {
+                    let to = y.first.wrapping_add(i * y.steps[0] + c);
+                    for j in 0..O {
+                        if j < y.extents[1] {
+                            finish.store::<S>(to.wrapping_add(j * y.steps[1]), row[j], left);
+                        }
                     }
                 }
-                if targets.pools {
-                    for j in 0..if i % 2 == 1 { O / 2 } else { 0 } {
-                        let to = targets.pooled[i / 2 * (O / 2) + j];
-                        if !to.is_null() {
-                            let largest = S::pick(S::pick(above[2 * j], above[2 * j + 1]), row[2 * j]);
-                            S::store_up_to(to.wrapping_add(c), S::pick(largest, row[2 * j + 1]), left);
+                if !pooled.first.is_null() {
+                    if i % 2 == 1 && i / 2 < pooled.extents[0] {
+                        let to = pooled.first.wrapping_add(i / 2 * pooled.steps[0] + c);
+                        for j in 0..O / 2 {
+                            if j < pooled.extents[1] {
+                                let largest = S::pick(S::pick(above[2 * j], above[2 * j + 1]), row[2 * j]);
+                                let largest = S::pick(largest, row[2 * j + 1]);
+                                S::store_up_to(to.wrapping_add(j * pooled.steps[1]), largest, left);
+                            }
                         }
                     }
                     above = row;
@@ -191,7 +232,7 @@ pub(super) unsafe fn filter<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
 
 #[inline(always)]
 pub(super) unsafe fn grad_output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const P: usize, const O: usize>(
-    gy: *const *const f32,
+    gy: &Source,
     channels: usize,
     to: &PanelRow,
     half: *mut Half,
@@ -201,15 +242,10 @@ pub(super) unsafe fn grad_output<S: Simd, B: Bilinear<I, P, O>, const I: usize, 
         let vectors = channels.div_ceil(S::LANES);
         for vector in 0..vectors {
             let c = vector * S::LANES;
-            let left = channels - c;
             let width = if vector + 1 == vectors && vectors % 2 == 1 { 1 } else { 2 };
             let z = to.z.add(((vector / 2 * 2) * to.rows + to.row * width + vector % 2) * S::LANES);
             for j in 0..O {
-                let mut column = [S::zero(); O];
-                for i in 0..O {
-                    column[i] = S::load_up_to((*gy.add(i * O + j)).wrapping_add(c), left);
-                }
-                let column = B::grad_output::<S>(column);
+                let column = B::grad_output::<S>(column::<S, O>(gy, j, c, channels - c));
                 for i in 0..P {
                     S::store(half.add((i * O + j) * S::LANES), column[i]);
                 }
@@ -221,7 +257,10 @@ pub(super) unsafe fn grad_output<S: Simd, B: Bilinear<I, P, O>, const I: usize, 
                 }
                 let row = B::grad_output::<S>(row);
                 for j in 0..P {
-                    S::store(z.add((i * P + j) * to.plane), row[j]);
+                    let z = z.wrapping_add((i * P + j) * to.plane);
+                    S::store(z, row[j]);
+                    // The next tile's, as in `input`.
+                    prefetch(z.wrapping_add(width * S::LANES));
                 }
             }
         }

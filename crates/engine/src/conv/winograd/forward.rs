@@ -1,13 +1,12 @@
 //! The forward pass and the input's gradient, which is a forward pass with the weight turned around.
 
-use super::{AHEAD, GAP, MOST, Tiling};
+use super::{GAP, Place, Tiling};
 use crate::conv::Geometry;
-use crate::conv::direct::even;
 use crate::conv::memory::{Buffer, Raw, Scratch, lines};
 use crate::conv::pass::{Io, Pass, SharedFinish, Way, weight_steps};
 use crate::pool::Pool;
 use crate::simd::Kernels;
-use crate::simd::tile::{Finish, MAX_ROWS, Rows};
+use crate::simd::tile::{Finish, Matrix};
 use crate::simd::transform::{Half, Transforms};
 
 /// Transformed weights up to this size are kept; larger ones are made panel by panel where they are used.
@@ -166,7 +165,7 @@ impl Winograd {
 
     /// Floats of scratch: shared by all threads, and for each.
     fn layout(&self) -> [usize; 2] {
-        let zeros = lines(self.depth());
+        let zeros = self.zeros();
         let group = self.group * self.kernels.panel();
         if self.keep {
             let v = self.numbers() * Self::plane(self.block, self.depth());
@@ -224,18 +223,23 @@ impl Winograd {
         }
     }
 
-    /// Transforms tile `tile` of `x` to row `row` of V.
-    unsafe fn input(&self, tile: usize, x: *const f32, zeros: *const f32, v: *mut f32, plane: usize, half: &mut Half) {
-        let mut pixels = [std::ptr::null(); MOST];
-        self.tiling.sources(tile, &self.t, x, zeros, &mut pixels);
-        unsafe { (self.t.input)(pixels.as_ptr(), self.tiling.source[0], v, plane, half) }
+    /// Floats of a row of a tile.
+    fn zeros(&self) -> usize {
+        lines(self.t.inputs * self.tiling.source[0])
     }
 
-    /// Transforms the sums of tile `tile` to the columns from `at` on.
+    /// Transforms the tile at `at` of `x` to its row of V.
+    unsafe fn input(&self, at: Place, x: *const f32, zeros: *const f32, v: *mut f32, plane: usize, half: &mut Half) {
+        self.tiling.expect_inputs(at, &self.t, x);
+        let source = self.tiling.inputs(at, &self.t, x, zeros);
+        unsafe { (self.t.input)(&source, self.tiling.source[0], v, plane, half) }
+    }
+
+    /// Transforms the sums of the tile at `at` to the columns that `to` starts with.
     #[allow(clippy::too_many_arguments)]
     unsafe fn output(
         &self,
-        tile: usize,
+        at: Place,
         m: *const f32,
         plane: usize,
         columns: usize,
@@ -243,41 +247,38 @@ impl Winograd {
         finish: &Finish,
         half: &mut Half,
     ) {
-        let targets = self.tiling.outputs(tile, &self.t, to.y, to.pooled);
-        unsafe { (self.t.output)(m, plane, &targets, columns, finish, half) }
+        let y = self.tiling.outputs(at, &self.t, to.y, 1);
+        let pooled = self.tiling.outputs(at, &self.t, to.pooled, 2);
+        unsafe { (self.t.output)(m, plane, &y, &pooled, columns, finish, half) }
     }
 
     /// M = V U for one number and one panel.
     unsafe fn multiply(&self, p: &Product, number: usize, u: *const f32, width: usize, column: usize) {
-        let tiles = self.kernels.rows(width);
+        let kernels = self.kernels.matrix(width);
         let ci = self.tiling.source[0];
-        let mut t = Rows {
-            a: [std::ptr::null(); MAX_ROWS],
-            c: [std::ptr::null_mut(); MAX_ROWS],
-            segments: &0,
-            count: 1,
-            k: 0,
-            a_step: 1,
-            b: u,
-            b_step: width,
-            add: false,
-            columns: width,
-            finish: Finish::NONE,
-        };
         let (v, m) = (p.v.wrapping_add(number * p.v_plane), p.m.wrapping_add(number * p.m_plane + column));
+        // Tiles of rows as even as can be, so that none is too small to keep the processor busy.
+        let count = p.tiles.div_ceil(kernels.len());
+        let (rows, larger) = (p.tiles / count, p.tiles % count);
         for depth in (0..ci).step_by(DEPTH) {
-            t.k = DEPTH.min(ci - depth);
-            t.b = u.wrapping_add(depth * width);
-            t.add = depth > 0;
-            let mut first = 0;
-            while first < p.tiles {
-                let rows = even(p.tiles - first, tiles.len());
-                for row in 0..rows {
-                    t.a[row] = v.wrapping_add((first + row) * p.v_step + depth);
-                    t.c[row] = m.wrapping_add((first + row) * p.m_step);
+            let mut t = Matrix {
+                a: v.wrapping_add(depth),
+                a_step: p.v_step,
+                b: u.wrapping_add(depth * width),
+                c: m,
+                c_step: p.m_step,
+                k: DEPTH.min(ci - depth),
+                add: depth > 0,
+                tiles: larger,
+            };
+            unsafe {
+                if larger > 0 {
+                    kernels[rows](&t);
                 }
-                unsafe { tiles[rows - 1](&t) };
-                first += rows;
+                t.a = t.a.wrapping_add(larger * (rows + 1) * t.a_step);
+                t.c = t.c.wrapping_add(larger * (rows + 1) * t.c_step);
+                t.tiles = count - larger;
+                kernels[rows - 1](&t);
             }
         }
     }
@@ -311,9 +312,14 @@ impl Winograd {
             let mut half = Half::new();
             // SAFETY: the slot is this thread's, the target pixels are this task's.
             unsafe {
-                for i in 0..tiles {
-                    this.tiling.prefetch(first + i + AHEAD, &this.t, io.x.as_ptr());
-                    this.input(first + i, io.x.as_ptr(), zeros.at(0), v.add(i * v_step), v_plane, &mut half);
+                for (i, at) in this.tiling.places(first).take(tiles).enumerate() {
+                    this.input(at, io.x.as_ptr(), zeros.at(0), v.add(i * v_step), v_plane, &mut half);
+                    if let Some(y) = y.y {
+                        this.tiling.expect_outputs(at, &this.t, y.at(0));
+                    }
+                    if let Some(mask) = io.mask {
+                        this.tiling.expect_outputs(at, &this.t, mask.as_ptr());
+                    }
                 }
                 let product = Product { v, v_plane, v_step, m, m_plane, m_step, tiles };
                 for start in (0..co).step_by(m_step) {
@@ -325,9 +331,9 @@ impl Winograd {
                         }
                     }
                     let finish = finish.get().advance(start);
-                    for i in 0..tiles {
+                    for (i, at) in this.tiling.places(first).take(tiles).enumerate() {
                         let m = m.add(i * m_step);
-                        this.output(first + i, m, m_plane, end - start, y.skip(start), &finish, &mut half);
+                        this.output(at, m, m_plane, end - start, y.skip(start), &finish, &mut half);
                     }
                 }
             }
@@ -339,9 +345,9 @@ impl Winograd {
         let (this, kernels, panel, co) = (self, self.kernels, self.kernels.panel(), self.tiling.target[0]);
         let [shared, own] = this.layout();
         let zeros = scratch.take(shared + own * this.threads);
-        let (v, slots) = (zeros.skip(lines(this.depth())), zeros.skip(shared));
+        let (v, slots) = (zeros.skip(this.zeros()), zeros.skip(shared));
         // SAFETY: no task runs.
-        unsafe { zeros.at(0).write_bytes(0, lines(this.depth())) };
+        unsafe { zeros.at(0).write_bytes(0, this.zeros()) };
         let source_len = this.tiling.source.iter().product::<usize>();
         let target_len = this.tiling.target.iter().product::<usize>();
         let (v_step, m_step) = (this.depth(), this.group * panel);
@@ -352,10 +358,10 @@ impl Winograd {
             const SOME: usize = 8;
             pool.run(tiles.div_ceil(SOME), |task| {
                 let mut half = Half::new();
-                for tile in task * SOME..tiles.min((task + 1) * SOME) {
-                    this.tiling.prefetch(tile + AHEAD, &this.t, x.as_ptr());
+                let some = task * SOME..tiles.min((task + 1) * SOME);
+                for (tile, at) in some.clone().zip(this.tiling.places(some.start)) {
                     // SAFETY: the tile's row of V is this task's.
-                    unsafe { this.input(tile, x.as_ptr(), zeros.at(0), v.at(tile * v_step), v_plane, &mut half) };
+                    unsafe { this.input(at, x.as_ptr(), zeros.at(0), v.at(tile * v_step), v_plane, &mut half) };
                 }
             });
             let strip = Self::strip(tiles);
@@ -385,9 +391,9 @@ impl Winograd {
                                 this.multiply(&product, number, weights, kernels.width(at, co), at - start);
                             }
                         }
-                        for i in 0..count {
+                        for (i, at) in this.tiling.places(from).take(count).enumerate() {
                             let m = m.add(i * m_step);
-                            this.output(from + i, m, m_plane, end - start, y.skip(start), &finish, &mut half);
+                            this.output(at, m, m_plane, end - start, y.skip(start), &finish, &mut half);
                         }
                     }
                 }

@@ -14,16 +14,10 @@ use super::Geometry;
 use super::pass::{Way, sides};
 use crate::conv::memory::Raw;
 use crate::simd;
-use crate::simd::transform::{Targets, Transforms};
-
-/// Numbers of a transformed tile at most: 6 x 6.
-const MOST: usize = 36;
+use crate::simd::transform::{Source, Target, Transforms};
 
 /// Floats between planes beyond their content, so that planes do not share the sets of a cache.
 const GAP: usize = 16;
-
-/// How many tiles ahead inputs are asked for.
-const AHEAD: usize = 2;
 
 /// Whether F(4x4, 3x3) and F(2x2, 3x3) cover `g`.
 pub(super) fn covers(g: &Geometry) -> bool {
@@ -73,95 +67,112 @@ impl Tiling {
         self.tiles[0] * self.tiles[1]
     }
 
-    /// Where the pixels of a tile's inputs start, row by row; `zero` for those outside.
+    /// The tiles from `first` on, counted row by row through the images.
+    fn places(&self, first: usize) -> impl Iterator<Item = Place> + use<> {
+        let (tiles, within) = (self.tiles, first % self.count());
+        let first = Place { image: first / self.count(), row: within / tiles[1], column: within % tiles[1] };
+        std::iter::successors(Some(first), move |&Place { image, row, column }| {
+            Some(if column + 1 < tiles[1] {
+                Place { image, row, column: column + 1 }
+            } else if row + 1 < tiles[0] {
+                Place { image, row: row + 1, column: 0 }
+            } else {
+                Place { image: image + 1, row: 0, column: 0 }
+            })
+        })
+    }
+
+    /// Where a tile's inputs lie in the images from `x` on; `zeros` is a row of a tile.
+    #[inline]
+    fn inputs(&self, at: Place, t: &Transforms, x: *const f32, zeros: *const f32) -> Source {
+        let corner = [0, 1].map(|axis| ([at.row, at.column][axis] * t.outputs) as isize - self.before[axis] as isize);
+        window(self.source, at.image, corner, t.inputs, x, zeros)
+    }
+
+    /// Where the gradient of a tile's outputs lies in the images from `gy` on; `zeros` is a row of a tile.
+    #[inline]
+    fn gradients(&self, at: Place, t: &Transforms, gy: *const f32, zeros: *const f32) -> Source {
+        let corner = [at.row, at.column].map(|tile| (tile * t.outputs) as isize);
+        window(self.target, at.image, corner, t.outputs, gy, zeros)
+    }
+
+    /// Asks for what the tile below the one at `at` reads of the images from `x` on and no tile above it does.
     ///
-    /// `tile` counts through the images from the first of `x` on.
+    /// Tiles touch short runs of many rows, which no processor foresees. Images follow each other, so below the last row
+    /// lies the first of the next image.
     #[inline]
-    fn sources(&self, tile: usize, t: &Transforms, x: *const f32, zero: *const f32, to: &mut [*const f32; MOST]) {
-        let (image, within) = (tile / self.count(), tile % self.count());
-        let [c, h, w] = self.source;
-        let top = (within / self.tiles[1] * t.outputs) as isize - self.before[0] as isize;
-        let left = (within % self.tiles[1] * t.outputs) as isize - self.before[1] as isize;
-        let x = x.wrapping_add(image * c * h * w);
-        for i in 0..t.inputs {
-            let row = top + i as isize;
-            let row_inside = (row as usize) < h;
-            for j in 0..t.inputs {
-                let column = left + j as isize;
-                let inside = row_inside && (column as usize) < w;
-                let at = x.wrapping_offset((row * w as isize + column) * c as isize);
-                to[i * t.inputs + j] = if inside { at } else { zero };
-            }
-        }
+    fn expect_inputs(&self, at: Place, t: &Transforms, x: *const f32) {
+        let behind = [0, 1].map(|axis| (t.inputs - t.outputs).saturating_sub(self.before[axis]));
+        let corner = [(at.row + 1) * t.outputs + behind[0], at.column * t.outputs + behind[1]];
+        expect(self.source, at.image, corner, t.outputs, x);
     }
 
-    /// Asks for the inputs of a tile that are not also those of the tile before it.
-    ///
-    /// Tiles read short runs of many rows, which no processor foresees.
+    /// Asks for the gradients of the outputs of the tile below the one at `at`, likewise.
     #[inline]
-    fn prefetch(&self, tile: usize, t: &Transforms, x: *const f32) {
-        let (image, within) = (tile / self.count(), tile % self.count());
-        let [c, h, w] = self.source;
-        let (row, column) = (within / self.tiles[1], within % self.tiles[1]);
-        let top = (row * t.outputs) as isize - self.before[0] as isize;
-        let known = if column > 0 { t.inputs - t.outputs } else { 0 };
-        let left = (column * t.outputs + known).saturating_sub(self.before[1]).min(w);
-        let right = (column * t.outputs + t.inputs).saturating_sub(self.before[1]).min(w);
-        for i in 0..t.inputs {
-            let row = top + i as isize;
-            if (row as usize) < h {
-                let start = x.wrapping_add(((image * h + row as usize) * w + left) * c);
-                for line in (0..(right - left) * c).step_by(16) {
-                    simd::prefetch(start.wrapping_add(line));
-                }
-            }
-        }
+    fn expect_gradients(&self, at: Place, t: &Transforms, gy: *const f32) {
+        expect(self.target, at.image, [(at.row + 1) * t.outputs, at.column * t.outputs], t.outputs, gy);
     }
 
-    /// Where a tile's outputs go: to the pictures from `y` on, if any, and pooled to those from `pooled` on, if any.
+    /// Asks for the outputs of the tile at `at` in the images from `y` on.
     #[inline]
-    fn outputs(&self, tile: usize, t: &Transforms, y: Option<Raw>, pooled: Option<Raw>) -> Targets {
-        let null = std::ptr::null_mut;
-        let mut to = Targets { y: [null(); 16], pooled: [null(); 4], pools: pooled.is_some() };
-        let (image, within) = (tile / self.count(), tile % self.count());
-        let [c, h, w] = self.target;
-        let (top, left) = (within / self.tiles[1] * t.outputs, within % self.tiles[1] * t.outputs);
-        if let Some(y) = y {
-            place(&mut to.y, t.outputs, [top, left], [h, w], c, y.skip(image * c * h * w));
-        }
-        if let Some(pooled) = pooled {
-            let (h, w) = (h / 2, w / 2);
-            place(&mut to.pooled, t.outputs / 2, [top / 2, left / 2], [h, w], c, pooled.skip(image * c * h * w));
-        }
-        to
+    fn expect_outputs(&self, at: Place, t: &Transforms, y: *const f32) {
+        expect(self.target, at.image, [at.row * t.outputs, at.column * t.outputs], t.outputs, y);
     }
 
-    /// Where the pixels of a tile's outputs start, row by row, `outside` for those outside.
+    /// Where a tile's outputs go in the images from `y` on, of which every side is `pooled` times smaller than the outputs.
     #[inline]
-    fn targets(&self, tile: usize, t: &Transforms, y: *mut f32, outside: *mut f32, to: &mut [*mut f32; MOST]) {
-        let (image, within) = (tile / self.count(), tile % self.count());
-        let [c, h, w] = self.target;
-        let (top, left) = (within / self.tiles[1] * t.outputs, within % self.tiles[1] * t.outputs);
-        let y = y.wrapping_add(image * c * h * w);
-        for i in 0..t.outputs {
-            for j in 0..t.outputs {
-                let inside = top + i < h && left + j < w;
-                let at = y.wrapping_add(((top + i) * w + left + j) * c);
-                to[i * t.outputs + j] = if inside { at } else { outside };
-            }
+    fn outputs(&self, at: Place, t: &Transforms, y: Option<Raw>, pooled: usize) -> Target {
+        let Some(y) = y else { return Target::NONE };
+        let [c, h, w] = [self.target[0], self.target[1] / pooled, self.target[2] / pooled];
+        let side = t.outputs / pooled;
+        let (top, left) = (at.row * side, at.column * side);
+        Target {
+            first: y.at(((at.image * h + top) * w + left) * c),
+            steps: [w * c, c],
+            extents: [h.saturating_sub(top).min(side), w.saturating_sub(left).min(side)],
         }
     }
 }
 
-/// The pixels of `side` rows and columns from `at` = [row, column] on, in a picture of `extents` that starts at `first`.
+/// A tile of an image.
+#[derive(Clone, Copy)]
+struct Place {
+    image: usize,
+    row: usize,
+    column: usize,
+}
+
+/// `side` rows and columns from `corner` on of image `image` of those from `x` on, each `picture` = [C, H, W].
 #[inline]
-fn place(to: &mut [*mut f32], side: usize, at: [usize; 2], extents: [usize; 2], channels: usize, first: Raw) {
-    for i in 0..side {
-        for j in 0..side {
-            let (row, column) = (at[0] + i, at[1] + j);
-            if row < extents[0] && column < extents[1] {
-                to[i * side + j] = first.at((row * extents[1] + column) * channels);
-            }
+fn window(
+    picture: [usize; 3],
+    image: usize,
+    corner: [isize; 2],
+    side: usize,
+    x: *const f32,
+    zeros: *const f32,
+) -> Source {
+    let [c, h, w] = picture;
+    let [top, left] = corner;
+    let first = x.wrapping_add(image * h * w * c).wrapping_offset((top * w as isize + left) * c as isize);
+    let mut rows = [zeros; 6];
+    for (i, row) in rows[..side].iter_mut().enumerate() {
+        if ((top + i as isize) as usize) < h {
+            *row = first.wrapping_add(i * w * c);
+        }
+    }
+    let inside = |edge: isize| (edge - left).clamp(0, side as isize) as usize;
+    Source { rows, step: c, columns: [inside(0), inside(w as isize)] }
+}
+
+/// Asks for `side` rows and columns from `corner` on of image `image` of those from `x` on, each `picture` = [C, H, W].
+#[inline]
+fn expect(picture: [usize; 3], image: usize, corner: [usize; 2], side: usize, x: *const f32) {
+    let [c, h, w] = picture;
+    let first = x.wrapping_add(((image * h + corner[0]) * w + corner[1]) * c);
+    for row in 0..side {
+        for line in (0..side * c).step_by(16) {
+            simd::prefetch(first.wrapping_add(row * w * c + line));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The weight's gradient: the transpose of the forward algorithm,
 //! dw = G^T [sum over tiles of (B^T x B) . (A gy A^T)] G.
 
-use super::{AHEAD, GAP, MOST, Tiling};
+use super::{GAP, Place, Tiling};
 use crate::conv::Geometry;
 use crate::conv::direct::even;
 use crate::conv::memory::{Raw, Scratch, lines};
@@ -100,7 +100,7 @@ impl WinogradWeight {
 
     /// Floats of scratch: shared by all threads, and for each.
     fn layout(&self) -> [usize; 2] {
-        let zeros = lines(self.depth().max(self.columns()));
+        let zeros = self.zeros();
         if self.whole {
             let [v, z] = self.tiles(self.block);
             [zeros + self.parts() * lines(self.sum()), v + z + self.filters(self.g.input[0])]
@@ -116,32 +116,36 @@ impl WinogradWeight {
         9 * (lines(rows * self.kernels.panel()) + GAP)
     }
 
-    /// Transforms input and output gradient of one tile to row `row` of V and Z of `tiles` rows.
+    /// Floats of a row of a tile.
+    fn zeros(&self) -> usize {
+        lines((self.t.inputs * self.g.input[0]).max(self.t.outputs * self.g.output[0]))
+    }
+
+    /// Transforms input and output gradient of the tile at `at` to row `row` of V and Z of `tiles` rows.
     ///
     /// # Safety
     /// The row of V and Z is the caller's.
     #[allow(clippy::too_many_arguments)]
     unsafe fn tile(
         &self,
-        tile: usize,
+        at: Place,
         row: usize,
         tiles: usize,
         x: *const f32,
         gy: *const f32,
-        zeros: *mut f32,
+        zeros: *const f32,
         v: Raw,
         z: Raw,
         half: &mut Half,
     ) {
-        let mut pixels = [std::ptr::null(); MOST];
-        self.tiling.sources(tile, &self.t, x, zeros, &mut pixels);
+        let (plane, v) = (Self::plane(tiles, self.depth()), v.at(row * self.depth()));
+        let to = PanelRow { z: z.at(0), row, rows: tiles, plane: Self::plane(tiles, self.columns()) };
+        self.tiling.expect_inputs(at, &self.t, x);
+        self.tiling.expect_gradients(at, &self.t, gy);
+        let (x, gy) = (self.tiling.inputs(at, &self.t, x, zeros), self.tiling.gradients(at, &self.t, gy, zeros));
         unsafe {
-            let plane = Self::plane(tiles, self.depth());
-            (self.t.input)(pixels.as_ptr(), self.g.input[0], v.at(row * self.depth()), plane, half);
-            let mut pixels = [std::ptr::null_mut(); MOST];
-            self.tiling.targets(tile, &self.t, gy.cast_mut(), zeros, &mut pixels);
-            let to = PanelRow { z: z.at(0), row, rows: tiles, plane: Self::plane(tiles, self.columns()) };
-            (self.t.grad_output)(pixels.as_ptr().cast(), self.g.output[0], &to, half);
+            (self.t.input)(&x, self.g.input[0], v, plane, half);
+            (self.t.grad_output)(&gy, self.g.output[0], &to, half);
         }
     }
 
@@ -216,7 +220,7 @@ impl WinogradWeight {
         let (ci, co, panel) = (self.g.input[0], self.g.output[0], self.kernels.panel());
         let [shared, own] = self.layout();
         let zeros = scratch.take(shared + own * self.threads);
-        let zero_len = lines(self.depth().max(self.columns()));
+        let zero_len = self.zeros();
         let (sums, slots) = (zeros.skip(zero_len), zeros.skip(shared));
         // SAFETY: no task runs.
         unsafe { zeros.at(0).write_bytes(0, zero_len) };
@@ -235,9 +239,8 @@ impl WinogradWeight {
                 let tiles = self.block.min(end - first);
                 // SAFETY: the slot is this thread's, the partial sum this task's.
                 unsafe {
-                    for row in 0..tiles {
-                        self.tiling.prefetch(first + row + AHEAD, &self.t, x.as_ptr());
-                        self.tile(first + row, row, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, &mut half);
+                    for (row, at) in self.tiling.places(first).take(tiles).enumerate() {
+                        self.tile(at, row, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, &mut half);
                     }
                     for number in 0..self.numbers() {
                         let v = v.at(number * Self::plane(tiles, self.depth()));
@@ -278,7 +281,7 @@ impl WinogradWeight {
         let (ci, co, panel) = (self.g.input[0], self.g.output[0], self.kernels.panel());
         let [shared, own] = self.layout();
         let zeros = scratch.take(shared + own * self.threads);
-        let zero_len = lines(self.depth().max(self.columns()));
+        let zero_len = self.zeros();
         let slots = zeros.skip(shared);
         // SAFETY: no task runs.
         unsafe { zeros.at(0).write_bytes(0, zero_len) };
@@ -293,10 +296,10 @@ impl WinogradWeight {
             const SOME: usize = 4;
             pool.run(tiles.div_ceil(SOME), |task| {
                 let mut half = Half::new();
-                for tile in task * SOME..tiles.min((task + 1) * SOME) {
-                    self.tiling.prefetch(tile + AHEAD, &self.t, x.as_ptr());
+                let some = task * SOME..tiles.min((task + 1) * SOME);
+                for (tile, at) in some.clone().zip(self.tiling.places(some.start)) {
                     // SAFETY: the tile's row of V and Z is this task's.
-                    unsafe { self.tile(tile, tile, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, &mut half) };
+                    unsafe { self.tile(at, tile, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, &mut half) };
                 }
             });
             let (blocks, columns) = (ci.div_ceil(ROWS), GROUP * panel);
