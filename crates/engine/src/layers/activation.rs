@@ -3,11 +3,11 @@
 use nettriage_net::Activation;
 
 use crate::layers::CHUNK;
-use crate::layers::columns::{Columns, Terms, group};
+use crate::layers::columns::{Columns, Span, Terms};
 use crate::op::{Context, Inputs, Op, Reads};
 use crate::params::ParamId;
 use crate::pool::Pool;
-use crate::simd::vectorised;
+use crate::simd::{Simd, vectorised};
 
 /// g := 0 where y, the output of a ReLU, is not above 0.
 pub(crate) fn mask_all(g: &mut [f32], y: &[f32], pool: &Pool) {
@@ -214,12 +214,18 @@ struct Slopes<'a> {
 }
 
 impl Terms<1> for Slopes<'_> {
+    fn check(&self, rows: usize, channels: usize) {
+        let elements = rows * channels;
+        assert!(channels == self.channels && self.g.len() >= elements && self.x.len() >= elements);
+    }
+
     #[inline(always)]
-    fn add<const G: usize>(&self, row: usize, first: usize, _: &mut [f32], [sum]: &mut [[f32; G]; 1]) {
-        let at = row * self.channels + first;
-        let (g, x) = (group::<G>(self.g, at), group::<G>(self.x, at));
-        for c in 0..G {
-            sum[c] += if x[c] > 0.0 { 0.0 } else { g[c] * x[c] };
+    unsafe fn add<S: Simd>(&self, row: usize, at: Span, _: *mut f32, [sum]: &mut [S::V; 1]) {
+        let start = row * self.channels;
+        unsafe {
+            let x = at.load::<S>(self.x, start);
+            let term = S::mul(at.load::<S>(self.g, start), x);
+            *sum = S::add(*sum, S::sub(term, S::where_positive(x, term)));
         }
     }
 }

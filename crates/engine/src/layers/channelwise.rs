@@ -1,9 +1,9 @@
 //! The inner loops of norms: per-channel maps and sums, on rows x channels.
 
 use crate::layers::CHUNK;
-use crate::layers::columns::{Terms, group};
+use crate::layers::columns::{Span, Terms};
 use crate::pool::Pool;
-use crate::simd::vectorised;
+use crate::simd::{Simd, vectorised};
 
 /// Calls `f(offset, chunk)` for chunks of whole rows, compiled for the processor at hand.
 fn chunks(data: &mut [f32], channels: usize, pool: &Pool, f: impl Fn(usize, &mut [f32]) + Sync) {
@@ -111,14 +111,16 @@ pub(crate) struct Moments<'a> {
 }
 
 impl Terms<2> for Moments<'_> {
+    fn check(&self, rows: usize, channels: usize) {
+        assert!(self.origin.len() == channels && self.x.len() >= rows * channels);
+    }
+
     #[inline(always)]
-    fn add<const G: usize>(&self, row: usize, first: usize, _: &mut [f32], [sum, square]: &mut [[f32; G]; 2]) {
-        let x = group::<G>(self.x, row * self.origin.len() + first);
-        let origin = group::<G>(self.origin, first);
-        for c in 0..G {
-            let d = x[c] - origin[c];
-            sum[c] += d;
-            square[c] += d * d;
+    unsafe fn add<S: Simd>(&self, row: usize, at: Span, _: *mut f32, [sum, square]: &mut [S::V; 2]) {
+        unsafe {
+            let d = S::sub(at.load::<S>(self.x, row * self.origin.len()), at.load::<S>(self.origin, 0));
+            *sum = S::add(*sum, d);
+            *square = S::add(*square, S::mul(d, d));
         }
     }
 }
@@ -133,15 +135,22 @@ pub(crate) struct Products<'a, const RELU: bool> {
 }
 
 impl<const RELU: bool> Terms<2> for Products<'_, RELU> {
+    fn check(&self, rows: usize, channels: usize) {
+        assert!([self.mean, self.scale, self.shift].iter().all(|k| k.len() == channels));
+        assert!(self.g.len() >= rows * channels && self.x.len() >= rows * channels);
+    }
+
     #[inline(always)]
-    fn add<const G: usize>(&self, row: usize, first: usize, _: &mut [f32], [sum, product]: &mut [[f32; G]; 2]) {
-        let at = row * self.mean.len() + first;
-        let (g, x, mean) = (group::<G>(self.g, at), group::<G>(self.x, at), group::<G>(self.mean, first));
-        let (scale, shift) = (group::<G>(self.scale, first), group::<G>(self.shift, first));
-        for c in 0..G {
-            let g = if !RELU || x[c] * scale[c] + shift[c] > 0.0 { g[c] } else { 0.0 };
-            sum[c] += g;
-            product[c] += g * (x[c] - mean[c]);
+    unsafe fn add<S: Simd>(&self, row: usize, at: Span, _: *mut f32, [sum, product]: &mut [S::V; 2]) {
+        let start = row * self.mean.len();
+        unsafe {
+            let (mut g, x) = (at.load::<S>(self.g, start), at.load::<S>(self.x, start));
+            if RELU {
+                let y = S::add(S::mul(x, at.load::<S>(self.scale, 0)), at.load::<S>(self.shift, 0));
+                g = S::where_positive(y, g);
+            }
+            *sum = S::add(*sum, g);
+            *product = S::add(*product, S::mul(g, S::sub(x, at.load::<S>(self.mean, 0))));
         }
     }
 }

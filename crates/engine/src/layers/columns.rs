@@ -4,7 +4,7 @@
 //! threads. Within a chunk, sums over a few rows are made in f32 and joined in f64.
 
 use crate::pool::{Chunks, Pool};
-use crate::simd::vectorised;
+use crate::simd::{Simd, Task, dispatch};
 
 /// Room for the chunks' sums of up to `K` quantities a channel.
 pub(crate) struct Columns<const K: usize> {
@@ -18,18 +18,46 @@ const CHUNKS: usize = 32;
 /// Rows whose sum is made in f32.
 const RUN: usize = 32;
 
-/// What is added to the sums of a row: `K` quantities for `G` neighbouring channels.
+/// What is added to the sums of a row: `K` quantities a channel.
 pub(crate) trait Terms<const K: usize>: Sync {
-    /// Adds the terms of the channels from `first` on in the row (of the whole matrix) `row` to `sums`.
+    /// Panics unless all that [`Terms::add`] reads is there for `rows` rows of `channels` channels.
+    fn check(&self, rows: usize, channels: usize);
+
+    /// Adds the terms of some channels in the row (of the whole matrix) `row` to `sums`.
     ///
-    /// `data` are these channels in this row of the matrix that [`Columns::sum`] was given to change (empty without one).
-    fn add<const G: usize>(&self, row: usize, first: usize, data: &mut [f32], sums: &mut [[f32; G]; K]);
+    /// `data` are these channels in this row of the matrix that [`Columns::sum`] was given to change (null without one).
+    ///
+    /// # Safety
+    /// As [`Simd`]; [`Terms::check`] has passed for the row and the channels, and `data` may be written for these.
+    unsafe fn add<S: Simd>(&self, row: usize, channels: Span, data: *mut f32, sums: &mut [S::V; K]);
 }
 
-/// `G` elements from `at` on.
+/// Neighbouring channels, at most a vector of them.
+#[derive(Clone, Copy)]
+pub(crate) struct Span {
+    /// The first.
+    pub first: usize,
+    /// How many.
+    pub count: usize,
+}
+
+impl Span {
+    /// The elements of `data` at these channels in a row that starts at `start`.
+    ///
+    /// # Safety
+    /// As [`Simd`]; the row is in `data`: a check here would take as long as the work.
+    #[inline(always)]
+    pub unsafe fn load<S: Simd>(self, data: &[f32], start: usize) -> S::V {
+        let from = start + self.first;
+        debug_assert!(from + self.count <= data.len());
+        unsafe { S::load_up_to(data.as_ptr().add(from), self.count) }
+    }
+}
+
+/// The channels in spans, whole vectors as long as there are.
 #[inline(always)]
-pub(crate) fn group<const G: usize>(data: &[f32], at: usize) -> &[f32; G] {
-    data[at..at + G].try_into().expect("a range of that length")
+pub(crate) fn spans<S: Simd>(channels: usize) -> impl Iterator<Item = Span> {
+    (0..channels).step_by(S::LANES).map(move |first| Span { first, count: S::LANES.min(channels - first) })
 }
 
 impl<const K: usize> Columns<K> {
@@ -48,10 +76,7 @@ impl<const K: usize> Columns<K> {
         partial.fill(0.0);
         let parts = (Chunks::new(&mut *partial, width), Chunks::new(data, size * channels));
         pool.each(chunks, parts, |i, (sums, data)| {
-            vectorised(
-                #[inline(always)]
-                || add_chunk(i * size..((i + 1) * size).min(rows), channels, data, sums, terms),
-            );
+            dispatch(Chunk { rows: i * size..((i + 1) * size).min(rows), channels, data, sums, terms });
         });
         let (total, rest) = partial.split_at_mut(width);
         for chunk in rest.chunks_exact(width) {
@@ -73,57 +98,41 @@ impl<const K: usize> Columns<K> {
     }
 }
 
-#[inline(always)]
-fn add_chunk<const K: usize>(
+/// The sums of the rows `rows`.
+struct Chunk<'a, T, const K: usize> {
     rows: std::ops::Range<usize>,
     channels: usize,
-    data: &mut [f32],
-    sums: &mut [f64],
-    terms: &impl Terms<K>,
-) {
-    let mut start = rows.start;
-    while start < rows.end {
-        let end = (start + RUN).min(rows.end);
-        let data = if data.is_empty() { &mut [][..] } else { &mut data[(start - rows.start) * channels..] };
-        let mut at = 0;
-        while at + 32 <= channels {
-            add_run::<K, 32>(start..end, at, channels, data, sums, terms);
-            at += 32;
-        }
-        while at + 16 <= channels {
-            add_run::<K, 16>(start..end, at, channels, data, sums, terms);
-            at += 16;
-        }
-        while at + 8 <= channels {
-            add_run::<K, 8>(start..end, at, channels, data, sums, terms);
-            at += 8;
-        }
-        while at < channels {
-            add_run::<K, 1>(start..end, at, channels, data, sums, terms);
-            at += 1;
-        }
-        start = end;
-    }
+    data: &'a mut [f32],
+    sums: &'a mut [f64],
+    terms: &'a T,
 }
 
-#[inline(always)]
-fn add_run<const K: usize, const G: usize>(
-    rows: std::ops::Range<usize>,
-    at: usize,
-    channels: usize,
-    data: &mut [f32],
-    sums: &mut [f64],
-    terms: &impl Terms<K>,
-) {
-    let mut run = [[0f32; G]; K];
-    let start = rows.start;
-    for row in rows {
-        let own = if data.is_empty() { &mut [][..] } else { &mut data[(row - start) * channels + at..][..G] };
-        terms.add::<G>(row, at, own, &mut run);
-    }
-    for (k, run) in run.iter().enumerate() {
-        for (sum, &v) in sums[k * channels + at..][..G].iter_mut().zip(run) {
-            *sum += f64::from(v);
+impl<T: Terms<K>, const K: usize> Task for Chunk<'_, T, K> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Chunk { rows, channels, data, sums, terms } = self;
+        assert!(data.is_empty() || data.len() >= rows.len() * channels);
+        terms.check(rows.end, channels);
+        for start in rows.clone().step_by(RUN) {
+            for span in spans::<S>(channels) {
+                // SAFETY: by the caller, and just checked.
+                unsafe {
+                    let mut run = [S::zero(); K];
+                    for row in start..rows.end.min(start + RUN) {
+                        let own = match data.is_empty() {
+                            true => std::ptr::null_mut(),
+                            false => data.as_mut_ptr().add((row - rows.start) * channels + span.first),
+                        };
+                        terms.add::<S>(row, span, own, &mut run);
+                    }
+                    for (k, run) in run.into_iter().enumerate() {
+                        let mut values = [0f32; 16];
+                        S::store(values.as_mut_ptr(), run);
+                        let sums = &mut sums[k * channels + span.first..][..span.count];
+                        sums.iter_mut().zip(values).for_each(|(sum, v)| *sum += f64::from(v));
+                    }
+                }
+            }
         }
     }
 }
@@ -137,12 +146,13 @@ pub(crate) struct Plain<'a> {
 }
 
 impl Terms<1> for Plain<'_> {
+    fn check(&self, rows: usize, channels: usize) {
+        assert!(channels == self.channels && self.data.len() >= rows * channels);
+    }
+
     #[inline(always)]
-    fn add<const G: usize>(&self, row: usize, first: usize, _: &mut [f32], [sum]: &mut [[f32; G]; 1]) {
-        let x = group::<G>(self.data, row * self.channels + first);
-        for c in 0..G {
-            sum[c] += x[c];
-        }
+    unsafe fn add<S: Simd>(&self, row: usize, at: Span, _: *mut f32, [sum]: &mut [S::V; 1]) {
+        unsafe { *sum = S::add(*sum, at.load::<S>(self.data, row * self.channels)) }
     }
 }
 

@@ -4,12 +4,13 @@ use nettriage_net::Conv;
 
 use crate::conv::{ConvOp, Epilogue, Geometry, Needs};
 use crate::layers::activation::mask_all;
-use crate::layers::columns::{Columns, Plain, Terms, group};
+use crate::layers::columns::{Columns, Plain, Span, Terms};
 use crate::layers::norm::Norm;
 use crate::layers::tiles::{Passed, Tiles};
 use crate::op::{Context, Inputs, Op, Prepared, Reads};
 use crate::params::{Param, ParamId, Params};
 use crate::pool::Pool;
+use crate::simd::Simd;
 
 /// The weight's elements, once `op` knows whether they have changed since it saw them last.
 fn current<'p>(op: &mut ConvOp, seen: &mut u64, weight: &'p Param) -> &'p [f32] {
@@ -105,13 +106,17 @@ struct Masked<'a> {
 }
 
 impl Terms<1> for Masked<'_> {
+    fn check(&self, rows: usize, channels: usize) {
+        assert!(channels == self.channels && self.y.len() >= rows * channels);
+    }
+
     #[inline(always)]
-    fn add<const G: usize>(&self, row: usize, first: usize, g: &mut [f32], [sum]: &mut [[f32; G]; 1]) {
-        let y = group::<G>(self.y, row * self.channels + first);
-        let g: &mut [f32; G] = g.try_into().expect("as many elements");
-        for c in 0..G {
-            g[c] = if y[c] > 0.0 { g[c] } else { 0.0 };
-            sum[c] += g[c];
+    unsafe fn add<S: Simd>(&self, row: usize, at: Span, g: *mut f32, [sum]: &mut [S::V; 1]) {
+        unsafe {
+            let y = at.load::<S>(self.y, row * self.channels);
+            let masked = S::where_positive(y, S::load_up_to(g, at.count));
+            S::store_up_to(g, masked, at.count);
+            *sum = S::add(*sum, masked);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! 2x2 max-pooling as the last part of a convolution's node: forward, and backward in place of what was pooled.
 
 use crate::layers::channelwise::Coefficients;
-use crate::layers::columns::{Terms, group};
+use crate::layers::columns::{Span, Terms, spans};
 use crate::pool::{Chunks, Pool};
-use crate::simd::vectorised;
+use crate::simd::{Simd, Task, dispatch, vectorised};
 
 /// Pictures `width` pooled pixels wide and of any height, each from 2x2 pixels.
 #[derive(Clone, Copy, Debug)]
@@ -34,8 +34,9 @@ impl Tiles {
     /// Start of the 2x2 pixels of the pooled pixel `place` (over all images); the others follow at [`Tiles::taps`].
     #[inline(always)]
     fn start(&self, place: usize) -> usize {
-        let (row, column) = (place / self.width, place % self.width);
-        row * self.pair() + 2 * column * self.channels
+        // The places of a batch fit 32 bits, whose division takes half the time.
+        let (place, width) = (place as u32, self.width as u32);
+        (place / width) as usize * self.pair() + 2 * (place % width) as usize * self.channels
     }
 
     /// Distances of the four pixels from the first.
@@ -139,35 +140,59 @@ impl Tiles {
 
     /// The gradient of the norm's input in place of `z`: g scale + z slope + constant, with g at the place of the largest.
     pub fn backward_norm<const RELU: bool>(&self, k: &Coefficients<'_>, gy: &[f32], z: &mut [f32], pool: &Pool) {
-        let (row, pair, channels) = (self.row(), self.pair(), self.channels);
-        self.rows(
-            pool,
-            &mut [],
-            z,
-            #[inline(always)]
-            |first, _, z| {
-                for (r, z) in z.chunks_exact_mut(pair).enumerate() {
-                    let at = (first + r) * row;
-                    let (above, below) = z.split_at_mut(pair / 2);
-                    let pixels = above.chunks_exact_mut(2 * channels).zip(below.chunks_exact_mut(2 * channels));
-                    for ((above, below), gy) in pixels.zip(gy[at..at + row].chunks_exact(channels)) {
-                        let ((a, b), (c, d)) = (above.split_at_mut(channels), below.split_at_mut(channels));
-                        let four = a.iter_mut().zip(b).zip(c.iter_mut().zip(d));
-                        let maps = k.scale.iter().zip(k.shift).zip(k.slope.iter().zip(k.constant));
-                        for ((&g, ((a, b), (c, d))), ((&s, &h), (&slope, &constant))) in gy.iter().zip(four).zip(maps) {
-                            let v = [*a * s + h, *b * s + h, *c * s + h, *d * s + h];
-                            let largest = pick(pick(pick(v[0], v[1]), v[2]), v[3]);
-                            let mut left = if !RELU || largest > 0.0 { g * s } else { 0.0 };
-                            for (tap, v) in [a, b, c, d].into_iter().zip(v) {
-                                let here = v == largest;
-                                *tap = (if here { left } else { 0.0 }) + (*tap * slope + constant);
-                                left = if here { 0.0 } else { left };
-                            }
-                        }
+        let (row, pair) = (self.row(), self.pair());
+        let rows = (super::CHUNK / pair).max(1);
+        pool.chunks(z, rows * pair, |task, z| {
+            let gy = &gy[task * rows * row..];
+            dispatch(Unpooled::<RELU> { tiles: *self, k, gy, z });
+        });
+    }
+}
+
+/// [`Tiles::backward_norm`] of whole rows.
+struct Unpooled<'a, const RELU: bool> {
+    tiles: Tiles,
+    k: &'a Coefficients<'a>,
+    gy: &'a [f32],
+    z: &'a mut [f32],
+}
+
+impl<const RELU: bool> Task for Unpooled<'_, RELU> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Unpooled { tiles, k, gy, z } = self;
+        let taps = tiles.taps();
+        let places = z.len() / (4 * tiles.channels);
+        assert!([k.scale, k.shift, k.slope, k.constant].iter().all(|k| k.len() == tiles.channels));
+        assert!(z.len().is_multiple_of(tiles.pair()) && gy.len() >= places * tiles.channels);
+        for place in 0..places {
+            let start = tiles.start(place);
+            for at in spans::<S>(tiles.channels) {
+                // SAFETY: by the caller, and just checked.
+                unsafe {
+                    let (scale, shift) = (at.load::<S>(k.scale, 0), at.load::<S>(k.shift, 0));
+                    let (slope, constant) = (at.load::<S>(k.slope, 0), at.load::<S>(k.constant, 0));
+                    // Loops, not closures: those are not compiled for the instruction set.
+                    let (mut from, mut v) = ([S::zero(); 4], [S::zero(); 4]);
+                    for t in 0..4 {
+                        from[t] = at.load::<S>(z, start + taps[t]);
+                        v[t] = S::add(S::mul(from[t], scale), shift);
+                    }
+                    let largest = S::pick(S::pick(S::pick(v[0], v[1]), v[2]), v[3]);
+                    let mut left = S::mul(at.load::<S>(gy, place * tiles.channels), scale);
+                    if RELU {
+                        left = S::where_positive(largest, left);
+                    }
+                    for t in 0..4 {
+                        let here = S::where_equal(v[t], largest, left);
+                        let to = S::add(here, S::add(S::mul(from[t], slope), constant));
+                        S::store_up_to(z.as_mut_ptr().add(start + taps[t] + at.first), to, at.count);
+                        // The first of the largest takes it all.
+                        left = S::sub(left, here);
                     }
                 }
-            },
-        );
+            }
+        }
     }
 }
 
@@ -182,23 +207,35 @@ pub(crate) struct Largest<'a, const RELU: bool> {
 }
 
 impl<const RELU: bool> Terms<2> for Largest<'_, RELU> {
+    fn check(&self, places: usize, channels: usize) {
+        let whole_rows = places.next_multiple_of(self.tiles.width);
+        assert!(channels == self.tiles.channels && self.z.len() >= 4 * whole_rows * channels);
+        assert!([self.mean, self.scale, self.shift].iter().all(|k| k.len() == channels));
+        assert!(self.gy.len() >= places * channels);
+    }
+
     #[inline(always)]
-    fn add<const G: usize>(&self, row: usize, first: usize, _: &mut [f32], [sum, product]: &mut [[f32; G]; 2]) {
-        let start = self.tiles.start(row) + first;
-        let z = self.tiles.taps().map(|tap| group::<G>(self.z, start + tap));
-        let (scale, shift) = (group::<G>(self.scale, first), group::<G>(self.shift, first));
-        let (mean, gy) = (group::<G>(self.mean, first), group::<G>(self.gy, row * self.tiles.channels + first));
-        for c in 0..G {
-            // The first of the largest, as `pick` finds it.
-            let (mut largest, mut at) = (z[0][c] * scale[c] + shift[c], z[0][c]);
-            for z in &z[1..] {
-                let v = z[c] * scale[c] + shift[c];
-                let better = v > largest || v.is_nan();
-                (largest, at) = (if better { v } else { largest }, if better { z[c] } else { at });
+    unsafe fn add<S: Simd>(&self, row: usize, at: Span, _: *mut f32, [sum, product]: &mut [S::V; 2]) {
+        let start = self.tiles.start(row);
+        unsafe {
+            let (scale, shift) = (at.load::<S>(self.scale, 0), at.load::<S>(self.shift, 0));
+            let (taps, mut z, mut v) = (self.tiles.taps(), [S::zero(); 4], [S::zero(); 4]);
+            for t in 0..4 {
+                z[t] = at.load::<S>(self.z, start + taps[t]);
+                v[t] = S::add(S::mul(z[t], scale), shift);
             }
-            let g = if !RELU || largest > 0.0 { gy[c] } else { 0.0 };
-            sum[c] += g;
-            product[c] += g * (at - mean[c]);
+            // The first of the largest, and what it comes from.
+            let (mut largest, mut from) = (v[0], z[0]);
+            for t in 1..4 {
+                from = S::follow(largest, v[t], from, z[t]);
+                largest = S::pick(largest, v[t]);
+            }
+            let mut g = at.load::<S>(self.gy, row * self.tiles.channels);
+            if RELU {
+                g = S::where_positive(largest, g);
+            }
+            *sum = S::add(*sum, g);
+            *product = S::add(*product, S::mul(g, S::sub(from, at.load::<S>(self.mean, 0))));
         }
     }
 }
@@ -212,13 +249,19 @@ pub(crate) struct Passed<'a> {
 }
 
 impl Terms<1> for Passed<'_> {
+    fn check(&self, rows: usize, channels: usize) {
+        assert!(channels == self.channels && self.gy.len() >= rows * channels);
+        assert!(!self.relu || self.y.len() >= rows * channels);
+    }
+
     #[inline(always)]
-    fn add<const G: usize>(&self, row: usize, first: usize, _: &mut [f32], [sum]: &mut [[f32; G]; 1]) {
-        let at = row * self.channels + first;
-        let (y, g) = (group::<G>(self.y, at), group::<G>(self.gy, at));
-        let bound = if self.relu { 0.0 } else { f32::NEG_INFINITY };
-        for c in 0..G {
-            sum[c] += if y[c] > bound { g[c] } else { 0.0 };
+    unsafe fn add<S: Simd>(&self, row: usize, at: Span, _: *mut f32, [sum]: &mut [S::V; 1]) {
+        unsafe {
+            let mut g = at.load::<S>(self.gy, row * self.channels);
+            if self.relu {
+                g = S::where_positive(at.load::<S>(self.y, row * self.channels), g);
+            }
+            *sum = S::add(*sum, g);
         }
     }
 }

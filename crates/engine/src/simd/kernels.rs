@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 use super::bilinear::{F2, F4, K3};
 use super::depthwise::{self, Correlate, Gather};
 use super::tile::{self, Cols, ColsFn, Finish, Matrix, MatrixFn, Rows, RowsFn};
-use super::transform::{self, Half, PanelRow, Source, Target, Transforms};
-use super::{Simd, portable::Portable};
+use super::transform::{self, Filters, Half, PanelRow, Source, Target, Transforms};
+use super::{Simd, Task, portable::Portable};
 
 /// The kernels of one instruction set.
 ///
@@ -149,8 +149,8 @@ macro_rules! instruction_set {
                 unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, plane, y, pooled, channels, finish, half) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn filter(w: *const f32, from: usize, count: usize, u: *mut f32, to: usize) {
-                unsafe { transform::filter::<$simd, $b, $i, $p, $o>(w, from, count, u, to) }
+            unsafe fn filter(w: &Filters, u: *mut f32, plane: usize) {
+                unsafe { transform::filter::<$simd, $b, $i, $p, $o>(w, u, plane) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn grad_output(gy: &Source, channels: usize, to: &PanelRow, half: *mut Half) {
@@ -217,4 +217,29 @@ pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
         _ => {}
     }
     f()
+}
+
+/// Runs a task on the vectors of the best instruction set that this processor has.
+#[inline(always)]
+pub(crate) fn dispatch(task: impl Task) {
+    // SAFETY: the table was chosen because the processor has these features.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        match kernels().lanes {
+            16 => {
+                return avx512::run(
+                    #[inline(always)]
+                    || task.run::<Avx512>(),
+                );
+            }
+            8 => {
+                return avx2::run(
+                    #[inline(always)]
+                    || task.run::<Avx2>(),
+                );
+            }
+            _ => {}
+        }
+        task.run::<Portable>()
+    }
 }

@@ -14,7 +14,7 @@ mod x86;
 
 #[allow(unused_imports)] // `all` is for tests and for the benchmark, which includes these files.
 pub(crate) use kernels::all;
-pub(crate) use kernels::{Kernels, kernels, vectorised};
+pub(crate) use kernels::{Kernels, dispatch, kernels, vectorised};
 
 /// What a kernel needs of a vector of f32.
 ///
@@ -39,6 +39,8 @@ pub(crate) trait Simd: 'static {
     unsafe fn load_part(from: *const f32, count: usize) -> Self::V;
     /// The first `count` < [`Simd::LANES`] elements to `to`.
     unsafe fn store_part(to: *mut f32, v: Self::V, count: usize);
+    /// [`Simd::LANES`] elements, `step` apart from `from` on.
+    unsafe fn gather(from: *const f32, step: usize) -> Self::V;
     /// a + b.
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// a - b.
@@ -53,8 +55,12 @@ pub(crate) trait Simd: 'static {
     unsafe fn relu(v: Self::V) -> Self::V;
     /// v where mask > 0, 0 elsewhere.
     unsafe fn where_positive(mask: Self::V, v: Self::V) -> Self::V;
+    /// v where a = b, 0 elsewhere.
+    unsafe fn where_equal(a: Self::V, b: Self::V, v: Self::V) -> Self::V;
     /// The larger, a if they are equal; NaN wins, the later one.
     unsafe fn pick(a: Self::V, b: Self::V) -> Self::V;
+    /// y where [`Simd::pick`] takes b, x where it takes a.
+    unsafe fn follow(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
 
     /// The first `count` elements, at most a whole vector.
     #[inline(always)]
@@ -62,11 +68,35 @@ pub(crate) trait Simd: 'static {
         unsafe { if count >= Self::LANES { Self::load(from) } else { Self::load_part(from, count) } }
     }
 
+    /// The first `count` of [`Simd::gather`]'s elements, the rest zeros.
+    #[inline(always)]
+    unsafe fn gather_up_to(from: *const f32, step: usize, count: usize) -> Self::V {
+        unsafe {
+            if count >= Self::LANES {
+                return Self::gather(from, step);
+            }
+            let mut values = [0.0; 16];
+            for (i, value) in values.iter_mut().enumerate().take(count) {
+                *value = *from.add(i * step);
+            }
+            Self::load(values.as_ptr())
+        }
+    }
+
     /// Writes the first `count` elements, at most a whole vector.
     #[inline(always)]
     unsafe fn store_up_to(to: *mut f32, v: Self::V, count: usize) {
         unsafe { if count >= Self::LANES { Self::store(to, v) } else { Self::store_part(to, v, count) } }
     }
+}
+
+/// Work on vectors of any instruction set.
+pub(crate) trait Task {
+    /// Does it.
+    ///
+    /// # Safety
+    /// As [`Simd`].
+    unsafe fn run<S: Simd>(self);
 }
 
 /// Asks for the cache line at `p`, if there is one; any address is allowed.

@@ -46,6 +46,10 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
+    unsafe fn gather(from: *const f32, step: usize) -> [f32; 4] {
+        std::array::from_fn(|i| unsafe { *from.add(i * step) })
+    }
+    #[inline(always)]
     unsafe fn add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
         [a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]]
     }
@@ -74,6 +78,14 @@ impl Simd for Portable {
     unsafe fn where_positive(mask: [f32; 4], v: [f32; 4]) -> [f32; 4] {
         let one = |mask: f32, v: f32| if mask > 0.0 { v } else { 0.0 };
         [one(mask[0], v[0]), one(mask[1], v[1]), one(mask[2], v[2]), one(mask[3], v[3])]
+    }
+    #[inline(always)]
+    unsafe fn where_equal(a: [f32; 4], b: [f32; 4], v: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| if a[i] == b[i] { v[i] } else { 0.0 })
+    }
+    #[inline(always)]
+    unsafe fn follow(a: [f32; 4], b: [f32; 4], x: [f32; 4], y: [f32; 4]) -> [f32; 4] {
+        std::array::from_fn(|i| if b[i] > a[i] || b[i].is_nan() { y[i] } else { x[i] })
     }
     #[inline(always)]
     unsafe fn pick(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {

@@ -35,11 +35,11 @@ pub(crate) struct Transforms {
     /// `(m, plane, y, pooled, channels, finish)`: `products^2` planes from `m` on to the pixels of `y`, and the largest of
     /// every 2x2 of them to those of `pooled`.
     pub output: unsafe fn(*const f32, usize, &Target, &Target, usize, &Finish, *mut Half),
-    /// `(w, plane, count, u, plane)`: 9 planes of weights to `products^2`; `count` is a whole number of vectors.
-    pub filter: unsafe fn(*const f32, usize, usize, *mut f32, usize),
+    /// `(w, u, plane)`: a panel of weights to `products^2` planes from `u` on.
+    pub filter: unsafe fn(&Filters, *mut f32, usize),
     /// `(gy, channels, z)`: the transpose of `output`, into packed panels.
     pub grad_output: unsafe fn(&Source, usize, &PanelRow, *mut Half),
-    /// `(m, plane, count, w, plane)`: the transpose of `filter`.
+    /// `(m, plane, count, w, plane)`: the transpose of `filter` to 9 planes; `count` is a whole number of vectors.
     pub grad_filter: unsafe fn(*const f32, usize, usize, *mut f32, usize),
 }
 
@@ -66,6 +66,22 @@ pub(crate) struct Target {
 impl Target {
     /// Nothing is wanted.
     pub const NONE: Target = Target { first: std::ptr::null_mut(), steps: [0; 2], extents: [0; 2] };
+}
+
+/// Where the weights of one panel lie: 3x3 of them side by side for every pair of channels.
+pub(crate) struct Filters {
+    /// The weights of the panel's first column and row.
+    pub first: *const f32,
+    /// Floats between rows of the panel and between its columns.
+    pub steps: [usize; 2],
+    /// Rows of the panel.
+    pub rows: usize,
+    /// Width of the panel: whole vectors.
+    pub width: usize,
+    /// Columns that exist; the others are zeros.
+    pub columns: usize,
+    /// Whether the 3x3 weights are turned around.
+    pub turned: bool,
 }
 
 /// Where the row of one tile lies in a packed right-hand side: panels of two vectors, the last perhaps of one.
@@ -199,33 +215,35 @@ pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
 
 #[inline(always)]
 pub(super) unsafe fn filter<S: Simd, B: Bilinear<I, P, O>, const I: usize, const P: usize, const O: usize>(
-    w: *const f32,
-    from_plane: usize,
-    count: usize,
+    w: &Filters,
     u: *mut f32,
-    to_plane: usize,
+    plane: usize,
 ) {
     unsafe {
-        let mut c = 0;
-        while c < count {
-            let mut half = [[S::zero(); 3]; P];
-            for j in 0..3 {
-                let mut column = [S::zero(); 3];
-                for i in 0..3 {
-                    column[i] = S::load(w.add((i * 3 + j) * from_plane + c));
+        for row in 0..w.rows {
+            for c in (0..w.width).step_by(S::LANES) {
+                let left = w.columns.saturating_sub(c);
+                let first = w.first.wrapping_add(row * w.steps[0] + c * w.steps[1]);
+                let mut half = [[S::zero(); 3]; P];
+                for j in 0..3 {
+                    let mut column = [S::zero(); 3];
+                    for i in 0..3 {
+                        let tap = if w.turned { 8 - (i * 3 + j) } else { i * 3 + j };
+                        column[i] = S::gather_up_to(first.wrapping_add(tap), w.steps[1], left);
+                    }
+                    let column = B::filter::<S>(column);
+                    for i in 0..P {
+                        half[i][j] = column[i];
+                    }
                 }
-                let column = B::filter::<S>(column);
+                let u = u.wrapping_add(row * w.width + c);
                 for i in 0..P {
-                    half[i][j] = column[i];
+                    let numbers = B::filter::<S>(half[i]);
+                    for j in 0..P {
+                        S::store(u.wrapping_add((i * P + j) * plane), numbers[j]);
+                    }
                 }
             }
-            for i in 0..P {
-                let row = B::filter::<S>(half[i]);
-                for j in 0..P {
-                    S::store(u.add((i * P + j) * to_plane + c), row[j]);
-                }
-            }
-            c += S::LANES;
         }
     }
 }

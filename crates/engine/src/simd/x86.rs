@@ -48,6 +48,13 @@ impl Simd for Avx2 {
         unsafe { _mm256_maskstore_ps(to, mask(count), v) }
     }
     #[inline(always)]
+    unsafe fn gather(from: *const f32, step: usize) -> __m256 {
+        unsafe {
+            let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+            _mm256_i32gather_ps::<4>(from, _mm256_mullo_epi32(lanes, _mm256_set1_epi32(step as i32)))
+        }
+    }
+    #[inline(always)]
     unsafe fn add(a: __m256, b: __m256) -> __m256 {
         unsafe { _mm256_add_ps(a, b) }
     }
@@ -75,6 +82,17 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn where_positive(mask: __m256, v: __m256) -> __m256 {
         unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(mask, _mm256_setzero_ps()), v) }
+    }
+    #[inline(always)]
+    unsafe fn where_equal(a: __m256, b: __m256, v: __m256) -> __m256 {
+        unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b), v) }
+    }
+    #[inline(always)]
+    unsafe fn follow(a: __m256, b: __m256, x: __m256, y: __m256) -> __m256 {
+        unsafe {
+            let larger = _mm256_cmp_ps::<_CMP_GT_OQ>(b, a);
+            _mm256_blendv_ps(x, y, _mm256_or_ps(larger, _mm256_cmp_ps::<_CMP_UNORD_Q>(b, b)))
+        }
     }
     #[inline(always)]
     unsafe fn pick(a: __m256, b: __m256) -> __m256 {
@@ -112,6 +130,13 @@ impl Simd for Avx512 {
         unsafe { _mm512_mask_storeu_ps(to, (1u32 << count).wrapping_sub(1) as u16, v) }
     }
     #[inline(always)]
+    unsafe fn gather(from: *const f32, step: usize) -> __m512 {
+        unsafe {
+            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            _mm512_i32gather_ps::<4>(_mm512_mullo_epi32(lanes, _mm512_set1_epi32(step as i32)), from)
+        }
+    }
+    #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
         unsafe { _mm512_add_ps(a, b) }
     }
@@ -139,6 +164,17 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn where_positive(mask: __m512, v: __m512) -> __m512 {
         unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(mask, _mm512_setzero_ps()), v) }
+    }
+    #[inline(always)]
+    unsafe fn where_equal(a: __m512, b: __m512, v: __m512) -> __m512 {
+        unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b), v) }
+    }
+    #[inline(always)]
+    unsafe fn follow(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+        unsafe {
+            let larger = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(b, a);
+            _mm512_mask_mov_ps(x, larger | _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(b, b), y)
+        }
     }
     #[inline(always)]
     unsafe fn pick(a: __m512, b: __m512) -> __m512 {

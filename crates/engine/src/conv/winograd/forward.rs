@@ -7,7 +7,7 @@ use crate::conv::pass::{Io, Pass, SharedFinish, Way, weight_steps};
 use crate::pool::Pool;
 use crate::simd::Kernels;
 use crate::simd::tile::{Finish, Matrix};
-use crate::simd::transform::{Half, Transforms};
+use crate::simd::transform::{Filters, Half, Transforms};
 
 /// Transformed weights up to this size are kept; larger ones are made panel by panel where they are used.
 const KEPT_BYTES: usize = 5 << 20;
@@ -23,9 +23,6 @@ const STRIP_TILES: usize = 64;
 
 /// Depth of a product up to which its panel of weights stays in the first cache.
 const DEPTH: usize = 256;
-
-/// Source channels whose weights are gathered together before their transform.
-const GATHER: usize = 32;
 
 /// A bilinear algorithm for one way of one geometry.
 pub(in super::super) struct Winograd {
@@ -89,7 +86,7 @@ impl Winograd {
         let (ci, co) = (tiling.source[0], tiling.target[0]);
         let numbers = t.products * t.products;
         let panels = co.div_ceil(kernels.panel());
-        let weights = numbers * ci * kernels.padded(co);
+        let weights = numbers * Self::weight_plane(ci, kernels.padded(co));
         let keep = weights * size_of::<f32>() <= KEPT_BYTES;
         let (block, group) = if keep {
             // As many columns at a time as leave room for a fair number of tiles.
@@ -148,14 +145,14 @@ impl Winograd {
         self.tiling.target[0].div_ceil(self.kernels.panel())
     }
 
+    /// Floats of a plane of kept weights, `rows` x `columns`.
+    fn weight_plane(rows: usize, columns: usize) -> usize {
+        rows * columns + GAP
+    }
+
     /// Floats that a plane of `tiles` rows of `row` floats takes.
     fn plane(tiles: usize, row: usize) -> usize {
         lines(tiles * row) + GAP
-    }
-
-    /// Floats of gathered weights, which precede their transform.
-    fn gathered(&self) -> usize {
-        9 * (GATHER * self.kernels.panel() + GAP)
     }
 
     /// Most tiles between sums and outputs where weights are not kept.
@@ -170,57 +167,33 @@ impl Winograd {
         if self.keep {
             let v = self.numbers() * Self::plane(self.block, self.depth());
             let m = self.numbers() * Self::plane(self.block, group);
-            [zeros, (v + m).max(self.gathered())]
+            [zeros, v + m]
         } else {
             let tiles = self.block * self.tiling.count();
             let v = self.numbers() * Self::plane(tiles, self.depth());
             let u = self.numbers() * (self.tiling.source[0] * group + GAP);
             let m = self.numbers() * Self::plane(tiles.min(STRIP_TILES), group);
-            [zeros + v, self.gathered() + lines(u) + m]
+            [zeros + v, lines(u) + m]
         }
     }
 
-    /// Transforms the weights of one panel: `[number][source channel][width]`, numbers `plane` apart.
+    /// Transforms the weights of the panel that starts at column `at`: `[number][source channel][width]`, numbers `plane` apart.
     ///
     /// # Safety
-    /// `gathered` has room for [`Winograd::gathered`], `u` for the panel.
-    unsafe fn weights(&self, w: &[f32], at: usize, gathered: *mut f32, u: *mut f32, plane: usize) {
+    /// `u` has room for the panel.
+    unsafe fn weights(&self, w: &[f32], at: usize, u: *mut f32, plane: usize) {
         let (ci, co) = (self.tiling.source[0], self.tiling.target[0]);
+        let (start, from_step, to_step) = weight_steps(&self.g, self.way, 0);
         let width = self.kernels.width(at, co);
-        let live = width.min(co - at);
-        let (_, from_step, to_step) = weight_steps(&self.g, self.way, 0);
-        let step = GATHER * self.kernels.panel() + GAP;
-        for first in (0..ci).step_by(GATHER) {
-            let count = GATHER.min(ci - first);
-            // SAFETY: by the caller.
-            unsafe {
-                if live < width {
-                    gathered.write_bytes(0, self.gathered());
-                }
-                // Along the weight's own order, which is the other way round for each way.
-                match self.way {
-                    Way::Forward => {
-                        for lane in 0..live {
-                            let filter = &w[first * from_step + (at + lane) * to_step..][..count * 9];
-                            for (c, pair) in filter.chunks_exact(9).enumerate() {
-                                let to = gathered.add(c * width + lane);
-                                (0..9).for_each(|tap| *to.add(tap * step) = pair[tap]);
-                            }
-                        }
-                    }
-                    Way::GradInput => {
-                        for c in 0..count {
-                            let filter = &w[(first + c) * from_step + at * to_step..][..live * 9];
-                            for (lane, pair) in filter.chunks_exact(9).enumerate() {
-                                let to = gathered.add(c * width + lane);
-                                (0..9).for_each(|tap| *to.add(tap * step) = pair[8 - tap]);
-                            }
-                        }
-                    }
-                }
-                (self.t.filter)(gathered, step, count * width, u.add(first * width), plane);
-            }
-        }
+        let filters = Filters {
+            first: w[start + at * to_step..].as_ptr(),
+            steps: [from_step, to_step],
+            rows: ci,
+            width,
+            columns: width.min(co - at),
+            turned: self.way == Way::GradInput,
+        };
+        unsafe { (self.t.filter)(&filters, u, plane) }
     }
 
     /// Floats of a row of a tile.
@@ -290,13 +263,13 @@ impl Winograd {
         let [shared, own] = self.layout();
         let zeros = scratch.take(shared + own * self.threads);
         let slots = zeros.skip(shared);
-        let u_plane = ci * self.columns();
+        let u_plane = Self::weight_plane(ci, self.columns());
         let this = self;
         if self.stale {
             pool.run(self.panels(), |index| {
                 let at = index * panel;
-                // SAFETY: the slot is this thread's, the panel this task's.
-                unsafe { this.weights(io.w, at, slots.at(pool.worker() * own), u.at(at * ci), u_plane) };
+                // SAFETY: the panel is this task's.
+                unsafe { this.weights(io.w, at, u.at(at * ci), u_plane) };
             });
         }
         // SAFETY: no task runs.
@@ -370,8 +343,7 @@ impl Winograd {
             pool.run(co.div_ceil(m_step), |task| {
                 let start = task * m_step;
                 let end = co.min(start + m_step);
-                let gathered = slots.at(pool.worker() * own);
-                let u = gathered.wrapping_add(this.gathered());
+                let u = slots.at(pool.worker() * own);
                 let m = u.wrapping_add(lines(this.numbers() * u_plane));
                 let finish = finish.get().advance(start);
                 let mut half = Half::new();
@@ -379,7 +351,7 @@ impl Winograd {
                 unsafe {
                     for at in (start..end).step_by(panel) {
                         let to = u.add((at - start) * this.tiling.source[0]);
-                        this.weights(io.w, at, gathered, to, u_plane);
+                        this.weights(io.w, at, to, u_plane);
                     }
                     for from in (0..tiles).step_by(strip) {
                         let count = strip.min(tiles - from);

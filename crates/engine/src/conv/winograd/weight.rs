@@ -20,6 +20,9 @@ const PARTS_BYTES: usize = 8 << 20;
 /// Partial sums at most.
 const PARTS: usize = 16;
 
+/// Blocks that a partial sum is worth at least: it is as large as many tiles, and has to be joined with the others.
+const PASSES: usize = 4;
+
 /// What a thread's transformed tiles may take when sums are whole.
 const BLOCK_BYTES: usize = 300 << 10;
 
@@ -58,7 +61,7 @@ impl WinogradWeight {
         let whole = numbers * ci * co * size_of::<f32>() <= WHOLE_BYTES;
         let tile = numbers * (ci + co) * size_of::<f32>();
         let (block, held) = if whole {
-            ((BLOCK_BYTES / tile).clamp(32, 128), 0)
+            ((BLOCK_BYTES / tile).clamp(64, 128), 0)
         } else {
             let chunk = (CHUNK_BYTES / (tile * tiling.count())).max(1);
             (chunk, chunk.min(batch.max(1)))
@@ -225,7 +228,7 @@ impl WinogradWeight {
         // SAFETY: no task runs.
         unsafe { zeros.at(0).write_bytes(0, zero_len) };
         let total = n * self.tiling.count();
-        let (parts, sum_len) = (self.parts().min(total.div_ceil(self.block)), lines(self.sum()));
+        let (parts, sum_len) = (self.parts().min((total / (PASSES * self.block)).max(2)).min(total), lines(self.sum()));
         let sum_plane = ci * self.columns() + GAP;
         let [v_len, _] = self.tiles(self.block);
         pool.run(parts, |part| {
@@ -235,8 +238,10 @@ impl WinogradWeight {
             let sum = sums.skip(part * sum_len);
             let end = (part + 1) * total / parts;
             let start = part * total / parts;
-            for first in (start..end).step_by(self.block) {
-                let tiles = self.block.min(end - first);
+            // Blocks as even as can be: each passes over the whole sum, whatever it adds.
+            let size = (end - start).div_ceil((end - start).div_ceil(self.block).max(1)).max(1);
+            for first in (start..end).step_by(size) {
+                let tiles = size.min(end - first);
                 // SAFETY: the slot is this thread's, the partial sum this task's.
                 unsafe {
                     for (row, at) in self.tiling.places(first).take(tiles).enumerate() {
