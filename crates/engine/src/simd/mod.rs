@@ -39,8 +39,16 @@ pub(crate) trait Simd: 'static {
     unsafe fn load_part(from: *const f32, count: usize) -> Self::V;
     /// The first `count` < [`Simd::LANES`] elements to `to`.
     unsafe fn store_part(to: *mut f32, v: Self::V, count: usize);
-    /// [`Simd::LANES`] elements, `step` apart from `from` on.
-    unsafe fn gather(from: *const f32, step: usize) -> Self::V;
+    /// The transpose of a matrix of at most [`Simd::LANES`] rows and columns: `rows` x `columns` elements, rows `from_step`
+    /// apart, to `columns` x `rows`, rows `to_step` apart.
+    unsafe fn transpose(
+        from: *const f32,
+        from_step: usize,
+        rows: usize,
+        columns: usize,
+        to: *mut f32,
+        to_step: usize,
+    );
     /// a + b.
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// a - b.
@@ -66,21 +74,6 @@ pub(crate) trait Simd: 'static {
     #[inline(always)]
     unsafe fn load_up_to(from: *const f32, count: usize) -> Self::V {
         unsafe { if count >= Self::LANES { Self::load(from) } else { Self::load_part(from, count) } }
-    }
-
-    /// The first `count` of [`Simd::gather`]'s elements, the rest zeros.
-    #[inline(always)]
-    unsafe fn gather_up_to(from: *const f32, step: usize, count: usize) -> Self::V {
-        unsafe {
-            if count >= Self::LANES {
-                return Self::gather(from, step);
-            }
-            let mut values = [0.0; 16];
-            for (i, value) in values.iter_mut().enumerate().take(count) {
-                *value = *from.add(i * step);
-            }
-            Self::load(values.as_ptr())
-        }
     }
 
     /// Writes the first `count` elements, at most a whole vector.

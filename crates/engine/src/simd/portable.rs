@@ -46,8 +46,19 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
-    unsafe fn gather(from: *const f32, step: usize) -> [f32; 4] {
-        std::array::from_fn(|i| unsafe { *from.add(i * step) })
+    unsafe fn transpose(
+        from: *const f32,
+        from_step: usize,
+        rows: usize,
+        columns: usize,
+        to: *mut f32,
+        to_step: usize,
+    ) {
+        for row in 0..rows {
+            for column in 0..columns {
+                unsafe { *to.add(column * to_step + row) = *from.add(row * from_step + column) };
+            }
+        }
     }
     #[inline(always)]
     unsafe fn add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {

@@ -220,16 +220,23 @@ pub(super) unsafe fn filter<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
     plane: usize,
 ) {
     unsafe {
-        for row in 0..w.rows {
-            for c in (0..w.width).step_by(S::LANES) {
-                let left = w.columns.saturating_sub(c);
+        let mut taps = Half::new();
+        let taps = taps.0.as_mut_ptr();
+        for c in (0..w.width).step_by(S::LANES) {
+            let lanes = S::LANES.min(w.columns.saturating_sub(c));
+            for row in 0..w.rows {
                 let first = w.first.wrapping_add(row * w.steps[0] + c * w.steps[1]);
+                // Nine taps of a lane lie side by side, and are to be nine vectors of lanes.
+                for tap in (0..9).step_by(S::LANES) {
+                    let count = S::LANES.min(9 - tap);
+                    S::transpose(first.wrapping_add(tap), w.steps[1], lanes, count, taps.add(tap * S::LANES), S::LANES);
+                }
                 let mut half = [[S::zero(); 3]; P];
                 for j in 0..3 {
                     let mut column = [S::zero(); 3];
                     for i in 0..3 {
                         let tap = if w.turned { 8 - (i * 3 + j) } else { i * 3 + j };
-                        column[i] = S::gather_up_to(first.wrapping_add(tap), w.steps[1], left);
+                        column[i] = S::load(taps.add(tap * S::LANES));
                     }
                     let column = B::filter::<S>(column);
                     for i in 0..P {

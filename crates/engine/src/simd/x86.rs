@@ -48,10 +48,39 @@ impl Simd for Avx2 {
         unsafe { _mm256_maskstore_ps(to, mask(count), v) }
     }
     #[inline(always)]
-    unsafe fn gather(from: *const f32, step: usize) -> __m256 {
+    unsafe fn transpose(
+        from: *const f32,
+        from_step: usize,
+        rows: usize,
+        columns: usize,
+        to: *mut f32,
+        to_step: usize,
+    ) {
         unsafe {
-            let lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-            _mm256_i32gather_ps::<4>(from, _mm256_mullo_epi32(lanes, _mm256_set1_epi32(step as i32)))
+            let mut r = [_mm256_setzero_ps(); 8];
+            for (i, r) in r.iter_mut().enumerate().take(rows) {
+                *r = Self::load_up_to(from.add(i * from_step), columns);
+            }
+            // Neighbouring rows interleaved, then neighbouring pairs, then halves.
+            let mut a = r;
+            for i in 0..4 {
+                a[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                a[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+            }
+            for i in 0..2 {
+                let k = 4 * i;
+                r[k] = _mm256_shuffle_ps::<0x44>(a[k], a[k + 2]);
+                r[k + 1] = _mm256_shuffle_ps::<0xee>(a[k], a[k + 2]);
+                r[k + 2] = _mm256_shuffle_ps::<0x44>(a[k + 1], a[k + 3]);
+                r[k + 3] = _mm256_shuffle_ps::<0xee>(a[k + 1], a[k + 3]);
+            }
+            for i in 0..4 {
+                a[i] = _mm256_permute2f128_ps::<0x20>(r[i], r[i + 4]);
+                a[i + 4] = _mm256_permute2f128_ps::<0x31>(r[i], r[i + 4]);
+            }
+            for (i, a) in a.into_iter().enumerate().take(columns) {
+                Self::store_up_to(to.add(i * to_step), a, rows);
+            }
         }
     }
     #[inline(always)]
@@ -130,10 +159,45 @@ impl Simd for Avx512 {
         unsafe { _mm512_mask_storeu_ps(to, (1u32 << count).wrapping_sub(1) as u16, v) }
     }
     #[inline(always)]
-    unsafe fn gather(from: *const f32, step: usize) -> __m512 {
+    unsafe fn transpose(
+        from: *const f32,
+        from_step: usize,
+        rows: usize,
+        columns: usize,
+        to: *mut f32,
+        to_step: usize,
+    ) {
         unsafe {
-            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-            _mm512_i32gather_ps::<4>(_mm512_mullo_epi32(lanes, _mm512_set1_epi32(step as i32)), from)
+            let mut r = [_mm512_setzero_ps(); 16];
+            for (i, r) in r.iter_mut().enumerate().take(rows) {
+                *r = Self::load_up_to(from.add(i * from_step), columns);
+            }
+            // Neighbouring rows interleaved, then neighbouring pairs, then quarters twice.
+            let mut a = r;
+            for i in 0..8 {
+                a[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                a[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+            }
+            for i in 0..4 {
+                let k = 4 * i;
+                r[k] = _mm512_shuffle_ps::<0x44>(a[k], a[k + 2]);
+                r[k + 1] = _mm512_shuffle_ps::<0xee>(a[k], a[k + 2]);
+                r[k + 2] = _mm512_shuffle_ps::<0x44>(a[k + 1], a[k + 3]);
+                r[k + 3] = _mm512_shuffle_ps::<0xee>(a[k + 1], a[k + 3]);
+            }
+            for i in 0..4 {
+                a[i] = _mm512_shuffle_f32x4::<0x88>(r[i], r[i + 4]);
+                a[i + 4] = _mm512_shuffle_f32x4::<0xdd>(r[i], r[i + 4]);
+                a[i + 8] = _mm512_shuffle_f32x4::<0x88>(r[i + 8], r[i + 12]);
+                a[i + 12] = _mm512_shuffle_f32x4::<0xdd>(r[i + 8], r[i + 12]);
+            }
+            for i in 0..8 {
+                r[i] = _mm512_shuffle_f32x4::<0x88>(a[i], a[i + 8]);
+                r[i + 8] = _mm512_shuffle_f32x4::<0xdd>(a[i], a[i + 8]);
+            }
+            for (i, r) in r.into_iter().enumerate().take(columns) {
+                Self::store_up_to(to.add(i * to_step), r, rows);
+            }
         }
     }
     #[inline(always)]
