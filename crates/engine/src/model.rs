@@ -63,12 +63,10 @@ impl Model {
         if bytes.is_none_or(|bytes| bytes > isize::MAX as u64) {
             return Err(too_large());
         }
-        let mut buffers = Vec::with_capacity(sizes.len());
-        for size in sizes {
-            // Whether the system gives so much is only asked here: `Buffer` itself ends the program where it does not.
-            Vec::<f32>::new().try_reserve_exact(size * options.batch).map_err(|_| too_large())?;
-            buffers.push(Buffer::new(size * options.batch));
-        }
+        let sizes: Vec<usize> = sizes.into_iter().map(|size| size * options.batch).collect();
+        // Whether the system gives so much is only asked here: `Buffer` itself ends the program where it does not.
+        Vec::<f32>::new().try_reserve_exact(sizes.iter().sum()).map_err(|_| too_large())?;
+        let mut buffers = Buffer::several(&sizes);
         let images = buffers.pop().unwrap_or_default();
         let gradients = buffers.split_off(plan.sizes.len());
         let pool = Pool::new(options.threads);

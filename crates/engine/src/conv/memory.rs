@@ -2,6 +2,7 @@
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 /// Floats of one cache line.
 const LINE: usize = 16;
@@ -9,45 +10,52 @@ const LINE: usize = 16;
 /// Bytes of a large page on most systems.
 const LARGE_PAGE: usize = 2 << 20;
 
+/// Floats between buffers of one allocation beyond their content: were their distances whole pages, what is read and
+/// written side by side would share the sets of a cache.
+const APART: usize = 5 * LINE;
+
 /// Aligned floats, zero at first, on large pages where they fill any and the system allows it.
 ///
 /// Transforms write to some forty streams at once, more than a translation buffer holds of small pages.
 pub(crate) struct Buffer {
     start: NonNull<f32>,
     floats: usize,
+    /// What the floats are a part of; none only if there are none.
+    memory: Option<Arc<Allocation>>,
 }
 
-// SAFETY: it owns its memory, and hands out shared access only to pointers.
+// SAFETY: its floats are its own, and it hands out shared access only to pointers.
 unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Default for Buffer {
     fn default() -> Buffer {
-        Buffer { start: NonNull::dangling(), floats: 0 }
+        Buffer { start: NonNull::dangling(), floats: 0, memory: None }
     }
 }
 
 impl Buffer {
     /// At least `floats` zeros: the count rounded up to whole cache lines.
     pub fn new(floats: usize) -> Buffer {
-        if floats == 0 {
-            return Buffer::default();
-        }
-        let floats = lines(floats);
-        let layout = Buffer::layout(floats);
-        // SAFETY: the layout is not empty; all of it is written before it is read.
-        unsafe {
-            let Some(start) = NonNull::new(alloc(layout).cast::<f32>()) else { handle_alloc_error(layout) };
-            advise_large_pages(start.as_ptr(), layout.size());
-            start.as_ptr().write_bytes(0, floats);
-            Buffer { start, floats }
-        }
+        Buffer::several(&[floats]).pop().unwrap_or_default()
     }
 
-    fn layout(floats: usize) -> Layout {
-        let bytes = floats * size_of::<f32>();
-        let align = if bytes >= LARGE_PAGE { LARGE_PAGE } else { LINE * size_of::<f32>() };
-        Layout::from_size_align(bytes, align).expect("sizes are checked when a model is planned")
+    /// A buffer for each of `sizes`, all in one allocation, so that small ones lie on large pages too.
+    pub fn several(sizes: &[usize]) -> Vec<Buffer> {
+        let total = sizes.iter().map(|&floats| lines(floats) + APART).sum::<usize>();
+        if sizes.iter().all(|&floats| floats == 0) {
+            return sizes.iter().map(|_| Buffer::default()).collect();
+        }
+        let memory = Arc::new(Allocation::new(total));
+        let mut start = 0;
+        let mut buffer = |&floats: &usize| {
+            let floats = lines(floats);
+            // SAFETY: within the allocation, whose size is the sum of all.
+            let buffer = Buffer { start: unsafe { memory.start.add(start) }, floats, memory: Some(memory.clone()) };
+            start += floats + APART;
+            buffer
+        };
+        sizes.iter().map(&mut buffer).collect()
     }
 
     /// Bytes held.
@@ -57,7 +65,49 @@ impl Buffer {
 
     /// The floats, for tasks that write disjoint parts.
     pub(super) fn raw(&mut self) -> Raw {
+        debug_assert!(self.memory.is_some() || self.floats == 0);
         Raw(self.start.as_ptr())
+    }
+}
+
+/// Memory of zeros that buffers share.
+struct Allocation {
+    start: NonNull<f32>,
+    floats: usize,
+}
+
+// SAFETY: it owns its memory, which only buffers touch, each its own part.
+unsafe impl Send for Allocation {}
+unsafe impl Sync for Allocation {}
+
+impl Allocation {
+    /// `floats` > 0 zeros.
+    fn new(floats: usize) -> Allocation {
+        let layout = Allocation::layout(floats);
+        // SAFETY: the layout is not empty; all of it is written before it is read.
+        unsafe {
+            let Some(start) = NonNull::new(alloc(layout).cast::<f32>()) else { handle_alloc_error(layout) };
+            advise_large_pages(start.as_ptr(), layout.size());
+            start.as_ptr().write_bytes(0, floats);
+            Allocation { start, floats }
+        }
+    }
+
+    /// Half a large page and more is rounded up to whole ones.
+    fn layout(floats: usize) -> Layout {
+        let bytes = floats * size_of::<f32>();
+        let (bytes, align) = match bytes < LARGE_PAGE / 2 {
+            true => (bytes, LINE * size_of::<f32>()),
+            false => (bytes.next_multiple_of(LARGE_PAGE), LARGE_PAGE),
+        };
+        Layout::from_size_align(bytes, align).expect("sizes are checked when a model is planned")
+    }
+}
+
+impl Drop for Allocation {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout.
+        unsafe { dealloc(self.start.as_ptr().cast(), Allocation::layout(self.floats)) }
     }
 }
 
@@ -73,15 +123,6 @@ impl std::ops::DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
         // SAFETY: as above, and borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.floats) }
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        if self.floats > 0 {
-            // SAFETY: allocated with this layout.
-            unsafe { dealloc(self.start.as_ptr().cast(), Buffer::layout(self.floats)) }
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::layers::CHUNK;
 use crate::layers::columns::{Span, Terms};
 use crate::pool::Pool;
-use crate::simd::{Simd, vectorised};
+use crate::simd::{Simd, prefetch, vectorised};
 
 /// Calls `f(offset, chunk)` for chunks of whole rows, compiled for the processor at hand.
 fn chunks(data: &mut [f32], channels: usize, pool: &Pool, f: impl Fn(usize, &mut [f32]) + Sync) {
@@ -145,6 +145,8 @@ impl<const RELU: bool> Terms<2> for Products<'_, RELU> {
         let start = row * self.mean.len();
         unsafe {
             let (mut g, x) = (at.load::<S>(self.g, start), at.load::<S>(self.x, start));
+            prefetch(self.g.as_ptr().wrapping_add(start + at.first + 512));
+            prefetch(self.x.as_ptr().wrapping_add(start + at.first + 512));
             if RELU {
                 let y = S::add(S::mul(x, at.load::<S>(self.scale, 0)), at.load::<S>(self.shift, 0));
                 g = S::where_positive(y, g);
