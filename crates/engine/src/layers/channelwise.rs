@@ -1,9 +1,9 @@
 //! The inner loops of norms: per-channel maps and sums, on rows x channels.
 
 use crate::layers::CHUNK;
-use crate::layers::columns::{Span, Terms};
+use crate::layers::columns::{AHEAD, Span, Terms, spans};
 use crate::pool::Pool;
-use crate::simd::{Simd, prefetch, vectorised};
+use crate::simd::{Simd, Task, dispatch, prefetch, vectorised};
 
 /// Calls `f(offset, chunk)` for chunks of whole rows, compiled for the processor at hand.
 fn chunks(data: &mut [f32], channels: usize, pool: &Pool, f: impl Fn(usize, &mut [f32]) + Sync) {
@@ -18,28 +18,39 @@ fn chunks(data: &mut [f32], channels: usize, pool: &Pool, f: impl Fn(usize, &mut
 
 /// y := x * scale + shift, with `relu` then not below 0.
 pub(crate) fn apply(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, y: &mut [f32], pool: &Pool) {
+    assert!(scale.len() == shift.len() && x.len() == y.len());
+    let size = CHUNK.div_ceil(scale.len()) * scale.len();
+    pool.chunks(y, size, |i, y| {
+        let x = &x[i * size..][..y.len()];
+        if relu { dispatch(Apply::<true> { x, scale, shift, y }) } else { dispatch(Apply::<false> { x, scale, shift, y }) }
+    });
+}
+
+/// [`apply`] to whole rows.
+struct Apply<'a, const RELU: bool> {
+    x: &'a [f32],
+    scale: &'a [f32],
+    shift: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl<const RELU: bool> Task for Apply<'_, RELU> {
     #[inline(always)]
-    fn along(x: &[f32], scale: &[f32], shift: &[f32], y: &mut [f32], f: impl Fn(f32) -> f32) {
-        for (y, x) in y.chunks_exact_mut(scale.len()).zip(x.chunks_exact(scale.len())) {
-            for (((y, &x), &a), &b) in y.iter_mut().zip(x).zip(scale).zip(shift) {
-                *y = f(x * a + b);
+    unsafe fn run<S: Simd>(self) {
+        let Apply { x, scale, shift, y } = self;
+        for start in (0..y.len()).step_by(scale.len()) {
+            for at in spans::<S>(scale.len()) {
+                // SAFETY: by the caller; x and y are as large as each other, scale and shift as the channels.
+                unsafe {
+                    let v = S::mul(at.stream::<S>(x, start), at.load::<S>(scale, 0));
+                    let v = S::add(v, at.load::<S>(shift, 0));
+                    let to = y.as_mut_ptr().wrapping_add(start + at.first);
+                    prefetch(to.wrapping_add(AHEAD));
+                    S::store_up_to(to, if RELU { S::relu(v) } else { v }, at.count);
+                }
             }
         }
     }
-    chunks(
-        y,
-        scale.len(),
-        pool,
-        #[inline(always)]
-        |at, y| {
-            let x = &x[at..at + y.len()];
-            if relu {
-                along(x, scale, shift, y, |v| if v < 0.0 { 0.0 } else { v });
-            } else {
-                along(x, scale, shift, y, |v| v);
-            }
-        },
-    );
 }
 
 /// The coefficients of a norm and of its gradient, per channel.
@@ -57,23 +68,39 @@ pub(crate) struct Coefficients<'a> {
 
 /// g, the gradient of y, becomes that of x, where `RELU` masked by y, computed again as it was.
 pub(crate) fn backward<const RELU: bool>(x: &[f32], k: &Coefficients<'_>, g: &mut [f32], pool: &Pool) {
-    let channels = k.scale.len();
-    chunks(
-        g,
-        channels,
-        pool,
-        #[inline(always)]
-        |at, g| {
-            let x = &x[at..at + g.len()];
-            for (g, x) in g.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-                let maps = k.scale.iter().zip(k.shift).zip(k.slope.iter().zip(k.constant));
-                for ((g, &x), ((&a, &t), (&b, &c))) in g.iter_mut().zip(x).zip(maps) {
-                    let open = if !RELU || x * a + t > 0.0 { *g } else { 0.0 };
-                    *g = open * a + (x * b + c);
+    assert!([k.shift, k.slope, k.constant].iter().all(|c| c.len() == k.scale.len()) && x.len() == g.len());
+    let size = CHUNK.div_ceil(k.scale.len()) * k.scale.len();
+    pool.chunks(g, size, |i, g| dispatch(Backward::<RELU> { x: &x[i * size..][..g.len()], k, g }));
+}
+
+/// [`backward`] of whole rows.
+struct Backward<'a, const RELU: bool> {
+    x: &'a [f32],
+    k: &'a Coefficients<'a>,
+    g: &'a mut [f32],
+}
+
+impl<const RELU: bool> Task for Backward<'_, RELU> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Backward { x, k, g } = self;
+        for start in (0..g.len()).step_by(k.scale.len()) {
+            for at in spans::<S>(k.scale.len()) {
+                // SAFETY: by the caller; x and g are as large as each other, coefficients as the channels.
+                unsafe {
+                    let (x, scale) = (at.stream::<S>(x, start), at.load::<S>(k.scale, 0));
+                    let mut open = at.stream::<S>(g, start);
+                    if RELU {
+                        let y = S::add(S::mul(x, scale), at.load::<S>(k.shift, 0));
+                        open = S::where_positive(y, open);
+                    }
+                    let rest = S::add(S::mul(x, at.load::<S>(k.slope, 0)), at.load::<S>(k.constant, 0));
+                    let to = g.as_mut_ptr().wrapping_add(start + at.first);
+                    S::store_up_to(to, S::add(S::mul(open, scale), rest), at.count);
                 }
             }
-        },
-    );
+        }
+    }
 }
 
 /// g := g * scale, where there is a `y` only where that is above 0, else 0.
@@ -118,7 +145,7 @@ impl Terms<2> for Moments<'_> {
     #[inline(always)]
     unsafe fn add<S: Simd>(&self, row: usize, at: Span, _: *mut f32, [sum, square]: &mut [S::V; 2]) {
         unsafe {
-            let d = S::sub(at.load::<S>(self.x, row * self.origin.len()), at.load::<S>(self.origin, 0));
+            let d = S::sub(at.stream::<S>(self.x, row * self.origin.len()), at.load::<S>(self.origin, 0));
             *sum = S::add(*sum, d);
             *square = S::add(*square, S::mul(d, d));
         }
@@ -144,9 +171,7 @@ impl<const RELU: bool> Terms<2> for Products<'_, RELU> {
     unsafe fn add<S: Simd>(&self, row: usize, at: Span, _: *mut f32, [sum, product]: &mut [S::V; 2]) {
         let start = row * self.mean.len();
         unsafe {
-            let (mut g, x) = (at.load::<S>(self.g, start), at.load::<S>(self.x, start));
-            prefetch(self.g.as_ptr().wrapping_add(start + at.first + 512));
-            prefetch(self.x.as_ptr().wrapping_add(start + at.first + 512));
+            let (mut g, x) = (at.stream::<S>(self.g, start), at.stream::<S>(self.x, start));
             if RELU {
                 let y = S::add(S::mul(x, at.load::<S>(self.scale, 0)), at.load::<S>(self.shift, 0));
                 g = S::where_positive(y, g);

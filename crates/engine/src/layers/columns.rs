@@ -4,7 +4,7 @@
 //! threads. Within a chunk, sums over a few rows are made in f32 and joined in f64.
 
 use crate::pool::{Chunks, Pool};
-use crate::simd::{Simd, Task, dispatch};
+use crate::simd::{Simd, Task, dispatch, prefetch};
 
 /// Room for the chunks' sums of up to `K` quantities a channel.
 pub(crate) struct Columns<const K: usize> {
@@ -52,7 +52,20 @@ impl Span {
         debug_assert!(from + self.count <= data.len());
         unsafe { S::load_up_to(data.as_ptr().add(from), self.count) }
     }
+
+    /// As [`Span::load`], from a large tensor that is read from front to back.
+    ///
+    /// # Safety
+    /// As [`Span::load`].
+    #[inline(always)]
+    pub unsafe fn stream<S: Simd>(self, data: &[f32], start: usize) -> S::V {
+        prefetch(data.as_ptr().wrapping_add(start + self.first + AHEAD));
+        unsafe { self.load::<S>(data, start) }
+    }
 }
+
+/// Floats between what is read of a large tensor and what is asked for meanwhile: two kilobytes, some rows.
+pub(crate) const AHEAD: usize = 512;
 
 /// The channels in spans, whole vectors as long as there are.
 #[inline(always)]
@@ -152,7 +165,7 @@ impl Terms<1> for Plain<'_> {
 
     #[inline(always)]
     unsafe fn add<S: Simd>(&self, row: usize, at: Span, _: *mut f32, [sum]: &mut [S::V; 1]) {
-        unsafe { *sum = S::add(*sum, at.load::<S>(self.data, row * self.channels)) }
+        unsafe { *sum = S::add(*sum, at.stream::<S>(self.data, row * self.channels)) }
     }
 }
 

@@ -175,11 +175,11 @@ impl<const RELU: bool> Task for Unpooled<'_, RELU> {
                     // Loops, not closures: those are not compiled for the instruction set.
                     let (mut from, mut v) = ([S::zero(); 4], [S::zero(); 4]);
                     for t in 0..4 {
-                        from[t] = at.load::<S>(z, start + taps[t]);
+                        from[t] = at.stream::<S>(z, start + taps[t]);
                         v[t] = S::add(S::mul(from[t], scale), shift);
                     }
                     let largest = S::pick(S::pick(S::pick(v[0], v[1]), v[2]), v[3]);
-                    let mut left = S::mul(at.load::<S>(gy, place * tiles.channels), scale);
+                    let mut left = S::mul(at.stream::<S>(gy, place * tiles.channels), scale);
                     if RELU {
                         left = S::where_positive(largest, left);
                     }
@@ -221,7 +221,7 @@ impl<const RELU: bool> Terms<2> for Largest<'_, RELU> {
             let (scale, shift) = (at.load::<S>(self.scale, 0), at.load::<S>(self.shift, 0));
             let (taps, mut z, mut v) = (self.tiles.taps(), [S::zero(); 4], [S::zero(); 4]);
             for t in 0..4 {
-                z[t] = at.load::<S>(self.z, start + taps[t]);
+                z[t] = at.stream::<S>(self.z, start + taps[t]);
                 v[t] = S::add(S::mul(z[t], scale), shift);
             }
             // The first of the largest, and what it comes from.
@@ -230,7 +230,7 @@ impl<const RELU: bool> Terms<2> for Largest<'_, RELU> {
                 from = S::follow(largest, v[t], from, z[t]);
                 largest = S::pick(largest, v[t]);
             }
-            let mut g = at.load::<S>(self.gy, row * self.tiles.channels);
+            let mut g = at.stream::<S>(self.gy, row * self.tiles.channels);
             if RELU {
                 g = S::where_positive(largest, g);
             }
@@ -257,7 +257,7 @@ impl Terms<1> for Passed<'_> {
     #[inline(always)]
     unsafe fn add<S: Simd>(&self, row: usize, at: Span, _: *mut f32, [sum]: &mut [S::V; 1]) {
         unsafe {
-            let mut g = at.load::<S>(self.gy, row * self.channels);
+            let mut g = at.stream::<S>(self.gy, row * self.channels);
             if self.relu {
                 g = S::where_positive(at.load::<S>(self.y, row * self.channels), g);
             }
