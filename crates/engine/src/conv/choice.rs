@@ -85,14 +85,18 @@ struct Measured {
 pub(crate) const TABLED: [Algorithm; 4] = [Algorithm::Direct, Algorithm::F2, Algorithm::F4, Algorithm::Two];
 
 /// What `examples/conv_bench.rs --table` wrote; each file says where.
-///
-/// AVX-512 has no file of its own yet and takes AVX2's: the ranking follows from the counts of products and of
-/// memory accesses, and prototypes on such a machine ranked the algorithms alike.
 fn table(set: &str) -> &'static [Measured] {
-    static TABLES: OnceLock<[Vec<Measured>; 2]> = OnceLock::new();
-    let tables =
-        TABLES.get_or_init(|| [include_str!("choice/avx2.tsv"), include_str!("choice/portable.tsv")].map(parse));
-    if set == "portable" { &tables[1] } else { &tables[0] }
+    static TABLES: OnceLock<[Vec<Measured>; 3]> = OnceLock::new();
+    let [avx512, avx2, portable] = TABLES.get_or_init(|| {
+        let texts =
+            [include_str!("choice/avx512.tsv"), include_str!("choice/avx2.tsv"), include_str!("choice/portable.tsv")];
+        texts.map(parse)
+    });
+    match set {
+        "avx512" => avx512,
+        "avx2" => avx2,
+        _ => portable,
+    }
 }
 
 fn parse(text: &str) -> Vec<Measured> {

@@ -22,7 +22,11 @@ pub(crate) fn apply(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, y: &mut
     let size = CHUNK.div_ceil(scale.len()) * scale.len();
     pool.chunks(y, size, |i, y| {
         let x = &x[i * size..][..y.len()];
-        if relu { dispatch(Apply::<true> { x, scale, shift, y }) } else { dispatch(Apply::<false> { x, scale, shift, y }) }
+        if relu {
+            dispatch(Apply::<true> { x, scale, shift, y })
+        } else {
+            dispatch(Apply::<false> { x, scale, shift, y })
+        }
     });
 }
 

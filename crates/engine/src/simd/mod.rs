@@ -41,14 +41,7 @@ pub(crate) trait Simd: 'static {
     unsafe fn store_part(to: *mut f32, v: Self::V, count: usize);
     /// The transpose of a matrix of at most [`Simd::LANES`] rows and columns: `rows` x `columns` elements, rows `from_step`
     /// apart, to `columns` x `rows`, rows `to_step` apart.
-    unsafe fn transpose(
-        from: *const f32,
-        from_step: usize,
-        rows: usize,
-        columns: usize,
-        to: *mut f32,
-        to_step: usize,
-    );
+    unsafe fn transpose(from: *const f32, from_step: usize, rows: usize, columns: usize, to: *mut f32, to_step: usize);
     /// a + b.
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     /// a - b.

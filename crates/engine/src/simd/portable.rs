@@ -46,14 +46,7 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
-    unsafe fn transpose(
-        from: *const f32,
-        from_step: usize,
-        rows: usize,
-        columns: usize,
-        to: *mut f32,
-        to_step: usize,
-    ) {
+    unsafe fn transpose(from: *const f32, from_step: usize, rows: usize, columns: usize, to: *mut f32, to_step: usize) {
         for row in 0..rows {
             for column in 0..columns {
                 unsafe { *to.add(column * to_step + row) = *from.add(row * from_step + column) };

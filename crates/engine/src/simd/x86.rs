@@ -48,14 +48,7 @@ impl Simd for Avx2 {
         unsafe { _mm256_maskstore_ps(to, mask(count), v) }
     }
     #[inline(always)]
-    unsafe fn transpose(
-        from: *const f32,
-        from_step: usize,
-        rows: usize,
-        columns: usize,
-        to: *mut f32,
-        to_step: usize,
-    ) {
+    unsafe fn transpose(from: *const f32, from_step: usize, rows: usize, columns: usize, to: *mut f32, to_step: usize) {
         unsafe {
             let mut r = [_mm256_setzero_ps(); 8];
             for (i, r) in r.iter_mut().enumerate().take(rows) {
@@ -159,14 +152,7 @@ impl Simd for Avx512 {
         unsafe { _mm512_mask_storeu_ps(to, (1u32 << count).wrapping_sub(1) as u16, v) }
     }
     #[inline(always)]
-    unsafe fn transpose(
-        from: *const f32,
-        from_step: usize,
-        rows: usize,
-        columns: usize,
-        to: *mut f32,
-        to_step: usize,
-    ) {
+    unsafe fn transpose(from: *const f32, from_step: usize, rows: usize, columns: usize, to: *mut f32, to_step: usize) {
         unsafe {
             let mut r = [_mm512_setzero_ps(); 16];
             for (i, r) in r.iter_mut().enumerate().take(rows) {
