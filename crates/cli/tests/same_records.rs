@@ -54,8 +54,10 @@ fn half_precision_is_asked_for_and_stands_in_the_record() {
     let kept = place.complete("kept", &["--workers", "2"]);
     let plain = place.complete("plain", &["--workers", "1", "--cache", "0"]);
     let disk = place.complete("disk", &["--cache", "0", "--disk-cache", "64"]);
+    let anew = place.complete("anew", &["--workers", "3", "--without", "kept"]);
     assert_same(&kept, &plain);
     assert_same(&kept, &disk);
+    assert_same(&kept, &anew);
     let full = Place::new(STUDY);
     let full = full.complete("full", &[]);
     let trials = |digests: &std::collections::BTreeMap<String, String>| {

@@ -3,9 +3,8 @@
 //! Trials share nearly everything: a frozen prefix gives the same activations for every trial that stands on
 //! it, and the parent's outputs are wanted by all. They are computed once and kept within a budget of memory.
 
-use std::collections::HashMap;
+use std::hash::Hash;
 use std::ops::Range;
-use std::sync::Mutex;
 
 use nettriage_data::{Example, fill, prefetch};
 use nettriage_engine::{Model, Options};
@@ -17,7 +16,7 @@ use crate::evaluate;
 use crate::setting::Setting;
 use crate::values::{Precision, Values};
 
-/// Untrained networks whose evaluations are kept: trials that share one follow each other.
+/// Untrained networks whose readings are kept: trials that share one follow each other.
 const UNTRAINED: usize = 64;
 
 /// Bytes kept of what [`Shared::closed_form`] is asked for.
@@ -60,9 +59,10 @@ pub struct Shared<'a> {
     pub setting: &'a Setting,
     /// `None` where the values could not be computed: whoever comes next tries again, to fail with the same words.
     cache: Cache<(String, String, Set), Option<Values>>,
-    closed_forms: Cache<(String, String, String), Vec<f32>>,
-    /// Evaluations of untrained networks, which all schemes start from: a few hundred numbers each.
-    untrained: Mutex<HashMap<String, evaluate::Outcome>>,
+    closed_forms: Cache<(String, String, String), Option<Vec<f32>>>,
+    /// Readings of untrained networks, which all schemes start from: a few hundred numbers each, counted by networks.
+    untrained: Cache<String, Option<evaluate::Outcome>>,
+    untrained_similarity: Cache<String, Option<Vec<Option<f64>>>>,
 }
 
 impl<'a> Shared<'a> {
@@ -70,36 +70,33 @@ impl<'a> Shared<'a> {
     pub fn new(setting: &'a Setting, budget: usize) -> Shared<'a> {
         let (savings, disk) = (setting.means.savings, setting.means.disk);
         let cache = if savings.kept { Cache::new(budget, disk) } else { Cache::new(0, 0) };
+        let untrained = if savings.kept { UNTRAINED } else { 0 };
         // Solutions are small (a layer's weights) and dear, so they have a budget of their own.
         Shared {
             setting,
             cache,
             closed_forms: Cache::new(if savings.solved { CLOSED_FORMS } else { 0 }, 0),
-            untrained: Mutex::default(),
+            untrained: Cache::new(untrained, 0),
+            untrained_similarity: Cache::new(untrained, 0),
         }
     }
 
-    /// The evaluation of the network called `key` before any training, made by the first who asks.
+    /// The evaluation of the network called `start` before any training.
     pub fn untrained(
         &self,
-        key: String,
-        evaluate: impl FnOnce() -> Result<evaluate::Outcome, Error>,
+        start: &str,
+        evaluate: impl FnMut() -> Result<evaluate::Outcome, Error>,
     ) -> Result<evaluate::Outcome, Error> {
-        let known = || self.untrained.lock().expect("no holder of this lock panics");
-        if !self.setting.means.savings.kept {
-            return evaluate();
-        }
-        if let Some(outcome) = known().get(&key) {
-            return Ok(outcome.clone());
-        }
-        // Two who ask at once both evaluate, to the same end.
-        let outcome = evaluate()?;
-        let mut kept = known();
-        if kept.len() >= UNTRAINED {
-            kept.clear();
-        }
-        kept.insert(key, outcome.clone());
-        Ok(outcome)
+        once(&self.untrained, start.to_owned(), 1, evaluate)
+    }
+
+    /// How alike its parent the network called `start` is before any training, tensor by tensor.
+    pub fn untrained_similarity(
+        &self,
+        start: &str,
+        measure: impl FnMut() -> Result<Vec<Option<f64>>, Error>,
+    ) -> Result<Vec<Option<f64>>, Error> {
+        once(&self.untrained_similarity, start.to_owned(), 1, measure)
     }
 
     /// What is small, dear and the same for all trials of a parent, made once and kept: the least-squares solution of a
@@ -110,22 +107,10 @@ impl<'a> Shared<'a> {
         block: &str,
         substitute: &str,
         length: usize,
-        solve: impl Fn() -> Result<Vec<f32>, Error>,
+        solve: impl FnMut() -> Result<Vec<f32>, Error>,
     ) -> Result<Vec<f32>, Error> {
         let key = [parent, block, substitute].map(str::to_owned).into();
-        let mut failed = None;
-        let kept = self.closed_forms.get(key, length * size_of::<f32>(), |_| {
-            solve().unwrap_or_else(|error| {
-                failed = Some(error);
-                Vec::new()
-            })
-        });
-        match (failed, kept.as_ref().and_then(|k| k.get())) {
-            (Some(error), _) => Err(error),
-            // Empty where another worker's attempt failed: try again, to fail with the same words.
-            (None, Some(values)) if !values.is_empty() => Ok(values.clone()),
-            _ => solve(),
-        }
+        once(&self.closed_forms, key, length * size_of::<f32>(), solve)
     }
 
     /// The images of a set, in order.
@@ -216,6 +201,23 @@ impl<'a> Shared<'a> {
                 Ok(Feed { source, kept, buffer: Vec::new() })
             }
         }
+    }
+}
+
+/// The value of `key`, made by the first who asks while others wait.
+fn once<K: Eq + Hash + Clone, V: Clone>(
+    cache: &Cache<K, Option<V>>,
+    key: K,
+    bytes: usize,
+    mut make: impl FnMut() -> Result<V, Error>,
+) -> Result<V, Error> {
+    let mut failed = None;
+    let kept = cache.get(key, bytes, |_| make().map_err(|error| failed = Some(error)).ok());
+    match (failed, kept.as_ref().and_then(|kept| kept.get())) {
+        (Some(error), _) => Err(error),
+        (None, Some(Some(value))) => Ok(value.clone()),
+        // No room, or another worker's attempt failed: try again, to fail with the same words.
+        (None, _) => make(),
     }
 }
 

@@ -10,10 +10,12 @@
 //!
 //!   CKA = mean HSIC(K, L) / sqrt(mean HSIC(K, K) mean HSIC(L, L)).
 
+use std::borrow::Cow;
+
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, Par};
+use faer::{Accum, MatMut, MatRef, Par};
 use nettriage_engine::{Model, Options};
-use nettriage_net::{Graph, INPUT, Kind, Network, Shape};
+use nettriage_net::{Graph, INPUT, Kind, Network, Shape, slice};
 use nettriage_records::record::{LayerSimilarity, Similarity};
 
 use crate::Error;
@@ -29,18 +31,31 @@ const FEWEST: usize = 16;
 /// Tensors that are compared, at most, beside the blocks' outputs.
 const TENSORS: usize = 12;
 
+/// A child's network, and what is known of it.
+pub(crate) struct Subject<'a> {
+    /// After training.
+    pub patient: &'a Patient,
+    /// Before it.
+    pub untrained: &'a Network,
+    /// Names the network before training, which other schemes start from too.
+    pub start: &'a str,
+    /// The tensor before which it is the parent still.
+    pub from: &'a str,
+}
+
 /// Before training and after it, tensor by tensor; `None` where the validation set is too small.
 pub(crate) fn compare(
     shared: &Shared<'_>,
     parent: &Parent,
-    patient: &Patient,
-    untrained: &Network,
+    subject: &Subject<'_>,
     threads: usize,
 ) -> Result<Option<Similarity>, Error> {
     let Some((batch, batches)) = batches(shared.setting.validation.len()) else { return Ok(None) };
+    let Subject { patient, untrained, start, from } = *subject;
     let names = tensors(&parent.network.graph, shared)?;
     let size = batch * batch * batches;
-    let compute = || grams(shared, parent, &parent.network, &names, batch, batches, threads);
+    let gauge = Gauge { shared, parent, batch, batches, threads };
+    let compute = || gauge.grams(&parent.network, INPUT, &names);
     let theirs = shared.closed_form(&parent.id, "similarity", "", names.len() * size, compute)?;
     // At the block's output, what stands in its place.
     let counterpart = |name: &String| match &patient.block {
@@ -58,16 +73,49 @@ pub(crate) fn compare(
             pairs.push((index, own));
         }
     }
-    let own: Vec<String> = pairs.iter().map(|(_, own)| own.clone()).collect();
-    let ours = |network: &Network| grams(shared, parent, network, &own, batch, batches, threads);
-    let before = ours(untrained)?;
-    let after = if untrained.weights == patient.network.weights { before.clone() } else { ours(&patient.network)? };
-    let layers = pairs.iter().enumerate().map(|(place, (index, _))| {
-        let theirs = &theirs[index * size..(index + 1) * size];
-        let at = |ours: &[f32]| cka(&ours[place * size..(place + 1) * size], theirs, batch);
-        LayerSimilarity { layer: names[*index].clone(), before: at(&before), after: at(&after) }
+    let measure = |network: &Network, from: &str| -> Result<Vec<Option<f64>>, Error> {
+        // What stands before `from` is the parent's, and so are its Gram matrices, if they are among those at hand.
+        let known = |own: &String| {
+            let before = graph.position(own) <= graph.position(from);
+            names.iter().position(|name| name == own).filter(|_| before)
+        };
+        let inside = |tail: &Network, own: &String| tail.graph.layer(own).is_some();
+        let (mut from, mut tail) = (from, part(network, from)?);
+        if !pairs.iter().all(|(_, own)| inside(&tail, own) || known(own).is_some()) {
+            (from, tail) = (INPUT, Cow::Borrowed(network));
+        }
+        let own: Vec<String> = pairs.iter().map(|(_, own)| own.clone()).filter(|own| inside(&tail, own)).collect();
+        let ours = gauge.grams(&tail, from, &own)?;
+        let mut ours = ours.chunks_exact(size);
+        let of = |place: usize| &theirs[place * size..(place + 1) * size];
+        let each = pairs.iter().map(|(index, own)| {
+            let ours = if inside(&tail, own) { ours.next() } else { known(own).map(of) };
+            ours.and_then(|ours| cka(ours, of(*index), batch))
+        });
+        Ok(each.collect())
+    };
+    // Whatever trains later, no layer before the block has yet.
+    let setting = shared.setting;
+    let starts = setting.means.savings.evaluation && setting.study.children.activations.is_full();
+    let block = patient.block.as_ref().filter(|_| starts);
+    let first = block.map_or(INPUT, |block| &block.input);
+    let before = shared.untrained_similarity(start, || measure(untrained, first))?;
+    let still = untrained.weights == patient.network.weights;
+    let after = if still { before.clone() } else { measure(&patient.network, from)? };
+    let layers = pairs.iter().zip(before.into_iter().zip(after)).map(|((index, _), (before, after))| LayerSimilarity {
+        layer: names[*index].clone(),
+        before,
+        after,
     });
     Ok(Some(Similarity { images: batch * batches, batch, layers: layers.collect() }))
+}
+
+/// The part of `network` behind tensor `from`.
+fn part<'a>(network: &'a Network, from: &str) -> Result<Cow<'a, Network>, Error> {
+    match from {
+        INPUT => Ok(Cow::Borrowed(network)),
+        _ => Ok(Cow::Owned(slice::between(network, from, &network.graph.output)?)),
+    }
 }
 
 /// Images in a batch and number of batches.
@@ -94,50 +142,56 @@ fn tensors(graph: &Graph, shared: &Shared<'_>) -> Result<Vec<String>, Error> {
     Ok(chosen.into_iter().map(|place| graph.layers[place].name.clone()).collect())
 }
 
-/// The Gram matrices of these tensors, tensor by tensor and batch by batch.
-fn grams(
-    shared: &Shared<'_>,
-    parent: &Parent,
-    network: &Network,
-    names: &[String],
+/// What Gram matrices are computed of and with.
+struct Gauge<'a> {
+    shared: &'a Shared<'a>,
+    parent: &'a Parent,
     batch: usize,
     batches: usize,
     threads: usize,
-) -> Result<Vec<f32>, Error> {
-    let exact = shared.setting.study.children.exact;
-    let options = Options { threads, exact, keep: names.to_vec(), ..Options::inference(batch) };
-    let mut model = Model::new(network, &options)?;
-    let mut images = shared.feed(&parent.id, network, INPUT, Set::Validation, batch, threads)?;
-    let size = batch * batch;
-    let mut all = vec![0.0; names.len() * batches * size];
-    for index in 0..batches {
-        model.forward(images.batch(index * batch..(index + 1) * batch)?);
-        for (tensor, name) in names.iter().enumerate() {
-            let values = model.value(name).unwrap_or_default();
-            let at = (tensor * batches + index) * size;
-            gram(values, batch, &mut all[at..at + size]);
-        }
-    }
-    Ok(all)
 }
 
-/// X X' of the rows of `values`, the mean row subtracted.
-fn gram(values: &[f32], rows: usize, out: &mut [f32]) {
+impl Gauge<'_> {
+    /// The Gram matrices of these tensors of `network`, tensor by tensor and batch by batch; it takes the parent's tensor `from`.
+    fn grams(&self, network: &Network, from: &str, names: &[String]) -> Result<Vec<f32>, Error> {
+        let Gauge { shared, parent, batch, batches, threads } = *self;
+        let exact = shared.setting.study.children.exact;
+        let options = Options { threads, exact, keep: names.to_vec(), ..Options::inference(batch) };
+        let mut model = Model::new(network, &options)?;
+        let mut images = shared.feed(&parent.id, &parent.network, from, Set::Validation, batch, threads)?;
+        let size = batch * batch;
+        let mut all = vec![0.0; names.len() * batches * size];
+        let mut centred = Vec::new();
+        for index in 0..batches {
+            model.forward(images.batch(index * batch..(index + 1) * batch)?);
+            for (tensor, name) in names.iter().enumerate() {
+                let values = model.value(name).unwrap_or_default();
+                let at = (tensor * batches + index) * size;
+                gram(values, batch, &mut centred, &mut all[at..at + size]);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// X X' of the rows of `values`, the mean row subtracted in `centred`.
+fn gram(values: &[f32], rows: usize, centred: &mut Vec<f32>, out: &mut [f32]) {
     let columns = values.len() / rows;
     let mut mean = vec![0.0f64; columns];
     for row in values.chunks_exact(columns) {
         mean.iter_mut().zip(row).for_each(|(mean, value)| *mean += f64::from(*value));
     }
-    let centred = |row: &[f32]| -> Vec<f32> {
-        row.iter().zip(&mean).map(|(value, sum)| (f64::from(*value) - sum / rows as f64) as f32).collect()
-    };
-    let centred: Vec<f32> = values.chunks_exact(columns).flat_map(centred).collect();
-    let x = MatRef::from_row_major_slice(&centred, rows, columns);
-    let mut product = Mat::<f32>::zeros(rows, rows);
-    matmul(product.as_mut(), Accum::Replace, x, x.transpose(), 1.0, Par::Seq);
-    for (at, value) in out.iter_mut().enumerate() {
-        *value = product[(at / rows, at % rows)];
+    mean.iter_mut().for_each(|mean| *mean /= rows as f64);
+    centred.resize(values.len(), 0.0);
+    for (centred, row) in centred.chunks_exact_mut(columns).zip(values.chunks_exact(columns)) {
+        for ((centred, value), mean) in centred.iter_mut().zip(row).zip(&mean) {
+            *centred = (f64::from(*value) - mean) as f32;
+        }
     }
+    let x = MatRef::from_row_major_slice(centred, rows, columns);
+    // Symmetric, so that rows may be taken for columns.
+    let product = MatMut::from_column_major_slice_mut(out, rows, rows);
+    matmul(product, Accum::Replace, x, x.transpose(), 1.0, Par::Seq);
 }
 
 /// The estimate from Gram matrices of `n` x `n`, batch by batch; `None` where a tensor does not vary.
@@ -183,7 +237,7 @@ mod tests {
 
     fn grams_of(batch: &[f32], n: usize) -> Vec<f32> {
         let mut out = vec![0.0; n * n];
-        gram(batch, n, &mut out);
+        gram(batch, n, &mut Vec::new(), &mut out);
         out
     }
 

@@ -78,6 +78,8 @@ struct Session<'a> {
     spec: &'a TrialSpec,
     threads: usize,
     patient: Patient,
+    /// Names the weights that it starts from.
+    start: String,
     examiner: Examiner<'a>,
     /// Whether everything before the block is the parent's still.
     untouched: bool,
@@ -105,10 +107,11 @@ impl<'a> Session<'a> {
         // Where nothing below the block trains first, the parent's activations there serve.
         let untouched = scheme.stages.first().is_none_or(|s| s.train == Train::Substitute);
         let mut examiner = Examiner::new(shared, parent, &patient, untouched, threads)?;
-        // All schemes of a seed start from the same weights.
-        let how = (&spec.substitute, &spec.init, untouched);
-        let start = (&spec.parent, spec.role, &spec.block, how, spec.seed);
-        let before = shared.untrained(format!("{start:?}"), || examiner.validate())?;
+        // All schemes of a seed start from the same weights, and where values are rounded from one of two inputs.
+        let rounded = untouched && !children.activations.is_full();
+        let start = (&spec.parent, spec.role, &spec.block, &spec.substitute, &spec.init, spec.seed, rounded);
+        let start = format!("{start:?}");
+        let before = shared.untrained(&start, || examiner.validate())?;
         let point = CurvePoint {
             examples: 0,
             stage: 0,
@@ -130,6 +133,7 @@ impl<'a> Session<'a> {
             seen: 0,
             train_seconds: 0.0,
             patient,
+            start,
             examiner,
             untouched,
         })
@@ -266,7 +270,11 @@ impl<'a> Session<'a> {
             test_correct: test.correct,
             similarity: match self.spec.role {
                 Role::Parent => None,
-                _ => similarity::compare(self.shared, self.parent, &self.patient, untrained, self.threads)?,
+                _ => {
+                    let (patient, start, from) = (&self.patient, &self.start, self.from());
+                    let subject = similarity::Subject { patient, untrained, start, from };
+                    similarity::compare(self.shared, self.parent, &subject, self.threads)?
+                }
             },
             activations: match self.shared.setting.study.children.activations {
                 Precision::F32 => None,
@@ -274,6 +282,12 @@ impl<'a> Session<'a> {
             },
         };
         Ok((readings, self.patient))
+    }
+
+    /// The tensor up to which the network is the parent still, so that its inner values may be read from there on.
+    fn from(&self) -> &str {
+        // Rounded values would give others than the images do.
+        if self.shared.setting.study.children.activations.is_full() { &self.examiner.from } else { INPUT }
     }
 
     /// The substitute's filters; none where it is no convolution.
@@ -294,12 +308,14 @@ impl<'a> Session<'a> {
     fn watched(&self) -> Result<(u64, Vec<Vec<Patch>>), Error> {
         let network = &self.patient.network;
         let output = &self.patient.block_output;
-        let head = slice::between(network, INPUT, output)?;
+        let from = self.from();
+        let head = slice::between(network, from, output)?;
         let shape = head.graph.output_shape()?;
         let exact = self.shared.setting.study.children.exact;
         let options = Options { threads: self.threads, exact, ..Options::inference(BATCH) };
         let mut model = Model::new(&head, &options)?;
-        let mut feed = self.shared.feed(&self.parent.id, network, INPUT, Set::Validation, BATCH, self.threads)?;
+        let mut feed =
+            self.shared.feed(&self.parent.id, &self.parent.network, from, Set::Validation, BATCH, self.threads)?;
         let mut watch = Watch::new(shape.channels, shape.width, filters::SHOWN.0);
         let watched = feed.len().min(pictures::VALIDATION);
         for start in (0..watched).step_by(BATCH) {
