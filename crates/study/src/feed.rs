@@ -14,6 +14,7 @@ use crate::Error;
 use crate::cache::{Cache, Cached, Place};
 use crate::evaluate;
 use crate::setting::Setting;
+use crate::timing::Latencies;
 use crate::values::{Precision, Values};
 
 /// Untrained networks whose readings are kept: trials that share one follow each other.
@@ -63,6 +64,8 @@ pub struct Shared<'a> {
     /// Readings of untrained networks, which all schemes start from: a few hundred numbers each, counted by networks.
     untrained: Cache<String, Option<evaluate::Outcome>>,
     untrained_similarity: Cache<String, Option<Vec<Option<f64>>>>,
+    /// Inference times.
+    pub(crate) latencies: Latencies,
 }
 
 impl<'a> Shared<'a> {
@@ -78,6 +81,7 @@ impl<'a> Shared<'a> {
             closed_forms: Cache::new(if savings.solved { CLOSED_FORMS } else { 0 }, 0),
             untrained: Cache::new(untrained, 0),
             untrained_similarity: Cache::new(untrained, 0),
+            latencies: Latencies::default(),
         }
     }
 

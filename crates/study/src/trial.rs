@@ -5,16 +5,17 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use nettriage_engine::{Model, Options, Trainable};
 use nettriage_net::{INPUT, Network, Weights, cost, slice};
 use nettriage_records::plan::{Cost, Role, TrialSpec, VERSION};
-use nettriage_records::record::{Best, Clock, CurvePoint, Filters, Outcome, Patch, Readings, Record};
+use nettriage_records::record::{Best, Clock, CurvePoint, Filters, InferenceTime, Outcome, Patch, Readings, Record};
 
 use crate::evaluate::{self, evaluate};
 use crate::feed::{Feed, Parent, Set, Shared};
 use crate::patches::{self, Watch, can_die};
 use crate::scheme::{Loss, Scheme, Stage, Train};
 use crate::surgery::{BATCH, Patient, operate};
+use crate::timing::Latencies;
 use crate::train::{self, Flow, Objective, Pace, Step};
 use crate::values::Precision;
-use crate::{Error, filters, machine, pictures, seed, similarity, timing};
+use crate::{Error, filters, machine, pictures, seed, similarity};
 
 /// What a trial leaves.
 pub struct Finished {
@@ -50,7 +51,7 @@ pub fn run(shared: &Shared<'_>, parent: &Parent, spec: &TrialSpec, threads: usiz
     let (mut readings, mut inference, mut network, mut substitute) = (None, None, None, None);
     if outcome == Outcome::Done {
         let (found, patient) = session.finish(&untrained)?;
-        inference = Some(timing::inference(&patient.network, &parent.network, shared.setting.study.children.exact)?);
+        inference = Some(latency(shared, parent, spec, &patient.network)?);
         substitute = patient.substitute().filter(|_| spec.substitute.is_some()).transpose()?;
         readings = Some(found);
         network = Some(patient.network);
@@ -64,6 +65,14 @@ pub fn run(shared: &Shared<'_>, parent: &Parent, spec: &TrialSpec, threads: usiz
     };
     let record = Record { version: VERSION, spec: spec.clone(), outcome, readings, clock };
     Ok(Finished { record, network, substitute })
+}
+
+fn latency(shared: &Shared<'_>, parent: &Parent, spec: &TrialSpec, network: &Network) -> Result<InferenceTime, Error> {
+    let setting = shared.setting;
+    let architecture = format!("{:?}", (spec.role, &spec.block, &spec.substitute));
+    let alone = Latencies::default();
+    let latencies = if setting.means.savings.kept { &shared.latencies } else { &alone };
+    latencies.of(&architecture, network, &parent.network, setting.study.children.exact)
 }
 
 /// Seconds since 1970.
