@@ -13,10 +13,10 @@ use nettriage_records::Plan;
 use nettriage_records::plan::{BlockSummary, Role, TrialSpec};
 use serde::{Deserialize, Serialize};
 
+use crate::evaluate::BATCH;
 use crate::executor::Resources;
 use crate::scheme::{Loss, Scheme, Train};
 use crate::setting::Setting;
-use crate::surgery::BATCH;
 use crate::{Error, seed};
 
 /// What a study will take.
@@ -207,7 +207,8 @@ impl Costs<'_> {
         let looks = (children.curve + 2) * self.setting.validation.len() * usize::from(!scheme.stages.is_empty())
             + 2 * self.setting.validation.len() * usize::from(scheme.stages.is_empty());
         let tests = 1.5 * self.setting.test.len() as f64;
-        // Filters are watched on 200 images, and the trial's and the parent's inference are timed on 6 batches of 32.
+        // Filters are watched on 200 images, and the trial's and the parent's inference are timed on 6
+        // batches of 32, unless an architecture has enough passes already.
         seconds + forward * ((looks as f64 + tests) * seen + 200.0 * (head + own) + 192.0 * (1.0 + head + own + tail))
     }
 

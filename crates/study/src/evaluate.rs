@@ -7,6 +7,9 @@ use nettriage_records::record::Evaluation;
 use crate::Error;
 use crate::feed::Feed;
 
+/// Images that run through a network at a time: as fast as more, and small buffers.
+pub const BATCH: usize = 32;
+
 /// Bins of the expected calibration error.
 const BINS: usize = 15;
 
@@ -21,20 +24,19 @@ pub struct Outcome {
     pub correct: String,
 }
 
-/// Runs `model` over all images of `feed`, in batches of at most `batch`.
+/// Runs `model` over all images of `feed`, [`BATCH`] at a time.
 ///
 /// `parent` holds the parent's first choices; with none, agreement is 1 (a parent agrees with itself).
 pub(crate) fn evaluate(
     model: &mut Model,
     feed: &mut Feed<'_>,
-    batch: usize,
     labels: &[u16],
     classes: usize,
     parent: Option<&[u16]>,
 ) -> Result<Outcome, Error> {
     let mut tally = Tally::new(labels, classes, parent);
-    for start in (0..feed.len()).step_by(batch) {
-        let range = start..feed.len().min(start + batch);
+    for start in (0..feed.len()).step_by(BATCH) {
+        let range = start..feed.len().min(start + BATCH);
         let logits = model.forward(feed.batch(range)?);
         logits.chunks_exact(classes).for_each(|logits| tally.add(logits));
     }

@@ -200,7 +200,7 @@ impl<'a> Shared<'a> {
             None => {
                 // What the values were made from is not held on to once they are there.
                 if let (Some(prefix), true) = (&mut source.prefix, kept.as_ref().is_some_and(|k| k.get().is_some())) {
-                    prefix.base = None;
+                    (prefix.base, prefix.model) = (None, None);
                 }
                 Ok(Feed { source, kept, buffer: Vec::new() })
             }

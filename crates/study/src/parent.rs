@@ -8,9 +8,8 @@ use nettriage_records::Run;
 use nettriage_records::plan::{Cost, ParentSpec, VERSION};
 use nettriage_records::record::{Clock, CurvePoint, ParentRecord};
 
-use crate::evaluate::{Outcome, evaluate};
+use crate::evaluate::{BATCH, Outcome, evaluate};
 use crate::feed::{Parent, Set, Shared};
-use crate::surgery::BATCH;
 use crate::train::{self, Flow, Objective, Pace, Step};
 use crate::trial::now;
 use crate::{Error, machine, seed};
@@ -73,7 +72,7 @@ fn measure(shared: &Shared<'_>, spec: &ParentSpec, network: Network, threads: us
     let mut model = Model::new(&network, &Options { threads, exact, ..Options::inference(BATCH) })?;
     let mut over = |set: Set| {
         let mut feed = shared.feed(&spec.id, &network, INPUT, set, BATCH, threads)?;
-        evaluate(&mut model, &mut feed, BATCH, &shared.labels(set), shared.setting.classes(), None)
+        evaluate(&mut model, &mut feed, &shared.labels(set), shared.setting.classes(), None)
     };
     let validation = over(Set::Validation)?;
     let test = over(Set::WholeTest)?;
@@ -126,8 +125,7 @@ fn train(
         }
         points.retain(|p| *p > step.seen);
         examiner.set_weights(&model.weights())?;
-        let found =
-            evaluate(&mut examiner, &mut validation, BATCH, &validation_labels, setting.classes(), None)?.evaluation;
+        let found = evaluate(&mut examiner, &mut validation, &validation_labels, setting.classes(), None)?.evaluation;
         let point = CurvePoint {
             examples: step.seen as u64,
             stage: 0,

@@ -14,8 +14,8 @@ use crate::moments::Moments;
 use crate::scan::{Single, as_conv};
 use crate::{Error, seed};
 
-/// Images that run through a network at a time where nothing trains.
-pub const BATCH: usize = 100;
+/// Images of a batch of the least-squares init's sums.
+const BATCH: usize = 100;
 
 /// The ridge of the least-squares init, as a share of the mean diagonal element of the patches' centred products.
 const RIDGE: f64 = 1e-4;

@@ -7,11 +7,11 @@ use nettriage_net::{INPUT, Network, Weights, cost, slice};
 use nettriage_records::plan::{Cost, Role, TrialSpec, VERSION};
 use nettriage_records::record::{Best, Clock, CurvePoint, Filters, InferenceTime, Outcome, Patch, Readings, Record};
 
-use crate::evaluate::{self, evaluate};
+use crate::evaluate::{self, BATCH, evaluate};
 use crate::feed::{Feed, Parent, Set, Shared};
 use crate::patches::{self, Watch, can_die};
 use crate::scheme::{Loss, Scheme, Stage, Train};
-use crate::surgery::{BATCH, Patient, operate};
+use crate::surgery::{Patient, operate};
 use crate::timing::Latencies;
 use crate::train::{self, Flow, Objective, Pace, Step};
 use crate::values::Precision;
@@ -376,7 +376,7 @@ impl<'a> Examiner<'a> {
         let labels = self.shared.labels(Set::Validation);
         let classes = self.shared.setting.classes();
         let choices = &self.parent.validation_choices;
-        evaluate(&mut self.model, &mut self.validation, BATCH, &labels, classes, Some(choices))
+        evaluate(&mut self.model, &mut self.validation, &labels, classes, Some(choices))
     }
 
     fn test(&mut self) -> Result<evaluate::Outcome, Error> {
@@ -384,6 +384,6 @@ impl<'a> Examiner<'a> {
         let labels = shared.labels(Set::Test);
         let mut feed = shared.feed(&parent.id, &parent.network, &self.from, Set::Test, BATCH, self.threads)?;
         let choices = &parent.test_choices[..labels.len()];
-        evaluate(&mut self.model, &mut feed, BATCH, &labels, shared.setting.classes(), Some(choices))
+        evaluate(&mut self.model, &mut feed, &labels, shared.setting.classes(), Some(choices))
     }
 }
