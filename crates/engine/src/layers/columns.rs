@@ -64,8 +64,8 @@ impl Span {
     }
 }
 
-/// Floats between what is read of a large tensor and what is asked for meanwhile: two kilobytes, some rows.
-pub(crate) const AHEAD: usize = 512;
+/// Floats between what is read of a large tensor and what is asked for meanwhile: sixteen kilobytes.
+pub(crate) const AHEAD: usize = 4096;
 
 /// The channels in spans, whole vectors as long as there are.
 #[inline(always)]

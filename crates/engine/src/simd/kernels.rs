@@ -157,8 +157,8 @@ macro_rules! instruction_set {
                 unsafe { transform::grad_output::<$simd, $b, $i, $p, $o>(gy, channels, to, half) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn grad_filter(m: *const f32, from: usize, count: usize, w: *mut f32, to: usize) {
-                unsafe { transform::grad_filter::<$simd, $b, $i, $p, $o>(m, from, count, w, to) }
+            unsafe fn grad_filter(m: *const f32, plane: usize, w: &Filters, add: bool) {
+                unsafe { transform::grad_filter::<$simd, $b, $i, $p, $o>(m, plane, w, add) }
             }
             pub(super) const TRANSFORMS: Transforms =
                 Transforms { inputs: $i, products: $p, outputs: $o, input, output, filter, grad_output, grad_filter };

@@ -39,8 +39,8 @@ pub(crate) struct Transforms {
     pub filter: unsafe fn(&Filters, *mut f32, usize),
     /// `(gy, channels, z)`: the transpose of `output`, into packed panels.
     pub grad_output: unsafe fn(&Source, usize, &PanelRow, *mut Half),
-    /// `(m, plane, count, w, plane)`: the transpose of `filter` to 9 planes; `count` is a whole number of vectors.
-    pub grad_filter: unsafe fn(*const f32, usize, usize, *mut f32, usize),
+    /// `(m, plane, w, add)`: the transpose of `filter`, from `products^2` planes of a panel; `add` to what is there.
+    pub grad_filter: unsafe fn(*const f32, usize, &Filters, bool),
 }
 
 /// Where the pixels of one tile come from.
@@ -68,10 +68,10 @@ impl Target {
     pub const NONE: Target = Target { first: std::ptr::null_mut(), steps: [0; 2], extents: [0; 2] };
 }
 
-/// Where the weights of one panel lie: 3x3 of them side by side for every pair of channels.
+/// Where the weights of one panel lie, or their gradients: 3x3 of them side by side for every pair of channels.
 pub(crate) struct Filters {
-    /// The weights of the panel's first column and row.
-    pub first: *const f32,
+    /// Those of the panel's first column and row; only gradients are written.
+    pub first: *mut f32,
     /// Floats between rows of the panel and between its columns.
     pub steps: [usize; 2],
     /// Rows of the panel.
@@ -295,32 +295,48 @@ pub(super) unsafe fn grad_output<S: Simd, B: Bilinear<I, P, O>, const I: usize, 
 #[inline(always)]
 pub(super) unsafe fn grad_filter<S: Simd, B: Bilinear<I, P, O>, const I: usize, const P: usize, const O: usize>(
     m: *const f32,
-    from_plane: usize,
-    count: usize,
-    w: *mut f32,
-    to_plane: usize,
+    plane: usize,
+    w: &Filters,
+    add: bool,
 ) {
     unsafe {
-        let mut c = 0;
-        while c < count {
-            let mut half = [[S::zero(); P]; 3];
-            for j in 0..P {
-                let mut column = [S::zero(); P];
-                for i in 0..P {
-                    column[i] = S::load(m.add((i * P + j) * from_plane + c));
+        let (mut taps, mut lane_by_lane) = (Half::new(), Half::new());
+        let (taps, lane_by_lane) = (taps.0.as_mut_ptr(), lane_by_lane.0.as_mut_ptr());
+        for c in (0..w.width).step_by(S::LANES) {
+            let lanes = S::LANES.min(w.columns.saturating_sub(c));
+            for row in 0..w.rows {
+                let m = m.wrapping_add(row * w.width + c);
+                let mut half = [[S::zero(); P]; 3];
+                for j in 0..P {
+                    let mut column = [S::zero(); P];
+                    for i in 0..P {
+                        column[i] = S::load(m.wrapping_add((i * P + j) * plane));
+                    }
+                    let column = B::grad_filter::<S>(column);
+                    for i in 0..3 {
+                        half[i][j] = column[i];
+                    }
                 }
-                let column = B::grad_filter::<S>(column);
                 for i in 0..3 {
-                    half[i][j] = column[i];
+                    let row = B::grad_filter::<S>(half[i]);
+                    for j in 0..3 {
+                        S::store(taps.add((i * 3 + j) * S::LANES), row[j]);
+                    }
+                }
+                let first = w.first.wrapping_add(row * w.steps[0] + c * w.steps[1]);
+                let (to, step) = if add { (lane_by_lane, 9) } else { (first, w.steps[1]) };
+                for tap in (0..9).step_by(S::LANES) {
+                    let count = S::LANES.min(9 - tap);
+                    S::transpose(taps.add(tap * S::LANES), S::LANES, count, lanes, to.wrapping_add(tap), step);
+                }
+                if add {
+                    for lane in 0..lanes {
+                        for tap in 0..9 {
+                            *first.wrapping_add(lane * w.steps[1] + tap) += *lane_by_lane.add(lane * 9 + tap);
+                        }
+                    }
                 }
             }
-            for i in 0..3 {
-                let row = B::grad_filter::<S>(half[i]);
-                for j in 0..3 {
-                    S::store(w.add((i * 3 + j) * to_plane + c), row[j]);
-                }
-            }
-            c += S::LANES;
         }
     }
 }

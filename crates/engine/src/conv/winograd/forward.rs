@@ -186,7 +186,7 @@ impl Winograd {
         let (start, from_step, to_step) = weight_steps(&self.g, self.way, 0);
         let width = self.kernels.width(at, co);
         let filters = Filters {
-            first: w[start + at * to_step..].as_ptr(),
+            first: w[start + at * to_step..].as_ptr().cast_mut(),
             steps: [from_step, to_step],
             rows: ci,
             width,

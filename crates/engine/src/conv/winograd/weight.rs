@@ -9,7 +9,7 @@ use crate::conv::pass::{Way, WeightPass};
 use crate::pool::Pool;
 use crate::simd::Kernels;
 use crate::simd::tile::Cols;
-use crate::simd::transform::{Half, PanelRow, Transforms};
+use crate::simd::transform::{Filters, Half, PanelRow, Transforms};
 
 /// Transformed gradients up to this size are summed block by block; larger ones panel by panel.
 const WHOLE_BYTES: usize = 3 << 20;
@@ -106,17 +106,12 @@ impl WinogradWeight {
         let zeros = self.zeros();
         if self.whole {
             let [v, z] = self.tiles(self.block);
-            [zeros + self.parts() * lines(self.sum()), v + z + self.filters(self.g.input[0])]
+            [zeros + self.parts() * lines(self.sum()), v + z]
         } else {
             let [v, z] = self.tiles(self.held * self.tiling.count());
             let sum = self.numbers() * (ROWS * GROUP * self.kernels.panel() + GAP);
-            [zeros + v + z, lines(sum) + self.filters(ROWS)]
+            [zeros + v + z, lines(sum)]
         }
-    }
-
-    /// Floats of `rows` x panel gradients by tap.
-    fn filters(&self, rows: usize) -> usize {
-        9 * (lines(rows * self.kernels.panel()) + GAP)
     }
 
     /// Floats of a row of a tile.
@@ -191,32 +186,18 @@ impl WinogradWeight {
     /// # Safety
     /// The filters from `at` on and input channels from `first` on are the caller's.
     #[allow(clippy::too_many_arguments)]
-    unsafe fn write(
-        &self,
-        sum: *const f32,
-        plane: usize,
-        first: usize,
-        rows: usize,
-        at: usize,
-        taps: *mut f32,
-        gw: Raw,
-        add: bool,
-    ) {
-        let width = self.kernels.width(at, self.g.output[0]);
-        let step = lines(rows * width) + GAP;
-        unsafe {
-            (self.t.grad_filter)(sum, plane, rows * width, taps, step);
-            for lane in 0..width.min(self.g.output[0] - at) {
-                let to = gw.at(((at + lane) * self.g.input[0] + first) * 9);
-                for c in 0..rows {
-                    for tap in 0..9 {
-                        let value = *taps.add(tap * step + c * width + lane);
-                        let to = to.add(c * 9 + tap);
-                        *to = if add { *to + value } else { value };
-                    }
-                }
-            }
-        }
+    unsafe fn write(&self, sum: *const f32, plane: usize, first: usize, rows: usize, at: usize, gw: Raw, add: bool) {
+        let (ci, co) = (self.g.input[0], self.g.output[0]);
+        let width = self.kernels.width(at, co);
+        let filters = Filters {
+            first: gw.at((at * ci + first) * 9),
+            steps: [9, ci * 9],
+            rows,
+            width,
+            columns: width.min(co - at),
+            turned: false,
+        };
+        unsafe { (self.t.grad_filter)(sum, plane, &filters, add) }
     }
 
     fn run_whole(&self, n: usize, x: &[f32], gy: &[f32], gw: Raw, pool: &Pool, scratch: &mut Scratch) {
@@ -276,8 +257,7 @@ impl WinogradWeight {
                         gap *= 2;
                     }
                 }
-                let taps = slots.at(pool.worker() * own + self.tiles(self.block).iter().sum::<usize>());
-                self.write(sums.at(at * ci), sum_plane, 0, ci, at, taps, gw, false);
+                self.write(sums.at(at * ci), sum_plane, 0, ci, at, gw, false);
             }
         });
     }
@@ -323,10 +303,9 @@ impl WinogradWeight {
                             self.multiply(tiles, rows, self.kernels.width(at, co), v, z, sum, false);
                         }
                     }
-                    let taps = sum.at(lines(self.numbers() * sum_plane));
                     for at in (start_column..end_column).step_by(panel) {
                         let sum = sum.at((at - start_column) * rows);
-                        self.write(sum, sum_plane, first, rows, at, taps, gw, start > 0);
+                        self.write(sum, sum_plane, first, rows, at, gw, start > 0);
                     }
                 }
             });
