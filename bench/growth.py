@@ -72,20 +72,20 @@ def cases(folder):
     """(what grows, its value, study, arithmetic in units, flags)."""
     for trials in (10, 100, 1000):
         yield "trials", trials, {**DIGITS, "seeds": trials // 2}, trials, []
-    big = {**DIGITS, "data": "folder", "images": 640, "validation": 64}
+    big = {**DIGITS, "data": "folder", "images": 2560, "validation": 64}
     wide = {**big, "place": f'dir = "{folder / "noise64"}"\nsize = 16', "plan": "[[32, 32], [32, 32]]"}
     for width in (1, 2, 4):
         yield "width", width, {**wide, "width": width}, width ** 2, []
     for side in (16, 32, 64):
         square = {**big, "place": f'dir = "{folder / "noise64"}"\nsize = {side}', "plan": "[[16, 16], [32, 32]]"}
         yield "size", side, square, side ** 2, []
-    flat = {**wide, "plan": "[[32], [32], [32]]", "images": 1280}
+    flat = {**wide, "plan": "[[32], [32], [32]]"}
     for blocks in (1, 2, 3):
         yield "blocks", blocks, {**flat, "blocks": blocks}, blocks, []
     for workers in (1, 2, 4):
         yield "workers", workers, {**DIGITS, "seeds": 20, "images": 960}, 1, ["--workers", str(workers)]
-    for images in (2000, 8000):
-        many = {**big, "place": f'dir = "{folder / f"noise{images}"}"\nsize = 48', "plan": "[[4], [4]]", "seeds": 1}
+    for images in (8000, 32000):
+        many = {**big, "place": f'dir = "{folder / f"noise{images}"}"\nsize = 48', "plan": "[[4, 4], [4, 4]]"}
         yield "images", images, many, 1, []
         yield "images, streamed", images, many, 1, ["--data-memory", "0"]
 
@@ -107,7 +107,7 @@ def main():
         scratch = pathlib.Path(scratch)
         noise_folder(scratch / "noise64", 64, 400)
         if not wanted or "images" in wanted:
-            for images in (2000, 8000):
+            for images in (8000, 32000):
                 noise_folder(scratch / f"noise{images}", 48, images)
         for name, value, study, unit, flags in cases(scratch):
             if wanted and name.split(",")[0] not in wanted:

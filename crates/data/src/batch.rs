@@ -24,14 +24,14 @@ impl Normalization {
     pub fn of(images: &Images, shape: Shape, indices: &[u32]) -> Normalization {
         let channels = shape.channels;
         let mut sums = vec![(0u64, 0u64); channels];
+        let mut buffer = Vec::new();
         for &index in indices {
-            for pixel in images.image(index as usize).chunks_exact(channels) {
+            for pixel in images.read(index as usize, &mut buffer).chunks_exact(channels) {
                 for (&byte, (sum, squares)) in pixel.iter().zip(&mut sums) {
                     *sum += u64::from(byte);
                     *squares += u64::from(byte) * u64::from(byte);
                 }
             }
-            images.done(1);
         }
         let count = (indices.len() * shape.height * shape.width).max(1) as f64;
         let statistics = sums.iter().map(|&(sum, squares)| {
@@ -65,15 +65,15 @@ pub fn fill(images: &Images, shape: Shape, examples: &[Example], normalization: 
     assert_eq!(out.len(), examples.len() * size, "the batch's length");
     assert_eq!(normalization.mean.len(), shape.channels, "the normalisation's channels");
     let tables = normalization.tables();
+    let mut buffer = Vec::new();
     for (example, out) in examples.iter().zip(out.chunks_exact_mut(size.max(1))) {
-        let image = images.image(example.image as usize);
+        let image = images.read(example.image as usize, &mut buffer);
         if *example == Example::plain(example.image) {
             normalise(image, &tables, out);
         } else {
             vary(image, shape, example, &tables, out);
         }
     }
-    images.done(examples.len());
 }
 
 /// Writes normalised images as they are: `out` is n x H x W x C, with n = `indices.len()`.
@@ -85,8 +85,9 @@ pub fn fill_plain(images: &Images, shape: Shape, indices: &[u32], normalization:
     assert_eq!(out.len(), indices.len() * size, "the batch's length");
     assert_eq!(normalization.mean.len(), shape.channels, "the normalisation's channels");
     let tables = normalization.tables();
+    let mut buffer = Vec::new();
     for (&index, out) in indices.iter().zip(out.chunks_exact_mut(size.max(1))) {
-        normalise(images.image(index as usize), &tables, out);
+        normalise(images.read(index as usize, &mut buffer), &tables, out);
     }
 }
 

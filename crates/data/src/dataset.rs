@@ -57,9 +57,13 @@ impl Images {
         &self.pixels[index * size..][..size]
     }
 
-    /// Says that so many images were read and are not needed for now: those in a file need not stay in memory.
-    pub fn done(&self, images: usize) {
-        self.pixels.used(images * (self.pixels.len() / self.labels.len().max(1)));
+    /// As [`Images::image`], through `buffer` where the images are in a file: for many of them, which need not stay in memory.
+    ///
+    /// # Panics
+    /// If there is no such image.
+    pub fn read<'a>(&'a self, index: usize, buffer: &'a mut Vec<u8>) -> &'a [u8] {
+        let size = self.pixels.len() / self.labels.len();
+        self.pixels.read(index * size..(index + 1) * size, buffer)
     }
 
     /// Whether they lie class by class, as a folder's do, so that the first ones would be of the first classes alone.

@@ -82,6 +82,19 @@ impl Pixels {
         }
     }
 
+    /// The bytes of `range`, through `buffer` where they are in a file.
+    pub(crate) fn read<'a>(&'a self, range: Range<usize>, buffer: &'a mut Vec<u8>) -> &'a [u8] {
+        match &self.store {
+            Store::Memory(bytes) => &bytes[range],
+            Store::File(file) => {
+                assert!(range.end <= self.len, "bytes {range:?} of {}", self.len);
+                buffer.resize(range.len(), 0);
+                file.read(range.start, buffer);
+                buffer
+            }
+        }
+    }
+
     /// Says that so many bytes were read and are not needed for now.
     pub(crate) fn used(&self, bytes: usize) {
         if let Store::File(file) = &self.store {

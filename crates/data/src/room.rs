@@ -1,5 +1,6 @@
 //! Room for what may exceed memory: bytes in a file of their own, mapped, that the system brings in and takes out by pages.
 
+use std::fs::File;
 use std::ops::{Deref, DerefMut, Range};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,6 +31,7 @@ impl Default for Room {
 /// [`Spill::release`].
 pub struct Spill {
     map: MmapMut,
+    file: File,
     /// Bytes used since pages were last let go of.
     used: AtomicUsize,
 }
@@ -48,7 +50,17 @@ impl Spill {
         reserve(&file, bytes.max(1) as u64).map_err(full)?;
         // SAFETY: the file has no name, so nobody else can change or shorten it.
         let map = unsafe { MmapMut::map_mut(&file) }.map_err(full)?;
-        Ok(Spill { map, used: AtomicUsize::new(0) })
+        Ok(Spill { map, file, used: AtomicUsize::new(0) })
+    }
+
+    /// Copies the bytes from `at` on to `out`, past the mapping: of what is read here and there, that would hold far more in
+    /// memory than was read, as the system maps what it has around every place, whole megabytes at times.
+    pub fn read(&self, at: usize, out: &mut [u8]) {
+        #[cfg(unix)]
+        if std::os::unix::fs::FileExt::read_exact_at(&self.file, out, at as u64).is_ok() {
+            return;
+        }
+        out.copy_from_slice(&self.map[at..at + out.len()]);
     }
 
     /// Says that these bytes will be read soon, so that the disk can begin.
@@ -94,14 +106,14 @@ impl DerefMut for Spill {
 
 /// Makes the file that long with its blocks on the disk: a mapped page that finds no block ends the program.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn reserve(file: &std::fs::File, bytes: u64) -> std::io::Result<()> {
+fn reserve(file: &File, bytes: u64) -> std::io::Result<()> {
     rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
     Ok(())
 }
 
 /// Makes the file that long with its blocks on the disk: a mapped page that finds no block ends the program.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn reserve(mut file: &std::fs::File, bytes: u64) -> std::io::Result<()> {
+fn reserve(mut file: &File, bytes: u64) -> std::io::Result<()> {
     use std::io::Write;
     let zeros = vec![0; 1 << 20];
     let mut left = bytes;
@@ -128,6 +140,9 @@ mod tests {
         spill.release();
         spill.prefetch(1 << 20..5 << 20);
         assert!(spill.iter().enumerate().all(|(i, &byte)| byte == (i % 251) as u8));
+        let mut some = [0; 1000];
+        spill.read(2_000_000, &mut some);
+        assert!(some.iter().enumerate().all(|(i, &byte)| byte == ((2_000_000 + i) % 251) as u8));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a file without a name");
     }
 

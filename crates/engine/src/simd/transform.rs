@@ -10,7 +10,8 @@ use super::{Simd, prefetch};
 
 /// Room for a tile that is transformed along one axis.
 ///
-/// Handed in, so that it is aligned memory and not whatever the compiler makes of spilled registers.
+/// Handed in as a plain pointer: of memory of its own, or behind a reference, the compiler would know that nothing else
+/// writes to it, keep its values in registers, run out of these and spill them to memory that is not aligned.
 #[repr(C, align(64))]
 pub(crate) struct Half([f32; 36 * 16]);
 
