@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""Why the study in PyTorch ends at other accuracies than nettriage's: the script's recipe, varied piece by piece.
+
+    cargo build --release && pip install torch numpy scipy
+    python bench/recipe.py --data DIR --peer torch_study.py --out FOLDER [--seeds 5] [--threads 1] [--program nettriage]
+
+DIR holds CIFAR-10's binary batches; the peer is the plain PyTorch script that `bench/study.py` times. It is read as a
+module, and its functions are replaced from outside, so that it trains as nettriage does in any of three pieces:
+
+    crops     every image is shifted by itself, where the script shifts a batch alike
+    momentum  stays at 0.9, where the script's OneCycleLR takes it from 0.95 down to 0.85 and back
+    batches   run on from epoch to epoch, where the script ends every epoch with a batch of what is left (8 images of 5,000)
+
+or leaves those 8 out (`drop`).
+
+First parents by the script's recipe, with each of these alone, with all three but `batches`, and with all three; those of the script and of
+all three once more with batch norm's running statistics taken anew over whole batches, which changes no weight. Then children of
+all blocks and schemes by the script's recipe and by all three pieces, those that cross-entropy trains by the script's from parents of
+all three, and the same study in nettriage. Everything with --seeds parents, each parent and its children from seeds of their own.
+Every result is written to FOLDER at once, and what is there is not run again. `--only tables` prints what there is. Differences
+are Welch's, of means over blocks, with 95% intervals; pieces are paired by seed.
+"""
+import argparse, contextlib, functools, importlib.util, itertools, json, pathlib, re, statistics, subprocess
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from scipy import stats
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PIECES = ("crops", "momentum", "batches")
+SCRIPT, OURS = frozenset(), frozenset(PIECES)
+RECIPES = [SCRIPT, *(frozenset([piece]) for piece in PIECES), frozenset(["drop"]), OURS - {"batches"}, OURS]
+# Recipes of parents and of children, and the schemes.
+CHILDREN = [(OURS, OURS, None), (OURS, SCRIPT, ["local", "global"]), (SCRIPT, SCRIPT, None)]
+TRAIN, TEST, BATCH, WIDTH = 5000, 2000, 128, 0.25
+PARENT, CHILD = {"epochs": 8, "rate": 0.1}, {"epochs": 2, "rate": 0.02}
+
+
+def name_of(recipe):
+    return {SCRIPT: "script", OURS: "all three"}.get(recipe) or " + ".join(sorted(recipe))
+
+
+def image_by_image(images, generator):
+    """Shifts of -4 to 4 pixels with zeros at the border, and flips, drawn for every image."""
+    n, size = len(images), images.shape[-1]
+    dy, dx = torch.randint(0, 9, (2, n), generator=generator)
+    flip = torch.rand(n, generator=generator) < 0.5
+    rows = dy[:, None] + torch.arange(size)
+    columns = dx[:, None] + torch.where(flip[:, None], torch.arange(size - 1, -1, -1), torch.arange(size))
+    padded = F.pad(images, (4, 4, 4, 4)).permute(0, 2, 3, 1)
+    picked = padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2)
+
+
+class Images:
+    """A tensor of images or labels that says it has `total`, whichever are asked for."""
+
+    def __init__(self, tensor, total):
+        self.tensor, self.total, self.device = tensor, total, tensor.device
+
+    def __len__(self):
+        return self.total
+
+    def __getitem__(self, pick):
+        return self.tensor[pick]
+
+
+def fit(peer, recipe, net, data, epochs, rate, seed, *more):
+    """The peer's `fit` by a recipe."""
+    with contextlib.ExitStack() as replaced:
+        replace = lambda *what: replaced.enter_context(mock.patch.object(*what))
+        if "crops" in recipe:
+            replace(peer, "augment", image_by_image)
+        if "momentum" in recipe:
+            schedules = torch.optim.lr_scheduler
+            replace(schedules, "OneCycleLR", functools.partial(schedules.OneCycleLR, cycle_momentum=False))
+        shuffled, images = torch.randperm, len(data[0])
+        if "batches" in recipe:
+            # One long epoch, whose order is of one epoch after the other.
+            orders = lambda total, **how: torch.cat([shuffled(images, **how) for _ in range(total // images)])
+            replace(torch, "randperm", orders)
+            data, epochs = [Images(part, epochs * images) for part in data], 1
+        if "drop" in recipe:
+            replace(torch, "randperm", lambda total, **how: shuffled(images, **how)[:total])
+            data = [Images(part, images // BATCH * BATCH) for part in data]
+        peer.fit(net, data, epochs, rate, seed, BATCH, True, *more)
+
+
+def parent(peer, recipe, seed, train, folder):
+    """Trains a parent and keeps it; or takes the one that is there."""
+    path = folder / f"parent {name_of(recipe)} {seed}.pt"
+    torch.manual_seed(seed)
+    net = peer.parent_of(3, 32, 10, WIDTH).to(memory_format=torch.channels_last)
+    if path.exists():
+        net.load_state_dict(torch.load(path))
+    else:
+        fit(peer, recipe, net, train, PARENT["epochs"], PARENT["rate"], seed)
+        torch.save(net.state_dict(), path)
+    net.eval()
+    return net
+
+
+@torch.no_grad()
+def statistics_anew(peer, net, images, seed):
+    """Batch norm's running statistics as plain means over one epoch of whole batches, varied as in the script."""
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    net.train()
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(images), generator=generator)
+    for start in range(0, len(order) - BATCH + 1, BATCH):
+        net(peer.augment(images[order[start:start + BATCH]], generator))
+    return net.eval()
+
+
+class Book:
+    """Accuracies by key, in a file."""
+
+    def __init__(self, path):
+        self.path, self.known = path, json.loads(path.read_text()) if path.exists() else {}
+
+    def add(self, key, value):
+        self.known[key] = value
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps(self.known, indent=0))
+        new.replace(self.path)
+        print(f"{key}: {100 * value:.2f}", flush=True)
+
+
+def theirs(a, peer, book, parents_too):
+    train, test = peer.read(a.data, "cifar10")
+    mean, std = train[0].mean((0, 2, 3), keepdim=True), train[0].std((0, 2, 3), keepdim=True)
+    train, test = [(((x[:n] - mean) / std).contiguous(memory_format=torch.channels_last), y[:n])
+                   for (x, y), n in ((train, TRAIN), (test, TEST))]
+    for seed, recipe in itertools.product(range(a.parents), RECIPES if parents_too else []):
+        if seed >= a.seeds and recipe != OURS:
+            continue
+        key = f"parent/{name_of(recipe)}/{seed}"
+        if key not in book.known:
+            book.add(key, peer.accuracy(parent(peer, recipe, seed, train, a.out), *test))
+        key = f"parent/{name_of(recipe)}, statistics anew/{seed}"
+        if key not in book.known and recipe in (SCRIPT, OURS):
+            net = statistics_anew(peer, parent(peer, recipe, seed, train, a.out), train[0], seed)
+            book.add(key, peer.accuracy(net, *test))
+    for (before, after, schemes), seed in itertools.product([] if parents_too else CHILDREN, range(a.seeds)):
+        net = parent(peer, before, seed, train, a.out)
+        for (block, at), scheme in itertools.product(enumerate(peer.blocks_of(net), 1), schemes or peer.SCHEMES):
+            key = f"{name_of(before)}, {name_of(after)}/{block}/{scheme}/{seed}"
+            if key in book.known:
+                continue
+            # All schemes start from the same weights, as nettriage's do.
+            torch.manual_seed(1000 + 10 * seed + block)
+            child = peer.compress(net, at)
+            if scheme != "none":
+                # The script gives parent and children one seed, and so one order of images in their first epochs.
+                order = seed + (1000 if after == OURS else 0)
+                fit(peer, after, child, train, CHILD["epochs"], CHILD["rate"], order, scheme, net, at)
+            book.add(key, peer.accuracy(child, *test))
+
+
+def ours(a, book):
+    text = (ROOT / "studies/peer-cifar10.toml").read_text()
+    text = re.sub(r"^seeds = 1$", f"seeds = {a.seeds}", text, flags=re.M)
+    text = re.sub(r"^\[parent\]$", f"[parent]\nseeds = {a.parents}", text, flags=re.M)
+    # Another number of parents is another plan.
+    study, run = a.out / "study.toml", a.out / f"nettriage-{a.parents}"
+    study.write_text(text)
+    call = lambda *command: subprocess.run([str(part) for part in (a.program, *command)], check=True, stdout=subprocess.DEVNULL)
+    call("train", study, "--out", run, "--data-dir", a.data, "--workers", a.threads)
+    plan = json.loads((run / "plan.json").read_text())["payload"]
+    seeds = {parent["id"]: parent["seed"] for parent in plan["parents"]}
+    blocks = [block["name"] for block in plan["blocks"]]
+    # Every parent with the children of its own seed alone.
+    places = [i for i, spec in enumerate(plan["trials"]) if spec["role"] == "parent" or spec["seed"] == seeds[spec["parent"]]]
+    call("trial", "--plan", run, "--index", ",".join(map(str, places)), "--missing", "--data-dir", a.data, "--threads", a.threads)
+    for spec in (plan["trials"][i] for i in places):
+        seed = seeds[spec["parent"]]
+        what = "parent/nettriage" if spec["role"] == "parent" else f"nettriage/{blocks.index(spec['block']) + 1}/{spec['scheme']}"
+        record = json.loads((run / "trials" / f"{spec['id']}.json").read_text())["payload"]
+        if f"{what}/{seed}" not in book.known:
+            book.add(f"{what}/{seed}", record["readings"]["test"]["top1"])
+
+
+def spread(values):
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def interval(test):
+    low, high = test.confidence_interval(0.95)
+    return f"{low:+.1f} to {high:+.1f}"
+
+
+def tables(a, book):
+    """Per cent: mean ± standard deviation over seeds, and differences."""
+    parents = {}
+    for key, value in book.known.items():
+        what, recipe, *seed = key.split("/")
+        if what == "parent":
+            parents.setdefault(recipe, {})[int(seed[0])] = 100 * value
+    mine = list(parents.get("nettriage", {}).values())
+    print("parents\n\n| recipe | accuracy | n | nettriage less it | 95% |\n|---|---|---|---|---|")
+    for recipe, by_seed in parents.items():
+        values = list(by_seed.values())
+        if len(values) < 2:
+            continue
+        difference = f"{statistics.mean(mine) - statistics.mean(values):+.1f} | {interval(stats.ttest_ind(mine, values, equal_var=False))}" if len(mine) > 1 and values != mine else " | "
+        print(f"| {recipe} | {spread(values)} | {len(values)} | {difference} |")
+    print("\npieces, on parents, paired by seed\n\n| from | to | gain | 95% | n |\n|---|---|---|---|---|")
+    anew = lambda recipe: f"{name_of(recipe)}, statistics anew"
+    steps = [(name_of(SCRIPT), name_of(r)) for r in RECIPES[1:]] + [(name_of(OURS - {"batches"}), name_of(OURS))]
+    for before, after in steps + [(name_of(r), anew(r)) for r in (SCRIPT, OURS)]:
+        without, with_it = parents.get(before, {}), parents.get(after, {})
+        gains = [with_it[seed] - without[seed] for seed in sorted(with_it.keys() & without.keys())]
+        if len(gains) > 1:
+            print(f"| {before} | {after} | {spread(gains)} | {interval(stats.ttest_1samp(gains, 0))} | {len(gains)} |")
+    cells = {}
+    for key, value in book.known.items():
+        if not key.startswith("parent/"):
+            recipe, block, scheme, seed = key.split("/")
+            cells.setdefault((recipe, scheme), {}).setdefault(int(seed), {})[int(block)] = 100 * value
+    # Of a seed, the mean over blocks; of seeds that are whole.
+    means = {which: [statistics.mean(by_block.values()) for by_block in by_seed.values() if len(by_block) == 5] for which, by_seed in cells.items()}
+    print("\nchildren, means over blocks\n\n| recipe of parents, of children | scheme | accuracy | n | nettriage | n | nettriage less it | 95% |\n|---|---|---|---|---|---|---|---|")
+    for (recipe, scheme), values in means.items():
+        mine = means.get(("nettriage", scheme), [])
+        if recipe != "nettriage" and len(values) > 1 and len(mine) > 1:
+            test = stats.ttest_ind(mine, values, equal_var=False)
+            print(f"| {recipe} | {scheme} | {spread(values)} | {len(values)} | {spread(mine)} | {len(mine)} | {statistics.mean(mine) - statistics.mean(values):+.1f} | {interval(test)} |")
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument("--data", required=True); a.add_argument("--peer", required=True)
+    a.add_argument("--out", type=pathlib.Path, required=True); a.add_argument("--seeds", type=int, default=5)
+    a.add_argument("--parents", type=int, default=0, help="more seeds, for parents by all three pieces and in nettriage alone")
+    a.add_argument("--threads", type=int, default=1); a.add_argument("--program", default=ROOT / "target/release/nettriage")
+    a.add_argument("--only", default="parents,nettriage,children", help="of parents, nettriage, children, tables")
+    a = a.parse_args()
+    a.parents = max(a.parents, a.seeds)
+    torch.set_num_threads(a.threads)
+    a.out.mkdir(parents=True, exist_ok=True)
+    spec = importlib.util.spec_from_file_location("peer", a.peer)
+    peer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(peer)
+    book = Book(a.out / "accuracies.json")
+    parts = a.only.split(",")
+    if "nettriage" in parts:
+        ours(a, book)
+    for part in ("parents", "children"):
+        if part in parts:
+            theirs(a, peer, book, part == "parents")
+    tables(a, book)
+
+
+if __name__ == "__main__":
+    main()
