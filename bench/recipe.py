@@ -2,7 +2,7 @@
 """Why the study in PyTorch ends at other accuracies than nettriage's: the script's recipe, varied piece by piece.
 
     cargo build --release && pip install torch numpy scipy
-    python bench/recipe.py --data DIR --peer torch_study.py --out FOLDER [--seeds 5] [--threads 1] [--program nettriage]
+    python bench/recipe.py --data DIR --peer torch_study.py --out FOLDER [--seeds 5] [--parents 10] [--program nettriage]
 
 DIR holds CIFAR-10's binary batches; the peer is the plain PyTorch script that `bench/study.py` times. It is read as a
 module, and its functions are replaced from outside, so that it trains as nettriage does in any of three pieces:
@@ -13,12 +13,14 @@ module, and its functions are replaced from outside, so that it trains as nettri
 
 or leaves those 8 out (`drop`).
 
-First parents by the script's recipe, with each of these alone, with all three but `batches`, and with all three; those of the script and of
-all three once more with batch norm's running statistics taken anew over whole batches, which changes no weight. Then children of
-all blocks and schemes by the script's recipe and by all three pieces, those that cross-entropy trains by the script's from parents of
-all three, and the same study in nettriage. Everything with --seeds parents, each parent and its children from seeds of their own.
-Every result is written to FOLDER at once, and what is there is not run again. `--only tables` prints what there is. Differences
-are Welch's, of means over blocks, with 95% intervals; pieces are paired by seed.
+First parents by the script's recipe, with each of these alone, with all three but `batches`, and with all three; those
+of the script and of all three once more with batch norm's running statistics taken anew over whole batches, which
+changes no weight. Then children of all blocks and schemes by the script's recipe and by all three pieces, those that
+cross-entropy trains by the script's from parents of all three, and the same study in nettriage, its parents once more
+with 10 validation images in place of 1,000, which leaves it nearly the script's training images. Everything with
+--seeds parents, each parent and its children from seeds of their own; about 80 minutes on one thread. Every result is
+written to FOLDER at once, and what is there is not run again. `--only tables` prints what there is. Differences are
+Welch's, of means over blocks, with 95% intervals; pieces are paired by seed.
 """
 import argparse, contextlib, functools, importlib.util, itertools, json, pathlib, re, statistics, subprocess
 from unittest import mock
@@ -134,13 +136,17 @@ def theirs(a, peer, book, parents_too):
     train, test = peer.read(a.data, "cifar10")
     mean, std = train[0].mean((0, 2, 3), keepdim=True), train[0].std((0, 2, 3), keepdim=True)
     train, test = [(((x[:n] - mean) / std).contiguous(memory_format=torch.channels_last), y[:n])
-                   for (x, y), n in ((train, TRAIN), (test, TEST))]
+                   for (x, y), n in ((train, TRAIN), (test, len(test[0])))]
+    whole, test = test, [part[:TEST] for part in test]
     for seed, recipe in itertools.product(range(a.parents), RECIPES if parents_too else []):
         if seed >= a.seeds and recipe != OURS:
             continue
         key = f"parent/{name_of(recipe)}/{seed}"
         if key not in book.known:
             book.add(key, peer.accuracy(parent(peer, recipe, seed, train, a.out), *test))
+        key = f"whole test/{name_of(recipe)}/{seed}"
+        if key not in book.known and recipe == OURS:
+            book.add(key, peer.accuracy(parent(peer, recipe, seed, train, a.out), *whole))
         key = f"parent/{name_of(recipe)}, statistics anew/{seed}"
         if key not in book.known and recipe in (SCRIPT, OURS):
             net = statistics_anew(peer, parent(peer, recipe, seed, train, a.out), train[0], seed)
@@ -161,21 +167,39 @@ def theirs(a, peer, book, parents_too):
             book.add(key, peer.accuracy(child, *test))
 
 
-def ours(a, book):
+def trained(a, book, validation):
+    """A run of the study with its parents trained, and what they reach on all test images."""
     text = (ROOT / "studies/peer-cifar10.toml").read_text()
     text = re.sub(r"^seeds = 1$", f"seeds = {a.seeds}", text, flags=re.M)
     text = re.sub(r"^\[parent\]$", f"[parent]\nseeds = {a.parents}", text, flags=re.M)
+    text = re.sub(r"^validation = .*$", f"validation = {validation}", text, flags=re.M)
     # Another number of parents is another plan.
-    study, run = a.out / "study.toml", a.out / f"nettriage-{a.parents}"
+    run = a.out / f"nettriage-{a.parents}-{validation}"
+    study = run.with_suffix(".toml")
     study.write_text(text)
-    call = lambda *command: subprocess.run([str(part) for part in (a.program, *command)], check=True, stdout=subprocess.DEVNULL)
-    call("train", study, "--out", run, "--data-dir", a.data, "--workers", a.threads)
+    call(a.program, "train", study, "--out", run, "--data-dir", a.data, "--workers", a.threads)
+    for path in (run / "parents").glob("*.json"):
+        record = json.loads(path.read_text())["payload"]
+        key = f"whole test/nettriage, validation = {validation}/{record['seed']}"
+        if key not in book.known:
+            book.add(key, record["test"]["top1"])
+    return run
+
+
+def call(*command):
+    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL)
+
+
+def ours(a, book):
+    # With few validation images its 5,000 training images are nearly the script's.
+    trained(a, book, 10)
+    run = trained(a, book, 1000)
     plan = json.loads((run / "plan.json").read_text())["payload"]
     seeds = {parent["id"]: parent["seed"] for parent in plan["parents"]}
     blocks = [block["name"] for block in plan["blocks"]]
     # Every parent with the children of its own seed alone.
     places = [i for i, spec in enumerate(plan["trials"]) if spec["role"] == "parent" or spec["seed"] == seeds[spec["parent"]]]
-    call("trial", "--plan", run, "--index", ",".join(map(str, places)), "--missing", "--data-dir", a.data, "--threads", a.threads)
+    call(a.program, "trial", "--plan", run, "--index", ",".join(map(str, places)), "--missing", "--data-dir", a.data, "--threads", a.threads)
     for spec in (plan["trials"][i] for i in places):
         seed = seeds[spec["parent"]]
         what = "parent/nettriage" if spec["role"] == "parent" else f"nettriage/{blocks.index(spec['block']) + 1}/{spec['scheme']}"
@@ -195,19 +219,19 @@ def interval(test):
 
 def tables(a, book):
     """Per cent: mean ± standard deviation over seeds, and differences."""
-    parents = {}
+    parents, whole = {}, {}
     for key, value in book.known.items():
         what, recipe, *seed = key.split("/")
-        if what == "parent":
-            parents.setdefault(recipe, {})[int(seed[0])] = 100 * value
-    mine = list(parents.get("nettriage", {}).values())
-    print("parents\n\n| recipe | accuracy | n | nettriage less it | 95% |\n|---|---|---|---|---|")
-    for recipe, by_seed in parents.items():
-        values = list(by_seed.values())
-        if len(values) < 2:
-            continue
-        difference = f"{statistics.mean(mine) - statistics.mean(values):+.1f} | {interval(stats.ttest_ind(mine, values, equal_var=False))}" if len(mine) > 1 and values != mine else " | "
-        print(f"| {recipe} | {spread(values)} | {len(values)} | {difference} |")
+        if what in ("parent", "whole test"):
+            (parents if what == "parent" else whole).setdefault(recipe, {})[int(seed[0])] = 100 * value
+    for title, table, mine in (("parents", parents, "nettriage"), ("parents, on all 10,000 test images", whole, name_of(OURS))):
+        print(f"\n{title}\n\n| recipe | accuracy | n | {mine} less it | 95% |\n|---|---|---|---|---|")
+        mine = list(table.get(mine, {}).values())
+        for recipe, by_seed in table.items():
+            values = list(by_seed.values())
+            if min(len(values), len(mine)) > 1:
+                difference = f"{statistics.mean(mine) - statistics.mean(values):+.1f} | {interval(stats.ttest_ind(mine, values, equal_var=False))}" if values != mine else " | "
+                print(f"| {recipe} | {spread(values)} | {len(values)} | {difference} |")
     print("\npieces, on parents, paired by seed\n\n| from | to | gain | 95% | n |\n|---|---|---|---|---|")
     anew = lambda recipe: f"{name_of(recipe)}, statistics anew"
     steps = [(name_of(SCRIPT), name_of(r)) for r in RECIPES[1:]] + [(name_of(OURS - {"batches"}), name_of(OURS))]
@@ -218,17 +242,35 @@ def tables(a, book):
             print(f"| {before} | {after} | {spread(gains)} | {interval(stats.ttest_1samp(gains, 0))} | {len(gains)} |")
     cells = {}
     for key, value in book.known.items():
-        if not key.startswith("parent/"):
+        if not key.startswith(("parent/", "whole test/")):
             recipe, block, scheme, seed = key.split("/")
             cells.setdefault((recipe, scheme), {}).setdefault(int(seed), {})[int(block)] = 100 * value
     # Of a seed, the mean over blocks; of seeds that are whole.
-    means = {which: [statistics.mean(by_block.values()) for by_block in by_seed.values() if len(by_block) == 5] for which, by_seed in cells.items()}
-    print("\nchildren, means over blocks\n\n| recipe of parents, of children | scheme | accuracy | n | nettriage | n | nettriage less it | 95% |\n|---|---|---|---|---|---|---|---|")
+    means = {}
+    for which, by_seed in cells.items():
+        means[which] = {seed: statistics.mean(by_block.values()) for seed, by_block in by_seed.items() if len(by_block) == 5}
+
+    def beside(title, of):
+        print(f"\n{title}\n\n| recipe of parents, of children | scheme | accuracy | n | nettriage | n | nettriage less it | 95% |\n|---|---|---|---|---|---|---|---|")
+        for recipe, scheme in means:
+            values, mine = of(recipe, scheme), of("nettriage", scheme)
+            if recipe != "nettriage" and min(len(values), len(mine)) > 1:
+                test = stats.ttest_ind(mine, values, equal_var=False)
+                print(f"| {recipe} | {scheme} | {spread(values)} | {len(values)} | {spread(mine)} | {len(mine)} | {statistics.mean(mine) - statistics.mean(values):+.1f} | {interval(test)} |")
+
+    def less_parent(recipe, scheme):
+        own = parents.get(recipe.split(", ")[0], {})
+        return [value - own[seed] for seed, value in means.get((recipe, scheme), {}).items() if seed in own]
+
+    beside("children, means over blocks", lambda *which: list(means.get(which, {}).values()))
+    beside("children less their own parents", less_parent)
+    print("\nchildren of all three, paired by seed\n\n| what is the script's besides | scheme | all three gain | 95% | n |\n|---|---|---|---|---|")
+    whole = ", ".join([name_of(OURS)] * 2)
     for (recipe, scheme), values in means.items():
-        mine = means.get(("nettriage", scheme), [])
-        if recipe != "nettriage" and len(values) > 1 and len(mine) > 1:
-            test = stats.ttest_ind(mine, values, equal_var=False)
-            print(f"| {recipe} | {scheme} | {spread(values)} | {len(values)} | {spread(mine)} | {len(mine)} | {statistics.mean(mine) - statistics.mean(values):+.1f} | {interval(test)} |")
+        gains = [better - values[seed] for seed, better in means.get((whole, scheme), {}).items() if seed in values]
+        if recipe not in ("nettriage", whole) and len(gains) > 1:
+            what = "parents and children" if recipe.startswith(name_of(SCRIPT)) else "children"
+            print(f"| {what} | {scheme} | {spread(gains)} | {interval(stats.ttest_1samp(gains, 0))} | {len(gains)} |")
 
 
 def main():
