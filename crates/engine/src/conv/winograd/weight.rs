@@ -61,7 +61,8 @@ impl WinogradWeight {
         let whole = numbers * ci * co * size_of::<f32>() <= WHOLE_BYTES;
         let tile = numbers * (ci + co) * size_of::<f32>();
         let (block, held) = if whole {
-            ((BLOCK_BYTES / tile).clamp(64, 128), 0)
+            // Enough to be worth passing over the sum, which wide vectors do faster.
+            ((BLOCK_BYTES / tile).clamp(4 * kernels.lanes, 128), 0)
         } else {
             let chunk = (CHUNK_BYTES / (tile * tiling.count())).max(1);
             (chunk, chunk.min(batch.max(1)))
