@@ -20,8 +20,8 @@ const APART: usize = 5 * LINE;
 pub(crate) struct Buffer {
     start: NonNull<f32>,
     floats: usize,
-    /// What the floats are a part of; none only if there are none.
-    memory: Option<Arc<Allocation>>,
+    /// Keeps what the floats are a part of; none only if there are none.
+    _memory: Option<Arc<Allocation>>,
 }
 
 // SAFETY: its floats are its own, and it hands out shared access only to pointers.
@@ -30,7 +30,7 @@ unsafe impl Sync for Buffer {}
 
 impl Default for Buffer {
     fn default() -> Buffer {
-        Buffer { start: NonNull::dangling(), floats: 0, memory: None }
+        Buffer { start: NonNull::dangling(), floats: 0, _memory: None }
     }
 }
 
@@ -51,7 +51,7 @@ impl Buffer {
         let mut buffer = |&floats: &usize| {
             let floats = lines(floats);
             // SAFETY: within the allocation, whose size is the sum of all.
-            let buffer = Buffer { start: unsafe { memory.start.add(start) }, floats, memory: Some(memory.clone()) };
+            let buffer = Buffer { start: unsafe { memory.start.add(start) }, floats, _memory: Some(memory.clone()) };
             start += floats + APART;
             buffer
         };
@@ -65,7 +65,6 @@ impl Buffer {
 
     /// The floats, for tasks that write disjoint parts.
     pub(super) fn raw(&mut self) -> Raw {
-        debug_assert!(self.memory.is_some() || self.floats == 0);
         Raw(self.start.as_ptr())
     }
 }

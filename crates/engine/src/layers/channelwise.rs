@@ -18,7 +18,7 @@ fn chunks(data: &mut [f32], channels: usize, pool: &Pool, f: impl Fn(usize, &mut
 
 /// y := x * scale + shift, with `relu` then not below 0.
 pub(crate) fn apply(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, y: &mut [f32], pool: &Pool) {
-    assert!(scale.len() == shift.len() && x.len() == y.len());
+    assert!(scale.len() == shift.len() && x.len() == y.len() && y.len().is_multiple_of(scale.len()), "whole rows");
     let size = CHUNK.div_ceil(scale.len()) * scale.len();
     pool.chunks(y, size, |i, y| {
         let x = &x[i * size..][..y.len()];
@@ -72,7 +72,8 @@ pub(crate) struct Coefficients<'a> {
 
 /// g, the gradient of y, becomes that of x, where `RELU` masked by y, computed again as it was.
 pub(crate) fn backward<const RELU: bool>(x: &[f32], k: &Coefficients<'_>, g: &mut [f32], pool: &Pool) {
-    assert!([k.shift, k.slope, k.constant].iter().all(|c| c.len() == k.scale.len()) && x.len() == g.len());
+    assert!([k.shift, k.slope, k.constant].iter().all(|c| c.len() == k.scale.len()));
+    assert!(x.len() == g.len() && g.len().is_multiple_of(k.scale.len()), "whole rows");
     let size = CHUNK.div_ceil(k.scale.len()) * k.scale.len();
     pool.chunks(g, size, |i, g| dispatch(Backward::<RELU> { x: &x[i * size..][..g.len()], k, g }));
 }

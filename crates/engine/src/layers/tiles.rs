@@ -140,12 +140,14 @@ impl Tiles {
 
     /// The gradient of the norm's input in place of `z`: g scale + z slope + constant, with g at the place of the largest.
     pub fn backward_norm<const RELU: bool>(&self, k: &Coefficients<'_>, gy: &[f32], z: &mut [f32], pool: &Pool) {
-        let (row, pair) = (self.row(), self.pair());
-        let rows = (super::CHUNK / pair).max(1);
-        pool.chunks(z, rows * pair, |task, z| {
-            let gy = &gy[task * rows * row..];
-            dispatch(Unpooled::<RELU> { tiles: *self, k, gy, z });
-        });
+        let row = self.row();
+        self.rows(
+            pool,
+            &mut [],
+            z,
+            #[inline(always)]
+            |first, _, z| dispatch(Unpooled::<RELU> { tiles: *self, k, gy: &gy[first * row..], z }),
+        );
     }
 }
 
@@ -209,6 +211,7 @@ pub(crate) struct Largest<'a, const RELU: bool> {
 impl<const RELU: bool> Terms<2> for Largest<'_, RELU> {
     fn check(&self, places: usize, channels: usize) {
         let whole_rows = places.next_multiple_of(self.tiles.width);
+        assert!(u32::try_from(whole_rows).is_ok(), "see `Tiles::start`");
         assert!(channels == self.tiles.channels && self.z.len() >= 4 * whole_rows * channels);
         assert!([self.mean, self.scale, self.shift].iter().all(|k| k.len() == channels));
         assert!(self.gy.len() >= places * channels);

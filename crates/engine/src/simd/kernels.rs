@@ -223,9 +223,18 @@ pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
 #[inline(always)]
 pub(crate) fn dispatch(task: impl Task) {
     // SAFETY: the table was chosen because the processor has these features.
+    unsafe { dispatch_to(kernels(), task) }
+}
+
+/// Runs a task on the vectors of one instruction set.
+///
+/// # Safety
+/// The processor has it.
+#[inline(always)]
+unsafe fn dispatch_to(kernels: &Kernels, task: impl Task) {
     unsafe {
         #[cfg(target_arch = "x86_64")]
-        match kernels().lanes {
+        match kernels.lanes {
             16 => {
                 return avx512::run(
                     #[inline(always)]
@@ -240,6 +249,74 @@ pub(crate) fn dispatch(task: impl Task) {
             }
             _ => {}
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = kernels;
         task.run::<Portable>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What vectors make of all pairs of some numbers: choices, then the transpose of `rows` x `columns` of them.
+    struct Choices<'a> {
+        pairs: &'a [[f32; 2]],
+        found: &'a mut Vec<[f32; 4]>,
+        transposed: &'a mut Vec<f32>,
+        rows: usize,
+        columns: usize,
+    }
+
+    impl Task for Choices<'_> {
+        unsafe fn run<S: Simd>(self) {
+            let mut out = [[0f32; 16]; 4];
+            for &[a, b] in self.pairs {
+                unsafe {
+                    let (va, vb) = (S::splat(a), S::splat(b));
+                    S::store(out[0].as_mut_ptr(), S::where_equal(va, vb, S::splat(7.0)));
+                    S::store(out[1].as_mut_ptr(), S::where_positive(va, vb));
+                    S::store(out[2].as_mut_ptr(), S::pick(va, vb));
+                    S::store(out[3].as_mut_ptr(), S::follow(va, vb, S::splat(1.0), S::splat(2.0)));
+                }
+                self.found.extend((0..S::LANES).map(|lane| out.map(|values| values[lane])));
+            }
+            let (rows, columns) = (self.rows.min(S::LANES), self.columns.min(S::LANES));
+            let from: Vec<f32> = (0..20 * rows).map(|i| i as f32).collect();
+            self.transposed.resize(columns * 17, -1.0);
+            unsafe { S::transpose(from.as_ptr(), 20, rows, columns, self.transposed.as_mut_ptr(), 17) };
+        }
+    }
+
+    #[test]
+    fn vectors_choose_and_turn_as_single_numbers_do() {
+        let numbers = [f32::NAN, f32::NEG_INFINITY, -1.0, -0.0, 0.0, 1.0, 2.0, f32::INFINITY];
+        let pairs: Vec<[f32; 2]> = numbers.iter().flat_map(|&a| numbers.map(|b| [a, b])).collect();
+        for kernels in all() {
+            for (rows, columns) in [(16, 16), (16, 9), (9, 16), (3, 5), (1, 1)] {
+                let (mut found, mut transposed) = (Vec::new(), Vec::new());
+                let (of, to) = (&mut found, &mut transposed);
+                // SAFETY: of the sets that this processor has.
+                unsafe { dispatch_to(kernels, Choices { pairs: &pairs, found: of, transposed: to, rows, columns }) };
+                for (i, found) in found.iter().enumerate() {
+                    let [a, b] = pairs[i / kernels.lanes];
+                    let later = b > a || b.is_nan();
+                    let expected = [
+                        if a == b { 7.0 } else { 0.0 },
+                        if a > 0.0 { b } else { 0.0 },
+                        if later { b } else { a },
+                        if later { 2.0 } else { 1.0 },
+                    ];
+                    let bits = |values: &[f32; 4]| values.map(|v| if v.is_nan() { f32::NAN } else { v }.to_bits());
+                    assert_eq!(bits(found), bits(&expected), "{kernels:?}: {a} and {b}");
+                }
+                let (rows, columns) = (rows.min(kernels.lanes), columns.min(kernels.lanes));
+                for (i, &value) in transposed.iter().enumerate() {
+                    let (column, row) = (i / 17, i % 17);
+                    let expected = if row < rows { (row * 20 + column) as f32 } else { -1.0 };
+                    assert_eq!(value, expected, "{kernels:?}: {rows} x {columns}, row {row}, column {column}");
+                }
+            }
+        }
     }
 }
