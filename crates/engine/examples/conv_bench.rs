@@ -1,7 +1,7 @@
 //! GFLOP/s of every algorithm on every shape that matters, and the table of choices that follows from it.
 //!
 //!     cargo run --release -p nettriage-engine --example conv_bench -- [--threads 2] [--rounds 5] [--set avx2]
-//!         [--only f4,direct] [--shapes 32x64x64] [--table | --errors]
+//!         [--only f4,direct] [--shapes 32x64x64] [--images 8] [--table | --errors]
 //!
 //! Counted as the direct sum over the whole window, so algorithms with fewer products show more. Processor time, so
 //! with more threads it is a speed per thread; the best of the rounds, in which the algorithms alternate.
@@ -18,7 +18,7 @@ mod reference;
 #[path = "../src/simd/mod.rs"]
 mod simd;
 
-use conv::{Algorithm, ConvOp, Direction, Epilogue, Geometry, Needs, Scratch, TABLED};
+use conv::{Algorithm, Buffer, ConvOp, Direction, Epilogue, Geometry, Needs, Scratch, TABLED};
 use nettriage_net::{Conv, Padding};
 use pool::Pool;
 use simd::Kernels;
@@ -75,13 +75,22 @@ struct Arguments {
     set: Option<String>,
     only: Option<String>,
     shapes: Option<String>,
+    images: Option<usize>,
     table: bool,
     errors: bool,
 }
 
 fn arguments() -> Arguments {
-    let mut found =
-        Arguments { threads: 1, rounds: 5, set: None, only: None, shapes: None, table: false, errors: false };
+    let mut found = Arguments {
+        threads: 1,
+        rounds: 5,
+        set: None,
+        only: None,
+        shapes: None,
+        images: None,
+        table: false,
+        errors: false,
+    };
     let mut rest = std::env::args().skip(1);
     while let Some(flag) = rest.next() {
         if flag == "--table" {
@@ -99,6 +108,7 @@ fn arguments() -> Arguments {
             "--set" => found.set = Some(value),
             "--only" => found.only = Some(value),
             "--shapes" => found.shapes = Some(value),
+            "--images" => found.images = Some(value.parse().expect("a number")),
             other => panic!("unknown flag {other}"),
         }
     }
@@ -140,11 +150,13 @@ fn measure(
     scratch: &mut Scratch,
 ) -> Vec<[f64; 3]> {
     let flops = 2.0 * (batch * g.output[1] * g.output[2] * g.weight_len()) as f64;
-    let x: Vec<f32> = (0..batch * g.input_len()).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect();
+    // As a model's tensors lie: on whole cache lines.
+    let mut x = Buffer::new(batch * g.input_len());
+    x.iter_mut().enumerate().for_each(|(i, x)| *x = (i * 7919 % 1000) as f32 / 500.0 - 1.0);
     let w: Vec<f32> = (0..g.weight_len()).map(|i| (i * 6007 % 1000) as f32 / 5000.0 - 0.1).collect();
     let bias = vec![0.1; g.output[0]];
-    let mut y = vec![0.0; batch * g.output_len()];
-    let mut gx = vec![0.0; x.len()];
+    let mut y = Buffer::new(batch * g.output_len());
+    let mut gx = Buffer::new(x.len());
     let mut gw = vec![0.0; w.len()];
     let needs = Needs { grad_input: true, grad_weight: true };
     let threads = pool.threads();
@@ -295,6 +307,7 @@ fn main() {
         if (kernel, stride, groups) != (3, 1, 1) {
             name += &format!("k{kernel}s{stride}g{groups}");
         }
+        let batch = arguments.images.unwrap_or(batch);
         if arguments.shapes.as_ref().is_some_and(|s| !s.split(',').any(|s| s == name)) {
             continue;
         }

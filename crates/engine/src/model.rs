@@ -71,7 +71,7 @@ impl Model {
         let gradients = buffers.split_off(plan.sizes.len());
         let pool = Pool::new(options.threads);
         let mut scratch = Scratch::default();
-        plan.steps.iter().for_each(|step| scratch.reserve(step.op.scratch_bytes()));
+        scratch.reserve(plan.steps.iter().map(|step| step.op.scratch_bytes()).max().unwrap_or(0));
         let batch = options.batch;
         Ok(Model {
             plan,

@@ -9,7 +9,7 @@ use super::memory::{Buffer, Raw, Scratch, lines};
 use super::pass::{Io, Pass, Way, sides, weight_steps};
 use crate::pool::Pool;
 use crate::simd::Kernels;
-use crate::simd::tile::{Finish, MAX_ROWS, Rows};
+use crate::simd::tile::{Finish, MAX_ROWS, Rows, Strip};
 
 /// Target pixels that a task aims to hold at least, so that packed weights are reused.
 const TASK_PIXELS: usize = 96;
@@ -19,6 +19,9 @@ const BLOCK_PIXELS: usize = 96;
 
 /// Packed weights up to this size stay in the first cache, and all panels follow each other for every tile of pixels.
 const SMALL_BYTES: usize = 16 << 10;
+
+/// Channels up to which pixels are worked through in strips, each within a row: more have sums enough for lists of pointers.
+const STRIP_CHANNELS: usize = 4;
 
 /// Source channels packed together, so that the packing stays in the first cache.
 const PACK_CHANNELS: usize = 32;
@@ -241,7 +244,11 @@ impl Pass for Direct {
                 } else {
                     (x.as_ptr(), il)
                 };
-                this.multiply(images.len(), from, image_len, panels, finish.get(), y.at(images.start * ol));
+                let y = y.at(images.start * ol);
+                match this.strips() {
+                    true => this.multiply_strips(images.len(), from, image_len, panels, finish.get(), y),
+                    false => this.multiply(images.len(), from, image_len, panels, finish.get(), y),
+                }
             }
         });
     }
@@ -260,6 +267,62 @@ impl Pass for Direct {
 }
 
 impl Direct {
+    /// Whether it works in strips of pixels.
+    fn strips(&self) -> bool {
+        self.way == Way::Forward && self.g.conv.groups == 1 && self.channels[0] <= STRIP_CHANNELS
+    }
+
+    /// The given panels of some images, strip by strip.
+    ///
+    /// # Safety
+    /// As [`Direct::multiply`].
+    unsafe fn multiply_strips(
+        &self,
+        images: usize,
+        from: *const f32,
+        image_len: usize,
+        panels: std::ops::Range<usize>,
+        finish: Finish,
+        y: *mut f32,
+    ) {
+        let [ci, co] = self.channels;
+        let [_, rows, columns] = self.g.output;
+        // Forwards there is one phase, and none where there is no pixel.
+        let Some(phase) = self.phases.first() else { return };
+        for image in 0..images {
+            for row in 0..rows {
+                let source = phase.sources[row * columns] as usize * ci;
+                let (from, y) = (
+                    from.wrapping_add(image * image_len + source),
+                    y.wrapping_add((image * rows + row) * columns * co),
+                );
+                let mut first = 0;
+                while first < columns {
+                    let count = even(columns - first, self.kernels.strip(self.kernels.panel()).len());
+                    for panel in panels.clone() {
+                        let at = panel * self.kernels.panel();
+                        let width = self.kernels.width(at, co);
+                        let t = Strip {
+                            a: from.wrapping_add(first * self.g.conv.stride[1] * ci),
+                            a_step: self.g.conv.stride[1] * ci,
+                            c: y.wrapping_add(first * co + at),
+                            c_step: co,
+                            runs: phase.runs.as_ptr(),
+                            count: phase.runs.len(),
+                            k: phase.run * ci,
+                            b: self.packed.as_ptr().wrapping_add(at * phase.taps.len() * ci),
+                            columns: width.min(co - at),
+                            finish: finish.advance(at),
+                        };
+                        // SAFETY: by the caller.
+                        unsafe { self.kernels.strip(width)[count - 1](&t) };
+                    }
+                    first += count;
+                }
+            }
+        }
+    }
+
     /// All phases, groups and the given panels of some images.
     ///
     /// # Safety

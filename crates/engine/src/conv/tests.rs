@@ -65,6 +65,7 @@ pub(super) fn shapes() -> Vec<Geometry> {
         ([64, 4, 4], 64),
         ([33, 14, 14], 64),
         ([40, 2, 2], 72),
+        ([32, 9, 10], 32),
         // Large enough that transformed weights are not kept and gradients are summed panel by panel.
         ([256, 4, 4], 168),
         ([136, 6, 5], 180),
@@ -94,6 +95,8 @@ pub(super) fn shapes() -> Vec<Geometry> {
     add([7, 9, 9], conv(8, [7, 1], [1, 2], [3, 3, 0, 0], [1, 1], 1));
     add([16, 5, 5], conv(12, [5, 5], [1, 1], none, [1, 1], 1));
     add([4, 3, 3], conv(6, [3, 3], [1, 1], [3; 4], [1, 1], 1));
+    add([2, 11, 15], conv(40, [3, 3], [2, 1], [2; 4], [1, 2], 1));
+    add([4, 5, 1], conv(72, [3, 1], [1, 1], [1, 1, 0, 0], [1, 1], 1));
     // Groups.
     add([16, 6, 6], conv(32, [3, 3], [1, 1], [1; 4], [1, 1], 2));
     add([12, 6, 6], conv(24, [3, 3], [2, 2], [1; 4], [1, 1], 3));

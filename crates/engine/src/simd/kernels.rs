@@ -4,8 +4,8 @@ use std::sync::OnceLock;
 
 use super::bilinear::{F2, F4, K3};
 use super::depthwise::{self, Correlate, Gather};
-use super::tile::{self, Cols, ColsFn, Finish, Matrix, MatrixFn, Rows, RowsFn};
-use super::transform::{self, Filters, Half, PanelRow, Source, Target, Transforms};
+use super::tile::{self, Cols, ColsFn, Finish, Matrix, MatrixFn, Rows, RowsFn, Strip, StripFn};
+use super::transform::{self, Filters, PanelRow, Source, Target, Transforms};
 use super::{Simd, Task, portable::Portable};
 
 /// The kernels of one instruction set.
@@ -25,6 +25,8 @@ pub(crate) struct Kernels {
     cols2: &'static [ColsFn],
     matrix1: &'static [MatrixFn],
     matrix2: &'static [MatrixFn],
+    strip1: &'static [StripFn],
+    strip2: &'static [StripFn],
     /// F(4x4, 3x3).
     pub f4: Transforms,
     /// F(2x2, 3x3).
@@ -63,6 +65,11 @@ impl Kernels {
         if width == self.lanes { self.matrix1 } else { self.matrix2 }
     }
 
+    /// Kernels on strips of pixels for panels of `width` columns, `[rows of a tile - 1]`.
+    pub fn strip(&self, width: usize) -> &'static [StripFn] {
+        if width == self.lanes { self.strip1 } else { self.strip2 }
+    }
+
     /// Column kernels for panels of `width` columns, `[rows - 1]`.
     pub fn cols(&self, width: usize) -> &'static [ColsFn] {
         if width == self.lanes { self.cols1 } else { self.cols2 }
@@ -94,6 +101,10 @@ macro_rules! instruction_set {
                 unsafe { tile::matrix::<$simd, M, N>(t) }
             }
             $(#[target_feature(enable = $feature)])?
+            unsafe fn strip<const M: usize, const N: usize>(t: &Strip) {
+                unsafe { tile::strip::<$simd, M, N>(t) }
+            }
+            $(#[target_feature(enable = $feature)])?
             unsafe fn gather(t: &Gather) {
                 unsafe { depthwise::gather::<$simd>(t) }
             }
@@ -121,6 +132,8 @@ macro_rules! instruction_set {
                 cols2: &[$(cols::<$r2, 2>),*],
                 matrix1: &[$(matrix::<$r1, 1>),*],
                 matrix2: &[$(matrix::<$r2, 2>),*],
+                strip1: &[$(strip::<$r1, 1>),*],
+                strip2: &[$(strip::<$r2, 2>),*],
                 f4: f4::TRANSFORMS,
                 f2: f2::TRANSFORMS,
                 k3: k3::TRANSFORMS,
@@ -133,8 +146,8 @@ macro_rules! instruction_set {
         mod $module {
             use super::*;
             $(#[target_feature(enable = $feature)])?
-            unsafe fn input(x: &Source, channels: usize, v: *mut f32, plane: usize, half: *mut Half) {
-                unsafe { transform::input::<$simd, $b, $i, $p, $o>(x, channels, v, plane, half) }
+            unsafe fn input(x: &Source, channels: usize, v: *mut f32, plane: usize) {
+                unsafe { transform::input::<$simd, $b, $i, $p, $o>(x, channels, v, plane) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn output(
@@ -144,17 +157,16 @@ macro_rules! instruction_set {
                 pooled: &Target,
                 channels: usize,
                 finish: &Finish,
-                half: *mut Half,
             ) {
-                unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, plane, y, pooled, channels, finish, half) }
+                unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, plane, y, pooled, channels, finish) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn filter(w: &Filters, u: *mut f32, plane: usize) {
                 unsafe { transform::filter::<$simd, $b, $i, $p, $o>(w, u, plane) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn grad_output(gy: &Source, channels: usize, to: &PanelRow, half: *mut Half) {
-                unsafe { transform::grad_output::<$simd, $b, $i, $p, $o>(gy, channels, to, half) }
+            unsafe fn grad_output(gy: &Source, channels: usize, to: &PanelRow) {
+                unsafe { transform::grad_output::<$simd, $b, $i, $p, $o>(gy, channels, to) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn grad_filter(m: *const f32, plane: usize, w: &Filters, add: bool) {

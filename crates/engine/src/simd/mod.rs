@@ -96,3 +96,49 @@ pub(crate) fn prefetch(p: *const f32) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;
 }
+
+/// `number`, of which the compiler knows nothing any more.
+///
+/// What it can compute ahead of a loop it does, and where there is more of that than there are registers it reads it back
+/// from memory all the time; an address made of this is computed where it is used.
+#[inline(always)]
+pub(crate) fn opaque(number: usize) -> usize {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    {
+        let mut number = number;
+        // SAFETY: no instruction at all.
+        unsafe { std::arch::asm!("/* {0} */", inout(reg) number, options(pure, nomem, nostack, preserves_flags)) };
+        number
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    number
+}
+
+/// Up to six places in memory, evenly spaced, whose addresses take three registers beside that of the first.
+pub(crate) struct Spaced {
+    /// Once, three and five times the distance, in bytes.
+    distances: [usize; 3],
+}
+
+impl Spaced {
+    /// Places `floats` apart.
+    #[inline(always)]
+    pub fn new(floats: usize) -> Spaced {
+        let one = opaque(floats * size_of::<f32>());
+        Spaced { distances: [one, opaque(3 * one), opaque(5 * one)] }
+    }
+
+    /// Place `i` where place 0 is `first`.
+    #[inline(always)]
+    pub fn at(&self, first: *mut f32, i: usize) -> *mut f32 {
+        let [one, three, five] = self.distances;
+        first.wrapping_byte_add(match i {
+            0 => 0,
+            1 => one,
+            2 => 2 * one,
+            3 => three,
+            4 => 4 * one,
+            _ => five,
+        })
+    }
+}

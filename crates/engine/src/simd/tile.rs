@@ -5,7 +5,7 @@
 
 #![allow(clippy::needless_range_loop)] // Indices over small constants unroll; iterators over vectors do not always inline.
 
-use super::Simd;
+use super::{Simd, Spaced};
 
 /// Rows of the largest tile of any instruction set.
 pub(crate) const MAX_ROWS: usize = 12;
@@ -47,6 +47,12 @@ impl Finish {
         Finish { bias: step(self.bias), scale: step(self.scale), shift: step(self.shift), ..self }
     }
 
+    /// The mask's element beside the element at `to` of its target.
+    #[inline(always)]
+    pub fn beside(&self, to: *const f32) -> *const f32 {
+        self.mask.wrapping_byte_add((to as usize).wrapping_sub(self.target as usize))
+    }
+
     /// Writes the first `count` lanes to `to`, under the mask if there is one.
     #[inline(always)]
     pub unsafe fn store<S: Simd>(&self, to: *mut f32, v: S::V, count: usize) {
@@ -54,8 +60,8 @@ impl Finish {
             if self.mask.is_null() {
                 S::store_up_to(to, v, count);
             } else {
-                let mask = self.mask.wrapping_byte_add((to as usize).wrapping_sub(self.target as usize));
-                S::store_up_to(to, S::where_positive(S::load_up_to(mask, count), v), count);
+                let mask = S::load_up_to(self.beside(to), count);
+                S::store_up_to(to, S::where_positive(mask, v), count);
             }
         }
     }
@@ -177,7 +183,74 @@ pub(super) unsafe fn rows<S: Simd, const M: usize, const N: usize>(t: &Rows) {
     }
 }
 
-/// `c[m][..] (+)= sum over k of a[m][k] * b[k][..]` for tiles of rows that lie evenly spaced: no list of pointers, one call for all.
+/// [`Rows`] whose rows lie evenly spaced, and that overwrites: pixels side by side, with few channels under each tap.
+///
+/// Lists of pointers would take as long there as the sums.
+pub(crate) struct Strip {
+    /// First element of the first row of A.
+    pub a: *const f32,
+    /// Distance between rows of A.
+    pub a_step: usize,
+    /// First element of the first row of C.
+    pub c: *mut f32,
+    /// Distance between rows of C.
+    pub c_step: usize,
+    /// Offsets of the runs of k in A.
+    pub runs: *const isize,
+    /// How many runs.
+    pub count: usize,
+    /// Elements of a run, which lie side by side.
+    pub k: usize,
+    /// The panel.
+    pub b: *const f32,
+    /// Columns of C that exist, at most the panel's width.
+    pub columns: usize,
+    /// What is done to the sums; no mask.
+    pub finish: Finish,
+}
+
+/// A kernel on [`Strip`] for one tile extent.
+pub(crate) type StripFn = unsafe fn(&Strip);
+
+/// See [`Strip`]; `M` rows, `N` vectors.
+#[inline(always)]
+pub(super) unsafe fn strip<S: Simd, const M: usize, const N: usize>(t: &Strip) {
+    unsafe {
+        let mut acc = [[S::zero(); M]; N];
+        let (rows, mut b) = (Spaced::new(t.a_step), t.b);
+        for s in 0..t.count {
+            let mut a = t.a.wrapping_offset(*t.runs.add(s));
+            for _ in 0..t.k {
+                let mut bv = [S::zero(); N];
+                for v in 0..N {
+                    bv[v] = S::load(b.add(v * S::LANES));
+                }
+                b = b.add(N * S::LANES);
+                let second = a.wrapping_add(6 * t.a_step);
+                for m in 0..M {
+                    let av =
+                        S::splat(*if m < 6 { rows.at(a.cast_mut(), m) } else { rows.at(second.cast_mut(), m - 6) });
+                    for v in 0..N {
+                        acc[v][m] = S::fma(av, bv[v], acc[v][m]);
+                    }
+                }
+                a = a.wrapping_add(1);
+            }
+        }
+        for v in 0..N {
+            let left = t.columns.saturating_sub(v * S::LANES);
+            let done = t.finish.apply::<S, M>(acc[v], v * S::LANES, left);
+            for m in 0..M {
+                S::store_up_to(t.c.wrapping_add(m * t.c_step + v * S::LANES), done[m], left);
+            }
+        }
+    }
+}
+
+/// `c[m][..] (+)= sum over k of a[m][k] * b[k][..]` for tiles of rows that lie evenly spaced, and the same for planes of
+/// all three: no list of pointers, one call for all.
+///
+/// Where a row of C is one panel wide, C may lie in A's place: a tile is read to its end before it is written.
 pub(crate) struct Matrix {
     /// First element of A, whose rows are contiguous.
     pub a: *const f32,
@@ -195,6 +268,10 @@ pub(crate) struct Matrix {
     pub add: bool,
     /// How many tiles follow each other.
     pub tiles: usize,
+    /// How many planes.
+    pub planes: usize,
+    /// Distances between the planes of A, B and C.
+    pub plane: [usize; 3],
 }
 
 /// A kernel on [`Matrix`] for one tile extent.
@@ -204,37 +281,40 @@ pub(crate) type MatrixFn = unsafe fn(&Matrix);
 #[inline(always)]
 pub(super) unsafe fn matrix<S: Simd, const M: usize, const N: usize>(t: &Matrix) {
     unsafe {
-        let (mut a, mut c, step) = (t.a, t.c, t.a_step);
-        for _ in 0..t.tiles {
-            let mut acc = [[S::zero(); M]; N];
-            if t.add {
+        for plane in 0..t.planes {
+            let (mut a, panel) = (t.a.wrapping_add(plane * t.plane[0]), t.b.wrapping_add(plane * t.plane[1]));
+            let mut c = t.c.wrapping_add(plane * t.plane[2]);
+            for _ in 0..t.tiles {
+                let mut acc = [[S::zero(); M]; N];
+                if t.add {
+                    for v in 0..N {
+                        for m in 0..M {
+                            acc[v][m] = S::load(c.add(m * t.c_step + v * S::LANES));
+                        }
+                    }
+                }
+                let mut b = panel;
+                for k in 0..t.k {
+                    let mut bv = [S::zero(); N];
+                    for v in 0..N {
+                        bv[v] = S::load(b.add(v * S::LANES));
+                    }
+                    b = b.add(N * S::LANES);
+                    for m in 0..M {
+                        let av = S::splat(*a.add(m * t.a_step + k));
+                        for v in 0..N {
+                            acc[v][m] = S::fma(av, bv[v], acc[v][m]);
+                        }
+                    }
+                }
                 for v in 0..N {
                     for m in 0..M {
-                        acc[v][m] = S::load(c.add(m * t.c_step + v * S::LANES));
+                        S::store(c.add(m * t.c_step + v * S::LANES), acc[v][m]);
                     }
                 }
+                a = a.wrapping_add(M * t.a_step);
+                c = c.wrapping_add(M * t.c_step);
             }
-            let mut b = t.b;
-            for k in 0..t.k {
-                let mut bv = [S::zero(); N];
-                for v in 0..N {
-                    bv[v] = S::load(b.add(v * S::LANES));
-                }
-                b = b.add(N * S::LANES);
-                for m in 0..M {
-                    let av = S::splat(*a.add(m * step + k));
-                    for v in 0..N {
-                        acc[v][m] = S::fma(av, bv[v], acc[v][m]);
-                    }
-                }
-            }
-            for v in 0..N {
-                for m in 0..M {
-                    S::store(c.add(m * t.c_step + v * S::LANES), acc[v][m]);
-                }
-            }
-            a = a.wrapping_add(M * step);
-            c = c.wrapping_add(M * t.c_step);
         }
     }
 }

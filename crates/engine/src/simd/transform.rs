@@ -6,19 +6,15 @@
 
 use super::bilinear::Bilinear;
 use super::tile::Finish;
-use super::{Simd, prefetch};
+use super::{Simd, Spaced, opaque, prefetch};
 
-/// Room for a tile that is transformed along one axis.
-///
-/// Handed in as a plain pointer: of memory of its own, or behind a reference, the compiler would know that nothing else
-/// writes to it, keep its values in registers, run out of these and spill them to memory that is not aligned.
+/// Room for the taps of some filters, nine vectors at least.
 #[repr(C, align(64))]
-pub(crate) struct Half([f32; 36 * 16]);
+struct Taps([f32; 9 * 16]);
 
-impl Half {
-    /// Zeros.
-    pub fn new() -> Half {
-        Half([0.0; 36 * 16])
+impl Taps {
+    fn new() -> Taps {
+        Taps([0.0; 9 * 16])
     }
 }
 
@@ -32,14 +28,14 @@ pub(crate) struct Transforms {
     /// Outputs a side.
     pub outputs: usize,
     /// `(x, channels, v, plane)`: a tile of inputs to `products^2` planes from `v` on, in whole vectors.
-    pub input: unsafe fn(&Source, usize, *mut f32, usize, *mut Half),
+    pub input: unsafe fn(&Source, usize, *mut f32, usize),
     /// `(m, plane, y, pooled, channels, finish)`: `products^2` planes from `m` on to the pixels of `y`, and the largest of
     /// every 2x2 of them to those of `pooled`.
-    pub output: unsafe fn(*const f32, usize, &Target, &Target, usize, &Finish, *mut Half),
+    pub output: unsafe fn(*const f32, usize, &Target, &Target, usize, &Finish),
     /// `(w, u, plane)`: a panel of weights to `products^2` planes from `u` on.
     pub filter: unsafe fn(&Filters, *mut f32, usize),
     /// `(gy, channels, z)`: the transpose of `output`, into packed panels.
-    pub grad_output: unsafe fn(&Source, usize, &PanelRow, *mut Half),
+    pub grad_output: unsafe fn(&Source, usize, &PanelRow),
     /// `(m, plane, w, add)`: the transpose of `filter`, from `products^2` planes of a panel; `add` to what is there.
     pub grad_filter: unsafe fn(*const f32, usize, &Filters, bool),
 }
@@ -97,26 +93,55 @@ pub(crate) struct PanelRow {
     pub plane: usize,
 }
 
-/// Column `column` of the first `R` rows of a tile, the channels from `c` on of which `left` are left.
-#[inline(always)]
-unsafe fn column<S: Simd, const R: usize>(x: &Source, column: usize, c: usize, left: usize) -> [S::V; R] {
-    unsafe {
-        let at = column * x.step + c;
-        let mut values = [S::zero(); R];
-        if (x.columns[0]..x.columns[1]).contains(&column) {
-            if left >= S::LANES {
-                for i in 0..R {
-                    values[i] = S::load(x.rows[i].wrapping_add(at));
-                }
-            } else {
-                for i in 0..R {
-                    values[i] = S::load_part(x.rows[i].wrapping_add(at), left);
+/// The columns of the first `R` rows of a tile, one after the other.
+struct Columns<'a, const R: usize> {
+    x: &'a Source,
+    rows: [*const f32; R],
+    /// The columns inside the picture, one bit each.
+    inside: u32,
+    /// Floats from the start of a row to what comes next.
+    at: usize,
+    /// Channels left.
+    left: usize,
+}
+
+impl<'a, const R: usize> Columns<'a, R> {
+    /// The channels from `c` on of `channels`.
+    #[inline(always)]
+    fn new(x: &'a Source, c: usize, channels: usize) -> Columns<'a, R> {
+        let mut rows = [std::ptr::null(); R];
+        rows.copy_from_slice(&x.rows[..R]);
+        let [first, end] = x.columns;
+        Columns { x, rows, inside: (1 << end) - (1 << first), at: opaque(c), left: channels - c }
+    }
+
+    /// Column `column`, which must be the next.
+    #[inline(always)]
+    unsafe fn next<S: Simd>(&mut self, column: usize) -> [S::V; R] {
+        unsafe {
+            let mut values = [S::zero(); R];
+            if self.inside & (1 << column) != 0 {
+                if self.left >= S::LANES {
+                    for i in 0..R {
+                        values[i] = S::load(self.rows[i].wrapping_add(self.at));
+                    }
+                } else {
+                    // Addresses of its own, or the compiler would make them ahead, for both cases.
+                    let at = opaque(self.at);
+                    for i in 0..R {
+                        values[i] = S::load_part(self.rows[i].wrapping_add(at), self.left);
+                    }
                 }
             }
+            self.at = opaque(self.at + self.x.step);
+            values
         }
-        values
     }
 }
+
+/// Rows of a transformed tile that are made at a time: between the two axes they stay in registers, and to read the tile
+/// once more takes less than to write these numbers and read them back.
+const ROWS: usize = 3;
 
 #[inline(always)]
 pub(super) unsafe fn input<S: Simd, B: Bilinear<I, P, O>, const I: usize, const P: usize, const O: usize>(
@@ -124,33 +149,60 @@ pub(super) unsafe fn input<S: Simd, B: Bilinear<I, P, O>, const I: usize, const 
     channels: usize,
     v: *mut f32,
     plane: usize,
-    half: *mut Half,
 ) {
     unsafe {
-        let half = half.cast::<f32>();
-        let mut c = 0;
-        while c < channels {
-            for j in 0..I {
-                let column = B::input::<S>(column::<S, I>(x, j, c, channels - c));
-                for i in 0..P {
-                    S::store(half.add((i * I + j) * S::LANES), column[i]);
+        let planes = Spaced::new(plane);
+        for c in (0..channels).step_by(S::LANES) {
+            let v = v.wrapping_add(c);
+            input_rows::<S, B, I, P, O, 0>(x, c, channels, v, plane, &planes);
+            if P > ROWS {
+                input_rows::<S, B, I, P, O, ROWS>(x, c, channels, v, plane, &planes);
+            }
+        }
+    }
+}
+
+/// The rows from `FIRST` on.
+#[inline(always)]
+unsafe fn input_rows<
+    S: Simd,
+    B: Bilinear<I, P, O>,
+    const I: usize,
+    const P: usize,
+    const O: usize,
+    const FIRST: usize,
+>(
+    x: &Source,
+    c: usize,
+    channels: usize,
+    v: *mut f32,
+    plane: usize,
+    planes: &Spaced,
+) {
+    unsafe {
+        let mut half = [[S::zero(); I]; ROWS];
+        let mut columns = Columns::<I>::new(x, c, channels);
+        for j in 0..I {
+            let column = B::input::<S>(columns.next::<S>(j));
+            for r in 0..ROWS {
+                if FIRST + r < P {
+                    half[r][j] = column[FIRST + r];
                 }
             }
-            for i in 0..P {
-                let mut row = [S::zero(); I];
-                for j in 0..I {
-                    row[j] = S::load(half.add((i * I + j) * S::LANES));
-                }
-                let row = B::input::<S>(row);
+        }
+        let mut at = opaque(FIRST * P * plane);
+        for r in 0..ROWS {
+            if FIRST + r < P {
+                let row = B::input::<S>(half[r]);
                 for j in 0..P {
-                    let to = v.wrapping_add((i * P + j) * plane + c);
+                    let to = planes.at(v.wrapping_add(at), j);
                     S::store(to, row[j]);
                     // The next vector or the next tile. Stores wait for their lines in order, and as many planes as there
                     // are products lie too far apart to be foreseen.
                     prefetch(to.wrapping_add(S::LANES));
                 }
+                at = opaque(at + P * plane);
             }
-            c += S::LANES;
         }
     }
 }
@@ -163,53 +215,88 @@ pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
     pooled: &Target,
     channels: usize,
     finish: &Finish,
-    half: *mut Half,
 ) {
     unsafe {
-        let half = half.cast::<f32>();
-        let mut c = 0;
-        while c < channels {
-            let left = channels - c;
-            for j in 0..P {
-                let mut column = [S::zero(); P];
-                for i in 0..P {
-                    column[i] = S::load(m.add((i * P + j) * plane + c));
-                }
-                let column = B::output::<S>(column);
-                for i in 0..O {
-                    S::store(half.add((i * P + j) * S::LANES), column[i]);
-                }
+        let rows = Spaced::new(P * plane);
+        for c in (0..channels).step_by(S::LANES) {
+            output_rows::<S, B, I, P, O, 0>(m, plane, &rows, y, pooled, c, channels, finish);
+            if O > 2 {
+                output_rows::<S, B, I, P, O, 2>(m, plane, &rows, y, pooled, c, channels, finish);
             }
-            let mut above = [S::zero(); O];
-            for i in 0..O {
-                let mut row = [S::zero(); P];
-                for j in 0..P {
-                    row[j] = S::load(half.add((i * P + j) * S::LANES));
-                }
-                let row = finish.apply::<S, O>(B::output::<S>(row), c, left);
-                if !y.first.is_null() && i < y.extents[0] {
-                    let to = y.first.wrapping_add(i * y.steps[0] + c);
-                    for j in 0..O {
-                        if j < y.extents[1] {
-                            finish.store::<S>(to.wrapping_add(j * y.steps[1]), row[j], left);
+        }
+    }
+}
+
+/// The two rows from `FIRST` on, as in [`input_rows`].
+#[allow(clippy::too_many_arguments)]
+#[inline(always)]
+unsafe fn output_rows<
+    S: Simd,
+    B: Bilinear<I, P, O>,
+    const I: usize,
+    const P: usize,
+    const O: usize,
+    const FIRST: usize,
+>(
+    m: *const f32,
+    plane: usize,
+    rows: &Spaced,
+    y: &Target,
+    pooled: &Target,
+    c: usize,
+    channels: usize,
+    finish: &Finish,
+) {
+    unsafe {
+        let left = channels - c;
+        let mut at = opaque(c);
+        let mut half = [[S::zero(); P]; 2];
+        for j in 0..P {
+            let mut column = [S::zero(); P];
+            for i in 0..P {
+                column[i] = S::load(rows.at(m.wrapping_add(at).cast_mut(), i));
+            }
+            at = opaque(at + plane);
+            let column = B::output::<S>(column);
+            for r in 0..2 {
+                half[r][j] = column[FIRST + r];
+            }
+        }
+        let mut done = [[S::zero(); O]; 2];
+        for r in 0..2 {
+            done[r] = finish.apply::<S, O>(B::output::<S>(half[r]), c, left);
+        }
+        if !y.first.is_null() {
+            let pixels = Spaced::new(y.steps[1]);
+            let mut at = opaque(FIRST * y.steps[0] + c);
+            for r in 0..2 {
+                let to = y.first.wrapping_add(at);
+                if FIRST + r < y.extents[0] {
+                    // Whole vectors of a whole row under no mask.
+                    if y.extents[1] == O && left >= S::LANES && finish.mask.is_null() {
+                        for j in 0..O {
+                            S::store(pixels.at(to, j), done[r][j]);
                         }
-                    }
-                }
-                if !pooled.first.is_null() {
-                    if i % 2 == 1 && i / 2 < pooled.extents[0] {
-                        let to = pooled.first.wrapping_add(i / 2 * pooled.steps[0] + c);
-                        for j in 0..O / 2 {
-                            if j < pooled.extents[1] {
-                                let largest = S::pick(S::pick(above[2 * j], above[2 * j + 1]), row[2 * j]);
-                                let largest = S::pick(largest, row[2 * j + 1]);
-                                S::store_up_to(to.wrapping_add(j * pooled.steps[1]), largest, left);
+                    } else {
+                        for j in 0..O {
+                            if j < y.extents[1] {
+                                finish.store::<S>(pixels.at(to, j), done[r][j], left);
                             }
                         }
                     }
-                    above = row;
+                }
+                at = opaque(at + y.steps[0]);
+            }
+        }
+        if !pooled.first.is_null() && FIRST / 2 < pooled.extents[0] {
+            let to = pooled.first.wrapping_add(FIRST / 2 * pooled.steps[0] + c);
+            for j in 0..O / 2 {
+                if j < pooled.extents[1] {
+                    let largest = S::pick(S::pick(done[0][2 * j], done[0][2 * j + 1]), done[1][2 * j]);
+                    let largest = S::pick(largest, done[1][2 * j + 1]);
+                    S::store_up_to(to.wrapping_add(j * pooled.steps[1]), largest, left);
                 }
             }
-            c += S::LANES;
         }
     }
 }
@@ -221,8 +308,9 @@ pub(super) unsafe fn filter<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
     plane: usize,
 ) {
     unsafe {
-        let mut taps = Half::new();
+        let mut taps = Taps::new();
         let taps = taps.0.as_mut_ptr();
+        let planes = Spaced::new(plane);
         for c in (0..w.width).step_by(S::LANES) {
             let lanes = S::LANES.min(w.columns.saturating_sub(c));
             for row in 0..w.rows {
@@ -244,12 +332,13 @@ pub(super) unsafe fn filter<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
                         half[i][j] = column[i];
                     }
                 }
-                let u = u.wrapping_add(row * w.width + c);
+                let mut u = u.wrapping_add(row * w.width + c);
                 for i in 0..P {
                     let numbers = B::filter::<S>(half[i]);
                     for j in 0..P {
-                        S::store(u.wrapping_add((i * P + j) * plane), numbers[j]);
+                        S::store(planes.at(u, j), numbers[j]);
                     }
+                    u = u.wrapping_add(opaque(P * plane));
                 }
             }
         }
@@ -261,33 +350,59 @@ pub(super) unsafe fn grad_output<S: Simd, B: Bilinear<I, P, O>, const I: usize, 
     gy: &Source,
     channels: usize,
     to: &PanelRow,
-    half: *mut Half,
 ) {
     unsafe {
-        let half = half.cast::<f32>();
-        let vectors = channels.div_ceil(S::LANES);
-        for vector in 0..vectors {
-            let c = vector * S::LANES;
-            let width = if vector + 1 == vectors && vectors % 2 == 1 { 1 } else { 2 };
-            let z = to.z.add(((vector / 2 * 2) * to.rows + to.row * width + vector % 2) * S::LANES);
-            for j in 0..O {
-                let column = B::grad_output::<S>(column::<S, O>(gy, j, c, channels - c));
-                for i in 0..P {
-                    S::store(half.add((i * O + j) * S::LANES), column[i]);
+        let planes = Spaced::new(to.plane);
+        for c in (0..channels).step_by(S::LANES) {
+            grad_output_rows::<S, B, I, P, O, 0>(gy, c, channels, to, &planes);
+            if P > ROWS {
+                grad_output_rows::<S, B, I, P, O, ROWS>(gy, c, channels, to, &planes);
+            }
+        }
+    }
+}
+
+/// The rows from `FIRST` on, as in [`input_rows`].
+#[inline(always)]
+unsafe fn grad_output_rows<
+    S: Simd,
+    B: Bilinear<I, P, O>,
+    const I: usize,
+    const P: usize,
+    const O: usize,
+    const FIRST: usize,
+>(
+    gy: &Source,
+    c: usize,
+    channels: usize,
+    to: &PanelRow,
+    planes: &Spaced,
+) {
+    unsafe {
+        let (vector, vectors) = (c / S::LANES, channels.div_ceil(S::LANES));
+        let width = if vector + 1 == vectors && vectors % 2 == 1 { 1 } else { 2 };
+        let mut half = [[S::zero(); O]; ROWS];
+        let mut columns = Columns::<O>::new(gy, c, channels);
+        for j in 0..O {
+            let column = B::grad_output::<S>(columns.next::<S>(j));
+            for r in 0..ROWS {
+                if FIRST + r < P {
+                    half[r][j] = column[FIRST + r];
                 }
             }
-            for i in 0..P {
-                let mut row = [S::zero(); O];
-                for j in 0..O {
-                    row[j] = S::load(half.add((i * O + j) * S::LANES));
-                }
-                let row = B::grad_output::<S>(row);
+        }
+        let z = to.z.add(((vector / 2 * 2) * to.rows + to.row * width + vector % 2) * S::LANES);
+        let mut at = opaque(FIRST * P * to.plane);
+        for r in 0..ROWS {
+            if FIRST + r < P {
+                let row = B::grad_output::<S>(half[r]);
                 for j in 0..P {
-                    let z = z.wrapping_add((i * P + j) * to.plane);
+                    let z = planes.at(z.wrapping_add(at), j);
                     S::store(z, row[j]);
                     // The next tile's, as in `input`.
                     prefetch(z.wrapping_add(width * S::LANES));
                 }
+                at = opaque(at + P * to.plane);
             }
         }
     }
@@ -301,18 +416,20 @@ pub(super) unsafe fn grad_filter<S: Simd, B: Bilinear<I, P, O>, const I: usize, 
     add: bool,
 ) {
     unsafe {
-        let (mut taps, mut lane_by_lane) = (Half::new(), Half::new());
+        let (mut taps, mut lane_by_lane) = (Taps::new(), Taps::new());
         let (taps, lane_by_lane) = (taps.0.as_mut_ptr(), lane_by_lane.0.as_mut_ptr());
+        let planes = Spaced::new(P * plane);
         for c in (0..w.width).step_by(S::LANES) {
             let lanes = S::LANES.min(w.columns.saturating_sub(c));
             for row in 0..w.rows {
-                let m = m.wrapping_add(row * w.width + c);
+                let mut m = m.wrapping_add(row * w.width + c).cast_mut();
                 let mut half = [[S::zero(); P]; 3];
                 for j in 0..P {
                     let mut column = [S::zero(); P];
                     for i in 0..P {
-                        column[i] = S::load(m.wrapping_add((i * P + j) * plane));
+                        column[i] = S::load(planes.at(m, i));
                     }
+                    m = m.wrapping_add(opaque(plane));
                     let column = B::grad_filter::<S>(column);
                     for i in 0..3 {
                         half[i][j] = column[i];

@@ -1,13 +1,15 @@
 //! The forward pass and the input's gradient, which is a forward pass with the weight turned around.
 
+use std::ops::Range;
+
 use super::{GAP, Place, Tiling};
 use crate::conv::Geometry;
 use crate::conv::memory::{Buffer, Raw, Scratch, lines};
 use crate::conv::pass::{Io, Pass, SharedFinish, Way, weight_steps};
 use crate::pool::Pool;
 use crate::simd::Kernels;
-use crate::simd::tile::{Finish, Matrix};
-use crate::simd::transform::{Filters, Half, Transforms};
+use crate::simd::tile::Matrix;
+use crate::simd::transform::{Filters, Transforms};
 
 /// Transformed weights up to this size are kept; larger ones are made panel by panel where they are used.
 const KEPT_BYTES: usize = 5 << 20;
@@ -20,6 +22,10 @@ const CHUNK_BYTES: usize = 16 << 20;
 
 /// Tiles between whose sums and outputs a panel's work alternates when weights are not kept.
 const STRIP_TILES: usize = 64;
+
+/// Tiles between the one whose outputs are written and the one whose are asked for: far enough to be there in time, near
+/// enough to be there still.
+const AHEAD: usize = 4;
 
 /// Depth of a product up to which its panel of weights stays in the first cache.
 const DEPTH: usize = 256;
@@ -46,6 +52,8 @@ pub(in super::super) struct Winograd {
 struct Product {
     v: *const f32,
     v_plane: usize,
+    u: *const f32,
+    u_plane: usize,
     /// Distance between tiles in V.
     v_step: usize,
     m: *mut f32,
@@ -141,6 +149,16 @@ impl Winograd {
         self.kernels.padded(self.tiling.target[0])
     }
 
+    /// Floats of a tile's sums over a group of panels.
+    fn sums(&self) -> usize {
+        self.columns().min(self.group * self.kernels.panel())
+    }
+
+    /// Whether sums take the place of what they are made from: where a row of both is the same one panel.
+    fn in_place(&self) -> bool {
+        self.keep && self.columns() == self.depth() && self.columns() <= self.kernels.panel()
+    }
+
     fn panels(&self) -> usize {
         self.tiling.target[0].div_ceil(self.kernels.panel())
     }
@@ -166,7 +184,7 @@ impl Winograd {
         let group = self.group * self.kernels.panel();
         if self.keep {
             let v = self.numbers() * Self::plane(self.block, self.depth());
-            let m = self.numbers() * Self::plane(self.block, group);
+            let m = if self.in_place() { 0 } else { self.numbers() * Self::plane(self.block, self.sums()) };
             [zeros, v + m]
         } else {
             let tiles = self.block * self.tiling.count();
@@ -202,34 +220,56 @@ impl Winograd {
     }
 
     /// Transforms the tile at `at` of `x` to its row of V.
-    unsafe fn input(&self, at: Place, x: *const f32, zeros: *const f32, v: *mut f32, plane: usize, half: &mut Half) {
+    unsafe fn input(&self, at: Place, x: *const f32, zeros: *const f32, v: *mut f32, plane: usize) {
         self.tiling.expect_inputs(at, &self.t, x);
         let source = self.tiling.inputs(at, &self.t, x, zeros);
-        unsafe { (self.t.input)(&source, self.tiling.source[0], v, plane, half) }
+        unsafe { (self.t.input)(&source, self.tiling.source[0], v, plane) }
     }
 
-    /// Transforms the sums of the tile at `at` to the columns that `to` starts with.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn output(
-        &self,
-        at: Place,
-        m: *const f32,
-        plane: usize,
-        columns: usize,
-        to: Output,
-        finish: &Finish,
-        half: &mut Half,
-    ) {
-        let y = self.tiling.outputs(at, &self.t, to.y, 1);
-        let pooled = self.tiling.outputs(at, &self.t, to.pooled, 2);
-        unsafe { (self.t.output)(m, plane, &y, &pooled, columns, finish, half) }
+    /// Transforms the sums of the tiles from `first` on to the columns `columns` of the images that `to` starts with.
+    unsafe fn outputs(&self, p: &Product, first: usize, columns: Range<usize>, to: Output, finish: SharedFinish) {
+        let finish = finish.get().advance(columns.start);
+        let (to, columns) = (to.skip(columns.start), columns.len());
+        let expect = |at: Place| {
+            let Some(y) = to.y else { return };
+            self.tiling.expect_outputs(at, &self.t, y.at(0), columns);
+            if !finish.mask.is_null() {
+                self.tiling.expect_outputs(at, &self.t, finish.beside(y.at(0)), columns);
+            }
+        };
+        let mut ahead = self.tiling.places(first).take(p.tiles);
+        ahead.by_ref().take(AHEAD).for_each(expect);
+        for (i, at) in self.tiling.places(first).take(p.tiles).enumerate() {
+            ahead.next().into_iter().for_each(expect);
+            let y = self.tiling.outputs(at, &self.t, to.y, 1);
+            let pooled = self.tiling.outputs(at, &self.t, to.pooled, 2);
+            unsafe { (self.t.output)(p.m.add(i * p.m_step), p.m_plane, &y, &pooled, columns, &finish) }
+        }
     }
 
-    /// M = V U for one number and one panel.
-    unsafe fn multiply(&self, p: &Product, number: usize, u: *const f32, width: usize, column: usize) {
+    /// M = V U for the columns `columns`, at most a group of panels.
+    unsafe fn products(&self, p: &Product, columns: Range<usize>) {
+        let (panel, co) = (self.kernels.panel(), self.tiling.target[0]);
+        unsafe {
+            if columns.len() <= panel {
+                return self.multiply(p, 0..self.numbers(), self.kernels.width(columns.start, co), 0);
+            }
+            for number in 0..self.numbers() {
+                for at in columns.clone().step_by(panel) {
+                    self.multiply(p, number..number + 1, self.kernels.width(at, co), at - columns.start);
+                }
+            }
+        }
+    }
+
+    /// M = V U for the numbers `numbers` and the panel that starts at column `column` of the product's.
+    unsafe fn multiply(&self, p: &Product, numbers: Range<usize>, width: usize, column: usize) {
         let kernels = self.kernels.matrix(width);
         let ci = self.tiling.source[0];
-        let (v, m) = (p.v.wrapping_add(number * p.v_plane), p.m.wrapping_add(number * p.m_plane + column));
+        let plane = [p.v_plane, p.u_plane, p.m_plane];
+        let first = plane.map(|plane| numbers.start * plane);
+        let (v, u) = (p.v.wrapping_add(first[0]), p.u.wrapping_add(first[1] + column * ci));
+        let m = p.m.wrapping_add(first[2] + column);
         // Tiles of rows as even as can be, so that none is too small to keep the processor busy.
         let count = p.tiles.div_ceil(kernels.len());
         let (rows, larger) = (p.tiles / count, p.tiles % count);
@@ -243,6 +283,8 @@ impl Winograd {
                 k: DEPTH.min(ci - depth),
                 add: depth > 0,
                 tiles: larger,
+                planes: numbers.len(),
+                plane,
             };
             unsafe {
                 if larger > 0 {
@@ -258,7 +300,7 @@ impl Winograd {
 
     /// All weights once, then blocks of tiles, each from source to target within a thread's cache.
     fn run_kept(&self, io: Io<'_>, y: Output, finish: SharedFinish, pool: &Pool, scratch: &mut Scratch, u: Raw) {
-        let (kernels, panel, co) = (self.kernels, self.kernels.panel(), self.tiling.target[0]);
+        let (panel, co) = (self.kernels.panel(), self.tiling.target[0]);
         let ci = self.tiling.source[0];
         let [shared, own] = self.layout();
         let zeros = scratch.take(shared + own * self.threads);
@@ -275,39 +317,25 @@ impl Winograd {
         // SAFETY: no task runs.
         unsafe { zeros.at(0).write_bytes(0, shared) };
         let total = io.n * this.tiling.count();
-        let (v_step, m_step) = (this.depth(), this.group * panel);
+        let group = this.group * panel;
+        let (v_step, m_step) = (this.depth(), this.sums());
         let (v_plane, m_plane) = (Self::plane(this.block, v_step), Self::plane(this.block, m_step));
         pool.run(total.div_ceil(this.block), |task| {
             let first = task * this.block;
             let tiles = this.block.min(total - first);
             let v = slots.at(pool.worker() * own);
-            let m = v.wrapping_add(this.numbers() * v_plane);
-            let mut half = Half::new();
+            let m = if this.in_place() { v } else { v.wrapping_add(this.numbers() * v_plane) };
             // SAFETY: the slot is this thread's, the target pixels are this task's.
             unsafe {
                 for (i, at) in this.tiling.places(first).take(tiles).enumerate() {
-                    this.input(at, io.x.as_ptr(), zeros.at(0), v.add(i * v_step), v_plane, &mut half);
-                    if let Some(y) = y.y {
-                        this.tiling.expect_outputs(at, &this.t, y.at(0));
-                    }
-                    if let Some(mask) = io.mask {
-                        this.tiling.expect_outputs(at, &this.t, mask.as_ptr());
-                    }
+                    this.input(at, io.x.as_ptr(), zeros.at(0), v.add(i * v_step), v_plane);
                 }
-                let product = Product { v, v_plane, v_step, m, m_plane, m_step, tiles };
-                for start in (0..co).step_by(m_step) {
-                    let end = co.min(start + m_step);
-                    for number in 0..this.numbers() {
-                        for at in (start..end).step_by(panel) {
-                            let weights = u.at(number * u_plane + at * ci);
-                            this.multiply(&product, number, weights, kernels.width(at, co), at - start);
-                        }
-                    }
-                    let finish = finish.get().advance(start);
-                    for (i, at) in this.tiling.places(first).take(tiles).enumerate() {
-                        let m = m.add(i * m_step);
-                        this.output(at, m, m_plane, end - start, y.skip(start), &finish, &mut half);
-                    }
+                for start in (0..co).step_by(group) {
+                    let end = co.min(start + group);
+                    let u = u.at(start * ci);
+                    let product = Product { v, v_plane, v_step, u, u_plane, m, m_plane, m_step, tiles };
+                    this.products(&product, start..end);
+                    this.outputs(&product, first, start..end, y, finish);
                 }
             }
         });
@@ -315,7 +343,7 @@ impl Winograd {
 
     /// All tiles of a chunk of images first, then panel by panel: weights, products, outputs.
     fn run_passing(&self, io: Io<'_>, y: Output, finish: SharedFinish, pool: &Pool, scratch: &mut Scratch) {
-        let (this, kernels, panel, co) = (self, self.kernels, self.kernels.panel(), self.tiling.target[0]);
+        let (this, panel, co) = (self, self.kernels.panel(), self.tiling.target[0]);
         let [shared, own] = this.layout();
         let zeros = scratch.take(shared + own * this.threads);
         let (v, slots) = (zeros.skip(this.zeros()), zeros.skip(shared));
@@ -330,11 +358,10 @@ impl Winograd {
             let v_plane = Self::plane(tiles, v_step);
             const SOME: usize = 8;
             pool.run(tiles.div_ceil(SOME), |task| {
-                let mut half = Half::new();
                 let some = task * SOME..tiles.min((task + 1) * SOME);
                 for (tile, at) in some.clone().zip(this.tiling.places(some.start)) {
                     // SAFETY: the tile's row of V is this task's.
-                    unsafe { this.input(at, x.as_ptr(), zeros.at(0), v.at(tile * v_step), v_plane, &mut half) };
+                    unsafe { this.input(at, x.as_ptr(), zeros.at(0), v.at(tile * v_step), v_plane) };
                 }
             });
             let strip = Self::strip(tiles);
@@ -345,8 +372,6 @@ impl Winograd {
                 let end = co.min(start + m_step);
                 let u = slots.at(pool.worker() * own);
                 let m = u.wrapping_add(lines(this.numbers() * u_plane));
-                let finish = finish.get().advance(start);
-                let mut half = Half::new();
                 // SAFETY: the slot is this thread's, the target columns are this task's.
                 unsafe {
                     for at in (start..end).step_by(panel) {
@@ -356,17 +381,9 @@ impl Winograd {
                     for from in (0..tiles).step_by(strip) {
                         let count = strip.min(tiles - from);
                         let v = v.at(from * v_step);
-                        let product = Product { v, v_plane, v_step, m, m_plane, m_step, tiles: count };
-                        for number in 0..this.numbers() {
-                            for at in (start..end).step_by(panel) {
-                                let weights = u.add(number * u_plane + (at - start) * this.tiling.source[0]);
-                                this.multiply(&product, number, weights, kernels.width(at, co), at - start);
-                            }
-                        }
-                        for (i, at) in this.tiling.places(from).take(count).enumerate() {
-                            let m = m.add(i * m_step);
-                            this.output(at, m, m_plane, end - start, y.skip(start), &finish, &mut half);
-                        }
+                        let product = Product { v, v_plane, v_step, u, u_plane, m, m_plane, m_step, tiles: count };
+                        this.products(&product, start..end);
+                        this.outputs(&product, from, start..end, y, finish);
                     }
                 }
             });

@@ -113,10 +113,18 @@ impl Tiling {
         expect(self.target, at.image, [(at.row + 1) * t.outputs, at.column * t.outputs], t.outputs, gy);
     }
 
-    /// Asks for the outputs of the tile at `at` in the images from `y` on.
+    /// Asks for the first `columns` channels of the outputs of the tile at `at` in the images from `y` on.
     #[inline]
-    fn expect_outputs(&self, at: Place, t: &Transforms, y: *const f32) {
-        expect(self.target, at.image, [at.row * t.outputs, at.column * t.outputs], t.outputs, y);
+    fn expect_outputs(&self, at: Place, t: &Transforms, y: *const f32, columns: usize) {
+        let [c, h, w] = self.target;
+        let first = y.wrapping_add(((at.image * h + at.row * t.outputs) * w + at.column * t.outputs) * c);
+        for row in 0..t.outputs {
+            for pixel in 0..t.outputs {
+                for line in (0..columns).step_by(16) {
+                    simd::prefetch(first.wrapping_add((row * w + pixel) * c + line));
+                }
+            }
+        }
     }
 
     /// Where a tile's outputs go in the images from `y` on, of which every side is `pooled` times smaller than the outputs.

@@ -9,7 +9,7 @@ use crate::conv::pass::{Way, WeightPass};
 use crate::pool::Pool;
 use crate::simd::Kernels;
 use crate::simd::tile::Cols;
-use crate::simd::transform::{Filters, Half, PanelRow, Transforms};
+use crate::simd::transform::{Filters, PanelRow, Transforms};
 
 /// Transformed gradients up to this size are summed block by block; larger ones panel by panel.
 const WHOLE_BYTES: usize = 3 << 20;
@@ -135,7 +135,6 @@ impl WinogradWeight {
         zeros: *const f32,
         v: Raw,
         z: Raw,
-        half: &mut Half,
     ) {
         let (plane, v) = (Self::plane(tiles, self.depth()), v.at(row * self.depth()));
         let to = PanelRow { z: z.at(0), row, rows: tiles, plane: Self::plane(tiles, self.columns()) };
@@ -143,8 +142,8 @@ impl WinogradWeight {
         self.tiling.expect_gradients(at, &self.t, gy);
         let (x, gy) = (self.tiling.inputs(at, &self.t, x, zeros), self.tiling.gradients(at, &self.t, gy, zeros));
         unsafe {
-            (self.t.input)(&x, self.g.input[0], v, plane, half);
-            (self.t.grad_output)(&gy, self.g.output[0], &to, half);
+            (self.t.input)(&x, self.g.input[0], v, plane);
+            (self.t.grad_output)(&gy, self.g.output[0], &to);
         }
     }
 
@@ -216,7 +215,6 @@ impl WinogradWeight {
         pool.run(parts, |part| {
             let slot = slots.skip(pool.worker() * own);
             let (v, z) = (slot, slot.skip(v_len));
-            let mut half = Half::new();
             let sum = sums.skip(part * sum_len);
             let end = (part + 1) * total / parts;
             let start = part * total / parts;
@@ -227,7 +225,7 @@ impl WinogradWeight {
                 // SAFETY: the slot is this thread's, the partial sum this task's.
                 unsafe {
                     for (row, at) in self.tiling.places(first).take(tiles).enumerate() {
-                        self.tile(at, row, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, &mut half);
+                        self.tile(at, row, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z);
                     }
                     for number in 0..self.numbers() {
                         let v = v.at(number * Self::plane(tiles, self.depth()));
@@ -281,11 +279,10 @@ impl WinogradWeight {
             let (v, z) = (zeros.skip(zero_len), zeros.skip(zero_len + v_len));
             const SOME: usize = 4;
             pool.run(tiles.div_ceil(SOME), |task| {
-                let mut half = Half::new();
                 let some = task * SOME..tiles.min((task + 1) * SOME);
                 for (tile, at) in some.clone().zip(self.tiling.places(some.start)) {
                     // SAFETY: the tile's row of V and Z is this task's.
-                    unsafe { self.tile(at, tile, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, &mut half) };
+                    unsafe { self.tile(at, tile, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z) };
                 }
             });
             let (blocks, columns) = (ci.div_ceil(ROWS), GROUP * panel);
