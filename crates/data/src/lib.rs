@@ -33,7 +33,7 @@ pub use error::Error;
 pub use folder::{open_folder, open_folder_within, open_unlabelled};
 pub use list::{Listed, is_original, list};
 pub use pixels::{Pixels, prefetch};
-pub use room::{Room, Spill};
+pub use room::{Pages, Room, Spill};
 pub use sets::{open, open_within};
 pub use sheet::{ClassCount, class_counts, contact_sheet};
 pub use split::{Split, first, split};

@@ -25,6 +25,38 @@ impl Default for Room {
     }
 }
 
+/// Bytes in memory, zeros at first: on large pages where the system has them, since a small one costs as much to get as to fill.
+pub struct Pages {
+    map: MmapMut,
+}
+
+impl Pages {
+    /// `bytes` zeros.
+    ///
+    /// # Errors
+    /// If there is not so much memory.
+    pub fn new(bytes: usize) -> Result<Pages, Error> {
+        let map = MmapMut::map_anon(bytes).map_err(|cause| Error::Memory { bytes: bytes as u64, cause })?;
+        #[cfg(target_os = "linux")]
+        // A hint: a refusal changes nothing but speed.
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Ok(Pages { map })
+    }
+}
+
+impl Deref for Pages {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+impl DerefMut for Pages {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.map
+    }
+}
+
 /// Bytes in a nameless file, mapped into memory; zeros at first.
 ///
 /// What was read or written stays in memory only as long as the system has room for it, and no longer than until

@@ -173,38 +173,51 @@ impl<'a> Shared<'a> {
         batch: usize,
         threads: usize,
     ) -> Result<Feed<'_>, Error> {
-        let examples = self.examples(set);
-        let elements = network.graph.shape_of(tensor)?.elements();
-        let mut source = Source { shared: self, set, examples, elements, batch, prefix: None };
-        if tensor == INPUT {
-            return Ok(Feed { source, kept: None, buffer: Vec::new() });
-        }
-        let children = &self.setting.study.children;
-        let precision = children.activations;
-        let (network, base) = match self.nearest(id, network, tensor, set) {
-            Some((network, base)) => (network, Some(base)),
-            None => (slice::between(network, INPUT, tensor)?, None),
-        };
-        source.prefix = Some(Prefix { network, base, exact: children.exact, precision, threads, model: None });
-        let length = elements * source.examples.len();
+        let mut feed = self.passing(id, network, tensor, set, batch, threads)?;
+        let Some(prefix) = &feed.source.prefix else { return Ok(feed) };
+        let length = feed.source.elements * feed.source.examples.len();
         let key = (id.to_owned(), tensor.to_owned(), set);
-        let mut failed = None;
-        let kept = self.cache.get(key, length * precision.bytes(), |place| {
-            source.compute_all(place).unwrap_or_else(|error| {
+        let (mut failed, bytes) = (None, length * prefix.precision.bytes());
+        feed.kept = self.cache.get(key, bytes, |place| {
+            feed.source.compute_all(place).unwrap_or_else(|error| {
                 failed = Some(error);
                 None
             })
         });
-        match failed {
-            Some(error) => Err(error),
-            None => {
-                // What the values were made from is not held on to once they are there.
-                if let (Some(prefix), true) = (&mut source.prefix, kept.as_ref().is_some_and(|k| k.get().is_some())) {
-                    (prefix.base, prefix.model) = (None, None);
-                }
-                Ok(Feed { source, kept, buffer: Vec::new() })
-            }
+        if let Some(error) = failed {
+            return Err(error);
         }
+        // What the values were made from is not held on to once they are there.
+        if let (Some(prefix), true) = (&mut feed.source.prefix, feed.kept.as_ref().is_some_and(|k| k.get().is_some())) {
+            (prefix.base, prefix.model) = (None, None);
+        }
+        Ok(feed)
+    }
+
+    /// The same values, computed batch by batch as they are asked for: of what nobody else will ask for, to keep it would
+    /// take more than it gives.
+    pub fn passing(
+        &self,
+        id: &str,
+        network: &Network,
+        tensor: &str,
+        set: Set,
+        batch: usize,
+        threads: usize,
+    ) -> Result<Feed<'_>, Error> {
+        let examples = self.examples(set);
+        let elements = network.graph.shape_of(tensor)?.elements();
+        let mut source = Source { shared: self, set, examples, elements, batch, prefix: None };
+        if tensor != INPUT {
+            let children = &self.setting.study.children;
+            let (network, base) = match self.nearest(id, network, tensor, set) {
+                Some((network, base)) => (network, Some(base)),
+                None => (slice::between(network, INPUT, tensor)?, None),
+            };
+            let (exact, precision) = (children.exact, children.activations);
+            source.prefix = Some(Prefix { network, base, exact, precision, threads, model: None });
+        }
+        Ok(Feed { source, kept: None, buffer: Vec::new(), images: Vec::new() })
     }
 }
 
@@ -230,6 +243,8 @@ pub struct Feed<'a> {
     source: Source<'a>,
     kept: Option<Cached<Option<Values>>>,
     buffer: Vec<f32>,
+    /// What a batch is computed from.
+    images: Vec<f32>,
 }
 
 struct Source<'a> {
@@ -266,7 +281,7 @@ impl Feed<'_> {
 
     /// The values of the images in `range`: n x H x W x C.
     pub fn batch(&mut self, range: Range<usize>) -> Result<&[f32], Error> {
-        let Feed { source, kept, buffer } = self;
+        let Feed { source, kept, buffer, images } = self;
         let elements = source.elements;
         if let Some(Some(values)) = kept.as_ref().and_then(|k| k.get()) {
             return Ok(values.read(range.start * elements..range.end * elements, buffer));
@@ -274,8 +289,7 @@ impl Feed<'_> {
         let mut out = std::mem::take(buffer);
         out.resize(range.len() * elements, 0.0);
         if source.prefix.is_some() {
-            let mut images = Vec::new();
-            source.compute(range, &mut images, &mut out)?;
+            source.compute(range, images, &mut out)?;
         } else {
             source.fill(range, &mut out);
         }
@@ -300,16 +314,21 @@ impl Source<'_> {
         let folder = &self.shared.setting.means.room.folder;
         let length = self.elements * self.examples.len();
         let mut values = match Values::new(length, precision, place, folder) {
-            // Without room on the disk they are computed whenever they are wanted.
-            Err(_) if place == Place::Disk => return Ok(None),
-            values => values?,
+            // Without room they are computed whenever they are wanted.
+            Err(_) => return Ok(None),
+            Ok(values) => values,
         };
         let (mut images, mut out) = (Vec::new(), Vec::new());
         for start in (0..self.examples.len()).step_by(self.batch) {
             let range = start..self.examples.len().min(start + self.batch);
-            out.resize(range.len() * self.elements, 0.0);
+            let place = range.start * self.elements..range.end * self.elements;
+            if let Some(slot) = values.slot(place.clone()) {
+                self.compute(range, &mut images, slot)?;
+                continue;
+            }
+            out.resize(place.len(), 0.0);
             self.compute(range, &mut images, &mut out)?;
-            values.write(start * self.elements, &out);
+            values.write(place.start, &out);
         }
         Ok(Some(values))
     }

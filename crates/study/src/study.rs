@@ -10,7 +10,7 @@ use nettriage_net::surgery::Substitute;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::scheme::{PRESETS, Scheme, preset};
+use crate::scheme::{Loss, PRESETS, Scheme, preset};
 use crate::values::Precision;
 
 /// A study: one network, one data set, and what is to be tried on them.
@@ -296,6 +296,17 @@ impl Study {
     /// The scheme of that name: the user's own first, then the built-in ones.
     pub fn scheme(&self, name: &str) -> Option<Scheme> {
         self.schemes.iter().find(|s| s.name == name).cloned().or_else(|| preset(name))
+    }
+
+    /// Whether several trials of a parent and a seed may regress the output of the same block.
+    pub fn repeats_hints(&self) -> bool {
+        let hints = |names: &[String]| {
+            let schemes = names.iter().filter_map(|name| self.scheme(name));
+            schemes.filter(|scheme| scheme.stages.iter().any(|stage| stage.loss == Loss::Hint)).count()
+        };
+        let Triage { substitutes, inits, schemes, parent_continued, placebo, reinit, drop, .. } = &self.triage;
+        let controls = [parent_continued, placebo, reinit, drop].map(|names| hints(names.as_ref().unwrap_or(schemes)));
+        hints(schemes) * inits.len() * substitutes.len() + controls.iter().sum::<usize>() > 1
     }
 
     /// The architecture to build, where the parent is not read from a file.

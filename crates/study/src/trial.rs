@@ -174,7 +174,15 @@ impl<'a> Session<'a> {
                 temperature: stage.temperature,
                 alpha: stage.alpha,
             },
-            (Loss::Hint, Some(block)) => Objective::Hint { target: feed(&block.output)?, rest: self.rest(&to)? },
+            (Loss::Hint, Some(block)) => {
+                let target = match shared.setting.study.repeats_hints() {
+                    true => feed(&block.output)?,
+                    false => {
+                        shared.passing(&parent.id, &parent.network, &block.output, set, children.batch, threads)?
+                    }
+                };
+                Objective::Hint { target, rest: self.rest(&to)? }
+            }
             (Loss::Hint, None) => Objective::Hint { target: feed(&graph.output)?, rest: None },
         };
         let trainable = if local { Trainable::Layers(self.patient.operated.clone()) } else { Trainable::All };

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
-use nettriage_data::Spill;
+use nettriage_data::{Pages, Spill};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -52,54 +52,62 @@ pub struct Values {
 }
 
 enum Store {
-    Whole(Vec<f32>),
-    Half(Vec<u16>),
+    Memory(Pages, Precision),
     File(Spill, Precision),
 }
 
 impl Values {
     /// Room for `length` values; `folder` is for those on the disk.
     pub fn new(length: usize, precision: Precision, place: Place, folder: &Path) -> Result<Values, Error> {
-        let store = match (place, precision) {
-            (Place::Memory, Precision::F32) => Store::Whole(vec![0.0; length]),
-            (Place::Memory, Precision::F16) => Store::Half(vec![0; length]),
-            (Place::Disk, _) => Store::File(Spill::new(length * precision.bytes(), folder)?, precision),
+        let bytes = length * precision.bytes();
+        let store = match place {
+            Place::Memory => Store::Memory(Pages::new(bytes)?, precision),
+            Place::Disk => Store::File(Spill::new(bytes, folder)?, precision),
         };
         Ok(Values { store })
     }
 
+    /// Where the values of `range` lie, if they are kept as f32 in memory: to be written there at once.
+    pub fn slot(&mut self, range: Range<usize>) -> Option<&mut [f32]> {
+        match &mut self.store {
+            Store::Memory(all, Precision::F32) => Some(&mut bytemuck::cast_slice_mut(all)[range]),
+            _ => None,
+        }
+    }
+
     /// Overwrites the values from `at` on.
     pub fn write(&mut self, at: usize, values: &[f32]) {
-        let end = at + values.len();
-        match &mut self.store {
-            Store::Whole(all) => all[at..end].copy_from_slice(values),
-            Store::Half(all) => all[at..end].reinterpret_cast_mut::<f16>().convert_from_f32_slice(values),
-            Store::File(file, Precision::F32) => {
-                bytemuck::cast_slice_mut::<u8, f32>(file)[at..end].copy_from_slice(values);
-                file.used(size_of_val(values));
+        let (precision, bytes): (_, &mut [u8]) = match &mut self.store {
+            Store::Memory(all, precision) => (*precision, all),
+            Store::File(file, precision) => (*precision, file),
+        };
+        let range = at..at + values.len();
+        match precision {
+            Precision::F32 => bytemuck::cast_slice_mut::<u8, f32>(bytes)[range].copy_from_slice(values),
+            Precision::F16 => {
+                let all: &mut [u16] = bytemuck::cast_slice_mut(bytes);
+                all[range].reinterpret_cast_mut::<f16>().convert_from_f32_slice(values);
             }
-            Store::File(file, Precision::F16) => {
-                let all: &mut [u16] = bytemuck::cast_slice_mut(file);
-                all[at..end].reinterpret_cast_mut::<f16>().convert_from_f32_slice(values);
-                file.used(values.len() * size_of::<f16>());
-            }
+        }
+        if let Store::File(file, precision) = &self.store {
+            file.used(values.len() * precision.bytes());
         }
     }
 
     /// The values of `range`, through `buffer` where they are not kept as f32 in memory.
     pub fn read<'a>(&'a self, range: Range<usize>, buffer: &'a mut Vec<f32>) -> &'a [f32] {
-        let half = |all: &[u16], buffer: &mut Vec<f32>| {
-            buffer.resize(range.len(), 0.0);
-            all[range.clone()].reinterpret_cast::<f16>().convert_to_f32_slice(buffer);
+        let (precision, bytes): (_, &[u8]) = match &self.store {
+            Store::Memory(all, Precision::F32) => return &bytemuck::cast_slice(all)[range],
+            Store::Memory(all, precision) => (*precision, all),
+            Store::File(file, precision) => (*precision, file),
         };
-        match &self.store {
-            Store::Whole(all) => return &all[range],
-            Store::Half(all) => half(all, buffer),
-            Store::File(file, Precision::F32) => {
-                buffer.clear();
-                buffer.extend_from_slice(&bytemuck::cast_slice::<u8, f32>(file)[range.clone()]);
+        buffer.resize(range.len(), 0.0);
+        match precision {
+            Precision::F32 => buffer.copy_from_slice(&bytemuck::cast_slice::<u8, f32>(bytes)[range.clone()]),
+            Precision::F16 => {
+                let all: &[u16] = bytemuck::cast_slice(bytes);
+                all[range.clone()].reinterpret_cast::<f16>().convert_to_f32_slice(buffer);
             }
-            Store::File(file, Precision::F16) => half(bytemuck::cast_slice(file), buffer),
         }
         if let Store::File(file, precision) = &self.store {
             file.used(range.len() * precision.bytes());
