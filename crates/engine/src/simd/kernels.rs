@@ -146,8 +146,8 @@ macro_rules! instruction_set {
         mod $module {
             use super::*;
             $(#[target_feature(enable = $feature)])?
-            unsafe fn input(x: &Source, channels: usize, v: *mut f32, plane: usize) {
-                unsafe { transform::input::<$simd, $b, $i, $p, $o>(x, channels, v, plane) }
+            unsafe fn input(x: &Source, channels: usize, v: *mut f32, v_step: usize, plane: usize) {
+                unsafe { transform::input::<$simd, $b, $i, $p, $o>(x, channels, v, v_step, plane) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn output(

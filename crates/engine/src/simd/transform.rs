@@ -27,8 +27,8 @@ pub(crate) struct Transforms {
     pub products: usize,
     /// Outputs a side.
     pub outputs: usize,
-    /// `(x, channels, v, plane)`: a tile of inputs to `products^2` planes from `v` on, in whole vectors.
-    pub input: unsafe fn(&Source, usize, *mut f32, usize),
+    /// `(x, channels, v, v_step, plane)`: tiles of inputs to `products^2` planes from `v` on, in whole vectors, tiles `v_step` apart.
+    pub input: unsafe fn(&Source, usize, *mut f32, usize, usize),
     /// `(m, plane, y, pooled, channels, finish)`: `products^2` planes from `m` on to the pixels of `y`, and the largest of
     /// every 2x2 of them to those of `pooled`.
     pub output: unsafe fn(*const f32, usize, &Target, &Target, usize, &Finish),
@@ -40,14 +40,19 @@ pub(crate) struct Transforms {
     pub grad_filter: unsafe fn(*const f32, usize, &Filters, bool),
 }
 
-/// Where the pixels of one tile come from.
+/// Where the pixels of neighbouring tiles of a row come from.
 pub(crate) struct Source {
-    /// The first pixel of every row of the tile, even if that lies outside; of rows outside, a row of zeros.
+    /// The first pixel of every row of the first tile, even if that lies outside; of rows outside, zeros for all tiles.
     pub rows: [*const f32; 6],
     /// Floats between neighbouring pixels of a row.
     pub step: usize,
-    /// The first column inside the picture and the first behind it; those outside count as zeros.
+    /// The first column inside the picture and the first behind it, counted from the first tile's; those outside count as zeros.
     pub columns: [usize; 2],
+    /// How many tiles, each as far from the last as the algorithm has outputs a side.
+    pub tiles: usize,
+    /// The first pixel of what the tile below the first reads and none above it, and floats between its rows: it is asked for
+    /// meanwhile. Tiles touch short runs of many rows, which no processor foresees.
+    pub below: (*const f32, usize),
 }
 
 /// Where the pixels of one tile go.
@@ -85,7 +90,7 @@ pub(crate) struct Filters {
 pub(crate) struct PanelRow {
     /// First element of the first panel in the first plane.
     pub z: *mut f32,
-    /// Which row.
+    /// Which row, for the first of the tiles; the others follow.
     pub row: usize,
     /// Rows of a panel.
     pub rows: usize,
@@ -106,13 +111,15 @@ struct Columns<'a, const R: usize> {
 }
 
 impl<'a, const R: usize> Columns<'a, R> {
-    /// The channels from `c` on of `channels`.
+    /// The channels from `c` on of `channels`, of the tile that starts `pixels` behind the first.
     #[inline(always)]
-    fn new(x: &'a Source, c: usize, channels: usize) -> Columns<'a, R> {
+    fn new(x: &'a Source, pixels: usize, c: usize, channels: usize) -> Columns<'a, R> {
         let mut rows = [std::ptr::null(); R];
         rows.copy_from_slice(&x.rows[..R]);
-        let [first, end] = x.columns;
-        Columns { x, rows, inside: (1 << end) - (1 << first), at: opaque(c), left: channels - c }
+        // No tile has more than six columns.
+        let [first, end] = x.columns.map(|column| column.saturating_sub(pixels).min(6));
+        let inside = (1 << end) - (1 << first);
+        Columns { x, rows, inside, at: opaque(pixels * x.step + c), left: channels - c }
     }
 
     /// Column `column`, which must be the next.
@@ -139,6 +146,23 @@ impl<'a, const R: usize> Columns<'a, R> {
     }
 }
 
+/// Asks for the channels from `c` on of `O` x `O` pixels below the tile that starts `pixels` behind the first.
+#[inline(always)]
+fn expect<const O: usize>(x: &Source, pixels: usize, c: usize) {
+    let (first, row) = x.below;
+    let mut at = opaque(pixels * x.step + c);
+    let columns = Spaced::new(x.step);
+    for _ in 0..O {
+        for j in 0..O {
+            prefetch(columns.at(first.wrapping_add(at).cast_mut(), j));
+        }
+        at = opaque(at + row);
+    }
+}
+
+/// Floats of a cache line.
+const LINE: usize = 16;
+
 /// Rows of a transformed tile that are made at a time: between the two axes they stay in registers, and to read the tile
 /// once more takes less than to write these numbers and read them back.
 const ROWS: usize = 3;
@@ -148,15 +172,22 @@ pub(super) unsafe fn input<S: Simd, B: Bilinear<I, P, O>, const I: usize, const 
     x: &Source,
     channels: usize,
     v: *mut f32,
+    v_step: usize,
     plane: usize,
 ) {
     unsafe {
         let planes = Spaced::new(plane);
-        for c in (0..channels).step_by(S::LANES) {
-            let v = v.wrapping_add(c);
-            input_rows::<S, B, I, P, O, 0>(x, c, channels, v, plane, &planes);
-            if P > ROWS {
-                input_rows::<S, B, I, P, O, ROWS>(x, c, channels, v, plane, &planes);
+        for tile in 0..x.tiles {
+            let (pixels, v) = (tile * O, v.wrapping_add(tile * v_step));
+            for c in (0..channels).step_by(S::LANES) {
+                if c % LINE == 0 {
+                    expect::<O>(x, pixels, c);
+                }
+                let v = v.wrapping_add(c);
+                input_rows::<S, B, I, P, O, 0>(x, pixels, c, channels, v, plane, &planes);
+                if P > ROWS {
+                    input_rows::<S, B, I, P, O, ROWS>(x, pixels, c, channels, v, plane, &planes);
+                }
             }
         }
     }
@@ -173,6 +204,7 @@ unsafe fn input_rows<
     const FIRST: usize,
 >(
     x: &Source,
+    pixels: usize,
     c: usize,
     channels: usize,
     v: *mut f32,
@@ -181,7 +213,7 @@ unsafe fn input_rows<
 ) {
     unsafe {
         let mut half = [[S::zero(); I]; ROWS];
-        let mut columns = Columns::<I>::new(x, c, channels);
+        let mut columns = Columns::<I>::new(x, pixels, c, channels);
         for j in 0..I {
             let column = B::input::<S>(columns.next::<S>(j));
             for r in 0..ROWS {
@@ -353,10 +385,16 @@ pub(super) unsafe fn grad_output<S: Simd, B: Bilinear<I, P, O>, const I: usize, 
 ) {
     unsafe {
         let planes = Spaced::new(to.plane);
-        for c in (0..channels).step_by(S::LANES) {
-            grad_output_rows::<S, B, I, P, O, 0>(gy, c, channels, to, &planes);
-            if P > ROWS {
-                grad_output_rows::<S, B, I, P, O, ROWS>(gy, c, channels, to, &planes);
+        for tile in 0..gy.tiles {
+            let (pixels, row) = (tile * O, to.row + tile);
+            for c in (0..channels).step_by(S::LANES) {
+                if c % LINE == 0 {
+                    expect::<O>(gy, pixels, c);
+                }
+                grad_output_rows::<S, B, I, P, O, 0>(gy, pixels, c, channels, to, row, &planes);
+                if P > ROWS {
+                    grad_output_rows::<S, B, I, P, O, ROWS>(gy, pixels, c, channels, to, row, &planes);
+                }
             }
         }
     }
@@ -373,16 +411,18 @@ unsafe fn grad_output_rows<
     const FIRST: usize,
 >(
     gy: &Source,
+    pixels: usize,
     c: usize,
     channels: usize,
     to: &PanelRow,
+    row: usize,
     planes: &Spaced,
 ) {
     unsafe {
         let (vector, vectors) = (c / S::LANES, channels.div_ceil(S::LANES));
         let width = if vector + 1 == vectors && vectors % 2 == 1 { 1 } else { 2 };
         let mut half = [[S::zero(); O]; ROWS];
-        let mut columns = Columns::<O>::new(gy, c, channels);
+        let mut columns = Columns::<O>::new(gy, pixels, c, channels);
         for j in 0..O {
             let column = B::grad_output::<S>(columns.next::<S>(j));
             for r in 0..ROWS {
@@ -391,14 +431,14 @@ unsafe fn grad_output_rows<
                 }
             }
         }
-        let z = to.z.add(((vector / 2 * 2) * to.rows + to.row * width + vector % 2) * S::LANES);
+        let z = to.z.add(((vector / 2 * 2) * to.rows + row * width + vector % 2) * S::LANES);
         let mut at = opaque(FIRST * P * to.plane);
         for r in 0..ROWS {
             if FIRST + r < P {
-                let row = B::grad_output::<S>(half[r]);
+                let numbers = B::grad_output::<S>(half[r]);
                 for j in 0..P {
                     let z = planes.at(z.wrapping_add(at), j);
-                    S::store(z, row[j]);
+                    S::store(z, numbers[j]);
                     // The next tile's, as in `input`.
                     prefetch(z.wrapping_add(width * S::LANES));
                 }

@@ -214,16 +214,18 @@ impl Winograd {
         unsafe { (self.t.filter)(&filters, u, plane) }
     }
 
-    /// Floats of a row of a tile.
+    /// Floats of a row of zeros.
     fn zeros(&self) -> usize {
-        lines(self.t.inputs * self.tiling.source[0])
+        lines(self.tiling.zeros(&self.t) * self.tiling.source[0])
     }
 
-    /// Transforms the tile at `at` of `x` to its row of V.
-    unsafe fn input(&self, at: Place, x: *const f32, zeros: *const f32, v: *mut f32, plane: usize) {
-        self.tiling.expect_inputs(at, &self.t, x);
-        let source = self.tiling.inputs(at, &self.t, x, zeros);
-        unsafe { (self.t.input)(&source, self.tiling.source[0], v, plane) }
+    /// Transforms `count` tiles of `x` from `first` on to rows of V.
+    unsafe fn inputs(&self, first: usize, count: usize, x: *const f32, zeros: *const f32, v: *mut f32, plane: usize) {
+        for run in self.tiling.runs(first, count) {
+            let source = self.tiling.inputs(&run, &self.t, x, zeros);
+            let (v_step, channels) = (self.depth(), self.tiling.source[0]);
+            unsafe { (self.t.input)(&source, channels, v.add(run.before * v_step), v_step, plane) }
+        }
     }
 
     /// Transforms the sums of the tiles from `first` on to the columns `columns` of the images that `to` starts with.
@@ -327,9 +329,7 @@ impl Winograd {
             let m = if this.in_place() { v } else { v.wrapping_add(this.numbers() * v_plane) };
             // SAFETY: the slot is this thread's, the target pixels are this task's.
             unsafe {
-                for (i, at) in this.tiling.places(first).take(tiles).enumerate() {
-                    this.input(at, io.x.as_ptr(), zeros.at(0), v.add(i * v_step), v_plane);
-                }
+                this.inputs(first, tiles, io.x.as_ptr(), zeros.at(0), v, v_plane);
                 for start in (0..co).step_by(group) {
                     let end = co.min(start + group);
                     let u = u.at(start * ci);
@@ -358,11 +358,10 @@ impl Winograd {
             let v_plane = Self::plane(tiles, v_step);
             const SOME: usize = 8;
             pool.run(tiles.div_ceil(SOME), |task| {
-                let some = task * SOME..tiles.min((task + 1) * SOME);
-                for (tile, at) in some.clone().zip(this.tiling.places(some.start)) {
-                    // SAFETY: the tile's row of V is this task's.
-                    unsafe { this.input(at, x.as_ptr(), zeros.at(0), v.at(tile * v_step), v_plane) };
-                }
+                let first = task * SOME;
+                let v = v.at(first * v_step);
+                // SAFETY: the tiles' rows of V are this task's.
+                unsafe { this.inputs(first, SOME.min(tiles - first), x.as_ptr(), zeros.at(0), v, v_plane) };
             });
             let strip = Self::strip(tiles);
             let m_plane = Self::plane(strip, m_step);

@@ -82,35 +82,36 @@ impl Tiling {
         })
     }
 
-    /// Where a tile's inputs lie in the images from `x` on; `zeros` is a row of a tile.
-    #[inline]
-    fn inputs(&self, at: Place, t: &Transforms, x: *const f32, zeros: *const f32) -> Source {
-        let corner = [0, 1].map(|axis| ([at.row, at.column][axis] * t.outputs) as isize - self.before[axis] as isize);
-        window(self.source, at.image, corner, t.inputs, x, zeros)
+    /// The tiles from `first` on, `count` of them, in runs of neighbours.
+    fn runs(&self, first: usize, count: usize) -> impl Iterator<Item = Run> + use<> {
+        let (tiling, mut done) = (*self, 0);
+        std::iter::from_fn(move || {
+            let at = tiling.places(first + done).next().filter(|_| done < count)?;
+            let run = Run { at, before: done, tiles: (tiling.tiles[1] - at.column).min(count - done) };
+            done += run.tiles;
+            Some(run)
+        })
     }
 
-    /// Where the gradient of a tile's outputs lies in the images from `gy` on; `zeros` is a row of a tile.
+    /// Where the inputs of a run's tiles lie in the images from `x` on; `zeros` is a row of zeros.
     #[inline]
-    fn gradients(&self, at: Place, t: &Transforms, gy: *const f32, zeros: *const f32) -> Source {
-        let corner = [at.row, at.column].map(|tile| (tile * t.outputs) as isize);
-        window(self.target, at.image, corner, t.outputs, gy, zeros)
-    }
-
-    /// Asks for what the tile below the one at `at` reads of the images from `x` on and no tile above it does.
-    ///
-    /// Tiles touch short runs of many rows, which no processor foresees. Images follow each other, so below the last row
-    /// lies the first of the next image.
-    #[inline]
-    fn expect_inputs(&self, at: Place, t: &Transforms, x: *const f32) {
+    fn inputs(&self, run: &Run, t: &Transforms, x: *const f32, zeros: *const f32) -> Source {
+        let corner = [0, 1].map(|axis| run.at.corner(t)[axis] as isize - self.before[axis] as isize);
+        // Of the tile below, this one has read the first rows and columns already.
         let behind = [0, 1].map(|axis| (t.inputs - t.outputs).saturating_sub(self.before[axis]));
-        let corner = [(at.row + 1) * t.outputs + behind[0], at.column * t.outputs + behind[1]];
-        expect(self.source, at.image, corner, t.outputs, x);
+        window(self.source, run, corner, behind, t, t.inputs, x, zeros)
     }
 
-    /// Asks for the gradients of the outputs of the tile below the one at `at`, likewise.
+    /// Where the gradients of the outputs of a run's tiles lie in the images from `gy` on; `zeros` is a row of zeros.
     #[inline]
-    fn expect_gradients(&self, at: Place, t: &Transforms, gy: *const f32) {
-        expect(self.target, at.image, [(at.row + 1) * t.outputs, at.column * t.outputs], t.outputs, gy);
+    fn gradients(&self, run: &Run, t: &Transforms, gy: *const f32, zeros: *const f32) -> Source {
+        let corner = run.at.corner(t).map(|at| at as isize);
+        window(self.target, run, corner, [0; 2], t, t.outputs, gy, zeros)
+    }
+
+    /// Pixels of a row of zeros that stands for what lies above or below any run.
+    fn zeros(&self, t: &Transforms) -> usize {
+        self.tiles[1] * t.outputs + t.inputs
     }
 
     /// Asks for the first `columns` channels of the outputs of the tile at `at` in the images from `y` on.
@@ -150,37 +151,49 @@ struct Place {
     column: usize,
 }
 
-/// `side` rows and columns from `corner` on of image `image` of those from `x` on, each `picture` = [C, H, W].
+impl Place {
+    /// Row and column of its first output.
+    fn corner(self, t: &Transforms) -> [usize; 2] {
+        [self.row * t.outputs, self.column * t.outputs]
+    }
+}
+
+/// Neighbouring tiles of a row of an image.
+struct Run {
+    /// The first.
+    at: Place,
+    /// Tiles that were before it.
+    before: usize,
+    /// How many.
+    tiles: usize,
+}
+
+/// A run's tiles of `side` rows and columns, the first from `corner` on, of those images from `x` on, each `picture` = [C, H, W].
+#[allow(clippy::too_many_arguments)]
 #[inline]
 fn window(
     picture: [usize; 3],
-    image: usize,
+    run: &Run,
     corner: [isize; 2],
+    behind: [usize; 2],
+    t: &Transforms,
     side: usize,
     x: *const f32,
     zeros: *const f32,
 ) -> Source {
     let [c, h, w] = picture;
     let [top, left] = corner;
-    let first = x.wrapping_add(image * h * w * c).wrapping_offset((top * w as isize + left) * c as isize);
+    let image = x.wrapping_add(run.at.image * h * w * c);
+    let first = image.wrapping_offset((top * w as isize + left) * c as isize);
     let mut rows = [zeros; 6];
     for (i, row) in rows[..side].iter_mut().enumerate() {
         if ((top + i as isize) as usize) < h {
             *row = first.wrapping_add(i * w * c);
         }
     }
-    let inside = |edge: isize| (edge - left).clamp(0, side as isize) as usize;
-    Source { rows, step: c, columns: [inside(0), inside(w as isize)] }
-}
-
-/// Asks for `side` rows and columns from `corner` on of image `image` of those from `x` on, each `picture` = [C, H, W].
-#[inline]
-fn expect(picture: [usize; 3], image: usize, corner: [usize; 2], side: usize, x: *const f32) {
-    let [c, h, w] = picture;
-    let first = x.wrapping_add(((image * h + corner[0]) * w + corner[1]) * c);
-    for row in 0..side {
-        for line in (0..side * c).step_by(16) {
-            simd::prefetch(first.wrapping_add(row * w * c + line));
-        }
-    }
+    // Images follow each other, so below the last row lies the first of the next image.
+    let [row, column] = run.at.corner(t);
+    let below = image.wrapping_add(((row + t.outputs + behind[0]) * w + column + behind[1]) * c);
+    let columns = [0, w as isize].map(|edge| (edge - left).max(0) as usize);
+    Source { rows, step: c, columns, tiles: run.tiles, below: (below, w * c) }
 }

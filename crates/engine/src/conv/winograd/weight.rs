@@ -1,7 +1,7 @@
 //! The weight's gradient: the transpose of the forward algorithm,
 //! dw = G^T [sum over tiles of (B^T x B) . (A gy A^T)] G.
 
-use super::{GAP, Place, Tiling};
+use super::{GAP, Tiling};
 use crate::conv::Geometry;
 use crate::conv::direct::even;
 use crate::conv::memory::{Raw, Scratch, lines};
@@ -115,19 +115,21 @@ impl WinogradWeight {
         }
     }
 
-    /// Floats of a row of a tile.
+    /// Floats of a row of zeros.
     fn zeros(&self) -> usize {
-        lines((self.t.inputs * self.g.input[0]).max(self.t.outputs * self.g.output[0]))
+        lines(self.tiling.zeros(&self.t) * self.g.input[0].max(self.g.output[0]))
     }
 
-    /// Transforms input and output gradient of the tile at `at` to row `row` of V and Z of `tiles` rows.
+    /// Transforms inputs and output gradients of `count` tiles from `first` on to the rows from `row` on of V and Z of
+    /// `tiles` rows.
     ///
     /// # Safety
-    /// The row of V and Z is the caller's.
+    /// The rows of V and Z are the caller's.
     #[allow(clippy::too_many_arguments)]
-    unsafe fn tile(
+    unsafe fn transform(
         &self,
-        at: Place,
+        first: usize,
+        count: usize,
         row: usize,
         tiles: usize,
         x: *const f32,
@@ -136,14 +138,16 @@ impl WinogradWeight {
         v: Raw,
         z: Raw,
     ) {
-        let (plane, v) = (Self::plane(tiles, self.depth()), v.at(row * self.depth()));
-        let to = PanelRow { z: z.at(0), row, rows: tiles, plane: Self::plane(tiles, self.columns()) };
-        self.tiling.expect_inputs(at, &self.t, x);
-        self.tiling.expect_gradients(at, &self.t, gy);
-        let (x, gy) = (self.tiling.inputs(at, &self.t, x, zeros), self.tiling.gradients(at, &self.t, gy, zeros));
-        unsafe {
-            (self.t.input)(&x, self.g.input[0], v, plane);
-            (self.t.grad_output)(&gy, self.g.output[0], &to);
+        let (depth, plane) = (self.depth(), Self::plane(tiles, self.depth()));
+        for run in self.tiling.runs(first, count) {
+            let row = row + run.before;
+            let to = PanelRow { z: z.at(0), row, rows: tiles, plane: Self::plane(tiles, self.columns()) };
+            let inputs = self.tiling.inputs(&run, &self.t, x, zeros);
+            let gradients = self.tiling.gradients(&run, &self.t, gy, zeros);
+            unsafe {
+                (self.t.input)(&inputs, self.g.input[0], v.at(row * depth), depth, plane);
+                (self.t.grad_output)(&gradients, self.g.output[0], &to);
+            }
         }
     }
 
@@ -224,9 +228,7 @@ impl WinogradWeight {
                 let tiles = size.min(end - first);
                 // SAFETY: the slot is this thread's, the partial sum this task's.
                 unsafe {
-                    for (row, at) in self.tiling.places(first).take(tiles).enumerate() {
-                        self.tile(at, row, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z);
-                    }
+                    self.transform(first, tiles, 0, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z);
                     for number in 0..self.numbers() {
                         let v = v.at(number * Self::plane(tiles, self.depth()));
                         for at in (0..co).step_by(panel) {
@@ -279,11 +281,10 @@ impl WinogradWeight {
             let (v, z) = (zeros.skip(zero_len), zeros.skip(zero_len + v_len));
             const SOME: usize = 4;
             pool.run(tiles.div_ceil(SOME), |task| {
-                let some = task * SOME..tiles.min((task + 1) * SOME);
-                for (tile, at) in some.clone().zip(self.tiling.places(some.start)) {
-                    // SAFETY: the tile's row of V and Z is this task's.
-                    unsafe { self.tile(at, tile, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z) };
-                }
+                let first = task * SOME;
+                let count = SOME.min(tiles - first);
+                // SAFETY: the tiles' rows of V and Z are this task's.
+                unsafe { self.transform(first, count, first, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z) };
             });
             let (blocks, columns) = (ci.div_ceil(ROWS), GROUP * panel);
             pool.run(co.div_ceil(columns) * blocks, |task| {
