@@ -152,13 +152,14 @@ macro_rules! instruction_set {
             $(#[target_feature(enable = $feature)])?
             unsafe fn output(
                 m: *const f32,
+                m_step: usize,
                 plane: usize,
                 y: &Target,
                 pooled: &Target,
                 channels: usize,
                 finish: &Finish,
             ) {
-                unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, plane, y, pooled, channels, finish) }
+                unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, m_step, plane, y, pooled, channels, finish) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn filter(w: &Filters, u: *mut f32, plane: usize) {

@@ -29,9 +29,9 @@ pub(crate) struct Transforms {
     pub outputs: usize,
     /// `(x, channels, v, v_step, plane)`: tiles of inputs to `products^2` planes from `v` on, in whole vectors, tiles `v_step` apart.
     pub input: unsafe fn(&Source, usize, *mut f32, usize, usize),
-    /// `(m, plane, y, pooled, channels, finish)`: `products^2` planes from `m` on to the pixels of `y`, and the largest of
-    /// every 2x2 of them to those of `pooled`.
-    pub output: unsafe fn(*const f32, usize, &Target, &Target, usize, &Finish),
+    /// `(m, m_step, plane, y, pooled, channels, finish)`: `products^2` planes from `m` on, tiles `m_step` apart, to the pixels of
+    /// `y`, and the largest of every 2x2 of them to those of `pooled`.
+    pub output: unsafe fn(*const f32, usize, usize, &Target, &Target, usize, &Finish),
     /// `(w, u, plane)`: a panel of weights to `products^2` planes from `u` on.
     pub filter: unsafe fn(&Filters, *mut f32, usize),
     /// `(gy, channels, z)`: the transpose of `output`, into packed panels.
@@ -55,19 +55,36 @@ pub(crate) struct Source {
     pub below: (*const f32, usize),
 }
 
-/// Where the pixels of one tile go.
+/// Where the pixels of neighbouring tiles of a row go.
 pub(crate) struct Target {
     /// The first pixel; null where none is wanted.
     pub first: *mut f32,
     /// Floats between rows and between neighbouring pixels of a row.
     pub steps: [usize; 2],
-    /// Rows and columns inside the picture; the others are left out.
+    /// Rows and columns inside the picture, counted from the first tile's; the others are left out.
     pub extents: [usize; 2],
+    /// How many tiles.
+    pub tiles: usize,
 }
 
 impl Target {
-    /// Nothing is wanted.
-    pub const NONE: Target = Target { first: std::ptr::null_mut(), steps: [0; 2], extents: [0; 2] };
+    /// Nothing is wanted of `tiles` tiles.
+    pub fn none(tiles: usize) -> Target {
+        Target { first: std::ptr::null_mut(), steps: [0; 2], extents: [0; 2], tiles }
+    }
+
+    /// The tile that starts `pixels` behind the first.
+    #[inline(always)]
+    fn tile(&self, pixels: usize) -> Target {
+        // Null is left as it is.
+        let first = self.first.wrapping_add(pixels * self.steps[1]);
+        Target {
+            first,
+            extents: [self.extents[0], self.extents[1].saturating_sub(pixels)],
+            steps: self.steps,
+            tiles: 1,
+        }
+    }
 }
 
 /// Where the weights of one panel lie, or their gradients: 3x3 of them side by side for every pair of channels.
@@ -242,6 +259,7 @@ unsafe fn input_rows<
 #[inline(always)]
 pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const P: usize, const O: usize>(
     m: *const f32,
+    m_step: usize,
     plane: usize,
     y: &Target,
     pooled: &Target,
@@ -250,10 +268,13 @@ pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
 ) {
     unsafe {
         let rows = Spaced::new(P * plane);
-        for c in (0..channels).step_by(S::LANES) {
-            output_rows::<S, B, I, P, O, 0>(m, plane, &rows, y, pooled, c, channels, finish);
-            if O > 2 {
-                output_rows::<S, B, I, P, O, 2>(m, plane, &rows, y, pooled, c, channels, finish);
+        for tile in 0..y.tiles {
+            let (m, y, pooled) = (m.wrapping_add(tile * m_step), &y.tile(tile * O), &pooled.tile(tile * O / 2));
+            for c in (0..channels).step_by(S::LANES) {
+                output_rows::<S, B, I, P, O, 0>(m, plane, &rows, y, pooled, c, channels, finish);
+                if O > 2 {
+                    output_rows::<S, B, I, P, O, 2>(m, plane, &rows, y, pooled, c, channels, finish);
+                }
             }
         }
     }
@@ -305,7 +326,7 @@ unsafe fn output_rows<
                 let to = y.first.wrapping_add(at);
                 if FIRST + r < y.extents[0] {
                     // Whole vectors of a whole row under no mask.
-                    if y.extents[1] == O && left >= S::LANES && finish.mask.is_null() {
+                    if y.extents[1] >= O && left >= S::LANES && finish.mask.is_null() {
                         for j in 0..O {
                             S::store(pixels.at(to, j), done[r][j]);
                         }

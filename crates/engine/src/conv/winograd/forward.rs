@@ -241,11 +241,12 @@ impl Winograd {
         };
         let mut ahead = self.tiling.places(first).take(p.tiles);
         ahead.by_ref().take(AHEAD).for_each(expect);
-        for (i, at) in self.tiling.places(first).take(p.tiles).enumerate() {
-            ahead.next().into_iter().for_each(expect);
-            let y = self.tiling.outputs(at, &self.t, to.y, 1);
-            let pooled = self.tiling.outputs(at, &self.t, to.pooled, 2);
-            unsafe { (self.t.output)(p.m.add(i * p.m_step), p.m_plane, &y, &pooled, columns, &finish) }
+        for run in self.tiling.runs(first, p.tiles) {
+            ahead.by_ref().take(run.tiles).for_each(expect);
+            let y = self.tiling.outputs(&run, &self.t, to.y, 1);
+            let pooled = self.tiling.outputs(&run, &self.t, to.pooled, 2);
+            let m = p.m.wrapping_add(run.before * p.m_step);
+            unsafe { (self.t.output)(m, p.m_step, p.m_plane, &y, &pooled, columns, &finish) }
         }
     }
 
