@@ -179,6 +179,16 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_zeros_and_too_much_of_it_an_error() {
+        let mut pages = Pages::new(5 << 20).unwrap();
+        assert!(pages.len() == 5 << 20 && pages.iter().all(|&byte| byte == 0));
+        pages[4 << 20] = 1;
+        assert_eq!(pages.iter().filter(|&&byte| byte == 1).count(), 1);
+        let message = Pages::new(1 << 60).err().expect("an exabyte does not fit").to_string();
+        assert!(message.contains("1152921504606846976 bytes") && message.contains("allow less"), "{message}");
+    }
+
+    #[test]
     fn a_disk_that_is_too_small_is_an_error_and_no_crash() {
         let folder = tempfile::tempdir().unwrap();
         let message = Spill::new(1 << 50, folder.path()).err().expect("a petabyte does not fit").to_string();

@@ -228,9 +228,11 @@ impl Costs<'_> {
             let logits = 4.0 * self.setting.classes() as f64;
             let local = scheme.stages.iter().any(|stage| stage.train == Train::Substitute);
             let hint = scheme.stages.iter().any(|stage| stage.loss == Loss::Hint);
+            // What one trial alone reads is not kept.
+            let kept = if self.setting.study.repeats_hints() { 1.0 } else { 0.0 };
             let wanted = [
                 (local, "input", head, elements(block.input)),
-                (hint, "output", head + block.macs as f64 / self.macs(), elements(block.output)),
+                (hint, "output", head + block.macs as f64 / self.macs(), kept * elements(block.output)),
                 (scheme.distills(), "logits", 1.0, logits),
             ];
             for (_, what, share, size) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {

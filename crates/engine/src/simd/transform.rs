@@ -103,11 +103,11 @@ pub(crate) struct Filters {
     pub turned: bool,
 }
 
-/// Where the row of one tile lies in a packed right-hand side: panels of two vectors, the last perhaps of one.
+/// Where the rows of neighbouring tiles lie in a packed right-hand side: panels of two vectors, the last perhaps of one.
 pub(crate) struct PanelRow {
     /// First element of the first panel in the first plane.
     pub z: *mut f32,
-    /// Which row, for the first of the tiles; the others follow.
+    /// That of the first tile; the others follow.
     pub row: usize,
     /// Rows of a panel.
     pub rows: usize,
