@@ -47,6 +47,23 @@ fn no_saving_changes_a_record() {
     assert_eq!(std::fs::read_dir(scratch).unwrap().count(), 0, "nothing is left behind");
 }
 
+/// What one trial alone regresses is computed as it is wanted, what several do is kept: a trial is the same either way.
+#[test]
+fn a_target_that_passes_is_the_target_that_is_kept() {
+    let start = STUDY.find("inits").unwrap();
+    let study = |inits: &str| {
+        let controls = "parent_continued = []\nplacebo = []\nreinit = []\ndrop = []\n";
+        Place::new(&format!("{}inits = [{inits}]\nschemes = [\"none\", \"hint\"]\n{controls}", &STUDY[..start]))
+    };
+    let (alone, several) = (study("\"random\""), study("\"random\", \"first\""));
+    let (alone, several) = (alone.complete("run", &["--workers", "2"]), several.complete("run", &["--workers", "2"]));
+    let trials: Vec<_> = alone.iter().filter(|(name, _)| name.starts_with("trials/")).collect();
+    assert!(trials.len() >= 2 * 2 * 2, "{} trials", trials.len());
+    for (name, digest) in trials {
+        assert_eq!(several.get(name), Some(digest), "{name}");
+    }
+}
+
 /// Rounded activations are another study, whose records say so; how they are kept makes no difference to it.
 #[test]
 fn half_precision_is_asked_for_and_stands_in_the_record() {

@@ -80,14 +80,6 @@ pub enum Error {
         /// The system's answer.
         cause: std::io::Error,
     },
-    /// There is not so much memory.
-    #[error("no memory for {bytes} bytes: {cause}; end other programs, or allow less for what is kept")]
-    Memory {
-        /// Bytes wanted.
-        bytes: u64,
-        /// The system's answer.
-        cause: std::io::Error,
-    },
     /// A download did not succeed.
     #[error("{address}: {problem}; {remedy}")]
     Download {

@@ -313,11 +313,8 @@ impl Source<'_> {
         let precision = self.prefix.as_ref().map_or(Precision::F32, |prefix| prefix.precision);
         let folder = &self.shared.setting.means.room.folder;
         let length = self.elements * self.examples.len();
-        let mut values = match Values::new(length, precision, place, folder) {
-            // Without room they are computed whenever they are wanted.
-            Err(_) => return Ok(None),
-            Ok(values) => values,
-        };
+        // Without room they are computed whenever they are wanted.
+        let Some(mut values) = Values::new(length, precision, place, folder) else { return Ok(None) };
         let (mut images, mut out) = (Vec::new(), Vec::new());
         for start in (0..self.examples.len()).step_by(self.batch) {
             let range = start..self.examples.len().min(start + self.batch);

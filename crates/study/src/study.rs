@@ -444,6 +444,19 @@ rate = 0.02
     }
 
     #[test]
+    fn hints_repeat_where_two_trials_of_a_seed_regress_one_block() {
+        let none = "parent_continued = []\nplacebo = []\nreinit = []\ndrop = []\n";
+        let repeats = |triage: &str| Study::parse(&format!("{SMALL}[triage]\n{triage}"), "s").unwrap().repeats_hints();
+        let one = "inits = [\"random\"]\nschemes = [\"local\", \"hint\"]\n";
+        assert!(!repeats(&format!("{one}{none}")));
+        assert!(repeats(one), "its controls are by the same schemes");
+        assert!(repeats(&format!("{one}{}", none.replace("reinit = []", "reinit = [\"hint\"]"))));
+        assert!(repeats(&format!("{}{none}", one.replace("\"random\"", "\"random\", \"first\""))));
+        assert!(repeats(&format!("{}{none}", one.replace("\"local\"", "\"hint-then-global\""))));
+        assert!(!repeats(&format!("{}{none}", one.replace(", \"hint\"", ""))));
+    }
+
+    #[test]
     fn defaults_make_a_whole_study() {
         let study = Study::parse(SMALL, "small.toml").unwrap();
         assert_eq!(study.children.batch, 128);

@@ -8,7 +8,6 @@ use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use nettriage_data::{Pages, Spill};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::cache::Place;
 
 /// The precision in which activations pass from the parent to its children.
@@ -57,14 +56,14 @@ enum Store {
 }
 
 impl Values {
-    /// Room for `length` values; `folder` is for those on the disk.
-    pub fn new(length: usize, precision: Precision, place: Place, folder: &Path) -> Result<Values, Error> {
+    /// Room for `length` values, if there is so much; `folder` is for those on the disk.
+    pub fn new(length: usize, precision: Precision, place: Place, folder: &Path) -> Option<Values> {
         let bytes = length * precision.bytes();
         let store = match place {
-            Place::Memory => Store::Memory(Pages::new(bytes)?, precision),
-            Place::Disk => Store::File(Spill::new(bytes, folder)?, precision),
+            Place::Memory => Store::Memory(Pages::new(bytes).ok()?, precision),
+            Place::Disk => Store::File(Spill::new(bytes, folder).ok()?, precision),
         };
-        Ok(Values { store })
+        Some(Values { store })
     }
 
     /// Where the values of `range` lie, if they are kept as f32 in memory: to be written there at once.

@@ -150,16 +150,18 @@ macro_rules! instruction_set {
                 unsafe { transform::input::<$simd, $b, $i, $p, $o>(x, channels, v, v_step, plane) }
             }
             $(#[target_feature(enable = $feature)])?
+            #[allow(clippy::too_many_arguments)]
             unsafe fn output(
                 m: *const f32,
                 m_step: usize,
                 plane: usize,
+                tiles: usize,
                 y: &Target,
                 pooled: &Target,
                 channels: usize,
                 finish: &Finish,
             ) {
-                unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, m_step, plane, y, pooled, channels, finish) }
+                unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, m_step, plane, tiles, y, pooled, channels, finish) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn filter(w: &Filters, u: *mut f32, plane: usize) {

@@ -29,9 +29,9 @@ pub(crate) struct Transforms {
     pub outputs: usize,
     /// `(x, channels, v, v_step, plane)`: tiles of inputs to `products^2` planes from `v` on, in whole vectors, tiles `v_step` apart.
     pub input: unsafe fn(&Source, usize, *mut f32, usize, usize),
-    /// `(m, m_step, plane, y, pooled, channels, finish)`: `products^2` planes from `m` on, tiles `m_step` apart, to the pixels of
-    /// `y`, and the largest of every 2x2 of them to those of `pooled`.
-    pub output: unsafe fn(*const f32, usize, usize, &Target, &Target, usize, &Finish),
+    /// `(m, m_step, plane, tiles, y, pooled, channels, finish)`: `products^2` planes from `m` on, `tiles` of them `m_step` apart, to
+    /// the pixels of `y`, and the largest of every 2x2 of them to those of `pooled`.
+    pub output: unsafe fn(*const f32, usize, usize, usize, &Target, &Target, usize, &Finish),
     /// `(w, u, plane)`: a panel of weights to `products^2` planes from `u` on.
     pub filter: unsafe fn(&Filters, *mut f32, usize),
     /// `(gy, channels, z)`: the transpose of `output`, into packed panels.
@@ -63,27 +63,19 @@ pub(crate) struct Target {
     pub steps: [usize; 2],
     /// Rows and columns inside the picture, counted from the first tile's; the others are left out.
     pub extents: [usize; 2],
-    /// How many tiles.
-    pub tiles: usize,
 }
 
 impl Target {
-    /// Nothing is wanted of `tiles` tiles.
-    pub fn none(tiles: usize) -> Target {
-        Target { first: std::ptr::null_mut(), steps: [0; 2], extents: [0; 2], tiles }
-    }
+    /// Nothing is wanted.
+    pub const NONE: Target = Target { first: std::ptr::null_mut(), steps: [0; 2], extents: [0; 2] };
 
     /// The tile that starts `pixels` behind the first.
     #[inline(always)]
     fn tile(&self, pixels: usize) -> Target {
         // Null is left as it is.
         let first = self.first.wrapping_add(pixels * self.steps[1]);
-        Target {
-            first,
-            extents: [self.extents[0], self.extents[1].saturating_sub(pixels)],
-            steps: self.steps,
-            tiles: 1,
-        }
+        let [rows, columns] = self.extents;
+        Target { first, steps: self.steps, extents: [rows, columns.saturating_sub(pixels)] }
     }
 }
 
@@ -256,11 +248,13 @@ unsafe fn input_rows<
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 #[inline(always)]
 pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const P: usize, const O: usize>(
     m: *const f32,
     m_step: usize,
     plane: usize,
+    tiles: usize,
     y: &Target,
     pooled: &Target,
     channels: usize,
@@ -268,7 +262,7 @@ pub(super) unsafe fn output<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
 ) {
     unsafe {
         let rows = Spaced::new(P * plane);
-        for tile in 0..y.tiles {
+        for tile in 0..tiles {
             let (m, y, pooled) = (m.wrapping_add(tile * m_step), &y.tile(tile * O), &pooled.tile(tile * O / 2));
             for c in (0..channels).step_by(S::LANES) {
                 output_rows::<S, B, I, P, O, 0>(m, plane, &rows, y, pooled, c, channels, finish);

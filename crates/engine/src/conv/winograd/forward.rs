@@ -246,7 +246,7 @@ impl Winograd {
             let y = self.tiling.outputs(&run, &self.t, to.y, 1);
             let pooled = self.tiling.outputs(&run, &self.t, to.pooled, 2);
             let m = p.m.wrapping_add(run.before * p.m_step);
-            unsafe { (self.t.output)(m, p.m_step, p.m_plane, &y, &pooled, columns, &finish) }
+            unsafe { (self.t.output)(m, p.m_step, p.m_plane, run.tiles, &y, &pooled, columns, &finish) }
         }
     }
 

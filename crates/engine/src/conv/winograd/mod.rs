@@ -131,7 +131,7 @@ impl Tiling {
     /// Where the outputs of a run's tiles go in the images from `y` on, of which every side is `pooled` times smaller than the outputs.
     #[inline]
     fn outputs(&self, run: &Run, t: &Transforms, y: Option<Raw>, pooled: usize) -> Target {
-        let Some(y) = y else { return Target::none(run.tiles) };
+        let Some(y) = y else { return Target::NONE };
         let [c, h, w] = [self.target[0], self.target[1] / pooled, self.target[2] / pooled];
         let [top, left] = run.at.corner(t).map(|at| at / pooled);
         let side = t.outputs / pooled;
@@ -139,7 +139,6 @@ impl Tiling {
             first: y.at(((run.at.image * h + top) * w + left) * c),
             steps: [w * c, c],
             extents: [h.saturating_sub(top).min(side), w.saturating_sub(left)],
-            tiles: run.tiles,
         }
     }
 }
