@@ -169,6 +169,9 @@ fn expect<const O: usize>(x: &Source, pixels: usize, c: usize) {
     }
 }
 
+/// Rows of filters between those that are transformed and those that are asked for: every lane has its own place in memory.
+const AHEAD: usize = 4;
+
 /// Floats of a cache line.
 const LINE: usize = 16;
 
@@ -362,6 +365,10 @@ pub(super) unsafe fn filter<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
             let lanes = S::LANES.min(w.columns.saturating_sub(c));
             for row in 0..w.rows {
                 let first = w.first.wrapping_add(row * w.steps[0] + c * w.steps[1]);
+                let soon = first.wrapping_add(AHEAD * w.steps[0]);
+                for lane in 0..S::LANES {
+                    prefetch(soon.wrapping_add(lane * w.steps[1]));
+                }
                 // Nine taps of a lane lie side by side, and are to be nine vectors of lanes.
                 for tap in (0..9).step_by(S::LANES) {
                     let count = S::LANES.min(9 - tap);
