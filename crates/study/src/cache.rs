@@ -65,7 +65,10 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
         state.entries.get(key).map(|entry| entry.values.clone()).filter(|values| values.get().is_some())
     }
 
-    fn reserve(&self, key: K, bytes: usize) -> Option<(Cached<V>, Place)> {
+    /// Room for the values of `key`, for whoever comes by them without having asked; `None` if `bytes` do not fit.
+    ///
+    /// Who asks for them before they are there computes them.
+    pub fn reserve(&self, key: K, bytes: usize) -> Option<(Cached<V>, Place)> {
         let mut state = self.state.lock().expect("no holder of the cache's lock panics");
         let State { entries, tiers, clock } = &mut *state;
         *clock += 1;

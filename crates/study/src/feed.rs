@@ -173,7 +173,7 @@ impl<'a> Shared<'a> {
         batch: usize,
         threads: usize,
     ) -> Result<Feed<'_>, Error> {
-        let mut feed = self.passing(id, network, tensor, set, batch, threads)?;
+        let mut feed = self.unkept(id, network, tensor, set, batch, threads)?;
         let Some(prefix) = &feed.source.prefix else { return Ok(feed) };
         let length = feed.source.elements * feed.source.examples.len();
         let key = (id.to_owned(), tensor.to_owned(), set);
@@ -195,8 +195,52 @@ impl<'a> Shared<'a> {
     }
 
     /// The same values, computed batch by batch as they are asked for: of what nobody else will ask for, to keep it would
-    /// take more than it gives.
+    /// take more than it gives. The input of the next block, which the trials there ask for, is kept on the way.
     pub fn passing(
+        &self,
+        id: &str,
+        network: &Network,
+        tensor: &str,
+        set: Set,
+        batch: usize,
+        threads: usize,
+    ) -> Result<Feed<'_>, Error> {
+        let mut feed = self.unkept(id, network, tensor, set, batch, threads)?;
+        feed.onward = self.onward(id, network, tensor, set, &feed.source)?;
+        Ok(feed)
+    }
+
+    /// What makes the next block's input of `tensor`, where no weight stands between and its values are not there yet.
+    fn onward(
+        &self,
+        id: &str,
+        network: &Network,
+        tensor: &str,
+        set: Set,
+        source: &Source<'_>,
+    ) -> Result<Option<Onward>, Error> {
+        let Some(prefix) = source.prefix.as_ref().filter(|prefix| prefix.precision.is_full()) else { return Ok(None) };
+        let next = self.setting.blocks.iter().find_map(|block| {
+            let between = slice::between(network, tensor, &block.input).ok()?;
+            between.weights.is_empty().then_some((&block.input, between))
+        });
+        let Some((next, between)) = next else { return Ok(None) };
+        let elements = network.graph.shape_of(next)?.elements();
+        let length = elements * source.examples.len();
+        let key = (id.to_owned(), next.clone(), set);
+        if self.cache.there(&key).is_some() {
+            return Ok(None);
+        }
+        let Some((kept, place)) = self.cache.reserve(key, length * prefix.precision.bytes()) else { return Ok(None) };
+        let Some(values) = Values::new(length, prefix.precision, place, &self.setting.means.room.folder) else {
+            return Ok(None);
+        };
+        let options = Options { threads: prefix.threads, exact: prefix.exact, ..Options::inference(source.batch) };
+        Ok(Some(Onward { model: Model::new(&between, &options)?, elements, values, done: 0, kept }))
+    }
+
+    /// A feed that keeps nothing.
+    fn unkept(
         &self,
         id: &str,
         network: &Network,
@@ -217,7 +261,7 @@ impl<'a> Shared<'a> {
             let (exact, precision) = (children.exact, children.activations);
             source.prefix = Some(Prefix { network, base, exact, precision, threads, model: None });
         }
-        Ok(Feed { source, kept: None, buffer: Vec::new(), images: Vec::new() })
+        Ok(Feed { source, kept: None, onward: None, buffer: Vec::new(), images: Vec::new() })
     }
 }
 
@@ -242,6 +286,7 @@ fn once<K: Eq + Hash + Clone, V: Clone>(
 pub struct Feed<'a> {
     source: Source<'a>,
     kept: Option<Cached<Option<Values>>>,
+    onward: Option<Onward>,
     buffer: Vec<f32>,
     /// What a batch is computed from.
     images: Vec<f32>,
@@ -273,6 +318,35 @@ struct Base {
     elements: usize,
 }
 
+/// Values of a later tensor, made of those that pass and kept once all have.
+struct Onward {
+    model: Model,
+    /// Of an image's values.
+    elements: usize,
+    values: Values,
+    /// Images so far.
+    done: usize,
+    kept: Cached<Option<Values>>,
+}
+
+impl Onward {
+    /// Takes in the images of `range` from their `values`, of `all` images; `None` at the end, and where they do not follow
+    /// each other.
+    fn take(mut self, range: Range<usize>, values: &[f32], all: usize) -> Option<Onward> {
+        if range.start != self.done {
+            return None;
+        }
+        self.values.write(range.start * self.elements, self.model.forward(values));
+        self.done = range.end;
+        if self.done < all {
+            return Some(self);
+        }
+        // Whoever could not wait has computed the same.
+        let _ = self.kept.set(Some(self.values));
+        None
+    }
+}
+
 impl Feed<'_> {
     /// Number of images.
     pub fn len(&self) -> usize {
@@ -281,7 +355,7 @@ impl Feed<'_> {
 
     /// The values of the images in `range`: n x H x W x C.
     pub fn batch(&mut self, range: Range<usize>) -> Result<&[f32], Error> {
-        let Feed { source, kept, buffer, images } = self;
+        let Feed { source, kept, onward, buffer, images } = self;
         let elements = source.elements;
         if let Some(Some(values)) = kept.as_ref().and_then(|k| k.get()) {
             return Ok(values.read(range.start * elements..range.end * elements, buffer));
@@ -289,7 +363,8 @@ impl Feed<'_> {
         let mut out = std::mem::take(buffer);
         out.resize(range.len() * elements, 0.0);
         if source.prefix.is_some() {
-            source.compute(range, images, &mut out)?;
+            source.compute(range.clone(), images, &mut out)?;
+            *onward = onward.take().and_then(|onward| onward.take(range, &out, source.examples.len()));
         } else {
             source.fill(range, &mut out);
         }
