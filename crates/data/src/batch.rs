@@ -93,10 +93,22 @@ pub fn fill_plain(images: &Images, shape: Shape, indices: &[u32], normalization:
 
 /// Pixels, H x W x C or any part of it that begins with channel 0.
 fn normalise(pixels: &[u8], tables: &[[f32; 256]], out: &mut [f32]) {
-    let channels = tables.len();
-    for (pixel, out) in pixels.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
-        for ((&byte, table), out) in pixel.iter().zip(tables).zip(out) {
-            *out = table[usize::from(byte)];
+    // With the usual counts of channels known ahead, the compiler leaves no loop within a pixel.
+    match tables {
+        [table] => pixels.iter().zip(out).for_each(|(&byte, out)| *out = table[usize::from(byte)]),
+        [a, b, c] => {
+            let (pixels, out) = (pixels.as_chunks::<3>().0, out.as_chunks_mut::<3>().0);
+            for (&[i, j, k], out) in pixels.iter().zip(out) {
+                *out = [a[usize::from(i)], b[usize::from(j)], c[usize::from(k)]];
+            }
+        }
+        _ => {
+            let pixels = pixels.chunks_exact(tables.len()).zip(out.chunks_exact_mut(tables.len()));
+            for (pixel, out) in pixels {
+                for ((&byte, table), out) in pixel.iter().zip(tables).zip(out) {
+                    *out = table[usize::from(byte)];
+                }
+            }
         }
     }
 }
@@ -124,10 +136,16 @@ fn vary(image: &[u8], shape: Shape, example: &Example, tables: &[[f32; 256]], ou
 
 /// Reverses one row's pixels.
 fn mirror(row: &mut [f32], channels: usize) {
-    let width = row.len() / channels;
-    for x in 0..width / 2 {
-        for channel in 0..channels {
-            row.swap(x * channels + channel, (width - 1 - x) * channels + channel);
+    match channels {
+        1 => row.reverse(),
+        3 => row.as_chunks_mut::<3>().0.reverse(),
+        _ => {
+            let width = row.len() / channels;
+            for x in 0..width / 2 {
+                for channel in 0..channels {
+                    row.swap(x * channels + channel, (width - 1 - x) * channels + channel);
+                }
+            }
         }
     }
 }

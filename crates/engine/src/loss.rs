@@ -1,5 +1,7 @@
 //! Losses: each returns its mean over the batch and writes its gradient.
 
+use crate::simd::vectorised;
+
 /// The softmax of `logits / temperature`, as the largest scaled logit and the sum of exponentials above it.
 fn partition(logits: &[f32], temperature: f64) -> (f64, f64) {
     let largest = logits.iter().fold(f32::NEG_INFINITY, |m, &v| if v > m || v.is_nan() { v } else { m });
@@ -71,20 +73,36 @@ pub fn distillation(
 pub fn mean_squared(output: &[f32], target: &[f32], grad: &mut [f32]) -> f64 {
     assert!(output.len() == target.len() && grad.len() == output.len(), "output, target and gradient");
     let scale = 2.0 / output.len().max(1) as f32;
-    let mut total = 0.0;
-    // Eight f64 lanes over short runs: exact enough for any length, and a fixed order.
-    for ((output, target), grad) in output.chunks(4096).zip(target.chunks(4096)).zip(grad.chunks_mut(4096)) {
-        let mut lanes = [0f64; 8];
-        for ((output, target), grad) in output.chunks(8).zip(target.chunks(8)).zip(grad.chunks_mut(8)) {
-            for (((lane, &o), &t), g) in lanes.iter_mut().zip(output).zip(target).zip(grad) {
-                let difference = o - t;
-                *g = difference * scale;
-                *lane += f64::from(difference) * f64::from(difference);
-            }
-        }
-        total += lanes.iter().sum::<f64>();
-    }
+    let runs = output.chunks(RUN).zip(target.chunks(RUN)).zip(grad.chunks_mut(RUN));
+    let total: f64 = vectorised(
+        #[inline(always)]
+        || runs.map(|((output, target), grad)| squared(output, target, scale, grad)).sum(),
+    );
     total / output.len().max(1) as f64
+}
+
+/// Elements whose squares are summed before these sums are.
+const RUN: usize = 4096;
+
+/// The sum of squared differences, in eight lanes: exact enough for a run, and in a fixed order.
+#[inline(always)]
+fn squared(output: &[f32], target: &[f32], scale: f32, grad: &mut [f32]) -> f64 {
+    let mut lanes = [0f64; 8];
+    let ((outputs, output), (targets, target)) = (output.as_chunks::<8>(), target.as_chunks::<8>());
+    let (grads, grad) = grad.as_chunks_mut::<8>();
+    for ((output, target), grad) in outputs.iter().zip(targets).zip(grads) {
+        for i in 0..8 {
+            let difference = output[i] - target[i];
+            grad[i] = difference * scale;
+            lanes[i] += f64::from(difference) * f64::from(difference);
+        }
+    }
+    for (((lane, &o), &t), g) in lanes.iter_mut().zip(output).zip(target).zip(grad) {
+        let difference = o - t;
+        *g = difference * scale;
+        *lane += f64::from(difference) * f64::from(difference);
+    }
+    lanes.iter().sum()
 }
 
 #[cfg(test)]

@@ -360,15 +360,14 @@ impl Feed<'_> {
         if let Some(Some(values)) = kept.as_ref().and_then(|k| k.get()) {
             return Ok(values.read(range.start * elements..range.end * elements, buffer));
         }
-        let mut out = std::mem::take(buffer);
-        out.resize(range.len() * elements, 0.0);
         if source.prefix.is_some() {
-            source.compute(range.clone(), images, &mut out)?;
-            *onward = onward.take().and_then(|onward| onward.take(range, &out, source.examples.len()));
-        } else {
-            source.fill(range, &mut out);
+            let all = source.examples.len();
+            let values = source.compute(range.clone(), images, buffer)?;
+            *onward = onward.take().and_then(|onward| onward.take(range, values, all));
+            return Ok(values);
         }
-        *buffer = out;
+        buffer.resize(range.len() * elements, 0.0);
+        source.fill(range, buffer);
         Ok(buffer)
     }
 }
@@ -390,23 +389,21 @@ impl Source<'_> {
         let length = self.elements * self.examples.len();
         // Without room they are computed whenever they are wanted.
         let Some(mut values) = Values::new(length, precision, place, folder) else { return Ok(None) };
-        let (mut images, mut out) = (Vec::new(), Vec::new());
+        let (mut images, mut rounded) = (Vec::new(), Vec::new());
         for start in (0..self.examples.len()).step_by(self.batch) {
             let range = start..self.examples.len().min(start + self.batch);
-            let place = range.start * self.elements..range.end * self.elements;
-            if let Some(slot) = values.slot(place.clone()) {
-                self.compute(range, &mut images, slot)?;
-                continue;
-            }
-            out.resize(place.len(), 0.0);
-            self.compute(range, &mut images, &mut out)?;
-            values.write(place.start, &out);
+            values.write(start * self.elements, self.compute(range, &mut images, &mut rounded)?);
         }
         Ok(Some(values))
     }
 
-    /// Runs the prefix on the images of `range`; at most `batch` of them.
-    fn compute(&mut self, range: Range<usize>, images: &mut Vec<f32>, out: &mut [f32]) -> Result<(), Error> {
+    /// What the prefix makes of the images of `range`, at most `batch` of them; through `rounded` where values are rounded.
+    fn compute<'v>(
+        &'v mut self,
+        range: Range<usize>,
+        images: &mut Vec<f32>,
+        rounded: &'v mut Vec<f32>,
+    ) -> Result<&'v [f32], Error> {
         let base = self.prefix.as_ref().and_then(|prefix| prefix.base.as_ref());
         let base = base.map(|base| (base.kept.clone(), base.elements));
         let kept = base.as_ref().and_then(|(kept, elements)| Some((kept.get()?.as_ref()?, elements)));
@@ -418,7 +415,7 @@ impl Source<'_> {
                 images
             }
         };
-        let Some(prefix) = &mut self.prefix else { return Ok(()) };
+        let Some(prefix) = &mut self.prefix else { return Ok(&[]) };
         let model = match &mut prefix.model {
             Some(model) => model,
             none => none.insert(Model::new(
@@ -426,8 +423,13 @@ impl Source<'_> {
                 &Options { threads: prefix.threads, exact: prefix.exact, ..Options::inference(self.batch) },
             )?),
         };
-        out.copy_from_slice(model.forward(inputs));
-        prefix.precision.round(out);
-        Ok(())
+        let values = model.forward(inputs);
+        if prefix.precision.is_full() {
+            return Ok(values);
+        }
+        rounded.clear();
+        rounded.extend_from_slice(values);
+        prefix.precision.round(rounded);
+        Ok(rounded)
     }
 }

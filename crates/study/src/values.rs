@@ -66,14 +66,6 @@ impl Values {
         Some(Values { store })
     }
 
-    /// Where the values of `range` lie, if they are kept as f32 in memory: to be written there at once.
-    pub fn slot(&mut self, range: Range<usize>) -> Option<&mut [f32]> {
-        match &mut self.store {
-            Store::Memory(all, Precision::F32) => Some(&mut bytemuck::cast_slice_mut(all)[range]),
-            _ => None,
-        }
-    }
-
     /// Overwrites the values from `at` on.
     pub fn write(&mut self, at: usize, values: &[f32]) {
         let (precision, bytes): (_, &mut [u8]) = match &mut self.store {
