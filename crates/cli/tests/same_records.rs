@@ -54,7 +54,10 @@ fn a_target_that_passes_is_the_target_that_is_kept() {
     let start = STUDY.find("inits").unwrap();
     let study = |inits: &str| {
         let controls = "parent_continued = []\nplacebo = []\nreinit = []\ndrop = []\n";
-        Place::new(&format!("{}inits = [{inits}]\nschemes = [\"none\", \"hint\", \"local\"]\n{controls}", &STUDY[..start]))
+        Place::new(&format!(
+            "{}inits = [{inits}]\nschemes = [\"none\", \"hint\", \"local\"]\n{controls}",
+            &STUDY[..start]
+        ))
     };
     let (alone, several) = (study("\"random\""), study("\"random\", \"first\""));
     // One worker: the next block's trials begin when the last block's are done.

@@ -178,6 +178,22 @@ fn channels_stay_together() {
 }
 
 #[test]
+fn any_number_of_channels_is_moved_and_mirrored_alike() {
+    for channels in 1..=5 {
+        let shape = Shape { channels, height: 2, width: 3 };
+        let pixels: Vec<u8> = (1..=6 * channels as u8).collect();
+        let images = Images { pixels: pixels.clone().into(), labels: vec![0] };
+        let normalization = Normalization { mean: vec![0.0; channels], std: vec![1.0; channels] };
+        let mut out = vec![f32::NAN; pixels.len()];
+        fill(&images, shape, &[Example { image: 0, dy: 1, dx: -1, flip: true }], &normalization, &mut out);
+        // The second row moved a pixel to the right, mirrored; below it nothing.
+        let second: Vec<i32> = pixels[3 * channels..].iter().map(|&byte| byte.into()).collect();
+        let row = [&second[channels..2 * channels], &second[..channels], &vec![0; channels]].concat();
+        assert_eq!(bytes(&out), [row, vec![0; 3 * channels]].concat(), "{channels} channels");
+    }
+}
+
+#[test]
 fn normalisation_is_by_the_given_images_alone() {
     let images = Images { pixels: vec![0, 10, 255, 20, 7, 7].into(), labels: vec![0, 1, 2] };
     let shape = Shape { channels: 2, height: 1, width: 1 };

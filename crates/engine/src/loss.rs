@@ -148,6 +148,23 @@ mod tests {
     }
 
     #[test]
+    fn a_mean_square_of_any_length() {
+        for length in [1, 7, 8, 9, 4096, 4099, 10_001] {
+            let output: Vec<f32> = (0..length).map(|i| (i * 7919 % 101) as f32 / 50.0 - 1.0).collect();
+            let target: Vec<f32> = (0..length).map(|i| (i * 6007 % 97) as f32 / 48.0 - 1.0).collect();
+            let mut grad = vec![f32::NAN; length];
+            let found = mean_squared(&output, &target, &mut grad);
+            let differences: Vec<f64> =
+                output.iter().zip(&target).map(|(o, t)| f64::from(*o) - f64::from(*t)).collect();
+            let mean = differences.iter().map(|d| d * d).sum::<f64>() / length as f64;
+            assert!((found - mean).abs() < 1e-6 * mean.max(1.0), "{length}: {found} and {mean}");
+            for (g, d) in grad.iter().zip(&differences) {
+                assert!((f64::from(*g) - 2.0 * d / length as f64).abs() < 1e-6 / length as f64, "{length}");
+            }
+        }
+    }
+
+    #[test]
     fn extremes_stay_finite_and_nan_is_seen() {
         let mut grad = [0.0; 2];
         assert!((cross_entropy(&[1e30, -1e30], &[0], 2, &mut grad)).abs() < 1e-12);
