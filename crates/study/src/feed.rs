@@ -206,37 +206,29 @@ impl<'a> Shared<'a> {
         threads: usize,
     ) -> Result<Feed<'_>, Error> {
         let mut feed = self.unkept(id, network, tensor, set, batch, threads)?;
-        feed.onward = self.onward(id, network, tensor, set, &feed.source)?;
+        feed.onward = self.onward(id, network, tensor, set, &feed.source);
         Ok(feed)
     }
 
-    /// What makes the next block's input of `tensor`, where no weight stands between and its values are not there yet.
-    fn onward(
-        &self,
-        id: &str,
-        network: &Network,
-        tensor: &str,
-        set: Set,
-        source: &Source<'_>,
-    ) -> Result<Option<Onward>, Error> {
-        let Some(prefix) = source.prefix.as_ref().filter(|prefix| prefix.precision.is_full()) else { return Ok(None) };
-        let next = self.setting.blocks.iter().find_map(|block| {
+    /// What makes the next block's input of `tensor`: where no weight stands between, its values are not there yet, and
+    /// there is room.
+    fn onward(&self, id: &str, network: &Network, tensor: &str, set: Set, source: &Source<'_>) -> Option<Onward> {
+        let prefix = source.prefix.as_ref().filter(|prefix| prefix.precision.is_full())?;
+        let (next, between) = self.setting.blocks.iter().find_map(|block| {
             let between = slice::between(network, tensor, &block.input).ok()?;
             between.weights.is_empty().then_some((&block.input, between))
-        });
-        let Some((next, between)) = next else { return Ok(None) };
-        let elements = network.graph.shape_of(next)?.elements();
+        })?;
+        let elements = network.graph.shape_of(next).ok()?.elements();
         let length = elements * source.examples.len();
         let key = (id.to_owned(), next.clone(), set);
         if self.cache.there(&key).is_some() {
-            return Ok(None);
+            return None;
         }
-        let Some((kept, place)) = self.cache.reserve(key, length * prefix.precision.bytes()) else { return Ok(None) };
-        let Some(values) = Values::new(length, prefix.precision, place, &self.setting.means.room.folder) else {
-            return Ok(None);
-        };
         let options = Options { threads: prefix.threads, exact: prefix.exact, ..Options::inference(source.batch) };
-        Ok(Some(Onward { model: Model::new(&between, &options)?, elements, values, done: 0, kept }))
+        let model = Model::new(&between, &options).ok()?;
+        let (kept, place) = self.cache.reserve(key, length * prefix.precision.bytes())?;
+        let values = Values::new(length, prefix.precision, place, &self.setting.means.room.folder)?;
+        Some(Onward { model, elements, values, done: 0, kept })
     }
 
     /// A feed that keeps nothing.
