@@ -340,6 +340,14 @@ impl Onward {
 }
 
 impl Feed<'_> {
+    /// The same where only `images` will be asked for: a part of them leaves nothing behind.
+    pub fn over(mut self, images: &Range<usize>) -> Self {
+        if *images != (0..self.len()) {
+            self.onward = None;
+        }
+        self
+    }
+
     /// Number of images.
     pub fn len(&self) -> usize {
         self.source.examples.len()

@@ -178,7 +178,10 @@ impl<'a> Session<'a> {
                 let target = match shared.setting.study.repeats_hints() {
                     true => feed(&block.output)?,
                     false => {
-                        shared.passing(&parent.id, &parent.network, &block.output, set, children.batch, threads)?
+                        let output = &block.output;
+                        let target =
+                            shared.passing(&parent.id, &parent.network, output, set, children.batch, threads)?;
+                        target.over(&images)
                     }
                 };
                 Objective::Hint { target, rest: self.rest(&to)? }
