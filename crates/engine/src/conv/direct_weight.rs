@@ -175,6 +175,7 @@ impl DirectWeight {
                             c: sum.wrapping_add((tap * self.channels[0] + m) * width),
                             c_step: width,
                             add: true,
+                            soon: std::ptr::null_mut(),
                         });
                     }
                     m += rows;

@@ -3,7 +3,7 @@
 use crate::layers::CHUNK;
 use crate::layers::columns::{AHEAD, Span, Terms, spans};
 use crate::pool::Pool;
-use crate::simd::{Simd, Task, dispatch, prefetch, vectorised};
+use crate::simd::{Simd, Task, dispatch, prefetch_near, vectorised};
 
 /// Calls `f(offset, chunk)` for chunks of whole rows, compiled for the processor at hand.
 fn chunks(data: &mut [f32], channels: usize, pool: &Pool, f: impl Fn(usize, &mut [f32]) + Sync) {
@@ -49,7 +49,7 @@ impl<const RELU: bool> Task for Apply<'_, RELU> {
                     let v = S::mul(at.stream::<S>(x, start), at.load::<S>(scale, 0));
                     let v = S::add(v, at.load::<S>(shift, 0));
                     let to = y.as_mut_ptr().wrapping_add(start + at.first);
-                    prefetch(to.wrapping_add(AHEAD));
+                    prefetch_near(to.wrapping_add(AHEAD));
                     S::store_up_to(to, if RELU { S::relu(v) } else { v }, at.count);
                 }
             }

@@ -63,6 +63,12 @@ pub(crate) trait Simd: 'static {
     /// y where [`Simd::pick`] takes b, x where it takes a.
     unsafe fn follow(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
 
+    /// v, which is computed here: not later, with all that it is computed from kept until then.
+    #[inline(always)]
+    unsafe fn hold(v: Self::V) -> Self::V {
+        v
+    }
+
     /// The first `count` elements, at most a whole vector.
     #[inline(always)]
     unsafe fn load_up_to(from: *const f32, count: usize) -> Self::V {
@@ -85,13 +91,26 @@ pub(crate) trait Task {
     unsafe fn run<S: Simd>(self);
 }
 
-/// Asks for the cache line at `p`, if there is one; any address is allowed.
+/// Asks for the cache line at `p`, if there is one, from a cache near by; any address is allowed.
 #[inline(always)]
 pub(crate) fn prefetch(p: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which never faults; part of every x86-64 processor.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(p.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
+/// As [`prefetch`], but only into the second cache: for what lies in main memory. The first cache has few places for lines
+/// on their way, and what waits for one of them holds up all else (Zen 4: half as long again for a sum over a large tensor).
+#[inline(always)]
+pub(crate) fn prefetch_near(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as there.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;
@@ -112,6 +131,12 @@ pub(crate) fn opaque(number: usize) -> usize {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     number
+}
+
+/// `place`, as [`opaque`] a number.
+#[inline(always)]
+pub(crate) fn opaque_at(place: *mut f32) -> *mut f32 {
+    place.with_addr(opaque(place.addr()))
 }
 
 /// Up to six places in memory, evenly spaced, whose addresses take three registers beside that of the first.

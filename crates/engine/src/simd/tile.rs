@@ -5,7 +5,7 @@
 
 #![allow(clippy::needless_range_loop)] // Indices over small constants unroll; iterators over vectors do not always inline.
 
-use super::{Simd, Spaced};
+use super::{Simd, Spaced, prefetch_near};
 
 /// Rows of the largest tile of any instruction set.
 pub(crate) const MAX_ROWS: usize = 12;
@@ -92,6 +92,57 @@ impl Finish {
                 }
             }
             v
+        }
+    }
+}
+
+/// What a product asks for meanwhile, a little after every tile: memory would idle otherwise, and be waited for afterwards.
+pub(crate) struct Soon {
+    /// Runs of floats, the next one last.
+    runs: [(*const f32, usize); 3],
+    /// How many runs are left.
+    left: usize,
+    /// Cache lines after every tile.
+    each: usize,
+}
+
+impl Soon {
+    /// Floats of a cache line.
+    const LINE: usize = 16;
+
+    /// Nothing.
+    pub const fn new() -> Soon {
+        Soon { runs: [(std::ptr::null(), 0); 3], left: 0, each: 0 }
+    }
+
+    /// Before what was said earlier, `floats` from `first` on.
+    pub fn add(&mut self, first: *const f32, floats: usize) {
+        self.runs[self.left] = (first, floats.div_ceil(Self::LINE));
+        self.left += 1;
+    }
+
+    /// All of it within `tiles` tiles.
+    pub fn within(&mut self, tiles: usize) {
+        let lines: usize = self.runs[..self.left].iter().map(|run| run.1).sum();
+        self.each = lines.div_ceil(tiles.max(1));
+    }
+
+    /// After a tile.
+    #[inline(always)]
+    fn ask(&mut self) {
+        let mut open = self.each;
+        while open > 0 && self.left > 0 {
+            let (at, lines) = &mut self.runs[self.left - 1];
+            let count = open.min(*lines);
+            for _ in 0..count {
+                prefetch_near(*at);
+                *at = at.wrapping_add(Self::LINE);
+            }
+            open -= count;
+            *lines -= count;
+            if *lines == 0 {
+                self.left -= 1;
+            }
         }
     }
 }
@@ -272,6 +323,8 @@ pub(crate) struct Matrix {
     pub planes: usize,
     /// Distances between the planes of A, B and C.
     pub plane: [usize; 3],
+    /// What is asked for meanwhile, or null; the caller's alone.
+    pub soon: *mut Soon,
 }
 
 /// A kernel on [`Matrix`] for one tile extent.
@@ -312,6 +365,9 @@ pub(super) unsafe fn matrix<S: Simd, const M: usize, const N: usize>(t: &Matrix)
                         S::store(c.add(m * t.c_step + v * S::LANES), acc[v][m]);
                     }
                 }
+                if let Some(soon) = t.soon.as_mut() {
+                    soon.ask();
+                }
                 a = a.wrapping_add(M * t.a_step);
                 c = c.wrapping_add(M * t.c_step);
             }
@@ -341,6 +397,8 @@ pub(crate) struct Cols {
     pub c_step: usize,
     /// Whether C's elements are added to.
     pub add: bool,
+    /// What is asked for meanwhile, or null; the caller's alone.
+    pub soon: *mut Soon,
 }
 
 /// A kernel on [`Cols`] for one tile extent.
@@ -380,6 +438,9 @@ pub(super) unsafe fn cols<S: Simd, const M: usize, const N: usize>(t: &Cols) {
             for v in 0..N {
                 S::store(t.c.add(m * t.c_step + v * S::LANES), acc[m][v]);
             }
+        }
+        if let Some(soon) = t.soon.as_mut() {
+            soon.ask();
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::bilinear::Bilinear;
 use super::tile::Finish;
-use super::{Simd, Spaced, opaque, prefetch};
+use super::{Simd, Spaced, opaque, opaque_at, prefetch, prefetch_near};
 
 /// Room for the taps of some filters, nine vectors at least.
 #[repr(C, align(64))]
@@ -107,63 +107,55 @@ pub(crate) struct PanelRow {
     pub plane: usize,
 }
 
-/// The columns of the first `R` rows of a tile, one after the other.
-struct Columns<'a, const R: usize> {
+/// The columns of the first `R` rows of neighbouring tiles, one after the other; whole vectors or not.
+struct Columns<'a, const R: usize, const WHOLE: bool> {
     x: &'a Source,
     rows: [*const f32; R],
-    /// The columns inside the picture, one bit each.
-    inside: u32,
-    /// Floats from the start of a row to what comes next.
+    /// The next column, counted from the first tile's.
+    column: usize,
+    /// Floats from the start of a row to the next column.
     at: usize,
     /// Channels left.
     left: usize,
 }
 
-impl<'a, const R: usize> Columns<'a, R> {
-    /// The channels from `c` on of `channels`, of the tile that starts `pixels` behind the first.
+impl<'a, const R: usize, const WHOLE: bool> Columns<'a, R, WHOLE> {
+    /// The channels from `c` on of `channels`.
     #[inline(always)]
-    fn new(x: &'a Source, pixels: usize, c: usize, channels: usize) -> Columns<'a, R> {
+    fn new(x: &'a Source, c: usize, channels: usize) -> Columns<'a, R, WHOLE> {
         let mut rows = [std::ptr::null(); R];
         rows.copy_from_slice(&x.rows[..R]);
-        // No tile has more than six columns.
-        let [first, end] = x.columns.map(|column| column.saturating_sub(pixels).min(6));
-        let inside = (1 << end) - (1 << first);
-        Columns { x, rows, inside, at: opaque(pixels * x.step + c), left: channels - c }
+        Columns { x, rows, column: 0, at: c, left: channels - c }
     }
 
-    /// Column `column`, which must be the next.
     #[inline(always)]
-    unsafe fn next<S: Simd>(&mut self, column: usize) -> [S::V; R] {
+    unsafe fn next<S: Simd>(&mut self) -> [S::V; R] {
         unsafe {
             let mut values = [S::zero(); R];
-            if self.inside & (1 << column) != 0 {
-                if self.left >= S::LANES {
-                    for i in 0..R {
-                        values[i] = S::load(self.rows[i].wrapping_add(self.at));
-                    }
-                } else {
-                    // Addresses of its own, or the compiler would make them ahead, for both cases.
-                    let at = opaque(self.at);
-                    for i in 0..R {
-                        values[i] = S::load_part(self.rows[i].wrapping_add(at), self.left);
-                    }
+            let [first, end] = self.x.columns;
+            if self.column.wrapping_sub(first) < end - first {
+                for i in 0..R {
+                    let from = self.rows[i].wrapping_add(self.at);
+                    values[i] = if WHOLE { S::load(from) } else { S::load_part(from, self.left) };
                 }
             }
+            // Opaque, or the compiler would make all addresses and tests of a tile ahead, more than there are registers for.
+            self.column = opaque(self.column + 1);
             self.at = opaque(self.at + self.x.step);
             values
         }
     }
 }
 
-/// Asks for the channels from `c` on of `O` x `O` pixels below the tile that starts `pixels` behind the first.
+/// Asks for what lies `at` floats behind the first pixel below the first tile, and `O` x `O` pixels from there on.
 #[inline(always)]
-fn expect<const O: usize>(x: &Source, pixels: usize, c: usize) {
+fn expect<const O: usize>(x: &Source, at: usize) {
     let (first, row) = x.below;
-    let mut at = opaque(pixels * x.step + c);
+    let mut at = opaque(at);
     let columns = Spaced::new(x.step);
     for _ in 0..O {
         for j in 0..O {
-            prefetch(columns.at(first.wrapping_add(at).cast_mut(), j));
+            prefetch_near(columns.at(first.wrapping_add(at).cast_mut(), j));
         }
         at = opaque(at + row);
     }
@@ -188,24 +180,38 @@ pub(super) unsafe fn input<S: Simd, B: Bilinear<I, P, O>, const I: usize, const 
     plane: usize,
 ) {
     unsafe {
-        let planes = Spaced::new(plane);
-        for tile in 0..x.tiles {
-            let (pixels, v) = (tile * O, v.wrapping_add(tile * v_step));
-            for c in (0..channels).step_by(S::LANES) {
-                if c % LINE == 0 {
-                    expect::<O>(x, pixels, c);
-                }
-                let v = v.wrapping_add(c);
-                input_rows::<S, B, I, P, O, 0>(x, pixels, c, channels, v, plane, &planes);
+        for c in (0..channels).step_by(S::LANES) {
+            let v = v.wrapping_add(c);
+            if channels - c >= S::LANES {
+                input_rows::<S, B, I, P, O, 0, true>(x, c, channels, v, v_step, plane);
                 if P > ROWS {
-                    input_rows::<S, B, I, P, O, ROWS>(x, pixels, c, channels, v, plane, &planes);
+                    input_rows::<S, B, I, P, O, ROWS, true>(x, c, channels, v, v_step, plane);
+                }
+            } else {
+                input_rows::<S, B, I, P, O, 0, false>(x, c, channels, v, v_step, plane);
+                if P > ROWS {
+                    input_rows::<S, B, I, P, O, ROWS, false>(x, c, channels, v, v_step, plane);
                 }
             }
         }
     }
 }
 
-/// The rows from `FIRST` on.
+/// Column `j` of the rows from `FIRST` on of a transformed tile, all of whose numbers are `column`.
+#[inline(always)]
+unsafe fn set_column<S: Simd, const P: usize, const N: usize, const FIRST: usize>(
+    half: &mut [[S::V; N]; ROWS],
+    j: usize,
+    column: [S::V; P],
+) {
+    for r in 0..ROWS {
+        if FIRST + r < P {
+            half[r][j] = unsafe { S::hold(column[FIRST + r]) };
+        }
+    }
+}
+
+/// The rows from `FIRST` on. What neighbouring tiles share of their columns is transformed once.
 #[inline(always)]
 unsafe fn input_rows<
     S: Simd,
@@ -214,39 +220,50 @@ unsafe fn input_rows<
     const P: usize,
     const O: usize,
     const FIRST: usize,
+    const WHOLE: bool,
 >(
     x: &Source,
-    pixels: usize,
     c: usize,
     channels: usize,
     v: *mut f32,
+    v_step: usize,
     plane: usize,
-    planes: &Spaced,
 ) {
     unsafe {
+        let planes = Spaced::new(plane);
         let mut half = [[S::zero(); I]; ROWS];
-        let mut columns = Columns::<I>::new(x, pixels, c, channels);
-        for j in 0..I {
-            let column = B::input::<S>(columns.next::<S>(j));
+        let mut columns = Columns::<I, WHOLE>::new(x, c, channels);
+        for j in 0..I - O {
+            set_column::<S, P, I, FIRST>(&mut half, j, B::input::<S>(columns.next::<S>()));
+        }
+        let mut v = v.wrapping_add(FIRST * P * plane);
+        let mut below = c;
+        for _ in 0..x.tiles {
+            if FIRST == 0 && c.is_multiple_of(LINE) {
+                expect::<O>(x, below);
+                below += O * x.step;
+            }
+            for j in I - O..I {
+                set_column::<S, P, I, FIRST>(&mut half, j, B::input::<S>(columns.next::<S>()));
+            }
+            let mut to = v;
             for r in 0..ROWS {
                 if FIRST + r < P {
-                    half[r][j] = column[FIRST + r];
+                    let row = B::input::<S>(half[r]);
+                    for j in 0..P {
+                        let to = planes.at(to, j);
+                        S::store(to, row[j]);
+                        // The next tile's. Stores wait for their lines in order, and as many planes as there are products
+                        // lie too far apart to be foreseen.
+                        prefetch(to.wrapping_add(v_step));
+                    }
+                    to = opaque_at(to.wrapping_add(P * plane));
+                    for j in 0..I - O {
+                        half[r][j] = half[r][j + O];
+                    }
                 }
             }
-        }
-        let mut at = opaque(FIRST * P * plane);
-        for r in 0..ROWS {
-            if FIRST + r < P {
-                let row = B::input::<S>(half[r]);
-                for j in 0..P {
-                    let to = planes.at(v.wrapping_add(at), j);
-                    S::store(to, row[j]);
-                    // The next vector or the next tile. Stores wait for their lines in order, and as many planes as there
-                    // are products lie too far apart to be foreseen.
-                    prefetch(to.wrapping_add(S::LANES));
-                }
-                at = opaque(at + P * plane);
-            }
+            v = opaque_at(v.wrapping_add(v_step));
         }
     }
 }
@@ -309,7 +326,7 @@ unsafe fn output_rows<
             at = opaque(at + plane);
             let column = B::output::<S>(column);
             for r in 0..2 {
-                half[r][j] = column[FIRST + r];
+                half[r][j] = S::hold(column[FIRST + r]);
             }
         }
         let mut done = [[S::zero(); O]; 2];
@@ -367,7 +384,7 @@ pub(super) unsafe fn filter<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
                 let first = w.first.wrapping_add(row * w.steps[0] + c * w.steps[1]);
                 let soon = first.wrapping_add(AHEAD * w.steps[0]);
                 for lane in 0..S::LANES {
-                    prefetch(soon.wrapping_add(lane * w.steps[1]));
+                    prefetch_near(soon.wrapping_add(lane * w.steps[1]));
                 }
                 // Nine taps of a lane lie side by side, and are to be nine vectors of lanes.
                 for tap in (0..9).step_by(S::LANES) {
@@ -406,16 +423,16 @@ pub(super) unsafe fn grad_output<S: Simd, B: Bilinear<I, P, O>, const I: usize, 
     to: &PanelRow,
 ) {
     unsafe {
-        let planes = Spaced::new(to.plane);
-        for tile in 0..gy.tiles {
-            let (pixels, row) = (tile * O, to.row + tile);
-            for c in (0..channels).step_by(S::LANES) {
-                if c % LINE == 0 {
-                    expect::<O>(gy, pixels, c);
-                }
-                grad_output_rows::<S, B, I, P, O, 0>(gy, pixels, c, channels, to, row, &planes);
+        for c in (0..channels).step_by(S::LANES) {
+            if channels - c >= S::LANES {
+                grad_output_rows::<S, B, I, P, O, 0, true>(gy, c, channels, to);
                 if P > ROWS {
-                    grad_output_rows::<S, B, I, P, O, ROWS>(gy, pixels, c, channels, to, row, &planes);
+                    grad_output_rows::<S, B, I, P, O, ROWS, true>(gy, c, channels, to);
+                }
+            } else {
+                grad_output_rows::<S, B, I, P, O, 0, false>(gy, c, channels, to);
+                if P > ROWS {
+                    grad_output_rows::<S, B, I, P, O, ROWS, false>(gy, c, channels, to);
                 }
             }
         }
@@ -431,41 +448,44 @@ unsafe fn grad_output_rows<
     const P: usize,
     const O: usize,
     const FIRST: usize,
+    const WHOLE: bool,
 >(
     gy: &Source,
-    pixels: usize,
     c: usize,
     channels: usize,
     to: &PanelRow,
-    row: usize,
-    planes: &Spaced,
 ) {
     unsafe {
+        let planes = Spaced::new(to.plane);
         let (vector, vectors) = (c / S::LANES, channels.div_ceil(S::LANES));
         let width = if vector + 1 == vectors && vectors % 2 == 1 { 1 } else { 2 };
-        let mut half = [[S::zero(); O]; ROWS];
-        let mut columns = Columns::<O>::new(gy, pixels, c, channels);
-        for j in 0..O {
-            let column = B::grad_output::<S>(columns.next::<S>(j));
+        let mut columns = Columns::<O, WHOLE>::new(gy, c, channels);
+        let z = to.z.add(((vector / 2 * 2) * to.rows + to.row * width + vector % 2) * S::LANES);
+        let mut z = z.wrapping_add(FIRST * P * to.plane);
+        let mut below = c;
+        for _ in 0..gy.tiles {
+            if FIRST == 0 && c.is_multiple_of(LINE) {
+                expect::<O>(gy, below);
+                below += O * gy.step;
+            }
+            let mut half = [[S::zero(); O]; ROWS];
+            for j in 0..O {
+                set_column::<S, P, O, FIRST>(&mut half, j, B::grad_output::<S>(columns.next::<S>()));
+            }
+            let mut to_row = z;
             for r in 0..ROWS {
                 if FIRST + r < P {
-                    half[r][j] = column[FIRST + r];
+                    let numbers = B::grad_output::<S>(half[r]);
+                    for j in 0..P {
+                        let z = planes.at(to_row, j);
+                        S::store(z, numbers[j]);
+                        // The next tile's, as in `input`.
+                        prefetch(z.wrapping_add(width * S::LANES));
+                    }
+                    to_row = opaque_at(to_row.wrapping_add(P * to.plane));
                 }
             }
-        }
-        let z = to.z.add(((vector / 2 * 2) * to.rows + row * width + vector % 2) * S::LANES);
-        let mut at = opaque(FIRST * P * to.plane);
-        for r in 0..ROWS {
-            if FIRST + r < P {
-                let numbers = B::grad_output::<S>(half[r]);
-                for j in 0..P {
-                    let z = planes.at(z.wrapping_add(at), j);
-                    S::store(z, numbers[j]);
-                    // The next tile's, as in `input`.
-                    prefetch(z.wrapping_add(width * S::LANES));
-                }
-                at = opaque(at + P * to.plane);
-            }
+            z = opaque_at(z.wrapping_add(width * S::LANES));
         }
     }
 }

@@ -19,6 +19,26 @@ unsafe fn mask(count: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(MASK.as_ptr().add(8 - count).cast()) }
 }
 
+/// [`Simd::hold`]; only a function of the instruction set may name its registers.
+#[inline]
+#[target_feature(enable = "avx")]
+unsafe fn hold_256(v: __m256) -> __m256 {
+    let mut v = v;
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) v, options(nomem, nostack, preserves_flags)) };
+    v
+}
+
+/// [`Simd::hold`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn hold_512(v: __m512) -> __m512 {
+    let mut v = v;
+    // SAFETY: no instruction at all.
+    unsafe { std::arch::asm!("/* {0} */", inout(zmm_reg) v, options(nomem, nostack, preserves_flags)) };
+    v
+}
+
 impl Simd for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
@@ -75,6 +95,10 @@ impl Simd for Avx2 {
                 Self::store_up_to(to.add(i * to_step), a, rows);
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn hold(v: __m256) -> __m256 {
+        unsafe { hold_256(v) }
     }
     #[inline(always)]
     unsafe fn add(a: __m256, b: __m256) -> __m256 {
@@ -185,6 +209,10 @@ impl Simd for Avx512 {
                 Self::store_up_to(to.add(i * to_step), r, rows);
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn hold(v: __m512) -> __m512 {
+        unsafe { hold_512(v) }
     }
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {

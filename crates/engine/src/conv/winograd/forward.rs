@@ -8,7 +8,7 @@ use crate::conv::memory::{Buffer, Raw, Scratch, lines};
 use crate::conv::pass::{Io, Pass, SharedFinish, Way, weight_steps};
 use crate::pool::Pool;
 use crate::simd::Kernels;
-use crate::simd::tile::Matrix;
+use crate::simd::tile::{Matrix, Soon};
 use crate::simd::transform::{Filters, Transforms};
 
 /// Transformed weights up to this size are kept; larger ones are made panel by panel where they are used.
@@ -60,6 +60,8 @@ struct Product {
     m_plane: usize,
     m_step: usize,
     tiles: usize,
+    /// What is asked for meanwhile; null where that is left to the inputs and outputs themselves.
+    soon: *mut Soon,
 }
 
 /// The pictures that are written: whole, pooled or both.
@@ -159,6 +161,11 @@ impl Winograd {
         self.keep && self.columns() == self.depth() && self.columns() <= self.kernels.panel()
     }
 
+    /// Whether a block's products are all made before any of its outputs is written.
+    fn at_once(&self) -> bool {
+        self.group >= self.panels()
+    }
+
     fn panels(&self) -> usize {
         self.tiling.target[0].div_ceil(self.kernels.panel())
     }
@@ -233,7 +240,7 @@ impl Winograd {
         let finish = finish.get().advance(columns.start);
         let (to, columns) = (to.skip(columns.start), columns.len());
         let expect = |at: Place| {
-            let Some(y) = to.y else { return };
+            let Some(y) = to.y.filter(|_| p.soon.is_null() || !self.at_once()) else { return };
             self.tiling.expect_outputs(at, &self.t, y.at(0), columns);
             if !finish.mask.is_null() {
                 self.tiling.expect_outputs(at, &self.t, finish.beside(y.at(0)), columns);
@@ -288,6 +295,7 @@ impl Winograd {
                 tiles: larger,
                 planes: numbers.len(),
                 plane,
+                soon: p.soon,
             };
             unsafe {
                 if larger > 0 {
@@ -299,6 +307,29 @@ impl Winograd {
                 kernels[rows - 1](&t);
             }
         }
+    }
+
+    /// What is asked for while the products of `tiles` tiles from `first` on are made: what the next block reads, and where
+    /// this one is written to if all of that comes afterwards.
+    fn soon(&self, first: usize, tiles: usize, total: usize, io: &Io<'_>, to: Output, finish: SharedFinish) -> Soon {
+        let mut soon = Soon::new();
+        let next = first + tiles;
+        let (start, floats) = self.tiling.floats(self.tiling.source, &self.t, next, self.block.min(total - next));
+        soon.add(io.x.as_ptr().wrapping_add(start), floats);
+        if let Some(y) = to.y.filter(|_| self.at_once()) {
+            let (start, floats) = self.tiling.floats(self.tiling.target, &self.t, first, tiles);
+            let y = y.at(start).cast_const();
+            if !finish.get().mask.is_null() {
+                soon.add(finish.get().beside(y), floats);
+            }
+            soon.add(y, floats);
+        }
+        let panel = self.kernels.panel();
+        let width = self.kernels.width(0, self.tiling.target[0]);
+        let rows = tiles.div_ceil(self.kernels.matrix(width).len());
+        let panels = self.tiling.target[0].min(self.group * panel).div_ceil(panel);
+        soon.within(self.numbers() * rows * panels * self.tiling.source[0].div_ceil(DEPTH));
+        soon
     }
 
     /// All weights once, then blocks of tiles, each from source to target within a thread's cache.
@@ -331,10 +362,12 @@ impl Winograd {
             // SAFETY: the slot is this thread's, the target pixels are this task's.
             unsafe {
                 this.inputs(first, tiles, io.x.as_ptr(), zeros.at(0), v, v_plane);
+                let mut soon = this.soon(first, tiles, total, &io, y, finish);
                 for start in (0..co).step_by(group) {
                     let end = co.min(start + group);
                     let u = u.at(start * ci);
-                    let product = Product { v, v_plane, v_step, u, u_plane, m, m_plane, m_step, tiles };
+                    let soon = &mut soon;
+                    let product = Product { v, v_plane, v_step, u, u_plane, m, m_plane, m_step, tiles, soon };
                     this.products(&product, start..end);
                     this.outputs(&product, first, start..end, y, finish);
                 }
@@ -381,7 +414,9 @@ impl Winograd {
                     for from in (0..tiles).step_by(strip) {
                         let count = strip.min(tiles - from);
                         let v = v.at(from * v_step);
-                        let product = Product { v, v_plane, v_step, u, u_plane, m, m_plane, m_step, tiles: count };
+                        let soon = std::ptr::null_mut();
+                        let product =
+                            Product { v, v_plane, v_step, u, u_plane, m, m_plane, m_step, tiles: count, soon };
                         this.products(&product, start..end);
                         this.outputs(&product, from, start..end, y, finish);
                     }

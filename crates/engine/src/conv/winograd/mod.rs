@@ -122,10 +122,21 @@ impl Tiling {
         for row in 0..t.outputs {
             for pixel in 0..t.outputs {
                 for line in (0..columns).step_by(16) {
-                    simd::prefetch(first.wrapping_add((row * w + pixel) * c + line));
+                    simd::prefetch_near(first.wrapping_add((row * w + pixel) * c + line));
                 }
             }
         }
+    }
+
+    /// The floats of pictures [C, H, W] that some tiles from `first` on cover, by whole rows of tiles: their start and their number.
+    fn floats(&self, picture: [usize; 3], t: &Transforms, first: usize, count: usize) -> (usize, usize) {
+        let [c, h, w] = picture;
+        let row = |tile: usize| {
+            let within = tile % self.count() / self.tiles[1] * t.outputs;
+            tile / self.count() * h + within.min(h)
+        };
+        let (start, end) = (row(first), row(first + count + self.tiles[1] - 1));
+        (start * w * c, (end - start) * w * c)
     }
 
     /// Where the outputs of a run's tiles go in the images from `y` on, of which every side is `pooled` times smaller than the outputs.
@@ -196,4 +207,43 @@ fn window(
     let below = image.wrapping_add(((row + t.outputs + behind[0]) * w + column + behind[1]) * c);
     let columns = [0, w as isize].map(|edge| (edge - left).max(0) as usize);
     Source { rows, step: c, columns, tiles: run.tiles, below: (below, w * c) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nettriage_net::{Conv, Padding};
+
+    #[test]
+    fn blocks_of_tiles_cover_all_rows_once() {
+        let padding = Padding { top: 1, left: 1, bottom: 1, right: 1 };
+        let conv =
+            Conv { kernel: [3, 3], stride: [1, 1], padding, dilation: [1, 1], groups: 1, filters: 5, bias: false };
+        for (height, width) in [(8, 8), (7, 9), (32, 4), (2, 30), (4, 4)] {
+            let g = Geometry::of([3, height, width], conv);
+            let t = simd::kernels().f4;
+            let tiling = Tiling::new(&g, Way::Forward, &t);
+            let images = 6;
+            let total = images * tiling.count();
+            for block in [1, 5, tiling.count(), 3 * tiling.count() + 1] {
+                for picture in [tiling.source, tiling.target] {
+                    let row = picture[0] * width;
+                    let mut covered = vec![0; images * height];
+                    for first in (0..total).step_by(block) {
+                        let (start, floats) = tiling.floats(picture, &t, first, block.min(total - first));
+                        assert!(start % row == 0 && floats % row == 0, "whole rows");
+                        covered[start / row..][..floats / row].iter_mut().for_each(|times| *times += 1);
+                    }
+                    // A block that ends within a row of tiles shares it with the next.
+                    assert!(covered.iter().all(|&times| times > 0), "{height}x{width}, {block} tiles: {covered:?}");
+                    let whole = block % tiling.tiles[1] == 0;
+                    assert!(
+                        !whole || covered.iter().all(|&times| times == 1),
+                        "{height}x{width}, {block}: {covered:?}"
+                    );
+                    assert_eq!(tiling.floats(picture, &t, total, 0).1, 0, "nothing behind the last");
+                }
+            }
+        }
+    }
 }

@@ -8,7 +8,7 @@ use crate::conv::memory::{Raw, Scratch, lines};
 use crate::conv::pass::{Way, WeightPass};
 use crate::pool::Pool;
 use crate::simd::Kernels;
-use crate::simd::tile::Cols;
+use crate::simd::tile::{Cols, Soon};
 use crate::simd::transform::{Filters, PanelRow, Transforms};
 
 /// Transformed gradients up to this size are summed block by block; larger ones panel by panel.
@@ -162,6 +162,7 @@ impl WinogradWeight {
         z: *const f32,
         sum: *mut f32,
         add: bool,
+        soon: *mut Soon,
     ) {
         let kernels = self.kernels.cols(width);
         for first in (0..tiles).step_by(DEPTH) {
@@ -178,6 +179,7 @@ impl WinogradWeight {
                     c: sum.wrapping_add(m * width),
                     c_step: width,
                     add: add || first > 0,
+                    soon,
                 };
                 unsafe { kernels[count - 1](&t) };
                 m += count;
@@ -229,12 +231,20 @@ impl WinogradWeight {
                 // SAFETY: the slot is this thread's, the partial sum this task's.
                 unsafe {
                     self.transform(first, tiles, 0, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z);
+                    let next = first + tiles;
+                    let mut soon = Soon::new();
+                    for (picture, from) in [(self.tiling.source, x), (self.tiling.target, gy)] {
+                        let (start, floats) = self.tiling.floats(picture, &self.t, next, size.min(end - next));
+                        soon.add(from.as_ptr().wrapping_add(start), floats);
+                    }
+                    let rows = ci.div_ceil(self.kernels.cols(self.kernels.width(0, co)).len());
+                    soon.within(self.numbers() * co.div_ceil(panel) * rows * tiles.div_ceil(DEPTH));
                     for number in 0..self.numbers() {
                         let v = v.at(number * Self::plane(tiles, self.depth()));
                         for at in (0..co).step_by(panel) {
                             let z = z.at(number * Self::plane(tiles, self.columns()) + at * tiles);
                             let sum = sum.at(number * sum_plane + at * ci);
-                            self.multiply(tiles, ci, self.kernels.width(at, co), v, z, sum, first > start);
+                            self.multiply(tiles, ci, self.kernels.width(at, co), v, z, sum, first > start, &mut soon);
                         }
                     }
                 }
@@ -299,7 +309,16 @@ impl WinogradWeight {
                         for at in (start_column..end_column).step_by(panel) {
                             let z = z.at(number * Self::plane(tiles, self.columns()) + at * tiles);
                             let sum = sum.at(number * sum_plane + (at - start_column) * rows);
-                            self.multiply(tiles, rows, self.kernels.width(at, co), v, z, sum, false);
+                            self.multiply(
+                                tiles,
+                                rows,
+                                self.kernels.width(at, co),
+                                v,
+                                z,
+                                sum,
+                                false,
+                                std::ptr::null_mut(),
+                            );
                         }
                     }
                     for at in (start_column..end_column).step_by(panel) {
