@@ -4,8 +4,7 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// Floats of one cache line.
-const LINE: usize = 16;
+use crate::simd::LINE;
 
 /// Bytes of a large page on most systems.
 const LARGE_PAGE: usize = 2 << 20;

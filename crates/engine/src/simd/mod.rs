@@ -91,6 +91,9 @@ pub(crate) trait Task {
     unsafe fn run<S: Simd>(self);
 }
 
+/// Floats of a cache line.
+pub(crate) const LINE: usize = 16;
+
 /// Asks for the cache line at `p`, if there is one, from a cache near by; any address is allowed.
 #[inline(always)]
 pub(crate) fn prefetch(p: *const f32) {

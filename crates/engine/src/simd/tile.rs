@@ -5,7 +5,7 @@
 
 #![allow(clippy::needless_range_loop)] // Indices over small constants unroll; iterators over vectors do not always inline.
 
-use super::{Simd, Spaced, prefetch_near};
+use super::{LINE, Simd, Spaced, prefetch_near};
 
 /// Rows of the largest tile of any instruction set.
 pub(crate) const MAX_ROWS: usize = 12;
@@ -107,9 +107,6 @@ pub(crate) struct Soon {
 }
 
 impl Soon {
-    /// Floats of a cache line.
-    const LINE: usize = 16;
-
     /// Nothing.
     pub const fn new() -> Soon {
         Soon { runs: [(std::ptr::null(), 0); 3], left: 0, each: 0 }
@@ -117,7 +114,7 @@ impl Soon {
 
     /// Before what was said earlier, `floats` from `first` on.
     pub fn add(&mut self, first: *const f32, floats: usize) {
-        self.runs[self.left] = (first, floats.div_ceil(Self::LINE));
+        self.runs[self.left] = (first, floats.div_ceil(LINE));
         self.left += 1;
     }
 
@@ -136,7 +133,7 @@ impl Soon {
             let count = open.min(*lines);
             for _ in 0..count {
                 prefetch_near(*at);
-                *at = at.wrapping_add(Self::LINE);
+                *at = at.wrapping_add(LINE);
             }
             open -= count;
             *lines -= count;

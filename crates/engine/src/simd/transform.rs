@@ -6,7 +6,7 @@
 
 use super::bilinear::Bilinear;
 use super::tile::Finish;
-use super::{Simd, Spaced, opaque, opaque_at, prefetch, prefetch_near};
+use super::{LINE, Simd, Spaced, opaque, opaque_at, prefetch, prefetch_near};
 
 /// Room for the taps of some filters, nine vectors at least.
 #[repr(C, align(64))]
@@ -128,6 +128,7 @@ impl<'a, const R: usize, const WHOLE: bool> Columns<'a, R, WHOLE> {
         Columns { x, rows, column: 0, at: c, left: channels - c }
     }
 
+    /// The next one.
     #[inline(always)]
     unsafe fn next<S: Simd>(&mut self) -> [S::V; R] {
         unsafe {
@@ -163,9 +164,6 @@ fn expect<const O: usize>(x: &Source, at: usize) {
 
 /// Rows of filters between those that are transformed and those that are asked for: every lane has its own place in memory.
 const AHEAD: usize = 4;
-
-/// Floats of a cache line.
-const LINE: usize = 16;
 
 /// Rows of a transformed tile that are made at a time: between the two axes they stay in registers, and to read the tile
 /// once more takes less than to write these numbers and read them back.

@@ -121,7 +121,7 @@ impl Tiling {
         let first = y.wrapping_add(((at.image * h + at.row * t.outputs) * w + at.column * t.outputs) * c);
         for row in 0..t.outputs {
             for pixel in 0..t.outputs {
-                for line in (0..columns).step_by(16) {
+                for line in (0..columns).step_by(simd::LINE) {
                     simd::prefetch_near(first.wrapping_add((row * w + pixel) * c + line));
                 }
             }
