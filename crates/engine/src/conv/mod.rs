@@ -135,7 +135,7 @@ impl ConvOp {
         let threads = threads.max(1);
         let pass = |way, algorithm: Algorithm| -> Box<dyn Pass> {
             match algorithm.transforms(kernels) {
-                Some(t) => Box::new(Winograd::new(geometry, way, batch, threads, kernels, t)),
+                Some(t) => Box::new(Winograd::new(geometry, way, batch, threads, kernels, t, needs.grad_weight)),
                 None if algorithm == Algorithm::Depthwise => Box::new(Channelwise::new(geometry, way, kernels)),
                 None => Box::new(Direct::new(geometry, way, threads, kernels)),
             }

@@ -11,16 +11,16 @@ use crate::simd::Kernels;
 use crate::simd::tile::{Matrix, Soon};
 use crate::simd::transform::{Filters, Transforms};
 
-/// Transformed weights up to this size are kept; larger ones are made panel by panel where they are used.
-const KEPT_BYTES: usize = 5 << 20;
+/// Transformed weights up to this size are made at once; larger ones panel by panel where they are used.
+const WHOLE_BYTES: usize = 5 << 20;
 
-/// What a thread's transformed tiles and sums may take when weights are kept: most of a second-level cache.
+/// What a thread's transformed tiles and sums may take beside weights made at once: most of a second-level cache.
 const BLOCK_BYTES: usize = 400 << 10;
 
-/// Transformed tiles held at a time when weights are not kept.
+/// Transformed tiles held at a time when weights are made panel by panel.
 const CHUNK_BYTES: usize = 16 << 20;
 
-/// Tiles between whose sums and outputs a panel's work alternates when weights are not kept.
+/// Tiles between whose sums and outputs a panel's work alternates when weights are made panel by panel.
 const STRIP_TILES: usize = 64;
 
 /// Tiles between the one whose outputs are written and the one whose are asked for: far enough to be there in time, near
@@ -37,11 +37,13 @@ pub(in super::super) struct Winograd {
     kernels: &'static Kernels,
     t: Transforms,
     tiling: Tiling,
-    /// Whether transformed weights are kept, as `[number][panel][source channel][width]`.
-    keep: bool,
-    kept: Buffer,
+    /// Whether all transformed weights are there at a time, as `[number][panel][source channel][width]`.
+    whole: bool,
+    /// These, where they serve more than one call; weights that train do not, and all layers' share one place in scratch,
+    /// which stays in a cache.
+    kept: Option<Buffer>,
     stale: bool,
-    /// Tiles of a thread's block (weights kept), or images of a chunk (not kept).
+    /// Tiles of a thread's block (weights made at once), or images of a chunk.
     block: usize,
     /// Panels of a task's columns.
     group: usize,
@@ -91,14 +93,15 @@ impl Winograd {
         threads: usize,
         kernels: &'static Kernels,
         t: Transforms,
+        trains: bool,
     ) -> Winograd {
         let tiling = Tiling::new(g, way, &t);
         let (ci, co) = (tiling.source[0], tiling.target[0]);
         let numbers = t.products * t.products;
         let panels = co.div_ceil(kernels.panel());
         let weights = numbers * Self::weight_plane(ci, kernels.padded(co));
-        let keep = weights * size_of::<f32>() <= KEPT_BYTES;
-        let (block, group) = if keep {
+        let whole = weights * size_of::<f32>() <= WHOLE_BYTES;
+        let (block, group) = if whole {
             // As many columns at a time as leave room for a fair number of tiles.
             let room = BLOCK_BYTES / size_of::<f32>() / numbers;
             let fitting = |group: usize| room / (kernels.padded(ci) + group * kernels.panel());
@@ -115,8 +118,8 @@ impl Winograd {
             kernels,
             t,
             tiling,
-            keep,
-            kept: Buffer::new(if keep { weights } else { 0 }),
+            whole,
+            kept: (whole && !trains).then(|| Buffer::new(weights)),
             stale: true,
             block,
             group,
@@ -129,10 +132,10 @@ impl Winograd {
         if io.n == 0 {
             return;
         }
-        if self.keep {
-            let u = self.kept.raw();
-            self.run_kept(io, to, finish, pool, scratch, u);
-            self.stale = false;
+        if self.whole {
+            let kept = self.kept.as_mut().map(Buffer::raw);
+            self.run_whole(io, to, finish, pool, scratch, kept);
+            self.stale = self.kept.is_none();
         } else {
             self.run_passing(io, to, finish, pool, scratch);
         }
@@ -158,7 +161,7 @@ impl Winograd {
 
     /// Whether sums take the place of what they are made from: where a row of both is the same one panel.
     fn in_place(&self) -> bool {
-        self.keep && self.columns() == self.depth() && self.columns() <= self.kernels.panel()
+        self.whole && self.columns() == self.depth() && self.columns() <= self.kernels.panel()
     }
 
     /// Whether a block's products are all made before any of its outputs is written.
@@ -170,7 +173,7 @@ impl Winograd {
         self.tiling.target[0].div_ceil(self.kernels.panel())
     }
 
-    /// Floats of a plane of kept weights, `rows` x `columns`.
+    /// Floats of a plane of weights made at once, `rows` x `columns`.
     fn weight_plane(rows: usize, columns: usize) -> usize {
         rows * columns + GAP
     }
@@ -180,7 +183,7 @@ impl Winograd {
         lines(tiles * row) + GAP
     }
 
-    /// Most tiles between sums and outputs where weights are not kept.
+    /// Most tiles between sums and outputs where weights are made panel by panel.
     fn strip(tiles: usize) -> usize {
         tiles.div_ceil(tiles.div_ceil(STRIP_TILES).max(1))
     }
@@ -189,10 +192,11 @@ impl Winograd {
     fn layout(&self) -> [usize; 2] {
         let zeros = self.zeros();
         let group = self.group * self.kernels.panel();
-        if self.keep {
+        if self.whole {
             let v = self.numbers() * Self::plane(self.block, self.depth());
             let m = if self.in_place() { 0 } else { self.numbers() * Self::plane(self.block, self.sums()) };
-            [zeros, v + m]
+            let u = if self.kept.is_some() { 0 } else { lines(self.numbers() * Self::weight_plane(self.tiling.source[0], self.columns())) };
+            [zeros + u, v + m]
         } else {
             let tiles = self.block * self.tiling.count();
             let v = self.numbers() * Self::plane(tiles, self.depth());
@@ -333,12 +337,22 @@ impl Winograd {
     }
 
     /// All weights once, then blocks of tiles, each from source to target within a thread's cache.
-    fn run_kept(&self, io: Io<'_>, y: Output, finish: SharedFinish, pool: &Pool, scratch: &mut Scratch, u: Raw) {
+    fn run_whole(
+        &self,
+        io: Io<'_>,
+        y: Output,
+        finish: SharedFinish,
+        pool: &Pool,
+        scratch: &mut Scratch,
+        kept: Option<Raw>,
+    ) {
         let (panel, co) = (self.kernels.panel(), self.tiling.target[0]);
         let ci = self.tiling.source[0];
         let [shared, own] = self.layout();
         let zeros = scratch.take(shared + own * self.threads);
         let slots = zeros.skip(shared);
+        let zero_len = self.zeros();
+        let u = kept.unwrap_or(zeros.skip(zero_len));
         let u_plane = Self::weight_plane(ci, self.columns());
         let this = self;
         if self.stale {
@@ -349,7 +363,7 @@ impl Winograd {
             });
         }
         // SAFETY: no task runs.
-        unsafe { zeros.at(0).write_bytes(0, shared) };
+        unsafe { zeros.at(0).write_bytes(0, zero_len) };
         let total = io.n * this.tiling.count();
         let group = this.group * panel;
         let (v_step, m_step) = (this.depth(), this.sums());
@@ -456,6 +470,6 @@ impl Pass for Winograd {
     }
 
     fn packed_bytes(&self) -> usize {
-        self.kept.bytes()
+        self.kept.as_ref().map_or(0, Buffer::bytes)
     }
 }
