@@ -392,7 +392,7 @@ pub(crate) struct Cols {
     pub c: *mut f32,
     /// Distance between rows of C.
     pub c_step: usize,
-    /// Whether C's elements are added to.
+    /// Whether C's elements are added to, as another sum would be, made elsewhere.
     pub add: bool,
     /// What is asked for meanwhile, or null; the caller's alone.
     pub soon: *mut Soon,
@@ -406,13 +406,6 @@ pub(crate) type ColsFn = unsafe fn(&Cols);
 pub(super) unsafe fn cols<S: Simd, const M: usize, const N: usize>(t: &Cols) {
     unsafe {
         let mut acc = [[S::zero(); N]; M];
-        if t.add {
-            for m in 0..M {
-                for v in 0..N {
-                    acc[m][v] = S::load(t.c.add(m * t.c_step + v * S::LANES));
-                }
-            }
-        }
         let mut b = t.b;
         for s in 0..t.count {
             let mut a = t.a.wrapping_offset(*t.segments.add(s));
@@ -433,7 +426,8 @@ pub(super) unsafe fn cols<S: Simd, const M: usize, const N: usize>(t: &Cols) {
         }
         for m in 0..M {
             for v in 0..N {
-                S::store(t.c.add(m * t.c_step + v * S::LANES), acc[m][v]);
+                let c = t.c.add(m * t.c_step + v * S::LANES);
+                S::store(c, if t.add { S::add(S::load(c), acc[m][v]) } else { acc[m][v] });
             }
         }
         if let Some(soon) = t.soon.as_mut() {

@@ -218,10 +218,12 @@ impl WinogradWeight {
         let (parts, sum_len) = (self.parts().min((total / (PASSES * self.block)).max(2)).min(total), lines(self.sum()));
         let sum_plane = ci * self.columns() + GAP;
         let [v_len, _] = self.tiles(self.block);
+        // One thread need not keep sums apart that are one block each: added up as they are made they are the same.
+        let joined = pool.threads() == 1 && parts == 2 && total.div_ceil(parts) <= self.block;
         pool.run(parts, |part| {
             let slot = slots.skip(pool.worker() * own);
             let (v, z) = (slot, slot.skip(v_len));
-            let sum = sums.skip(part * sum_len);
+            let sum = if joined { sums } else { sums.skip(part * sum_len) };
             let end = (part + 1) * total / parts;
             let start = part * total / parts;
             // Blocks as even as can be: each passes over the whole sum, whatever it adds.
@@ -239,17 +241,19 @@ impl WinogradWeight {
                     }
                     let rows = ci.div_ceil(self.kernels.cols(self.kernels.width(0, co)).len());
                     soon.within(self.numbers() * co.div_ceil(panel) * rows * tiles.div_ceil(DEPTH));
+                    let add = first > start || joined && part > 0;
                     for number in 0..self.numbers() {
                         let v = v.at(number * Self::plane(tiles, self.depth()));
                         for at in (0..co).step_by(panel) {
                             let z = z.at(number * Self::plane(tiles, self.columns()) + at * tiles);
                             let sum = sum.at(number * sum_plane + at * ci);
-                            self.multiply(tiles, ci, self.kernels.width(at, co), v, z, sum, first > start, &mut soon);
+                            self.multiply(tiles, ci, self.kernels.width(at, co), v, z, sum, add, &mut soon);
                         }
                     }
                 }
             }
         });
+        let apart = if joined { 1 } else { parts };
         // Joins the partial sums pairwise and transforms them back, one task a panel.
         pool.run(co.div_ceil(panel), |task| {
             let at = task * panel;
@@ -259,8 +263,8 @@ impl WinogradWeight {
                 for number in 0..self.numbers() {
                     let base = sums.skip(number * sum_plane + at * ci);
                     let mut gap = 1;
-                    while gap < parts {
-                        for part in (0..parts - gap).step_by(2 * gap) {
+                    while gap < apart {
+                        for part in (0..apart - gap).step_by(2 * gap) {
                             let to = std::slice::from_raw_parts_mut(base.at(part * sum_len), ci * width);
                             let from = std::slice::from_raw_parts(base.at((part + gap) * sum_len), ci * width);
                             to.iter_mut().zip(from).for_each(|(a, b)| *a += b);
