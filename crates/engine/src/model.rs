@@ -201,8 +201,8 @@ impl Model {
     }
 
     /// One step of the optimiser with the gradients of the last [`Model::backward`], scaled down to the norm `clip` where
-    /// they exceed it. Returns the gradients' norm before that.
-    pub fn step(&mut self, rate: f32, clip: Option<f32>) -> f32 {
+    /// they exceed it. With `clip`, returns the gradients' norm before that.
+    pub fn step(&mut self, rate: f32, clip: Option<f32>) -> Option<f32> {
         let Model { update, params, pool, .. } = self;
         let pool = &*pool;
         pool.enter(|| update.step(params, rate, clip, pool))
@@ -225,7 +225,7 @@ impl Model {
     /// `None` if there is no such weight or it does not train.
     pub fn gradient(&self, weight: &str) -> Option<Tensor> {
         let param = self.params.named(weight).filter(|param| param.trains)?;
-        Some(Tensor { shape: param.shape.clone(), data: param.gradient.clone() })
+        Some(Tensor { shape: param.shape.clone(), data: param.gradient.to_vec() })
     }
 
     /// All weights as they are now.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use nettriage_net::{Tensor, Weights};
 
 use crate::Error;
+use crate::conv::Buffer;
 
 /// Where a weight stands in [`Params`].
 pub(crate) type ParamId = usize;
@@ -16,13 +17,13 @@ pub(crate) struct Param {
     /// Its shape, as in the net crate.
     pub shape: Vec<usize>,
     /// Its elements.
-    pub value: Vec<f32>,
+    pub value: Buffer,
     /// dLoss/dValue; empty where it does not train.
-    pub gradient: Vec<f32>,
+    pub gradient: Buffer,
     /// The optimiser's first state (velocity or first moment); empty where there is none.
-    pub first: Vec<f32>,
+    pub first: Buffer,
     /// The optimiser's second state (second moment); empty where there is none.
-    pub second: Vec<f32>,
+    pub second: Buffer,
     /// Whether it trains.
     pub trains: bool,
     /// Counts the changes of its value, so that packed copies know when they are stale.
@@ -40,15 +41,17 @@ impl Params {
     pub fn new(weights: &Weights) -> Params {
         let mut list = Vec::with_capacity(weights.len());
         let mut index = BTreeMap::new();
-        for (name, tensor) in weights {
+        let sizes: Vec<usize> = weights.values().map(|tensor| tensor.data.len()).collect();
+        for ((name, tensor), mut value) in weights.iter().zip(Buffer::several(&sizes)) {
+            value.copy_from_slice(&tensor.data);
             index.insert(name.clone(), list.len());
             list.push(Param {
                 name: name.clone(),
                 shape: tensor.shape.clone(),
-                value: tensor.data.clone(),
-                gradient: Vec::new(),
-                first: Vec::new(),
-                second: Vec::new(),
+                value,
+                gradient: Buffer::default(),
+                first: Buffer::default(),
+                second: Buffer::default(),
                 trains: false,
                 version: 1,
             });
@@ -66,11 +69,20 @@ impl Params {
         self.index.get(name).map(|&id| &self.list[id])
     }
 
-    /// Marks a weight as trainable and gives it room for its gradient.
+    /// Marks a weight as trainable.
     pub fn train(&mut self, id: ParamId) {
-        let param = &mut self.list[id];
-        param.trains = true;
-        param.gradient = vec![0.0; param.value.len()];
+        self.list[id].trains = true;
+    }
+
+    /// Gives every weight that trains room for its gradient and, where the optimiser has such, its first and second state.
+    pub fn make_room(&mut self, first: bool, second: bool) {
+        let wanted = [true, first, second];
+        let sizes = self.trainable().flat_map(|param| wanted.map(|wanted| if wanted { param.value.len() } else { 0 }));
+        let mut room = Buffer::several(&sizes.collect::<Vec<_>>()).into_iter();
+        let mut next = || room.next().unwrap_or_default();
+        for param in self.trainable() {
+            (param.gradient, param.first, param.second) = (next(), next(), next());
+        }
     }
 
     /// The weight at `id`.
@@ -95,7 +107,7 @@ impl Params {
 
     /// All of them, as the net crate has them.
     pub fn export(&self) -> Weights {
-        let tensor = |param: &Param| Tensor { shape: param.shape.clone(), data: param.value.clone() };
+        let tensor = |param: &Param| Tensor { shape: param.shape.clone(), data: param.value.to_vec() };
         self.list.iter().map(|param| (param.name.clone(), tensor(param))).collect()
     }
 

@@ -18,37 +18,31 @@ pub(crate) struct Update {
 impl Update {
     /// Gives every trainable weight the state that the rule needs.
     pub fn new(rule: Optimizer, params: &mut Params) -> Update {
-        let mut largest = 0;
-        for param in params.trainable() {
-            let (first, second) = match rule {
-                Optimizer::Sgd { momentum, .. } => (momentum != 0.0, false),
-                Optimizer::AdamW { .. } => (true, true),
-            };
-            let state = |wanted: bool| if wanted { vec![0.0; param.value.len()] } else { Vec::new() };
-            (param.first, param.second) = (state(first), state(second));
-            largest = largest.max(param.value.len());
-        }
+        let (first, second) = match rule {
+            Optimizer::Sgd { momentum, .. } => (momentum != 0.0, false),
+            Optimizer::AdamW { .. } => (true, true),
+        };
+        params.make_room(first, second);
+        let largest = params.trainable().map(|param| param.value.len()).max().unwrap_or(0);
         Update { rule, steps: 0, squares: vec![0.0; largest.div_ceil(CHUNK)] }
     }
 
     /// One step with the given rate. Gradients are scaled down to the norm `clip` where they exceed it, as
-    /// `torch.nn.utils.clip_grad_norm_` does. Returns the norm before that.
-    pub fn step(&mut self, params: &mut Params, rate: f32, clip: Option<f32>, pool: &Pool) -> f32 {
-        let mut total = 0.0;
-        // PyTorch: max_norm / (norm + 1e-6), at most 1. A norm that is not finite must not turn into a step that looks sound.
-        let scale = clip.map_or(1.0, |clip| {
-            total = params.trainable().map(|param| self.square(&param.gradient, pool)).sum();
-            let scale = clip / (f64::sqrt(total) as f32 + 1e-6);
-            if scale >= 1.0 { 1.0 } else { scale }
+    /// `torch.nn.utils.clip_grad_norm_` does. Returns the norm before that, if it was wanted.
+    pub fn step(&mut self, params: &mut Params, rate: f32, clip: Option<f32>, pool: &Pool) -> Option<f32> {
+        let norm = clip.map(|_| {
+            let squares: f64 = params.trainable().map(|param| self.square(&param.gradient, pool)).sum();
+            squares.sqrt() as f32
         });
+        // PyTorch: max_norm / (norm + 1e-6), at most 1. A norm that is not finite must not turn into a step that looks sound.
+        let scale = clip.zip(norm).map_or(1.0, |(clip, norm)| clip / (norm + 1e-6));
+        let scale = if scale >= 1.0 { 1.0 } else { scale };
         self.steps = self.steps.saturating_add(1);
         for param in params.trainable() {
-            // Without clipping the norm is a by-product.
-            let square = self.apply(param, rate, scale, pool);
-            total += if clip.is_none() { square } else { 0.0 };
+            self.apply(param, rate, scale, pool);
             param.version += 1;
         }
-        total.sqrt() as f32
+        norm
     }
 
     fn square(&mut self, gradient: &[f32], pool: &Pool) -> f64 {
@@ -61,23 +55,20 @@ impl Update {
         squares.iter().sum()
     }
 
-    /// Applies the rule to one weight; returns the sum of its gradient's squares.
-    fn apply(&mut self, param: &mut Param, rate: f32, scale: f32, pool: &Pool) -> f64 {
+    /// Applies the rule to one weight.
+    fn apply(&self, param: &mut Param, rate: f32, scale: f32, pool: &Pool) {
         let Param { value, gradient, first, second, .. } = param;
         let gradient = &gradient[..];
         let tasks = value.len().div_ceil(CHUNK);
         let part = |i: usize| &gradient[i * CHUNK..((i + 1) * CHUNK).min(gradient.len())];
-        let squares = &mut self.squares[..tasks];
         match self.rule {
             Optimizer::Sgd { momentum: 0.0, weight_decay, .. } => {
-                let parts = (Chunks::new(value, CHUNK), Chunks::new(&mut *squares, 1));
                 each(
                     pool,
                     tasks,
-                    parts,
+                    Chunks::new(value, CHUNK),
                     #[inline(always)]
-                    |i, (w, square)| {
-                        square[0] = sum_of_squares(part(i));
+                    |i, w| {
                         for (w, &g) in w.iter_mut().zip(part(i)) {
                             *w -= rate * (g * scale + weight_decay * *w);
                         }
@@ -85,14 +76,13 @@ impl Update {
                 );
             }
             Optimizer::Sgd { momentum, nesterov, weight_decay } => {
-                let parts = (Chunks::new(value, CHUNK), Chunks::new(first, CHUNK), Chunks::new(&mut *squares, 1));
+                let parts = (Chunks::new(value, CHUNK), Chunks::new(first, CHUNK));
                 each(
                     pool,
                     tasks,
                     parts,
                     #[inline(always)]
-                    |i, (w, v, square)| {
-                        square[0] = sum_of_squares(part(i));
+                    |i, (w, v)| {
                         for ((w, v), &g) in w.iter_mut().zip(v).zip(part(i)) {
                             let g = g * scale + weight_decay * *w;
                             *v = momentum * *v + g;
@@ -106,15 +96,13 @@ impl Update {
                 let size = (f64::from(rate) / correct(b1)) as f32;
                 let root = correct(b2).sqrt() as f32;
                 let keep = 1.0 - rate * weight_decay;
-                let weights = (Chunks::new(value, CHUNK), Chunks::new(&mut *squares, 1));
-                let parts = (weights, Chunks::new(first, CHUNK), Chunks::new(second, CHUNK));
+                let parts = (Chunks::new(value, CHUNK), Chunks::new(first, CHUNK), Chunks::new(second, CHUNK));
                 each(
                     pool,
                     tasks,
                     parts,
                     #[inline(always)]
-                    |i, ((w, square), m, v)| {
-                        square[0] = sum_of_squares(part(i));
+                    |i, (w, m, v)| {
                         for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(part(i)) {
                             let g = g * scale;
                             *m += (1.0 - b1) * (g - *m);
@@ -125,7 +113,6 @@ impl Update {
                 );
             }
         }
-        squares.iter().sum()
     }
 
     /// Bytes held beside the weights' own state.

@@ -34,7 +34,7 @@ impl Default for Buffer {
 }
 
 impl Buffer {
-    /// At least `floats` zeros: the count rounded up to whole cache lines.
+    /// `floats` zeros.
     pub fn new(floats: usize) -> Buffer {
         Buffer::several(&[floats]).pop().unwrap_or_default()
     }
@@ -48,10 +48,9 @@ impl Buffer {
         let memory = Arc::new(Allocation::new(total));
         let mut start = 0;
         let mut buffer = |&floats: &usize| {
-            let floats = lines(floats);
             // SAFETY: within the allocation, whose size is the sum of all.
             let buffer = Buffer { start: unsafe { memory.start.add(start) }, floats, _memory: Some(memory.clone()) };
-            start += floats + APART;
+            start += lines(floats) + APART;
             buffer
         };
         sizes.iter().map(&mut buffer).collect()
