@@ -2,7 +2,7 @@
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::simd::LINE;
 
@@ -49,7 +49,7 @@ impl Buffer {
         let mut start = 0;
         let mut buffer = |&floats: &usize| {
             // SAFETY: within the allocation, whose size is the sum of all.
-            let buffer = Buffer { start: unsafe { memory.start.add(start) }, floats, _memory: Some(memory.clone()) };
+            let buffer = Buffer { start: unsafe { memory.0.start.add(start) }, floats, _memory: Some(memory.clone()) };
             start += lines(floats) + APART;
             buffer
         };
@@ -67,44 +67,80 @@ impl Buffer {
     }
 }
 
+/// Bytes of models that are gone which are kept, at most, for the next ones: to clear them takes less than to have pages of
+/// the system, which clears them too.
+const SPARE_BYTES: usize = 256 << 20;
+
+/// What is kept, the oldest first.
+static SPARE: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
+
 /// Memory of zeros that buffers share.
-struct Allocation {
+struct Allocation(Memory);
+
+/// Floats of the system's memory: half a large page and more in whole ones.
+struct Memory {
     start: NonNull<f32>,
-    floats: usize,
+    layout: Layout,
 }
 
-// SAFETY: it owns its memory, which only buffers touch, each its own part.
-unsafe impl Send for Allocation {}
-unsafe impl Sync for Allocation {}
+// SAFETY: it is memory that nobody else knows of; buffers touch each their own part of it.
+unsafe impl Send for Memory {}
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    fn new(layout: Layout) -> Memory {
+        // SAFETY: the layout is not empty.
+        let Some(start) = NonNull::new(unsafe { alloc(layout) }.cast::<f32>()) else { handle_alloc_error(layout) };
+        advise_large_pages(start.as_ptr(), layout.size());
+        Memory { start, layout }
+    }
+
+    /// One that is kept, large enough and not much too large.
+    fn spare(layout: Layout) -> Option<Memory> {
+        let fits = |spare: &Memory| (layout.size()..=2 * layout.size()).contains(&spare.layout.size());
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = spare.iter().position(fits)?;
+        Some(spare.remove(at))
+    }
+
+    /// Keeps it, where it has large pages and there is room.
+    fn keep(self) {
+        if !(LARGE_PAGE..=SPARE_BYTES).contains(&self.layout.size()) {
+            return self.free();
+        }
+        let mut spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.push(self);
+        while spare.iter().map(|spare| spare.layout.size()).sum::<usize>() > SPARE_BYTES {
+            spare.remove(0).free();
+        }
+    }
+
+    fn free(self) {
+        // SAFETY: allocated with this layout, and nobody knows of it any more.
+        unsafe { dealloc(self.start.as_ptr().cast(), self.layout) }
+    }
+}
 
 impl Allocation {
     /// `floats` > 0 zeros.
     fn new(floats: usize) -> Allocation {
-        let layout = Allocation::layout(floats);
-        // SAFETY: the layout is not empty; all of it is written before it is read.
-        unsafe {
-            let Some(start) = NonNull::new(alloc(layout).cast::<f32>()) else { handle_alloc_error(layout) };
-            advise_large_pages(start.as_ptr(), layout.size());
-            start.as_ptr().write_bytes(0, floats);
-            Allocation { start, floats }
-        }
-    }
-
-    /// Half a large page and more is rounded up to whole ones.
-    fn layout(floats: usize) -> Layout {
         let bytes = floats * size_of::<f32>();
-        let (bytes, align) = match bytes < LARGE_PAGE / 2 {
+        let (size, align) = match bytes < LARGE_PAGE / 2 {
             true => (bytes, LINE * size_of::<f32>()),
             false => (bytes.next_multiple_of(LARGE_PAGE), LARGE_PAGE),
         };
-        Layout::from_size_align(bytes, align).expect("sizes are checked when a model is planned")
+        let layout = Layout::from_size_align(size, align).expect("sizes are checked when a model is planned");
+        let memory = Memory::spare(layout).unwrap_or_else(|| Memory::new(layout));
+        // SAFETY: as large as that at least; all of it is written before it is read.
+        unsafe { memory.start.as_ptr().write_bytes(0, floats) };
+        Allocation(memory)
     }
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout.
-        unsafe { dealloc(self.start.as_ptr().cast(), Allocation::layout(self.floats)) }
+        let Memory { start, layout } = self.0;
+        Memory { start, layout }.keep();
     }
 }
 
