@@ -3,7 +3,7 @@
 use crate::layers::channelwise::Coefficients;
 use crate::layers::columns::{Span, Terms, spans};
 use crate::pool::{Chunks, Pool};
-use crate::simd::{Simd, Task, dispatch, vectorised};
+use crate::simd::{Simd, Task, dispatch};
 
 /// Pictures `width` pooled pixels wide and of any height, each from 2x2 pixels.
 #[derive(Clone, Copy, Debug)]
@@ -12,12 +12,6 @@ pub(crate) struct Tiles {
     pub channels: usize,
     /// Pooled columns.
     pub width: usize,
-}
-
-/// The larger of two, the first if equal; NaN wins, as in PyTorch.
-#[inline(always)]
-fn pick(a: f32, b: f32) -> f32 {
-    if b > a || b.is_nan() { b } else { a }
 }
 
 impl Tiles {
@@ -59,95 +53,81 @@ impl Tiles {
         let rows = (super::CHUNK / pair).max(1);
         let total = if pooled.is_empty() { full.len() / pair } else { pooled.len() / row };
         let parts = (Chunks::new(pooled, rows * row), Chunks::new(full, rows * pair));
-        pool.each(total.div_ceil(rows), parts, |task, (pooled, full)| {
-            vectorised(
-                #[inline(always)]
-                || f(task * rows, pooled, full),
-            );
-        });
+        pool.each(total.div_ceil(rows), parts, |task, (pooled, full)| f(task * rows, pooled, full));
     }
 
     /// y = the largest of each tile of f(x), channel by channel: x * scale + shift, with ReLU, where there is a norm.
     pub fn forward(&self, x: &[f32], norm: Option<(&[f32], &[f32], bool)>, y: &mut [f32], pool: &Pool) {
-        let (row, pair, channels) = (self.row(), self.pair(), self.channels);
-        self.rows(
-            pool,
-            y,
-            &mut [],
-            #[inline(always)]
-            |first, y, _| {
-                for (r, y) in y.chunks_exact_mut(row).enumerate() {
-                    let (above, below) = x[(first + r) * pair..][..pair].split_at(pair / 2);
-                    let pixels = above.chunks_exact(2 * channels).zip(below.chunks_exact(2 * channels));
-                    for (y, (above, below)) in y.chunks_exact_mut(channels).zip(pixels) {
-                        let ((a, b), (c, d)) = (above.split_at(channels), below.split_at(channels));
-                        let four = a.iter().zip(b).zip(c.iter().zip(d));
-                        match norm {
-                            None => {
-                                for (y, ((&a, &b), (&c, &d))) in y.iter_mut().zip(four) {
-                                    *y = pick(pick(pick(a, b), c), d);
-                                }
-                            }
-                            Some((scale, shift, relu)) => {
-                                let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
-                                for ((y, ((&a, &b), (&c, &d))), (&s, &t)) in
-                                    y.iter_mut().zip(four).zip(scale.iter().zip(shift))
-                                {
-                                    let v = pick(pick(pick(a * s + t, b * s + t), c * s + t), d * s + t);
-                                    *y = if v < floor { floor } else { v };
-                                }
-                            }
-                        }
-                    }
-                }
-            },
-        );
+        let pair = self.pair();
+        self.rows(pool, y, &mut [], |first, y, _| match norm {
+            None => dispatch(Pooled::<false> {
+                tiles: *self,
+                x: &x[first * pair..],
+                scale: &[],
+                shift: &[],
+                relu: false,
+                y,
+            }),
+            Some((scale, shift, relu)) => {
+                dispatch(Pooled::<true> { tiles: *self, x: &x[first * pair..], scale, shift, relu, y })
+            }
+        });
     }
 
     /// Puts the gradient of what was pooled in its place: `full`, of which `y` are the largest, becomes `gy` (times
     /// `scale`) at the first place of each largest and 0 elsewhere; with `relu` only where the largest is above 0.
     pub fn backward(&self, y: &[f32], gy: &[f32], scale: Option<&[f32]>, relu: bool, full: &mut [f32], pool: &Pool) {
-        let (row, pair, channels) = (self.row(), self.pair(), self.channels);
-        let bound = if relu { 0.0 } else { f32::NEG_INFINITY };
-        self.rows(
-            pool,
-            &mut [],
-            full,
-            #[inline(always)]
-            |first, _, full| {
-                for (r, full) in full.chunks_exact_mut(pair).enumerate() {
-                    let at = (first + r) * row;
-                    let (above, below) = full.split_at_mut(pair / 2);
-                    let pixels = above.chunks_exact_mut(2 * channels).zip(below.chunks_exact_mut(2 * channels));
-                    let pooled = y[at..at + row].chunks_exact(channels).zip(gy[at..at + row].chunks_exact(channels));
-                    for ((above, below), (y, gy)) in pixels.zip(pooled) {
-                        let ((a, b), (c, d)) = (above.split_at_mut(channels), below.split_at_mut(channels));
-                        let four = a.iter_mut().zip(b).zip(c.iter_mut().zip(d));
-                        for (i, ((&y, &g), ((a, b), (c, d)))) in y.iter().zip(gy).zip(four).enumerate() {
-                            let g = if y > bound { g } else { 0.0 };
-                            let mut left = scale.map_or(g, |scale| g * scale[i]);
-                            for tap in [a, b, c, d] {
-                                let here = *tap == y;
-                                *tap = if here { left } else { 0.0 };
-                                left = if here { 0.0 } else { left };
-                            }
-                        }
-                    }
-                }
-            },
-        );
+        let row = self.row();
+        self.rows(pool, &mut [], full, |first, _, full| {
+            let (y, gy) = (&y[first * row..], &gy[first * row..]);
+            dispatch(Spread { tiles: *self, y, gy, scale, relu, full });
+        });
     }
 
     /// The gradient of the norm's input in place of `z`: g scale + z slope + constant, with g at the place of the largest.
     pub fn backward_norm<const RELU: bool>(&self, k: &Coefficients<'_>, gy: &[f32], z: &mut [f32], pool: &Pool) {
         let row = self.row();
-        self.rows(
-            pool,
-            &mut [],
-            z,
-            #[inline(always)]
-            |first, _, z| dispatch(Unpooled::<RELU> { tiles: *self, k, gy: &gy[first * row..], z }),
-        );
+        self.rows(pool, &mut [], z, |first, _, z| {
+            dispatch(Unpooled::<RELU> { tiles: *self, k, gy: &gy[first * row..], z })
+        });
+    }
+}
+
+/// [`Tiles::forward`] of whole rows.
+struct Pooled<'a, const NORM: bool> {
+    tiles: Tiles,
+    x: &'a [f32],
+    scale: &'a [f32],
+    shift: &'a [f32],
+    relu: bool,
+    y: &'a mut [f32],
+}
+
+impl<const NORM: bool> Task for Pooled<'_, NORM> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Pooled { tiles, x, scale, shift, relu, y } = self;
+        let taps = tiles.taps();
+        assert!(!NORM || [scale, shift].iter().all(|k| k.len() == tiles.channels));
+        assert!(y.len().is_multiple_of(tiles.row()) && x.len() >= 4 * y.len());
+        for place in 0..y.len() / tiles.channels {
+            let start = tiles.start(place);
+            for at in spans::<S>(tiles.channels) {
+                // SAFETY: by the caller, and just checked.
+                unsafe {
+                    let mut v = [S::zero(); 4];
+                    for t in 0..4 {
+                        v[t] = at.stream::<S>(x, start + taps[t]);
+                        if NORM {
+                            v[t] = S::add(S::mul(v[t], at.load::<S>(scale, 0)), at.load::<S>(shift, 0));
+                        }
+                    }
+                    let largest = S::pick(S::pick(S::pick(v[0], v[1]), v[2]), v[3]);
+                    let largest = if relu { S::relu(largest) } else { largest };
+                    S::store_up_to(y.as_mut_ptr().add(place * tiles.channels + at.first), largest, at.count);
+                }
+            }
+        }
     }
 }
 
@@ -164,10 +144,9 @@ impl<const RELU: bool> Task for Unpooled<'_, RELU> {
     unsafe fn run<S: Simd>(self) {
         let Unpooled { tiles, k, gy, z } = self;
         let taps = tiles.taps();
-        let places = z.len() / (4 * tiles.channels);
         assert!([k.scale, k.shift, k.slope, k.constant].iter().all(|k| k.len() == tiles.channels));
-        assert!(z.len().is_multiple_of(tiles.pair()) && gy.len() >= places * tiles.channels);
-        for place in 0..places {
+        assert!(z.len().is_multiple_of(tiles.pair()) && 4 * gy.len() >= z.len());
+        for place in 0..z.len() / 4 / tiles.channels {
             let start = tiles.start(place);
             for at in spans::<S>(tiles.channels) {
                 // SAFETY: by the caller, and just checked.
@@ -189,6 +168,48 @@ impl<const RELU: bool> Task for Unpooled<'_, RELU> {
                         let here = S::where_equal(v[t], largest, left);
                         let to = S::add(here, S::add(S::mul(from[t], slope), constant));
                         S::store_up_to(z.as_mut_ptr().add(start + taps[t] + at.first), to, at.count);
+                        // The first of the largest takes it all.
+                        left = S::sub(left, here);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// [`Tiles::backward`] of whole rows.
+struct Spread<'a> {
+    tiles: Tiles,
+    y: &'a [f32],
+    gy: &'a [f32],
+    scale: Option<&'a [f32]>,
+    relu: bool,
+    full: &'a mut [f32],
+}
+
+impl Task for Spread<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Spread { tiles, y, gy, scale, relu, full } = self;
+        let taps = tiles.taps();
+        assert!(scale.is_none_or(|scale| scale.len() == tiles.channels));
+        assert!(full.len().is_multiple_of(tiles.pair()) && 4 * y.len() >= full.len() && 4 * gy.len() >= full.len());
+        for place in 0..full.len() / 4 / tiles.channels {
+            let start = tiles.start(place);
+            for at in spans::<S>(tiles.channels) {
+                // SAFETY: by the caller, and just checked.
+                unsafe {
+                    let largest = at.stream::<S>(y, place * tiles.channels);
+                    let mut left = at.stream::<S>(gy, place * tiles.channels);
+                    if relu {
+                        left = S::where_positive(largest, left);
+                    }
+                    if let Some(scale) = scale {
+                        left = S::mul(left, at.load::<S>(scale, 0));
+                    }
+                    for t in 0..4 {
+                        let here = S::where_equal(at.stream::<S>(full, start + taps[t]), largest, left);
+                        S::store_up_to(full.as_mut_ptr().add(start + taps[t] + at.first), here, at.count);
                         // The first of the largest takes it all.
                         left = S::sub(left, here);
                     }

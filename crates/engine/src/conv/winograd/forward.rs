@@ -195,7 +195,11 @@ impl Winograd {
         if self.whole {
             let v = self.numbers() * Self::plane(self.block, self.depth());
             let m = if self.in_place() { 0 } else { self.numbers() * Self::plane(self.block, self.sums()) };
-            let u = if self.kept.is_some() { 0 } else { lines(self.numbers() * Self::weight_plane(self.tiling.source[0], self.columns())) };
+            let u = if self.kept.is_some() {
+                0
+            } else {
+                lines(self.numbers() * Self::weight_plane(self.tiling.source[0], self.columns()))
+            };
             [zeros + u, v + m]
         } else {
             let tiles = self.block * self.tiling.count();
