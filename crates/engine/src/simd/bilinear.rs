@@ -46,12 +46,13 @@ impl Bilinear<6, 6, 4> for F4 {
             let (sum, product) = (S::splat(A2 + B2), S::splat(A2 * B2));
             let (ea, oa) = (S::fnma(b2, d2, d4), S::fnma(b2, d1, d3));
             let (eb, ob) = (S::fnma(a2, d2, d4), S::fnma(a2, d1, d3));
+            let (oa, ob) = (S::mul(a, oa), S::mul(b, ob));
             [
                 S::fma(product, d0, S::fnma(sum, d2, d4)),
-                S::fma(a, oa, ea),
-                S::fnma(a, oa, ea),
-                S::fma(b, ob, eb),
-                S::fnma(b, ob, eb),
+                S::add(ea, oa),
+                S::sub(ea, oa),
+                S::add(eb, ob),
+                S::sub(eb, ob),
                 S::fma(product, d1, S::fnma(sum, d3, d5)),
             ]
         }
