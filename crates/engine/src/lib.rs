@@ -2,6 +2,7 @@
 //!
 //! A [`Model`] is made from a network (plain data) and [`Options`]; it owns copies of the weights and all memory it
 //! will ever use. Tensors are f32, channels last (N x H x W x C); weights go in and come out in PyTorch's layouts.
+//! Of models that are gone up to 256 MiB of memory stay with the process, for the next ones.
 
 mod conv;
 mod error;

@@ -229,3 +229,37 @@ impl Raw {
 pub(super) fn lines(floats: usize) -> usize {
     floats.next_multiple_of(LINE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zeros_even_where_a_model_that_is_gone_wrote() {
+        for floats in [3, 100_000, 1_000_000, 1_500_000] {
+            for _ in 0..3 {
+                let mut buffers = Buffer::several(&[floats, 0, 17]);
+                let lengths: Vec<usize> = buffers.iter().map(|buffer| buffer.len()).collect();
+                assert_eq!(lengths, [floats, 0, 17]);
+                for buffer in &mut buffers {
+                    assert!(buffer.iter().all(|&value| value == 0.0));
+                    buffer.fill(1.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_not_much_too_large() {
+        let layout = |pages: usize| Layout::from_size_align(pages * LARGE_PAGE, LARGE_PAGE).unwrap();
+        let most = SPARE_BYTES / LARGE_PAGE;
+        Memory::new(layout(most + 1)).keep();
+        Memory::new(layout(most - 3)).keep();
+        assert!(Memory::spare(layout(1)).is_none_or(|spare| spare.layout.size() <= 2 * LARGE_PAGE));
+        for _ in 0..8 {
+            Memory::new(layout(most / 4)).keep();
+            let kept: usize = SPARE.lock().unwrap().iter().map(|spare| spare.layout.size()).sum();
+            assert!(kept <= SPARE_BYTES, "{kept}");
+        }
+    }
+}

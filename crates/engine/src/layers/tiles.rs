@@ -207,9 +207,9 @@ impl Task for Spread<'_> {
                     if let Some(scale) = scale {
                         left = S::mul(left, at.load::<S>(scale, 0));
                     }
-                    for t in 0..4 {
-                        let here = S::where_equal(at.stream::<S>(full, start + taps[t]), largest, left);
-                        S::store_up_to(full.as_mut_ptr().add(start + taps[t] + at.first), here, at.count);
+                    for tap in taps {
+                        let here = S::where_equal(at.stream::<S>(full, start + tap), largest, left);
+                        S::store_up_to(full.as_mut_ptr().add(start + tap + at.first), here, at.count);
                         // The first of the largest takes it all.
                         left = S::sub(left, here);
                     }

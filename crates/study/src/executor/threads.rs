@@ -7,7 +7,7 @@ use super::{Executor, Job, Resources, one};
 use crate::Error;
 use crate::execute::parents;
 use crate::feed::Shared;
-use crate::scheme::{Loss, Train};
+use crate::scheme::{Loss, Scheme, Train};
 
 /// `--on local`: whole trials side by side, one thread each.
 pub struct Threads(pub Resources);
@@ -17,7 +17,8 @@ impl Executor for Threads {
         let shared = Shared::new(job.setting, self.0.cache);
         let parents = parents(job.run, &shared, self.0, job.progress)?;
         job.begin();
-        let order = order(job);
+        let mut order = job.pending.to_vec();
+        order.sort_by_key(|&index| job.setting.study.scheme(&job.spec(index).scheme).as_ref().map_or(0, turn));
         let next = AtomicUsize::new(0);
         let stop = AtomicBool::new(false);
         let failure = Mutex::new(None);
@@ -45,20 +46,30 @@ impl Executor for Threads {
     }
 }
 
-/// The pending trials, those that imitate the parent's logits last: by then most of the way to these is kept, for the trials of
-/// the last block at least. Among them those that train every layer are first, as a long trial at the very end would
-/// leave the other workers without work.
-fn order(job: &Job<'_>) -> Vec<usize> {
-    let rank = |index: &usize| {
-        let scheme = job.setting.study.scheme(&job.spec(*index).scheme);
-        let stages = scheme.as_ref().map_or(&[][..], |scheme| &scheme.stages);
-        match stages.iter().any(|stage| stage.loss == Loss::Distillation) {
-            false => 0,
-            true if stages.iter().any(|stage| stage.train == Train::All) => 1,
-            true => 2,
-        }
-    };
-    let mut order = job.pending.to_vec();
-    order.sort_by_key(rank);
-    order
+/// When it is the turn of a scheme's trials, in plan order otherwise.
+///
+/// Those that imitate the parent's logits come last: by then most of the way to these is kept, for the trials of the last
+/// block at least. Among them those that train every layer are first, as a long trial at the very end would leave the
+/// other workers without work.
+fn turn(scheme: &Scheme) -> u8 {
+    match scheme.stages.iter().any(|stage| stage.loss == Loss::Distillation) {
+        false => 0,
+        true if scheme.stages.iter().any(|stage| stage.train == Train::All) => 1,
+        true => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheme::{PRESETS, preset};
+
+    #[test]
+    fn distillation_comes_last_and_its_long_trials_first() {
+        let mut names = PRESETS;
+        names.sort_by_key(|name| turn(&preset(name).unwrap()));
+        let [rest @ .., long, longer, short] = names;
+        assert_eq!([long, longer, short], ["distill-global", "hint-then-distill", "distill-local"]);
+        assert_eq!(rest, ["none", "local", "global", "hint", "hint-then-global"]);
+    }
 }
