@@ -77,9 +77,15 @@ pub(crate) const COLUMNS: [(&str, Type); 42] = [
 pub fn csv(data: &RunData) -> String {
     let mut out = String::new();
     line(&mut out, COLUMNS.iter().map(|(name, _)| (*name).to_owned()));
-    rows(data).into_iter().for_each(|row| line(&mut out, row));
+    for row in rows(data) {
+        let cells = row.into_iter().zip(COLUMNS);
+        line(&mut out, cells.map(|(cell, (name, _))| if ENCODED.contains(&name) { cell } else { harmless(cell) }));
+    }
     out
 }
+
+/// Columns of text that nettriage encodes itself, which whoever decodes it must find as it is.
+const ENCODED: [&str; 4] = ["test_per_class", "test_correct_bits", "similarity_before", "similarity_after"];
 
 /// The table of [`csv`], cell by cell.
 pub(crate) fn rows(data: &RunData) -> Vec<Vec<String>> {
@@ -262,20 +268,24 @@ pub fn csv_cells(analysis: &Analysis) -> String {
         row.extend([cell.cost.parameters, cell.cost.macs].map(|n| n.to_string()));
         row.push(number(cell.latency));
         row.push(cell.seconds.to_string());
-        line(&mut out, row);
+        line(&mut out, row.into_iter().map(harmless));
     }
     out
 }
 
-/// One line of CSV, quoted where it must be. A leading `=`, `+`, `-` or `@` in a name, which a spreadsheet would take for
-/// a formula, is kept from it by a quote mark; numbers are left alone.
+/// A leading `=`, `+`, `-` or `@` in a name, which a spreadsheet would take for a formula, is kept from it by a quote mark;
+/// numbers are left alone.
+fn harmless(cell: String) -> String {
+    let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.parse::<f64>().is_err();
+    if formula { format!("'{cell}") } else { cell }
+}
+
+/// One line of CSV, quoted where it must be.
 fn line(out: &mut String, cells: impl IntoIterator<Item = String>) {
     for (i, cell) in cells.into_iter().enumerate() {
         if i > 0 {
             out.push(',');
         }
-        let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.parse::<f64>().is_err();
-        let cell = if formula { format!("'{cell}") } else { cell };
         if cell.contains([',', '"', '\n', '\r']) {
             out.push('"');
             out.push_str(&cell.replace('"', "\"\""));

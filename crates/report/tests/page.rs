@@ -117,6 +117,15 @@ fn csv_has_a_row_for_every_record() {
 }
 
 #[test]
+fn csv_leaves_encoded_cells_as_they_are() {
+    let mut data = Truth::small().simulate(1);
+    data.records[0].readings.as_mut().unwrap().test_correct = "+/9Z".into();
+    data.records[0].spec.scheme = "+1*2".into();
+    let table = csv(&data);
+    assert!(table.contains(",+/9Z,") && table.contains(",'+1*2,"));
+}
+
+#[test]
 fn parquet_holds_the_records_by_another_reader() {
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::record::Field;
