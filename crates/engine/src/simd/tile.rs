@@ -298,7 +298,7 @@ pub(super) unsafe fn strip<S: Simd, const M: usize, const N: usize>(t: &Strip) {
 /// `c[m][..] (+)= sum over k of a[m][k] * b[k][..]` for tiles of rows that lie evenly spaced, and the same for planes of
 /// all three: no list of pointers, one call for all.
 ///
-/// Where a row of C is one panel wide, C may lie in A's place: a tile is read to its end before it is written.
+/// The planes of C may lie one before those of A: a plane is read to its end before the next one's sums are written there.
 pub(crate) struct Matrix {
     /// First element of A, whose rows are contiguous.
     pub a: *const f32,

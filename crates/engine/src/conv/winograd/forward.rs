@@ -102,12 +102,8 @@ impl Winograd {
         let weights = numbers * Self::weight_plane(ci, kernels.padded(co));
         let whole = weights * size_of::<f32>() <= WHOLE_BYTES;
         let (block, group) = if whole {
-            // As many columns at a time as leave room for a fair number of tiles.
-            let room = BLOCK_BYTES / size_of::<f32>() / numbers;
-            let fitting = |group: usize| room / (kernels.padded(ci) + group * kernels.panel());
-            let group = (1..=panels).rev().find(|group| fitting(*group) >= 24).unwrap_or(1);
-            let group = panels.div_ceil(panels.div_ceil(group));
-            (fitting(group).clamp(12, 96) / 6 * 6, group)
+            let row = kernels.padded(ci.max(co));
+            ((BLOCK_BYTES / size_of::<f32>() / numbers / row).clamp(12, 96) / 6 * 6, panels)
         } else {
             let image = tiling.count() * numbers * kernels.padded(ci) * size_of::<f32>();
             ((CHUNK_BYTES / image.max(1)).clamp(1, batch.max(1)), panels.div_ceil(2 * threads).clamp(1, 2))
@@ -154,19 +150,9 @@ impl Winograd {
         self.kernels.padded(self.tiling.target[0])
     }
 
-    /// Floats of a tile's sums over a group of panels.
-    fn sums(&self) -> usize {
-        self.columns().min(self.group * self.kernels.panel())
-    }
-
-    /// Whether sums take the place of what they are made from: where a row of both is the same one panel.
-    fn in_place(&self) -> bool {
-        self.whole && self.columns() == self.depth() && self.columns() <= self.kernels.panel()
-    }
-
-    /// Whether a block's products are all made before any of its outputs is written.
-    fn at_once(&self) -> bool {
-        self.group >= self.panels()
+    /// Floats of a plane of a block's transformed tiles or, once these have served, of their sums.
+    fn slot(&self) -> usize {
+        Self::plane(self.block, self.depth().max(self.columns()))
     }
 
     fn panels(&self) -> usize {
@@ -193,14 +179,12 @@ impl Winograd {
         let zeros = self.zeros();
         let group = self.group * self.kernels.panel();
         if self.whole {
-            let v = self.numbers() * Self::plane(self.block, self.depth());
-            let m = if self.in_place() { 0 } else { self.numbers() * Self::plane(self.block, self.sums()) };
             let u = if self.kept.is_some() {
                 0
             } else {
                 lines(self.numbers() * Self::weight_plane(self.tiling.source[0], self.columns()))
             };
-            [zeros + u, v + m]
+            [zeros + u, (self.numbers() + 1) * self.slot()]
         } else {
             let tiles = self.block * self.tiling.count();
             let v = self.numbers() * Self::plane(tiles, self.depth());
@@ -248,7 +232,7 @@ impl Winograd {
         let finish = finish.get().advance(columns.start);
         let (to, columns) = (to.skip(columns.start), columns.len());
         let expect = |at: Place| {
-            let Some(y) = to.y.filter(|_| p.soon.is_null() || !self.at_once()) else { return };
+            let Some(y) = to.y.filter(|_| p.soon.is_null()) else { return };
             self.tiling.expect_outputs(at, &self.t, y.at(0), columns);
             if !finish.mask.is_null() {
                 self.tiling.expect_outputs(at, &self.t, finish.beside(y.at(0)), columns);
@@ -269,8 +253,11 @@ impl Winograd {
     unsafe fn products(&self, p: &Product, columns: Range<usize>) {
         let (panel, co) = (self.kernels.panel(), self.tiling.target[0]);
         unsafe {
-            if columns.len() <= panel {
-                return self.multiply(p, 0..self.numbers(), self.kernels.width(columns.start, co), 0);
+            // In one call, where that ends with a number before it begins the next: sums may lie where the number before was.
+            let width = self.kernels.width(columns.start, co);
+            let [_, _, larger] = self.rows(p.tiles, width);
+            if columns.len() <= panel && larger == 0 && self.tiling.source[0] <= DEPTH {
+                return self.multiply(p, 0..self.numbers(), width, 0);
             }
             for number in 0..self.numbers() {
                 for at in columns.clone().step_by(panel) {
@@ -278,6 +265,13 @@ impl Winograd {
                 }
             }
         }
+    }
+
+    /// How many calls' tiles `tiles` rows of a product fall into, the rows of each, and how many have one more: as even as can
+    /// be, so that none is too small to keep the processor busy.
+    fn rows(&self, tiles: usize, width: usize) -> [usize; 3] {
+        let count = tiles.div_ceil(self.kernels.matrix(width).len());
+        [count, tiles / count, tiles % count]
     }
 
     /// M = V U for the numbers `numbers` and the panel that starts at column `column` of the product's.
@@ -288,9 +282,7 @@ impl Winograd {
         let first = plane.map(|plane| numbers.start * plane);
         let (v, u) = (p.v.wrapping_add(first[0]), p.u.wrapping_add(first[1] + column * ci));
         let m = p.m.wrapping_add(first[2] + column);
-        // Tiles of rows as even as can be, so that none is too small to keep the processor busy.
-        let count = p.tiles.div_ceil(kernels.len());
-        let (rows, larger) = (p.tiles / count, p.tiles % count);
+        let [count, rows, larger] = self.rows(p.tiles, width);
         for depth in (0..ci).step_by(DEPTH) {
             let mut t = Matrix {
                 a: v.wrapping_add(depth),
@@ -318,13 +310,13 @@ impl Winograd {
     }
 
     /// What is asked for while the products of `tiles` tiles from `first` on are made: what the next block reads, and where
-    /// this one is written to if all of that comes afterwards.
+    /// this one is written to.
     fn soon(&self, first: usize, tiles: usize, total: usize, io: &Io<'_>, to: Output, finish: SharedFinish) -> Soon {
         let mut soon = Soon::new();
         let next = first + tiles;
         let (start, floats) = self.tiling.floats(self.tiling.source, &self.t, next, self.block.min(total - next));
         soon.add(io.x.as_ptr().wrapping_add(start), floats);
-        if let Some(y) = to.y.filter(|_| self.at_once()) {
+        if let Some(y) = to.y {
             let (start, floats) = self.tiling.floats(self.tiling.target, &self.t, first, tiles);
             let y = y.at(start).cast_const();
             if !finish.get().mask.is_null() {
@@ -332,11 +324,9 @@ impl Winograd {
             }
             soon.add(y, floats);
         }
-        let panel = self.kernels.panel();
         let width = self.kernels.width(0, self.tiling.target[0]);
         let rows = tiles.div_ceil(self.kernels.matrix(width).len());
-        let panels = self.tiling.target[0].min(self.group * panel).div_ceil(panel);
-        soon.within(self.numbers() * rows * panels * self.tiling.source[0].div_ceil(DEPTH));
+        soon.within(self.numbers() * rows * self.panels() * self.tiling.source[0].div_ceil(DEPTH));
         soon
     }
 
@@ -369,26 +359,23 @@ impl Winograd {
         // SAFETY: no task runs.
         unsafe { zeros.at(0).write_bytes(0, zero_len) };
         let total = io.n * this.tiling.count();
-        let group = this.group * panel;
-        let (v_step, m_step) = (this.depth(), this.sums());
-        let (v_plane, m_plane) = (Self::plane(this.block, v_step), Self::plane(this.block, m_step));
+        let (v_step, m_step, plane) = (this.depth(), this.columns(), this.slot());
         pool.run(total.div_ceil(this.block), |task| {
             let first = task * this.block;
             let tiles = this.block.min(total - first);
-            let v = slots.at(pool.worker() * own);
-            let m = if this.in_place() { v } else { v.wrapping_add(this.numbers() * v_plane) };
+            // A number's sums lie where the number before was read: none is written over before it has served, and a block
+            // takes no more of the cache than its tiles do.
+            let m = slots.at(pool.worker() * own);
+            let v = m.wrapping_add(plane);
             // SAFETY: the slot is this thread's, the target pixels are this task's.
             unsafe {
-                this.inputs(first, tiles, io.x.as_ptr(), zeros.at(0), v, v_plane);
+                this.inputs(first, tiles, io.x.as_ptr(), zeros.at(0), v, plane);
                 let mut soon = this.soon(first, tiles, total, &io, y, finish);
-                for start in (0..co).step_by(group) {
-                    let end = co.min(start + group);
-                    let u = u.at(start * ci);
-                    let soon = &mut soon;
-                    let product = Product { v, v_plane, v_step, u, u_plane, m, m_plane, m_step, tiles, soon };
-                    this.products(&product, start..end);
-                    this.outputs(&product, first, start..end, y, finish);
-                }
+                let [v_plane, m_plane] = [plane; 2];
+                let u = u.at(0);
+                let product = Product { v, v_plane, v_step, u, u_plane, m, m_plane, m_step, tiles, soon: &mut soon };
+                this.products(&product, 0..co);
+                this.outputs(&product, first, 0..co, y, finish);
             }
         });
     }
