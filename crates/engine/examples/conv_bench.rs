@@ -5,7 +5,7 @@
 //!
 //! Counted as the direct sum over the whole window, so algorithms with fewer products show more. Processor time, so
 //! with more threads it is a speed per thread; the best of the rounds, in which the algorithms alternate.
-//! `--table` prints a file of `src/conv/choice` instead, for one thread; `--errors` the rounding errors against f64.
+//! `--table` prints a file of `src/conv/choice` instead (or its lines of some shapes), for one thread; `--errors` the rounding errors against f64.
 
 #![allow(dead_code, unused_imports, missing_docs, clippy::needless_range_loop)]
 
@@ -78,6 +78,13 @@ struct Arguments {
     images: Option<usize>,
     table: bool,
     errors: bool,
+}
+
+impl Arguments {
+    /// Whether the shape of that name is asked for.
+    fn wants(&self, name: &str) -> bool {
+        self.shapes.as_ref().is_none_or(|shapes| shapes.split(',').any(|shape| shape == name))
+    }
 }
 
 fn arguments() -> Arguments {
@@ -183,12 +190,13 @@ fn measure(
 }
 
 /// The table of `src/conv/choice`, measured here.
-fn write_table(kernels: &'static Kernels, rounds: usize) {
+fn write_table(kernels: &'static Kernels, arguments: &Arguments) {
+    let rounds = arguments.rounds;
     println!(
         "# GFLOP/s (counted as direct sums) of one thread by direction (forward, input's gradient, weight's gradient)"
     );
     println!(
-        "# and algorithm (direct, f2, f4, two); 0 where it does not apply. Columns: side, input channels, filters, 3 x 4 speeds."
+        "# and algorithm (direct, f2, f4, two, line); 0 where it does not apply. Columns: side, input channels, filters, 3 x 5 speeds."
     );
     println!(
         "# Written by `conv_bench --table --set {} --rounds {rounds}`: processor time, the best of the rounds.",
@@ -197,10 +205,12 @@ fn write_table(kernels: &'static Kernels, rounds: usize) {
     let pool = Pool::new(1);
     let mut scratch = Scratch::default();
     for side in [2, 4, 8, 16, 32] {
-        for channels in [3, 8, 16, 32, 64, 128, 256, 512] {
-            for filters in [channels, 2 * channels] {
-                let filters = if channels == 3 { [16, 64][filters / channels - 1] } else { filters };
-                if side * channels.max(filters) > 4096 || filters > 512 || (channels == 3 && side < 16) {
+        for channels in [1, 3, 8, 16, 32, 64, 128, 256, 512] {
+            for filters in if channels < 8 { [16, 64] } else { [channels, 2 * channels] } {
+                if side * channels.max(filters) > 4096 || filters > 512 || (channels < 8 && side < 16) {
+                    continue;
+                }
+                if !arguments.wants(&format!("{side}x{channels}x{filters}")) {
                     continue;
                 }
                 let g = Geometry::of([channels, side, side], Conv::same(filters, 3));
@@ -290,7 +300,7 @@ fn main() {
         None => simd::kernels(),
     };
     if arguments.table {
-        return write_table(kernels, arguments.rounds);
+        return write_table(kernels, &arguments);
     }
     if arguments.errors {
         return write_errors(kernels);
@@ -308,7 +318,7 @@ fn main() {
             name += &format!("k{kernel}s{stride}g{groups}");
         }
         let batch = arguments.images.unwrap_or(batch);
-        if arguments.shapes.as_ref().is_some_and(|s| !s.split(',').any(|s| s == name)) {
+        if !arguments.wants(&name) {
             continue;
         }
         let conv = Conv { stride: [stride; 2], groups, ..Conv::same(filters, kernel) };

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::{Geometry, channelwise, winograd};
+use super::{Geometry, channelwise, line, winograd};
 use crate::simd::Kernels;
 use crate::simd::transform::Transforms;
 
@@ -19,6 +19,8 @@ pub(crate) enum Algorithm {
     F4,
     /// The Toeplitz product for 2x2 pictures.
     Two,
+    /// F(4, 3) along lines; covers 3x3 kernels with stride 1 and few channels. The input's gradient is direct.
+    Line,
 }
 
 /// One of the three products of a convolution.
@@ -35,8 +37,8 @@ pub(crate) enum Direction {
 impl Algorithm {
     /// All of them.
     #[cfg_attr(not(test), allow(dead_code))] // For tests and the benchmark.
-    pub const ALL: [Algorithm; 5] =
-        [Algorithm::Direct, Algorithm::Depthwise, Algorithm::F2, Algorithm::F4, Algorithm::Two];
+    pub const ALL: [Algorithm; 6] =
+        [Algorithm::Direct, Algorithm::Depthwise, Algorithm::F2, Algorithm::F4, Algorithm::Two, Algorithm::Line];
 
     /// The name in tables.
     #[allow(dead_code, reason = "for the benchmark, which includes this module")]
@@ -47,6 +49,7 @@ impl Algorithm {
             Algorithm::F2 => "f2",
             Algorithm::F4 => "f4",
             Algorithm::Two => "two",
+            Algorithm::Line => "line",
         }
     }
 
@@ -57,13 +60,19 @@ impl Algorithm {
             Algorithm::Depthwise => channelwise::covers(g),
             Algorithm::F2 | Algorithm::F4 => winograd::covers(g),
             Algorithm::Two => winograd::covers_two(g),
+            Algorithm::Line => line::covers(g),
         }
+    }
+
+    /// Whether it rounds as a direct sum does.
+    pub fn exact(self) -> bool {
+        !matches!(self, Algorithm::F4 | Algorithm::Line)
     }
 
     /// Its tile transforms, if it has any.
     pub(super) fn transforms(self, kernels: &Kernels) -> Option<Transforms> {
         match self {
-            Algorithm::Direct | Algorithm::Depthwise => None,
+            Algorithm::Direct | Algorithm::Depthwise | Algorithm::Line => None,
             Algorithm::F2 => Some(kernels.f2),
             Algorithm::F4 => Some(kernels.f4),
             Algorithm::Two => Some(kernels.k3),
@@ -82,7 +91,8 @@ struct Measured {
 }
 
 /// The algorithms that tables compare.
-pub(crate) const TABLED: [Algorithm; 4] = [Algorithm::Direct, Algorithm::F2, Algorithm::F4, Algorithm::Two];
+pub(crate) const TABLED: [Algorithm; 5] =
+    [Algorithm::Direct, Algorithm::F2, Algorithm::F4, Algorithm::Two, Algorithm::Line];
 
 /// What `examples/conv_bench.rs --table` wrote; each file says where.
 fn table(set: &str) -> &'static [Measured] {
@@ -144,7 +154,7 @@ pub(super) fn choose(set: &str, g: &Geometry, direction: Direction, exact: bool)
         let measured = nearest.speeds[direction as usize][column];
         measured * used(a, h) * used(a, w) / used(a, nearest.side).powi(2)
     };
-    let allowed = TABLED.into_iter().filter(|a| a.covers(g) && !(exact && *a == Algorithm::F4));
+    let allowed = TABLED.into_iter().filter(|a| a.covers(g) && (a.exact() || !exact));
     allowed.max_by(|a, b| speed(*a).total_cmp(&speed(*b))).unwrap_or(Algorithm::Direct)
 }
 
@@ -177,7 +187,7 @@ mod tests {
                 for direction in DIRECTIONS {
                     assert!(choose(set, &g, direction, false).covers(&g));
                     let exact = choose(set, &g, direction, true);
-                    assert!(exact.covers(&g) && exact != Algorithm::F4);
+                    assert!(exact.covers(&g) && exact.exact());
                 }
             }
         }

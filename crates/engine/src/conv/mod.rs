@@ -12,6 +12,7 @@ mod choice;
 mod direct;
 mod direct_weight;
 mod few;
+mod line;
 mod memory;
 mod pass;
 #[cfg(test)]
@@ -32,6 +33,7 @@ use crate::simd::{self, Kernels};
 use channelwise::{Channelwise, ChannelwiseWeight};
 use direct::Direct;
 use direct_weight::DirectWeight;
+use line::{Line, LineWeight};
 use pass::{Io, Pass, Way, WeightPass};
 use winograd::{Winograd, WinogradWeight};
 
@@ -137,6 +139,9 @@ impl ConvOp {
             match algorithm.transforms(kernels) {
                 Some(t) => Box::new(Winograd::new(geometry, way, batch, threads, kernels, t, needs.grad_weight)),
                 None if algorithm == Algorithm::Depthwise => Box::new(Channelwise::new(geometry, way, kernels)),
+                None if algorithm == Algorithm::Line && way == Way::Forward => {
+                    Box::new(Line::new(geometry, threads, kernels))
+                }
                 None => Box::new(Direct::new(geometry, way, threads, kernels)),
             }
         };
@@ -144,6 +149,7 @@ impl ConvOp {
             match algorithm.transforms(kernels) {
                 Some(t) => Box::new(WinogradWeight::new(geometry, batch, threads, kernels, t)),
                 None if algorithm == Algorithm::Depthwise => Box::new(ChannelwiseWeight::new(geometry, kernels)),
+                None if algorithm == Algorithm::Line => Box::new(LineWeight::new(geometry, threads, kernels)),
                 None if few::suits(geometry) => Box::new(few::FewWeight::new(geometry, threads, kernels)),
                 None => Box::new(DirectWeight::new(geometry, batch, kernels)),
             }

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use super::bilinear::{F2, F4, K3};
 use super::depthwise::{self, Correlate, Gather};
+use super::line::{self, Correlation, Gradients, LineKernels, Sums};
 use super::tile::{self, Cols, ColsFn, Finish, Matrix, MatrixFn, Rows, RowsFn, Strip, StripFn};
 use super::transform::{self, Filters, PanelRow, Source, Target, Transforms};
 use super::{Simd, Task, portable::Portable};
@@ -33,6 +34,8 @@ pub(crate) struct Kernels {
     pub f2: Transforms,
     /// 2x2 pictures.
     pub k3: Transforms,
+    /// F(4, 3) along lines of pictures with few channels.
+    pub line: LineKernels,
     /// One pixel of a depthwise convolution.
     pub gather: unsafe fn(&Gather),
     /// One tap's run of a depthwise weight gradient.
@@ -116,6 +119,36 @@ macro_rules! instruction_set {
             instruction_set!(@transforms f2, F2, 4, 4, 2, $simd, [$($feature)?]);
             instruction_set!(@transforms k3, K3, 2, 3, 2, $simd, [$($feature)?]);
 
+            mod lines {
+                use super::*;
+                $(#[target_feature(enable = $feature)])?
+                unsafe fn input(pixels: *const f32, channels: usize, groups: usize, v: *mut f32) {
+                    unsafe { line::input::<$simd>(pixels, channels, groups, v) }
+                }
+                $(#[target_feature(enable = $feature)])?
+                unsafe fn filter(taps: *const f32, channels: usize, u: *mut f32) {
+                    unsafe { line::filter::<$simd>(taps, channels, u) }
+                }
+                $(#[target_feature(enable = $feature)])?
+                unsafe fn output(t: &Sums) {
+                    unsafe { line::output::<$simd>(t) }
+                }
+                $(#[target_feature(enable = $feature)])?
+                unsafe fn grad_output(t: &Gradients) {
+                    unsafe { line::grad_output::<$simd>(t) }
+                }
+                $(#[target_feature(enable = $feature)])?
+                unsafe fn correlate(t: &Correlation) {
+                    unsafe { line::correlate::<$simd>(t) }
+                }
+                $(#[target_feature(enable = $feature)])?
+                unsafe fn grad_filter(sums: *const f32, channels: usize, taps: *mut f32) {
+                    unsafe { line::grad_filter::<$simd>(sums, channels, taps) }
+                }
+                pub(super) const KERNELS: LineKernels =
+                    LineKernels { input, filter, output, grad_output, correlate, grad_filter };
+            }
+
             /// Runs `f` compiled for this instruction set.
             #[allow(dead_code)] // The portable one is a plain call.
             $(#[target_feature(enable = $feature)])?
@@ -137,6 +170,7 @@ macro_rules! instruction_set {
                 f4: f4::TRANSFORMS,
                 f2: f2::TRANSFORMS,
                 k3: k3::TRANSFORMS,
+                line: lines::KERNELS,
                 gather,
                 correlate,
             };

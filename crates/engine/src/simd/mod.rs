@@ -6,6 +6,7 @@
 mod bilinear;
 pub(crate) mod depthwise;
 mod kernels;
+pub(crate) mod line;
 mod portable;
 pub(crate) mod tile;
 pub(crate) mod transform;
