@@ -366,7 +366,9 @@ impl<'a> Examiner<'a> {
         untouched: bool,
         threads: usize,
     ) -> Result<Examiner<'a>, Error> {
-        let from = match &patient.block {
+        // Where there is no block all is the parent's, the last block too.
+        let block = patient.block.as_ref().or(shared.setting.blocks.last());
+        let from = match block {
             Some(block) if untouched && shared.setting.means.savings.evaluation => block.input.clone(),
             _ => INPUT.to_owned(),
         };

@@ -3,6 +3,8 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use nettriage_records::plan::Role;
+
 use super::{Executor, Job, Resources, one};
 use crate::Error;
 use crate::execute::parents;
@@ -18,7 +20,13 @@ impl Executor for Threads {
         let parents = parents(job.run, &shared, self.0, job.progress)?;
         job.begin();
         let mut order = job.pending.to_vec();
-        order.sort_by_key(|&index| job.setting.study.scheme(&job.spec(index).scheme).as_ref().map_or(0, turn));
+        order.sort_by_key(|&index| {
+            let spec = job.spec(index);
+            match spec.role {
+                Role::Parent => LAST,
+                _ => job.setting.study.scheme(&spec.scheme).as_ref().map_or(0, turn),
+            }
+        });
         let next = AtomicUsize::new(0);
         let stop = AtomicBool::new(false);
         let failure = Mutex::new(None);
@@ -45,6 +53,9 @@ impl Executor for Threads {
         failure.into_inner().expect("no holder of this lock panics").map_or(Ok(()), Err)
     }
 }
+
+/// The parent's own trial trains nothing, and all but its last block is kept by then.
+const LAST: u8 = 3;
 
 /// When it is the turn of a scheme's trials, in plan order otherwise.
 ///
