@@ -405,7 +405,10 @@ pub(super) unsafe fn filter<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
                 for i in 0..P {
                     let numbers = B::filter::<S>(half[i]);
                     for j in 0..P {
-                        S::store(planes.at(u, j), numbers[j]);
+                        let to = planes.at(u, j);
+                        S::store(to, numbers[j]);
+                        // As in `input`.
+                        prefetch(to.wrapping_add(2 * w.width));
                     }
                     u = u.wrapping_add(opaque(P * plane));
                 }
@@ -507,7 +510,9 @@ pub(super) unsafe fn grad_filter<S: Simd, B: Bilinear<I, P, O>, const I: usize, 
                 for j in 0..P {
                     let mut column = [S::zero(); P];
                     for i in 0..P {
-                        column[i] = S::load(planes.at(m, i));
+                        let from = planes.at(m, i);
+                        column[i] = S::load(from);
+                        prefetch(from.wrapping_add(2 * w.width));
                     }
                     m = m.wrapping_add(opaque(plane));
                     let column = B::grad_filter::<S>(column);

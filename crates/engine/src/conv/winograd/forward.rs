@@ -103,7 +103,11 @@ impl Winograd {
         let whole = weights * size_of::<f32>() <= WHOLE_BYTES;
         let (block, group) = if whole {
             let row = kernels.padded(ci.max(co));
-            ((BLOCK_BYTES / size_of::<f32>() / numbers / row).clamp(12, 96) / 6 * 6, panels)
+            let most = (BLOCK_BYTES / size_of::<f32>() / numbers / row).clamp(12, 96);
+            // All calls alike.
+            let rows = kernels.matrix(kernels.width(0, co)).len();
+            let even = |tiles: &usize| tiles.is_multiple_of(tiles.div_ceil(rows));
+            ((most / 6 * 5..=most).rev().find(even).unwrap_or(most), panels)
         } else {
             let image = tiling.count() * numbers * kernels.padded(ci) * size_of::<f32>();
             ((CHUNK_BYTES / image.max(1)).clamp(1, batch.max(1)), panels.div_ceil(2 * threads).clamp(1, 2))
