@@ -92,6 +92,37 @@ fn half_precision_is_asked_for_and_stands_in_the_record() {
     }
 }
 
+/// Readings that are left out are another study too, whose other readings are the same.
+#[test]
+fn readings_that_are_left_out_change_no_other() {
+    let readings = |study: &str| {
+        let place = Place::new(study);
+        let digests = place.complete("run", &[]);
+        let records = digests.keys().filter(|name| name.starts_with("trials/")).map(|name| {
+            let text = std::fs::read_to_string(place.path("run").join(name)).unwrap();
+            let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let record = record["payload"].take();
+            let spec = ["role", "block", "substitute", "init", "scheme", "seed"].map(|key| &record["spec"][key]);
+            (format!("{spec:?}"), (record["readings"].clone(), record["clock"]["inference"].clone()))
+        });
+        records.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let full = readings(STUDY);
+    let bare = readings(&STUDY.replace("[triage]", "readings = []\n[triage]"));
+    assert!(full.len() > 40 && full.values().all(|(_, inference)| !inference.is_null()));
+    assert!(full.keys().eq(bare.keys()));
+    for ((spec, (mut readings, _)), (bare, inference)) in full.into_iter().zip(bare.into_values()) {
+        let (mut left_out, fields) = (0, readings.as_object_mut().unwrap());
+        for name in ["filters", "similarity"] {
+            left_out += usize::from(fields.remove(name).is_some_and(|value| !value.is_null()));
+            assert!(bare.get(name).is_none_or(|value| value.is_null()), "{spec}");
+        }
+        assert!(left_out > 0 || spec.contains("parent"), "{spec}");
+        assert!(fields.iter().all(|(name, value)| bare.get(name) == Some(value)), "{spec}");
+        assert!(inference.is_null(), "{spec}");
+    }
+}
+
 #[test]
 fn a_run_killed_ten_times_ends_with_the_same_records() {
     let place = Place::new(STUDY);

@@ -1,5 +1,6 @@
 //! The study file: TOML, every key documented here, unknown keys refused with the nearest known one named.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use nettriage_data::Augmentation;
@@ -166,9 +167,32 @@ pub struct Children {
     /// changes results, so it is part of every trial's id and stands in its record.
     #[serde(default, skip_serializing_if = "Precision::is_full")]
     pub activations: Precision,
+    /// What is read of a trial beside its accuracies. Less is a part of every trial's id.
+    #[serde(default = "all_readings", skip_serializing_if = "is_all")]
+    pub readings: BTreeSet<Reading>,
     /// Which weights of a trial stay in the run's folder, beside its readings.
     #[serde(default)]
     pub keep: Keep,
+}
+
+/// What takes time to read of a trial, and may be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reading {
+    /// The substitute's filters, and what excites them.
+    Filters,
+    /// Inference time beside the parent's.
+    Latency,
+    /// How alike the parent it is, tensor by tensor.
+    Similarity,
+}
+
+fn all_readings() -> BTreeSet<Reading> {
+    BTreeSet::from([Reading::Filters, Reading::Latency, Reading::Similarity])
+}
+
+fn is_all(readings: &BTreeSet<Reading>) -> bool {
+    *readings == all_readings()
 }
 
 /// Which weights of a trial are kept, as safetensors files.

@@ -11,6 +11,7 @@ use crate::evaluate::{self, BATCH, evaluate};
 use crate::feed::{Feed, Parent, Set, Shared};
 use crate::patches::{self, Watch, can_die};
 use crate::scheme::{Loss, Scheme, Stage, Train};
+use crate::study::Reading;
 use crate::surgery::{Patient, operate};
 use crate::timing::Latencies;
 use crate::train::{self, Flow, Objective, Pace, Step};
@@ -51,7 +52,9 @@ pub fn run(shared: &Shared<'_>, parent: &Parent, spec: &TrialSpec, threads: usiz
     let (mut readings, mut inference, mut network, mut substitute) = (None, None, None, None);
     if outcome == Outcome::Done {
         let (found, patient) = session.finish(&untrained)?;
-        inference = Some(latency(shared, parent, spec, &patient.network)?);
+        if shared.setting.study.children.readings.contains(&Reading::Latency) {
+            inference = Some(latency(shared, parent, spec, &patient.network)?);
+        }
         substitute = patient.substitute().filter(|_| spec.substitute.is_some()).transpose()?;
         readings = Some(found);
         network = Some(patient.network);
@@ -290,6 +293,7 @@ impl<'a> Session<'a> {
             test_correct: test.correct,
             similarity: match self.spec.role {
                 Role::Parent => None,
+                _ if !self.reads(Reading::Similarity) => None,
                 _ => {
                     let (patient, start, from) = (&self.patient, &self.start, self.from());
                     let subject = similarity::Subject { patient, untrained, start, from };
@@ -310,9 +314,14 @@ impl<'a> Session<'a> {
         if self.shared.setting.study.children.activations.is_full() { &self.examiner.from } else { INPUT }
     }
 
-    /// The substitute's filters; none where it is no convolution.
+    fn reads(&self, reading: Reading) -> bool {
+        self.shared.setting.study.children.readings.contains(&reading)
+    }
+
+    /// The substitute's filters; none where they are not read, and where it is no convolution.
     fn filters(&self, untrained: &Network) -> Result<Option<Filters>, Error> {
-        let Some(product) = self.patient.operated_product() else { return Ok(None) };
+        let product = self.patient.operated_product().filter(|_| self.reads(Reading::Filters));
+        let Some(product) = product else { return Ok(None) };
         let key = format!("{product}.weight");
         let network = &self.patient.network;
         let (before, after) = (&untrained.weights[&key], &network.weights[&key]);
