@@ -5,7 +5,7 @@
 
 #![allow(clippy::needless_range_loop)] // Indices over small constants unroll; iterators over vectors do not always inline.
 
-use super::{LINE, Simd, Spaced, prefetch_near};
+use super::{LINE, Simd, Spaced, prefetch, prefetch_near};
 
 /// Rows of the largest tile of any instruction set.
 pub(crate) const MAX_ROWS: usize = 12;
@@ -406,6 +406,14 @@ pub(crate) type ColsFn = unsafe fn(&Cols);
 pub(super) unsafe fn cols<S: Simd, const M: usize, const N: usize>(t: &Cols) {
     unsafe {
         let mut acc = [[S::zero(); N]; M];
+        // Read at the end.
+        if t.add {
+            for m in 0..M {
+                for v in 0..N {
+                    prefetch(t.c.wrapping_add(m * t.c_step + v * S::LANES));
+                }
+            }
+        }
         let mut b = t.b;
         for s in 0..t.count {
             let mut a = t.a.wrapping_offset(*t.segments.add(s));
