@@ -2,11 +2,13 @@
 """The same study in nettriage and in PyTorch, alternating: the ratio of the trials' seconds, and both accuracies.
 
     cargo build --release && pip install torch numpy
-    python bench/study.py --data DIR --peer torch_study.py [--rounds 3] [--threads N] [--scale 1] [--program nettriage]
+    python bench/study.py --data DIR --peer torch_study.py [--rounds 3] [--threads N] [--scale 1] [--all-readings]
+        [--program nettriage]
 
 DIR holds CIFAR-10's binary batches; the peer is a plain PyTorch script that takes --data --kind --width --train
 --test --parent-epochs --child-epochs --threads --out and writes {"trials_seconds", "trials": [{"block", "scheme",
-"accuracy"}]}. Both sides use one thread per core. `--scale 5` takes a fifth of all images, for a quick look. Beside the
+"accuracy"}]}. Both sides use one thread per core. `--scale 5` takes a fifth of all images, for a quick look;
+`--all-readings` reads of nettriage's trials what any study does (filters, inference times, likeness), not accuracies alone. Beside the
 ratio of the trials' seconds on the wall stands that of the processes' processor seconds, parents included, which other programs disturb less.
 """
 import argparse, json, os, pathlib, re, statistics, subprocess, sys, tempfile
@@ -16,8 +18,10 @@ from savings import run
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def ours(program, data, threads, scale, folder):
+def ours(program, data, threads, scale, all_readings, folder):
     text = (ROOT / "studies/peer-cifar10.toml").read_text()
+    if all_readings:
+        text = re.sub(r"^readings = .*\n", "", text, flags=re.M)
     text = re.sub(r"^(validation|train|test|images) = (\d+)", lambda m: f"{m[1]} = {int(m[2]) // scale}", text, flags=re.M)
     study = folder / "study.toml"
     study.write_text(text)
@@ -47,13 +51,13 @@ def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--data", required=True); a.add_argument("--peer", required=True)
     a.add_argument("--rounds", type=int, default=3); a.add_argument("--threads", type=int, default=os.cpu_count())
-    a.add_argument("--scale", type=int, default=1); a.add_argument("--program", default=ROOT / "target/release/nettriage")
+    a.add_argument("--all-readings", action="store_true"); a.add_argument("--scale", type=int, default=1); a.add_argument("--program", default=ROOT / "target/release/nettriage")
     a = a.parse_args()
     rounds = []
     for n in range(a.rounds):
         with tempfile.TemporaryDirectory() as scratch:
             scratch = pathlib.Path(scratch)
-            mine = ours(a.program, a.data, a.threads, a.scale, scratch)
+            mine = ours(a.program, a.data, a.threads, a.scale, a.all_readings, scratch)
             peer = theirs(a.peer, a.data, a.threads, a.scale, scratch)
         rounds.append((mine, peer))
         print(f"round {n + 1}: nettriage {mine[0]:.1f} s, PyTorch {peer[0]:.1f} s, ratio {mine[0] / peer[0]:.3f}; "

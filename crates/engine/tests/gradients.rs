@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use common::reference::{Batch, Weights64, run};
 use common::{chain, distance, hashed, layer, network};
 use nettriage_engine::{Model, Optimizer, Options, Trainable};
-use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Padding, Shape, Window};
+use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Padding, Shape, Weights, Window};
 
 const IMAGES: usize = 3;
 
@@ -24,7 +24,13 @@ fn with_images(shape: Shape, layers: Vec<nettriage_net::Layer>, output: &str) ->
 
 /// Compares output, and gradients of all weights that train, for the loss sum of (coefficient x output).
 fn check_training(graph: Graph, trainable: Trainable, tolerance: f64) {
+    check_weights(graph, trainable, tolerance, |_| ());
+}
+
+/// The same with weights that `change` has changed.
+fn check_weights(graph: Graph, trainable: Trainable, tolerance: f64, change: impl Fn(&mut Weights)) {
     let mut network = network(graph, 7);
+    change(&mut network.weights);
     // Pictures of size 1, whatever the number of images.
     if let Some(images) = network.weights.get_mut("images.weight") {
         images.data = hashed(images.data.len(), 4, 1.0);
@@ -295,6 +301,31 @@ fn joined_layers() {
         layer("last", &["head"], relu),
     ];
     check_training(with_images(shape, head, "last"), Trainable::All, 2e-5);
+}
+
+/// Pooling joins a conv's node too: where a norm's weights are positive, negative, and so small that its output does not tell
+/// its input.
+#[test]
+fn pooled_norms() {
+    let shape = Shape::new(3, 6, 4);
+    let relu = Kind::Activation(Activation::Relu);
+    for with_relu in [false, true] {
+        for weight in [[0.7, 0.5, 0.9, 1.1], [0.7, -0.5, 0.9, -1.1], [0.7, 1e-3, -0.5, -2e-3]] {
+            let mut layers = vec![
+                layer("conv", &["x"], Kind::Conv(Conv { bias: false, ..Conv::same(4, 3) })),
+                layer("norm", &["conv"], Kind::BatchNorm { eps: 1e-3, momentum: 0.1 }),
+            ];
+            if with_relu {
+                layers.push(layer("relu", &["norm"], relu.clone()));
+            }
+            let before = if with_relu { "relu" } else { "norm" };
+            layers.push(layer("pool", &[before], Kind::MaxPool(Window::square(2))));
+            check_weights(with_images(shape, layers, "pool"), Trainable::All, 2e-5, |weights| {
+                weights.get_mut("norm.weight").unwrap().data = weight.to_vec();
+                weights.get_mut("norm.bias").unwrap().data = vec![0.1, 0.3, -0.2, 0.4];
+            });
+        }
+    }
 }
 
 /// A residual unit whose input is read three times.

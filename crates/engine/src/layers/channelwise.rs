@@ -21,7 +21,7 @@ pub(crate) fn apply(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, y: &mut
     assert!(scale.len() == shift.len() && x.len() == y.len() && y.len().is_multiple_of(scale.len()), "whole rows");
     let size = CHUNK.div_ceil(scale.len()) * scale.len();
     pool.chunks(y, size, |i, y| {
-        let x = &x[i * size..][..y.len()];
+        let x = Some(&x[i * size..][..y.len()]);
         if relu {
             dispatch(Apply::<true> { x, scale, shift, y })
         } else {
@@ -30,9 +30,21 @@ pub(crate) fn apply(x: &[f32], scale: &[f32], shift: &[f32], relu: bool, y: &mut
     });
 }
 
-/// [`apply`] to whole rows.
+/// y := y * scale + shift, with `relu` then not below 0.
+pub(crate) fn apply_in_place(scale: &[f32], shift: &[f32], relu: bool, y: &mut [f32], pool: &Pool) {
+    assert!(scale.len() == shift.len() && y.len().is_multiple_of(scale.len()), "whole rows");
+    pool.chunks(y, CHUNK.div_ceil(scale.len()) * scale.len(), |_, y| {
+        if relu {
+            dispatch(Apply::<true> { x: None, scale, shift, y })
+        } else {
+            dispatch(Apply::<false> { x: None, scale, shift, y })
+        }
+    });
+}
+
+/// [`apply`] to whole rows, or [`apply_in_place`].
 struct Apply<'a, const RELU: bool> {
-    x: &'a [f32],
+    x: Option<&'a [f32]>,
     scale: &'a [f32],
     shift: &'a [f32],
     y: &'a mut [f32],
@@ -46,7 +58,7 @@ impl<const RELU: bool> Task for Apply<'_, RELU> {
             for at in spans::<S>(scale.len()) {
                 // SAFETY: by the caller; x and y are as large as each other, scale and shift as the channels.
                 unsafe {
-                    let v = S::mul(at.stream::<S>(x, start), at.load::<S>(scale, 0));
+                    let v = S::mul(at.stream::<S>(x.unwrap_or(y), start), at.load::<S>(scale, 0));
                     let v = S::add(v, at.load::<S>(shift, 0));
                     let to = y.as_mut_ptr().wrapping_add(start + at.first);
                     prefetch_near(to.wrapping_add(AHEAD));

@@ -173,7 +173,7 @@ impl ConvLayer {
         let bias = self.bias.as_mut().filter(|_| self.trains);
         match &mut self.norm {
             Some(norm) if norm.trains() => {
-                norm.backward_pooled(tiles, saved, gy, cx.params, cx.pool);
+                norm.backward_pooled(tiles, saved, y, gy, cx.params, cx.pool);
                 match bias {
                     Some(bias) if norm.centres() => bias.vanish(cx.params),
                     Some(bias) => bias.gradient(saved, None, cx.params, cx.pool),

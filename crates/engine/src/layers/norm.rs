@@ -1,11 +1,14 @@
 //! Batch normalisation and per-channel affine maps, alone or behind a convolution, with the ReLU that may follow.
 
-use crate::layers::channelwise::{Coefficients, Moments, Products, apply, backward, scale_masked};
+use crate::layers::channelwise::{Coefficients, Moments, Products, apply, apply_in_place, backward, scale_masked};
 use crate::layers::columns::Columns;
-use crate::layers::tiles::{Largest, Tiles};
+use crate::layers::tiles::{Known, Largest, Peaks, Tiles};
 use crate::op::{Context, Inputs, Op, Reads};
 use crate::params::{ParamId, Params};
 use crate::pool::Pool;
+
+/// How much larger than its weight what a norm adds may be for z to be told from y: six bits are lost at most.
+const TOLD: f32 = 64.0;
 
 /// The statistics of a batch norm.
 pub(crate) struct Statistics {
@@ -116,16 +119,24 @@ impl Norm {
         (&self.scale, &self.shift)
     }
 
-    /// Scale and shift from the batch `x` (rows x channels), whose statistics also move the running ones.
-    fn fold_batch(&mut self, x: &[f32], params: &mut Params, pool: &Pool) {
-        let Some(s) = &self.statistics else {
-            self.fold(params);
-            return;
-        };
+    /// Scale and shift from the batch `x` (rows x channels), whose statistics also move the running ones. The pixels that
+    /// will be the largest of each tile are put into `pooled`, if there is one.
+    fn fold_batch(&mut self, x: &[f32], pooled: Option<(Tiles, &mut [f32])>, params: &mut Params, pool: &Pool) {
+        let Some(s) = &self.statistics else { unreachable!("asked for only with statistics") };
         let (channels, rows) = (self.channels, x.len() / self.channels);
         // Sums of the distance to each channel's first element: no cancellation where the mean is large.
         let origin = &x[..channels];
-        let sums = self.columns.sum(pool, rows, &mut [], &Moments { x, origin });
+        let sums = match pooled {
+            None => self.columns.sum(pool, rows, &mut [], &Moments { x, origin }),
+            Some((tiles, y)) => {
+                // Not in use until the gradient's turn.
+                let sign = &mut self.slope;
+                for (sign, &weight) in sign.iter_mut().zip(params.value(self.weight)) {
+                    *sign = if weight < 0.0 { -1.0 } else { 1.0 };
+                }
+                self.columns.sum(pool, y.len() / channels, y, &Peaks { tiles, z: x, origin, sign })
+            }
+        };
         let count = rows as f64;
         let unbiased = count / (count - 1.0).max(1.0);
         let share = f64::from(s.momentum);
@@ -158,8 +169,14 @@ impl Norm {
         params: &mut Params,
         pool: &Pool,
     ) {
-        if train && self.trains {
-            self.fold_batch(x, params, pool);
+        if train && self.centres() {
+            match tiles {
+                None => self.fold_batch(x, None, params, pool),
+                Some(tiles) => {
+                    self.fold_batch(x, Some((tiles, &mut *y)), params, pool);
+                    return apply_in_place(&self.scale, &self.shift, self.relu, y, pool);
+                }
+            }
         } else {
             self.fold(params);
         }
@@ -188,11 +205,34 @@ impl Norm {
         if relu { backward::<true>(x, &k, g, pool) } else { backward::<false>(x, &k, g, pool) }
     }
 
-    /// As [`Norm::backward`] for a layer that trains and is pooled: from `gy` of the pooled pixels to the gradient of x, in place of x.
-    pub fn backward_pooled(&mut self, tiles: Tiles, x: &mut [f32], gy: &[f32], params: &mut Params, pool: &Pool) {
-        let (z, scale, shift, mean) = (&*x, &self.scale[..], &self.shift[..], &self.mean[..]);
+    /// As [`Norm::backward`] for a layer that trains and is pooled: from `y` and `gy` of the pooled pixels to the gradient of x,
+    /// in place of x.
+    pub fn backward_pooled(
+        &mut self,
+        tiles: Tiles,
+        x: &mut [f32],
+        y: &[f32],
+        gy: &[f32],
+        params: &mut Params,
+        pool: &Pool,
+    ) {
         let places = gy.len() / self.channels;
-        if self.relu {
+        let bias = params.value(self.bias);
+        let invertible = |c: usize| {
+            let terms = bias[c].abs() + self.shift[c].abs();
+            self.scale[c] != 0.0 && terms <= TOLD * (params.value(self.weight)[c]).abs()
+        };
+        let known = (0..self.channels).all(invertible);
+        if known {
+            self.slope.iter_mut().zip(&self.scale).for_each(|(inverse, scale)| *inverse = 1.0 / scale);
+        }
+        let (z, scale, shift, mean) = (&*x, &self.scale[..], &self.shift[..], &self.mean[..]);
+        let inverse = &self.slope[..];
+        if known && self.relu {
+            self.columns.sum(pool, places, &mut [], &Known::<true> { y, gy, bias, inverse });
+        } else if known {
+            self.columns.sum(pool, places, &mut [], &Known::<false> { y, gy, bias, inverse });
+        } else if self.relu {
             let terms = Largest::<true> { tiles, z, gy, mean, scale, shift };
             self.columns.sum(pool, places, &mut [], &terms);
         } else {

@@ -219,6 +219,73 @@ impl Task for Spread<'_> {
     }
 }
 
+/// For a norm between `z` and the pooling: sums of z - origin and of its square over all pixels. What the norm makes the largest
+/// of a tile, whatever its scale turns out to be, is written to the data: the norm of a pooled pixel is that of this one.
+pub(crate) struct Peaks<'a> {
+    pub tiles: Tiles,
+    pub z: &'a [f32],
+    pub origin: &'a [f32],
+    /// 1, or -1 where the norm's scale is negative.
+    pub sign: &'a [f32],
+}
+
+impl Terms<2> for Peaks<'_> {
+    fn check(&self, places: usize, channels: usize) {
+        let whole_rows = places.next_multiple_of(self.tiles.width);
+        assert!(u32::try_from(whole_rows).is_ok(), "see `Tiles::start`");
+        assert!(channels == self.tiles.channels && self.z.len() >= 4 * whole_rows * channels);
+        assert!([self.origin, self.sign].iter().all(|k| k.len() == channels));
+    }
+
+    #[inline(always)]
+    unsafe fn add<S: Simd>(&self, row: usize, at: Span, data: *mut f32, [sum, square]: &mut [S::V; 2]) {
+        let start = self.tiles.start(row);
+        unsafe {
+            let (origin, sign) = (at.load::<S>(self.origin, 0), at.load::<S>(self.sign, 0));
+            let (taps, mut v) = (self.tiles.taps(), [S::zero(); 4]);
+            for t in 0..4 {
+                let z = at.stream::<S>(self.z, start + taps[t]);
+                let d = S::sub(z, origin);
+                *sum = S::add(*sum, d);
+                *square = S::add(*square, S::mul(d, d));
+                v[t] = S::mul(z, sign);
+            }
+            let largest = S::pick(S::pick(S::pick(v[0], v[1]), v[2]), v[3]);
+            S::store_up_to(data, S::mul(largest, sign), at.count);
+        }
+    }
+}
+
+/// As [`Largest`], from the pooled output: the place of the largest need not be found again.
+pub(crate) struct Known<'a, const RELU: bool> {
+    pub y: &'a [f32],
+    pub gy: &'a [f32],
+    /// What is added to the normalised values, and 1 / scale: z - mean = (y - bias) / scale.
+    pub bias: &'a [f32],
+    pub inverse: &'a [f32],
+}
+
+impl<const RELU: bool> Terms<2> for Known<'_, RELU> {
+    fn check(&self, places: usize, channels: usize) {
+        assert!([self.bias, self.inverse].iter().all(|k| k.len() == channels));
+        assert!(self.y.len() >= places * channels && self.gy.len() >= places * channels);
+    }
+
+    #[inline(always)]
+    unsafe fn add<S: Simd>(&self, row: usize, at: Span, _: *mut f32, [sum, product]: &mut [S::V; 2]) {
+        let start = row * self.bias.len();
+        unsafe {
+            let (y, mut g) = (at.stream::<S>(self.y, start), at.stream::<S>(self.gy, start));
+            if RELU {
+                g = S::where_positive(y, g);
+            }
+            *sum = S::add(*sum, g);
+            let distance = S::mul(S::sub(y, at.load::<S>(self.bias, 0)), at.load::<S>(self.inverse, 0));
+            *product = S::add(*product, S::mul(g, distance));
+        }
+    }
+}
+
 /// For a norm (and `RELU`) between `z` and the pooling: sums over all pooled pixels of g and g (z - mean) at the place of the largest.
 pub(crate) struct Largest<'a, const RELU: bool> {
     pub tiles: Tiles,
