@@ -260,6 +260,7 @@ fn write_errors(kernels: &'static Kernels) {
     let pool = Pool::new(1);
     let mut scratch = Scratch::default();
     for (side, channels, filters, n) in [
+        (32, 3, 16, 8),
         (16, 16, 16, 8),
         (16, 32, 32, 8),
         (16, 64, 64, 4),
