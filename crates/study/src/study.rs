@@ -160,7 +160,7 @@ pub struct Children {
     /// Training images, without augmentation or labels, that least squares regresses on.
     #[serde(default = "two_thousand")]
     pub calibration: usize,
-    /// Convolve exactly: no F(4x4, 3x3) Winograd.
+    /// Convolve exactly: no F(4x4, 3x3) Winograd, nor F(4, 3).
     #[serde(default)]
     pub exact: bool,
     /// Precision of the parent's activations where children start from them or regress them. `f16` takes half the room and
