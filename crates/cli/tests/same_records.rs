@@ -80,12 +80,24 @@ fn half_precision_is_asked_for_and_stands_in_the_record() {
     assert_same(&kept, &plain);
     assert_same(&kept, &disk);
     assert_same(&kept, &anew);
-    let full = Place::new(STUDY);
-    let full = full.complete("full", &[]);
+    let unrounded = Place::new(STUDY);
+    let full = unrounded.complete("full", &[]);
     let trials = |digests: &std::collections::BTreeMap<String, String>| {
         digests.keys().filter(|k| k.starts_with("trials/")).cloned().collect::<std::collections::BTreeSet<_>>()
     };
     assert!(trials(&kept).is_disjoint(&trials(&full)), "other trials with other names");
+    // The parent itself starts from the images, whatever is rounded for its children.
+    let own = |place: &Place, run: &str, digests| {
+        let records = trials(digests).into_iter().map(|record| {
+            let text = std::fs::read_to_string(place.path(run).join(record)).unwrap();
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()["payload"].take()
+        });
+        let own = records.filter(|record| record["spec"]["role"] == "parent");
+        own.map(|record| record["readings"]["test"].to_string()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let exact = own(&unrounded, "full", &full);
+    assert!(!exact.is_empty());
+    assert_eq!(own(&place, "kept", &kept), exact);
     for record in trials(&kept) {
         let text = std::fs::read_to_string(place.path("kept").join(record)).unwrap();
         assert!(text.contains("\"activations\":\"f16\"") || text.contains("\"activations\": \"f16\""), "{text}");

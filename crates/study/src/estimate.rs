@@ -210,7 +210,7 @@ impl Costs<'_> {
         let tests = 1.5 * self.setting.test.len() as f64;
         // Filters are watched on 200 images, and the trial's and the parent's inference are timed on 6
         // batches of 32, unless an architecture has enough passes already.
-        let read = |reading, images: f64| if children.readings.contains(&reading) { images } else { 0.0 };
+        let read = |reading, images: f64| if children.reads(reading) { images } else { 0.0 };
         let filters = read(Reading::Filters, 200.0) * (head + own);
         let latency = read(Reading::Latency, 192.0) * (1.0 + head + own + tail);
         seconds + forward * ((looks as f64 + tests) * seen + filters + latency)

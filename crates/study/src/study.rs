@@ -175,6 +175,13 @@ pub struct Children {
     pub keep: Keep,
 }
 
+impl Children {
+    /// Whether trials are read so.
+    pub fn reads(&self, reading: Reading) -> bool {
+        self.readings.contains(&reading)
+    }
+}
+
 /// What takes time to read of a trial, and may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

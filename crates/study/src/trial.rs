@@ -52,7 +52,7 @@ pub fn run(shared: &Shared<'_>, parent: &Parent, spec: &TrialSpec, threads: usiz
     let (mut readings, mut inference, mut network, mut substitute) = (None, None, None, None);
     if outcome == Outcome::Done {
         let (found, patient) = session.finish(&untrained)?;
-        if shared.setting.study.children.readings.contains(&Reading::Latency) {
+        if shared.setting.study.children.reads(Reading::Latency) {
             inference = Some(latency(shared, parent, spec, &patient.network)?);
         }
         substitute = patient.substitute().filter(|_| spec.substitute.is_some()).transpose()?;
@@ -293,7 +293,7 @@ impl<'a> Session<'a> {
             test_correct: test.correct,
             similarity: match self.spec.role {
                 Role::Parent => None,
-                _ if !self.reads(Reading::Similarity) => None,
+                _ if !self.shared.setting.study.children.reads(Reading::Similarity) => None,
                 _ => {
                     let (patient, start, from) = (&self.patient, &self.start, self.from());
                     let subject = similarity::Subject { patient, untrained, start, from };
@@ -314,13 +314,10 @@ impl<'a> Session<'a> {
         if self.shared.setting.study.children.activations.is_full() { &self.examiner.from } else { INPUT }
     }
 
-    fn reads(&self, reading: Reading) -> bool {
-        self.shared.setting.study.children.readings.contains(&reading)
-    }
-
     /// The substitute's filters; none where they are not read, and where it is no convolution.
     fn filters(&self, untrained: &Network) -> Result<Option<Filters>, Error> {
-        let product = self.patient.operated_product().filter(|_| self.reads(Reading::Filters));
+        let reads = self.shared.setting.study.children.reads(Reading::Filters);
+        let product = self.patient.operated_product().filter(|_| reads);
         let Some(product) = product else { return Ok(None) };
         let key = format!("{product}.weight");
         let network = &self.patient.network;
@@ -375,9 +372,9 @@ impl<'a> Examiner<'a> {
         untouched: bool,
         threads: usize,
     ) -> Result<Examiner<'a>, Error> {
-        // Where there is no block all is the parent's, the last block too.
-        let block = patient.block.as_ref().or(shared.setting.blocks.last());
-        let from = match block {
+        // Where there is no block all is the parent's, the last block too; but rounded values are for children alone.
+        let last = shared.setting.blocks.last().filter(|_| shared.setting.study.children.activations.is_full());
+        let from = match patient.block.as_ref().or(last) {
             Some(block) if untouched && shared.setting.means.savings.evaluation => block.input.clone(),
             _ => INPUT.to_owned(),
         };
