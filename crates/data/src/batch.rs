@@ -69,7 +69,7 @@ pub fn fill(images: &Images, shape: Shape, examples: &[Example], normalization: 
     for (example, out) in examples.iter().zip(out.chunks_exact_mut(size.max(1))) {
         let image = images.read(example.image as usize, &mut buffer);
         if *example == Example::plain(example.image) {
-            normalise(image, &tables, out);
+            normalise(image, &tables, false, out);
         } else {
             vary(image, shape, example, &tables, out);
         }
@@ -87,29 +87,36 @@ pub fn fill_plain(images: &Images, shape: Shape, indices: &[u32], normalization:
     let tables = normalization.tables();
     let mut buffer = Vec::new();
     for (&index, out) in indices.iter().zip(out.chunks_exact_mut(size.max(1))) {
-        normalise(images.read(index as usize, &mut buffer), &tables, out);
+        normalise(images.read(index as usize, &mut buffer), &tables, false, out);
     }
 }
 
-/// Pixels, H x W x C or any part of it that begins with channel 0.
-fn normalise(pixels: &[u8], tables: &[[f32; 256]], out: &mut [f32]) {
+/// Pixels, H x W x C or any part of it that begins with channel 0; with `flip` the last one first.
+fn normalise(pixels: &[u8], tables: &[[f32; 256]], flip: bool, out: &mut [f32]) {
     // With the usual counts of channels known ahead, the compiler leaves no loop within a pixel.
     match tables {
-        [table] => pixels.iter().zip(out).for_each(|(&byte, out)| *out = table[usize::from(byte)]),
-        [a, b, c] => {
-            let (pixels, out) = (pixels.as_chunks::<3>().0, out.as_chunks_mut::<3>().0);
-            for (&[i, j, k], out) in pixels.iter().zip(out) {
-                *out = [a[usize::from(i)], b[usize::from(j)], c[usize::from(k)]];
-            }
-        }
+        [a] => each(pixels.as_chunks().0, flip, out.as_chunks_mut().0, |[i]: [u8; 1]| [a[usize::from(i)]]),
+        [a, b, c] => each(pixels.as_chunks().0, flip, out.as_chunks_mut().0, |[i, j, k]: [u8; 3]| {
+            [a[usize::from(i)], b[usize::from(j)], c[usize::from(k)]]
+        }),
         _ => {
-            let pixels = pixels.chunks_exact(tables.len()).zip(out.chunks_exact_mut(tables.len()));
-            for (pixel, out) in pixels {
+            let write = |(pixel, out): (&[u8], &mut [f32])| {
                 for ((&byte, table), out) in pixel.iter().zip(tables).zip(out) {
                     *out = table[usize::from(byte)];
                 }
-            }
+            };
+            let (pixels, out) = (pixels.chunks_exact(tables.len()), out.chunks_exact_mut(tables.len()));
+            if flip { pixels.zip(out.rev()).for_each(write) } else { pixels.zip(out).for_each(write) }
         }
+    }
+}
+
+/// Writes `f` of every pixel; with `flip` that of the last one first.
+fn each<const C: usize>(pixels: &[[u8; C]], flip: bool, out: &mut [[f32; C]], f: impl Fn([u8; C]) -> [f32; C]) {
+    if flip {
+        pixels.iter().zip(out.iter_mut().rev()).for_each(|(&pixel, out)| *out = f(pixel));
+    } else {
+        pixels.iter().zip(out).for_each(|(&pixel, out)| *out = f(pixel));
     }
 }
 
@@ -120,32 +127,18 @@ fn vary(image: &[u8], shape: Shape, example: &Example, tables: &[[f32; 256]], ou
     // The window's columns that lie inside the image; the same in every row.
     let first = (-dx).clamp(0, width as isize) as usize;
     let end = (width as isize - dx).clamp(first as isize, width as isize) as usize;
+    // Where they go.
+    let (left, right) = if example.flip { (width - end, width - first) } else { (first, end) };
     for (y, out) in out.chunks_exact_mut(row).enumerate() {
-        out.fill(0.0);
         let source = y as isize + dy;
-        if (0..height as isize).contains(&source) && first < end {
-            let start = source as usize * row + (first as isize + dx) as usize * channels;
-            let pixels = &image[start..][..(end - first) * channels];
-            normalise(pixels, tables, &mut out[first * channels..end * channels]);
+        if !(0..height as isize).contains(&source) || first == end {
+            out.fill(0.0);
+            continue;
         }
-        if example.flip {
-            mirror(out, channels);
-        }
-    }
-}
-
-/// Reverses one row's pixels.
-fn mirror(row: &mut [f32], channels: usize) {
-    match channels {
-        1 => row.reverse(),
-        3 => row.as_chunks_mut::<3>().0.reverse(),
-        _ => {
-            let width = row.len() / channels;
-            for x in 0..width / 2 {
-                for channel in 0..channels {
-                    row.swap(x * channels + channel, (width - 1 - x) * channels + channel);
-                }
-            }
-        }
+        let start = source as usize * row + (first as isize + dx) as usize * channels;
+        let pixels = &image[start..][..(end - first) * channels];
+        out[..left * channels].fill(0.0);
+        normalise(pixels, tables, example.flip, &mut out[left * channels..right * channels]);
+        out[right * channels..].fill(0.0);
     }
 }
