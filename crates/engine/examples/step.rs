@@ -125,7 +125,7 @@ fn run(workload: &Workload, arguments: &Arguments, train: bool) -> Result<Measur
     let (seconds, faults) = if train {
         measure(3, arguments.steps, || {
             losses.push(loss::cross_entropy(model.forward_train(&images, 0), &labels, 10, &mut gradient));
-            model.backward(&gradient);
+            model.backward(&images, &gradient);
             model.step(0.01, None);
         })
     } else {

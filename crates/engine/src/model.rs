@@ -25,8 +25,6 @@ pub struct Model {
     pool: Pool,
     scratch: Scratch,
     buffers: Vec<Buffer>,
-    /// The last training batch, where its gradients need it.
-    images: Buffer,
     /// The gradients that stay readable.
     gradients: Vec<Buffer>,
     input: usize,
@@ -49,10 +47,9 @@ impl Model {
         let plan = plan(lower(network, options, &mut params)?);
         let update = Update::new(options.optimizer, &mut params);
         let input = network.graph.input.elements();
-        let images = if plan.images { input } else { 0 };
         let mut watched = vec![0; plan.watched.values().map(|(index, _)| index + 1).max().unwrap_or(0)];
         plan.watched.values().for_each(|&(index, elements)| watched[index] = elements);
-        let sizes: Vec<usize> = plan.sizes.iter().chain(&watched).chain([&images]).copied().collect();
+        let sizes: Vec<usize> = plan.sizes.iter().chain(&watched).copied().collect();
         let total = sizes.iter().try_fold(0u64, |sum, &size| sum.checked_add(size as u64));
         let bytes = total.and_then(|t| t.checked_mul(4)).and_then(|t| t.checked_mul(options.batch as u64));
         let too_large = || Error::Memory {
@@ -67,26 +64,12 @@ impl Model {
         // Whether the system gives so much is only asked here: `Buffer` itself ends the program where it does not.
         Vec::<f32>::new().try_reserve_exact(sizes.iter().sum()).map_err(|_| too_large())?;
         let mut buffers = Buffer::several(&sizes);
-        let images = buffers.pop().unwrap_or_default();
         let gradients = buffers.split_off(plan.sizes.len());
         let pool = Pool::new(options.threads);
         let mut scratch = Scratch::default();
         scratch.reserve(plan.steps.iter().map(|step| step.op.scratch_bytes()).max().unwrap_or(0));
         let batch = options.batch;
-        Ok(Model {
-            plan,
-            params,
-            update,
-            pool,
-            scratch,
-            buffers,
-            images,
-            gradients,
-            input,
-            batch,
-            trained: None,
-            last: 0,
-        })
+        Ok(Model { plan, params, update, pool, scratch, buffers, gradients, input, batch, trained: None, last: 0 })
     }
 
     fn images_in(&self, images: &[f32]) -> usize {
@@ -107,7 +90,7 @@ impl Model {
     /// If `images` is not a whole number of images between 1 and the batch size planned for.
     pub fn forward(&mut self, images: &[f32]) -> &[f32] {
         let n = self.images_in(images);
-        self.run(n, Some(images), false, 0);
+        self.run(n, images, false, 0);
         &self.buffers[self.plan.output.slot][..n * self.plan.output.elements]
     }
 
@@ -118,20 +101,15 @@ impl Model {
     /// As [`Model::forward`].
     pub fn forward_train(&mut self, images: &[f32], seed: u64) -> &[f32] {
         let n = self.images_in(images);
-        if self.plan.images {
-            self.images[..images.len()].copy_from_slice(images);
-            self.run(n, None, true, seed);
-        } else {
-            self.run(n, Some(images), true, seed);
-        }
+        self.run(n, images, true, seed);
         self.trained = Some((n, seed));
         &self.buffers[self.plan.output.slot][..n * self.plan.output.elements]
     }
 
-    fn run(&mut self, n: usize, images: Option<&[f32]>, train: bool, seed: u64) {
+    fn run(&mut self, n: usize, images: &[f32], train: bool, seed: u64) {
         self.last = n;
-        let Model { plan, params, pool, scratch, buffers, images: own, .. } = self;
-        let (pool, images) = (&*pool, images.unwrap_or(own));
+        let Model { plan, params, pool, scratch, buffers, .. } = self;
+        let pool = &*pool;
         pool.enter(|| {
             let mut cx = Context { n, pool, params, scratch, train, seed };
             for step in &mut plan.steps {
@@ -147,16 +125,17 @@ impl Model {
     }
 
     /// The gradients of the weights that train, from `grad_output` = dLoss/dOutput (as large as the output) of the last
-    /// [`Model::forward_train`]. The sweep stops where nothing below trains.
+    /// [`Model::forward_train`], whose `images` these are. The sweep stops where nothing below trains.
     ///
     /// # Panics
-    /// If no [`Model::forward_train`] came before, or `grad_output` is not as large as its output.
-    pub fn backward(&mut self, grad_output: &[f32]) {
+    /// If no [`Model::forward_train`] came before, or `images` or `grad_output` are not as large as its images or output.
+    pub fn backward(&mut self, images: &[f32], grad_output: &[f32]) {
         let (n, seed) = self.trained.expect("backward follows forward_train");
+        assert_eq!(images.len(), n * self.input, "{n} images");
         assert_eq!(grad_output.len(), n * self.plan.output.elements, "the gradient of {n} images");
         let Some(start) = self.plan.gradient else { return };
         self.buffers[start.slot][..grad_output.len()].copy_from_slice(grad_output);
-        let Model { plan, params, pool, scratch, buffers, images, gradients, .. } = self;
+        let Model { plan, params, pool, scratch, buffers, gradients, .. } = self;
         let pool = &*pool;
         pool.enter(|| {
             let mut cx = Context { n, pool, params, scratch, train: true, seed };
@@ -243,7 +222,7 @@ impl Model {
 
     /// Bytes of everything that the model holds: tensors, weights as given and packed, gradients, optimiser state, scratch.
     pub fn memory_bytes(&self) -> usize {
-        let tensors: usize = self.buffers.iter().chain(&self.gradients).chain([&self.images]).map(Buffer::bytes).sum();
+        let tensors: usize = self.buffers.iter().chain(&self.gradients).map(Buffer::bytes).sum();
         let ops: usize = self.plan.steps.iter().map(|step| step.op.bytes()).sum();
         tensors + ops + self.scratch.bytes() + self.params.bytes() + self.update.bytes()
     }

@@ -41,8 +41,6 @@ pub(crate) struct Plan {
     pub kept: BTreeMap<String, Place>,
     /// Gradients that stay readable: which one, and how many elements an image.
     pub watched: BTreeMap<String, (usize, usize)>,
-    /// Whether the backward sweep reads the images again.
-    pub images: bool,
     /// Elements per image of every buffer.
     pub sizes: Vec<usize>,
 }
@@ -105,14 +103,12 @@ pub(crate) fn plan(model: Lowered) -> Plan {
     // Lifetimes of values.
     let mut values: Vec<Lifetime> = elements.iter().map(|&elements| Lifetime { elements, start: 0, end: 0 }).collect();
     let mut saved = Vec::new();
-    let mut images = false;
     for (i, node) in nodes.iter().enumerate() {
         let reads = node.op.reads();
         let (again, last) = (swept[i], times.backward(i));
         (values[node.output].start, values[node.output].end) = (i, if again && reads.output { last } else { i });
         for &t in &node.inputs {
             values[t].end = values[t].end.max(if again && reads.inputs { last } else { i });
-            images |= t == 0 && again && reads.inputs;
         }
         if node.op.saved() > 0 {
             saved.push((i, Lifetime { elements: node.op.saved(), start: i, end: if again { last } else { i } }));
@@ -223,7 +219,6 @@ pub(crate) fn plan(model: Lowered) -> Plan {
             .into_iter()
             .filter_map(|(name, t)| Some((name, (seen.iter().position(|&s| s == t)?, elements[t]))))
             .collect(),
-        images,
         sizes: packing.sizes,
     }
 }

@@ -47,7 +47,7 @@ fn steady(threads: usize) -> usize {
             let n = if step % 2 == 0 { n } else { 7 };
             let gradient = &mut gradient[..n * 10];
             loss::cross_entropy(model.forward_train(&images[..n * each], step), &labels[..n], 10, gradient);
-            model.backward(gradient);
+            model.backward(&images[..n * each], gradient);
             model.step(0.01, Some(1.0));
             model.forward(&images[..n * each]);
             if step >= 2 {

@@ -29,7 +29,7 @@ fn train(network: &Network, options: &Options, n: usize, steps: usize) -> (Weigh
     for step in 0..steps {
         let logits = model.forward_train(&images, step as u64);
         losses.push(loss::cross_entropy(logits, &labels, 10, &mut gradient).to_bits());
-        model.backward(&gradient);
+        model.backward(&images, &gradient);
         model.step(0.05, Some(1.0));
     }
     (model.weights(), losses)
@@ -203,7 +203,7 @@ fn dropout_follows_its_seed_and_scales_what_it_keeps() {
         assert!(y == 0.0 || (y - x / 0.7).abs() < 1e-5, "{y} from {x}");
     }
     // The gradient passes where the element did: that of the bias is the sum of the factors.
-    model.backward(&vec![1.0; input.len()]);
+    model.backward(&input, &vec![1.0; input.len()]);
     let bias = model.gradient("a.bias").unwrap();
     let factors: f64 = first.iter().map(|&y| if y == 0.0 { 0.0 } else { 1.0 / 0.7 }).sum();
     let total: f64 = bias.data.iter().map(|&v| f64::from(v)).sum();
@@ -247,7 +247,7 @@ fn clipping_scales_the_whole_gradient_to_the_norm() {
     let (images, labels) = (images(8, network.graph.input), labels(8));
     let mut gradient = vec![0.0; 80];
     loss::cross_entropy(model.forward_train(&images, 0), &labels, 10, &mut gradient);
-    model.backward(&gradient);
+    model.backward(&images, &gradient);
     let squares: f64 = network
         .weights
         .keys()

@@ -59,7 +59,7 @@ fn check_weights(graph: Graph, trainable: Trainable, tolerance: f64, change: imp
     assert!(distance(&got, &want) < tolerance, "output of {:?}: {}", graph.layers.last(), distance(&got, &want));
 
     let coefficients = hashed(want.len(), 55, 1.0);
-    model.backward(&coefficients);
+    model.backward(&input, &coefficients);
     let loss = |weights: &Weights64| -> f64 {
         output(weights).iter().zip(&coefficients).map(|(y, &c)| y * f64::from(c)).sum()
     };
@@ -395,7 +395,7 @@ fn outputs_of_frozen_layers() {
     let options = Options { trainable: frozen, gradients, ..Options::training(n, Optimizer::sgd()) };
     let mut model = Model::new(&network, &options).unwrap();
     model.forward_train(&input, 0);
-    model.backward(&coefficients);
+    model.backward(&input, &coefficients);
     assert_eq!(model.weights(), network.weights, "nothing trains");
     assert!(model.output_gradient("sum").is_none());
 

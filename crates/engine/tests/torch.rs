@@ -52,7 +52,7 @@ fn losses_are_pytorchs() {
                 // F(4x4, 3x3) rounds ten times as coarsely as a direct sum, and training multiplies what it left over.
                 let tolerance = if exact || step < 6 { 1e-4 } else { 1e-3 };
                 assert!(away < tolerance, "{} (exact {exact}), step {step}: {got}, not {want}", case.name);
-                model.backward(&gradient);
+                model.backward(&images, &gradient);
                 model.step(case.schedule.rate(case.rate, step, total), case.clip);
             }
             let got = loss::cross_entropy(model.forward(&images), &labels, 10, &mut gradient);

@@ -108,7 +108,7 @@ fn measure(setting: &Setting, workers: usize) -> Result<Pace, Error> {
         let grad = vec![1e-6; children.batch * setting.classes()];
         let train = repeat(|| {
             model.forward_train(&batch, 1);
-            model.backward(&grad);
+            model.backward(&batch, &grad);
             model.step(1e-6, None);
         });
         let forward = repeat(|| {

@@ -103,13 +103,14 @@ pub fn stage(
     for step in 0..steps {
         let start = images.start + step * pace.batch;
         let range = start..images.end.min(start + pace.batch);
-        let output = model.forward_train(feed.batch(range.clone())?, pace.noise.wrapping_add(step as u64));
+        let inputs = feed.batch(range.clone())?;
+        let output = model.forward_train(inputs, pace.noise.wrapping_add(step as u64));
         grad.resize(output.len(), 0.0);
         let loss = objective.evaluate(output, labels, range.clone(), &mut grad)?;
         if !loss.is_finite() {
             return Ok(Flow::Diverged);
         }
-        model.backward(&grad);
+        model.backward(inputs, &grad);
         model.step(pace.schedule.rate(pace.rate, step, steps), pace.clip);
         after(model, Step { seen: range.end - images.start, loss, images: range.len() })?;
     }

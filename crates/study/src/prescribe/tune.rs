@@ -89,7 +89,7 @@ pub fn tune(
         if !loss.is_finite() {
             return Ok(None);
         }
-        model.backward(&grad);
+        model.backward(&input, &grad);
         model.step(Schedule::OneCycle.rate(tuning.rate, step, steps), Some(5.0));
         progress(step + 1, steps);
     }

@@ -126,7 +126,7 @@ impl Gradients {
             let answer = drawn(logits, seed::rng("drawn answers", &[&image.to_string()]).random());
             cross_entropy(logits, &[answer], self.classes, gradient);
         }
-        self.model.backward(&self.gradient);
+        self.model.backward(&self.images, &self.gradient);
     }
 
     /// A tensor's gradient for the last images: n x H x W x C.
