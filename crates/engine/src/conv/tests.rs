@@ -66,6 +66,8 @@ pub(super) fn shapes() -> Vec<Geometry> {
         ([33, 14, 14], 64),
         ([40, 2, 2], 72),
         ([32, 9, 10], 32),
+        // Wide enough that a block's gradients are summed in two parts.
+        ([100, 6, 5], 130),
         // Large enough that transformed weights are not kept and gradients are summed panel by panel.
         ([256, 4, 4], 168),
         ([136, 6, 5], 180),

@@ -6,7 +6,7 @@ use super::bilinear::{F2, F4, K3};
 use super::depthwise::{self, Correlate, Gather};
 use super::line::{self, Correlation, Gradients, LineKernels, Sums};
 use super::tile::{self, Cols, ColsFn, Finish, Matrix, MatrixFn, Rows, RowsFn, Strip, StripFn};
-use super::transform::{self, Filters, PanelRow, Source, Target, Transforms};
+use super::transform::{self, Filters, PanelRow, Part, Source, Target, Transforms};
 use super::{Simd, Task, portable::Portable};
 
 /// The kernels of one instruction set.
@@ -180,8 +180,8 @@ macro_rules! instruction_set {
         mod $module {
             use super::*;
             $(#[target_feature(enable = $feature)])?
-            unsafe fn input(x: &Source, channels: usize, v: *mut f32, v_step: usize, plane: usize) {
-                unsafe { transform::input::<$simd, $b, $i, $p, $o>(x, channels, v, v_step, plane) }
+            unsafe fn input(x: &Source, channels: usize, v: *mut f32, v_step: usize, plane: usize, part: Part) {
+                unsafe { transform::input::<$simd, $b, $i, $p, $o>(x, channels, v, v_step, plane, part) }
             }
             $(#[target_feature(enable = $feature)])?
             #[allow(clippy::too_many_arguments)]
@@ -202,8 +202,8 @@ macro_rules! instruction_set {
                 unsafe { transform::filter::<$simd, $b, $i, $p, $o>(w, u, plane) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn grad_output(gy: &Source, channels: usize, to: &PanelRow) {
-                unsafe { transform::grad_output::<$simd, $b, $i, $p, $o>(gy, channels, to) }
+            unsafe fn grad_output(gy: &Source, channels: usize, to: &PanelRow, part: Part) {
+                unsafe { transform::grad_output::<$simd, $b, $i, $p, $o>(gy, channels, to, part) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn grad_filter(m: *const f32, plane: usize, w: &Filters, add: bool) {

@@ -27,15 +27,16 @@ pub(crate) struct Transforms {
     pub products: usize,
     /// Outputs a side.
     pub outputs: usize,
-    /// `(x, channels, v, v_step, plane)`: tiles of inputs to `products^2` planes from `v` on, in whole vectors, tiles `v_step` apart.
-    pub input: unsafe fn(&Source, usize, *mut f32, usize, usize),
+    /// `(x, channels, v, v_step, plane, part)`: tiles of inputs to those of the `products^2` planes from `v` on that are in the
+    /// part, in whole vectors, tiles `v_step` apart.
+    pub input: unsafe fn(&Source, usize, *mut f32, usize, usize, Part),
     /// `(m, m_step, plane, tiles, y, pooled, channels, finish)`: `products^2` planes from `m` on, `tiles` of them `m_step` apart, to
     /// the pixels of `y`, and the largest of every 2x2 of them to those of `pooled`.
     pub output: unsafe fn(*const f32, usize, usize, usize, &Target, &Target, usize, &Finish),
     /// `(w, u, plane)`: a panel of weights to `products^2` planes from `u` on.
     pub filter: unsafe fn(&Filters, *mut f32, usize),
-    /// `(gy, channels, z)`: the transpose of `output`, into packed panels.
-    pub grad_output: unsafe fn(&Source, usize, &PanelRow),
+    /// `(gy, channels, z, part)`: the transpose of `output`, into packed panels of the planes in the part.
+    pub grad_output: unsafe fn(&Source, usize, &PanelRow, Part),
     /// `(m, plane, w, add)`: the transpose of `filter`, from `products^2` planes of a panel; `add` to what is there.
     pub grad_filter: unsafe fn(*const f32, usize, &Filters, bool),
 }
@@ -165,6 +166,29 @@ fn expect<const O: usize>(x: &Source, at: usize) {
 /// Rows of filters between those that are transformed and those that are asked for: every lane has its own place in memory.
 const AHEAD: usize = 4;
 
+/// Which numbers of a transformed tile are made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// All.
+    Whole,
+    /// Those of the first [`ROWS`] rows.
+    First,
+    /// The others.
+    Second,
+}
+
+impl Part {
+    /// Their planes, with `products` numbers a side.
+    pub fn planes(self, products: usize) -> std::ops::Range<usize> {
+        let (middle, end) = (ROWS.min(products) * products, products * products);
+        match self {
+            Part::Whole => 0..end,
+            Part::First => 0..middle,
+            Part::Second => middle..end,
+        }
+    }
+}
+
 /// Rows of a transformed tile that are made at a time: between the two axes they stay in registers, and to read the tile
 /// once more takes less than to write these numbers and read them back.
 const ROWS: usize = 3;
@@ -176,18 +200,23 @@ pub(super) unsafe fn input<S: Simd, B: Bilinear<I, P, O>, const I: usize, const 
     v: *mut f32,
     v_step: usize,
     plane: usize,
+    part: Part,
 ) {
     unsafe {
         for c in (0..channels).step_by(S::LANES) {
             let v = v.wrapping_add(c);
-            if channels - c >= S::LANES {
-                input_rows::<S, B, I, P, O, 0, true>(x, c, channels, v, v_step, plane);
-                if P > ROWS {
-                    input_rows::<S, B, I, P, O, ROWS, true>(x, c, channels, v, v_step, plane);
+            let whole = channels - c >= S::LANES;
+            if part != Part::Second {
+                if whole {
+                    input_rows::<S, B, I, P, O, 0, true>(x, c, channels, v, v_step, plane);
+                } else {
+                    input_rows::<S, B, I, P, O, 0, false>(x, c, channels, v, v_step, plane);
                 }
-            } else {
-                input_rows::<S, B, I, P, O, 0, false>(x, c, channels, v, v_step, plane);
-                if P > ROWS {
+            }
+            if P > ROWS && part != Part::First {
+                if whole {
+                    input_rows::<S, B, I, P, O, ROWS, true>(x, c, channels, v, v_step, plane);
+                } else {
                     input_rows::<S, B, I, P, O, ROWS, false>(x, c, channels, v, v_step, plane);
                 }
             }
@@ -422,17 +451,22 @@ pub(super) unsafe fn grad_output<S: Simd, B: Bilinear<I, P, O>, const I: usize, 
     gy: &Source,
     channels: usize,
     to: &PanelRow,
+    part: Part,
 ) {
     unsafe {
         for c in (0..channels).step_by(S::LANES) {
-            if channels - c >= S::LANES {
-                grad_output_rows::<S, B, I, P, O, 0, true>(gy, c, channels, to);
-                if P > ROWS {
-                    grad_output_rows::<S, B, I, P, O, ROWS, true>(gy, c, channels, to);
+            let whole = channels - c >= S::LANES;
+            if part != Part::Second {
+                if whole {
+                    grad_output_rows::<S, B, I, P, O, 0, true>(gy, c, channels, to);
+                } else {
+                    grad_output_rows::<S, B, I, P, O, 0, false>(gy, c, channels, to);
                 }
-            } else {
-                grad_output_rows::<S, B, I, P, O, 0, false>(gy, c, channels, to);
-                if P > ROWS {
+            }
+            if P > ROWS && part != Part::First {
+                if whole {
+                    grad_output_rows::<S, B, I, P, O, ROWS, true>(gy, c, channels, to);
+                } else {
                     grad_output_rows::<S, B, I, P, O, ROWS, false>(gy, c, channels, to);
                 }
             }
@@ -461,7 +495,7 @@ unsafe fn grad_output_rows<
         let (vector, vectors) = (c / S::LANES, channels.div_ceil(S::LANES));
         let width = if vector + 1 == vectors && vectors % 2 == 1 { 1 } else { 2 };
         let mut columns = Columns::<O, WHOLE>::new(gy, c, channels);
-        let z = to.z.add(((vector / 2 * 2) * to.rows + to.row * width + vector % 2) * S::LANES);
+        let z = to.z.wrapping_add(((vector / 2 * 2) * to.rows + to.row * width + vector % 2) * S::LANES);
         let mut z = z.wrapping_add(FIRST * P * to.plane);
         let mut below = c;
         for _ in 0..gy.tiles {

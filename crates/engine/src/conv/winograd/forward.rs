@@ -9,7 +9,7 @@ use crate::conv::pass::{Io, Pass, SharedFinish, Way, weight_steps};
 use crate::pool::Pool;
 use crate::simd::Kernels;
 use crate::simd::tile::{Matrix, Soon};
-use crate::simd::transform::{Filters, Transforms};
+use crate::simd::transform::{Filters, Part, Transforms};
 
 /// Transformed weights up to this size are made at once; larger ones panel by panel where they are used.
 const WHOLE_BYTES: usize = 5 << 20;
@@ -227,7 +227,7 @@ impl Winograd {
         for run in self.tiling.runs(first, count) {
             let source = self.tiling.inputs(&run, &self.t, x, zeros);
             let (v_step, channels) = (self.depth(), self.tiling.source[0]);
-            unsafe { (self.t.input)(&source, channels, v.add(run.before * v_step), v_step, plane) }
+            unsafe { (self.t.input)(&source, channels, v.add(run.before * v_step), v_step, plane, Part::Whole) }
         }
     }
 

@@ -9,7 +9,7 @@ use crate::conv::pass::{Way, WeightPass};
 use crate::pool::Pool;
 use crate::simd::Kernels;
 use crate::simd::tile::{Cols, Soon};
-use crate::simd::transform::{Filters, PanelRow, Transforms};
+use crate::simd::transform::{Filters, PanelRow, Part, Transforms};
 
 /// Transformed gradients up to this size are summed block by block; larger ones panel by panel.
 const WHOLE_BYTES: usize = 3 << 20;
@@ -25,6 +25,9 @@ const PASSES: usize = 4;
 
 /// What a thread's transformed tiles may take when sums are whole.
 const BLOCK_BYTES: usize = 300 << 10;
+
+/// Above this size a block's tiles are transformed and multiplied in two parts, so that one stays in a second-level cache.
+const PART_BYTES: usize = 1 << 20;
 
 /// Transformed tiles held at a time when sums go panel by panel.
 const CHUNK_BYTES: usize = 24 << 20;
@@ -48,6 +51,8 @@ pub(in super::super) struct WinogradWeight {
     whole: bool,
     /// Tiles of a block (whole sums), or images of a chunk: fixed by the shape.
     block: usize,
+    /// What is transformed of them and multiplied, one after the other.
+    parts: &'static [Part],
     /// The most images of a chunk that will come.
     held: usize,
     threads: usize,
@@ -67,7 +72,11 @@ impl WinogradWeight {
             let chunk = (CHUNK_BYTES / (tile * tiling.count())).max(1);
             (chunk, chunk.min(batch.max(1)))
         };
-        WinogradWeight { g: *g, kernels, t, tiling, whole, block, held, threads }
+        let parts: &[Part] = match whole && block * tile > PART_BYTES && Part::First.planes(t.products).end < numbers {
+            true => &[Part::First, Part::Second],
+            false => &[Part::Whole],
+        };
+        WinogradWeight { g: *g, kernels, t, tiling, whole, block, parts, held, threads }
     }
 
     fn numbers(&self) -> usize {
@@ -99,7 +108,8 @@ impl WinogradWeight {
 
     /// Floats of V and Z of `tiles` tiles.
     fn tiles(&self, tiles: usize) -> [usize; 2] {
-        [Self::plane(tiles, self.depth()), Self::plane(tiles, self.columns())].map(|plane| self.numbers() * plane)
+        let planes = self.parts.iter().map(|part| part.planes(self.t.products).len()).max().unwrap_or(0);
+        [Self::plane(tiles, self.depth()), Self::plane(tiles, self.columns())].map(|plane| planes * plane)
     }
 
     /// Floats of scratch: shared by all threads, and for each.
@@ -121,7 +131,7 @@ impl WinogradWeight {
     }
 
     /// Transforms inputs and output gradients of `count` tiles from `first` on to the rows from `row` on of V and Z of
-    /// `tiles` rows.
+    /// `tiles` rows, which hold the planes of the part.
     ///
     /// # Safety
     /// The rows of V and Z are the caller's.
@@ -137,16 +147,21 @@ impl WinogradWeight {
         zeros: *const f32,
         v: Raw,
         z: Raw,
+        part: Part,
     ) {
-        let (depth, plane) = (self.depth(), Self::plane(tiles, self.depth()));
+        let depth = self.depth();
+        let planes = [depth, self.columns()].map(|row| Self::plane(tiles, row));
+        // Where the first of all planes would be.
+        let before = part.planes(self.t.products).start;
+        let (v, z) = (v.at(0).wrapping_sub(before * planes[0]), z.at(0).wrapping_sub(before * planes[1]));
         for run in self.tiling.runs(first, count) {
             let row = row + run.before;
-            let to = PanelRow { z: z.at(0), row, rows: tiles, plane: Self::plane(tiles, self.columns()) };
+            let to = PanelRow { z, row, rows: tiles, plane: planes[1] };
             let inputs = self.tiling.inputs(&run, &self.t, x, zeros);
             let gradients = self.tiling.gradients(&run, &self.t, gy, zeros);
             unsafe {
-                (self.t.input)(&inputs, self.g.input[0], v.at(row * depth), depth, plane);
-                (self.t.grad_output)(&gradients, self.g.output[0], &to);
+                (self.t.input)(&inputs, self.g.input[0], v.wrapping_add(row * depth), depth, planes[0], part);
+                (self.t.grad_output)(&gradients, self.g.output[0], &to, part);
             }
         }
     }
@@ -232,7 +247,6 @@ impl WinogradWeight {
                 let tiles = size.min(end - first);
                 // SAFETY: the slot is this thread's, the partial sum this task's.
                 unsafe {
-                    self.transform(first, tiles, 0, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z);
                     let next = first + tiles;
                     let mut soon = Soon::new();
                     for (picture, from) in [(self.tiling.source, x), (self.tiling.target, gy)] {
@@ -242,12 +256,15 @@ impl WinogradWeight {
                     let rows = ci.div_ceil(self.kernels.cols(self.kernels.width(0, co)).len());
                     soon.within(self.numbers() * co.div_ceil(panel) * rows * tiles.div_ceil(DEPTH));
                     let add = first > start || joined && part > 0;
-                    for number in 0..self.numbers() {
-                        let v = v.at(number * Self::plane(tiles, self.depth()));
-                        for at in (0..co).step_by(panel) {
-                            let z = z.at(number * Self::plane(tiles, self.columns()) + at * tiles);
-                            let sum = sum.at(number * sum_plane + at * ci);
-                            self.multiply(tiles, ci, self.kernels.width(at, co), v, z, sum, add, &mut soon);
+                    for &part in self.parts {
+                        self.transform(first, tiles, 0, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, part);
+                        for (i, number) in part.planes(self.t.products).enumerate() {
+                            let v = v.at(i * Self::plane(tiles, self.depth()));
+                            for at in (0..co).step_by(panel) {
+                                let z = z.at(i * Self::plane(tiles, self.columns()) + at * tiles);
+                                let sum = sum.at(number * sum_plane + at * ci);
+                                self.multiply(tiles, ci, self.kernels.width(at, co), v, z, sum, add, &mut soon);
+                            }
                         }
                     }
                 }
@@ -298,7 +315,9 @@ impl WinogradWeight {
                 let first = task * SOME;
                 let count = SOME.min(tiles - first);
                 // SAFETY: the tiles' rows of V and Z are this task's.
-                unsafe { self.transform(first, count, first, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z) };
+                unsafe {
+                    self.transform(first, count, first, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, Part::Whole)
+                };
             });
             let (blocks, columns) = (ci.div_ceil(ROWS), GROUP * panel);
             pool.run(co.div_ceil(columns) * blocks, |task| {
