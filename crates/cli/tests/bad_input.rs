@@ -32,7 +32,7 @@ fn a_study_that_is_not_toml() {
 #[test]
 fn a_study_that_is_not_there() {
     let error = refused(&nettriage().args(["run", "nowhere.toml"]).output().unwrap());
-    assert!(error.contains("nowhere.toml"), "{error}");
+    assert!(error.contains("nowhere.toml") && error.contains("such as studies/digits.toml"), "{error}");
 }
 
 #[test]

@@ -305,9 +305,12 @@ pub struct BlockRange {
 impl Study {
     /// Reads a study file.
     pub fn read(path: &Path) -> Result<(Study, String), Error> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.display().to_string(), source })?;
-        let study = Study::parse(&text, &path.display().to_string())?;
+        let file = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| Error::Study {
+            file: file.clone(),
+            problem: format!("{error}; name a study's TOML file, such as studies/digits.toml"),
+        })?;
+        let study = Study::parse(&text, &file)?;
         Ok((study, text))
     }
 
