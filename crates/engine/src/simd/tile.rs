@@ -231,6 +231,36 @@ pub(super) unsafe fn rows<S: Simd, const M: usize, const N: usize>(t: &Rows) {
     }
 }
 
+/// The sums with one more k, `k` further on in rows that start at `at`, six and six, and in the panel `b`; rows are `STEP` apart
+/// or, if that is 0, as `rows` says.
+#[inline(always)]
+unsafe fn step<S: Simd, const M: usize, const N: usize, const STEP: usize>(
+    acc: [[S::V; M]; N],
+    rows: &Spaced,
+    at: [*const f32; 2],
+    b: *const f32,
+    k: usize,
+) -> [[S::V; M]; N] {
+    unsafe {
+        let mut acc = acc;
+        let mut bv = [S::zero(); N];
+        for v in 0..N {
+            bv[v] = S::load(b.add((k * N + v) * S::LANES));
+        }
+        for m in 0..M {
+            let av = match STEP {
+                0 => rows.at(at[m / 6].cast_mut(), m % 6),
+                _ => at[0].wrapping_add(m * STEP).cast_mut(),
+            };
+            let av = S::splat(*av.add(k));
+            for v in 0..N {
+                acc[v][m] = S::fma(av, bv[v], acc[v][m]);
+            }
+        }
+        acc
+    }
+}
+
 /// [`Rows`] whose rows lie evenly spaced, and that overwrites: pixels side by side, with few channels under each tap.
 ///
 /// Lists of pointers would take as long there as the sums.
@@ -269,19 +299,8 @@ pub(super) unsafe fn strip<S: Simd, const M: usize, const N: usize>(t: &Strip) {
         for s in 0..t.count {
             let mut a = t.a.wrapping_offset(*t.runs.add(s));
             for _ in 0..t.k {
-                let mut bv = [S::zero(); N];
-                for v in 0..N {
-                    bv[v] = S::load(b.add(v * S::LANES));
-                }
+                acc = step::<S, M, N, 0>(acc, &rows, [a, a.wrapping_add(6 * t.a_step)], b, 0);
                 b = b.add(N * S::LANES);
-                let second = a.wrapping_add(6 * t.a_step);
-                for m in 0..M {
-                    let av =
-                        S::splat(*if m < 6 { rows.at(a.cast_mut(), m) } else { rows.at(second.cast_mut(), m - 6) });
-                    for v in 0..N {
-                        acc[v][m] = S::fma(av, bv[v], acc[v][m]);
-                    }
-                }
                 a = a.wrapping_add(1);
             }
         }
@@ -329,35 +348,6 @@ pub(crate) type MatrixFn = unsafe fn(&Matrix);
 
 /// Steps of k between which addresses are computed anew: sums of integers take the places of multiply-adds.
 const UNROLL: usize = 4;
-
-/// The sums with one more k, `k` further on in rows that start at `at`, six and six, and in the panel `b`.
-#[inline(always)]
-unsafe fn step<S: Simd, const M: usize, const N: usize, const STEP: usize>(
-    acc: [[S::V; M]; N],
-    rows: &Spaced,
-    at: [*const f32; 2],
-    b: *const f32,
-    k: usize,
-) -> [[S::V; M]; N] {
-    unsafe {
-        let mut acc = acc;
-        let mut bv = [S::zero(); N];
-        for v in 0..N {
-            bv[v] = S::load(b.add((k * N + v) * S::LANES));
-        }
-        for m in 0..M {
-            let av = match STEP {
-                0 => rows.at(at[m / 6].cast_mut(), m % 6),
-                _ => at[0].wrapping_add(m * STEP).cast_mut(),
-            };
-            let av = S::splat(*av.add(k));
-            for v in 0..N {
-                acc[v][m] = S::fma(av, bv[v], acc[v][m]);
-            }
-        }
-        acc
-    }
-}
 
 /// See [`Matrix`]; `M` rows, `N` vectors.
 #[inline(always)]

@@ -52,7 +52,7 @@ pub(in super::super) struct WinogradWeight {
     /// Tiles of a block (whole sums), or images of a chunk: fixed by the shape.
     block: usize,
     /// What is transformed of them and multiplied, one after the other.
-    parts: &'static [Part],
+    split: &'static [Part],
     /// The most images of a chunk that will come.
     held: usize,
     threads: usize,
@@ -72,11 +72,11 @@ impl WinogradWeight {
             let chunk = (CHUNK_BYTES / (tile * tiling.count())).max(1);
             (chunk, chunk.min(batch.max(1)))
         };
-        let parts: &[Part] = match whole && block * tile > PART_BYTES && Part::First.planes(t.products).end < numbers {
+        let split: &[Part] = match whole && block * tile > PART_BYTES && Part::First.planes(t.products).end < numbers {
             true => &[Part::First, Part::Second],
             false => &[Part::Whole],
         };
-        WinogradWeight { g: *g, kernels, t, tiling, whole, block, parts, held, threads }
+        WinogradWeight { g: *g, kernels, t, tiling, whole, block, split, held, threads }
     }
 
     fn numbers(&self) -> usize {
@@ -108,7 +108,7 @@ impl WinogradWeight {
 
     /// Floats of V and Z of `tiles` tiles.
     fn tiles(&self, tiles: usize) -> [usize; 2] {
-        let planes = self.parts.iter().map(|part| part.planes(self.t.products).len()).max().unwrap_or(0);
+        let planes = self.split.iter().map(|part| part.planes(self.t.products).len()).max().unwrap_or(0);
         [Self::plane(tiles, self.depth()), Self::plane(tiles, self.columns())].map(|plane| planes * plane)
     }
 
@@ -256,9 +256,9 @@ impl WinogradWeight {
                     let rows = ci.div_ceil(self.kernels.cols(self.kernels.width(0, co)).len());
                     soon.within(self.numbers() * co.div_ceil(panel) * rows * tiles.div_ceil(DEPTH));
                     let add = first > start || joined && part > 0;
-                    for &part in self.parts {
-                        self.transform(first, tiles, 0, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, part);
-                        for (i, number) in part.planes(self.t.products).enumerate() {
+                    for &half in self.split {
+                        self.transform(first, tiles, 0, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, half);
+                        for (i, number) in half.planes(self.t.products).enumerate() {
                             let v = v.at(i * Self::plane(tiles, self.depth()));
                             for at in (0..co).step_by(panel) {
                                 let z = z.at(i * Self::plane(tiles, self.columns()) + at * tiles);
