@@ -205,6 +205,7 @@ fn pooling() {
         check(shape, Kind::AvgPool { window, count_padding: true });
         check(shape, Kind::AvgPool { window, count_padding: false });
     }
+    check(Shape::new(20, 4, 6), Kind::MaxPool(Window::square(2)));
     for (height, width) in [(1, 1), (2, 3), (4, 4), (7, 8)] {
         check(shape, Kind::AdaptiveAvgPool { height, width });
     }

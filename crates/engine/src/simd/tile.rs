@@ -96,13 +96,13 @@ impl Finish {
     }
 }
 
-/// What a product asks for meanwhile, a little after every tile: memory would idle otherwise, and be waited for afterwards.
+/// What a product asks for meanwhile, a little with every tile: memory would idle otherwise, and be waited for afterwards.
 pub(crate) struct Soon {
     /// Runs of floats, the next one last.
     runs: [(*const f32, usize); 3],
     /// How many runs are left.
     left: usize,
-    /// Cache lines after every tile.
+    /// Cache lines of a tile.
     each: usize,
 }
 
@@ -114,34 +114,47 @@ impl Soon {
 
     /// Before what was said earlier, `floats` from `first` on.
     pub fn add(&mut self, first: *const f32, floats: usize) {
-        self.runs[self.left] = (first, floats.div_ceil(LINE));
-        self.left += 1;
-    }
-
-    /// All of it within `tiles` tiles.
-    pub fn within(&mut self, tiles: usize) {
-        let lines: usize = self.runs[..self.left].iter().map(|run| run.1).sum();
-        self.each = lines.div_ceil(tiles.max(1));
-    }
-
-    /// After a tile.
-    #[inline(always)]
-    fn ask(&mut self) {
-        let mut open = self.each;
-        while open > 0 && self.left > 0 {
-            let (at, lines) = &mut self.runs[self.left - 1];
-            let count = open.min(*lines);
-            for _ in 0..count {
-                prefetch_near(*at);
-                *at = at.wrapping_add(LINE);
-            }
-            open -= count;
-            *lines -= count;
-            if *lines == 0 {
-                self.left -= 1;
-            }
+        if floats > 0 {
+            self.runs[self.left] = (first, floats.div_ceil(LINE));
+            self.left += 1;
         }
     }
+
+    /// All of it within `tiles` tiles, each of which asks for lines of one run.
+    pub fn within(&mut self, tiles: usize) {
+        let lines: usize = self.runs[..self.left].iter().map(|run| run.1).sum();
+        self.each = lines.div_ceil((tiles + 1).saturating_sub(self.left).max(1));
+    }
+
+    /// A tile's lines: the first, and how many in each of `turns` turns.
+    #[inline(always)]
+    fn take(&mut self, turns: usize) -> (*const f32, usize) {
+        if self.left == 0 || turns == 0 {
+            return (std::ptr::null(), 0);
+        }
+        let (at, lines) = &mut self.runs[self.left - 1];
+        let first = *at;
+        // Whose division takes half the time of one of 64 bits.
+        let each = (self.each.min(*lines) as u32).div_ceil(turns as u32) as usize;
+        let count = (each * turns).min(*lines);
+        *at = at.wrapping_add(count * LINE);
+        *lines -= count;
+        if *lines == 0 {
+            self.left -= 1;
+        }
+        (first, each)
+    }
+}
+
+/// Asks for `lines` cache lines from `at` on, and returns where they end.
+#[inline(always)]
+fn ask(at: *const f32, lines: usize) -> *const f32 {
+    let mut at = at;
+    for _ in 0..lines {
+        prefetch_near(at);
+        at = at.wrapping_add(LINE);
+    }
+    at
 }
 
 /// `c[m][..] (+)= sum over segments s and k of a[m][segment s + k step] * b[s, k][..]`.
@@ -382,7 +395,15 @@ unsafe fn planes<S: Simd, const M: usize, const N: usize, const STEP: usize>(t: 
                 }
                 let mut at = [a, a.wrapping_add(6 * t.a_step)];
                 let mut b = panel;
+                let (mut next, lines) = match t.soon.as_mut() {
+                    Some(soon) => soon.take(t.k / UNROLL),
+                    None => (std::ptr::null(), 0),
+                };
                 for _ in 0..t.k / UNROLL {
+                    for _ in 0..lines {
+                        prefetch_near(next);
+                        next = next.wrapping_add(LINE);
+                    }
                     for k in 0..UNROLL {
                         acc = step::<S, M, N, STEP>(acc, &rows, at, b, k);
                     }
@@ -398,9 +419,6 @@ unsafe fn planes<S: Simd, const M: usize, const N: usize, const STEP: usize>(t: 
                     for m in 0..M {
                         S::store(c.add(m * t.c_step + v * S::LANES), acc[v][m]);
                     }
-                }
-                if let Some(soon) = t.soon.as_mut() {
-                    soon.ask();
                 }
                 a = a.wrapping_add(M * t.a_step);
                 c = c.wrapping_add(M * t.c_step);
@@ -476,7 +494,37 @@ pub(super) unsafe fn cols<S: Simd, const M: usize, const N: usize>(t: &Cols) {
             }
         }
         if let Some(soon) = t.soon.as_mut() {
-            soon.ask();
+            let (next, lines) = soon.take(1);
+            ask(next, lines);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_asked_for_within_the_tiles_said() {
+        let floats = vec![0f32; 4000];
+        for runs in [&[][..], &[0], &[1], &[4000], &[3000, 0, 17], &[100, 2000, 900]] {
+            for tiles in [1, 3, 7, 100] {
+                for turns in [1, 4, 13] {
+                    let mut soon = Soon::new();
+                    runs.iter().for_each(|&run| soon.add(floats.as_ptr(), run));
+                    let tiles = tiles.max(soon.left);
+                    soon.within(tiles);
+                    let mut lines = 0;
+                    for _ in 0..tiles {
+                        let (first, each) = soon.take(turns);
+                        assert!(each == 0 || floats.as_ptr_range().contains(&first));
+                        lines += each * turns;
+                    }
+                    let all: usize = runs.iter().map(|run| run.div_ceil(LINE)).sum();
+                    assert!(soon.left == 0 && lines >= all, "{runs:?}, {tiles} tiles, {turns} turns: {lines} of {all}");
+                    assert_eq!(soon.take(turns).1, 0, "nothing is left");
+                }
+            }
         }
     }
 }

@@ -278,11 +278,8 @@ unsafe fn input_rows<
                 if FIRST + r < P {
                     let row = B::input::<S>(half[r]);
                     for j in 0..P {
-                        let to = planes.at(to, j);
-                        S::store(to, row[j]);
-                        // The next tile's. Stores wait for their lines in order, and as many planes as there are products
-                        // lie too far apart to be foreseen.
-                        prefetch(to.wrapping_add(v_step));
+                        // Where sums of the block before lay: near enough, to ask for the next tile's place takes longer.
+                        S::store(planes.at(to, j), row[j]);
                     }
                     to = opaque_at(to.wrapping_add(P * plane));
                     for j in 0..I - O {
@@ -436,7 +433,8 @@ pub(super) unsafe fn filter<S: Simd, B: Bilinear<I, P, O>, const I: usize, const
                     for j in 0..P {
                         let to = planes.at(u, j);
                         S::store(to, numbers[j]);
-                        // As in `input`.
+                        // Stores wait for their lines in order, and as many planes as there are products lie too far apart
+                        // to be foreseen.
                         prefetch(to.wrapping_add(2 * w.width));
                     }
                     u = u.wrapping_add(opaque(P * plane));
@@ -514,7 +512,7 @@ unsafe fn grad_output_rows<
                     for j in 0..P {
                         let z = planes.at(to_row, j);
                         S::store(z, numbers[j]);
-                        // The next tile's, as in `input`.
+                        // The next tile's, as in `filter`.
                         prefetch(z.wrapping_add(width * S::LANES));
                     }
                     to_row = opaque_at(to_row.wrapping_add(P * to.plane));
