@@ -76,7 +76,14 @@ pub fn mean_squared(output: &[f32], target: &[f32], grad: &mut [f32]) -> f64 {
     let runs = output.chunks(RUN).zip(target.chunks(RUN)).zip(grad.chunks_mut(RUN));
     let total: f64 = vectorised(
         #[inline(always)]
-        || runs.map(|((output, target), grad)| squared(output, target, scale, grad)).sum(),
+        || {
+            // A loop, as what iterators do with closures is not always compiled for the processor.
+            let mut total = 0.0;
+            for ((output, target), grad) in runs {
+                total += squared(output, target, scale, grad);
+            }
+            total
+        },
     );
     total / output.len().max(1) as f64
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nettriage_net::{Activation, INPUT, Kind, Layer, Network, Shape, Window};
+use nettriage_net::{Activation, INPUT, Kind, Layer, Network, Shape};
 
 use crate::conv::Geometry;
 use crate::layers::activation::{ActivationLayer, Prelu};
@@ -160,10 +160,9 @@ impl<'a> Lowering<'a> {
 
     /// Max-pooling of 2x2 tiles without remainder after layer `i`, and its layer.
     fn tiles_after(&self, i: usize) -> Option<(Tiles, usize)> {
-        let next = self.follower(i, |kind| *kind == Kind::MaxPool(Window::square(2)))?;
-        let (from, to) = (self.shapes[i], self.shapes[next]);
-        let whole = from.height == 2 * to.height && from.width == 2 * to.width;
-        whole.then_some((Tiles { channels: to.channels, width: to.width }, next))
+        let next = self.follower(i, |kind| matches!(kind, Kind::MaxPool(_)))?;
+        let Kind::MaxPool(window) = self.layers[next].kind else { return None };
+        Some((Tiles::of(self.shapes[i], self.shapes[next], window)?, next))
     }
 
     /// The norm of layer `i` with the ReLU after it; and the last layer that this covers.

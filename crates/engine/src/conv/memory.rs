@@ -127,7 +127,9 @@ impl Allocation {
         let bytes = floats * size_of::<f32>();
         let (size, align) = match bytes < LARGE_PAGE / 2 {
             true => (bytes, LINE * size_of::<f32>()),
-            false => (bytes.next_multiple_of(LARGE_PAGE), LARGE_PAGE),
+            // Coarser than need be: a model a little larger than the last finds room in its memory. The system gives no
+            // pages for what is never written.
+            false => (bytes.next_multiple_of((bytes.next_power_of_two() / 4).max(LARGE_PAGE)), LARGE_PAGE),
         };
         let layout = Layout::from_size_align(size, align).expect("sizes are checked when a model is planned");
         let memory = Memory::spare(layout).unwrap_or_else(|| Memory::new(layout));

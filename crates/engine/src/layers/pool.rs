@@ -2,6 +2,7 @@
 
 use nettriage_net::{Shape, Window};
 
+use crate::layers::tiles::Tiles;
 use crate::op::{Context, Inputs, Op, Prepared, Reads};
 
 /// The rows (or columns) of the input that output place `o` sees, with padding cut off.
@@ -18,12 +19,14 @@ pub(crate) struct MaxPool {
     input: Shape,
     output: Shape,
     window: Window,
+    /// Where it pools 2x2 tiles without remainder.
+    tiles: Option<Tiles>,
 }
 
 impl MaxPool {
     /// From `input` to `output`.
     pub fn new(input: Shape, output: Shape, window: Window) -> MaxPool {
-        MaxPool { input, output, window }
+        MaxPool { input, output, window, tiles: Tiles::of(input, output, window) }
     }
 
     /// The input's rows and columns seen from an output place.
@@ -41,6 +44,9 @@ impl Op for MaxPool {
 
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], _: &mut [f32]) {
         let (x, channels, row) = (x.get(0), self.input.channels, self.output.width * self.output.channels);
+        if let Some(tiles) = self.tiles {
+            return tiles.forward(x, None, y, cx.pool);
+        }
         cx.pool.chunks(y, row, |task, y| {
             let (i, oh) = (task / self.output.height, task % self.output.height);
             let x = &x[i * self.input.elements()..][..self.input.elements()];

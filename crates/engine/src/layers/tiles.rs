@@ -1,5 +1,7 @@
 //! 2x2 max-pooling as the last part of a convolution's node: forward, and backward in place of what was pooled.
 
+use nettriage_net::{Shape, Window};
+
 use crate::layers::channelwise::Coefficients;
 use crate::layers::columns::{Span, Terms, spans};
 use crate::pool::{Chunks, Pool};
@@ -15,6 +17,12 @@ pub(crate) struct Tiles {
 }
 
 impl Tiles {
+    /// Those of max-pooling from `input` to `output`, if it pools 2x2 tiles without remainder.
+    pub fn of(input: Shape, output: Shape, window: Window) -> Option<Tiles> {
+        let whole = input.height == 2 * output.height && input.width == 2 * output.width;
+        (window == Window::square(2) && whole).then_some(Tiles { channels: output.channels, width: output.width })
+    }
+
     /// Elements of two unpooled rows.
     fn pair(&self) -> usize {
         4 * self.width * self.channels
