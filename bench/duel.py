@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Two builds of the `step` example beside each other, a core each, cores swapped: the ratio of their steps' seconds.
+
+    cargo build --release -p nettriage-engine --example step && cp target/release/examples/step /tmp/before
+    ...
+    python bench/duel.py /tmp/before target/release/examples/step [--rounds 8] [--only vgg16_quarter] [--steps 25]
+
+What else the machine does meets both alike, so a few rounds tell half a per cent where runs one after the other tell
+five. A round is two runs of both, and counts as the geometric mean of the two ratios, the second build's seconds by
+the first's. Two copies of one build tell what the machine leaves uncertain.
+"""
+import argparse, json, os, statistics, subprocess
+
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument("before"); a.add_argument("after")
+    a.add_argument("--rounds", type=int, default=8)
+    a.add_argument("--only", default="vgg16_quarter"); a.add_argument("--steps", type=int, default=25)
+    a = a.parse_args()
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        raise SystemExit("two cores are needed, one for each build")
+    ratios = {}
+    for _ in range(a.rounds):
+        pairs = [side_by_side(a, cores), side_by_side(a, cores[::-1])]
+        for kind in pairs[0]:
+            ratios.setdefault(kind, []).append(statistics.geometric_mean(pair[kind] for pair in pairs))
+    for kind, found in ratios.items():
+        print(f"{kind}: median {statistics.median(found):.4f}, {min(found):.4f} to {max(found):.4f}, n = {len(found)}")
+
+
+def side_by_side(a, cores):
+    """{workload and kind: the second build's seconds by the first's}, each on its core."""
+    command = ["--threads", "1", "--steps", str(a.steps), "--only", a.only]
+    runs = [subprocess.Popen([build, *command], stdout=subprocess.PIPE, text=True,
+                             preexec_fn=lambda core=core: os.sched_setaffinity(0, {core}))
+            for build, core in zip((a.before, a.after), cores)]
+    seconds = []
+    for run in runs:
+        lines = [json.loads(line) for line in run.communicate()[0].splitlines()]
+        if run.returncode:
+            raise SystemExit(f"{run.args[0]} ended with {run.returncode}")
+        seconds.append({f"{line['workload']} {line['kind']}": line["seconds"] for line in lines})
+    return {kind: seconds[1][kind] / seconds[0][kind] for kind in seconds[0]}
+
+
+if __name__ == "__main__":
+    main()
