@@ -42,6 +42,8 @@ def side_by_side(a, cores):
         if run.returncode:
             raise SystemExit(f"{run.args[0]} ended with {run.returncode}")
         seconds.append({f"{line['workload']} {line['kind']}": line["seconds"] for line in lines})
+    if not seconds[0] or seconds[0].keys() != seconds[1].keys():
+        raise SystemExit(f"{a.before} and {a.after} do not both print the steps of {a.only}: are they builds of the `step` example?")
     return {kind: seconds[1][kind] / seconds[0][kind] for kind in seconds[0]}
 
 
