@@ -160,7 +160,7 @@ impl<'a> Lowering<'a> {
 
     /// Max-pooling of 2x2 tiles without remainder after layer `i`, and its layer.
     fn tiles_after(&self, i: usize) -> Option<(Tiles, usize)> {
-        let next = self.follower(i, |kind| matches!(kind, Kind::MaxPool(_)))?;
+        let next = self.next[i]?;
         let Kind::MaxPool(window) = self.layers[next].kind else { return None };
         Some((Tiles::of(self.shapes[i], self.shapes[next], window)?, next))
     }

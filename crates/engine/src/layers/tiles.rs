@@ -1,4 +1,4 @@
-//! 2x2 max-pooling as the last part of a convolution's node: forward, and backward in place of what was pooled.
+//! 2x2 max-pooling: forward, by itself or as the last part of a convolution's node, and there backward in place of what was pooled.
 
 use nettriage_net::{Shape, Window};
 

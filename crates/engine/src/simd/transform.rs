@@ -278,7 +278,7 @@ unsafe fn input_rows<
                 if FIRST + r < P {
                     let row = B::input::<S>(half[r]);
                     for j in 0..P {
-                        // Where sums of the block before lay: near enough, to ask for the next tile's place takes longer.
+                        // In scratch that the block before has used: near enough, to ask for the next tile's place takes longer.
                         S::store(planes.at(to, j), row[j]);
                     }
                     to = opaque_at(to.wrapping_add(P * plane));
