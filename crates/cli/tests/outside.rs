@@ -22,7 +22,7 @@ fn both_under(python: &Path, network: &Path, arch: Option<(&str, &str)>, given: 
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     let mut reference = Command::new(python);
-    reference.arg(Path::new(ROOT).join("bench/reference_outputs.py")).arg(network).args(["--seed", "1"]);
+    reference.arg(Path::new(ROOT).join("checks/reference_outputs.py")).arg(network).args(["--seed", "1"]);
     match given {
         Some(given) => reference.arg("--given").arg(given),
         None => reference.arg("--inputs").arg(at("x.npy")),
@@ -115,7 +115,7 @@ fn built_in_architectures_go_from_pytorch_and_back() {
     let Some(python) = python("built_in_architectures_go_from_pytorch_and_back") else { return };
     let folder = tempfile::tempdir().unwrap();
     let torch = |phase: &str| {
-        let script = Path::new(ROOT).join("bench/torch_archs.py");
+        let script = Path::new(ROOT).join("checks/torch_archs.py");
         succeeded(&Command::new(&python).arg(script).arg(phase).arg(folder.path()).output().unwrap())
     };
     let names = torch("write");
@@ -207,7 +207,7 @@ fn same_on_the_whole_test_set(python: &Path, onnx: &Path, cifar10: &Path) {
     ours.arg("evaluate").arg(onnx).args(["--data", "cifar10", "--data-dir"]).arg(cifar10).arg("--logits").arg(&logits);
     succeeded(&ours.output().unwrap());
     let mut theirs = Command::new(python);
-    theirs.arg(Path::new(ROOT).join("bench/whole_test_set.py")).args([onnx, cifar10, &logits]);
+    theirs.arg(Path::new(ROOT).join("checks/whole_test_set.py")).args([onnx, cifar10, &logits]);
     succeeded(&theirs.output().unwrap());
 }
 

@@ -1,5 +1,5 @@
 //! Modules of every kind as PyTorch writes them to ONNX: read with onnxruntime's outputs, and written again so that
-//! onnxruntime gives them once more. `bench/onnx_zoo.py` makes them, at operator sets 7, 13 and 20; with NETTRIAGE_ZOO=full at
+//! onnxruntime gives them once more. `checks/onnx_zoo.py` makes them, at operator sets 7, 13 and 20; with NETTRIAGE_ZOO=full at
 //! all that it knows from 7 to 22, also by PyTorch's newer exporter, which takes minutes.
 
 mod common;
@@ -16,7 +16,7 @@ fn what_pytorch_writes_is_read_and_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let zoo = folder.path();
     let mut make = Command::new(&python);
-    make.arg(Path::new(ROOT).join("bench/onnx_zoo.py")).arg(zoo);
+    make.arg(Path::new(ROOT).join("checks/onnx_zoo.py")).arg(zoo);
     let full = std::env::var("NETTRIAGE_ZOO").is_ok_and(|which| which == "full");
     if !full {
         make.args(["--opsets", "7,13,20", "--new", ""]);
@@ -48,6 +48,6 @@ fn what_pytorch_writes_is_read_and_written_again() {
         );
     }
     let mut check = Command::new(&python);
-    check.arg(Path::new(ROOT).join("bench/onnx_zoo.py")).arg(zoo).args(["--check", "again"]);
+    check.arg(Path::new(ROOT).join("checks/onnx_zoo.py")).arg(zoo).args(["--check", "again"]);
     println!("{}", succeeded(&check.output().unwrap()));
 }

@@ -311,7 +311,7 @@ fn one_seed_decides_nothing() {
 
 #[test]
 fn the_schema_names_every_key() {
-    // `bench/check_exports.py` validates in full; this tells at once that a field was added without its schema.
+    // `checks/exports.py` validates in full; this tells at once that a field was added without its schema.
     let schema: serde_json::Value = serde_json::from_str(include_str!("../schema.json")).unwrap();
     let analysis = analyse(&Truth::small().simulate(1), &Options::default());
     let value = serde_json::to_value(&analysis).unwrap();

@@ -4,7 +4,7 @@
     pip install torch numpy safetensors
     nettriage scan PARENT.safetensors --arch vgg16_bn --width 0.25 … --ranges blocks --on-test --judged 2000 \\
         --substitutes conv3x3 --methods plain --json scan.json
-    python bench/least_squares.py --parent PARENT.safetensors --scan scan.json --data DIR --mean R,G,B --std R,G,B
+    python checks/least_squares.py --parent PARENT.safetensors --scan scan.json --data DIR --mean R,G,B --std R,G,B
 
 PARENT holds a vgg16_bn's weights under torchvision's names; DIR CIFAR-10's binary batches. For every block: patches and
 targets (before the closing ReLU) at every position of the first 2,000 training images, one ridge of 1e-4 of the mean diagonal
@@ -16,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from prune import Vgg, cifar10
+from torch_vgg import Vgg, cifar10
 
 
 def blocks_of(layers):

@@ -2,7 +2,7 @@
 """Recomputes trials of a run in PyTorch: an outside check of what their records say.
 
     pip install torch numpy safetensors
-    python bench/recompute.py RUN [--data DIR] [--limit N]
+    python checks/recompute.py RUN [--data DIR] [--limit N]
 
 RUN is the folder of a run whose study has `keep = "network"`. Every kept child is rebuilt from the graph in
 its safetensors file, run on the test images by PyTorch, and compared with its record: the same images right (but

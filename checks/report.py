@@ -1,7 +1,7 @@
 """Recomputes every number of a report from its exported table of trials, with NumPy and SciPy alone.
 
     nettriage report RUN --csv trials.csv --json analysis.json
-    python bench/check_report.py trials.csv analysis.json
+    python checks/report.py trials.csv analysis.json
 
 Reads nothing of the program but the two files. What the table of trials cannot tell is taken from the JSON as given: the
 options, the order of the blocks, which schemes train the whole network or distil, and the runs' parents' order. Every
@@ -702,7 +702,7 @@ def check_rest(check, study):
 
 def main():
     if len(sys.argv) != 3:
-        sys.exit("usage: check_report.py trials.csv analysis.json")
+        sys.exit("usage: report.py trials.csv analysis.json")
     rows = load(sys.argv[1])
     with open(sys.argv[2], encoding="utf-8") as file:
         analysis = json.load(file)

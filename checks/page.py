@@ -1,6 +1,6 @@
 """Opens a report in real Chromium and tries it as a reader would.
 
-    python bench/check_page.py report.html [folder for screenshots]
+    python checks/page.py report.html [folder for screenshots]
 
 At 1280 and 390 pixels, light and dark: no console error, no request, every section there, nothing wider than the window;
 sorting sorts, hovering and focusing explain, the plots redraw on their choices, the downloads are whole. Needs the package
@@ -101,7 +101,7 @@ def look(browser, page_file, width, theme, shots):
 
 def main():
     if len(sys.argv) not in (2, 3):
-        sys.exit("usage: check_page.py report.html [folder for screenshots]")
+        sys.exit("usage: page.py report.html [folder for screenshots]")
     page_file = pathlib.Path(sys.argv[1]).resolve()
     shots = pathlib.Path(sys.argv[2]) if len(sys.argv) == 3 else None
     if shots:

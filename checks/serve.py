@@ -1,6 +1,6 @@
 """Follows a run in real Chromium: a trial that ends shows within two seconds of its record.
 
-    python bench/check_serve.py target/release/nettriage STUDY.toml
+    python checks/serve.py target/release/nettriage STUDY.toml
 
 Needs the package `playwright` and a Chromium (path in CHROMIUM, default /usr/bin/chromium).
 """
@@ -64,7 +64,7 @@ def files(run):
 
 def main():
     if len(sys.argv) != 3:
-        sys.exit("usage: check_serve.py NETTRIAGE STUDY.toml")
+        sys.exit("usage: serve.py NETTRIAGE STUDY.toml")
     program, study = str(pathlib.Path(sys.argv[1]).resolve()), sys.argv[2]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         run = pathlib.Path(folder) / "run"

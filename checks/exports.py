@@ -1,7 +1,7 @@
 """Reads a report's exports with the programs that people read them with.
 
     nettriage report RUN --json analysis.json --csv trials.csv --parquet trials.parquet --tensorboard events
-    python bench/check_exports.py analysis.json trials.csv trials.parquet events
+    python checks/exports.py analysis.json trials.csv trials.parquet events
 
 `jsonschema` validates the JSON against crates/report/schema.json, pandas reads the tables, which are the same, TensorBoard reads the events:
 curves, filter pictures and hyper-parameters. Exit status 1 if anything is amiss.
@@ -22,7 +22,7 @@ SCHEMA = pathlib.Path(__file__).parent.parent / "crates" / "report" / "schema.js
 
 def main():
     if len(sys.argv) != 5:
-        sys.exit("usage: check_exports.py analysis.json trials.csv trials.parquet events")
+        sys.exit("usage: exports.py analysis.json trials.csv trials.parquet events")
     analysis = json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))
     jsonschema.validate(analysis, json.loads(SCHEMA.read_text(encoding="utf-8")), cls=jsonschema.Draft202012Validator)
     print(f"jsonschema: {len(analysis['cells'])} cells valid")

@@ -1,6 +1,6 @@
 """Runs a study on a Slurm cluster, breaks things on the way, and compares its records with a local run's.
 
-    .ci/slurm start FOLDER && SLURM_CONF=FOLDER/slurm.conf python bench/check_slurm.py target/release/nettriage FOLDER
+    .ci/slurm start FOLDER && SLURM_CONF=FOLDER/slurm.conf python checks/slurm.py target/release/nettriage FOLDER
 
 FOLDER is the one-machine cluster of `.ci/slurm`: the node whose slurmd is killed is its n2. Over 200 small trials on
 four nodes; one task is cancelled, one slurmd killed, the submitting process killed and started again, one task times
@@ -184,7 +184,7 @@ def timed_out(place, run):
 
 def main():
     if len(sys.argv) != 3:
-        sys.exit("usage: check_slurm.py NETTRIAGE FOLDER-OF-THE-CLUSTER")
+        sys.exit("usage: slurm.py NETTRIAGE FOLDER-OF-THE-CLUSTER")
     cluster = pathlib.Path(sys.argv[2]).resolve()
     with tempfile.TemporaryDirectory(dir=cluster) as folder:
         place = Place(sys.argv[1], pathlib.Path(folder))
