@@ -1,8 +1,9 @@
 //! The readers of networks.
 
-use nettriage_net::onnx::{self, ReadOptions};
-use nettriage_net::pytorch::Checkpoint;
-use nettriage_net::{Graph, block, cost, drawing, load};
+use nettriage_formats::load;
+use nettriage_formats::onnx::{self, ReadOptions};
+use nettriage_formats::pytorch::Checkpoint;
+use nettriage_net::{Graph, block, cost, drawing};
 
 use crate::one_line;
 

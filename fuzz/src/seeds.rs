@@ -1,7 +1,8 @@
 //! Small, valid inputs.
 
+use nettriage_formats::{onnx as onnx_file, safetensors as safetensors_file};
 use nettriage_net::arch::{self, ArchSpec};
-use nettriage_net::{Network, Shape, onnx as onnx_file, safetensors as safetensors_file};
+use nettriage_net::{Network, Shape};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 

@@ -1,6 +1,6 @@
 //! The readers of TOML.
 
-use nettriage_net::info::ModelInfo;
+use nettriage_formats::info::ModelInfo;
 use nettriage_study::Study;
 
 use crate::one_line;

@@ -113,8 +113,8 @@ fn every_target_holds_on_damaged_seeds_and_on_noise() {
 #[test]
 fn seeds_are_valid() {
     use nettriage_data::fuzzing;
+    use nettriage_formats::{load, onnx, pytorch::Checkpoint};
     use nettriage_fuzz::seeds;
-    use nettriage_net::{load, onnx, pytorch::Checkpoint};
     for seed in seeds::archive() {
         fuzzing::archive(&seed).unwrap();
     }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use nettriage_data::fill_plain;
 use nettriage_engine::{Model, Options};
-use nettriage_net::load::Loaded;
-use nettriage_net::onnx::Layout;
+use nettriage_formats::load::Loaded;
+use nettriage_formats::onnx::Layout;
 use nettriage_net::{Graph, Kind, Shape};
 use nettriage_study::evaluate::Tally;
 use npyz::{NpyFile, Order, WriterBuilder};

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use nettriage_net::info::ModelInfo;
-use nettriage_net::{Network, onnx, safetensors};
+use nettriage_formats::info::ModelInfo;
+use nettriage_formats::{onnx, safetensors};
+use nettriage_net::Network;
 use nettriage_records::Run;
 use nettriage_study::{Means, recompute};
 

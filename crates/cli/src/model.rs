@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use nettriage_formats::load::{self, Loaded, Options};
 use nettriage_net::arch::{self, ArchSpec};
-use nettriage_net::load::{self, Loaded, Options};
 use nettriage_net::{Graph, Shape};
 use nettriage_study::{Setting, Study};
 

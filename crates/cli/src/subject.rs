@@ -4,8 +4,9 @@ use std::ops::Range;
 use std::path::Path;
 
 use nettriage_data::{Augmentation, Dataset, Images as Pictures, Normalization, fill_plain, first};
-use nettriage_net::info::ModelInfo;
-use nettriage_net::{Graph, Network, Shape, safetensors};
+use nettriage_formats::info::ModelInfo;
+use nettriage_formats::safetensors;
+use nettriage_net::{Graph, Network, Shape};
 use nettriage_records::Run;
 use nettriage_study::scan::Images;
 use nettriage_study::{Means, Setting, Study, without_softmax};

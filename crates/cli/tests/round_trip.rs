@@ -4,9 +4,10 @@ mod common;
 
 use common::outside::networks;
 use nettriage_engine::{Model, Options};
+use nettriage_formats::load::{self, load};
+use nettriage_formats::onnx;
 use nettriage_net::arch::{self, ArchSpec};
-use nettriage_net::load::{self, load};
-use nettriage_net::{Network, Shape, onnx};
+use nettriage_net::{Network, Shape};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

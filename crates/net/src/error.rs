@@ -3,12 +3,22 @@
 use std::borrow::Cow;
 
 /// Text of a message without what a terminal would obey: names come from files, and a file may hold anything.
-pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
     }
     let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     Cow::Owned(text.chars().map(escaped).collect())
+}
+
+/// Names joined by commas; the rest of a long list as a number.
+pub fn shorten(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = names[..names.len().min(SHOWN)].join(", ");
+    if names.len() > SHOWN {
+        text += &format!(" and {} more", names.len() - SHOWN);
+    }
+    text
 }
 
 /// An error of this crate. Every message is one line that names the place and, where there is one, the remedy.
@@ -68,7 +78,8 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn layer(layer: &str, problem: impl Into<String>) -> Error {
+    /// An error about a layer.
+    pub fn layer(layer: &str, problem: impl Into<String>) -> Error {
         Error::Layer { layer: layer.to_string(), problem: problem.into() }
     }
 
@@ -76,7 +87,8 @@ impl Error {
         Error::Block { block: block.to_string(), problem: problem.into() }
     }
 
-    pub(crate) fn file(path: impl std::fmt::Display, problem: impl std::fmt::Display) -> Error {
+    /// An error about a file.
+    pub fn file(path: impl std::fmt::Display, problem: impl std::fmt::Display) -> Error {
         Error::File { path: path.to_string(), problem: problem.to_string() }
     }
 }

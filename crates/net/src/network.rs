@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use rand::Rng;
 
+use crate::error::shorten;
 use crate::{Activation, Error, Graph, Kind, Layer, Shape, Tensor, Weights, draw};
 
 /// A graph and its weights.
@@ -67,7 +68,10 @@ impl Network {
 }
 
 /// Keys and shapes of all the weights that a sound graph needs, in the order of its layers.
-pub(crate) fn expected_weights(graph: &Graph) -> Result<Vec<(String, Vec<usize>)>, Error> {
+///
+/// # Errors
+/// Those of [`Graph::shapes`].
+pub fn expected_weights(graph: &Graph) -> Result<Vec<(String, Vec<usize>)>, Error> {
     let shapes = graph.shapes()?;
     let mut list = Vec::new();
     for (layer, input) in graph.layers.iter().zip(graph.first_inputs(&shapes)) {
@@ -76,16 +80,6 @@ pub(crate) fn expected_weights(graph: &Graph) -> Result<Vec<(String, Vec<usize>)
         }
     }
     Ok(list)
-}
-
-/// Names joined by commas; the rest of a long list as a number.
-pub(crate) fn shorten(names: &[String]) -> String {
-    const SHOWN: usize = 8;
-    let mut text = names[..names.len().min(SHOWN)].join(", ");
-    if names.len() > SHOWN {
-        text += &format!(" and {} more", names.len() - SHOWN);
-    }
-    text
 }
 
 /// Draws a layer's weights as [`Network::initialised`] says.

@@ -94,7 +94,7 @@ impl Graph {
     }
 
     /// Shapes of a layer's inputs, given those of all layers.
-    pub(crate) fn input_shapes(&self, layer: &Layer, shapes: &[Shape]) -> Vec<Shape> {
+    pub fn input_shapes(&self, layer: &Layer, shapes: &[Shape]) -> Vec<Shape> {
         let shape = |name: &String| match self.position(name) {
             Some(position) => shapes[position],
             None => self.input,
@@ -157,7 +157,10 @@ fn with_bias(weight: Vec<usize>, outputs: usize, bias: bool) -> Vec<(&'static st
 }
 
 /// No empty axis, and no tensor so large that products of its extents could overflow later.
-pub(crate) fn check_extent(shape: Shape) -> Result<(), String> {
+///
+/// # Errors
+/// What is wrong with the shape.
+pub fn check_extent(shape: Shape) -> Result<(), String> {
     let elements = shape.channels.checked_mul(shape.height).and_then(|n| n.checked_mul(shape.width));
     match elements {
         Some(0) => Err(format!("a tensor of {shape} has no elements")),
@@ -177,7 +180,10 @@ fn check_parameters(layer: &Layer, input: Shape) -> Result<(), String> {
 }
 
 /// The output shape of a layer of this kind, or what is wrong with its settings or its inputs.
-pub(crate) fn output(kind: &Kind, inputs: &[Shape]) -> Result<Shape, String> {
+///
+/// # Errors
+/// What is wrong.
+pub fn output(kind: &Kind, inputs: &[Shape]) -> Result<Shape, String> {
     let joins = matches!(kind, Kind::Add | Kind::Mul | Kind::Concat);
     match inputs.len() {
         0 => return Err("it has no input".into()),
@@ -294,7 +300,10 @@ fn padded(extent: usize, before: usize, after: usize) -> Result<usize, String> {
 
 /// Positions of a window of `kernel` taps, `dilation` apart, that moves by `stride` over `extent`: the floor
 /// formula of Dumoulin and Visin, arXiv:1603.07285, relationship 14.
-pub(crate) fn positions(extent: usize, kernel: usize, stride: usize, dilation: usize) -> Result<usize, String> {
+///
+/// # Errors
+/// A window larger than the extent, or a step of 0.
+pub fn positions(extent: usize, kernel: usize, stride: usize, dilation: usize) -> Result<usize, String> {
     if kernel == 0 || stride == 0 || dilation == 0 {
         return Err("kernel, stride and dilation are at least 1".into());
     }

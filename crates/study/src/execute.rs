@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use nettriage_net::{Network, safetensors};
+use nettriage_formats::safetensors;
+use nettriage_net::Network;
 use nettriage_records::plan::{ParentSpec, TrialSpec};
 use nettriage_records::record::CurvePoint;
 use nettriage_records::{Halving, Run, content_id};

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use nettriage_engine::{Model, Options};
-use nettriage_net::{INPUT, Network, cost, safetensors};
+use nettriage_formats::safetensors;
+use nettriage_net::{INPUT, Network, cost};
 use nettriage_records::Run;
 use nettriage_records::plan::{Cost, ParentSpec, VERSION};
 use nettriage_records::record::{Clock, CurvePoint, ParentRecord};

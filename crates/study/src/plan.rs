@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use nettriage_formats::safetensors;
 use nettriage_net::block::Block;
 use nettriage_net::init::Init;
 use nettriage_net::surgery::{self, Substitute};
-use nettriage_net::{Graph, Network, Shape, cost, safetensors};
+use nettriage_net::{Graph, Network, Shape, cost};
 use nettriage_records::plan::{
     BlockSummary, Cost, DataSummary, LayerSummary, ParentSpec, Plan, Role, SchemeSummary, TrialSpec, VERSION,
 };

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use nettriage_data::{Dataset, Normalization, Stream, first};
+use nettriage_formats::load::{self, Loaded};
 use nettriage_net::block::Block;
-use nettriage_net::load::{self, Loaded};
 use nettriage_net::{Graph, Kind, Network, Shape, arch, block};
 
 use crate::savings::Means;

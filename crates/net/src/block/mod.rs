@@ -83,7 +83,7 @@ impl<'a> Border<'a> {
     fn reason(&self) -> String {
         let describe = |tensors: &[&str], verb: &str| {
             let names: Vec<String> = tensors.iter().map(|t| format!("`{t}`")).collect();
-            format!("{} tensors {verb} it ({})", tensors.len(), crate::network::shorten(&names))
+            format!("{} tensors {verb} it ({})", tensors.len(), crate::shorten(&names))
         };
         match (self.entering.len(), self.leaving.len()) {
             (1, _) => describe(&self.leaving, "leave"),

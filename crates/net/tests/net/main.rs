@@ -4,6 +4,5 @@ mod arch;
 mod blocks;
 mod inits;
 mod reference;
-mod safetensors;
 mod shapes;
 mod surgery;

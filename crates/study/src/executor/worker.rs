@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use nettriage_net::safetensors;
+use nettriage_formats::safetensors;
 use nettriage_records::Run;
 use nettriage_records::plan::{ParentSpec, TrialSpec};
 use nettriage_records::record::Record;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use nettriage_formats::onnx::{self, ReadOptions};
+use nettriage_formats::pytorch::Checkpoint;
 use nettriage_net::arch::{self, ArchSpec};
-use nettriage_net::onnx::{self, ReadOptions};
-use nettriage_net::pytorch::Checkpoint;
 use nettriage_net::{Network, Shape, block, cost, drawing};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -5,7 +5,7 @@ use super::constant::Constant;
 use super::fold::slices;
 use super::import::{Function, Importer, Op, Value, hint};
 use super::view::{Axis, Dim, Live};
-use crate::{Kind, Padding, Window};
+use nettriage_net::{Kind, Padding, Window};
 
 impl Importer {
     pub fn arithmetic(&mut self, node: &Node) -> Result<Live, String> {

@@ -2,11 +2,12 @@
 //! of its name.
 //!
 //! ```text
-//! cargo run --release -p nettriage-net --example convert -- resnet20-12fca82f.th resnet20.onnx cifar-resnet20
+//! cargo run --release -p nettriage-formats --example convert -- resnet20-12fca82f.th resnet20.onnx cifar-resnet20
 //! ```
 
-use nettriage_net::load::{Options, load};
-use nettriage_net::{block, drawing, onnx, safetensors};
+use nettriage_formats::load::{Options, load};
+use nettriage_formats::{onnx, safetensors};
+use nettriage_net::{block, drawing};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,14 +1,27 @@
 //! Networks to safetensors and back, and files that mean harm.
 
+use nettriage_formats::safetensors;
 use nettriage_net::arch::{self, ArchSpec};
-use nettriage_net::{Network, Shape, safetensors};
+use nettriage_net::{Conv, Graph, INPUT, Kind, Layer, Network, Shape};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::reference::{chain, conv, norm, random_network};
+/// A network with every weight random, norms included.
+fn random_network(graph: Graph, seed: u64) -> Network {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut network = Network::initialised(graph, &mut rng).unwrap();
+    for tensor in network.weights.values_mut().filter(|tensor| tensor.shape.len() == 1) {
+        tensor.data.iter_mut().for_each(|value| *value = 0.5 + rng.random::<f32>());
+    }
+    network
+}
 
 fn small() -> Network {
-    random_network(chain(Shape::new(2, 6, 6), vec![("a", conv(3, 3)), ("b", norm())]), 4)
+    let layer = |name: &str, input: &str, kind| Layer { name: name.into(), inputs: vec![input.into()], kind };
+    let conv = layer("a", INPUT, Kind::Conv(Conv::same(3, 3)));
+    let norm = layer("b", "a", Kind::BatchNorm { eps: 1e-5, momentum: 0.1 });
+    let input = Shape::new(2, 6, 6);
+    random_network(Graph { name: "chain".into(), input, layers: vec![conv, norm], output: "b".into() }, 4)
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! 143,667,240; AlexNet 60,965,224; DenseNet-121 7,978,856; SqueezeNet 1.1 1,235,496). Blocks were checked against the
 //! modules' names in the files.
 
-use nettriage_net::onnx::{self, Layout, ReadOptions};
+use nettriage_formats::onnx::{self, Layout, ReadOptions};
 use nettriage_net::{INPUT, Kind, block, cost};
 
 use crate::shared;

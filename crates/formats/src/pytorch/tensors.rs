@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::pickle::{Machine, Value};
 use super::{number, text};
-use crate::Tensor;
 use crate::safetensors::half;
 use crate::walk::Walk;
+use nettriage_net::Tensor;
 
 /// A tensor as the pickle describes it.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use super::constant::Constant;
 use super::import::{Function, Importer, Made, Op};
-use crate::{Activation, Kind};
+use nettriage_net::{Activation, Kind};
 
 /// Fuses what can be; returns the output's name.
 pub fn fuse(importer: &mut Importer, output: String) -> String {

@@ -4,7 +4,7 @@
 //! into groups and swapped. Such reshaping moves nothing until a layer needs it: a [`Live`] tensor is one of ours and,
 //! for every ONNX axis, which stretches of our axes it runs over.
 
-use crate::Shape;
+use nettriage_net::Shape;
 
 /// The longest vector whose order is followed; the longest in use have some hundred thousand features.
 const MAX_FEATURES: usize = 1 << 24;

@@ -26,8 +26,8 @@ use prost::Message;
 
 pub use write::{to_bytes, write};
 
-use crate::{Error, Graph, Network, Shape, Tensor, Weights};
 use constant::Constant;
+use nettriage_net::{Error, Graph, Network, Shape, Tensor, Weights};
 
 /// The order of axes in which a model takes its images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

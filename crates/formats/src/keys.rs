@@ -8,8 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::network::{expected_weights, shorten};
-use crate::{Error, Graph, Kind, Network, Tensor, Weights};
+use nettriage_net::{Error, Graph, Kind, Network, Tensor, Weights, expected_weights, shorten};
 
 /// Prefixes that wrappers and repositories put before all keys.
 const PREFIXES: [&str; 9] =

@@ -1,6 +1,6 @@
 //! Checkpoints of PyTorch: the real ones, and such as mean harm.
 
-use nettriage_net::pytorch::{self, Checkpoint};
+use nettriage_formats::pytorch::{self, Checkpoint};
 
 use crate::shared;
 

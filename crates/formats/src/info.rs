@@ -4,8 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::printable;
-use crate::{Error, Shape};
+use nettriage_net::{Error, Shape, printable};
 
 /// A small TOML file beside a network: `net.toml` or `net.onnx.toml` beside `net.onnx`.
 ///

@@ -6,7 +6,7 @@ use prost::Message;
 
 use super::proto::*;
 use super::{Model, ReadOptions, from_bytes};
-use crate::{Activation, Kind, Padding, Shape};
+use nettriage_net::{Activation, Kind, Padding, Shape};
 
 /// A model in the making: nodes in order, constants by name.
 #[derive(Default)]

@@ -12,7 +12,7 @@ mod tensors;
 
 use std::path::Path;
 
-use crate::{Error, Tensor};
+use nettriage_net::{Error, Tensor};
 use pickle::{Machine, Value};
 pub(crate) use tensors::{Found, Storages};
 

@@ -1,10 +1,11 @@
 //! The front door: every file of `../shared/networks`, and keys of other repositories.
 
+use nettriage_formats::info::ModelInfo;
+use nettriage_formats::load::{Format, Options, load};
+use nettriage_formats::onnx::Layout;
+use nettriage_formats::{onnx, safetensors};
 use nettriage_net::arch::{self, ArchSpec};
-use nettriage_net::info::ModelInfo;
-use nettriage_net::load::{Format, Options, load};
-use nettriage_net::onnx::Layout;
-use nettriage_net::{Network, Shape, block, drawing, onnx, safetensors};
+use nettriage_net::{Network, Shape, block, drawing};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 

@@ -4,7 +4,7 @@ use super::attributes::{Node, axis};
 use super::constant::Constant;
 use super::import::{Importer, Op, Value};
 use super::view::{Atom, Axis, Live};
-use crate::{INPUT, Kind};
+use nettriage_net::{INPUT, Kind};
 
 impl Importer {
     /// The input at that place as (N, C, H, W), by a layer where it is not.

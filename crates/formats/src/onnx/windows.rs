@@ -3,7 +3,7 @@
 use super::attributes::Node;
 use super::import::{Function, Importer, Op, hint, hint_from_weight};
 use super::view::{Axis, Live};
-use crate::{Conv, Kind, Padding, Window, shape};
+use nettriage_net::{Conv, Kind, Padding, Window, shape};
 
 /// Two attributes of one number an axis, with a usual value.
 fn pair(node: &Node, name: &str, usual: usize) -> Result<[usize; 2], String> {

@@ -4,7 +4,7 @@ use super::attributes::Node;
 use super::constant::Constant;
 use super::import::{Function, Importer, Op, Value, hint, hint_from_weight};
 use super::view::{Axis, Live};
-use crate::{Activation, Kind, Shape};
+use nettriage_net::{Activation, Kind, Shape};
 
 /// The outputs of a node of which at least one input depends on the image.
 pub fn node(importer: &mut Importer, node: &Node) -> Result<Vec<Value>, String> {
@@ -209,7 +209,7 @@ impl Importer {
             return Err(format!("its input of shape {:?} does not have its channels on the last axis", live.extents()));
         }
         let features = weight.dims[0];
-        let conv = crate::Conv { bias: false, ..crate::Conv::same(features, 1) };
+        let conv = nettriage_net::Conv { bias: false, ..nettriage_net::Conv::same(features, 1) };
         let weight = weight
             .reshaped(vec![features, live.shape.channels, 1, 1])
             .map_err(|_| "its weight does not fit its input")?;

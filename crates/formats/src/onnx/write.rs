@@ -6,7 +6,8 @@ use std::path::Path;
 use prost::Message;
 
 use super::proto::*;
-use crate::{Activation, Conv, Error, INPUT, Kind, Layer, Network, Padding, Shape, Tensor, Window, safetensors};
+use crate::safetensors;
+use nettriage_net::{Activation, Conv, Error, INPUT, Kind, Layer, Network, Padding, Shape, Tensor, Window};
 
 const OPSET: i64 = 17;
 /// The oldest version of the format that has that operator set.

@@ -8,7 +8,7 @@ use super::constant::Constant;
 use super::proto::{GraphProto, ModelProto, ValueInfoProto};
 use super::view::Live;
 use super::{Layout, Model, ReadOptions, fold, fuse, ops};
-use crate::{Graph, INPUT, Kind, Layer, Shape, shape};
+use nettriage_net::{Graph, INPUT, Kind, Layer, Shape, shape};
 
 /// What an ONNX tensor is: known now, or computed from the image.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use ::safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Graph, Kind, Network, Tensor, Weights};
+use nettriage_net::{Error, Graph, Kind, Layer, Network, Tensor, Weights};
 
 /// Key of the graph in the file's metadata.
 pub const METADATA_KEY: &str = "nettriage";
@@ -46,9 +46,8 @@ pub fn save_state_dict(network: &Network, path: impl AsRef<Path>) -> Result<(), 
     let mut weights = network.weights.clone();
     let graph = &network.graph;
     for layer in &graph.layers {
-        let norm = |reader: &crate::Layer| {
-            matches!(reader.kind, Kind::BatchNorm { .. }) && reader.inputs.contains(&layer.name)
-        };
+        let norm =
+            |reader: &Layer| matches!(reader.kind, Kind::BatchNorm { .. }) && reader.inputs.contains(&layer.name);
         if let Kind::Conv(conv) = &layer.kind
             && !conv.bias
             && layer.name.starts_with("features.")

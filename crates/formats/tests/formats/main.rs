@@ -3,5 +3,6 @@
 mod checkpoints;
 mod hostile;
 mod loading;
+mod safetensors;
 mod shared;
 mod structure;

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use ::safetensors::tensor::SafeTensors;
 
-use crate::arch::{self, ArchSpec};
 use crate::info::ModelInfo;
 use crate::onnx::{self, Layout, ReadOptions};
 use crate::pytorch::{self, Checkpoint};
-use crate::{Error, Graph, Network, Shape, Tensor, keys, safetensors};
+use crate::{keys, safetensors};
+use nettriage_net::arch::{self, ArchSpec};
+use nettriage_net::{Error, Graph, Network, Shape, Tensor};
 
 /// What a file may not say by itself.
 #[derive(Clone, Debug, Default)]
