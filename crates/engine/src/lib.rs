@@ -4,7 +4,6 @@
 //! will ever use. Tensors are f32, channels last (N x H x W x C); weights go in and come out in PyTorch's layouts.
 //! Of models that are gone up to 256 MiB of memory stay with the process, for the next ones.
 
-mod conv;
 mod error;
 mod layers;
 pub mod loss;
@@ -15,10 +14,8 @@ mod op;
 mod options;
 mod params;
 mod plan;
-mod pool;
 mod random;
 mod schedule;
-mod simd;
 mod update;
 
 pub use error::Error;
@@ -28,5 +25,5 @@ pub use schedule::Schedule;
 
 /// The instruction set chosen at run time, such as `AVX2+FMA`.
 pub fn instruction_set() -> &'static str {
-    simd::kernels().name
+    nettriage_kernels::simd::kernels().name
 }

@@ -1,6 +1,6 @@
 //! Losses: each returns its mean over the batch and writes its gradient.
 
-use crate::simd::vectorised;
+use nettriage_kernels::simd::vectorised;
 
 /// The softmax of `logits / temperature`, as the largest scaled logit and the sum of exponentials above it.
 fn partition(logits: &[f32], temperature: f64) -> (f64, f64) {

@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nettriage_net::{Activation, INPUT, Kind, Layer, Network, Shape};
 
-use crate::conv::Geometry;
 use crate::layers::activation::{ActivationLayer, Prelu};
 use crate::layers::combine::{Add, Concat, Mul};
-use crate::layers::conv::{ConvLayer, ConvTransposeLayer, Setting};
+use crate::layers::conv::{ConvLayer, ConvTransposeLayer, Setting, geometry};
 use crate::layers::copy::Copy;
 use crate::layers::dropout::Dropout;
 use crate::layers::gather::Gather;
@@ -231,7 +230,7 @@ impl<'a> Lowering<'a> {
                     last = pool;
                 }
                 let tiles = tiles.map(|(tiles, _)| tiles);
-                let geometry = Geometry { input: extents(x), output: extents(y), conv };
+                let geometry = geometry(extents(x), extents(y), &conv);
                 Some(Box::new(ConvLayer::new(&geometry, weight, bias, norm, relu.is_some(), tiles, setting)))
             }
             Kind::ConvTranspose { conv, .. } => {

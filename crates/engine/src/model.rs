@@ -1,13 +1,13 @@
 //! A network that runs and trains.
 
+use nettriage_kernels::memory::{Buffer, Scratch};
+use nettriage_kernels::pool::Pool;
 use nettriage_net::{Network, Tensor, Weights};
 
-use crate::conv::{Buffer, Scratch};
 use crate::lower::lower;
 use crate::op::{Context, Inputs, Place, Prepared};
 use crate::params::Params;
 use crate::plan::{Plan, Target, plan};
-use crate::pool::Pool;
 use crate::update::Update;
 use crate::{Error, Options, Trainable};
 

@@ -1,8 +1,9 @@
 //! What every layer of a model can do.
 
-use crate::conv::{Buffer, Scratch};
+use nettriage_kernels::memory::{Buffer, Scratch};
+use nettriage_kernels::pool::Pool;
+
 use crate::params::Params;
-use crate::pool::Pool;
 
 /// What an operation works in: the batch, the threads and the weights.
 pub(crate) struct Context<'a> {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use nettriage_kernels::memory::Buffer;
 use nettriage_net::{Tensor, Weights};
 
 use crate::Error;
-use crate::conv::Buffer;
 
 /// Where a weight stands in [`Params`].
 pub(crate) type ParamId = usize;

@@ -1,9 +1,10 @@
 //! The optimiser's step: gradients to weights, by PyTorch's formulas.
 
+use nettriage_kernels::pool::{Chunks, Parts, Pool};
+use nettriage_kernels::simd::vectorised;
+
 use crate::Optimizer;
 use crate::params::{Param, Params};
-use crate::pool::{Chunks, Parts, Pool};
-use crate::simd::vectorised;
 
 /// Elements a task works on; fixed, because the gradient's norm is summed by these chunks.
 const CHUNK: usize = 1 << 15;

@@ -1,13 +1,13 @@
 //! Elementwise activation functions.
 
+use nettriage_kernels::pool::Pool;
+use nettriage_kernels::simd::{Simd, vectorised};
 use nettriage_net::Activation;
 
 use crate::layers::CHUNK;
 use crate::layers::columns::{Columns, Span, Terms};
 use crate::op::{Context, Inputs, Op, Reads};
 use crate::params::ParamId;
-use crate::pool::Pool;
-use crate::simd::{Simd, vectorised};
 
 /// g := 0 where y, the output of a ReLU, is not above 0.
 pub(crate) fn mask_all(g: &mut [f32], y: &[f32], pool: &Pool) {

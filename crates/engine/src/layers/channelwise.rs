@@ -1,9 +1,10 @@
 //! The inner loops of norms: per-channel maps and sums, on rows x channels.
 
+use nettriage_kernels::pool::Pool;
+use nettriage_kernels::simd::{Simd, Task, dispatch, prefetch_near, vectorised};
+
 use crate::layers::CHUNK;
 use crate::layers::columns::{AHEAD, Span, Terms, spans};
-use crate::pool::Pool;
-use crate::simd::{Simd, Task, dispatch, prefetch_near, vectorised};
 
 /// Calls `f(offset, chunk)` for chunks of whole rows, compiled for the processor at hand.
 fn chunks(data: &mut [f32], channels: usize, pool: &Pool, f: impl Fn(usize, &mut [f32]) + Sync) {

@@ -3,8 +3,8 @@
 //! Rows are cut into chunks by their number alone and the chunks' sums are joined in order, so no result depends on
 //! threads. Within a chunk, sums over a few rows are made in f32 and joined in f64.
 
-use crate::pool::{Chunks, Pool};
-use crate::simd::{Simd, Task, dispatch, prefetch_near};
+use nettriage_kernels::pool::{Chunks, Pool};
+use nettriage_kernels::simd::{Simd, Task, dispatch, prefetch_near};
 
 /// Room for the chunks' sums of up to `K` quantities a channel.
 pub(crate) struct Columns<const K: usize> {

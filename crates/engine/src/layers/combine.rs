@@ -1,8 +1,9 @@
 //! Layers of several inputs: sum, product, concatenation.
 
+use nettriage_kernels::simd::vectorised;
+
 use crate::layers::activation::mask_all;
 use crate::op::{Context, Inputs, Op, Prepared, Reads};
-use crate::simd::vectorised;
 
 /// Sum of all inputs, with the ReLU that may follow. A (C, 1, 1) input is spread over all positions.
 pub(crate) struct Add {

@@ -1,16 +1,30 @@
 //! Convolution, transposed convolution and fully connected layers, with the bias, norm and ReLU that follow.
 
-use nettriage_net::Conv;
+use nettriage_kernels::conv::{self, ConvOp, Epilogue, Geometry, Needs};
+use nettriage_kernels::pool::Pool;
+use nettriage_kernels::simd::Simd;
+use nettriage_net::{Conv, Padding};
 
-use crate::conv::{ConvOp, Epilogue, Geometry, Needs};
 use crate::layers::activation::mask_all;
 use crate::layers::columns::{Columns, Plain, Span, Terms};
 use crate::layers::norm::Norm;
 use crate::layers::tiles::{Passed, Tiles};
 use crate::op::{Context, Inputs, Op, Prepared, Reads};
 use crate::params::{Param, ParamId, Params};
-use crate::pool::Pool;
-use crate::simd::Simd;
+
+/// `conv` as the kernels take it, from images `input` to images `output`, both [C, H, W].
+pub(crate) fn geometry(input: [usize; 3], output: [usize; 3], conv: &Conv) -> Geometry {
+    let Padding { top, bottom, left, right } = conv.padding;
+    let conv = conv::Conv {
+        filters: output[0],
+        kernel: conv.kernel,
+        stride: conv.stride,
+        padding: conv::Padding { top, bottom, left, right },
+        dilation: conv.dilation,
+        groups: conv.groups,
+    };
+    Geometry { input, output, conv }
+}
 
 /// The weight's elements, once `op` knows whether they have changed since it saw them last.
 fn current<'p>(op: &mut ConvOp, seen: &mut u64, weight: &'p Param) -> &'p [f32] {
@@ -317,8 +331,7 @@ impl ConvTransposeLayer {
         bias: Option<ParamId>,
         setting: Setting,
     ) -> ConvTransposeLayer {
-        let conv = Conv { filters: input[0], bias: false, ..*conv };
-        let geometry = Geometry { input: output, output: input, conv };
+        let geometry = geometry(output, input, conv);
         let needs = Needs { grad_input: true, grad_weight: setting.trains };
         ConvTransposeLayer {
             op: ConvOp::new(&geometry, setting.batch, setting.threads, setting.exact, needs),

@@ -1,11 +1,12 @@
 //! Batch normalisation and per-channel affine maps, alone or behind a convolution, with the ReLU that may follow.
 
+use nettriage_kernels::pool::Pool;
+
 use crate::layers::channelwise::{Coefficients, Moments, Products, apply, apply_in_place, backward, scale_masked};
 use crate::layers::columns::Columns;
 use crate::layers::tiles::{Known, Largest, Peaks, Tiles};
 use crate::op::{Context, Inputs, Op, Reads};
 use crate::params::{ParamId, Params};
-use crate::pool::Pool;
 
 /// How much larger than its weight what a norm adds may be for z to be told from y: six bits are lost at most.
 const TOLD: f32 = 64.0;

@@ -1,11 +1,11 @@
 //! 2x2 max-pooling: forward, by itself or as the last part of a convolution's node, and there backward in place of what was pooled.
 
+use nettriage_kernels::pool::{Chunks, Pool};
+use nettriage_kernels::simd::{Simd, Task, dispatch};
 use nettriage_net::{Shape, Window};
 
 use crate::layers::channelwise::Coefficients;
 use crate::layers::columns::{Span, Terms, spans};
-use crate::pool::{Chunks, Pool};
-use crate::simd::{Simd, Task, dispatch};
 
 /// Pictures `width` pooled pixels wide and of any height, each from 2x2 pixels.
 #[derive(Clone, Copy, Debug)]

@@ -5,8 +5,8 @@
 //! exchanged; under a stride it falls into stride^2 phases of target pixels that see different taps.
 
 use super::Geometry;
-use super::memory::{Buffer, Raw, Scratch, lines};
 use super::pass::{Io, Pass, Way, sides, weight_steps};
+use crate::memory::{Buffer, Raw, Scratch, lines};
 use crate::pool::Pool;
 use crate::simd::Kernels;
 use crate::simd::tile::{Finish, MAX_ROWS, Rows, Strip};

@@ -6,9 +6,9 @@
 use std::ops::Range;
 
 use super::Geometry;
-use super::memory::{Buffer, Raw, Scratch, lines};
 use super::pass::{Io, Pass, WeightPass};
 use super::winograd;
+use crate::memory::{Buffer, Raw, Scratch, lines};
 use crate::pool::Pool;
 use crate::simd::Kernels;
 use crate::simd::line::{CHANNELS, Correlation, Gradients, INPUTS, OUTPUTS, PRODUCTS, Sums};

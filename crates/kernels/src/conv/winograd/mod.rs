@@ -12,7 +12,7 @@ pub(super) use weight::WinogradWeight;
 
 use super::Geometry;
 use super::pass::{Way, sides};
-use crate::conv::memory::Raw;
+use crate::memory::Raw;
 use crate::simd;
 use crate::simd::transform::{Source, Target, Transforms};
 
@@ -212,13 +212,12 @@ fn window(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nettriage_net::{Conv, Padding};
+    use crate::conv::{Conv, Padding};
 
     #[test]
     fn blocks_of_tiles_cover_all_rows_once() {
         let padding = Padding { top: 1, left: 1, bottom: 1, right: 1 };
-        let conv =
-            Conv { kernel: [3, 3], stride: [1, 1], padding, dilation: [1, 1], groups: 1, filters: 5, bias: false };
+        let conv = Conv { kernel: [3, 3], stride: [1, 1], padding, dilation: [1, 1], groups: 1, filters: 5 };
         for (height, width) in [(8, 8), (7, 9), (32, 4), (2, 30), (4, 4)] {
             let g = Geometry::of([3, height, width], conv);
             let t = simd::kernels().f4;

@@ -12,22 +12,18 @@ mod choice;
 mod direct;
 mod direct_weight;
 mod few;
+mod geometry;
 mod line;
-mod memory;
 mod pass;
-#[cfg(test)]
-mod reference;
+pub mod reference;
 #[cfg(test)]
 mod tests;
 mod winograd;
 
-use nettriage_net::Conv;
+pub use choice::{Algorithm, Direction, TABLED};
+pub use geometry::{Conv, Geometry, Padding};
 
-#[allow(unused_imports)] // For the benchmark, which includes these files.
-pub(crate) use choice::TABLED;
-pub(crate) use choice::{Algorithm, Direction};
-pub(crate) use memory::{Buffer, Scratch};
-
+use crate::memory::Scratch;
 use crate::pool::Pool;
 use crate::simd::{self, Kernels};
 use channelwise::{Channelwise, ChannelwiseWeight};
@@ -37,48 +33,9 @@ use line::{Line, LineWeight};
 use pass::{Io, Pass, Way, WeightPass};
 use winograd::{Winograd, WinogradWeight};
 
-/// The shapes of one convolution. Pictures are (C, H, W) here and stored as N x H x W x C.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Geometry {
-    /// One input image, [C, H, W].
-    pub input: [usize; 3],
-    /// One output image, [C, H, W].
-    pub output: [usize; 3],
-    /// Kernel, stride, padding, dilation and groups.
-    pub conv: Conv,
-}
-
-impl Geometry {
-    /// The geometry of `conv` on pictures of shape `input` = [C, H, W].
-    #[cfg_attr(not(test), allow(dead_code))]
-    pub fn of(input: [usize; 3], conv: Conv) -> Geometry {
-        let extent = |axis: usize, size: usize, pad: usize| {
-            (size + pad - conv.dilation[axis] * (conv.kernel[axis] - 1) - 1) / conv.stride[axis] + 1
-        };
-        let p = conv.padding;
-        let output = [conv.filters, extent(0, input[1], p.top + p.bottom), extent(1, input[2], p.left + p.right)];
-        Geometry { input, output, conv }
-    }
-
-    /// Elements of one input image.
-    pub fn input_len(&self) -> usize {
-        self.input.iter().product()
-    }
-
-    /// Elements of one output image.
-    pub fn output_len(&self) -> usize {
-        self.output.iter().product()
-    }
-
-    /// Elements of the weight.
-    pub fn weight_len(&self) -> usize {
-        self.conv.filters * (self.input[0] / self.conv.groups) * self.conv.kernel[0] * self.conv.kernel[1]
-    }
-}
-
 /// Which gradients will ever be asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Needs {
+pub struct Needs {
     /// [`ConvOp::grad_input`].
     pub grad_input: bool,
     /// [`ConvOp::grad_weight`].
@@ -90,7 +47,7 @@ pub(crate) struct Needs {
 /// Each step is there only if asked for and rounds on its own (no fused multiply-add), so a network cut between these
 /// steps gives the same bits.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Epilogue<'a> {
+pub struct Epilogue<'a> {
     /// Added first, one a filter.
     pub bias: Option<&'a [f32]>,
     /// Multiplied next, one a filter; comes with `shift`.
@@ -102,7 +59,7 @@ pub(crate) struct Epilogue<'a> {
 }
 
 /// A convolution, planned: an algorithm for every direction, with room for packed weights.
-pub(crate) struct ConvOp {
+pub struct ConvOp {
     geometry: Geometry,
     forward: Box<dyn Pass>,
     grad_input: Option<Box<dyn Pass>>,
@@ -126,7 +83,7 @@ impl ConvOp {
     }
 
     /// [`ConvOp::new`] with the kernels of a given instruction set and the algorithms that `choose` names.
-    pub(crate) fn with(
+    pub fn with(
         kernels: &'static Kernels,
         choose: impl Fn(Direction) -> Algorithm,
         geometry: &Geometry,

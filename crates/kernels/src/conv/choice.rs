@@ -8,7 +8,7 @@ use crate::simd::transform::Transforms;
 
 /// A way to compute a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Algorithm {
+pub enum Algorithm {
     /// Products straight on the pictures; covers every shape.
     Direct,
     /// Channel by channel; covers depthwise convolutions.
@@ -25,7 +25,7 @@ pub(crate) enum Algorithm {
 
 /// One of the three products of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Direction {
+pub enum Direction {
     /// The convolution itself.
     Forward,
     /// The gradient of its input.
@@ -36,12 +36,10 @@ pub(crate) enum Direction {
 
 impl Algorithm {
     /// All of them.
-    #[cfg_attr(not(test), allow(dead_code))] // For tests and the benchmark.
     pub const ALL: [Algorithm; 6] =
         [Algorithm::Direct, Algorithm::Depthwise, Algorithm::F2, Algorithm::F4, Algorithm::Two, Algorithm::Line];
 
     /// The name in tables.
-    #[allow(dead_code, reason = "for the benchmark, which includes this module")]
     pub fn name(self) -> &'static str {
         match self {
             Algorithm::Direct => "direct",
@@ -91,8 +89,7 @@ struct Measured {
 }
 
 /// The algorithms that tables compare.
-pub(crate) const TABLED: [Algorithm; 5] =
-    [Algorithm::Direct, Algorithm::F2, Algorithm::F4, Algorithm::Two, Algorithm::Line];
+pub const TABLED: [Algorithm; 5] = [Algorithm::Direct, Algorithm::F2, Algorithm::F4, Algorithm::Two, Algorithm::Line];
 
 /// What `examples/conv_bench.rs --table` wrote; each file says where.
 fn table(set: &str) -> &'static [Measured] {
@@ -161,7 +158,7 @@ pub(super) fn choose(set: &str, g: &Geometry, direction: Direction, exact: bool)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nettriage_net::Conv;
+    use crate::conv::Conv;
 
     const DIRECTIONS: [Direction; 3] = [Direction::Forward, Direction::GradInput, Direction::GradWeight];
 

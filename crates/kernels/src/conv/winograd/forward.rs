@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::{GAP, Place, Tiling};
 use crate::conv::Geometry;
-use crate::conv::memory::{Buffer, Raw, Scratch, lines};
 use crate::conv::pass::{Io, Pass, SharedFinish, Way, weight_steps};
+use crate::memory::{Buffer, Raw, Scratch, lines};
 use crate::pool::Pool;
 use crate::simd::Kernels;
 use crate::simd::tile::{Matrix, Soon};

@@ -6,7 +6,7 @@
 /// The threads that a model's operations run on.
 ///
 /// One thread means none: everything runs inline in the caller, and no pool exists.
-pub(crate) struct Pool {
+pub struct Pool {
     threads: usize,
     workers: Option<rayon::ThreadPool>,
 }
@@ -90,7 +90,7 @@ fn halve<P: Parts>(start: usize, tasks: usize, parts: P, f: &(impl Fn(usize, P::
 }
 
 /// Data that can be cut between tasks: disjoint by construction.
-pub(crate) trait Parts: Sized + Send {
+pub trait Parts: Sized + Send {
     /// What one task gets.
     type Item;
     /// The parts of the first `tasks` tasks, and the rest.
@@ -130,7 +130,7 @@ impl<A: Parts, B: Parts, C: Parts> Parts for (A, B, C) {
 }
 
 /// A mutable slice in chunks of equal size, one a task; the last may be shorter, or empty.
-pub(crate) struct Chunks<'a, T> {
+pub struct Chunks<'a, T> {
     data: &'a mut [T],
     size: usize,
 }

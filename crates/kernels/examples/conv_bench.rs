@@ -1,27 +1,16 @@
 //! GFLOP/s of every algorithm on every shape that matters, and the table of choices that follows from it.
 //!
-//!     cargo run --release -p nettriage-engine --example conv_bench -- [--threads 2] [--rounds 5] [--set avx2]
+//!     cargo run --release -p nettriage-kernels --example conv_bench -- [--threads 2] [--rounds 5] [--set avx2]
 //!         [--only f4,direct] [--shapes 32x64x64] [--images 8] [--table | --errors]
 //!
 //! Counted as the direct sum over the whole window, so algorithms with fewer products show more. Processor time, so
 //! with more threads it is a speed per thread; the best of the rounds, in which the algorithms alternate.
 //! `--table` prints a file of `src/conv/choice` instead (or its lines of some shapes), for one thread; `--errors` the rounding errors against f64.
 
-#![allow(dead_code, unused_imports, missing_docs, clippy::needless_range_loop)]
-
-#[path = "../src/conv/mod.rs"]
-mod conv;
-#[path = "../src/pool.rs"]
-mod pool;
-#[path = "../src/conv/reference.rs"]
-mod reference;
-#[path = "../src/simd/mod.rs"]
-mod simd;
-
-use conv::{Algorithm, Buffer, ConvOp, Direction, Epilogue, Geometry, Needs, Scratch, TABLED};
-use nettriage_net::{Conv, Padding};
-use pool::Pool;
-use simd::Kernels;
+use nettriage_kernels::conv::{Algorithm, Conv, ConvOp, Epilogue, Geometry, Needs, TABLED, reference};
+use nettriage_kernels::memory::{Buffer, Scratch};
+use nettriage_kernels::pool::Pool;
+use nettriage_kernels::simd::{self, Kernels};
 
 /// (picture side, input channels, filters, batch) of 3x3 convolutions, stride 1.
 const SHAPES: &[(usize, usize, usize, usize)] = &[
@@ -219,11 +208,9 @@ fn write_table(kernels: &'static Kernels, arguments: &Arguments) {
                 let covering: Vec<_> = TABLED.into_iter().filter(|a| a.covers(&g)).collect();
                 let speeds = measure(kernels, &g, batch, &covering, rounds, &pool, &mut scratch);
                 let mut line = format!("{side}\t{channels}\t{filters}");
-                for direction in 0..3 {
-                    for a in TABLED {
-                        let speed = covering.iter().position(|c| *c == a).map_or(0.0, |i| speeds[i][direction]);
-                        line += &format!("\t{speed:.0}");
-                    }
+                for (direction, a) in (0..3).flat_map(|direction| TABLED.map(|a| (direction, a))) {
+                    let speed = covering.iter().position(|c| *c == a).map_or(0.0, |i| speeds[i][direction]);
+                    line += &format!("\t{speed:.0}");
                 }
                 println!("{line}");
             }

@@ -1,8 +1,8 @@
 //! Depthwise convolution: as many groups as channels, one filter a channel. Vectors run along the channels.
 
 use super::Geometry;
-use super::memory::{Buffer, Raw, Scratch, lines};
 use super::pass::{Io, Pass, Way, WeightPass, sides};
+use crate::memory::{Buffer, Raw, Scratch, lines};
 use crate::pool::Pool;
 use crate::simd::Kernels;
 use crate::simd::depthwise::{Correlate, Gather};

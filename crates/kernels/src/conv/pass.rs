@@ -1,7 +1,7 @@
 //! A convolution-like pass over pictures, forward or backward, as every algorithm sees it.
 
-use super::memory::Scratch;
 use super::{Epilogue, Geometry};
+use crate::memory::Scratch;
 use crate::pool::Pool;
 use crate::simd::tile::Finish;
 

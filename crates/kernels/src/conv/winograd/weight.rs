@@ -4,8 +4,8 @@
 use super::{GAP, Tiling};
 use crate::conv::Geometry;
 use crate::conv::direct::even;
-use crate::conv::memory::{Raw, Scratch, lines};
 use crate::conv::pass::{Way, WeightPass};
+use crate::memory::{Raw, Scratch, lines};
 use crate::pool::Pool;
 use crate::simd::Kernels;
 use crate::simd::tile::{Cols, Soon};

@@ -13,16 +13,15 @@ pub(crate) mod transform;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-#[allow(unused_imports)] // `all` is for tests and for the benchmark, which includes these files.
-pub(crate) use kernels::all;
-pub(crate) use kernels::{Kernels, dispatch, kernels, vectorised};
+pub use kernels::{Kernels, all, dispatch, kernels, vectorised};
 
 /// What a kernel needs of a vector of f32.
 ///
 /// # Safety
 /// Every function may run only where the processor has the instruction set of the implementation, inside a function
 /// that enables it; pointers must be valid for what is read or written. Nothing need be aligned.
-pub(crate) trait Simd: 'static {
+#[allow(clippy::missing_safety_doc, reason = "stated once, for the trait")]
+pub trait Simd: 'static {
     /// The vector.
     type V: Copy;
     /// Elements of a vector.
@@ -84,7 +83,7 @@ pub(crate) trait Simd: 'static {
 }
 
 /// Work on vectors of any instruction set.
-pub(crate) trait Task {
+pub trait Task {
     /// Does it.
     ///
     /// # Safety
@@ -93,7 +92,7 @@ pub(crate) trait Task {
 }
 
 /// Floats of a cache line.
-pub(crate) const LINE: usize = 16;
+pub const LINE: usize = 16;
 
 /// Asks for the cache line at `p`, if there is one, from a cache near by; any address is allowed.
 #[inline(always)]
@@ -110,7 +109,7 @@ pub(crate) fn prefetch(p: *const f32) {
 /// As [`prefetch`], but only into the second cache: for what lies in main memory. The first cache has few places for lines
 /// on their way, and what waits for one of them holds up all else (Zen 4: half as long again for a sum over a large tensor).
 #[inline(always)]
-pub(crate) fn prefetch_near(p: *const f32) {
+pub fn prefetch_near(p: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: as there.
     unsafe {

@@ -13,7 +13,7 @@ use super::{Simd, Task, portable::Portable};
 ///
 /// # Safety
 /// Those of a table from [`kernels`] or [`all`] may be called on this processor; each states what its pointers must allow.
-pub(crate) struct Kernels {
+pub struct Kernels {
     /// The instruction set.
     pub name: &'static str,
     /// Elements of a vector.
@@ -29,52 +29,52 @@ pub(crate) struct Kernels {
     strip1: &'static [StripFn],
     strip2: &'static [StripFn],
     /// F(4x4, 3x3).
-    pub f4: Transforms,
+    pub(crate) f4: Transforms,
     /// F(2x2, 3x3).
-    pub f2: Transforms,
+    pub(crate) f2: Transforms,
     /// 2x2 pictures.
-    pub k3: Transforms,
+    pub(crate) k3: Transforms,
     /// F(4, 3) along lines of pictures with few channels.
-    pub line: LineKernels,
+    pub(crate) line: LineKernels,
     /// One pixel of a depthwise convolution.
-    pub gather: unsafe fn(&Gather),
+    pub(crate) gather: unsafe fn(&Gather),
     /// One tap's run of a depthwise weight gradient.
-    pub correlate: unsafe fn(&Correlate),
+    pub(crate) correlate: unsafe fn(&Correlate),
 }
 
 impl Kernels {
     /// Columns of a whole packed panel: two vectors.
-    pub fn panel(&self) -> usize {
+    pub(crate) fn panel(&self) -> usize {
         2 * self.lanes
     }
 
     /// `columns` rounded up to whole vectors: what they take in packed panels.
-    pub fn padded(&self, columns: usize) -> usize {
+    pub(crate) fn padded(&self, columns: usize) -> usize {
         columns.next_multiple_of(self.lanes)
     }
 
     /// Width of the packed panel that starts at column `at` of `columns`: two vectors, or one at the end.
-    pub fn width(&self, at: usize, columns: usize) -> usize {
+    pub(crate) fn width(&self, at: usize, columns: usize) -> usize {
         if columns - at <= self.lanes { self.lanes } else { 2 * self.lanes }
     }
 
     /// Row kernels for panels of `width` columns, `[rows - 1]`.
-    pub fn rows(&self, width: usize) -> &'static [RowsFn] {
+    pub(crate) fn rows(&self, width: usize) -> &'static [RowsFn] {
         if width == self.lanes { self.rows1 } else { self.rows2 }
     }
 
     /// Kernels on matrices for panels of `width` columns, `[rows of a tile - 1]`.
-    pub fn matrix(&self, width: usize) -> &'static [MatrixFn] {
+    pub(crate) fn matrix(&self, width: usize) -> &'static [MatrixFn] {
         if width == self.lanes { self.matrix1 } else { self.matrix2 }
     }
 
     /// Kernels on strips of pixels for panels of `width` columns, `[rows of a tile - 1]`.
-    pub fn strip(&self, width: usize) -> &'static [StripFn] {
+    pub(crate) fn strip(&self, width: usize) -> &'static [StripFn] {
         if width == self.lanes { self.strip1 } else { self.strip2 }
     }
 
     /// Column kernels for panels of `width` columns, `[rows - 1]`.
-    pub fn cols(&self, width: usize) -> &'static [ColsFn] {
+    pub(crate) fn cols(&self, width: usize) -> &'static [ColsFn] {
         if width == self.lanes { self.cols1 } else { self.cols2 }
     }
 }
@@ -226,7 +226,7 @@ instruction_set!(avx512, "avx512", Avx512, ["avx512f,avx512vl,avx512bw,avx512dq,
     one: [1 2 3 4 5 6 7 8 9 10 11 12], two: [1 2 3 4 5 6 7 8 9 10 11 12]);
 
 /// The tables of every instruction set that this processor has, the best first.
-pub(crate) fn all() -> &'static [&'static Kernels] {
+pub fn all() -> &'static [&'static Kernels] {
     static ALL: OnceLock<Vec<&'static Kernels>> = OnceLock::new();
     ALL.get_or_init(|| {
         let mut found = Vec::new();
@@ -249,7 +249,7 @@ pub(crate) fn all() -> &'static [&'static Kernels] {
 }
 
 /// The table of the best instruction set that this processor has.
-pub(crate) fn kernels() -> &'static Kernels {
+pub fn kernels() -> &'static Kernels {
     all()[0]
 }
 
@@ -257,7 +257,7 @@ pub(crate) fn kernels() -> &'static Kernels {
 ///
 /// No bit depends on which: the compiler neither reorders sums nor fuses multiplications and additions.
 #[inline(always)]
-pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     match kernels().lanes {
         // SAFETY: the table was chosen because the processor has these features.
@@ -270,7 +270,7 @@ pub(crate) fn vectorised<R>(f: impl FnOnce() -> R) -> R {
 
 /// Runs a task on the vectors of the best instruction set that this processor has.
 #[inline(always)]
-pub(crate) fn dispatch(task: impl Task) {
+pub fn dispatch(task: impl Task) {
     // SAFETY: the table was chosen because the processor has these features.
     unsafe { dispatch_to(kernels(), task) }
 }

@@ -5,8 +5,8 @@
 
 use super::Geometry;
 use super::direct::{even, pad};
-use super::memory::{Raw, Scratch, lines};
 use super::pass::WeightPass;
+use crate::memory::{Raw, Scratch, lines};
 use crate::pool::Pool;
 use crate::simd::Kernels;
 use crate::simd::tile::{Finish, MAX_ROWS, Rows};

@@ -16,7 +16,7 @@ const APART: usize = 5 * LINE;
 /// Aligned floats, zero at first, on large pages where they fill any and the system allows it.
 ///
 /// Transforms write to some forty streams at once, more than a translation buffer holds of small pages.
-pub(crate) struct Buffer {
+pub struct Buffer {
     start: NonNull<f32>,
     floats: usize,
     /// Keeps what the floats are a part of; none only if there are none.
@@ -62,7 +62,7 @@ impl Buffer {
     }
 
     /// The floats, for tasks that write disjoint parts.
-    pub(super) fn raw(&mut self) -> Raw {
+    pub(crate) fn raw(&mut self) -> Raw {
         Raw(self.start.as_ptr())
     }
 }
@@ -178,12 +178,12 @@ fn advise_large_pages(start: *mut f32, bytes: usize) {
 
 /// Working memory that operations use one after another; nothing in it outlives a call.
 #[derive(Default)]
-pub(crate) struct Scratch {
+pub struct Scratch {
     buffer: Buffer,
 }
 
 impl Scratch {
-    /// Makes room for an operation's [`super::ConvOp::scratch_bytes`].
+    /// Makes room for an operation's [`ConvOp::scratch_bytes`](crate::conv::ConvOp::scratch_bytes).
     pub fn reserve(&mut self, bytes: usize) {
         if bytes > self.buffer.bytes() {
             self.buffer = Buffer::new(bytes.div_ceil(size_of::<f32>()));
@@ -196,7 +196,7 @@ impl Scratch {
     }
 
     /// Room for `floats`, of undefined content.
-    pub(super) fn take(&mut self, floats: usize) -> Raw {
+    pub(crate) fn take(&mut self, floats: usize) -> Raw {
         self.reserve(floats * size_of::<f32>());
         self.buffer.raw()
     }
@@ -204,7 +204,7 @@ impl Scratch {
 
 /// A pointer that several tasks may hold; each writes only what is its own.
 #[derive(Clone, Copy)]
-pub(super) struct Raw(*mut f32);
+pub(crate) struct Raw(*mut f32);
 
 // SAFETY: a pointer is only an address; whoever dereferences it answers for the disjointness of the writes.
 unsafe impl Send for Raw {}
@@ -228,7 +228,7 @@ impl Raw {
 }
 
 /// `floats` rounded up to whole cache lines.
-pub(super) fn lines(floats: usize) -> usize {
+pub(crate) fn lines(floats: usize) -> usize {
     floats.next_multiple_of(LINE)
 }
 
