@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Small modules of every kind that convolutional networks are made of, written to ONNX by PyTorch at several operator sets, with the
-outputs that onnxruntime gives: what `nettriage evaluate MODEL --inputs X.npy --logits Y.npy` is held against.
+"""Exports small modules of every kind found in convolutional networks from PyTorch to ONNX, at several operator sets, with the outputs
+of onnxruntime, to compare with `nettriage evaluate MODEL --inputs X.npy --logits Y.npy`.
 
     pip install numpy onnx onnxruntime onnxscript torch
-    python onnx_zoo.py FOLDER                  # FOLDER/NAME.onnx, NAME.x.npy, NAME.y.npy
-    python onnx_zoo.py FOLDER --only lrn       # those whose name has that in it
+    python checks/onnx_zoo.py FOLDER                  # FOLDER/NAME.onnx, NAME.x.npy, NAME.y.npy
+    python checks/onnx_zoo.py FOLDER --only lrn       # modules whose name contains `lrn`
 
-Those whose name begins with `refused` have no layer in nettriage, which must say so. A case whose exporter refuses its operator set, or whose model onnxruntime does not take, is left out and named on the last line.
+nettriage has no layer for modules whose name begins with `refused` and must report that. A case that the exporter refuses at its operator
+set, or that onnxruntime cannot load, is skipped and named on the last line.
 """
 import argparse
 import io
@@ -28,7 +29,7 @@ onnxruntime.set_default_logger_severity(3)
 
 
 class Fn(nn.Module):
-    """A convolution, then a function of its output."""
+    """A convolution followed by a function."""
 
     def __init__(self, function, channels=8, inputs=3):
         super().__init__()
@@ -108,7 +109,7 @@ class ShuffleUnit(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """Scale and shift by parameters of one number a channel, subtraction and division by constants."""
+    """Scale and shift per channel by parameters; subtraction and division by constants."""
 
     def __init__(self):
         super().__init__()
@@ -118,8 +119,8 @@ class LayerScale(nn.Module):
         return 1 - ((x * self.g + self.b) - 0.5) / 0.225
 
 
-class Weird(nn.Module):
-    """Reshapes by arithmetic on shapes, as people write them."""
+class ReshapeArithmetic(nn.Module):
+    """A reshape to a product of extents."""
 
     def __init__(self):
         super().__init__()
@@ -191,7 +192,7 @@ def modules():
     yield "softmax", nn.Sequential(after(), head(), nn.Softmax(1)), image
     yield "log_softmax", nn.Sequential(after(), head(), nn.LogSoftmax(-1)), image
     yield "dropout", nn.Sequential(after(nn.Dropout2d(0.3)), head(), nn.Dropout(0.5)), image
-    yield "reshape_arithmetic", after(Weird()), image
+    yield "reshape_arithmetic", after(ReshapeArithmetic()), image
     yield "squeeze_unsqueeze", Fn(lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1).unsqueeze(-1).unsqueeze(-1)), image
     yield "upsample", after(nn.Upsample(scale_factor=2), nn.Conv2d(8, 4, 3)), image
     yield "sum_of_three", Sum3(), image
@@ -242,7 +243,7 @@ class Inverted(nn.Module):
 
 
 class ConvNeXtLike(nn.Module):
-    """Linear layers over the channels of pixels, between two permutations."""
+    """Linear layers over channels, between two permutations."""
 
     def __init__(self):
         super().__init__()
@@ -255,7 +256,7 @@ class ConvNeXtLike(nn.Module):
 
 
 def randomised(module):
-    """Weights of a size that shows mistakes, and batch norms with statistics of their own."""
+    """Random batch-norm statistics and PReLU slopes, so that a wrong formula changes the outputs."""
     for part in module.modules():
         if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
             part.running_mean.normal_(0, 0.5)
@@ -281,8 +282,8 @@ def export(module, shape, opset, dynamic, new=False):
     return file.getvalue()
 
 
-def written(folder, name, model, shape, batch=None):
-    """Keeps a model with inputs and onnxruntime's outputs on them."""
+def save_case(folder, name, model, shape, batch=None):
+    """Writes the model, random inputs, and the outputs of onnxruntime."""
     (folder / f"{name}.onnx").write_bytes(model)
     session = onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"])
     (image,) = session.get_inputs()
@@ -293,8 +294,8 @@ def written(folder, name, model, shape, batch=None):
     np.save(folder / f"{name}.y.npy", y.reshape(count, -1))
 
 
-def by_hand(folder):
-    """What no module of PyTorch writes."""
+def handwritten(folder):
+    """Graphs that no PyTorch module exports."""
     rng = np.random.default_rng(5)
 
     def constant(name, *shape, scale=1.0):
@@ -306,7 +307,7 @@ def by_hand(folder):
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)], initializers)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=min(10, 3 + opset // 3))
 
-    # As tf2onnx writes it: NHWC, transposed around each convolution, its bias added after, the head a MatMul and an Add.
+    # As tf2onnx writes it: NHWC, a transpose before and after each convolution, a separate Add for biases, MatMul and Add for the head.
     nodes = [
         helper.make_node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
         helper.make_node("Conv", ["t", "w"], ["c"], auto_pad="SAME_UPPER", strides=[2, 2]),
@@ -319,7 +320,7 @@ def by_hand(folder):
     ]
     shape = numpy_helper.from_array(np.array([-1, 96], np.int64), "shape")
     parts = [constant("w", 6, 3, 3, 3), constant("b", 6), shape, constant("m", 96, 4, scale=0.1), constant("n", 4)]
-    written(folder, "nhwc_by_hand", model(nodes, parts, ["n", 8, 8, 3], "y", 11).SerializeToString(), (8, 8, 3))
+    save_case(folder, "nhwc_by_hand", model(nodes, parts, ["n", 8, 8, 3], "y", 11).SerializeToString(), (8, 8, 3))
 
     # Opset 7's Upsample and BatchNormalization; Mul and Add after a convolution.
     nodes = [
@@ -332,9 +333,9 @@ def by_hand(folder):
         helper.make_node("Gemm", ["h", "m", "n"], ["y"], transB=0, alpha=0.5, beta=2.0),
     ]
     parts = [constant("w", 6, 3, 3, 3), constant("s", 6, 1, 1), constant("b", 6, 1, 1), constant("m", 6, 4), constant("n", 4)]
-    written(folder, "scaled_by_hand_7", model(nodes, parts, ["n", 3, 8, 8], "y", 7).SerializeToString(), (3, 8, 8))
+    save_case(folder, "scaled_by_hand_7", model(nodes, parts, ["n", 3, 8, 8], "y", 7).SerializeToString(), (3, 8, 8))
 
-    # Min and Max as bounds, ConstantOfShape, Identity, a fixed batch of 1.
+    # Min and Max as clipping bounds, ConstantOfShape, Identity, a fixed batch of 1.
     nodes = [
         helper.make_node("Identity", ["w"], ["w2"]),
         helper.make_node("Conv", ["x", "w2"], ["c"]),
@@ -345,39 +346,39 @@ def by_hand(folder):
         helper.make_node("Squeeze", ["f", "last"], ["y"]),
     ]
     ints = [numpy_helper.from_array(np.array([1], np.int64), "one"), numpy_helper.from_array(np.array([4], np.int64), "last")]
-    written(folder, "bounds_by_hand_15", model(nodes, [constant("w", 4, 3, 3, 3), *ints], [1, 3, 6, 6], "y", 15).SerializeToString(), (3, 6, 6), 1)
+    save_case(folder, "bounds_by_hand_15", model(nodes, [constant("w", 4, 3, 3, 3), *ints], [1, 3, 6, 6], "y", 15).SerializeToString(), (3, 6, 6), 1)
 
-    # Weights in a file beside the model.
+    # Weights in an external data file.
     nodes = [helper.make_node("Conv", ["x", "w", "b"], ["c"]), helper.make_node("Relu", ["c"], ["y"])]
     beside = model(nodes, [constant("w", 16, 3, 5, 5), constant("b", 16)], ["n", 3, 9, 9], "y", 17)
     onnx.save(beside, folder / "external.onnx", save_as_external_data=True, location="external.bin", size_threshold=0)
-    written(folder, "external", (folder / "external.onnx").read_bytes(), (3, 9, 9))
+    save_case(folder, "external", (folder / "external.onnx").read_bytes(), (3, 9, 9))
 
 
 def check(folder, again):
     models = sorted(again.glob("*.onnx"))
-    assert models, f"nothing in {again}"
+    assert models, f"no models in {again}"
     for path in models:
         name = path.name.removesuffix(".onnx")
         onnx.checker.check_model(str(path), full_check=True)
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (image,) = session.get_inputs()
         x, y = np.load(folder / f"{name}.x.npy"), np.load(folder / f"{name}.y.npy")
-        # What is written takes (N, C, H, W).
+        # nettriage exports NCHW.
         x = x.transpose(0, 3, 1, 2) if name.startswith("nhwc") else x
         found = session.run(None, {image.name: x.reshape([len(x), *image.shape[1:]])})[0].reshape(y.shape)
         worst = np.abs(found - y).max() / np.abs(y).max()
-        assert worst <= 1e-4, f"{name}: {worst} away"
-    print(f"{len(models)} models written again: onnx.checker takes them, onnxruntime is within 1e-4")
+        assert worst <= 1e-4, f"{name}: differs by {worst}"
+    print(f"{len(models)} exported models: valid for onnx.checker, onnxruntime within 1e-4")
 
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("folder", type=pathlib.Path)
     a.add_argument("--only", default="")
-    a.add_argument("--opsets", default="7,9,11,13,17,20", help="of PyTorch's old exporter; from 18 on the new one writes too")
-    a.add_argument("--new", default="18,21,22", help="operator sets of PyTorch's new exporter")
-    a.add_argument("--check", help="folder below FOLDER of models of the same names: onnx.checker takes them, and onnxruntime gives the same")
+    a.add_argument("--opsets", default="7,9,11,13,17,20", help="operator sets of PyTorch's TorchScript exporter")
+    a.add_argument("--new", default="18,21,22", help="operator sets of PyTorch's dynamo exporter")
+    a.add_argument("--check", help="subfolder of FOLDER with exports of the same names, to check with onnx.checker and onnxruntime")
     a = a.parse_args()
     if a.check:
         return check(a.folder, a.folder / a.check)
@@ -393,17 +394,17 @@ def main():
             dynamic = not new and int(opset) != 11
             try:
                 model = export(module, shape, int(opset), dynamic, new)
-            except Exception as problem:  # PyTorch's exporters raise what they like
+            except Exception as problem:  # the exporters raise exceptions of many types
                 refused.append(f"{case} ({type(problem).__name__})")
                 continue
             try:
-                written(a.folder, case, model, shape, None if dynamic else 2)
-            except Exception as problem:  # PyTorch wrote what its operator set does not have
+                save_case(a.folder, case, model, shape, None if dynamic else 2)
+            except Exception as problem:  # the exporter wrote an operator that its operator set does not have
                 (a.folder / f"{case}.onnx").unlink()
                 refused.append(f"{case} ({type(problem).__name__})")
     if not a.only:
-        by_hand(a.folder)
-    print(f"{len(list(a.folder.glob('*.onnx')))} models; not written: {', '.join(refused) or 'none'}")
+        handwritten(a.folder)
+    print(f"{len(list(a.folder.glob('*.onnx')))} models; skipped: {', '.join(refused) or 'none'}")
 
 
 if __name__ == "__main__":

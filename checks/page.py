@@ -1,10 +1,10 @@
-"""Opens a report in real Chromium and tries it as a reader would.
+"""Opens a report in Chromium and uses it as a reader would.
 
     python checks/page.py report.html [folder for screenshots]
 
-At 1280 and 390 pixels, light and dark: no console error, no request, every section there, nothing wider than the window;
-sorting sorts, hovering and focusing explain, the plots redraw on their choices, the downloads are whole. Needs the package
-`playwright` and a Chromium (path in CHROMIUM, default /usr/bin/chromium).
+At widths of 1280 and 390 pixels, in the light and the dark theme: no console error and no network request; every section exists;
+no element is wider than the window; tables sort; hover and focus show a tooltip; every option of every plot draws; downloads
+are complete. Needs the package `playwright` and Chromium (path in CHROMIUM, default /usr/bin/chromium).
 """
 
 import os
@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 
 SECTIONS = ["answer", "matrix", "curves", "findings", "cost", "controls", "classes", "calibration", "filters", "similarity", "method"]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-# What reaches out of the window; tables and code may scroll inside their own boxes.
+# Elements wider than the window; tables and code may scroll inside their own boxes.
 OVERFLOW = """() => {
   const width = document.documentElement.clientWidth, found = [];
   if (document.documentElement.scrollWidth > width) found.push(`page ${document.documentElement.scrollWidth}`);
@@ -28,12 +28,12 @@ OVERFLOW = """() => {
 }"""
 
 
-def expect(truth, what):
-    if not truth:
-        raise AssertionError(what)
+def require(condition, message):
+    if not condition:
+        raise AssertionError(message)
 
 
-def look(browser, page_file, width, theme, shots):
+def check_page(browser, page_file, width, theme, shots):
     name = f"{width}-{theme}"
     context = browser.new_context(viewport={"width": width, "height": 860}, color_scheme=theme, accept_downloads=True)
     page = context.new_page()
@@ -44,14 +44,14 @@ def look(browser, page_file, width, theme, shots):
     page.goto(page_file.as_uri())
     page.wait_for_timeout(300)
     for section in SECTIONS:
-        expect(page.locator(f"section#{section}").count() == 1, f"{name}: section {section}")
-    expect(page.locator("article.verdict").count() == 3, f"{name}: three verdicts")
-    expect(page.evaluate(OVERFLOW) == [], f"{name}: too wide: {page.evaluate(OVERFLOW)}")
+        require(page.locator(f"section#{section}").count() == 1, f"{name}: no section {section}")
+    require(page.locator("article.verdict").count() == 3, f"{name}: not three verdicts")
+    require(page.evaluate(OVERFLOW) == [], f"{name}: too wide: {page.evaluate(OVERFLOW)}")
     for plot in page.locator("figure .plot").all():
-        expect(plot.locator("svg").count() > 0, f"{name}: an empty plot")
-    # What the data set's own pictures show: patches that excite filters, images that change sides.
-    expect(page.locator("#filters .patches img").count() > 0, f"{name}: patches")
-    expect(page.locator("#classes .thumb img").count() > 0, f"{name}: images that change sides")
+        require(plot.locator("svg").count() > 0, f"{name}: an empty plot")
+    # Images of the data set: the patches with the largest activations, and images whose prediction changes.
+    require(page.locator("#filters .patches img").count() > 0, f"{name}: no patches")
+    require(page.locator("#classes .thumb img").count() > 0, f"{name}: images whose prediction changes")
     if shots:
         page.screenshot(path=shots / f"{name}-first.png")
         page.screenshot(path=shots / f"{name}.png", full_page=True)
@@ -61,41 +61,41 @@ def look(browser, page_file, width, theme, shots):
     last = heads.nth(heads.count() - 1)
     values = lambda: page.eval_on_selector_all("#matrix tbody tr", "rows => rows.map(row => row.lastElementChild.dataset.value).filter(value => value != null).map(Number)")
     last.click()
-    expect(values() == sorted(values(), reverse=True), f"{name}: sorted downwards")
+    require(values() == sorted(values(), reverse=True), f"{name}: not sorted in descending order")
     last.click()
-    expect(values() == sorted(values()), f"{name}: sorted upwards")
+    require(values() == sorted(values()), f"{name}: not sorted in ascending order")
     last.click()
 
-    # Hovering and focusing a cell explain it; Escape takes the explanation away.
+    # Hover and focus show a cell's tooltip; Escape hides it.
     cell, tip = page.locator("#matrix td[data-tip]").first, page.locator("#tip")
     cell.scroll_into_view_if_needed()
     cell.hover()
-    expect(tip.is_visible() and "points" in tip.inner_text(), f"{name}: a tip on hover")
+    require(tip.is_visible() and "points" in tip.inner_text(), f"{name}: no tooltip on hover")
     page.keyboard.press("Escape")
-    expect(not tip.is_visible(), f"{name}: Escape")
+    require(not tip.is_visible(), f"{name}: Escape does not hide the tooltip")
     cell.focus()
-    expect(tip.is_visible(), f"{name}: a tip on focus")
+    require(tip.is_visible(), f"{name}: no tooltip on focus")
     page.keyboard.press("Escape")
 
-    # Every choice redraws without an error.
+    # Every option draws without an error.
     for select in page.locator("figure select").all():
         for value in select.locator("option").evaluate_all("options => options.map(option => option.value)"):
             select.select_option(value)
     for details in page.locator("details > summary").all():
         details.click()
-    expect(page.evaluate(OVERFLOW) == [], f"{name}: too wide when opened: {page.evaluate(OVERFLOW)}")
+    require(page.evaluate(OVERFLOW) == [], f"{name}: too wide when opened: {page.evaluate(OVERFLOW)}")
     page.locator("#theme").click()
-    expect(page.evaluate("document.documentElement.dataset.theme") != theme, f"{name}: the theme changes")
+    require(page.evaluate("document.documentElement.dataset.theme") != theme, f"{name}: the theme does not change")
 
-    # Every plot comes as a file.
+    # Every plot can be downloaded.
     for button in page.locator(".tools button").all():
         with page.expect_download() as waiting:
             button.click()
         text = pathlib.Path(waiting.value.path()).read_text(encoding="utf-8")
-        whole = text.startswith("<svg") and text.endswith("</svg>") if button.inner_text() == "SVG" else text.count("\n") > 1
-        expect(whole, f"{name}: {waiting.value.suggested_filename}")
+        complete = text.startswith("<svg") and text.endswith("</svg>") if button.inner_text() == "SVG" else text.count("\n") > 1
+        require(complete, f"{name}: {waiting.value.suggested_filename}")
         page.wait_for_timeout(150)  # Chromium drops what exceeds ten downloads a second
-    expect(problems == [], f"{name}: {problems}")
+    require(problems == [], f"{name}: {problems}")
     context.close()
 
 
@@ -110,8 +110,8 @@ def main():
         browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=FLAGS)
         for width in (1280, 390):
             for theme in ("light", "dark"):
-                look(browser, page_file, width, theme, shots)
-                print(f"{width} pixels, {theme}: fine")
+                check_page(browser, page_file, width, theme, shots)
+                print(f"{width} pixels, {theme}: passed")
         browser.close()
 
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Recomputes trials of a run in PyTorch: an outside check of what their records say.
+"""Recomputes the trials of a run in PyTorch and compares with their records.
 
     pip install torch numpy safetensors
     python checks/recompute.py RUN [--data DIR] [--limit N]
 
-RUN is the folder of a run whose study has `keep = "network"`. Every kept child is rebuilt from the graph in
-its safetensors file, run on the test images by PyTorch, and compared with its record: the same images right (but
-where the two best logits are within 1e-4 of each other), and the same loss to four digits. So are, on the validation images that the run
-keeps, the linear CKA of child and parent at every tensor (to 1e-3), and what excites each filter shown most. Exit code 1 on a difference.
+RUN is the folder of a run whose study has `keep = "network"`. Every child is rebuilt from the graph in its safetensors file and run by
+PyTorch on the test images. The same images must be classified correctly (unless the two largest logits are within 1e-4), and the loss
+must agree to four digits. On the validation images that the run stores, the linear CKA of child and parent must agree at every tensor
+(to 1e-3), and so must the largest activations of each filter shown. Exit code 1 on a difference.
 """
 import argparse, base64, gzip, json, pathlib, sys
 import numpy as np
@@ -19,7 +19,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def idx(folder, stems):
-    """An IDX file, gzipped or not, under any of its usual names."""
+    """Reads an IDX file, gzipped or not, under any of its usual names."""
     path = next(p for p in sorted(folder.iterdir()) if any(p.name.startswith(s) for s in stems))
     raw = path.read_bytes()
     raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
@@ -28,7 +28,7 @@ def idx(folder, stems):
 
 
 def test_images(name, folder):
-    """The test set in the file's order: bytes N x C x H x W, and labels."""
+    """The test set in the file's order: bytes (N, H, W) or (N, C, H, W), labels, and whether it is greyscale."""
     if name == "digits":
         folder = HERE.parent / "crates/data/data"
         images, labels = idx(folder, ["digits-images"])[-360:], idx(folder, ["digits-labels"])[-360:]
@@ -62,7 +62,7 @@ def padded(x, padding, value=0.0):
 
 
 def run(graph, weights, x):
-    """The graph by PyTorch's own operators, in evaluation mode."""
+    """Every tensor of the graph, computed by PyTorch in evaluation mode."""
     values = {"input": x}
     for layer in graph["layers"]:
         name, kind = layer["name"], layer["kind"]
@@ -96,7 +96,7 @@ def run(graph, weights, x):
         elif kind in ("dropout", "identity"):
             y = x
         else:
-            sys.exit(f"layer {name}: this script knows no {kind}")
+            sys.exit(f"layer {name}: this script does not support {kind}")
         values[name] = y
     return values
 
@@ -108,7 +108,7 @@ def network(path):
 
 
 def hsic(k, l):
-    """The unbiased estimator of Song et al. (2012), eq. 5, in its own words: diagonals zeroed, matrices multiplied."""
+    """The unbiased HSIC estimator of Song et al. (2012), eq. 5, from Gram matrices (N, N)."""
     n = len(k)
     k, l = k - np.diag(np.diag(k)), l - np.diag(np.diag(l))
     one = np.ones(n)
@@ -116,14 +116,14 @@ def hsic(k, l):
 
 
 def cka(x, y, batch):
-    """Linear CKA by minibatches (Nguyen et al., 2021, eq. 2)."""
+    """Minibatch linear CKA of features (N, D) (Nguyen et al., 2021, eq. 2)."""
     grams = [(a @ a.T, b @ b.T) for a, b in ((x[i:i + batch], y[i:i + batch]) for i in range(0, len(x), batch))]
     mean = lambda first, second: np.mean([hsic(gram[first], gram[second]) for gram in grams])
     return mean(0, 1) / np.sqrt(mean(0, 0) * mean(1, 1))
 
 
 def counterparts(parent, child, block):
-    """The child's tensor for each of the parent's: at the block's output, what its readers read in the child."""
+    """The child's tensor for each tensor of the parent; the block's output corresponds to the input of the next layer in the child."""
     names = {layer["name"]: layer["name"] for layer in child["layers"]}
     if block:
         output = block["layers"][-1]
@@ -135,8 +135,8 @@ def counterparts(parent, child, block):
     return names
 
 
-def likeness(record, block, parent, child, images):
-    """Readings of similarity and of exciting patches that differ from what is computed here."""
+def compare_readings(record, block, parent, child, images):
+    """Differences in CKA similarity and in the largest activations of filters."""
     wrong = []
     found = record["readings"].get("similarity")
     names = counterparts(parent[0], child[0], block)
@@ -146,15 +146,15 @@ def likeness(record, block, parent, child, images):
         for layer in found["layers"]:
             value = cka(features(theirs[layer["layer"]]), features(ours[names[layer["layer"]]]), found["batch"])
             whens = ["after"] + (["before"] if record["spec"]["scheme"] == "none" else [])
-            # A tensor that hardly varies is compared with little certainty: its digits are rounding.
-            wrong += [f"CKA at {layer['layer']}: {layer[w]}, here {value:.5f}" for w in whens if layer[w] is not None and abs(layer[w] - value) > 1e-3]
+            # CKA of a tensor with almost no variance is dominated by rounding; such values are None.
+            wrong += [f"CKA at {layer['layer']}: recorded {layer[w]}, recomputed {value:.5f}" for w in whens if layer[w] is not None and abs(layer[w] - value) > 1e-3]
     filters = record["readings"].get("filters")
     if filters and block:
         values = ours[names[block["layers"][-1]]].numpy()
         for filter, patches in enumerate(filters.get("patches", [])):
-            most = np.sort(values[:, filter].reshape(len(values), -1).max(1))[::-1][:len(patches)]
-            if patches and not np.allclose([p["value"] for p in patches], most, rtol=1e-3, atol=1e-5):
-                wrong.append(f"patches of filter {filter}: {patches}, here {most}")
+            largest = np.sort(values[:, filter].reshape(len(values), -1).max(1))[::-1][:len(patches)]
+            if patches and not np.allclose([p["value"] for p in patches], largest, rtol=1e-3, atol=1e-5):
+                wrong.append(f"patches of filter {filter}: recorded {patches}, recomputed {largest}")
     return wrong
 
 
@@ -172,13 +172,13 @@ def main():
     images, labels = (images - mean) / std, torch.tensor(labels[:data["test"]].astype(np.int64))
     children = sorted((folder / "weights").glob("child-*.safetensors"))[:a.limit]
     if not children:
-        sys.exit(f"{folder}: no child's weights; set keep = 'network' under [children] and run again")
+        sys.exit(f"{folder}: no weights of children; set keep = 'network' under [children] and run the study again")
     kept = json.loads((folder / "pictures.json").read_text())["payload"]
     shape = kept["shape"]
     validation = np.frombuffer(base64.b64decode(kept["validation"]), np.uint8).reshape(-1, *shape).transpose(0, 3, 1, 2)
     validation = (torch.tensor(validation.astype(np.float32) / 255) - mean) / std
     if data["validation"] > len(validation):
-        print(f"only {len(validation)} of {data['validation']} validation images are kept: CKA and patches are not recomputed")
+        print(f"only {len(validation)} of {data['validation']} validation images are stored: CKA and patches are not checked")
     parents = {parent["id"]: network(folder / "weights" / f"parent-{parent['id']}.safetensors") for parent in plan["parents"]}
     blocks = {block["name"]: block for block in plan["blocks"]}
     wrong = readings = 0
@@ -191,7 +191,7 @@ def main():
             logits = torch.cat([run(*child, x)[child[0]["output"]].flatten(1) for x in images.split(500)])
             problems = []
             if data["validation"] <= len(validation):
-                problems = likeness(record, blocks.get(record["spec"]["block"]), parents[record["spec"]["parent"]], child, validation)
+                problems = compare_readings(record, blocks.get(record["spec"]["block"]), parents[record["spec"]["parent"]], child, validation)
                 readings += len((record["readings"].get("similarity") or {"layers": []})["layers"])
         best = logits.topk(2).values
         close = (best[:, 0] - best[:, 1] < 1e-4).numpy()
@@ -201,8 +201,8 @@ def main():
         wrong += not same
         spec = record["spec"]
         what = " ".join(str(spec[k]) for k in ("role", "block", "substitute", "init", "scheme", "seed") if spec[k] is not None)
-        print(f"{'same' if same else 'DIFFERENT'}: {what}: {int(bits.sum())} right, {int(flipped.sum())} flipped, "
-              f"loss {recorded['loss']:.6f} here {loss:.6f}", *problems[:3], sep="; ")
+        print(f"{'same' if same else 'DIFFERENT'}: {what}: {int(bits.sum())} correct, {int(flipped.sum())} flipped, "
+              f"loss {recorded['loss']:.6f}, recomputed {loss:.6f}", *problems[:3], sep="; ")
     print(f"{len(children) - wrong} passed, {wrong} failed; {readings} tensors compared by CKA")
     sys.exit(wrong > 0)
 

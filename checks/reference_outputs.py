@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""The outputs of a network as its own library computes them, for `nettriage evaluate MODEL --inputs X.npy --logits Y.npy` to be held against.
+"""Computes reference outputs of a network with onnxruntime or PyTorch, to compare with `nettriage evaluate MODEL --inputs X.npy --logits Y.npy`.
 
-ONNX models run in onnxruntime; checkpoints of PyTorch in PyTorch, under the architecture that `--arch` names. Inputs are seeded normal
-numbers, or those of a file, in the model's own layout.
+ONNX models run in onnxruntime. PyTorch checkpoints run in PyTorch with the architecture that `--arch` names. Inputs are random numbers of
+a seeded normal distribution, or come from a file, in the model's own layout.
 
     pip install numpy onnx onnxruntime safetensors torch torchvision
-    python reference_outputs.py resnet_2b.onnx --seed 1 --inputs X.npy --outputs Y.npy
-    python reference_outputs.py resnet20-12fca82f.th --arch cifar-resnet20 --inputs X.npy --outputs Y.npy
-    python reference_outputs.py resnet_2b.onnx --given X.npy --outputs Y.npy       # on inputs that are there already
+    python checks/reference_outputs.py resnet_2b.onnx --seed 1 --inputs X.npy --outputs Y.npy
+    python checks/reference_outputs.py resnet20-12fca82f.th --arch cifar-resnet20 --inputs X.npy --outputs Y.npy
+    python checks/reference_outputs.py resnet_2b.onnx --given X.npy --outputs Y.npy       # with inputs from a file
 """
 import argparse
 import pathlib
@@ -31,9 +31,9 @@ def run_onnx(path, inputs, count, seed):
     shape = [extent if isinstance(extent, int) else None for extent in image.shape]
     if inputs is None:
         if None in shape[1:]:
-            raise SystemExit(f"{path}: its input is {image.shape}; give inputs with --given")
+            raise SystemExit(f"{path}: its input has the shape {image.shape}; give inputs with --given")
         inputs = np.random.default_rng(seed).standard_normal([count, *shape[1:]]).astype(np.float32)
-    # A model may be fixed to one batch size: then that many at a time.
+    # A model may have a fixed batch size.
     batch = shape[0] or 16
     outputs = []
     for start in range(0, len(inputs), batch):
@@ -124,7 +124,7 @@ def mnist_conv():
 
 
 def cifar_base_kw():
-    """The network of `cifar_base_kw`, without names."""
+    """The network of `cifar_base_kw`; its layers have no names."""
     import torch.nn as nn
 
     return nn.Sequential(
@@ -202,10 +202,10 @@ def run_torch(path, arch, inputs, count, seed):
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("model")
-    a.add_argument("--arch", help="for checkpoints: cifar-resnetN, one of " + ", ".join(SMALL) + ", or a name of torchvision's")
+    a.add_argument("--arch", help="for checkpoints: cifar-resnetN, one of " + ", ".join(SMALL) + ", or a model of torchvision")
     a.add_argument("--seed", type=int, default=0)
     a.add_argument("--count", type=int, default=64)
-    a.add_argument("--given", help="inputs that are there already (N first)")
+    a.add_argument("--given", help="file of inputs, N first")
     a.add_argument("--inputs", help="where to write the inputs")
     a.add_argument("--outputs", required=True, help="where to write the outputs")
     a = a.parse_args()
@@ -215,7 +215,7 @@ def main():
     elif a.arch:
         inputs, outputs = run_torch(a.model, a.arch, given, a.count, a.seed)
     else:
-        raise SystemExit(f"{a.model}: say --arch")
+        raise SystemExit(f"{a.model}: a checkpoint needs --arch")
     if a.inputs:
         np.save(a.inputs, inputs)
     np.save(a.outputs, outputs.reshape(len(outputs), -1))

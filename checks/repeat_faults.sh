@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# The fault tests so many times in a row (50 if not said), each time at other random moments; ends at the first failure.
+# Repeats the fault-injection tests, 50 times by default, each time with other random delays; stops at the first failure.
+#
+#     checks/repeat_faults.sh [ROUNDS]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo test --release -p nettriage --test faults --no-run

@@ -1,12 +1,11 @@
-"""Recomputes every number of a report from its exported table of trials, with NumPy and SciPy alone.
+"""Recomputes every number of a report from its exported table of trials, with NumPy and SciPy.
 
     nettriage report RUN --csv trials.csv --json analysis.json
     python checks/report.py trials.csv analysis.json
 
-Reads nothing of the program but the two files. What the table of trials cannot tell is taken from the JSON as given: the
-options, the order of the blocks, which schemes train the whole network or distil, and the runs' parents' order. Every
-other number is computed here by other means and must agree to 6 digits. Prints how many agree; exit status 1 if one does
-not.
+Reads only the two files. The JSON provides what the table does not contain: options, the order of blocks and of parents, and which
+schemes train the whole network or distil. Every other number is computed independently and must agree to 6 digits. Prints how
+many agree; exit code 1 if one does not.
 """
 
 import base64
@@ -25,7 +24,7 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 
 def splitmix(seed, n, skip=0):
-    """Draws `skip` to `skip + n` of SplitMix64."""
+    """Outputs `skip` to `skip + n` of the generator SplitMix64."""
     with np.errstate(over="ignore"):
         z = np.uint64(seed) + (np.arange(skip, skip + n, dtype=np.uint64) + np.uint64(1)) * np.uint64(GOLDEN)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -80,24 +79,24 @@ class Study:
         self.analysis = analysis
         self.trained = [row for row in rows if row["role"] == "trained"]
         self.trials = [row for row in rows if row["role"] != "trained"]
-        self.place = {row["parent"]: i for i, row in enumerate(self.trained)}
+        self.parent_index = {row["parent"]: i for i, row in enumerate(self.trained)}
         self.parent = {row["parent"]: row for row in self.trained}
         self.done = [row for row in self.trials if row["state"] == "done" and row["test_top1"] is not None]
-        # Parents may have been tested on more images than trials were: the first of them are shared.
-        self.shared = int(max((row["test_images"] for row in self.done), default=0))
-        self.keys = sorted({(self.place[row["parent"]], row["seed"]) for row in self.trials})
+        # Parents may have been tested on more images than trials; both used the first ones.
+        self.common_images = int(max((row["test_images"] for row in self.done), default=0))
+        self.keys = sorted({(self.parent_index[row["parent"]], row["seed"]) for row in self.trials})
         self.by_parent = len({key[0] for key in self.keys}) >= 2
         self.parents = {}
         for key in self.keys:
             row = self.trained[key[0]]
             top1, bits = row["test_top1"], row["bits"]
-            if bits is not None and 0 < self.shared < len(bits):
-                bits = bits[: self.shared]
+            if bits is not None and 0 < self.common_images < len(bits):
+                bits = bits[: self.common_images]
                 top1 = bits.mean()
             self.parents[key] = (top1, bits)
 
     def key(self, row):
-        return (self.place[row["parent"]], row["seed"])
+        return (self.parent_index[row["parent"]], row["seed"])
 
     def rows(self, role, block="", substitute="", init="", scheme=""):
         return [row for row in self.done if (row["role"], row["block"], row["substitute"], row["init"], row["scheme"]) == (role, block, substitute, init, scheme)]
@@ -118,7 +117,7 @@ class Study:
 
 
 def differences(study, first, second):
-    """Values of units in percentage points, rows of units by images (or None), pairs."""
+    """Differences per unit in percentage points, the table (units, images) of differences or None, the number of pairs."""
     groups = defaultdict(list)
     for key in sorted(set(first) & set(second)):
         groups[study.unit(key)].append(key)
@@ -134,7 +133,7 @@ def differences(study, first, second):
 
 
 def crossed(table):
-    """Mean, standard error, degrees of freedom by the two-way random layout."""
+    """Mean, standard error and degrees of freedom of a two-way random-effects layout (units, images)."""
     n, m = table.shape
     grand, units, images = table.mean(), table.mean(axis=1), table.mean(axis=0)
     ms_i = n * ((images - grand) ** 2).sum() / (m - 1)
@@ -287,7 +286,7 @@ def check_controls(check, study, bootstrap):
         known = mean_of(values, table) if len(values) > 1 else None
         check.same(f"{what}.p_equivalent", control["p_equivalent"], None if known is None else max(p_above(*known, -study.analysis["options"]["margin"]), p_below(*known, study.analysis["options"]["margin"])))
         if control["role"] == "placebo":
-            # Nothing was replaced: trial by trial, the same images are right as under the parent trained on.
+            # A placebo replaces nothing: its trials classify the same images correctly as the fine-tuned parent (control).
             pairs = [(own[key], reference[key]) for key in own if key in reference]
             check.same(f"{what}.bits", [bool((a[1] == b[1]).all()) for a, b in pairs], [True] * len(pairs))
 
@@ -313,12 +312,12 @@ def combination(study, headline):
 
 
 def check_headline(check, study):
-    """The combination is the one with the highest validation accuracy among the most complete."""
+    """Of the combinations with the most trials, the headline shows the one with the highest validation accuracy."""
     headline = study.analysis["headline"]
     if headline is None:
         return
-    own = combination(study, headline)
-    blocks = list(own)
+    cells = combination(study, headline)
+    blocks = list(cells)
 
     def score(init, scheme, substitutes):
         groups = [study.rows("child", block, substitutes[block], init, scheme) for block in blocks]
@@ -334,11 +333,11 @@ def check_headline(check, study):
         check.same(f"headline over {init}/{scheme}", other is None or other[:2] < best[:2] or (other[:2] == best[:2] and other[2] <= best[2] + 1e-12), True)
     ranked = sorted((cell for cell in study.analysis["blocks"] if cell["cell"] is not None), key=lambda block: -study.analysis["cells"][block["cell"]]["criticality"]["mean"])
     check.same("ranks", [block["rank"] for block in ranked], [1 + sum(study.analysis["cells"][o["cell"]]["criticality"]["mean"] > study.analysis["cells"][b["cell"]]["criticality"]["mean"] for o in ranked) for b in ranked])
-    whole = study.trained[0]
+    parent = study.trained[0]
     for block in study.analysis["blocks"]:
         if block["cell"] is not None:
-            cell = study.rows("child", *own[block["block"]])[0]
-            check.same(f"{block['block']}.saves", [block["saves_parameters"], block["saves_macs"]], [1 - cell["parameters"] / whole["parameters"], 1 - cell["macs"] / whole["macs"]])
+            cell = study.rows("child", *cells[block["block"]])[0]
+            check.same(f"{block['block']}.saves", [block["saves_parameters"], block["saves_macs"]], [1 - cell["parameters"] / parent["parameters"], 1 - cell["macs"] / parent["macs"]])
 
 
 def table_of(study, series):
@@ -460,14 +459,13 @@ def log_rank(strata):
             observed += d1
             expected += d * n1 / n
             if n > 1:
-                # The variance of a hypergeometric count.
                 with np.errstate(all="ignore"):
                     variance += stats.hypergeom.var(n, n1, d)
     return observed, expected, variance
 
 
 def swap_p(strata, observed):
-    """The paired permutation test: the risk sets of both arms together stay, so each stratum's E and O are sums."""
+    """The paired permutation test: swapping the arms of pairs keeps the joint risk sets, so O - E of a stratum is a sum over its times."""
     pairs = sum(len(first) for first, _ in strata)
     draws = below(splitmix(1966, 1999 * pairs), 2).reshape(1999, pairs)
     state, count = np.zeros(pairs, dtype=bool), 0
@@ -494,7 +492,7 @@ def swap_p(strata, observed):
 
 
 def pooled(study, strata, pick):
-    """Mean over strata, unit by unit, on the strata that have the most units."""
+    """The mean over strata per unit, of the strata with the most units."""
     units = [tuple(dict.fromkeys(study.unit(key) for key in stratum["keys"])) for stratum in strata]
     most = max(map(len, units))
     model = next(own for own in units if len(own) == most)
@@ -638,7 +636,7 @@ def check_cheap(check, study):
         what = f"cheap.{cheap['measure']}/{cheap['init']}/{cheap['scheme']}"
         own, seconds = scores(cheap["init"], cheap["scheme"], cheap["measure"])
         if own is None:
-            continue  # a combination whose substitutes differ from the answer's
+            continue  # a combination with other substitutes than the headline
         units = [unit for unit in own[0] if all(unit in column for column in own + full)]
         a = np.array([[column[unit] for column in own] for unit in units])
         b = np.array([[column[unit] for column in full] for unit in units])
@@ -665,9 +663,9 @@ def check_rest(check, study):
     cells = combination(study, headline)
     order = list(dict.fromkeys(change["class"] for change in study.analysis["classes"]))
     classes = lambda row: np.array(row["test_per_class"].split(" "), dtype=float)
-    # On the images that trials are judged on: by the control that is the parent as it is.
-    as_it_is = {row["parent"]: row for row in study.rows("parent", scheme="none")}
-    same_images = lambda parent: as_it_is.get(parent, study.parent[parent])
+    # The unchanged parent, evaluated on the same images as the trials.
+    unchanged = {row["parent"]: row for row in study.rows("parent", scheme="none")}
+    same_images = lambda parent: unchanged.get(parent, study.parent[parent])
     for change in study.analysis["classes"]:
         c = order.index(change["class"])
         values = [100 * (classes(row)[c] - classes(same_images(row["parent"]))[c]) for row in study.rows("child", *cells[change["block"]])]
@@ -684,9 +682,9 @@ def check_rest(check, study):
         rows = [row for row in study.rows("child", *cells[similarity["block"]]) if row["similarity_layers"]]
         check.same(f"similarity.{similarity['block']}.trials", similarity["trials"], len(rows))
         check.same(f"similarity.{similarity['block']}.layers", [layer["layer"] for layer in similarity["layers"]], rows[0]["similarity_layers"].split(" "))
-        for place, layer in enumerate(similarity["layers"]):
+        for index, layer in enumerate(similarity["layers"]):
             for when in ("before", "after"):
-                values = [row[f"similarity_{when}"].split(" ")[place] for row in rows]
+                values = [row[f"similarity_{when}"].split(" ")[index] for row in rows]
                 values = [float(value) for value in values if value != "-"]
                 check.same(f"similarity.{similarity['block']}.{layer['layer']}.{when}", layer[when], np.mean(values) if values else None)
     for survival in study.analysis["survival"]:
@@ -723,7 +721,7 @@ def main():
     check_cheap(check, study)
     check_rest(check, study)
     for line in check.wrong[:40]:
-        print("DIFFERS", line)
+        print("different:", line)
     print(f"{check.agree} values agree to 6 digits, {len(check.wrong)} differ")
     sys.exit(1 if check.wrong else 0)
 

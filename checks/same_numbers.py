@@ -1,11 +1,11 @@
-"""Whether two builds of nettriage compute the same numbers, to the bit, timings apart.
+"""Checks that two builds of nettriage compute bit-identical numbers; timings are ignored.
 
     python checks/same_numbers.py record PROGRAM OUT [--data DIR] [--networks DIR]
     python checks/same_numbers.py compare BEFORE AFTER
 
 `record` runs studies/digits.toml, .ci/recompute.toml, a scan of a trained ResNet-20 and a prescription made from that scan with one
-build and keeps what they wrote. The scan itself is kept from the first build (`--scan FILE` takes it over), so that measured
-milliseconds do not choose the plan. `compare` compares two such folders: JSON field by field, weights byte by byte.
+build and keeps their output. Use `--scan FILE` to prescribe from the scan of the first build, so that measured milliseconds do not
+affect the plan. `compare` compares two such folders: JSON field by field, weights byte by byte.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import sys
 # Fields that hold timings, or describe the process that ran. Everything else must be equal.
 TIMINGS = {"clock", "milliseconds", "took", "machine", "seconds", "finished", "started", "sha256", "digest", "checksum"}
 
-# Fields that were renamed: the name before and the name after. A value may be renamed too (see VALUES).
+# Fields and values that were renamed: the old name and the new name.
 RENAMED = {}
 VALUES = {}
 
@@ -47,7 +47,7 @@ def record(program, out, data, networks, scan):
 
 
 def pruned(value, renamed):
-    """The value without timings, its fields under their new names where `renamed`."""
+    """The value without timings; with `renamed`, fields and values get their new names."""
     if isinstance(value, dict):
         new = {RENAMED.get(key, key) if renamed else key: item for key, item in value.items() if key not in TIMINGS}
         return {key: pruned(item, renamed) for key, item in new.items() if key not in TIMINGS}
@@ -75,7 +75,7 @@ def differences(before, after, path=""):
 
 
 def compared(folder):
-    """The files whose content counts, by their place below the folder."""
+    """The files to compare, by their path below the folder."""
     wanted = ["*/trials/*.json", "*/parents/*.json", "*/weights/*.safetensors", "scan.json", "small.json", "small.onnx"]
     return {str(path.relative_to(folder)): path for pattern in wanted for path in folder.glob(pattern)}
 
@@ -90,7 +90,7 @@ def compare(before, after):
         else:
             hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (old[name], new[name])]
             if hashes[0] != hashes[1]:
-                bad.append(f"{name}: other bytes")
+                bad.append(f"{name}: different bytes")
     for line in bad[:40]:
         print(line)
     print(f"{len(old)} files before, {len(new)} after, {len(bad)} differences")
@@ -105,7 +105,7 @@ def main():
     one.add_argument("out", type=pathlib.Path)
     one.add_argument("--data", type=pathlib.Path, default=ROOT / "target/ci/data")
     one.add_argument("--networks", type=pathlib.Path, default=ROOT / "../shared/networks")
-    one.add_argument("--scan", type=pathlib.Path, help="a scan kept from the build before")
+    one.add_argument("--scan", type=pathlib.Path, help="the scan of the first build")
     two = commands.add_parser("compare")
     two.add_argument("before", type=pathlib.Path)
     two.add_argument("after", type=pathlib.Path)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The built-in architectures as PyTorch's own, for `nettriage` to read and to write.
+"""Writes the built-in architectures with PyTorch, and checks what `nettriage` exports from them.
 
     pip install numpy onnx onnxruntime safetensors torch torchvision
-    python torch_archs.py write FOLDER          # FOLDER/NAME.pth with seeded weights, NAME.x.npy, NAME.y.npy
+    python checks/torch_archs.py write FOLDER          # FOLDER/NAME.pth with seeded random weights, NAME.x.npy, NAME.y.npy
     nettriage evaluate NAME.pth --arch NAME --inputs NAME.x.npy --logits ...
     nettriage export NAME.pth --arch NAME -o FOLDER/NAME.safetensors --state-dict, and FOLDER/NAME.onnx
-    python torch_archs.py check FOLDER          # both files give PyTorch's outputs, the first through load_state_dict(strict=True)
+    python checks/torch_archs.py check FOLDER          # both files reproduce PyTorch's outputs
 """
 import pathlib
 import sys
@@ -18,19 +18,19 @@ from reference_outputs import cifar_resnet, onnx_session
 
 NAMES = [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")]
 NAMES += [f"cifar-resnet{depth}" for depth in (18, 34, 50, 20, 32, 44, 56, 110)]
-# As large as they are meant to be: the classifiers of torchvision.
+# With the input size and classifier of torchvision.
 LARGE = ["vgg11.large", "resnet18", "resnet34", "resnet50"]
 
 
 def network(name):
-    """The module and the shape of its images."""
+    """The module and the shape (C, H, W) of its images."""
     import torchvision.models as models
 
     if name.endswith(".large"):
         return models.get_model(name.removesuffix(".large"), weights=None, num_classes=10), (3, 224, 224)
     if name.startswith("vgg"):
         small = models.get_model(name, weights=None, num_classes=10)
-        # As repositories for CIFAR have it: one pixel is left, and one layer reads it.
+        # The usual variant for CIFAR: a feature map of 1x1 and a single linear layer.
         small.avgpool, small.classifier = nn.Identity(), nn.Linear(512, 10)
         return small, (3, 32, 32)
     if name.startswith("cifar-resnet") and (int(name[12:]) - 2) % 6 == 0 and name != "cifar-resnet50":
@@ -74,14 +74,14 @@ def check(folder):
         net.load_state_dict(load_file(path), strict=True)
         with torch.inference_mode():
             again = net.eval()(torch.from_numpy(x)).numpy()
-        # Biases before a batch norm have gone into its mean: the last digits may differ.
-        assert np.abs(again - y).max() <= 1e-5 * np.abs(y).max(), f"{name}: PyTorch gives other outputs with the exported weights"
+        # The export folds biases into the mean of the following batch norm, which changes the rounding.
+        assert np.abs(again - y).max() <= 1e-5 * np.abs(y).max(), f"{name}: the exported weights give other outputs in PyTorch"
         model = folder / f"{name}.onnx"
         onnx.checker.check_model(str(model), full_check=True)
         session, image = onnx_session(str(model))
         outputs = session.run(None, {image.name: x})[0]
         worst = np.abs(outputs - y).max() / np.abs(y).max()
-        assert worst <= 1e-4, f"{name}: onnxruntime is {worst} away from PyTorch"
+        assert worst <= 1e-4, f"{name}: onnxruntime and PyTorch differ by {worst}"
     print(f"{len(found)} architectures: load_state_dict(strict=True) and outputs within 1e-5, onnx.checker, onnxruntime within 1e-4")
 
 

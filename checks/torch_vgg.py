@@ -1,4 +1,4 @@
-"""CIFAR-10's binary batches and a VGG built from its own weights, for scripts that need both in PyTorch."""
+"""Reads the binary batches of CIFAR-10 and rebuilds a VGG in PyTorch from its weights."""
 import pathlib
 
 import numpy as np
@@ -7,6 +7,7 @@ import torch.nn as nn
 
 
 def cifar10(folder):
+    """Training images (N, C, H, W) as bytes and labels, then test images and labels."""
     def batch(name):
         rows = np.fromfile(pathlib.Path(folder) / name, np.uint8).reshape(-1, 3073)
         return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].astype(np.int64)
@@ -15,7 +16,7 @@ def cifar10(folder):
 
 
 class Vgg(nn.Module):
-    """The network of the weights: convolutions with batch norm and ReLU by their numbers, pooling in the gaps."""
+    """The layers follow from the numbers in the names of the weights; a gap in the numbers is a max-pool."""
 
     def __init__(self, weights):
         super().__init__()

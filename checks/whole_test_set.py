@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""An exported network on all of CIFAR-10's test images in onnxruntime, against the logits that nettriage gives: the same class for every
-image, and logits within 1e-4 of the largest.
+"""Runs an exported network on all test images of CIFAR-10 in onnxruntime and compares with the logits of nettriage: the same class for
+every image, and logits within 1e-4 of the largest.
 
     pip install numpy onnx onnxruntime
     nettriage evaluate MODEL.onnx --data cifar10 --data-dir FOLDER --logits LOGITS.npy
-    python whole_test_set.py MODEL.onnx FOLDER LOGITS.npy
+    python checks/whole_test_set.py MODEL.onnx FOLDER LOGITS.npy
 """
 import pathlib
 import sys
@@ -28,5 +28,5 @@ ours = np.load(logits)
 assert theirs.shape == ours.shape == (10_000, 10), (theirs.shape, ours.shape)
 worst = np.abs(theirs - ours).max() / np.abs(theirs).max()
 differ = int((theirs.argmax(1) != ours.argmax(1)).sum())
-assert worst <= 1e-4 and differ == 0, f"{model}: {worst} away, {differ} classes differ"
+assert worst <= 1e-4 and differ == 0, f"{model}: largest relative difference {worst}, {differ} classes differ"
 print(f"10000 images, the same class for each ({(theirs.argmax(1) == labels).mean():.2%} right), logits within {worst:.1e}")

@@ -22,7 +22,7 @@ pub fn idx(bytes: &[u8]) -> usize {
     }
 }
 
-/// As many records as the length has room for, of either set.
+/// As many records as fit into the length, of either set.
 pub fn cifar(bytes: &[u8]) -> usize {
     for (fine, record, classes) in [(false, 3073, 10), (true, 3074, 100)] {
         let records = bytes.len() / record;
@@ -53,11 +53,11 @@ pub fn archive(bytes: &[u8]) -> usize {
 }
 
 /// An image file.
-pub fn picture(bytes: &[u8]) -> usize {
+pub fn image(bytes: &[u8]) -> usize {
     match fuzzing::picture(bytes) {
         Ok(pixels) => assert_eq!(pixels.len(), 16 * 16 * 3),
         Err(reason) => one_line(&reason),
     }
-    // What a picture may declare at most, in the decoder and as eight-bit RGB.
+    // The most that an image may declare, in the decoder and as eight-bit RGB.
     fuzzing::MOST_PICTURE_BYTES
 }

@@ -1,7 +1,7 @@
 //! Fuzz targets: each takes bytes as they might come from a file, and panics only if a reader breaks its promise.
 //!
 //! A target returns the bytes of the tensors that the input declared and the reader accepted; [`measure::run`] holds
-//! its memory and time against that.
+//! its memory and time to a limit that follows from it.
 
 mod data;
 pub mod measure;
@@ -9,14 +9,14 @@ mod networks;
 pub mod seeds;
 mod text;
 
-pub use data::{archive, cifar, idx, picture};
+pub use data::{archive, cifar, idx, image};
 pub use networks::{legacy, onnx, pickle, safetensors, zip};
 pub use text::{info, study};
 
 #[global_allocator]
 static ALLOCATOR: measure::Counting = measure::Counting;
 
-/// A target: bytes in, the bytes of what it declared out.
+/// A target takes bytes, and returns how many bytes of tensors they declared.
 pub type Target = fn(&[u8]) -> usize;
 
 /// All targets, with inputs to start from.
@@ -24,7 +24,7 @@ pub const TARGETS: [(&str, Target, fn() -> Vec<Vec<u8>>); 11] = [
     ("idx", idx, seeds::idx),
     ("cifar", cifar, seeds::cifar),
     ("archive", archive, seeds::archive),
-    ("picture", picture, seeds::picture),
+    ("image", image, seeds::image),
     ("onnx", onnx, seeds::onnx),
     ("pickle", pickle, seeds::pickle),
     ("zip", zip, seeds::zip),
@@ -34,7 +34,7 @@ pub const TARGETS: [(&str, Target, fn() -> Vec<Vec<u8>>); 11] = [
     ("info", info, seeds::info),
 ];
 
-/// What a message must be.
+/// A message must be one line without control characters.
 fn one_line(message: &str) {
     assert!(!message.is_empty() && !message.contains(char::is_control), "{message:?}");
 }

@@ -1,11 +1,11 @@
-//! What a reader takes in memory and time, held against what it may.
+//! Measures the memory and time that a reader takes, and compares them with their limits.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 thread_local! {
-    /// Bytes that this thread holds now, and the most that it held since the count was set back.
+    /// Bytes that this thread holds, and the peak since the last reset.
     static HELD: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
@@ -13,7 +13,7 @@ thread_local! {
 pub struct Counting;
 
 fn count(more: usize, less: usize) {
-    // While a thread ends, its count may be gone already.
+    // The counter of a thread that is ending may have been dropped.
     let _ = HELD.try_with(|held| {
         let (now, most) = held.get();
         let now = (now + more).saturating_sub(less);
@@ -21,7 +21,7 @@ fn count(more: usize, less: usize) {
     });
 }
 
-// SAFETY: every call is handed on unchanged to the system's allocator; the counting allocates nothing.
+// SAFETY: every call is passed unchanged to the system's allocator; counting allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size(), 0);
@@ -39,23 +39,23 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Old and new stand side by side while the content moves.
+        // Old and new allocation exist at the same time while the content is copied.
         count(size, 0);
         count(0, layout.size());
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
 
-/// What every reader may take whatever the input: tables, messages, decompressors' windows.
-pub const ALLOWANCE: usize = 512 << 10;
+/// Memory that a reader may take for any input: tables, messages, windows of decompressors.
+pub const FIXED_MEMORY: usize = 512 << 10;
 
-/// The longest that a reader may take for one input.
-pub const PATIENCE: Duration = Duration::from_secs(1);
+/// The longest time that a reader may take for one input.
+pub const TIME_LIMIT: Duration = Duration::from_secs(1);
 
-/// What one call took.
+/// The memory and time of one call.
 #[derive(Clone, Copy, Debug)]
 pub struct Taken {
-    /// The most bytes held at once, beyond what was held before.
+    /// Peak of the bytes allocated, above those allocated before the call.
     pub bytes: usize,
     /// How long it took.
     pub time: Duration,
@@ -64,16 +64,16 @@ pub struct Taken {
 /// Runs a target on an input.
 ///
 /// # Panics
-/// If it holds more at once than four times the input, the tensors that it declared and checked, and [`ALLOWANCE`];
-/// if it takes longer than [`PATIENCE`] (three times in a row: the machine may be busy with other things).
+/// If it holds more at once than four times the input, the tensors that it declared and checked, and [`FIXED_MEMORY`];
+/// if it takes longer than [`TIME_LIMIT`] (three times in a row, because other programs may be running).
 pub fn run(target: crate::Target, input: &[u8]) -> Taken {
     let mut taken = once(target, input);
     for _ in 0..2 {
-        if taken.time >= PATIENCE {
+        if taken.time >= TIME_LIMIT {
             taken = once(target, input);
         }
     }
-    assert!(taken.time < PATIENCE, "it took {:?} for {} bytes", taken.time, input.len());
+    assert!(taken.time < TIME_LIMIT, "it took {:?} for {} bytes", taken.time, input.len());
     taken
 }
 
@@ -84,7 +84,7 @@ fn once(target: crate::Target, input: &[u8]) -> Taken {
     let declared = target(input);
     let time = start.elapsed();
     let bytes = HELD.get().1 - before;
-    let allowed = 4 * input.len() + declared + ALLOWANCE;
+    let allowed = 4 * input.len() + declared + FIXED_MEMORY;
     assert!(bytes <= allowed, "it held {bytes} bytes for an input of {} and {declared} bytes of tensors", input.len());
     Taken { bytes, time }
 }

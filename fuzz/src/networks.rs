@@ -12,18 +12,18 @@ fn declared(graph: &Graph) -> usize {
     4 * cost::total(graph).map_or(0, |cost| usize::try_from(cost.parameters).unwrap_or(usize::MAX / 8))
 }
 
-/// What must hold of any graph that a reader accepts: it can be looked at in every way.
-fn sound(graph: &Graph) {
+/// Checks a graph that a reader accepted: blocks can be found in it and it can be drawn.
+fn check_graph(graph: &Graph) {
     graph.check().unwrap();
     let blocks = block::find(graph);
     drawing::svg(graph, &blocks).unwrap();
 }
 
-/// An ONNX model: its graph, and, where it declares no more than some megabytes, its weights.
+/// An ONNX model: its graph, and its weights if they are at most 16 MiB.
 pub fn onnx(bytes: &[u8]) -> usize {
     match onnx::from_bytes(bytes, &ReadOptions::default()) {
         Ok(model) => {
-            sound(&model.graph);
+            check_graph(&model.graph);
             let weights = declared(&model.graph);
             if weights > 16 << 20 {
                 return 0;
@@ -51,7 +51,7 @@ fn checkpoint(bytes: &[u8]) -> usize {
     };
     let mut elements = 0;
     for (name, shape) in checkpoint.shapes() {
-        // Each was checked against its storage before it is read.
+        // The reader checks each against its storage before reading it.
         match checkpoint.tensor(name) {
             Ok(tensor) => {
                 assert_eq!(tensor.shape, shape);
@@ -67,7 +67,7 @@ fn checkpoint(bytes: &[u8]) -> usize {
     4 * elements
 }
 
-/// A pickle alone, put into the archive that PyTorch would put it in.
+/// A pickle, wrapped in an archive as PyTorch writes it.
 pub fn pickle(bytes: &[u8]) -> usize {
     checkpoint(&crate::seeds::stored(&[("a/data.pkl", bytes), ("a/data/0", &[0; 64]), ("a/data/1", &[1; 64])]))
 }
@@ -86,7 +86,7 @@ pub fn legacy(bytes: &[u8]) -> usize {
 pub fn safetensors(bytes: &[u8]) -> usize {
     match load::from_bytes("x.safetensors", bytes, &load::Options::default()) {
         Ok(loaded) => {
-            sound(&loaded.network.graph);
+            check_graph(&loaded.network.graph);
             loaded.network.check().unwrap();
             declared(&loaded.network.graph)
         }

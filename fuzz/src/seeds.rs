@@ -55,13 +55,13 @@ pub fn archive() -> Vec<Vec<u8>> {
     ]
 }
 
-/// For [`crate::picture`]: a few pixels in each format.
-pub fn picture() -> Vec<Vec<u8>> {
+/// For [`crate::image`]: a few pixels in each format.
+pub fn image() -> Vec<Vec<u8>> {
     vec![
-        include_bytes!("../seeds/picture/few.bmp").to_vec(),
-        include_bytes!("../seeds/picture/few.jpg").to_vec(),
-        include_bytes!("../seeds/picture/few.png").to_vec(),
-        include_bytes!("../seeds/picture/few.webp").to_vec(),
+        include_bytes!("../seeds/image/few.bmp").to_vec(),
+        include_bytes!("../seeds/image/few.jpg").to_vec(),
+        include_bytes!("../seeds/image/few.png").to_vec(),
+        include_bytes!("../seeds/image/few.webp").to_vec(),
     ]
 }
 
@@ -112,11 +112,10 @@ pub fn safetensors() -> Vec<Vec<u8>> {
 
 /// For [`crate::study`].
 pub fn study() -> Vec<Vec<u8>> {
-    let own = concat!(
-        include_str!("../../studies/digits.toml"),
-        "[[scheme]]\nname = \"own\"\nstages = [{ loss = \"hint\", train = \"substitute\" }]\n"
-    );
-    vec![include_bytes!("../../studies/mnist.toml").to_vec(), own.as_bytes().to_vec()]
+    let studies = concat!(env!("CARGO_MANIFEST_DIR"), "/../studies");
+    let read = |name: &str| std::fs::read(format!("{studies}/{name}")).expect("studies/ of the repository");
+    let scheme = b"[[scheme]]\nname = \"own\"\nstages = [{ loss = \"hint\", train = \"substitute\" }]\n";
+    vec![read("mnist.toml"), [&read("digits.toml")[..], scheme].concat()]
 }
 
 /// For [`crate::info`].

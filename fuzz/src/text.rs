@@ -14,7 +14,7 @@ pub fn study(bytes: &[u8]) -> usize {
     0
 }
 
-/// The file beside a network.
+/// The TOML file next to a network.
 pub fn info(bytes: &[u8]) -> usize {
     let Ok(text) = std::str::from_utf8(bytes) else { return 0 };
     match ModelInfo::parse(text) {

@@ -1,6 +1,6 @@
-//! Every target on its seeds, cut and damaged, and on noise: what `cargo fuzz` does, without coverage, on stable Rust.
+//! Runs every target on its seeds, on truncated and corrupted seeds, and on noise: `cargo fuzz` without coverage, on stable Rust.
 //!
-//! `NETTRIAGE_FUZZ_INPUTS` sets the inputs per target (5,000 if it is not set).
+//! `NETTRIAGE_FUZZ_INPUTS` sets the inputs per target (2,000 by default).
 
 use nettriage_fuzz::measure::{self, Taken};
 use nettriage_fuzz::{TARGETS, Target};
@@ -8,8 +8,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 fn inputs() -> usize {
-    let told = std::env::var("NETTRIAGE_FUZZ_INPUTS").ok();
-    told.map_or(5000, |text| text.parse().expect("NETTRIAGE_FUZZ_INPUTS is a number"))
+    let set = std::env::var("NETTRIAGE_FUZZ_INPUTS").ok();
+    set.map_or(2000, |text| text.parse().expect("NETTRIAGE_FUZZ_INPUTS is a number"))
 }
 
 struct Draws(ChaCha8Rng);
@@ -19,15 +19,14 @@ impl Draws {
         (self.0.next_u64() % n.max(1) as u64) as usize
     }
 
-    /// A stretch of at most `longest` bytes that lies within `length`.
-    fn stretch(&mut self, length: usize, longest: usize) -> std::ops::Range<usize> {
+    /// A range of at most `longest` bytes within `length`.
+    fn range(&mut self, length: usize, longest: usize) -> std::ops::Range<usize> {
         let at = self.below(length);
         at..(at + 1 + self.below(longest)).min(length)
     }
 
-    /// Bytes changed, cut out, doubled, moved, taken from another seed; numbers replaced by those at which readers
-    /// break.
-    fn damaged(&mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
+    /// A seed with bytes changed, removed, repeated or taken from another seed, and numbers replaced by extreme ones.
+    fn corrupted(&mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
         let which = self.below(seeds.len());
         let mut bytes = seeds[which].clone();
         for _ in 0..=self.below(6) {
@@ -38,24 +37,24 @@ impl Draws {
             match self.below(10) {
                 0..4 => bytes[at] ^= 1 << self.below(8),
                 4 => bytes[at] = self.below(256) as u8,
-                5 => drop(bytes.drain(self.stretch(bytes.len(), 32))),
+                5 => drop(bytes.drain(self.range(bytes.len(), 32))),
                 6 => {
                     let other = &seeds[self.below(seeds.len())];
-                    let part = other[self.stretch(other.len(), 64)].to_vec();
+                    let part = other[self.range(other.len(), 64)].to_vec();
                     bytes.splice(at..at, part);
                 }
                 7 => {
                     let width = 1 << self.below(4);
-                    const HARD: [u64; 9] =
+                    const EXTREME: [u64; 9] =
                         [0, 1, 0x7f, 0xff, 0xffff, 0x7fff_ffff, 0xffff_ffff, i64::MAX as u64, u64::MAX];
-                    let number = HARD[self.below(HARD.len())];
+                    let number = EXTREME[self.below(EXTREME.len())];
                     let number =
                         if self.below(2) == 0 { number.to_le_bytes() } else { number.rotate_left(8).to_be_bytes() };
                     let end = (at + width).min(bytes.len());
                     bytes[at..end].copy_from_slice(&number[..end - at]);
                 }
                 8 => {
-                    let part = bytes[self.stretch(bytes.len(), 16)].to_vec();
+                    let part = bytes[self.range(bytes.len(), 16)].to_vec();
                     let times = 1 + self.below(40);
                     bytes.splice(at..at, part.repeat(times));
                 }
@@ -66,18 +65,18 @@ impl Draws {
     }
 }
 
-/// Runs the target; a failure says which input it was.
-fn hold(name: &str, target: Target, input: &[u8], round: usize) -> Taken {
+/// Runs the target; on a failure keeps the input and prints where.
+fn run_target(name: &str, target: Target, input: &[u8], round: usize) -> Taken {
     std::panic::catch_unwind(|| measure::run(target, input)).unwrap_or_else(|panic| {
-        let place = std::env::temp_dir().join(format!("nettriage-fuzz-{name}"));
-        std::fs::write(&place, input).unwrap();
-        eprintln!("{name}, input {round}: kept as {}", place.display());
+        let path = std::env::temp_dir().join(format!("nettriage-fuzz-{name}"));
+        std::fs::write(&path, input).unwrap();
+        eprintln!("{name}, input {round}: kept as {}", path.display());
         std::panic::resume_unwind(panic)
     })
 }
 
 #[test]
-fn every_target_holds_on_damaged_seeds_and_on_noise() {
+fn every_target_accepts_or_refuses_corrupted_seeds_and_noise() {
     let only = std::env::var("NETTRIAGE_FUZZ_TARGET").ok();
     for (name, target, seeds) in TARGETS {
         if only.as_deref().is_some_and(|only| only != name) {
@@ -87,7 +86,7 @@ fn every_target_holds_on_damaged_seeds_and_on_noise() {
         let seeds = seeds();
         let (mut count, mut most) = (0, Taken { bytes: 0, time: std::time::Duration::ZERO });
         let mut next = |input: &[u8]| {
-            let taken = hold(name, target, input, count);
+            let taken = run_target(name, target, input, count);
             count += 1;
             most = Taken { bytes: most.bytes.max(taken.bytes), time: most.time.max(taken.time) };
         };
@@ -103,7 +102,7 @@ fn every_target_holds_on_damaged_seeds_and_on_noise() {
                 let noise: Vec<u8> = (0..draws.below(300)).map(|_| draws.below(256) as u8).collect();
                 next(&noise);
             } else {
-                next(&draws.damaged(&seeds));
+                next(&draws.corrupted(&seeds));
             }
         }
         println!("{name}: {count} inputs, at most {} bytes held and {:?}", most.bytes, most.time);
@@ -118,7 +117,7 @@ fn seeds_are_valid() {
     for seed in seeds::archive() {
         fuzzing::archive(&seed).unwrap();
     }
-    for seed in seeds::picture() {
+    for seed in seeds::image() {
         fuzzing::picture(&seed).unwrap();
     }
     let seed = &seeds::idx()[0];
@@ -141,13 +140,13 @@ fn seeds_are_valid() {
 }
 
 #[test]
-fn the_allocator_counts() {
-    // A target that takes what it must not.
+fn memory_above_the_limit_is_found() {
+    // A target that allocates more than it may.
     fn greedy(_: &[u8]) -> usize {
-        std::hint::black_box(vec![1u8; measure::ALLOWANCE + 100]).len() - measure::ALLOWANCE - 100
+        std::hint::black_box(vec![1u8; measure::FIXED_MEMORY + 100]).len() - measure::FIXED_MEMORY - 100
     }
     assert!(std::panic::catch_unwind(|| measure::run(greedy, &[0; 10])).is_err());
-    assert!(measure::run(greedy, &[0; 30]).bytes >= measure::ALLOWANCE + 100);
+    assert!(measure::run(greedy, &[0; 30]).bytes >= measure::FIXED_MEMORY + 100);
 }
 
 #[test]

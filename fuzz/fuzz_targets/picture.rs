@@ -1,6 +1,0 @@
-//! See `nettriage_fuzz::picture`.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    nettriage_fuzz::measure::run(nettriage_fuzz::picture, bytes);
-});
