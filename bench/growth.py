@@ -1,20 +1,18 @@
 #!/usr/bin/env python3
-"""Seconds and peak memory of a study against its size, with the exponents fitted.
+"""Measures how time and memory of a study grow with its size, and fits the exponents.
 
     cargo build --release
     python bench/growth.py [--rounds 3] [--only trials,width,size,blocks,workers,images] [--program target/release/nettriage]
 
-One thing grows at a time: trials (10, 100, 1,000), the network's width, the picture's side, the blocks under examination,
-workers, and the training images (in memory, and streamed from a file because they may take no memory). The
-parent is trained beforehand and not counted. Printed are medians over the rounds: seconds of the trials on the wall,
-of the processor over the whole run, peak memory, and the exponents of least squares through the logarithms, beside that of
-the arithmetic (multiply-accumulates of all networks times images).
+One parameter grows at a time: trials (10, 100, 1,000), the network's width, the image size, the number of blocks, workers, and training
+images (in memory, and streamed from a file with a memory limit of 0). The parent is trained beforehand and not counted. Prints medians
+over the rounds: wall-clock seconds of the trials, processor seconds of the whole run, peak memory; and exponents fitted by least squares
+on the logarithms, next to the exponent of the operation count (multiply-accumulates of all networks times images).
 """
 import argparse, json, math, os, pathlib, random, shutil, statistics, struct, subprocess, sys, tempfile, zlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "bench"))
-from savings import run
+from reuse import run
 
 STUDY = """
 name = "growth"
@@ -50,7 +48,7 @@ DIGITS = dict(data="digits", place="", validation=100, plan="[[8, 8], [16, 16]]"
 
 
 def noise_folder(path, side, images):
-    """Colour PNG files of noise, two classes: written by hand, so that nothing need be installed."""
+    """RGB PNG files of noise in two classes, written without a library."""
     generator = random.Random(0)
     chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     for i in range(images):
@@ -69,7 +67,7 @@ def named_blocks(count):
 
 
 def cases(folder):
-    """(what grows, its value, study, arithmetic in units, flags)."""
+    """(parameter, its value, study, relative operation count, flags)."""
     for trials in (10, 100, 1000):
         yield "trials", trials, {**DIGITS, "seeds": trials // 2}, trials, []
     big = {**DIGITS, "data": "folder", "images": 2560, "validation": 64}
@@ -128,7 +126,7 @@ def main():
             shutil.rmtree(scratch / "parent")
             print(name, value, found[name][value], file=sys.stderr, flush=True)
     print(f"n = {a.rounds}, medians, {os.cpu_count()} cores\n")
-    print("| what grows | to | trials | wall s | processor s | peak MiB | exponent of wall, processor, memory | of the arithmetic |\n|---|---|---|---|---|---|---|---|")
+    print("| parameter | value | trials | wall s | processor s | peak MiB | exponent of wall, processor, memory | of operations |\n|---|---|---|---|---|---|---|---|")
     for name, values in found.items():
         middle = {v: [statistics.median(c) for c in zip(*runs)] for v, runs in values.items()}
         fits = [exponent([(v, m[k]) for v, m in middle.items()]) for k in range(3)] if len(middle) > 1 else []

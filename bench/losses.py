@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""How far the losses of the first training steps are from f64 arithmetic: this project's and PyTorch's own.
+"""Compares the losses of the first training steps with f64 arithmetic: those of nettriage and those of PyTorch.
 
     python bench/losses.py [--torch PATH/torch_step.py] [--steps 6] [--threads 2] [--only vgg16,small] [--example PATH]
 
-PyTorch trains every workload of its step script once in f64, from the same hashed weights and images, and then in f32: in
-both of its layouts, and on one thread instead of `--threads`. Printed are the relative differences from the f64 losses,
-step by step, and the largest. Rounding grows from step to step by what the network does with it, so what an
-implementation can be asked is to stay as near to f64 as the others do.
+PyTorch trains every workload of its step script in f64, from the same hashed weights and images, and then in f32: in both of its
+layouts, and on one thread. Prints the relative differences from the f64 losses, step by step, and the largest. Training amplifies
+rounding errors from step to step, so the criterion is whether nettriage stays as close to f64 as PyTorch does.
 
 PyTorch's script is `../shared/peers/torch_step.py`, or in the folder that NETTRIAGE_SHARED names.
 """
@@ -24,7 +23,7 @@ def module(path):
 
 
 def theirs(script, name, steps, dtype, layout, threads):
-    """The losses of `steps` steps, as the script takes them, but in `dtype` and with every digit."""
+    """The losses of `steps` steps of the script in `dtype`, unrounded."""
     import torch
     import torch.nn.functional as F
 
@@ -47,7 +46,7 @@ def theirs(script, name, steps, dtype, layout, threads):
 
 
 def ours(example, name, steps, threads, *flags):
-    # The example adds three steps before those that it times.
+    # The example runs three steps before those that it times.
     command = [example, "--only", name, "--steps", str(max(1, steps - 3)), "--threads", str(threads), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -64,15 +63,15 @@ def main():
     parser.add_argument("--example", help="the built `step` example; without it cargo builds it")
     args = parser.parse_args()
     if not args.torch.is_file():
-        sys.exit(f"{args.torch} is not there: give PyTorch's script with --torch")
+        sys.exit(f"{args.torch} does not exist: name PyTorch's script with --torch")
     example = args.example or build()
     script = module(args.torch)
     import torch
 
     nchw, nhwc = torch.contiguous_format, torch.channels_last
     for name in args.only.split(","):
-        truth = theirs(script, name, args.steps, torch.float64, nchw, args.threads)
-        print(f"\n{name}, f64: {'  '.join(f'{loss:.7f}' for loss in truth)}")
+        exact = theirs(script, name, args.steps, torch.float64, nchw, args.threads)
+        print(f"\n{name}, f64: {'  '.join(f'{loss:.7f}' for loss in exact)}")
         runs = {
             "PyTorch, NCHW": theirs(script, name, args.steps, torch.float32, nchw, args.threads),
             "PyTorch, channels last": theirs(script, name, args.steps, torch.float32, nhwc, args.threads),
@@ -81,8 +80,8 @@ def main():
             "nettriage, exact": ours(example, name, args.steps, args.threads, "--exact"),
         }
         for label, losses in runs.items():
-            away = [abs(a - b) / b for a, b in zip(losses, truth)]
-            print(f"{label:26} {'  '.join(f'{d:9.1e}' for d in away)}   most {max(away):.1e}", flush=True)
+            errors = [abs(a - b) / b for a, b in zip(losses, exact)]
+            print(f"{label:26} {'  '.join(f'{d:9.1e}' for d in errors)}   largest {max(errors):.1e}", flush=True)
 
 
 if __name__ == "__main__":

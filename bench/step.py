@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""A training step and a forward pass against PyTorch's, in alternation, as a ratio.
+"""Compares a training step and a forward pass with PyTorch, alternately, as a ratio.
 
     python bench/step.py [--torch PATH/torch_step.py] [--python PYTHON] [--rounds 5] [--steps 9] [--threads 2]
                          [--only vgg16,small] [--exact] [--example PATH]
 
-Every round runs PyTorch's script and this project's `step` example one after the other, one workload at a time. A
-round's ratio is the example's median seconds by those of the faster of PyTorch's two layouts in the same round; printed
-are the median ratio over the rounds, the smallest and the largest, and the largest relative difference between the
-losses of the first six steps.
+Every round runs PyTorch's script and the `step` example one after the other, one workload at a time. The ratio of a round is the median
+seconds of the example divided by those of PyTorch's faster layout in the same round. Prints the median, smallest and largest ratio over
+the rounds, and the largest relative difference between the losses of the first six steps.
 
 PyTorch's script is `../shared/peers/torch_step.py`, or in the folder that NETTRIAGE_SHARED names.
 """
@@ -48,11 +47,11 @@ def main():
     parser.add_argument("--example", help="the built `step` example; without it cargo builds it")
     args = parser.parse_args()
     if not args.torch.is_file():
-        sys.exit(f"{args.torch} is not there: give PyTorch's script with --torch")
+        sys.exit(f"{args.torch} does not exist: name PyTorch's script with --torch")
     example = args.example or build()
     common = ["--threads", str(args.threads), "--steps", str(args.steps)]
 
-    rounds = {}  # (workload, kind) -> list of (ours, the faster of theirs, its layout, difference of losses)
+    rounds = {}  # (workload, kind) -> list of (ours, the faster of theirs, difference of losses)
     for number in range(args.rounds):
         for workload in args.only.split(","):
             only = common + ["--only", workload]
@@ -62,22 +61,22 @@ def main():
                 same = [t for t in theirs if t["kind"] == line["kind"]]
                 best = min(same, key=lambda t: t["seconds"])
                 pairs = list(zip(line["losses"][:6], best["losses"][:6]))
-                apart = max((abs(a - b) / b for a, b in pairs), default=None)
-                rounds.setdefault((workload, line["kind"]), []).append((line, best, apart))
+                difference = max((abs(a - b) / b for a, b in pairs), default=None)
+                rounds.setdefault((workload, line["kind"]), []).append((line, best, difference))
                 print(f"round {number + 1}: {workload} {line['kind']} {line['seconds']:.4f} s, "
                       f"PyTorch {best['seconds']:.4f} s ({best['layout']})", file=sys.stderr, flush=True)
 
     print(f"{'workload':14} {'kind':6} {'ratio':>6} {'min':>6} {'max':>6} {'ours s':>8} {'torch s':>8} "
-          f"{'GFLOP/s':>8} {'MiB':>7} {'faults':>6}  losses apart")
+          f"{'GFLOP/s':>8} {'MiB':>7} {'faults':>6}  loss difference")
     for (workload, kind), runs in rounds.items():
         ratios = [a["seconds"] / b["seconds"] for a, b, _ in runs]
         middle = lambda values: statistics.median(values)
-        apart = [d for *_, d in runs if d is not None]
+        differences = [d for *_, d in runs if d is not None]
         faults = [a["faults"] for a, *_ in runs if a["faults"] is not None]
         print(f"{workload:14} {kind:6} {middle(ratios):6.3f} {min(ratios):6.3f} {max(ratios):6.3f} "
               f"{middle([a['seconds'] for a, *_ in runs]):8.4f} {middle([b['seconds'] for _, b, _ in runs]):8.4f} "
               f"{middle([a['gflops'] for a, *_ in runs]):8.1f} {runs[-1][0]['memory_mib']:7.1f} "
-              f"{max(faults, default=-1):6d}  {f'{max(apart):.1e}' if apart else '-'}")
+              f"{max(faults, default=-1):6d}  {f'{max(differences):.1e}' if differences else '-'}")
     print(f"{args.rounds} rounds of {args.steps} steps, {args.threads} threads, exact {str(args.exact).lower()}, "
           f"{rounds[next(iter(rounds))][0][1]['peer']}")
 

@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""The same study in nettriage and in PyTorch, alternating: the ratio of the trials' seconds, and both accuracies.
+"""Runs the same study in nettriage and in PyTorch, alternately: the ratio of the trials' seconds, and both accuracies.
 
     cargo build --release && pip install torch numpy
     python bench/study.py --data DIR --peer torch_study.py [--rounds 3] [--threads N] [--scale 1] [--all-readings]
         [--program nettriage]
 
-DIR holds CIFAR-10's binary batches; the peer is a plain PyTorch script that takes --data --kind --width --train
---test --parent-epochs --child-epochs --threads --out and writes {"trials_seconds", "trials": [{"block", "scheme",
-"accuracy"}]}. Both sides use one thread per core. `--scale 5` takes a fifth of all images, for a quick look;
-`--all-readings` reads of nettriage's trials what any study does (filters, inference times, likeness), not accuracies alone. Beside the
-ratio of the trials' seconds on the wall stands that of the processes' processor seconds, parents included, which other programs disturb less.
+DIR holds the binary batches of CIFAR-10. The peer is a PyTorch script that takes --data --kind --width --train --test --parent-epochs
+--child-epochs --threads --out and writes {"trials_seconds", "trials": [{"block", "scheme", "accuracy"}]}. Both sides use one thread per
+core. `--scale 5` uses a fifth of all images, for a quick test. With `--all-readings` nettriage also takes the default readings (filters,
+inference times, similarity), not only accuracies. Prints the ratio of the trials' wall-clock seconds, and that of processor seconds,
+parents included, which depends less on other programs.
 """
 import argparse, json, os, pathlib, re, statistics, subprocess, sys, tempfile
 
-from savings import run
+from reuse import run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -19,8 +19,11 @@ static ALLOCATOR: measure::Counting = measure::Counting;
 /// A target takes bytes, and returns how many bytes of tensors they declared.
 pub type Target = fn(&[u8]) -> usize;
 
-/// All targets, with inputs to start from.
-pub const TARGETS: [(&str, Target, fn() -> Vec<Vec<u8>>); 11] = [
+/// Small valid inputs of a target.
+pub type Seeds = fn() -> Vec<Vec<u8>>;
+
+/// Name, function and seeds of every target.
+pub const TARGETS: [(&str, Target, Seeds); 11] = [
     ("idx", idx, seeds::idx),
     ("cifar", cifar, seeds::cifar),
     ("archive", archive, seeds::archive),

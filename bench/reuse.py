@@ -1,32 +1,32 @@
 #!/usr/bin/env python3
-"""What each saving of a study gives: the same study with and without it, alternating, and the records compared.
+"""Measures each kind of reuse of shared work: the same study with and without it, alternately, and compares the records.
 
     cargo build --release
-    python bench/savings.py --data DIR [--rounds 3] [--workers 2] [--only prefix,hint] [--program target/release/nettriage]
+    python bench/reuse.py --data DIR [--rounds 3] [--workers 2] [--only prefix,hint] [--program target/release/nettriage]
 
-DIR holds CIFAR-10's binary batches. The study is `studies/savings.toml`; its parent is trained once and copied. Every
-round runs the study as it is, and then once without each saving. Printed are seconds of the trials on the wall and
-of the processor with their medians and ranges, peak memory, and the ratio of the medians. Every record's digest must be the same.
+DIR holds the binary batches of CIFAR-10. The study is `studies/reuse.toml`; its parent is trained once and copied. Every round runs the
+study with all reuse, and then once without each kind. Prints wall-clock seconds of the trials and processor seconds with medians and
+ranges, peak memory, and the ratios of the medians. All records must have the same digests.
 """
 import argparse, json, os, pathlib, shutil, statistics, subprocess, sys, tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SWITCHES = {
-    "prefix": ["--without", "prefix"],
-    "evaluation": ["--without", "evaluation"],
-    "hint": ["--without", "hint"],
-    "kept": ["--without", "kept"],
-    "sweep": ["--without", "sweep"],
-    "solved": ["--without", "solved"],
-    "all of these": ["--without", "all"],
-    "side by side": ["--inside"],
+    "prefix": ["--no-reuse", "prefix"],
+    "evaluation": ["--no-reuse", "evaluation"],
+    "hint": ["--no-reuse", "hint"],
+    "kept": ["--no-reuse", "kept"],
+    "sweep": ["--no-reuse", "sweep"],
+    "solved": ["--no-reuse", "solved"],
+    "all of the above": ["--no-reuse", "all"],
+    "parallel trials": ["--inside"],
     "memory, not disk": ["--cache", "0", "--disk-cache", "8192"],
     "data in memory": ["--data-memory", "0"],
 }
 
 
 def run(command):
-    """Seconds of the processor and MiB of peak memory of a command."""
+    """Processor seconds and peak memory in MiB of a command."""
     process = subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     errors = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -44,7 +44,7 @@ def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--data", required=True); a.add_argument("--rounds", type=int, default=3)
     a.add_argument("--workers", type=int, default=os.cpu_count()); a.add_argument("--only", default="")
-    a.add_argument("--study", type=pathlib.Path, default=ROOT / "studies/savings.toml")
+    a.add_argument("--study", type=pathlib.Path, default=ROOT / "studies/reuse.toml")
     a.add_argument("--program", type=pathlib.Path, default=ROOT / "target/release/nettriage")
     a = a.parse_args()
     switches = {name: flags for name, flags in SWITCHES.items() if not a.only or name in a.only.split(",")}
@@ -54,7 +54,7 @@ def main():
         common = [a.study, "--data-dir", a.data]
         run([a.program, "train", *common, "--out", scratch / "parent"])
         for n in range(a.rounds):
-            for name, flags in [("as it is", []), *switches.items()]:
+            for name, flags in [("nothing", []), *switches.items()]:
                 folder = scratch / "run"
                 shutil.copytree(scratch / "parent", folder)
                 workers = ["--workers", str(a.workers)]
@@ -65,18 +65,18 @@ def main():
                 seconds = json.loads(status.stdout)["trials_seconds"]
                 records = digests(folder)
                 expected = expected or records
-                assert records == expected, f"{name}: other records"
+                assert records == expected, f"{name}: the records differ"
                 found.setdefault(name, []).append((seconds, cpu, memory))
                 print(f"round {n + 1}: {name}: {seconds:.1f} s, processor {cpu:.1f} s, {memory:.0f} MiB", file=sys.stderr, flush=True)
                 shutil.rmtree(folder)
-    print(f"{len(expected)} trials, {a.workers} cores, n = {a.rounds}: median (smallest to largest); every record the same\n")
-    print("| without | wall s | processor s | peak MiB | wall, to all on | processor, to all on |\n|---|---|---|---|---|---|")
+    print(f"{len(expected)} trials, {a.workers} cores, n = {a.rounds}: median (smallest to largest); all records equal\n")
+    print("| without | wall s | processor s | peak MiB | wall, ratio | processor, ratio |\n|---|---|---|---|---|---|")
     middle = {name: [statistics.median(column) for column in zip(*runs)] for name, runs in found.items()}
-    base = middle["as it is"]
+    base = middle["nothing"]
     for name, runs in found.items():
         cells = [f"{statistics.median(c):.1f} ({min(c):.1f} to {max(c):.1f})" for c in zip(*runs)]
         ratios = [middle[name][k] / base[k] for k in (0, 1)]
-        print(f"| {'nothing' if name == 'as it is' else name} | {cells[0]} | {cells[1]} | {middle[name][2]:.0f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+        print(f"| {name} | {cells[0]} | {cells[1]} | {middle[name][2]:.0f} | {ratios[0]:.2f} | {ratios[1]:.2f} |")
 
 
 if __name__ == "__main__":
