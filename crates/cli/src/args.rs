@@ -72,7 +72,7 @@ pub struct Train {
     pub cache: usize,
     /// How the machine is used
     #[command(flatten)]
-    pub means: Means,
+    pub runtime: Runtime,
     /// Form of the progress on standard error
     #[arg(long, value_name = "FORM", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -152,7 +152,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 /// How the machine is used; no record depends on it.
 #[derive(clap::Args)]
-pub struct Means {
+pub struct Runtime {
     /// MiB of memory for the decoded data set; a larger one is streamed from a file
     #[arg(long, value_name = "MIB", default_value_t = 8192)]
     pub data_memory: u64,
@@ -165,19 +165,19 @@ pub struct Means {
     /// Threads inside a trial [default: 1, with `trial` one per core; a Slurm task has as many as its cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
-    /// Savings to do without, to measure what each gives: all, or some of prefix, evaluation, hint, kept, sweep, solved
+    /// Optimisations to disable, to measure what each gives: all, or some of prefix, evaluation, hint, activations, backward, solutions
     #[arg(long, value_name = "LIST", default_value = "")]
-    pub without: nettriage_study::Savings,
+    pub no_reuse: nettriage_study::Reuse,
 }
 
-impl Means {
+impl Runtime {
     /// As the study takes them.
-    pub fn resolved(&self) -> nettriage_study::Means {
-        let default = nettriage_study::Means::default();
-        let folder = self.scratch.clone().unwrap_or(default.room.folder);
-        nettriage_study::Means {
-            savings: self.without,
-            room: nettriage_data::Room { memory: self.data_memory << 20, folder },
+    pub fn resolved(&self) -> nettriage_study::RuntimeOptions {
+        let default = nettriage_study::RuntimeOptions::default();
+        let folder = self.scratch.clone().unwrap_or(default.memory.folder);
+        nettriage_study::RuntimeOptions {
+            reuse: self.no_reuse,
+            memory: nettriage_data::Room { memory: self.data_memory << 20, folder },
             disk: self.disk_cache << 20,
             threads: self.threads.map(usize::from),
         }
@@ -207,7 +207,7 @@ pub struct Trial {
     pub data_dir: Option<PathBuf>,
     /// How the machine is used
     #[command(flatten)]
-    pub means: Means,
+    pub runtime: Runtime,
 }
 
 /// `status`.
@@ -367,7 +367,7 @@ pub struct Subject {
         value_delimiter = ',',
         default_value = "conv1x1,conv3x3,conv5x5,field,linear,drop"
     )]
-    pub substitutes: Vec<nettriage_study::scan::Choice>,
+    pub substitutes: Vec<nettriage_compress::scan::Choice>,
     /// Largest number of unknowns of a filter, where kernels are larger than 3x3
     #[arg(long, value_name = "N", default_value_t = 2400)]
     pub unknowns: usize,
@@ -411,7 +411,7 @@ pub struct Scan {
     pub ranges: Ranges,
     /// How weights are found: plain (ridge regression), relu (one further solve that respects the closing ReLU), relu3; with +moments, +gradients
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "relu+moments")]
-    pub methods: Vec<nettriage_study::scan::Method>,
+    pub methods: Vec<nettriage_compress::scan::Method>,
     /// Judge by the first test images in place of training images: for a description, not for a choice that is tested on them
     #[arg(long)]
     pub on_test: bool,

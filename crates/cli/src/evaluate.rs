@@ -9,7 +9,7 @@ use nettriage_engine::{Model, Options};
 use nettriage_formats::load::Loaded;
 use nettriage_formats::onnx::Layout;
 use nettriage_net::{Graph, Kind, Shape};
-use nettriage_study::evaluate::Tally;
+use nettriage_train::Tally;
 use npyz::{NpyFile, Order, WriterBuilder};
 use serde_json::json;
 

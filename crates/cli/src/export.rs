@@ -6,11 +6,11 @@ use nettriage_formats::info::ModelInfo;
 use nettriage_formats::{onnx, safetensors};
 use nettriage_net::Network;
 use nettriage_records::Run;
-use nettriage_study::{Means, recompute};
+use nettriage_study::{RuntimeOptions, recompute};
 
 use crate::args;
 use crate::fail::Fail;
-use crate::subject::setting_of;
+use crate::subject::context_of;
 use crate::{model, report};
 
 /// `nettriage export MODEL -o FILE`.
@@ -27,7 +27,7 @@ pub fn export(args: &args::Export) -> Result<(), Fail> {
     let spec = plan.trials.iter().find(|t| t.id == *trial).or(by_index).ok_or_else(|| {
         Fail::Message(format!("--trial {trial}: no trial of {} has this id or index", folder.display()))
     })?;
-    let network = recompute(&run, &setting_of(&run, args.data_dir.as_deref(), Means::default())?, spec)?;
+    let network = recompute(&run, &context_of(&run, args.data_dir.as_deref(), RuntimeOptions::default())?, spec)?;
     written(&network, args)?;
     let info = ModelInfo {
         mean: plan.data.mean.clone(),

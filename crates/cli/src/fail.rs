@@ -63,5 +63,8 @@ from!(
     nettriage_engine::Error,
     nettriage_data::Error,
     nettriage_records::Error,
+    nettriage_train::Error,
+    nettriage_jobs::Error,
+    nettriage_compress::Error,
     nettriage_study::Error
 );

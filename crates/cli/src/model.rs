@@ -5,7 +5,7 @@ use std::path::Path;
 use nettriage_formats::load::{self, Loaded, Options};
 use nettriage_net::arch::{self, ArchSpec};
 use nettriage_net::{Graph, Shape};
-use nettriage_study::{Setting, Study};
+use nettriage_study::{Study, StudyContext};
 
 use crate::args::Model;
 use crate::fail::Fail;
@@ -28,7 +28,7 @@ pub fn graph(args: &Model) -> Result<Graph, Fail> {
     let path = Path::new(&args.model);
     if path.extension().is_some_and(|e| e == "toml") {
         let (study, text) = Study::read(path)?;
-        return Ok(Setting::new(study, text, None)?.graph);
+        return Ok(StudyContext::new(study, text, None)?.graph);
     }
     if path.exists() {
         return Ok(load(args)?.network.graph);

@@ -4,13 +4,15 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use nettriage_compress::alternating;
+use nettriage_compress::prescribe::{self, Attempt, Budget, FineTuning, Progress, Search, SearchProblem, TrainingSet};
+use nettriage_compress::scan::{Images, Judge, Options, Subject as Scanned};
 use nettriage_data::Augmentation;
+use nettriage_engine::{Optimizer, Schedule};
 use nettriage_net::Network;
 use nettriage_records::prescription::{Figures, Prescription};
 use nettriage_records::scan::Scan;
-use nettriage_study::prescribe::{self, Attempt, Budget, Case, Lessons, Progress, Search, Tuning};
-use nettriage_study::scan::{Images, Judge, Options, Subject as Scanned, alternating};
-use nettriage_study::scheme;
+use nettriage_train::scheme;
 
 use crate::fail::Fail;
 use crate::subject::{self, Subject};
@@ -45,10 +47,10 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
     let budget = budget(args, &scan)?;
     let tuning = tuning(args, &subject)?;
     let training = tuning.clone().map(|tuning| {
-        let lessons = Lessons { data: &subject.data, normalization: &subject.normalization, train: &subject.train };
-        (lessons, tuning)
+        let set = TrainingSet { data: &subject.data, normalization: &subject.normalization, train: &subject.train };
+        (set, tuning)
     });
-    let case = Case {
+    let problem = SearchProblem {
         parent: &subject.network,
         scan: &scan,
         fitted: &fitted,
@@ -57,7 +59,7 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
         attempts: args.attempts,
     };
     let teller = Teller(ProgressBar::hidden());
-    let Search { best, nearest, front, plans } = prescribe::search(&case, budget, &options, &teller)?;
+    let Search { best, nearest, front, plans } = prescribe::search(&problem, budget, &options, &teller)?;
     let Some(attempt) = best else { return Err(refusal(args, &scan, nearest)) };
     let plan = &plans[attempt.place];
 
@@ -176,7 +178,7 @@ fn share(text: &str, unit: &str, of: f64, flag: &str, example: &str) -> Result<f
     })
 }
 
-fn tuning(args: &args::Prescribe, subject: &Subject) -> Result<Option<Tuning>, Fail> {
+fn tuning(args: &args::Prescribe, subject: &Subject) -> Result<Option<FineTuning>, Fail> {
     if args.no_training {
         return Ok(None);
     }
@@ -191,11 +193,14 @@ fn tuning(args: &args::Prescribe, subject: &Subject) -> Result<Option<Tuning>, F
     let augment =
         Augmentation { pad: args.pad.unwrap_or(subject.augment.pad), flip: args.flip || subject.augment.flip };
     augment.check(subject.data.shape())?;
-    Ok(Some(Tuning {
+    Ok(Some(FineTuning {
         stage,
         images: args.train_images.unwrap_or_else(|| (2 * subject.train.len()).min(40_000)),
         batch: 128,
         rate: args.rate,
+        optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
+        schedule: Schedule::OneCycle,
+        clip: Some(5.0),
         augment,
         labelled: !args.subject.unlabelled,
         seed: args.seed,

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{BinaryBytes, HumanDuration};
+use nettriage_jobs::{Executor, Processes, Slurm, Threads, slurm};
 use nettriage_records::{Plan, Run};
-use nettriage_study::executor::{Processes, Slurm, Threads, slurm};
 use nettriage_study::{
-    Estimate, Executor, Limits, Progress, Resources, Setting, Study, estimate, execute, folder_name, outlook, plan,
-    train_parents,
+    Estimate, Limits, Progress, Resources, Study, StudyContext, TrialJobs, estimate, execute, folder_name,
+    pending_work, plan, train_parents,
 };
 
 use crate::args::{self, LogFormat, On};
@@ -25,9 +25,9 @@ use crate::report;
 /// `nettriage run STUDY`.
 pub fn run(args: &args::Run) -> Result<(), Fail> {
     let begin = Instant::now();
-    let (setting, plan) = prepare(&args.train)?;
+    let (context, plan) = prepare(&args.train)?;
     if args.dry_run {
-        return dry_run(args, &setting, &plan);
+        return dry_run(args, &context, &plan);
     }
     let folder = folder(&args.train, &plan);
     let run = Run::create(&folder, &plan)?;
@@ -36,7 +36,7 @@ pub fn run(args: &args::Run) -> Result<(), Fail> {
     let go_on = go_on(&args.train, &folder);
     let interrupt = farewell(args, &teller, &folder, &go_on)?;
     teller.note(&format!("{}: {} trials and controls, records in {}", plan.name, plan.trials.len(), folder.display()));
-    let expected = expectation(args, &run, &setting)?;
+    let expected = expectation(args, &run, &context)?;
     if let Some(expected) = &expected {
         teller.note(&format!("estimate, from a short measurement: {}", in_words(expected)));
     }
@@ -45,7 +45,8 @@ pub fn run(args: &args::Run) -> Result<(), Fail> {
         trials: args.max_trials.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
     };
     let executing = Instant::now();
-    let result = execute(&run, &setting, executor(args, &folder)?.as_ref(), limits, teller.as_ref());
+    let executor = executor(args, &folder)?;
+    let result = execute(&run, &context, executor.as_ref(), resources(&args.train), limits, teller.as_ref());
     teller.finish();
     let complete = result?;
     interrupt.over();
@@ -73,11 +74,11 @@ pub fn run(args: &args::Run) -> Result<(), Fail> {
 
 /// `nettriage train STUDY`.
 pub fn train(args: &args::Train) -> Result<(), Fail> {
-    let (setting, plan) = prepare(args)?;
+    let (context, plan) = prepare(args)?;
     let run = Run::create(&folder(args, &plan), &plan)?;
     let _lock = run.lock()?;
     let teller = Teller::new(args.log_format);
-    let result = train_parents(&run, &setting, resources(args), &teller);
+    let result = train_parents(&run, &context, resources(args), &teller);
     teller.finish();
     result?;
     for parent in run.parents()? {
@@ -93,11 +94,11 @@ pub fn train(args: &args::Train) -> Result<(), Fail> {
     Ok(())
 }
 
-fn prepare(args: &args::Train) -> Result<(Setting, Plan), Fail> {
+fn prepare(args: &args::Train) -> Result<(StudyContext, Plan), Fail> {
     let (study, text) = Study::read(&args.study)?;
-    let setting = Setting::with(study, text, args.data_dir.as_deref(), args.means.resolved())?;
-    let plan = plan(&setting)?;
-    Ok((setting, plan))
+    let context = StudyContext::with(study, text, args.data_dir.as_deref(), args.runtime.resolved())?;
+    let plan = plan(&context)?;
+    Ok((context, plan))
 }
 
 fn folder(args: &args::Train, plan: &Plan) -> PathBuf {
@@ -116,14 +117,14 @@ pub fn cores() -> usize {
 const TASK_CACHE: usize = 1024;
 
 /// Who runs the trials.
-fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn Executor>, Fail> {
+fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn for<'a> Executor<TrialJobs<'a>>>, Fail> {
     let resources = resources(&args.train);
     match args.on {
-        On::Local => Ok(Box::new(Threads(resources))),
+        On::Local => Ok(Box::new(Threads { workers: resources.workers })),
         On::Processes => {
-            let args::Train { cache, means, .. } = &args.train;
+            let args::Train { cache, runtime, .. } = &args.train;
             let mut command = trial_command(&args.train, folder, *cache, resources.workers)?;
-            let threads = means.threads.unwrap_or(1).to_string();
+            let threads = runtime.threads.unwrap_or(1).to_string();
             command.extend(["--threads", &threads, "--index", "-"].map(str::to_owned));
             let command = Box::new(move || {
                 let mut worker = Command::new(&command[0]);
@@ -132,7 +133,7 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn Executor>, Fail> 
                 worker.env("RUST_BACKTRACE", "0");
                 worker
             });
-            Ok(Box::new(Processes { resources, retries: args.retries, command }))
+            Ok(Box::new(Processes { workers: resources.workers, retries: args.retries, command }))
         }
         On::Slurm => {
             let args::Slurm { slurm_option, slurm_tasks, slurm_chunk, .. } = &args.slurm;
@@ -145,7 +146,6 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn Executor>, Fail> 
                 chunk: *slurm_chunk,
                 retries: args.retries,
                 until: args.max_time.map(|time| now + time.as_secs_f64()),
-                resources,
             }))
         }
     }
@@ -164,15 +164,15 @@ fn trial_command(args: &args::Train, folder: &Path, cache: usize, sharers: usize
     if let Some(data) = &args.data_dir {
         command.extend(["--data-dir".to_owned(), text(data)?]);
     }
-    if let Some(scratch) = &args.means.scratch {
+    if let Some(scratch) = &args.runtime.scratch {
         command.extend(["--scratch".to_owned(), text(scratch)?]);
     }
-    let args::Means { data_memory, disk_cache, without, .. } = &args.means;
+    let args::Runtime { data_memory, disk_cache, no_reuse, .. } = &args.runtime;
     for (name, value) in [
         ("--cache", (cache / sharers).to_string()),
         ("--disk-cache", (disk_cache / sharers).to_string()),
         ("--data-memory", (data_memory / sharers as u64).to_string()),
-        ("--without", without.to_string()),
+        ("--no-reuse", no_reuse.to_string()),
     ] {
         command.extend([name.to_owned(), value]);
     }
@@ -196,7 +196,7 @@ fn farewell(args: &args::Run, teller: &Arc<Teller>, folder: &Path, go_on: &str) 
         let saved = if of == 0 { "the plan is saved".to_owned() } else { format!("{saved} of {of} trials are saved") };
         let jobs = match (on, cancel) {
             (On::Slurm, false) => format!("; the jobs go on, and `nettriage status {place}` follows them"),
-            (On::Slurm, true) => match run.map_err(Fail::from).and_then(|run| Ok(slurm::cancel(&run)?)) {
+            (On::Slurm, true) => match run.map_err(Fail::from).and_then(|run| Ok(slurm::cancel(run.folder())?)) {
                 Ok(jobs) => format!("; jobs cancelled: {jobs}"),
                 Err(error) => format!("; the jobs could not be cancelled ({error})"),
             },
@@ -207,8 +207,8 @@ fn farewell(args: &args::Run, teller: &Arc<Teller>, folder: &Path, go_on: &str) 
 }
 
 /// The estimate of what is left of a run; none if nothing is, or where others do the work.
-fn expectation(args: &args::Run, run: &Run, setting: &Setting) -> Result<Option<Estimate>, Fail> {
-    let (mut pending, parents) = outlook(run, setting)?;
+fn expectation(args: &args::Run, run: &Run, context: &StudyContext) -> Result<Option<Estimate>, Fail> {
+    let (mut pending, parents) = pending_work(run, context)?;
     pending.truncate(args.max_trials.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX));
     if pending.is_empty() || args.on == On::Slurm {
         return Ok(None);
@@ -217,7 +217,7 @@ fn expectation(args: &args::Run, run: &Run, setting: &Setting) -> Result<Option<
         // In a process of its own too: a measurement that runs out of memory must not take the run with it.
         return Ok(measured_apart(args, run.folder()));
     }
-    Ok(Some(estimate(setting, run.plan(), &pending, parents, resources(&args.train), false)?))
+    Ok(Some(estimate(context, run.plan(), &pending, parents, resources(&args.train), false)?))
 }
 
 /// The estimate that a dry run of this program makes; none if it fails.
@@ -263,7 +263,7 @@ fn came(expected: &Estimate, took: Duration, complete: bool) -> String {
 }
 
 /// The plan, and what is left of it will take.
-fn dry_run(args: &args::Run, setting: &Setting, plan: &Plan) -> Result<(), Fail> {
+fn dry_run(args: &args::Run, context: &StudyContext, plan: &Plan) -> Result<(), Fail> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let json = args.train.log_format == LogFormat::Json;
     for (index, spec) in plan.trials.iter().enumerate() {
@@ -275,15 +275,15 @@ fn dry_run(args: &args::Run, setting: &Setting, plan: &Plan) -> Result<(), Fail>
     }
     let begun = Run::open(&folder(&args.train, plan)).ok().filter(|run| run.plan() == plan);
     let (pending, parents) = match &begun {
-        Some(run) => outlook(run, setting)?,
+        Some(run) => pending_work(run, context)?,
         None => ((0..plan.trials.len()).collect(), plan.parents.len()),
     };
     let resources = resources(&args.train);
-    let expected = estimate(setting, plan, &pending, parents, resources, args.on == On::Processes)?;
+    let expected = estimate(context, plan, &pending, parents, resources, args.on == On::Processes)?;
     if json {
         writeln!(out, "{}", serde_json::to_string(&expected).map_err(|e| Fail::Message(e.to_string()))?)?;
     } else {
-        let halving = if setting.study.halving.is_some() { "; halving will leave some out" } else { "" };
+        let halving = if context.study.halving.is_some() { "; halving will leave some out" } else { "" };
         writeln!(
             out,
             "{} trials and controls, {} parents; {} left",

@@ -6,10 +6,10 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use nettriage_compress::scan::{self, Options, Phase, Progress, Scope};
 use nettriage_records::Run;
 use nettriage_records::scan::{Scan, Trust};
 use nettriage_report::scan::Rankings;
-use nettriage_study::scan::{self, Options, Phase, Progress, Scope};
 
 use crate::args::{self, Ranges};
 use crate::fail::Fail;

@@ -4,8 +4,8 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::HumanDuration;
+use nettriage_jobs::slurm;
 use nettriage_records::{Run, Status};
-use nettriage_study::executor::slurm;
 
 use crate::args;
 use crate::fail::Fail;
@@ -83,7 +83,7 @@ fn table(run: &Run, status: &Status) -> String {
         row("time", format!("about {left} left at this pace"));
     }
     if !status.is_complete()
-        && let Some(queue) = slurm::queue_state(run)
+        && let Some(queue) = slurm::queue_state(run.folder())
     {
         row("slurm", format!("{} tasks running, {} waiting", queue.running, queue.waiting));
     }

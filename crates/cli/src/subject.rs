@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::path::Path;
 
+use nettriage_compress::scan::Images;
 use nettriage_data::{Augmentation, Dataset, Images as Pictures, Normalization, fill_plain, first};
 use nettriage_formats::info::ModelInfo;
 use nettriage_formats::safetensors;
-use nettriage_net::{Graph, Network, Shape};
+use nettriage_net::{Graph, Network};
 use nettriage_records::Run;
-use nettriage_study::scan::Images;
-use nettriage_study::{Means, Setting, Study, without_softmax};
+use nettriage_study::{RuntimeOptions, Study, StudyContext};
+use nettriage_train::{check_images, without_softmax};
 
 use crate::args;
 use crate::fail::Fail;
@@ -56,7 +57,7 @@ fn of_file(args: &args::Subject) -> Result<Subject, Fail> {
     let data = match (name.as_str(), &args.data_dir) {
         ("folder", Some(dir)) if args.unlabelled => {
             let data = nettriage_data::open_unlabelled(dir, graph.input.height)?;
-            check_shape(graph, &data)?;
+            check_images(graph, &data)?;
             data
         }
         (name, dir) => dataset(graph, name, dir.as_deref())?,
@@ -97,24 +98,24 @@ fn of_run(args: &args::Subject, folder: &Path) -> Result<Subject, Fail> {
         )));
     }
     let run = Run::open(folder)?;
-    let (setting, network) = parent_of(&run, args.parent, args.data_dir.as_deref())?;
-    let judged = first(&setting.data.train, &setting.validation, args.judged);
+    let (context, network) = parent_of(&run, args.parent, args.data_dir.as_deref())?;
+    let judged = first(&context.data.train, &context.validation, args.judged);
     Ok(Subject {
         network,
         source: folder.display().to_string(),
-        info: info(&setting.normalization, &setting.data),
-        train: setting.train.clone(),
+        info: info(&context.normalization, &context.data),
+        train: context.train.clone(),
         judged_from: format!("{} validation images of the run", judged.len()),
         judged,
-        normalization: setting.normalization.clone(),
-        augment: setting.study.data.augment,
-        data: setting.data,
+        normalization: context.normalization.clone(),
+        augment: context.study.data.augment,
+        data: context.data,
         unlabelled: args.unlabelled,
     })
 }
 
-/// A run's setting, and its parent of that seed (the first if none is named).
-pub fn parent_of(run: &Run, seed: Option<u64>, data_dir: Option<&Path>) -> Result<(Setting, Network), Fail> {
+/// A run's context, and its parent of that seed (the first if none is named).
+pub fn parent_of(run: &Run, seed: Option<u64>, data_dir: Option<&Path>) -> Result<(StudyContext, Network), Fail> {
     let (folder, plan) = (run.folder(), run.plan());
     let spec = plan.parents.iter().find(|p| seed.is_none_or(|seed| p.seed == seed));
     let spec = spec.ok_or_else(|| {
@@ -125,14 +126,14 @@ pub fn parent_of(run: &Run, seed: Option<u64>, data_dir: Option<&Path>) -> Resul
         let problem = "its parent is not trained yet: finish `nettriage run` or `nettriage train` first";
         return Err(Fail::Message(format!("{}: {problem}", folder.display())));
     }
-    Ok((setting_of(run, data_dir, Means::default())?, safetensors::load(&weights)?))
+    Ok((context_of(run, data_dir, RuntimeOptions::default())?, safetensors::load(&weights)?))
 }
 
-/// The setting that a run was made from.
-pub fn setting_of(run: &Run, data_dir: Option<&Path>, means: Means) -> Result<Setting, Fail> {
+/// The context that a run was made from.
+pub fn context_of(run: &Run, data_dir: Option<&Path>, runtime: RuntimeOptions) -> Result<StudyContext, Fail> {
     let text = &run.plan().study;
     let study = Study::parse(text, &run.folder().join("plan.json").display().to_string())?;
-    Ok(Setting::with(study, text.clone(), data_dir, means)?)
+    Ok(StudyContext::with(study, text.clone(), data_dir, runtime)?)
 }
 
 fn info(normalization: &Normalization, data: &Dataset) -> ModelInfo {
@@ -184,7 +185,7 @@ pub fn dataset(graph: &Graph, name: &str, dir: Option<&Path>) -> Result<Dataset,
         }
         (name, dir) => nettriage_data::open(name, dir)?,
     };
-    check_shape(graph, &dataset)?;
+    check_images(graph, &dataset)?;
     let (outputs, classes) = (graph.output_shape()?.elements(), dataset.classes.len());
     if outputs != classes {
         return Err(Fail::Message(format!(
@@ -193,15 +194,6 @@ pub fn dataset(graph: &Graph, name: &str, dir: Option<&Path>) -> Result<Dataset,
         )));
     }
     Ok(dataset)
-}
-
-fn check_shape(graph: &Graph, dataset: &Dataset) -> Result<(), Fail> {
-    let shape = Shape::new(dataset.channels, dataset.height, dataset.width);
-    if graph.input != shape {
-        let problem = format!("{} takes {} images, {} holds {shape}", graph.name, graph.input, dataset.name);
-        return Err(Fail::Message(problem));
-    }
-    Ok(())
 }
 
 /// What the user says, else what stands beside the network, else the training set's own.

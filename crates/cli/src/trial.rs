@@ -1,18 +1,16 @@
 //! `trial`: single trials of a plan, by their places in it.
 
-use std::io::{BufRead, Write};
 use std::path::Path;
-use std::sync::mpsc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nettriage_records::Run;
-use nettriage_study::{Means, Resources, Setting, Worker};
+use nettriage_study::{Resources, RuntimeOptions, StudyContext, Worker};
 
 use crate::args;
 use crate::fail::Fail;
 use crate::progress::title;
 use crate::run::cores;
-use crate::subject::setting_of;
+use crate::subject::context_of;
 
 /// `nettriage trial --plan PLAN --index I`.
 pub fn trial(args: &args::Trial) -> Result<(), Fail> {
@@ -20,10 +18,17 @@ pub fn trial(args: &args::Trial) -> Result<(), Fail> {
     let folder = if named_plan { args.plan.parent().unwrap_or(Path::new("")) } else { &args.plan };
     let run = Run::open(folder)?;
     let indices = if args.index == "-" { None } else { Some(indices(&args.index, run.plan().trials.len())?) };
-    let setting = setting(&run, args.data_dir.as_deref(), args.means.resolved())?;
-    let threads = args.means.threads.map_or_else(cores, usize::from);
-    let mut worker = Worker::new(&run, &setting, Resources { workers: threads, cache: args.cache << 20 });
-    let Some(indices) = indices else { return serve(&mut worker) };
+    let context = context(&run, args.data_dir.as_deref(), args.runtime.resolved())?;
+    let threads = args.runtime.threads.map_or_else(cores, usize::from);
+    let mut worker = Worker::new(&run, &context, Resources { workers: threads, cache: args.cache << 20 });
+    let Some(indices) = indices else {
+        let run = |index| {
+            worker.trial(index)?;
+            warn(&worker);
+            Ok(())
+        };
+        return nettriage_jobs::serve(run).map_err(|error| Fail::Message(error.to_string()));
+    };
     for index in indices {
         let spec = &run.plan().trials[index];
         // Read, not looked at: a torn record is redone.
@@ -35,49 +40,30 @@ pub fn trial(args: &args::Trial) -> Result<(), Fail> {
             return Ok(());
         }
         let record = worker.trial(index)?;
+        warn(&worker);
         println!("{}: {}", record.spec.id, title(&record.spec));
     }
     Ok(())
 }
 
-/// The setting that the plan was made from, if this program would plan the same.
-pub fn setting(run: &Run, data_dir: Option<&Path>, means: Means) -> Result<Setting, Fail> {
+/// Reports, once, why activations could not be stored.
+fn warn(worker: &Worker<'_>) {
+    if let Some(warning) = worker.take_warning() {
+        eprintln!("note: {warning}");
+    }
+}
+
+/// The study context that the plan was made from, if this program would plan the same.
+fn context(run: &Run, data_dir: Option<&Path>, runtime: RuntimeOptions) -> Result<StudyContext, Fail> {
     let plan = run.plan();
     let file = run.folder().join("plan.json").display().to_string();
-    let setting = setting_of(run, data_dir, means)?;
-    if nettriage_study::plan(&setting)? != *plan {
+    let context = context_of(run, data_dir, runtime)?;
+    if nettriage_study::plan(&context)? != *plan {
         return Err(Fail::Message(format!(
             "{file}: this program, with the data at hand, would plan otherwise; run the plan with the version and data that made it",
         )));
     }
-    Ok(setting)
-}
-
-/// Runs the trials whose places come in on standard input, and answers each with a line: `done` and the place, or
-/// `error` and what is wrong. Ends at once when the input does, in the midst of a trial even: who asked is gone.
-fn serve(worker: &mut Worker<'_>) -> Result<(), Fail> {
-    let (send, receive) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines() {
-            if !line.is_ok_and(|line| send.send(line).is_ok()) {
-                break;
-            }
-        }
-        std::process::exit(0);
-    });
-    for line in receive {
-        let index = line.trim().parse();
-        let index =
-            index.map_err(|_| Fail::Message(format!("`{}` on standard input is no place in a plan", line.trim())))?;
-        let answer = match worker.trial(index) {
-            Ok(_) => format!("done {index}"),
-            Err(error) => format!("error {}", error.to_string().replace('\n', " ")),
-        };
-        let mut out = std::io::stdout().lock();
-        writeln!(out, "{answer}")?;
-        out.flush()?;
-    }
-    Ok(())
+    Ok(context)
 }
 
 /// Places such as `3` or `3,7-9`, each below `trials`.

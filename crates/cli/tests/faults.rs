@@ -120,10 +120,10 @@ fn workers_are_killed_thirty_times() {
 }
 
 #[test]
-fn workers_share_their_parents_means_and_end_with_it() {
+fn worker_processes_share_the_options_and_end_with_their_parent() {
     let place = Place::new(&STUDY.replace("images = 96", "images = 96000"));
-    let means = ["--data-memory", "64", "--disk-cache", "10", "--threads", "3", "--without", "hint"];
-    let mut run = quietly(&mut place.run("run", &[&["--on", "processes", "--workers", "2"], &means[..]].concat()));
+    let options = ["--data-memory", "64", "--disk-cache", "10", "--threads", "3", "--no-reuse", "hint"];
+    let mut run = quietly(&mut place.run("run", &[&["--on", "processes", "--workers", "2"], &options[..]].concat()));
     let words = |pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
     // A process is its parent's copy for a moment.
     let workers = || children(run.id()).into_iter().filter(|&pid| words(pid).contains(" trial ")).collect::<Vec<_>>();
@@ -131,8 +131,8 @@ fn workers_share_their_parents_means_and_end_with_it() {
     let workers = workers();
     for &pid in &workers {
         let words = words(pid);
-        for means in ["--data-memory 32 ", "--disk-cache 5 ", "--threads 3 ", "--without hint "] {
-            assert!(words.contains(means), "{words}");
+        for options in ["--data-memory 32 ", "--disk-cache 5 ", "--threads 3 ", "--no-reuse hint "] {
+            assert!(words.contains(options), "{words}");
         }
     }
     run.kill().unwrap();

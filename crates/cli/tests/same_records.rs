@@ -27,20 +27,20 @@ fn no_saving_changes_a_record() {
     let scratch = place.path("scratch");
     std::fs::create_dir(&scratch).unwrap();
     let scratch = scratch.to_str().unwrap();
-    for (name, means) in [
-        ("all", &["--without", "all"][..]),
-        ("prefix", &["--without", "prefix"]),
-        ("evaluation", &["--without", "evaluation"]),
-        ("hint", &["--without", "hint"]),
-        ("kept", &["--without", "kept"]),
-        ("sweep", &["--without", "sweep"]),
-        ("solved", &["--without", "solved"]),
+    for (name, options) in [
+        ("all", &["--no-reuse", "all"][..]),
+        ("prefix", &["--no-reuse", "prefix"]),
+        ("evaluation", &["--no-reuse", "evaluation"]),
+        ("hint", &["--no-reuse", "hint"]),
+        ("activations", &["--no-reuse", "activations"]),
+        ("backward", &["--no-reuse", "backward"]),
+        ("solutions", &["--no-reuse", "solutions"]),
         ("disk", &["--cache", "0", "--disk-cache", "4096", "--scratch", scratch]),
         ("streamed", &["--data-memory", "0", "--scratch", scratch]),
         ("inside", &["--workers", "1", "--threads", "3"]),
-        ("plain", &["--without", "all", "--cache", "0", "--workers", "1", "--threads", "2", "--data-memory", "0"]),
+        ("plain", &["--no-reuse", "all", "--cache", "0", "--workers", "1", "--threads", "2", "--data-memory", "0"]),
     ] {
-        let other = place.complete(name, means);
+        let other = place.complete(name, options);
         assert!(usual == other, "{name}");
         assert_same(&usual, &other);
     }
@@ -73,10 +73,10 @@ fn a_target_that_passes_is_the_target_that_is_kept() {
 #[test]
 fn half_precision_is_asked_for_and_stands_in_the_record() {
     let place = Place::new(&STUDY.replace("[triage]", "activations = \"f16\"\n[triage]"));
-    let kept = place.complete("kept", &["--workers", "2"]);
+    let kept = place.complete("activations", &["--workers", "2"]);
     let plain = place.complete("plain", &["--workers", "1", "--cache", "0"]);
     let disk = place.complete("disk", &["--cache", "0", "--disk-cache", "64"]);
-    let anew = place.complete("anew", &["--workers", "3", "--without", "kept"]);
+    let anew = place.complete("anew", &["--workers", "3", "--no-reuse", "activations"]);
     assert_same(&kept, &plain);
     assert_same(&kept, &disk);
     assert_same(&kept, &anew);
@@ -97,9 +97,9 @@ fn half_precision_is_asked_for_and_stands_in_the_record() {
     };
     let exact = own(&unrounded, "full", &full);
     assert!(!exact.is_empty());
-    assert_eq!(own(&place, "kept", &kept), exact);
+    assert_eq!(own(&place, "activations", &kept), exact);
     for record in trials(&kept) {
-        let text = std::fs::read_to_string(place.path("kept").join(record)).unwrap();
+        let text = std::fs::read_to_string(place.path("activations").join(record)).unwrap();
         assert!(text.contains("\"activations\":\"f16\"") || text.contains("\"activations\": \"f16\""), "{text}");
     }
 }

@@ -22,6 +22,15 @@ pub enum Error {
     /// The study asks for something that its network or data cannot give.
     #[error("{0}")]
     Plan(String),
+    /// From training.
+    #[error(transparent)]
+    Train(#[from] nettriage_train::Error),
+    /// From least squares.
+    #[error(transparent)]
+    Compress(#[from] nettriage_compress::Error),
+    /// From the executor.
+    #[error(transparent)]
+    Jobs(#[from] nettriage_jobs::Error),
     /// From the network.
     #[error(transparent)]
     Net(#[from] nettriage_net::Error),

@@ -11,14 +11,14 @@ use nettriage_engine::{Model, Options};
 use nettriage_net::Network;
 use nettriage_records::Plan;
 use nettriage_records::plan::{BlockSummary, Role, TrialSpec};
+use nettriage_train::scheme::{Loss, Scheme, Train};
+use nettriage_train::{EVALUATION_BATCH, seed};
 use serde::{Deserialize, Serialize};
 
-use crate::evaluate::BATCH;
-use crate::executor::Resources;
-use crate::scheme::{Loss, Scheme, Train};
-use crate::setting::Setting;
+use crate::Error;
+use crate::context::StudyContext;
+use crate::jobs::Resources;
 use crate::study::Reading;
-use crate::{Error, seed};
 
 /// What a study will take.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ const LOOK: Duration = Duration::from_millis(60);
 ///
 /// With `separate` every worker is a process with data and cache of its own.
 pub fn estimate(
-    setting: &Setting,
+    context: &StudyContext,
     plan: &Plan,
     pending: &[usize],
     parents: usize,
@@ -55,15 +55,15 @@ pub fn estimate(
     separate: bool,
 ) -> Result<Estimate, Error> {
     let workers = resources.workers.clamp(1, pending.len().max(1));
-    let pace = measure(setting, workers)?;
-    let costs = Costs { setting, plan, pace, cached: resources.cache > 0 };
+    let step = measure(context, workers)?;
+    let costs = Costs { context, plan, step, cached: resources.cache > 0 };
     let single: f64 = pending.iter().map(|&place| costs.trial(&plan.trials[place])).sum();
     let (shared, shared_bytes) = costs.shared(pending);
-    let training = setting.study.parent.training.as_ref().filter(|_| setting.given.is_none());
-    let images = training.map_or(0.0, |training| training.epochs * setting.train.len() as f64);
+    let training = context.study.parent.training.as_ref().filter(|_| context.given.is_none());
+    let images = training.map_or(0.0, |training| training.epochs * context.train.len() as f64);
     // A parent's training is one after another; threads inside it gain about what whole trials side by side do.
-    let parent = images * pace.train + (21 * setting.validation.len() + setting.data.test.len()) as f64 * pace.forward;
-    let data = setting.data.train.pixels.len() + setting.data.test.pixels.len();
+    let parent = images * step.train + (21 * context.validation.len() + context.data.test.len()) as f64 * step.forward;
+    let data = context.data.train.pixels.len() + context.data.test.pixels.len();
     let cache = shared_bytes.min(resources.cache as f64);
     let copies = if separate { workers as u64 + 1 } else { 1 };
     // In one process all share one cache; apart, each works through its share of the trials.
@@ -71,7 +71,7 @@ pub fn estimate(
         parents: parents as f64 * parent / workers as f64,
         trials: (single + shared) / workers as f64,
         trial: if pending.is_empty() { 0.0 } else { (single + shared) / pending.len() as f64 },
-        bytes: PROGRAM + copies * data as u64 + workers as u64 * pace.bytes + cache as u64,
+        bytes: PROGRAM + copies * data as u64 + workers as u64 * step.bytes + cache as u64,
     })
 }
 
@@ -80,7 +80,7 @@ const PROGRAM: u64 = 16 << 20;
 
 /// What was measured, per worker while all are at work.
 #[derive(Clone, Copy)]
-struct Pace {
+struct StepCost {
     /// Seconds per image and training step.
     train: f64,
     /// Seconds per image and forward pass.
@@ -89,46 +89,46 @@ struct Pace {
     bytes: u64,
 }
 
-fn measure(setting: &Setting, workers: usize) -> Result<Pace, Error> {
-    let children = &setting.study.children;
+fn measure(context: &StudyContext, workers: usize) -> Result<StepCost, Error> {
+    let children = &context.study.children;
     let mut rng = seed::rng("measurement", &[]);
-    let network = Network::initialised(setting.graph.clone(), &mut rng)?;
+    let network = Network::initialised(context.graph.clone(), &mut rng)?;
     let together = Barrier::new(workers);
-    let one = || -> Result<Pace, Error> {
+    let one = || -> Result<StepCost, Error> {
         let training = Options::training(children.batch, children.optimizer);
         let model = Model::new(&network, &Options { exact: children.exact, ..training });
-        let inference = Options { exact: children.exact, ..Options::inference(BATCH) };
-        let examiner = Model::new(&network, &inference);
+        let inference = Options { exact: children.exact, ..Options::inference(EVALUATION_BATCH) };
+        let evaluator = Model::new(&network, &inference);
         // Everybody passes here, come what may, or the others would wait for ever.
         together.wait();
-        let (mut model, mut examiner) = (model?, examiner?);
-        let elements = setting.graph.input.elements();
+        let (mut model, mut evaluator) = (model?, evaluator?);
+        let elements = context.graph.input.elements();
         let image = |n: usize| (0..n * elements).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect::<Vec<f32>>();
-        let (batch, plain) = (image(children.batch), image(BATCH));
-        let grad = vec![1e-6; children.batch * setting.classes()];
+        let (batch, plain) = (image(children.batch), image(EVALUATION_BATCH));
+        let grad = vec![1e-6; children.batch * context.classes()];
         let train = repeat(|| {
             model.forward_train(&batch, 1);
             model.backward(&batch, &grad);
             model.step(1e-6, None);
         });
         let forward = repeat(|| {
-            std::hint::black_box(examiner.forward(&plain));
+            std::hint::black_box(evaluator.forward(&plain));
         });
         let weights: usize = network.weights.values().map(|tensor| 4 * tensor.data.len()).sum();
-        Ok(Pace {
+        Ok(StepCost {
             train: train / children.batch as f64,
-            forward: forward / BATCH as f64,
+            forward: forward / EVALUATION_BATCH as f64,
             // Beside the models: the network, its best state, and what it began as.
-            bytes: (model.memory_bytes() + 2 * examiner.memory_bytes() + 4 * weights) as u64,
+            bytes: (model.memory_bytes() + 2 * evaluator.memory_bytes() + 4 * weights) as u64,
         })
     };
-    let paces: Vec<Pace> = std::thread::scope(|scope| {
+    let steps: Vec<StepCost> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..workers).map(|_| scope.spawn(one)).collect();
         let ends = threads.into_iter().map(|thread| thread.join().expect("a measurement does not panic"));
         ends.collect::<Result<_, Error>>()
     })?;
-    let mean = |of: fn(&Pace) -> f64| paces.iter().map(of).sum::<f64>() / paces.len() as f64;
-    Ok(Pace { train: mean(|p| p.train), forward: mean(|p| p.forward), bytes: paces[0].bytes })
+    let mean = |of: fn(&StepCost) -> f64| steps.iter().map(of).sum::<f64>() / steps.len() as f64;
+    Ok(StepCost { train: mean(|p| p.train), forward: mean(|p| p.forward), bytes: steps[0].bytes })
 }
 
 /// Mean seconds of a call, the first not counted.
@@ -143,9 +143,9 @@ fn repeat(mut call: impl FnMut()) -> f64 {
 }
 
 struct Costs<'a> {
-    setting: &'a Setting,
+    context: &'a StudyContext,
     plan: &'a Plan,
-    pace: Pace,
+    step: StepCost,
     cached: bool,
 }
 
@@ -171,14 +171,14 @@ impl Costs<'_> {
 
     fn scheme(&self, spec: &TrialSpec) -> Scheme {
         let none = || Scheme { name: spec.scheme.clone(), stages: Vec::new() };
-        self.setting.study.scheme(&spec.scheme).unwrap_or_else(none)
+        self.context.study.scheme(&spec.scheme).unwrap_or_else(none)
     }
 
     /// Seconds of one trial, without what trials share.
     fn trial(&self, spec: &TrialSpec) -> f64 {
-        let Pace { train, forward, .. } = self.pace;
+        let StepCost { train, forward, .. } = self.step;
         let backward = (train - forward).max(0.0);
-        let children = &self.setting.study.children;
+        let children = &self.context.study.children;
         let block = self.block(spec);
         let (head, tail) = block.map_or((1.0, 0.0), |block| self.around(block));
         let own = match (block, &spec.substitute, spec.role) {
@@ -205,9 +205,9 @@ impl Costs<'_> {
         }
         let seen = if local { own + tail } else { head + own + tail };
         // Before, at every point of the curve and at the end; the test set at the end and, as often as not, at the best point.
-        let looks = (children.curve + 2) * self.setting.validation.len() * usize::from(!scheme.stages.is_empty())
-            + 2 * self.setting.validation.len() * usize::from(scheme.stages.is_empty());
-        let tests = 1.5 * self.setting.test.len() as f64;
+        let looks = (children.curve + 2) * self.context.validation.len() * usize::from(!scheme.stages.is_empty())
+            + 2 * self.context.validation.len() * usize::from(scheme.stages.is_empty());
+        let tests = 1.5 * self.context.test.len() as f64;
         // Filters are watched on 200 images, and the trial's and the parent's inference are timed on 6
         // batches of 32, unless an architecture has enough passes already.
         let read = |reading, images: f64| if children.reads(reading) { images } else { 0.0 };
@@ -221,7 +221,7 @@ impl Costs<'_> {
         if !self.cached {
             return (0.0, 0.0);
         }
-        let children = &self.setting.study.children;
+        let children = &self.context.study.children;
         let (mut seconds, mut bytes) = (0.0, 0.0);
         let mut known = std::collections::BTreeSet::new();
         for spec in pending.iter().map(|&place| &self.plan.trials[place]) {
@@ -229,11 +229,11 @@ impl Costs<'_> {
             let Some(block) = self.block(spec) else { continue };
             let (head, _) = self.around(block);
             let elements = |shape: [usize; 3]| shape.iter().product::<usize>() as f64 * 4.0;
-            let logits = 4.0 * self.setting.classes() as f64;
+            let logits = 4.0 * self.context.classes() as f64;
             let local = scheme.stages.iter().any(|stage| stage.train == Train::Substitute);
             let hint = scheme.stages.iter().any(|stage| stage.loss == Loss::Hint);
             // What one trial alone reads is not kept.
-            let kept = if self.setting.study.repeats_hints() { 1.0 } else { 0.0 };
+            let kept = if self.context.study.repeats_hints() { 1.0 } else { 0.0 };
             let wanted = [
                 (local, "input", head, elements(block.input)),
                 (hint, "output", head + block.macs as f64 / self.macs(), kept * elements(block.output)),
@@ -242,21 +242,21 @@ impl Costs<'_> {
             for (_, what, share, size) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
                 let name = if what == "logits" { "" } else { block.name.as_str() };
                 if known.insert((&spec.parent, spec.seed, name, what)) {
-                    seconds += self.pace.forward * share * children.images as f64;
+                    seconds += self.step.forward * share * children.images as f64;
                     bytes += size * children.images as f64;
                 }
             }
-            let evaluated = (self.setting.validation.len() + self.setting.test.len()) as f64;
+            let evaluated = (self.context.validation.len() + self.context.test.len()) as f64;
             if local && known.insert((&spec.parent, u64::MAX, block.name.as_str(), "evaluation")) {
-                seconds += self.pace.forward * head * evaluated;
+                seconds += self.step.forward * head * evaluated;
                 bytes += elements(block.input) * evaluated;
             }
             if spec.init.as_deref() == Some("least-squares")
                 && known.insert((&spec.parent, u64::MAX, block.name.as_str(), "least squares"))
             {
                 // Normal equations of (kernel area x channels) unknowns cost some tens of the substitute's own passes.
-                let images = children.calibration.min(self.setting.train.len()) as f64;
-                seconds += self.pace.forward * images * (head + block.macs as f64 / self.macs());
+                let images = children.calibration.min(self.context.train.len()) as f64;
+                seconds += self.step.forward * images * (head + block.macs as f64 / self.macs());
             }
         }
         (seconds, bytes)

@@ -1,30 +1,30 @@
-//! Running a plan: what is left of it goes to an executor.
+//! Running a plan: the trials without a record go to an executor.
 
 use std::time::Instant;
 
 use nettriage_formats::safetensors;
+use nettriage_jobs::Executor;
 use nettriage_net::Network;
-use nettriage_records::plan::{ParentSpec, TrialSpec};
-use nettriage_records::record::CurvePoint;
+use nettriage_records::plan::TrialSpec;
 use nettriage_records::{Halving, Run, content_id};
 
-use crate::executor::{Executor, Job, Progress, Resources, parent_of};
-use crate::feed::{Parent, Shared};
-use crate::halving::{self, Ladder};
-use crate::setting::Setting;
-use crate::{Error, parent, pictures, trial};
+use crate::context::StudyContext;
+use crate::halving::{self, HalvingState};
+use crate::jobs::{Progress, Resources, TrialJobs, cache_order, parent_of, train_all};
+use crate::shared::SharedWork;
+use crate::{Error, parent, trial};
 
 /// The run's name: the study's and a hash of its plan.
 pub fn folder_name(plan: &nettriage_records::Plan) -> String {
     format!("{}-{}", plan.name, &content_id(plan)[..8])
 }
 
-/// Bounds of one call; what is left over is for the next.
+/// Bounds of one call; a later call continues.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
-    /// No trial is begun after this.
+    /// No trial starts after this.
     pub deadline: Option<Instant>,
-    /// At most so many trials.
+    /// Most trials to run.
     pub trials: Option<usize>,
 }
 
@@ -33,45 +33,50 @@ pub struct Limits {
 /// The caller holds the run's lock.
 pub fn execute(
     run: &Run,
-    setting: &Setting,
-    executor: &dyn Executor,
+    context: &StudyContext,
+    executor: &dyn for<'a> Executor<TrialJobs<'a>>,
+    resources: Resources,
     limits: Limits,
     progress: &dyn Progress,
 ) -> Result<bool, Error> {
     let mut allowed = limits.trials.unwrap_or(usize::MAX);
     loop {
-        let Step { left, pending, of, halving } = next(run, setting)?;
+        let Remaining { left, pending, of, halving } = remaining(run, context)?;
         if halving.is_some() && halving != run.halving()? {
             halving.map_or(Ok(()), |halving| run.write_halving(&halving))?;
         }
         if pending.is_empty() {
             return Ok(left == 0);
         }
-        let pending = &pending[..pending.len().min(allowed)];
+        let mut pending = pending;
+        pending.truncate(allowed);
         let over = limits.deadline.is_some_and(|deadline| Instant::now() >= deadline);
         if pending.is_empty() || over {
             return Ok(false);
         }
         allowed -= pending.len();
         let done = (of - left, of);
-        executor.run(&Job { run, setting, pending, done, deadline: limits.deadline, progress })?;
+        if executor.shares_memory() {
+            cache_order(run, context, &mut pending);
+        }
+        executor.run(&TrialJobs::new(run, context, &pending, done, limits.deadline, resources, progress))?;
         let none = pending.iter().all(|&place| !run.has(&run.plan().trials[place].id));
         if none {
-            // Nothing moves: rather stop than turn in circles.
+            // No trial could be run: stop rather than try for ever.
             return Ok(false);
         }
     }
 }
 
 /// Places of the trials that may run now, and of the parents that are not there yet.
-pub fn outlook(run: &Run, setting: &Setting) -> Result<(Vec<usize>, usize), Error> {
-    let pending = next(run, setting)?.pending;
+pub fn pending_work(run: &Run, context: &StudyContext) -> Result<(Vec<usize>, usize), Error> {
+    let pending = remaining(run, context)?.pending;
     let specs = &run.plan().parents;
     Ok((pending, specs.iter().filter(|spec| !run.parent_weights_path(&spec.id).exists()).count()))
 }
 
 /// What may be run next.
-struct Step {
+struct Remaining {
     /// Trials that are to have a record and have none.
     left: usize,
     /// Places of those that may run now: all, or those of this rung of the ladder.
@@ -82,38 +87,29 @@ struct Step {
     halving: Option<Halving>,
 }
 
-fn next(run: &Run, setting: &Setting) -> Result<Step, Error> {
+fn remaining(run: &Run, context: &StudyContext) -> Result<Remaining, Error> {
     let pending = pending(run)?;
     let trials = &run.plan().trials;
-    let Some(keep) = setting.study.halving.as_ref().map(|halving| halving.keep) else {
-        return Ok(Step { left: pending.len(), pending, of: trials.len(), halving: None });
+    let Some(keep) = context.study.halving.as_ref().map(|halving| halving.keep) else {
+        return Ok(Remaining { left: pending.len(), pending, of: trials.len(), halving: None });
     };
-    let Ladder { halving, seeds } = halving::climb(run, keep)?;
+    let HalvingState { halving, seeds } = halving::state_of(run, keep)?;
     let left: Vec<usize> = pending.into_iter().filter(|&i| !halving.skipped.contains(&trials[i].id)).collect();
     let now = left.iter().copied().filter(|&i| trials[i].seed < seeds).collect();
     let of = trials.len() - halving.skipped.len();
-    Ok(Step { left: left.len(), pending: now, of, halving: Some(halving) })
+    Ok(Remaining { left: left.len(), pending: now, of, halving: Some(halving) })
 }
 
 /// Trains (or reads) the plan's parents, and no more.
 ///
 /// The caller holds the run's lock.
-pub fn train_parents(run: &Run, setting: &Setting, resources: Resources, progress: &dyn Progress) -> Result<(), Error> {
-    parents(run, &Shared::new(setting, resources.cache), resources, progress).map(drop)
-}
-
-pub(crate) fn parents(
+pub fn train_parents(
     run: &Run,
-    shared: &Shared<'_>,
+    context: &StudyContext,
     resources: Resources,
     progress: &dyn Progress,
-) -> Result<Vec<Parent>, Error> {
-    let prepare = |spec: &ParentSpec| {
-        let tell = |seen, of, point: &CurvePoint| progress.parent(spec, seen, of, point);
-        parent::prepare(shared, run, spec, resources.workers, tell)
-    };
-    run.write_pictures(|| pictures::of(shared.setting))?;
-    run.plan().parents.iter().map(prepare).collect()
+) -> Result<(), Error> {
+    train_all(run, &SharedWork::new(context, resources.cache), resources.workers, progress).map(drop)
 }
 
 /// Places of the trials without a whole record. A failed trial has one: `Run::reopen` takes it away.
@@ -128,12 +124,12 @@ fn pending(run: &Run) -> Result<Vec<usize>, Error> {
 }
 
 /// The network of a trial: its kept weights, or the trial run again.
-pub fn recompute(run: &Run, setting: &Setting, spec: &TrialSpec) -> Result<Network, Error> {
+pub fn recompute(run: &Run, context: &StudyContext, spec: &TrialSpec) -> Result<Network, Error> {
     let kept = run.child_weights_path(&spec.id);
     if kept.exists() {
         return Ok(safetensors::load(kept)?);
     }
-    let shared = Shared::new(setting, 0);
+    let shared = SharedWork::new(context, 0);
     let parent = parent_of(run, spec)?;
     let parent = parent::prepare(&shared, run, parent, 1, |_, _, _| ())?;
     let finished = trial::run(&shared, &parent, spec, 1)?;

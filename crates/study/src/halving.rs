@@ -16,7 +16,7 @@ use crate::Error;
 type Scores = Vec<Option<f64>>;
 
 /// Where a study stands on the ladder.
-pub struct Ladder {
+pub struct HalvingState {
     /// What has been decided.
     pub halving: Halving,
     /// Trials of these seeds may run now.
@@ -24,7 +24,7 @@ pub struct Ladder {
 }
 
 /// Where the run stands, from its plan and records alone.
-pub fn climb(run: &Run, keep: f64) -> Result<Ladder, Error> {
+pub fn state_of(run: &Run, keep: f64) -> Result<HalvingState, Error> {
     let child = |spec: &TrialSpec| {
         let record = run.record(&spec.id)?;
         Ok(record.map(|r| r.readings.map_or(0.0, |readings| readings.validation.top1)))
@@ -34,7 +34,7 @@ pub fn climb(run: &Run, keep: f64) -> Result<Ladder, Error> {
     Ok(decide(trials, &scores.collect::<Result<Scores, Error>>()?, keep))
 }
 
-fn decide(trials: &[TrialSpec], scores: &Scores, keep: f64) -> Ladder {
+fn decide(trials: &[TrialSpec], scores: &Scores, keep: f64) -> HalvingState {
     let last = trials.iter().map(|spec| spec.seed + 1).max().unwrap_or(1);
     // By substitute, then (init, scheme), over all parents and blocks, so that blocks stay comparable: places in the plan.
     let mut groups: BTreeMap<_, BTreeMap<_, Vec<usize>>> = BTreeMap::new();
@@ -60,7 +60,7 @@ fn decide(trials: &[TrialSpec], scores: &Scores, keep: f64) -> Ladder {
                 let seen: Vec<f64> = places.iter().filter(before).filter_map(|&place| scores[place]).collect();
                 seen.iter().sum::<f64>() / seen.len() as f64
             };
-            // Equal means: the plan's order.
+            // Equal runtime: the plan's order.
             let mut ranked: Vec<_> = group.iter().map(|(key, places)| (mean(places), places[0], *key)).collect();
             ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
             let kept = (ranked.len() as f64 * keep).ceil() as usize;
@@ -75,7 +75,7 @@ fn decide(trials: &[TrialSpec], scores: &Scores, keep: f64) -> Ladder {
         halving.rungs.push(rung);
         seeds = (2 * seeds).min(last);
     }
-    Ladder { halving, seeds }
+    HalvingState { halving, seeds }
 }
 
 #[cfg(test)]

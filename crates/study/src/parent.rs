@@ -9,18 +9,21 @@ use nettriage_records::Run;
 use nettriage_records::plan::{Cost, ParentSpec, VERSION};
 use nettriage_records::record::{Clock, CurvePoint, ParentRecord};
 
-use crate::evaluate::{BATCH, Outcome, evaluate};
-use crate::feed::{Parent, Set, Shared};
-use crate::train::{self, Flow, Objective, Pace, Step};
+use nettriage_train::{
+    CurveRecorder, EVALUATION_BATCH, HyperParameters, Objective, Outcome, StageOutcome, StageStep, evaluate, run_stage,
+    seed,
+};
+
+use crate::shared::{ImageSet, Parent, Request, SharedWork};
 use crate::trial::now;
-use crate::{Error, machine, seed};
+use crate::{Error, machine};
 
 /// Points of a parent's learning curve.
 const POINTS: usize = 20;
 
 /// The parent of `spec`: from the run's folder if it is there, else trained (or read) and written there.
 pub fn prepare(
-    shared: &Shared<'_>,
+    shared: &SharedWork<'_>,
     run: &Run,
     spec: &ParentSpec,
     threads: usize,
@@ -33,7 +36,7 @@ pub fn prepare(
         return Ok(measure(shared, spec, network, threads)?.parent);
     }
     let begin = Instant::now();
-    let (network, curve) = match &shared.setting.given {
+    let (network, curve) = match &shared.context.given {
         Some(network) => (network.clone(), Vec::new()),
         None => train(shared, spec, threads, &mut progress)?,
     };
@@ -68,15 +71,16 @@ struct Measured {
     test: Outcome,
 }
 
-fn measure(shared: &Shared<'_>, spec: &ParentSpec, network: Network, threads: usize) -> Result<Measured, Error> {
-    let exact = shared.setting.study.children.exact;
-    let mut model = Model::new(&network, &Options { threads, exact, ..Options::inference(BATCH) })?;
-    let mut over = |set: Set| {
-        let mut feed = shared.feed(&spec.id, &network, INPUT, set, BATCH, threads)?;
-        evaluate(&mut model, &mut feed, &shared.labels(set), shared.setting.classes(), None)
+fn measure(shared: &SharedWork<'_>, spec: &ParentSpec, network: Network, threads: usize) -> Result<Measured, Error> {
+    let exact = shared.context.study.children.exact;
+    let mut model = Model::new(&network, &Options { threads, exact, ..Options::inference(EVALUATION_BATCH) })?;
+    let mut over = |set: ImageSet| -> Result<Outcome, Error> {
+        let mut images = shared.activations(&images(spec, &network, set, EVALUATION_BATCH, threads))?;
+        let labels = images.labels();
+        Ok(evaluate(&mut model, &mut images, &labels, shared.context.classes(), None)?)
     };
-    let validation = over(Set::Validation)?;
-    let test = over(Set::WholeTest)?;
+    let validation = over(ImageSet::Validation)?;
+    let test = over(ImageSet::WholeTest)?;
     let parent = Parent {
         id: spec.id.clone(),
         network,
@@ -87,66 +91,63 @@ fn measure(shared: &Shared<'_>, spec: &ParentSpec, network: Network, threads: us
     Ok(Measured { parent, validation, test })
 }
 
+/// The images of a set, as the parent takes them.
+fn images<'r>(spec: &'r ParentSpec, network: &'r Network, set: ImageSet, batch: usize, threads: usize) -> Request<'r> {
+    Request { id: &spec.id, network, tensor: INPUT, set, batch, threads }
+}
+
 fn train(
-    shared: &Shared<'_>,
+    shared: &SharedWork<'_>,
     spec: &ParentSpec,
     threads: usize,
     progress: &mut impl FnMut(usize, usize, &CurvePoint),
 ) -> Result<(Network, Vec<CurvePoint>), Error> {
-    let setting = shared.setting;
-    let training = setting.study.parent.training.as_ref();
+    let context = shared.context;
+    let training = context.study.parent.training.as_ref();
     let training = training.ok_or_else(|| Error::Plan("[parent] with `arch` needs [parent.training]".into()))?;
-    let exact = setting.study.children.exact;
+    let exact = context.study.children.exact;
     let mut rng = seed::rng("parent's weights", &[&spec.seed.to_string()]);
-    let mut network = Network::initialised(setting.graph.clone(), &mut rng)?;
+    let mut network = Network::initialised(context.graph.clone(), &mut rng)?;
     let options = Options { threads, exact, ..Options::training(training.batch, training.optimizer) };
     let mut model = Model::new(&network, &options)?;
-    let mut examiner = Model::new(&network, &Options { threads, exact, ..Options::inference(BATCH) })?;
-    let set = Set::ParentStream(spec.seed);
-    let feed = |set, batch| shared.feed(&spec.id, &network, INPUT, set, batch, threads);
-    let mut images = feed(set, training.batch)?;
-    let mut validation = feed(Set::Validation, BATCH)?;
-    let (labels, validation_labels) = (shared.labels(set), shared.labels(Set::Validation));
-    let pace = Pace {
+    let mut evaluator = Model::new(&network, &Options { threads, exact, ..Options::inference(EVALUATION_BATCH) })?;
+    let source = |set, batch| shared.activations(&images(spec, &network, set, batch, threads));
+    let mut stream = source(ImageSet::ParentStream(spec.seed), training.batch)?;
+    let mut validation = source(ImageSet::Validation, EVALUATION_BATCH)?;
+    let (labels, validation_labels) = (stream.labels(), validation.labels());
+    let hyper = HyperParameters {
         batch: training.batch,
         rate: training.rate,
         schedule: training.schedule,
         clip: training.clip,
-        noise: seed::seed("parent's dropout", &[&spec.seed.to_string()]),
+        dropout_seed: seed::seed("parent's dropout", &[&spec.seed.to_string()]),
     };
-    let total = images.len();
-    let mut points: Vec<usize> = (1..=POINTS).rev().map(|k| (total * k).div_ceil(POINTS)).collect();
+    let total = stream.len();
+    let mut recorder = CurveRecorder::new(total, POINTS);
     let mut curve: Vec<CurvePoint> = Vec::new();
-    let (mut loss_sum, mut loss_images) = (0.0, 0);
-    let after = |model: &Model, step: Step| {
-        loss_sum += step.loss * step.images as f64;
-        loss_images += step.images;
-        if points.last().is_none_or(|p| step.seen < *p) {
-            return Ok(());
-        }
-        points.retain(|p| *p > step.seen);
-        examiner.set_weights(&model.weights())?;
-        let found = evaluate(&mut examiner, &mut validation, &validation_labels, setting.classes(), None)?.evaluation;
+    let after = |model: &Model, step: StageStep| -> Result<(), Error> {
+        let Some(train_loss) = recorder.step(&step, step.seen) else { return Ok(()) };
+        evaluator.set_weights(&model.weights())?;
+        let found = evaluate(&mut evaluator, &mut validation, &validation_labels, context.classes(), None)?.evaluation;
         let point = CurvePoint {
             examples: step.seen as u64,
             stage: 0,
-            train_loss: Some(loss_sum / loss_images as f64),
+            train_loss: Some(train_loss),
             validation_top1: found.top1,
             validation_loss: found.loss,
         };
         progress(step.seen, total, &point);
         curve.push(point);
-        (loss_sum, loss_images) = (0.0, 0);
         Ok(())
     };
-    let flow = train::stage(&mut model, &mut images, &labels, 0..total, &mut Objective::CrossEntropy, &pace, after)?;
-    if flow == Flow::Diverged {
+    let outcome = run_stage(&mut model, &mut stream, &labels, 0..total, &mut Objective::CrossEntropy, &hyper, after)?;
+    if outcome == StageOutcome::Diverged {
         return Err(Error::Plan(format!(
-            "the parent of seed {} diverged: its loss is no finite number; try a smaller [parent.training] rate, or clip",
+            "the parent of seed {} diverged: its loss is infinite or NaN; try a smaller [parent.training] rate, or clip",
             spec.seed
         )));
     }
-    drop(images);
+    drop(stream);
     network.weights.extend(model.weights());
     Ok((network, curve))
 }

@@ -12,46 +12,47 @@ use nettriage_records::plan::{
     BlockSummary, Cost, DataSummary, LayerSummary, ParentSpec, Plan, Role, SchemeSummary, TrialSpec, VERSION,
 };
 use nettriage_records::{Canonical, content_id};
+use nettriage_train::scheme::{Scheme, Train};
+use nettriage_train::seed;
 use serde_json::json;
 
 use crate::Error;
-use crate::scheme::{Scheme, Train};
-use crate::setting::Setting;
+use crate::context::StudyContext;
 use crate::study::{Children, Keep};
 
 /// Everything that the study will do.
-pub fn plan(setting: &Setting) -> Result<Plan, Error> {
-    let study = &setting.study;
+pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
+    let study = &context.study;
     let schemes: Vec<Scheme> = study.triage.schemes.iter().filter_map(|name| study.scheme(name)).collect();
-    let parents = parents(setting)?;
-    let blank = blank(&setting.graph)?;
-    let blocks = setting.blocks.iter().map(|b| summarise_block(setting, &blank, b)).collect::<Result<Vec<_>, _>>()?;
+    let parents = parents(context)?;
+    let blank = blank(&context.graph)?;
+    let blocks = context.blocks.iter().map(|b| summarise_block(context, &blank, b)).collect::<Result<Vec<_>, _>>()?;
     let trials = Trials {
-        setting,
+        context,
         schemes: &schemes,
         blocks: &blocks,
         blank: &blank,
         known: RefCell::default(),
-        keys: Keys::of(setting, &schemes),
+        keys: Keys::of(context, &schemes),
     }
     .of(&parents);
     Ok(Plan {
         version: VERSION,
         name: study.name.clone(),
-        study: setting.text.clone(),
+        study: context.text.clone(),
         data: DataSummary {
-            name: setting.data.name.clone(),
-            checksum: setting.data.checksum.clone(),
-            classes: setting.data.classes.clone(),
-            shape: [setting.data.channels, setting.data.height, setting.data.width],
-            mean: setting.normalization.mean.clone(),
-            std: setting.normalization.std.clone(),
-            train: setting.train.len(),
-            validation: setting.validation.len(),
-            test: setting.test.len(),
+            name: context.data.name.clone(),
+            checksum: context.data.checksum.clone(),
+            classes: context.data.classes.clone(),
+            shape: [context.data.channels, context.data.height, context.data.width],
+            mean: context.normalization.mean.clone(),
+            std: context.normalization.std.clone(),
+            train: context.train.len(),
+            validation: context.validation.len(),
+            test: context.test.len(),
             budget: study.children.images,
         },
-        layers: layers(setting)?,
+        layers: layers(context)?,
         schemes: schemes.iter().map(|s| summarise_scheme(s, &schemes, study.children.images)).collect(),
         blocks,
         parents,
@@ -62,7 +63,7 @@ pub fn plan(setting: &Setting) -> Result<Plan, Error> {
 
 /// The graph with weights of zero: enough for surgery and costs.
 fn blank(graph: &Graph) -> Result<Network, Error> {
-    let mut rng = crate::seed::rng("blank", &[]);
+    let mut rng = seed::rng("blank", &[]);
     Ok(Network::initialised(graph.clone(), &mut rng)?)
 }
 
@@ -70,10 +71,10 @@ fn shape(s: Shape) -> [usize; 3] {
     [s.channels, s.height, s.width]
 }
 
-fn layers(setting: &Setting) -> Result<Vec<LayerSummary>, Error> {
-    let graph = &setting.graph;
+fn layers(context: &StudyContext) -> Result<Vec<LayerSummary>, Error> {
+    let graph = &context.graph;
     let (shapes, costs) = (graph.shapes()?, cost::per_layer(graph)?);
-    let block = |name: &String| setting.blocks.iter().find(|b| b.layers.contains(name)).map(|b| b.name.clone());
+    let block = |name: &String| context.blocks.iter().find(|b| b.layers.contains(name)).map(|b| b.name.clone());
     let summary = |((layer, output), cost): ((&nettriage_net::Layer, &Shape), &cost::LayerCost)| LayerSummary {
         name: layer.name.clone(),
         kind: layer.describe(),
@@ -85,8 +86,8 @@ fn layers(setting: &Setting) -> Result<Vec<LayerSummary>, Error> {
     Ok(graph.layers.iter().zip(&shapes).zip(&costs).map(summary).collect())
 }
 
-fn summarise_block(setting: &Setting, blank: &Network, block: &Block) -> Result<BlockSummary, Error> {
-    let graph = &setting.graph;
+fn summarise_block(context: &StudyContext, blank: &Network, block: &Block) -> Result<BlockSummary, Error> {
+    let graph = &context.graph;
     let costs = cost::per_layer(graph)?;
     let inside = graph.layers.iter().zip(&costs).filter(|(layer, _)| block.layers.contains(&layer.name));
     let sum = inside.fold(Cost::default(), |sum, (_, cost)| Cost {
@@ -94,7 +95,7 @@ fn summarise_block(setting: &Setting, blank: &Network, block: &Block) -> Result<
         macs: sum.macs + cost.macs,
     });
     let mut substitutes = BTreeMap::new();
-    for &substitute in &setting.study.triage.substitutes {
+    for &substitute in &context.study.triage.substitutes {
         let child = surgery::compress(blank, &[(block.clone(), substitute)])?;
         let own = surgery::substitute_layers(block, &child);
         let costs = cost::per_layer(&child.graph)?;
@@ -129,37 +130,37 @@ fn summarise_scheme(scheme: &Scheme, all: &[Scheme], budget: usize) -> SchemeSum
 }
 
 /// Everything about the data that determines a result.
-fn data_key(setting: &Setting) -> serde_json::Value {
-    let data = &setting.study.data;
+fn data_key(context: &StudyContext) -> serde_json::Value {
+    let data = &context.study.data;
     json!({
-        "checksum": setting.data.checksum,
+        "checksum": context.data.checksum,
         "validation": data.validation,
         "train": data.train,
         "augment": data.augment,
-        "mean": setting.normalization.mean,
-        "std": setting.normalization.std,
+        "mean": context.normalization.mean,
+        "std": context.normalization.std,
     })
 }
 
-fn parents(setting: &Setting) -> Result<Vec<ParentSpec>, Error> {
+fn parents(context: &StudyContext) -> Result<Vec<ParentSpec>, Error> {
     let key = |network: serde_json::Value, seed: u64| {
-        let exact = setting.study.children.exact;
+        let exact = context.study.children.exact;
         let id = content_id(
-            &json!({ "version": VERSION, "data": data_key(setting), "network": network, "seed": seed, "exact": exact }),
+            &json!({ "version": VERSION, "data": data_key(context), "network": network, "seed": seed, "exact": exact }),
         );
         ParentSpec { id, seed }
     };
-    if let Some(network) = &setting.given {
+    if let Some(network) = &context.given {
         let bytes = safetensors::to_bytes(network)?;
-        return Ok(vec![key(json!({ "file": crate::seed::digest_hex(&bytes) }), 0)]);
+        return Ok(vec![key(json!({ "file": seed::digest_hex(&bytes) }), 0)]);
     }
-    let training = &setting.study.parent.training;
-    let network = |_| json!({ "graph": setting.graph, "training": training });
-    Ok((0..setting.study.parent.seeds).map(|seed| key(network(seed), seed)).collect())
+    let training = &context.study.parent.training;
+    let network = |_| json!({ "graph": context.graph, "training": training });
+    Ok((0..context.study.parent.seeds).map(|seed| key(network(seed), seed)).collect())
 }
 
 struct Trials<'a> {
-    setting: &'a Setting,
+    context: &'a StudyContext,
     schemes: &'a [Scheme],
     blocks: &'a [BlockSummary],
     blank: &'a Network,
@@ -178,8 +179,8 @@ struct Keys {
 }
 
 impl Keys {
-    fn of(setting: &Setting, schemes: &[Scheme]) -> Keys {
-        let study = &setting.study;
+    fn of(context: &StudyContext, schemes: &[Scheme]) -> Keys {
+        let study = &context.study;
         // The parents' own controls are untrained, whatever the schemes are.
         let names = schemes.iter().map(|s| s.name.as_str()).chain(["none"]);
         let stages = |name: &str| Canonical::of(&study.scheme(name).map(|s| s.stages));
@@ -189,7 +190,7 @@ impl Keys {
             children: Canonical::of(&Children { seeds: 0, keep: Keep::Nothing, ..study.children.clone() }),
             test: Canonical::of(&study.data.test),
             stages: names.map(|name| (name.to_owned(), stages(name))).collect(),
-            blocks: setting.blocks.iter().map(|b| (b.name.clone(), Canonical::of(&(&b.name, &b.layers)))).collect(),
+            blocks: context.blocks.iter().map(|b| (b.name.clone(), Canonical::of(&(&b.name, &b.layers)))).collect(),
         }
     }
 }
@@ -200,10 +201,10 @@ impl Trials<'_> {
         let mut trials = Vec::new();
         for parent in parents {
             trials.push(self.spec(Role::Parent, parent, None, None, "none", 0));
-            for seed in 0..self.setting.study.children.seeds {
-                let whole = self.controls(&self.setting.study.triage.parent_continued).filter(|s| s.is_global());
+            for seed in 0..self.context.study.children.seeds {
+                let whole = self.controls(&self.context.study.triage.parent_continued).filter(|s| s.is_global());
                 trials.extend(whole.map(|s| self.spec(Role::ParentContinued, parent, None, None, &s.name, seed)));
-                let placebo = self.controls(&self.setting.study.triage.placebo).filter(|s| s.is_global());
+                let placebo = self.controls(&self.context.study.triage.placebo).filter(|s| s.is_global());
                 trials.extend(placebo.map(|s| self.spec(Role::Placebo, parent, None, None, &s.name, seed)));
                 for block in self.blocks {
                     self.of_block(parent, block, seed, &mut trials);
@@ -214,7 +215,7 @@ impl Trials<'_> {
     }
 
     fn of_block(&self, parent: &ParentSpec, block: &BlockSummary, seed: u64, trials: &mut Vec<TrialSpec>) {
-        let triage = &self.setting.study.triage;
+        let triage = &self.context.study.triage;
         let name = Some(block.name.as_str());
         for &substitute in &triage.substitutes {
             for &init in &triage.inits {
@@ -263,12 +264,12 @@ impl Trials<'_> {
     }
 
     fn try_out(&self, block: &BlockSummary, substitute: Substitute, init: Init) -> bool {
-        let Some(block) = self.setting.block(&block.name) else { return false };
+        let Some(block) = self.context.block(&block.name) else { return false };
         let Ok(mut child) = surgery::compress(self.blank, &[(block.clone(), substitute)]) else { return false };
         if matches!(init, Init::LeastSquares) || substitute == Substitute::Drop {
             return true;
         }
-        let mut rng = crate::seed::rng("blank", &[]);
+        let mut rng = seed::rng("blank", &[]);
         nettriage_net::init::apply(init, &mut child, self.blank, block, &mut rng).is_ok()
     }
 

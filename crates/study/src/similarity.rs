@@ -1,4 +1,4 @@
-//! How alike a network and its parent are through the depth: linear CKA by minibatches.
+//! Similarity of a network and its parent, layer by layer: linear CKA by minibatches.
 //!
 //! For n images and two tensors with Gram matrices K and L (of features, here after subtracting their mean, which
 //! changes no estimate), diagonals set to zero, the unbiased estimator of HSIC is (Song et al., Feature Selection via
@@ -19,8 +19,8 @@ use nettriage_net::{Graph, INPUT, Kind, Network, Shape, slice};
 use nettriage_records::record::{LayerSimilarity, Similarity};
 
 use crate::Error;
-use crate::feed::{Parent, Set, Shared};
-use crate::surgery::Patient;
+use crate::child::Child;
+use crate::shared::{ImageSet, Parent, SharedWork};
 
 /// Images of the validation set that are looked at, at most.
 const IMAGES: usize = 256;
@@ -34,7 +34,7 @@ const TENSORS: usize = 12;
 /// A child's network, and what is known of it.
 pub(crate) struct Subject<'a> {
     /// After training.
-    pub patient: &'a Patient,
+    pub child: &'a Child,
     /// Before it.
     pub untrained: &'a Network,
     /// Names the network before training, which other schemes start from too.
@@ -45,24 +45,24 @@ pub(crate) struct Subject<'a> {
 
 /// Before training and after it, tensor by tensor; `None` where the validation set is too small.
 pub(crate) fn compare(
-    shared: &Shared<'_>,
+    shared: &SharedWork<'_>,
     parent: &Parent,
     subject: &Subject<'_>,
     threads: usize,
 ) -> Result<Option<Similarity>, Error> {
-    let Some((batch, batches)) = batches(shared.setting.validation.len()) else { return Ok(None) };
-    let Subject { patient, untrained, start, from } = *subject;
+    let Some((batch, batches)) = batches(shared.context.validation.len()) else { return Ok(None) };
+    let Subject { child, untrained, start, from } = *subject;
     let names = tensors(&parent.network.graph, shared)?;
     let size = batch * batch * batches;
-    let gauge = Gauge { shared, parent, batch, batches, threads };
-    let compute = || gauge.grams(&parent.network, INPUT, &names);
-    let theirs = shared.closed_form(&parent.id, "similarity", "", names.len() * size, compute)?;
+    let probe = Probe { shared, parent, batch, batches, threads };
+    let compute = || probe.grams(&parent.network, INPUT, &names);
+    let theirs = shared.memoise(&parent.id, "similarity", "", names.len() * size, compute)?;
     // At the block's output, what stands in its place.
-    let counterpart = |name: &String| match &patient.block {
-        Some(block) if *name == block.output => Some(patient.block_output.clone()),
-        _ => patient.network.graph.layer(name).map(|layer| layer.name.clone()),
+    let counterpart = |name: &String| match &child.block {
+        Some(block) if *name == block.output => Some(child.block_output.clone()),
+        _ => child.network.graph.layer(name).map(|layer| layer.name.clone()),
     };
-    let graph = &patient.network.graph;
+    let graph = &child.network.graph;
     let shape = |graph: &Graph, name: &str| -> Result<Shape, Error> { Ok(graph.shape_of(name)?) };
     let mut pairs: Vec<(usize, String)> = Vec::new();
     for (index, name) in names.iter().enumerate() {
@@ -85,7 +85,7 @@ pub(crate) fn compare(
             (from, tail) = (INPUT, Cow::Borrowed(network));
         }
         let own: Vec<String> = pairs.iter().map(|(_, own)| own.clone()).filter(|own| inside(&tail, own)).collect();
-        let ours = gauge.grams(&tail, from, &own)?;
+        let ours = probe.grams(&tail, from, &own)?;
         let mut ours = ours.chunks_exact(size);
         let of = |place: usize| &theirs[place * size..(place + 1) * size];
         let each = pairs.iter().map(|(index, own)| {
@@ -95,13 +95,13 @@ pub(crate) fn compare(
         Ok(each.collect())
     };
     // Whatever trains later, no layer before the block has yet.
-    let setting = shared.setting;
-    let starts = setting.means.savings.evaluation && setting.study.children.activations.is_full();
-    let block = patient.block.as_ref().filter(|_| starts);
+    let context = shared.context;
+    let starts = context.runtime.reuse.evaluation && context.study.children.activations.is_full();
+    let block = child.block.as_ref().filter(|_| starts);
     let first = block.map_or(INPUT, |block| &block.input);
     let before = shared.untrained_similarity(start, || measure(untrained, first))?;
-    let still = untrained.weights == patient.network.weights;
-    let after = if still { before.clone() } else { measure(&patient.network, from)? };
+    let still = untrained.weights == child.network.weights;
+    let after = if still { before.clone() } else { measure(&child.network, from)? };
     let layers = pairs.iter().zip(before.into_iter().zip(after)).map(|((index, _), (before, after))| LayerSimilarity {
         layer: names[*index].clone(),
         before,
@@ -126,7 +126,7 @@ fn batches(images: usize) -> Option<(usize, usize)> {
 }
 
 /// The parent's tensors that are compared: activations spread over the depth, the blocks' outputs, and the network's.
-fn tensors(graph: &Graph, shared: &Shared<'_>) -> Result<Vec<String>, Error> {
+fn tensors(graph: &Graph, shared: &SharedWork<'_>) -> Result<Vec<String>, Error> {
     let active = |kind: &Kind| matches!(kind, Kind::Activation(_));
     let mut places: Vec<usize> =
         graph.layers.iter().enumerate().filter(|(_, l)| active(&l.kind)).map(|(place, _)| place).collect();
@@ -135,7 +135,7 @@ fn tensors(graph: &Graph, shared: &Shared<'_>) -> Result<Vec<String>, Error> {
     }
     let count = places.len().min(TENSORS);
     let mut chosen: Vec<usize> = (0..count).map(|i| places[i * places.len() / count]).collect();
-    let outputs = shared.setting.blocks.iter().map(|b| b.output.as_str()).chain([graph.output.as_str()]);
+    let outputs = shared.context.blocks.iter().map(|b| b.output.as_str()).chain([graph.output.as_str()]);
     chosen.extend(outputs.filter_map(|name| graph.position(name)));
     chosen.sort_unstable();
     chosen.dedup();
@@ -143,22 +143,23 @@ fn tensors(graph: &Graph, shared: &Shared<'_>) -> Result<Vec<String>, Error> {
 }
 
 /// What Gram matrices are computed of and with.
-struct Gauge<'a> {
-    shared: &'a Shared<'a>,
+struct Probe<'a> {
+    shared: &'a SharedWork<'a>,
     parent: &'a Parent,
     batch: usize,
     batches: usize,
     threads: usize,
 }
 
-impl Gauge<'_> {
+impl Probe<'_> {
     /// The Gram matrices of these tensors of `network`, tensor by tensor and batch by batch; it takes the parent's tensor `from`.
     fn grams(&self, network: &Network, from: &str, names: &[String]) -> Result<Vec<f32>, Error> {
-        let Gauge { shared, parent, batch, batches, threads } = *self;
-        let exact = shared.setting.study.children.exact;
+        let Probe { shared, parent, batch, batches, threads } = *self;
+        let exact = shared.context.study.children.exact;
         let options = Options { threads, exact, keep: names.to_vec(), ..Options::inference(batch) };
         let mut model = Model::new(network, &options)?;
-        let mut images = shared.feed(&parent.id, &parent.network, from, Set::Validation, batch, threads)?;
+        let set = ImageSet::Validation;
+        let mut images = shared.activations(&parent.request(from, set, batch, threads))?;
         let size = batch * batch;
         let mut all = vec![0.0; names.len() * batches * size];
         let mut centred = Vec::new();
@@ -243,7 +244,7 @@ mod tests {
 
     #[test]
     fn hsic_by_the_sum_over_distinct_indices() {
-        // The U-statistic that eq. 5 is a closed form of: means of K_ij L_ij, K_ij L_kl and K_ij L_ik over distinct i, j, k, l.
+        // The U-statistic that eq. 5 is a closed form of: runtime of K_ij L_ij, K_ij L_kl and K_ij L_ik over distinct i, j, k, l.
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let n = 6;
         let (k, l) = (grams_of(&noise(&mut rng, n * 3), n), grams_of(&noise(&mut rng, n * 2), n));

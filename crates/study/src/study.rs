@@ -8,11 +8,11 @@ use nettriage_engine::{Optimizer, Schedule};
 use nettriage_net::arch::ArchSpec;
 use nettriage_net::init::Init;
 use nettriage_net::surgery::Substitute;
+use nettriage_train::Precision;
+use nettriage_train::scheme::{Loss, PRESETS, Scheme, preset};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::scheme::{Loss, PRESETS, Scheme, preset};
-use crate::values::Precision;
 
 /// A study: one network, one data set, and what is to be tried on them.
 #[derive(Clone, Debug, Deserialize)]

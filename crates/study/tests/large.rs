@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use nettriage_records::Run;
-use nettriage_study::{Setting, Study, plan};
+use nettriage_study::{Study, StudyContext, plan};
 
 const STUDY: &str = r#"
 name = "large"
@@ -35,9 +35,9 @@ fn peak() -> u64 {
 #[ignore = "a measurement"]
 fn a_hundred_thousand_trials_are_planned_in_seconds() {
     let study = Study::parse(STUDY, "large.toml").unwrap();
-    let setting = Setting::new(study, STUDY.to_owned(), None).unwrap();
+    let context = StudyContext::new(study, STUDY.to_owned(), None).unwrap();
     let begin = Instant::now();
-    let plan = plan(&setting).unwrap();
+    let plan = plan(&context).unwrap();
     let planned = begin.elapsed();
     println!("{} trials planned: {:.2} s, {} MiB at the most", plan.trials.len(), planned.as_secs_f64(), peak());
     assert!(plan.trials.len() > 100_000, "{}", plan.trials.len());

@@ -1,0 +1,47 @@
+//! Building a plan's network: range after range, each substitute fitted to what the network before it now puts out.
+
+use std::collections::BTreeSet;
+
+use nettriage_net::surgery;
+use nettriage_net::{Network, block};
+use nettriage_records::scan::Scan;
+
+use super::Plan;
+use crate::Error;
+use crate::scan::{Images, Options, refit};
+
+/// A network after surgery.
+pub struct Built {
+    /// The network.
+    pub network: Network,
+    /// Names of the substitutes' layers.
+    pub substitute_layers: BTreeSet<String>,
+}
+
+/// The network of a plan. A later substitute is fitted to the compressed network's own activations, so that it mends
+/// what earlier ones have changed.
+pub fn build(
+    parent: &Network,
+    scan: &Scan,
+    plan: &Plan,
+    fitted: &Images<'_>,
+    options: &Options,
+) -> Result<Built, Error> {
+    let mut network = parent.clone();
+    let mut substitute_layers = BTreeSet::new();
+    for &(range, number) in &plan.chosen {
+        let range = &scan.ranges[range];
+        let candidate = &range.candidates[number];
+        let substitute = candidate.substitute.parse()?;
+        let [first, last] = &range.layers;
+        let before = block::range(&parent.graph, &range.name, first, last)?;
+        // The same layers in the network as it is by now: what enters may have another name.
+        let now = block::range(&network.graph, &range.name, first, last)?;
+        network = match candidate.method.parse().ok() {
+            Some(method) => refit(parent, &before, &network, &now, substitute, method, fitted, options)?,
+            None => surgery::compress(&network, &[(now.clone(), substitute)])?,
+        };
+        substitute_layers.extend(surgery::substitute_layers(&now, &network));
+    }
+    Ok(Built { network, substitute_layers })
+}

@@ -1,0 +1,220 @@
+//! Choosing ranges: every plan that none beats in both the predicted drop and the predicted cost.
+//!
+//! A plan replaces ranges that do not overlap; its drop is the sum of theirs, its saving likewise. Over the units in
+//! order this is a shortest path with two lengths: dynamic programming keeps, for every unit, the plans up to there that
+//! no other beats, with drops counted in hundredths of a point (the interactions between ranges are far larger).
+
+use nettriage_records::plan::Cost;
+use nettriage_records::scan::Scan;
+
+/// Steps of a percentage point that drops are counted in.
+const STEPS: f64 = 100.0;
+
+/// Plans with a larger predicted drop are of no use.
+const LARGEST: usize = 60 * STEPS as usize;
+
+/// What a plan is to save.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CostMetric {
+    /// Measured milliseconds.
+    Milliseconds,
+    /// Multiply-accumulates.
+    Macs,
+    /// Parameters.
+    Parameters,
+}
+
+/// A set of ranges, each with one of its candidates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Indices of range and candidate in the scan, in the network's order.
+    pub chosen: Vec<(usize, usize)>,
+    /// Predicted drop in percentage points.
+    pub drop: f64,
+    /// Predicted cost of the whole network.
+    pub cost: Cost,
+    /// Predicted milliseconds of the whole network.
+    pub milliseconds: f64,
+}
+
+/// A plan up to a unit: steps of drop, what it saves, and how it came about.
+#[derive(Clone, Copy)]
+struct Label {
+    drop: usize,
+    saved: f64,
+    /// Unit and place of the label before, and what was chosen on the way.
+    before: Option<(usize, usize)>,
+    chosen: Option<(usize, usize)>,
+}
+
+/// The front, from the plan that changes nothing to the one that saves most.
+pub fn front(scan: &Scan, metric: CostMetric) -> Vec<Plan> {
+    let units = scan.units.len();
+    let mut labels: Vec<Vec<Label>> = vec![Vec::new(); units + 1];
+    labels[0].push(Label { drop: 0, saved: 0.0, before: None, chosen: None });
+    for unit in 0..units {
+        let kept = undominated(std::mem::take(&mut labels[unit]));
+        let mut reach = |to: usize, drop: usize, saved: f64, chosen: Option<(usize, usize)>| {
+            for (place, label) in kept.iter().enumerate().filter(|(_, l)| l.drop + drop <= LARGEST) {
+                let before = Some((unit, place));
+                labels[to].push(Label { drop: label.drop + drop, saved: label.saved + saved, before, chosen });
+            }
+        };
+        reach(unit + 1, 0, 0.0, None);
+        for (index, range) in scan.ranges.iter().enumerate().filter(|(_, r)| r.units[0] == unit) {
+            for number in 0..range.candidates.len() {
+                let saved = saving(scan, index, number, metric);
+                if saved > 0.0 {
+                    reach(range.units[1] + 1, steps(scan, index, number), saved, Some((index, number)));
+                }
+            }
+        }
+        labels[unit] = kept;
+    }
+    let last = undominated(std::mem::take(&mut labels[units]));
+    last.into_iter().map(|label| plan(scan, &labels, label)).collect()
+}
+
+/// A candidate's drop in steps: what the accuracy falls by where there are labels, else the first choices that change.
+fn steps(scan: &Scan, range: usize, number: usize) -> usize {
+    let candidate = &scan.ranges[range].candidates[number];
+    let points = candidate.drop.map_or(100.0 * (1.0 - candidate.agreement), |drop| drop[0]);
+    // A rise on the judged images is chance more often than not, and promises nothing. One step a layer breaks ties.
+    1 + (points.max(0.0) * STEPS).round() as usize
+}
+
+fn saving(scan: &Scan, range: usize, number: usize, metric: CostMetric) -> f64 {
+    let range = &scan.ranges[range];
+    let candidate = &range.candidates[number];
+    match metric {
+        CostMetric::Milliseconds => range.milliseconds - candidate.milliseconds,
+        CostMetric::Macs => range.cost.macs as f64 - candidate.cost.macs as f64,
+        CostMetric::Parameters => range.cost.parameters as f64 - candidate.cost.parameters as f64,
+    }
+}
+
+/// Those that no other beats, by rising drop.
+fn undominated(mut labels: Vec<Label>) -> Vec<Label> {
+    labels.sort_by(|a, b| a.drop.cmp(&b.drop).then(b.saved.total_cmp(&a.saved)));
+    let mut most = f64::NEG_INFINITY;
+    labels.retain(|label| {
+        let better = label.saved > most;
+        most = most.max(label.saved);
+        better
+    });
+    labels
+}
+
+fn plan(scan: &Scan, labels: &[Vec<Label>], last: Label) -> Plan {
+    let mut chosen = Vec::new();
+    let mut at = last;
+    loop {
+        chosen.extend(at.chosen);
+        let Some((unit, place)) = at.before else { break };
+        at = labels[unit][place];
+    }
+    chosen.reverse();
+    let parent = &scan.parent;
+    let mut plan = Plan { chosen, drop: 0.0, cost: parent.cost, milliseconds: parent.milliseconds };
+    for &(range, number) in &plan.chosen {
+        let candidate = &scan.ranges[range].candidates[number];
+        plan.drop += (steps(scan, range, number) - 1) as f64 / STEPS;
+        plan.cost.macs = plan.cost.macs + candidate.cost.macs - scan.ranges[range].cost.macs;
+        plan.cost.parameters = plan.cost.parameters + candidate.cost.parameters - scan.ranges[range].cost.parameters;
+        plan.milliseconds -= saving(scan, range, number, CostMetric::Milliseconds);
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use nettriage_records::scan::{Candidate, Images, Parent, Range, Took, Unit};
+
+    use super::*;
+
+    /// Four units of 1 ms; ranges as (first, last, drop, milliseconds of the substitute).
+    fn scan(ranges: &[(usize, usize, f64, f64)]) -> Scan {
+        let cost = |macs: u64| Cost { parameters: macs, macs };
+        let unit = |i: usize| Unit {
+            name: format!("u{i}"),
+            layers: [format!("u{i}"), format!("u{i}")],
+            output: [1, 1, 1],
+            products: 1,
+            cost: cost(100),
+            milliseconds: 1.0,
+        };
+        let range = |&(first, last, drop, milliseconds): &(usize, usize, f64, f64)| Range {
+            name: format!("r{first}{last}"),
+            units: [first, last],
+            layers: [format!("u{first}"), format!("u{last}")],
+            block: None,
+            cost: cost(100 * (last - first + 1) as u64),
+            milliseconds: (last - first + 1) as f64,
+            candidates: vec![Candidate {
+                substitute: "conv3x3".into(),
+                method: "plain".into(),
+                ridge: 0.0,
+                error: 0.0,
+                accuracy: Some(0.5),
+                drop: Some([drop, drop, drop]),
+                agreement: 1.0,
+                divergence: 0.0,
+                cost: cost((100.0 * milliseconds) as u64),
+                milliseconds,
+            }],
+        };
+        Scan {
+            network: "n".into(),
+            source: String::new(),
+            images: Images { data: "d".into(), fitted: 1, judged: 1, judged_from: "x".into(), labelled: true },
+            parent: Parent { accuracy: Some(0.5), cost: cost(400), milliseconds: 4.0 },
+            units: (0..4).map(unit).collect(),
+            ranges: ranges.iter().map(range).collect(),
+            left_out: 0,
+            took: Took::default(),
+            trust: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_front_is_that_of_trying_every_set_of_ranges() {
+        let ranges = [
+            (0, 1, 1.0, 0.5),
+            (1, 2, 0.4, 0.75),
+            (2, 3, 2.0, 0.25),
+            (0, 2, 1.5, 0.5),
+            (3, 3, 0.3, 0.5),
+            (1, 3, 5.0, 0.1),
+        ];
+        let scan = scan(&ranges);
+        // Every subset without overlap, by its drop and milliseconds.
+        let mut all: Vec<(f64, f64)> = Vec::new();
+        for set in 0..1u32 << ranges.len() {
+            let members: Vec<_> =
+                ranges.iter().enumerate().filter(|(i, _)| set >> i & 1 == 1).map(|(_, r)| r).collect();
+            let apart = members.iter().enumerate().all(|(i, a)| members[..i].iter().all(|b| a.1 < b.0 || b.1 < a.0));
+            if apart {
+                let saved: f64 = members.iter().map(|r| (r.1 - r.0 + 1) as f64 - r.3).sum();
+                all.push((members.iter().map(|r| r.2).sum(), 4.0 - saved));
+            }
+        }
+        let beaten = |p: &(f64, f64)| {
+            all.iter().any(|q| q.0 <= p.0 + 1e-9 && q.1 <= p.1 + 1e-9 && (q.0 < p.0 - 1e-9 || q.1 < p.1 - 1e-9))
+        };
+        let mut expected: Vec<(f64, f64)> = all.iter().copied().filter(|p| !beaten(p)).collect();
+        expected.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let found: Vec<(f64, f64)> =
+            front(&scan, CostMetric::Milliseconds).iter().map(|p| (p.drop, p.milliseconds)).collect();
+        assert_eq!(found.len(), expected.len(), "{found:?} {expected:?}");
+        for (f, e) in found.iter().zip(&expected) {
+            assert!((f.0 - e.0).abs() < 1e-6 && (f.1 - e.1).abs() < 1e-6, "{f:?} {e:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_to_save_leaves_the_network_as_it_is() {
+        let plans = front(&scan(&[(0, 1, 1.0, 3.0)]), CostMetric::Milliseconds);
+        assert_eq!(plans.len(), 1);
+        assert!(plans[0].chosen.is_empty());
+    }
+}

@@ -1,0 +1,130 @@
+//! One convolution, solved from its inputs and targets as they come.
+
+use nettriage_net::{Conv, Shape};
+
+use super::solve::{Part, System, parts};
+use super::sums::{Rows, Sums, Window};
+
+/// Sums of every output position's patch and target.
+pub struct LeastSquares {
+    conv: Conv,
+    input: Shape,
+    output: Shape,
+    parts: Vec<Part>,
+    rows: Rows,
+    sums: Sums,
+}
+
+impl LeastSquares {
+    /// No sums yet, for a convolution from `input` to `output`, not dilated.
+    pub fn new(conv: Conv, input: Shape, output: Shape) -> LeastSquares {
+        let (window, filters) = (Window::of(&conv, input, output), output.channels);
+        let parts = parts(&window, [0, 0], &conv, filters, 0);
+        LeastSquares { conv, input, output, parts, rows: Rows::new(window, filters), sums: Sums::new(&window, filters) }
+    }
+
+    /// Adds images: `x` is n x H x W x C of the input, `y` n x H x W x F of the target.
+    pub fn add(&mut self, x: &[f32], y: &[f32]) {
+        for (image, targets) in x.chunks_exact(self.input.elements()).zip(y.chunks_exact(self.output.elements())) {
+            for (position, target) in targets.chunks_exact(self.output.channels).enumerate() {
+                if self.rows.push(image, position, 1.0, |values| values.copy_from_slice(target)) {
+                    self.flush();
+                }
+            }
+        }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        self.sums.add(&self.rows);
+        self.rows.clear();
+    }
+
+    /// Weight `[o, i / groups, k, k]` and bias `[o]`; none where an input is not finite.
+    pub fn solve(&self, ridge: f64) -> Option<(Vec<f32>, Vec<f32>)> {
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        for part in &self.parts {
+            let system = System::new(&[&self.sums], &part.index);
+            let (right, means) = system.side(&[&self.sums], part);
+            let map = system.solve(&system.factor(ridge)?, &right, &means);
+            map.append(self.conv.kernel[0] * self.conv.kernel[1], &mut weight, &mut bias);
+        }
+        Some((weight, bias))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nettriage_net::Padding;
+
+    use super::*;
+
+    /// A convolution by its definition, NHWC.
+    fn convolve(conv: &Conv, input: Shape, output: Shape, w: &[f32], b: &[f32], x: &[f32]) -> Vec<f32> {
+        let per_group = input.channels / conv.groups;
+        let filters = output.channels / conv.groups;
+        let mut y = Vec::new();
+        for image in x.chunks(input.elements()) {
+            for (oy, ox) in (0..output.height).flat_map(|oy| (0..output.width).map(move |ox| (oy, ox))) {
+                for f in 0..output.channels {
+                    let mut sum = b[f];
+                    for c in 0..per_group {
+                        for (ky, kx) in (0..conv.kernel[0]).flat_map(|a| (0..conv.kernel[1]).map(move |b| (a, b))) {
+                            let iy = (oy * conv.stride[0] + ky) as isize - conv.padding.top as isize;
+                            let ix = (ox * conv.stride[1] + kx) as isize - conv.padding.left as isize;
+                            if iy < 0 || ix < 0 || iy >= input.height as isize || ix >= input.width as isize {
+                                continue;
+                            }
+                            let channel = f / filters * per_group + c;
+                            let at = (iy as usize * input.width + ix as usize) * input.channels + channel;
+                            let weight = ((f * per_group + c) * conv.kernel[0] + ky) * conv.kernel[1] + kx;
+                            sum += w[weight] * image[at];
+                        }
+                    }
+                    y.push(sum);
+                }
+            }
+        }
+        y
+    }
+
+    fn noise(n: usize, mut state: u32) -> Vec<f32> {
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn recovers_a_convolution_from_its_inputs_and_outputs() {
+        for (groups, stride) in [(1, 1), (2, 1), (1, 2)] {
+            let input = Shape::new(4, 6, 5);
+            let output = Shape::new(6, 6usize.div_ceil(stride), 5usize.div_ceil(stride));
+            let conv = Conv { groups, stride: [stride; 2], padding: Padding::all(1), ..Conv::same(6, 3) };
+            let w = noise(6 * 4 / groups * 9, 1);
+            let b = noise(6, 2);
+            let x = noise(120 * input.elements(), 3);
+            let y = convolve(&conv, input, output, &w, &b, &x);
+            let mut sums = LeastSquares::new(conv, input, output);
+            // In two parts of unequal size: sums do not depend on how images come.
+            let cut = 37;
+            sums.add(&x[..cut * input.elements()], &y[..cut * output.elements()]);
+            sums.add(&x[cut * input.elements()..], &y[cut * output.elements()..]);
+            let (weight, bias) = sums.solve(1e-4).unwrap();
+            let worst = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            // The ridge shrinks the solution by about 1e-4.
+            assert!(worst(&weight, &w) < 2e-3, "{groups} groups: {}", worst(&weight, &w));
+            assert!(worst(&bias, &b) < 2e-3);
+        }
+    }
+
+    #[test]
+    fn a_constant_input_gives_the_mean() {
+        let shape = Shape::new(1, 2, 2);
+        let mut sums = LeastSquares::new(Conv::same(1, 1), shape, shape);
+        sums.add(&[3.0; 8], &[1.0, 2.0, 3.0, 4.0, 1.0, 2.0, 3.0, 4.0]);
+        let (weight, bias) = sums.solve(1e-4).unwrap();
+        assert_eq!((weight[0], bias[0]), (0.0, 2.5));
+    }
+}

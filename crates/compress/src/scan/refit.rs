@@ -1,0 +1,116 @@
+//! One substitute, fitted in a network that other surgery has changed.
+
+use nettriage_engine::{Model, Options as Run};
+use nettriage_net::block::Block;
+use nettriage_net::surgery::{self, Substitute};
+use nettriage_net::{INPUT, Network, init, slice};
+
+use super::fit::{self, Sources, Wanted};
+use super::images::Images;
+use super::judge::{BATCH, Reference, Verdict};
+use super::ranges::as_conv;
+use super::{Method, Options, fill};
+use crate::Error;
+use crate::moments::Moments;
+
+/// Images that tell the running statistics of a substitute's norm.
+const CALIBRATION: usize = 1000;
+
+/// `network` with `now` replaced, the substitute's weights solved from what `network` puts into it to what `parent` puts
+/// out of `before`, which are the same layers.
+#[expect(clippy::too_many_arguments, reason = "two networks, the same range in both, and how")]
+pub fn refit(
+    parent: &Network,
+    before: &Block,
+    network: &Network,
+    now: &Block,
+    substitute: Substitute,
+    method: Method,
+    images: &Images<'_>,
+    options: &Options,
+) -> Result<Network, Error> {
+    let mut child = surgery::compress(network, &[(now.clone(), substitute)])?;
+    let layers = surgery::substitute_layers(now, &child);
+    let Some(product) = layers.first().cloned() else { return Ok(child) };
+    let Some(conv) = child.graph.layer(&product).and_then(|layer| as_conv(&layer.kind)) else { return Ok(child) };
+    let target = init::target_tensor(&parent.graph, before);
+    let wanted = [Wanted {
+        input: now.input.clone(),
+        from: network.graph.shape_of(&now.input)?,
+        to: parent.graph.shape_of(&target)?,
+        conv,
+        closing: init::closing(&parent.graph, before),
+        closed: target == before.output,
+        target,
+    }];
+    let sources = Sources { inputs: network, targets: Some(parent), images };
+    let mut fitted =
+        fit::fit(&sources, &wanted, &fit::sites(&wanted, method.gradients), &[method], options, &|_, _| ())?;
+    let fitted = fitted.swap_remove(0).remove(&0);
+    let fitted =
+        fitted.ok_or_else(|| Error::Request(format!("{}: no weights were found for its substitute", now.name)))?;
+    fill(&mut child, now, &fitted)?;
+    calibrate(&mut child, now, &product, images, options)?;
+    Ok(child)
+}
+
+/// Gives the substitute's norm the running statistics of its convolution's output, its function unchanged.
+fn calibrate(
+    child: &mut Network,
+    block: &Block,
+    product: &str,
+    images: &Images<'_>,
+    options: &Options,
+) -> Result<(), Error> {
+    let head = slice::between(child, INPUT, product)?;
+    let channels = head.graph.output_shape()?.channels;
+    let run = Run { threads: options.threads, exact: options.exact, ..Run::inference(BATCH) };
+    let mut model = Model::new(&head, &run)?;
+    let mut moments = Moments::new(channels);
+    let count = images.count.min(CALIBRATION);
+    images.each(0..count, head.graph.input.elements(), BATCH, |_, input| moments.add(model.forward(input)));
+    let [mean, variance] = moments.finish();
+    Ok(init::calibrate(child, block, &mean, &variance)?)
+}
+
+/// Judges whole networks against one reference.
+pub struct Judge<'a> {
+    images: &'a Images<'a>,
+    reference: Reference,
+    options: Options,
+}
+
+/// What became of the judged images.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Judgement {
+    /// Share of right ones, where there are labels.
+    pub accuracy: Option<f64>,
+    /// Percentage points that the accuracy falls by, with its 95% interval.
+    pub drop: Option<[f64; 3]>,
+    /// Share of first choices that stay.
+    pub agreement: f64,
+}
+
+impl<'a> Judge<'a> {
+    /// Against `network`.
+    pub fn new(network: &Network, images: &'a Images<'a>, options: &Options) -> Result<Judge<'a>, Error> {
+        Ok(Judge { images, reference: Reference::new(network, images, options)?, options: options.clone() })
+    }
+
+    /// Share of the images that the reference gets right.
+    pub fn accuracy(&self) -> Option<f64> {
+        self.reference.accuracy()
+    }
+
+    /// Runs a network on the images.
+    pub fn verdict(&self, network: &Network) -> Result<Judgement, Error> {
+        let run = Run { threads: self.options.threads, exact: self.options.exact, ..Run::inference(BATCH) };
+        let mut model = Model::new(network, &run)?;
+        let mut verdict = Verdict::default();
+        self.images.each(0..self.images.count, network.graph.input.elements(), BATCH, |start, input| {
+            self.reference.add(&mut verdict, self.images.labels.as_deref(), start, model.forward(input));
+        });
+        let share = |count: usize| count as f64 / verdict.images.max(1) as f64;
+        Ok(Judgement { accuracy: verdict.right.map(share), drop: verdict.drop(), agreement: share(verdict.agreed) })
+    }
+}

@@ -1,0 +1,329 @@
+//! The trials of a plan as jobs, for executors that know nothing of trials.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use nettriage_formats::safetensors;
+use nettriage_jobs::{BoxError, Jobs, RemoteJobs};
+use nettriage_records::Run;
+use nettriage_records::plan::{ParentSpec, Role, TrialSpec, VERSION};
+use nettriage_records::record::{Clock, CurvePoint, Outcome, Record};
+use nettriage_train::scheme::{Loss, Scheme, Train};
+
+use crate::context::StudyContext;
+use crate::estimate::estimate;
+use crate::shared::{Parent, SharedWork};
+use crate::study::Keep;
+use crate::trial::now;
+use crate::{Error, parent, sample_images, trial};
+
+/// How a study is run on this machine; nothing here changes a record.
+#[derive(Clone, Copy, Debug)]
+pub struct Resources {
+    /// Trials at a time, one thread each; parents train with as many threads.
+    pub workers: usize,
+    /// Bytes for activations that trials share; with 0 they are computed wherever they are needed.
+    pub cache: usize,
+}
+
+/// Reports while a study runs.
+pub trait Progress: Sync {
+    /// A parent has seen so many of its images.
+    fn parent(&self, spec: &ParentSpec, seen: usize, of: usize, point: &CurvePoint);
+    /// All parents are trained; so many trials of so many have records already.
+    fn trials(&self, done: usize, of: usize);
+    /// A trial has started.
+    fn started(&self, spec: &TrialSpec);
+    /// A trial has ended and its record is written.
+    fn ended(&self, record: &Record);
+    /// Something worth a line: a worker that died, an array job that was submitted.
+    fn note(&self, text: &str);
+}
+
+/// Trials of a plan to run, by their indices.
+pub struct TrialJobs<'a> {
+    run: &'a Run,
+    shared: SharedWork<'a>,
+    pending: &'a [usize],
+    /// Trials that have records already, of all that are to have one.
+    done: (usize, usize),
+    deadline: Option<Instant>,
+    resources: Resources,
+    progress: &'a dyn Progress,
+    parents: OnceLock<Vec<Parent>>,
+}
+
+impl<'a> TrialJobs<'a> {
+    /// Those at the indices `pending`; the caller holds the run's lock.
+    pub fn new(
+        run: &'a Run,
+        context: &'a StudyContext,
+        pending: &'a [usize],
+        done: (usize, usize),
+        deadline: Option<Instant>,
+        resources: Resources,
+        progress: &'a dyn Progress,
+    ) -> TrialJobs<'a> {
+        let shared = SharedWork::new(context, resources.cache);
+        TrialJobs { run, shared, pending, done, deadline, resources, progress, parents: OnceLock::new() }
+    }
+
+    fn spec(&self, index: usize) -> &TrialSpec {
+        &self.run.plan().trials[index]
+    }
+}
+
+impl Jobs for TrialJobs<'_> {
+    fn pending(&self) -> &[usize] {
+        self.pending
+    }
+
+    fn prepare(&self, threads: usize) -> Result<(), BoxError> {
+        let parents = train_all(self.run, &self.shared, threads, self.progress)?;
+        let _ = self.parents.set(parents);
+        self.progress.trials(self.done.0, self.done.1);
+        Ok(())
+    }
+
+    fn run(&self, job: usize) -> Result<(), BoxError> {
+        let spec = self.spec(job);
+        self.progress.started(spec);
+        let parents = self.parents.get().map_or(&[][..], Vec::as_slice);
+        let record = run_trial(self.run, &self.shared, parents, spec, 1)?;
+        if let Some(warning) = self.shared.take_warning() {
+            self.progress.note(&warning);
+        }
+        self.progress.ended(&record);
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    fn note(&self, text: &str) {
+        self.progress.note(text);
+    }
+}
+
+/// Records that are read for a mean of their seconds: enough, and quick on a slow file system.
+const SAMPLE: usize = 200;
+
+impl RemoteJobs for TrialJobs<'_> {
+    fn name(&self) -> &str {
+        &self.run.plan().name
+    }
+
+    fn folder(&self) -> &Path {
+        self.run.folder()
+    }
+
+    fn logs(&self) -> Result<PathBuf, BoxError> {
+        Ok(self.run.logs()?)
+    }
+
+    fn stored(&self) -> Result<HashSet<usize>, BoxError> {
+        let recorded = self.run.recorded()?;
+        Ok(self.pending.iter().copied().filter(|&job| recorded.contains(&self.spec(job).id)).collect())
+    }
+
+    fn begin(&self) {
+        self.progress.trials(self.done.0, self.done.1);
+    }
+
+    fn started(&self, job: usize) {
+        self.progress.started(self.spec(job));
+    }
+
+    fn finished(&self, job: usize) -> Result<bool, BoxError> {
+        let record = self.run.record(&self.spec(job).id)?;
+        record.iter().for_each(|record| self.progress.ended(record));
+        Ok(record.is_some())
+    }
+
+    fn fail(&self, job: usize, reason: String) -> Result<(), BoxError> {
+        let record = failed(self.spec(job), reason);
+        self.run.write(&record)?;
+        self.progress.ended(&record);
+        Ok(())
+    }
+
+    fn count_attempt(&self, job: usize) -> Result<u32, BoxError> {
+        Ok(self.run.note_attempt(&self.spec(job).id)?)
+    }
+
+    fn was_interrupted(&self, job: usize) -> bool {
+        self.run.was_left(&self.spec(job).id)
+    }
+
+    fn clear_interruption(&self, job: usize) {
+        self.run.clear_mark(&self.spec(job).id);
+    }
+
+    fn prerequisites(&self) -> Vec<usize> {
+        let plan = self.run.plan();
+        let missing = |id: &str| !self.run.parent_weights_path(id).exists();
+        let missing: HashSet<&str> = plan.parents.iter().map(|p| p.id.as_str()).filter(|id| missing(id)).collect();
+        let trains = |spec: &TrialSpec| spec.role == Role::Parent && missing.contains(spec.parent.as_str());
+        self.pending.iter().copied().filter(|&job| trains(self.spec(job))).collect()
+    }
+
+    fn seconds_per_job(&self) -> Result<f64, BoxError> {
+        let recorded = self.run.recorded()?;
+        let mut seconds = Vec::new();
+        for spec in self.run.plan().trials.iter().filter(|spec| recorded.contains(&spec.id)).take(SAMPLE) {
+            let record = self.run.record(&spec.id)?.filter(|record| record.readings.is_some());
+            seconds.extend(record.map(|record| record.clock.seconds));
+        }
+        if seconds.len() >= 5 {
+            return Ok(seconds.iter().sum::<f64>() / seconds.len() as f64);
+        }
+        let alone = Resources { workers: 1, ..self.resources };
+        Ok(estimate(self.shared.context, self.run.plan(), self.pending, 0, alone, true)?.trial)
+    }
+}
+
+/// Runs single trials of a plan, for worker processes. Parents and shared activations stay in memory between them.
+pub struct Worker<'a> {
+    run: &'a Run,
+    shared: SharedWork<'a>,
+    parents: Vec<Parent>,
+    threads: usize,
+}
+
+impl<'a> Worker<'a> {
+    /// A worker of so many threads (`resources.workers`) inside each trial.
+    pub fn new(run: &'a Run, context: &'a StudyContext, resources: Resources) -> Worker<'a> {
+        let shared = SharedWork::new(context, resources.cache);
+        Worker { run, shared, parents: Vec::new(), threads: resources.workers }
+    }
+
+    /// Runs the trial at `index`, whether or not it has a record, and writes its record.
+    ///
+    /// # Errors
+    /// An index beyond the plan; a record that cannot be written. A problem of the trial itself is in its record.
+    pub fn trial(&mut self, index: usize) -> Result<Record, Error> {
+        let trials = &self.run.plan().trials;
+        let spec = trials.get(index).ok_or_else(|| {
+            Error::Plan(format!("--index {index}: the plan has {} trials, counted from 0", trials.len()))
+        })?;
+        if !self.parents.iter().any(|parent| parent.id == spec.parent) {
+            let parent = parent_of(self.run, spec)?;
+            self.parents.push(parent::prepare(&self.shared, self.run, parent, self.threads, |_, _, _| ())?);
+        }
+        run_trial(self.run, &self.shared, &self.parents, spec, self.threads)
+    }
+
+    /// Why activations could not be stored, once.
+    pub fn take_warning(&self) -> Option<String> {
+        self.shared.take_warning()
+    }
+}
+
+/// The parent of a trial in the plan.
+pub(crate) fn parent_of<'a>(run: &'a Run, spec: &TrialSpec) -> Result<&'a ParentSpec, Error> {
+    let parent = run.plan().parents.iter().find(|p| p.id == spec.parent);
+    parent.ok_or_else(|| Error::Plan(format!("trial {}: its parent is not in the plan", spec.id)))
+}
+
+/// The plan's parents, trained or read where they are not stored yet.
+pub(crate) fn train_all(
+    run: &Run,
+    shared: &SharedWork<'_>,
+    threads: usize,
+    progress: &dyn Progress,
+) -> Result<Vec<Parent>, Error> {
+    let prepare = |spec: &ParentSpec| {
+        let report = |seen, of, point: &CurvePoint| progress.parent(spec, seen, of, point);
+        parent::prepare(shared, run, spec, threads, report)
+    };
+    run.write_pictures(|| sample_images::of(shared.context))?;
+    run.plan().parents.iter().map(prepare).collect()
+}
+
+/// Runs a trial and writes its record; a trial that fails or panics gets a record that says so.
+fn run_trial(
+    run: &Run,
+    shared: &SharedWork<'_>,
+    parents: &[Parent],
+    spec: &TrialSpec,
+    threads: usize,
+) -> Result<Record, Error> {
+    let _mark = run.begin(&spec.id)?;
+    let parent = parents.iter().find(|p| p.id == spec.parent);
+    let parent = parent.ok_or_else(|| Error::Plan(format!("trial {}: its parent is not in the plan", spec.id)))?;
+    let result = catch_unwind(AssertUnwindSafe(|| trial::run(shared, parent, spec, threads)));
+    let record = match result {
+        Ok(Ok(finished)) => {
+            match (shared.context.study.children.keep, &finished.network, &finished.substitute) {
+                (Keep::Network, Some(network), _) => safetensors::save(network, run.child_weights_path(&spec.id))?,
+                (Keep::Substitute, _, Some(own)) => safetensors::save(own, run.substitute_weights_path(&spec.id))?,
+                _ => {}
+            }
+            finished.record
+        }
+        Ok(Err(error)) => failed(spec, error.to_string()),
+        Err(panic) => failed(spec, format!("internal error: {}", message(panic.as_ref()))),
+    };
+    run.write(&record)?;
+    Ok(record)
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
+}
+
+/// The record of a trial that could not be run.
+fn failed(spec: &TrialSpec, reason: String) -> Record {
+    Record {
+        version: VERSION,
+        spec: spec.clone(),
+        outcome: Outcome::Failed { reason },
+        readings: None,
+        clock: Clock { finished: now(), machine: Some(crate::machine()), ..Clock::default() },
+    }
+}
+
+/// The order in which trials that share one cache run: by plan, but those that read the parent's logits later.
+///
+/// Trials that distill come late, because most of the way to the parent's logits is cached by then, at least for the
+/// trials of the last block. Among them those that train every layer come first: a long trial at the very end would
+/// leave the other workers idle. The parent's own trial trains nothing, and the input of its last block is cached at the
+/// end.
+pub(crate) fn cache_order(run: &Run, context: &StudyContext, pending: &mut [usize]) {
+    const PARENT: u8 = 3;
+    pending.sort_by_key(|&index| {
+        let spec = &run.plan().trials[index];
+        match spec.role {
+            Role::Parent => PARENT,
+            _ => context.study.scheme(&spec.scheme).as_ref().map_or(0, scheme_order),
+        }
+    });
+}
+
+fn scheme_order(scheme: &Scheme) -> u8 {
+    match scheme.stages.iter().any(|stage| stage.loss == Loss::Distillation) {
+        false => 0,
+        true if scheme.stages.iter().any(|stage| stage.train == Train::All) => 1,
+        true => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nettriage_train::scheme::{PRESETS, preset};
+
+    #[test]
+    fn distillation_runs_last_and_its_long_trials_first() {
+        let mut names = PRESETS;
+        names.sort_by_key(|name| scheme_order(&preset(name).unwrap()));
+        let [rest @ .., long, longer, short] = names;
+        assert_eq!([long, longer, short], ["distill-global", "hint-then-distill", "distill-local"]);
+        assert_eq!(rest, ["none", "local", "global", "hint", "hint-then-global"]);
+    }
+}

@@ -1,0 +1,365 @@
+//! Batches of one tensor over a fixed sequence of images: the images themselves, or activations inside a network.
+
+use std::hash::Hash;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use nettriage_data::{Example, Images, Normalization, Shape, fill, prefetch};
+use nettriage_engine::{Model, Options};
+use nettriage_net::Network;
+
+use crate::Error;
+use crate::cache::{Cache, Reserved, Tier};
+use crate::values::{Precision, Values};
+
+/// A fixed sequence of images of one data set, as a network takes them.
+#[derive(Clone)]
+pub struct ImageSequence<'a> {
+    /// The images, of which the sequence shows some, in its own order.
+    pub images: &'a Images,
+    /// The shape of an image.
+    pub shape: Shape,
+    /// Normalisation of pixels.
+    pub normalization: &'a Normalization,
+    /// Which images, each with its augmentation.
+    pub examples: Vec<Example>,
+}
+
+impl<'a> ImageSequence<'a> {
+    /// The images `indices` without augmentation.
+    pub fn plain(
+        images: &'a Images,
+        shape: Shape,
+        normalization: &'a Normalization,
+        indices: &[u32],
+    ) -> ImageSequence<'a> {
+        let examples = indices.iter().copied().map(Example::plain).collect();
+        ImageSequence { images, shape, normalization, examples }
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.examples.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.examples.is_empty()
+    }
+
+    /// Their labels, in order.
+    pub fn labels(&self) -> Vec<u16> {
+        self.examples.iter().map(|example| self.images.labels[example.image as usize]).collect()
+    }
+
+    /// Writes the images of `range`, normalised: n x H x W x C.
+    ///
+    /// # Panics
+    /// If `out` has another length.
+    pub fn fill(&self, range: Range<usize>, out: &mut [f32]) {
+        // The next batch, if it is as large: it may be read from the disk while this one is computed on.
+        let next = range.end..(range.end + range.len()).min(self.len());
+        prefetch(self.images, &self.examples[next]);
+        fill(self.images, self.shape, &self.examples[range], self.normalization, out);
+    }
+}
+
+/// How the network below a tensor is run.
+#[derive(Clone, Copy, Debug)]
+pub struct PrefixOptions {
+    /// Threads of a forward pass.
+    pub threads: usize,
+    /// Whether convolutions use exact algorithms only.
+    pub exact: bool,
+    /// Precision of the values.
+    pub precision: Precision,
+}
+
+/// Batches of one tensor over an image sequence.
+pub struct ActivationSource<'a> {
+    sequence: ImageSequence<'a>,
+    /// Elements per image.
+    elements: usize,
+    /// Largest number of images in a batch.
+    batch: usize,
+    /// The network that computes the tensor; none where it is the images.
+    prefix: Option<Prefix>,
+    stored: Option<Arc<Values>>,
+    look_ahead: Option<LookAhead>,
+    buffers: Buffers,
+}
+
+#[derive(Default)]
+struct Buffers {
+    input: Vec<f32>,
+    output: Vec<f32>,
+}
+
+/// The part of a network that computes a tensor.
+struct Prefix {
+    network: Network,
+    /// Stored values that it starts from, with their elements per image; the images if none.
+    start: Option<(Arc<Values>, usize)>,
+    options: PrefixOptions,
+    /// Built when first needed: most sources find their values stored.
+    model: Option<Model>,
+}
+
+impl<'a> ActivationSource<'a> {
+    /// The images themselves.
+    pub fn images(sequence: ImageSequence<'a>, batch: usize) -> ActivationSource<'a> {
+        let elements = sequence.shape.elements();
+        ActivationSource {
+            sequence,
+            elements,
+            batch,
+            prefix: None,
+            stored: None,
+            look_ahead: None,
+            buffers: Buffers::default(),
+        }
+    }
+
+    /// The output of `network`, computed from the images, or from `start`: stored values of its input tensor with their
+    /// number of elements per image.
+    ///
+    /// # Errors
+    /// A network whose shapes do not fit.
+    pub fn computed(
+        sequence: ImageSequence<'a>,
+        network: Network,
+        start: Option<(Arc<Values>, usize)>,
+        batch: usize,
+        options: PrefixOptions,
+    ) -> Result<ActivationSource<'a>, Error> {
+        let elements = network.graph.output_shape()?.elements();
+        let prefix = Some(Prefix { network, start, options, model: None });
+        Ok(ActivationSource { elements, prefix, ..ActivationSource::images(sequence, batch) })
+    }
+
+    /// The same, its values stored in a cache: computed now, unless they are there already.
+    ///
+    /// Where the cache has no space for them, or they cannot be stored (`warn` is told why), they are computed batch by
+    /// batch whenever they are read. The images themselves are never stored.
+    ///
+    /// # Errors
+    /// Those of the network that computes them.
+    pub fn stored_in<K: Eq + Hash + Clone>(
+        mut self,
+        cache: &Cache<K, Values>,
+        key: K,
+        folder: &Path,
+        warn: &dyn Fn(String),
+    ) -> Result<ActivationSource<'a>, Error> {
+        let Some(prefix) = &self.prefix else { return Ok(self) };
+        let bytes = self.elements * self.sequence.len() * prefix.options.precision.bytes();
+        let mut failure = None;
+        let stored = cache.get(key, bytes, |tier| match self.compute_all(tier, folder, warn) {
+            Ok(values) => values,
+            Err(error) => {
+                failure = Some(error);
+                None
+            }
+        });
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        // The memory of what computes the values is free once they are stored.
+        if let (Some(prefix), true) = (&mut self.prefix, stored.is_some()) {
+            (prefix.start, prefix.model) = (None, None);
+        }
+        self.stored = stored;
+        Ok(self)
+    }
+
+    /// The same, computing and storing a later tensor from the values as they are read.
+    pub fn with_look_ahead(mut self, look_ahead: Option<LookAhead>) -> ActivationSource<'a> {
+        self.look_ahead = look_ahead;
+        self
+    }
+
+    /// The same where only the images of `range` will be read: a part of them stores nothing for later.
+    pub fn over(mut self, range: &Range<usize>) -> ActivationSource<'a> {
+        if *range != (0..self.len()) {
+            self.look_ahead = None;
+        }
+        self
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.sequence.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.sequence.is_empty()
+    }
+
+    /// The labels of the images, in order.
+    pub fn labels(&self) -> Vec<u16> {
+        self.sequence.labels()
+    }
+
+    /// The values of the images in `range`, at most as many as a batch holds: n x H x W x C.
+    ///
+    /// # Errors
+    /// Those of the network that computes them.
+    pub fn batch(&mut self, range: Range<usize>) -> Result<&[f32], Error> {
+        let ActivationSource { sequence, elements, batch, prefix, stored, look_ahead, buffers } = self;
+        if let Some(values) = stored {
+            return Ok(values.read(range.start * *elements..range.end * *elements, &mut buffers.output));
+        }
+        let Some(prefix) = prefix else {
+            buffers.input.resize(range.len() * *elements, 0.0);
+            sequence.fill(range, &mut buffers.input);
+            return Ok(&buffers.input);
+        };
+        let values = prefix.compute(sequence, range.clone(), *batch, buffers)?;
+        *look_ahead = look_ahead.take().and_then(|look_ahead| look_ahead.read(range, values, sequence.len()));
+        Ok(values)
+    }
+
+    /// Runs the prefix on all images; `None` where the values cannot be stored.
+    fn compute_all(&mut self, tier: Tier, folder: &Path, warn: &dyn Fn(String)) -> Result<Option<Values>, Error> {
+        let ActivationSource { sequence, elements, batch, prefix, buffers, .. } = self;
+        let Some(prefix) = prefix else { return Ok(None) };
+        let count = sequence.len();
+        let mut values = match Values::new(*elements * count, prefix.options.precision, tier, folder) {
+            Ok(values) => values,
+            Err(problem) => {
+                warn(problem);
+                return Ok(None);
+            }
+        };
+        for start in (0..count).step_by(*batch) {
+            let range = start..count.min(start + *batch);
+            values.write(start * *elements, prefix.compute(sequence, range, *batch, buffers)?);
+        }
+        Ok(Some(values))
+    }
+}
+
+impl Prefix {
+    /// Its output for the images of `range`, at most `batch` of them.
+    fn compute<'v>(
+        &'v mut self,
+        sequence: &ImageSequence<'_>,
+        range: Range<usize>,
+        batch: usize,
+        buffers: &'v mut Buffers,
+    ) -> Result<&'v [f32], Error> {
+        let Buffers { input, output } = buffers;
+        let Prefix { network, start, options, model } = self;
+        let inputs = match start {
+            Some((values, elements)) => values.read(range.start * *elements..range.end * *elements, input),
+            None => {
+                input.resize(range.len() * sequence.shape.elements(), 0.0);
+                sequence.fill(range, input);
+                input
+            }
+        };
+        let model = match model {
+            Some(model) => model,
+            none => {
+                let inference = Options::inference(batch);
+                let options = Options { threads: options.threads, exact: options.exact, ..inference };
+                none.insert(Model::new(network, &options)?)
+            }
+        };
+        let values = model.forward(inputs);
+        if options.precision.is_full() {
+            return Ok(values);
+        }
+        output.clear();
+        output.extend_from_slice(values);
+        options.precision.round(output);
+        Ok(output)
+    }
+}
+
+/// A later tensor, computed from the values of a source as these are read, and stored once all have been.
+pub struct LookAhead {
+    model: Model,
+    /// Elements per image.
+    elements: usize,
+    values: Values,
+    /// Images so far.
+    done: usize,
+    reserved: Reserved<Values>,
+}
+
+impl LookAhead {
+    /// From the network between both tensors, for so many images; `None` where the values cannot be stored.
+    pub fn new(
+        model: Model,
+        elements: usize,
+        images: usize,
+        precision: Precision,
+        reserved: Reserved<Values>,
+        folder: &Path,
+    ) -> Option<LookAhead> {
+        let values = Values::new(elements * images, precision, reserved.tier, folder).ok()?;
+        Some(LookAhead { model, elements, values, done: 0, reserved })
+    }
+
+    /// Takes the `values` of the images of `range`, of `all` images; `None` at the end, and where ranges do not follow
+    /// each other.
+    fn read(mut self, range: Range<usize>, values: &[f32], all: usize) -> Option<LookAhead> {
+        if range.start != self.done {
+            return None;
+        }
+        self.values.write(range.start * self.elements, self.model.forward(values));
+        self.done = range.end;
+        if self.done < all {
+            return Some(self);
+        }
+        self.reserved.store(self.values);
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nettriage_net::arch::{self, ArchSpec};
+    use nettriage_net::{INPUT, slice};
+
+    #[test]
+    fn values_that_cannot_be_stored_are_computed_and_are_the_same() {
+        let data = nettriage_data::open("digits", None).unwrap();
+        let all: Vec<u32> = (0..50).collect();
+        let normalization = Normalization::of(&data.train, data.shape(), &all);
+        let spec = ArchSpec { plan: Some(vec![vec![4], vec![4]]), ..ArchSpec::named("vgg") };
+        let input = nettriage_net::Shape::new(data.channels, data.height, data.width);
+        let graph = arch::build(&spec, input, 10).unwrap();
+        let network = Network::initialised(graph, &mut crate::seed::rng("test", &[])).unwrap();
+        let inner = network.graph.layers[3].name.clone();
+        let prefix = slice::between(&network, INPUT, &inner).unwrap();
+        let options = PrefixOptions { threads: 1, exact: false, precision: Precision::F32 };
+        let read = |cache: &Cache<&'static str, Values>, folder: &Path| {
+            let sequence = ImageSequence::plain(&data.train, data.shape(), &normalization, &all);
+            let source = ActivationSource::computed(sequence, prefix.clone(), None, 16, options).unwrap();
+            let warned = std::cell::RefCell::new(Vec::new());
+            let mut source = source.stored_in(cache, "inner", folder, &|text| warned.borrow_mut().push(text)).unwrap();
+            let mut values = Vec::new();
+            for start in (0..50).step_by(16) {
+                values.extend_from_slice(source.batch(start..50.min(start + 16)).unwrap());
+            }
+            (values, cache.stored(&"inner").is_some(), warned.into_inner())
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let (plain, stored, warned) = read(&Cache::new(0, 0), folder.path());
+        assert!(!stored && warned.is_empty());
+        for (cache, folder, stores) in [
+            (Cache::new(100 << 20, 0), folder.path(), true),
+            (Cache::new(0, 100 << 20), folder.path(), true),
+            (Cache::new(0, 100 << 20), Path::new("/nonexistent"), false),
+        ] {
+            let (values, stored, warned) = read(&cache, folder);
+            assert_eq!(values, plain);
+            assert_eq!((stored, warned.len()), (stores, usize::from(!stores)), "{warned:?}");
+        }
+    }
+}
