@@ -74,19 +74,11 @@ fn read(run: &Run) -> Result<(RunData, Analysis), Fail> {
     Ok((data, analysis))
 }
 
-/// Writes a file whole or not at all: under another name first, then renamed.
+/// Writes a file atomically.
 pub fn write(path: &Path, text: &str) -> Result<(), Fail> {
     write_bytes(path, text.as_bytes())
 }
 
 fn write_bytes(path: &Path, content: &[u8]) -> Result<(), Fail> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
-    let written = std::fs::write(&temporary, content).and_then(|()| std::fs::rename(&temporary, path));
-    written.map_err(|error| {
-        // Best effort: the error at hand matters more.
-        let _ = std::fs::remove_file(&temporary);
-        Fail::file(path, error)
-    })
+    nettriage_files::write_atomic(path, content).map_err(|error| Fail::file(path, error))
 }

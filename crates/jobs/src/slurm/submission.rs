@@ -97,10 +97,7 @@ pub fn submit<J: RemoteJobs + ?Sized>(
     let submission = Submission { array: queue::submit(&arguments)?, tasks };
     let bytes = serde_json::to_string(&submission).expect("plain data");
     let path = folder.join(format!("{number}.json"));
-    // By rename, so that a reader sees a whole file or none.
-    let temporary = folder.join(format!("{number}.json.tmp"));
-    write(&temporary, &bytes)?;
-    fs::rename(&temporary, &path).map_err(|source| Error::io(&path, source))?;
+    nettriage_files::write_atomic(&path, bytes.as_bytes()).map_err(|source| Error::io(&path, source))?;
     Ok(submission)
 }
 
