@@ -54,10 +54,10 @@ pub fn archive(bytes: &[u8]) -> usize {
 
 /// An image file.
 pub fn image(bytes: &[u8]) -> usize {
-    match fuzzing::picture(bytes) {
+    match fuzzing::image(bytes) {
         Ok(pixels) => assert_eq!(pixels.len(), 16 * 16 * 3),
         Err(reason) => one_line(&reason),
     }
     // The most that an image may declare, in the decoder and as eight-bit RGB.
-    fuzzing::MOST_PICTURE_BYTES
+    fuzzing::MAX_IMAGE_BYTES
 }

@@ -118,7 +118,7 @@ fn seeds_are_valid() {
         fuzzing::archive(&seed).unwrap();
     }
     for seed in seeds::image() {
-        fuzzing::picture(&seed).unwrap();
+        fuzzing::image(&seed).unwrap();
     }
     let seed = &seeds::idx()[0];
     let cut = usize::from(u16::from_le_bytes([seed[0], seed[1]]));

@@ -177,7 +177,7 @@ impl Runtime {
         let folder = self.scratch.clone().unwrap_or(default.memory.folder);
         nettriage_study::RuntimeOptions {
             reuse: self.no_reuse,
-            memory: nettriage_data::Room { memory: self.data_memory << 20, folder },
+            memory: nettriage_data::MemoryBudget { memory: self.data_memory << 20, folder },
             disk: self.disk_cache << 20,
             threads: self.threads.map(usize::from),
         }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use indicatif::{BinaryBytes, HumanDuration};
 use nettriage_jobs::{Executor, Processes, Slurm, Threads, slurm};
@@ -138,14 +138,13 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn for<'a> Executor<
         On::Slurm => {
             let args::Slurm { slurm_option, slurm_tasks, slurm_chunk, .. } = &args.slurm;
             let command = trial_command(&args.train, folder, args.train.cache.min(TASK_CACHE), 1)?;
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
             Ok(Box::new(Slurm {
                 command,
                 options: slurm_option.clone(),
                 at_once: *slurm_tasks,
                 chunk: *slurm_chunk,
                 retries: args.retries,
-                until: args.max_time.map(|time| now + time.as_secs_f64()),
+                until: args.max_time.map(|time| nettriage_records::unix_time() + time.as_secs_f64()),
             }))
         }
     }

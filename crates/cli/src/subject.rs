@@ -68,7 +68,7 @@ fn of_file(args: &args::Subject) -> Result<Subject, Fail> {
         let problem = format!("--judged {} leaves none of the {count} training images to fit to", args.judged);
         return Err(Fail::Message(problem));
     }
-    let (train, judged, judged_from) = if data.train.by_class() {
+    let (train, judged, judged_from) = if data.train.is_sorted_by_class() {
         let split = nettriage_data::split(&data.train, args.judged, 0);
         (split.train, split.validation, format!("{} of the training images, drawn by seed", args.judged))
     } else {

@@ -1,7 +1,6 @@
 //! `trial`: single trials of a plan, by their places in it.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use nettriage_records::Run;
 use nettriage_study::{Resources, RuntimeOptions, StudyContext, Worker};
@@ -35,7 +34,7 @@ pub fn trial(args: &args::Trial) -> Result<(), Fail> {
         if args.missing && run.record(&spec.id)?.is_some() {
             continue;
         }
-        if args.until.is_some_and(|until| now() >= until) {
+        if args.until.is_some_and(|until| nettriage_records::unix_time() >= until) {
             eprintln!("the time is over: the trials from {index} on are left for another time");
             return Ok(());
         }
@@ -85,10 +84,6 @@ fn indices(text: &str, trials: usize) -> Result<Vec<usize>, Fail> {
         places.extend(first..=last);
     }
     Ok(places)
-}
-
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -379,7 +379,10 @@ fn a_plan_of_another_version() {
     }
     for command in &mut commands {
         let error = refused(&command.output().unwrap());
-        assert!(error.contains("made by another version (file version 2, this program reads 1)"), "{error}");
+        assert!(
+            error.contains("written by another version of nettriage (file version 2, this program reads 1)"),
+            "{error}"
+        );
     }
     // The same version of files, but a program that plans otherwise.
     fs::write(&path, text).unwrap();

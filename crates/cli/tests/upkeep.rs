@@ -82,7 +82,7 @@ fn what_does_not_belong_together_is_not_merged() {
     bytes[at] ^= 1;
     fs::write(&file, bytes).unwrap();
     let error = refused(&merge(&place, &["b"], "c"));
-    assert!(error.contains("torn or altered"), "{error}");
+    assert!(error.contains("truncated or altered"), "{error}");
     let error = refused(&merge(&place, &["a", "nowhere"], "c"));
     assert!(error.contains("nowhere"), "{error}");
 }

@@ -1,23 +1,23 @@
-//! From bytes to the numbers that a network sees.
+//! Batches: normalised, augmented images as f32.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Example, Images, Shape};
 
-/// Mean and standard deviation per channel, of pixels scaled to 0..1.
+/// Mean and standard deviation per channel, of pixels scaled to 0..1: a network receives (pixel / 255 - mean) / std.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Normalization {
-    /// Means, one a channel.
+    /// Mean of every channel, C values.
     pub mean: Vec<f32>,
-    /// Standard deviations, one a channel.
+    /// Standard deviation of every channel, C values.
     pub std: Vec<f32>,
 }
 
 impl Normalization {
-    /// The statistics of the images `indices`, over all their pixels: mean and population standard deviation.
+    /// Mean and population standard deviation over all pixels of the images `indices`.
     ///
-    /// Sums are exact integers, so neither the order of the images nor the machine matters. A channel without
-    /// any variation gets a deviation of 1, so that it normalises to zero.
+    /// The sums are exact integers, so the result depends neither on the order of the images nor on the machine. A constant
+    /// channel gets a standard deviation of 1 and so becomes zero.
     ///
     /// # Panics
     /// If an index is out of range.
@@ -44,19 +44,19 @@ impl Normalization {
         Normalization { mean, std }
     }
 
-    /// For each channel, what each byte becomes: (byte / 255 - mean) / std, in f32 as PyTorch computes it.
+    /// For each channel a lookup table over the 256 byte values: (byte / 255 - mean) / std, in f32 as PyTorch computes it.
     fn tables(&self) -> Vec<[f32; 256]> {
         let table = |(&mean, &std): (&f32, &f32)| std::array::from_fn(|byte| (byte as f32 / 255.0 - mean) / std);
         self.mean.iter().zip(&self.std).map(table).collect()
     }
 }
 
-/// Writes varied, normalised examples: `out` is n x H x W x C, with n = `examples.len()`.
+/// Writes augmented, normalised examples: `out` is n x H x W x C, with n = `examples.len()`.
 ///
-/// Window element (y, x) is image element (y + dy, x + dx), and the window is then mirrored if the example says so.
-/// Where that lies outside the image it is zero *after* normalisation, which is the colour of the training set's
-/// mean: torchvision's `Normalize` followed by `RandomCrop(padding=…)`. The more usual order there, crop first, has
-/// a black border instead.
+/// Element (y, x) of the crop is element (y + dy, x + dx) of the image; the crop is then flipped left to right if
+/// [`Example::flip`] is set. Elements outside the image are zero *after* normalisation, so the border has the mean colour of
+/// the training set. This is torchvision's `Normalize` followed by `RandomCrop(padding=…)`; the more common order,
+/// `RandomCrop` before `Normalize`, gives a black border instead.
 ///
 /// # Panics
 /// If `out` has another length, an image index is out of range, or the channels of `shape` and `normalization` differ.
@@ -71,12 +71,12 @@ pub fn fill(images: &Images, shape: Shape, examples: &[Example], normalization: 
         if *example == Example::plain(example.image) {
             normalise(image, &tables, false, out);
         } else {
-            vary(image, shape, example, &tables, out);
+            augment(image, shape, example, &tables, out);
         }
     }
 }
 
-/// Writes normalised images as they are: `out` is n x H x W x C, with n = `indices.len()`.
+/// Writes normalised images without augmentation: `out` is n x H x W x C, with n = `indices.len()`.
 ///
 /// # Panics
 /// As [`fill`].
@@ -91,12 +91,12 @@ pub fn fill_plain(images: &Images, shape: Shape, indices: &[u32], normalization:
     }
 }
 
-/// Pixels, H x W x C or any part of it that begins with channel 0; with `flip` the last one first.
+/// Normalises whole pixels of C channels each; with `flip` in reverse order of pixels.
 fn normalise(pixels: &[u8], tables: &[[f32; 256]], flip: bool, out: &mut [f32]) {
-    // With the usual counts of channels known ahead, the compiler leaves no loop within a pixel.
+    // With 1 and 3 channels known at compile time there is no loop over channels.
     match tables {
-        [a] => each(pixels.as_chunks().0, flip, out.as_chunks_mut().0, |[i]: [u8; 1]| [a[usize::from(i)]]),
-        [a, b, c] => each(pixels.as_chunks().0, flip, out.as_chunks_mut().0, |[i, j, k]: [u8; 3]| {
+        [a] => map_pixels(pixels.as_chunks().0, flip, out.as_chunks_mut().0, |[i]: [u8; 1]| [a[usize::from(i)]]),
+        [a, b, c] => map_pixels(pixels.as_chunks().0, flip, out.as_chunks_mut().0, |[i, j, k]: [u8; 3]| {
             [a[usize::from(i)], b[usize::from(j)], c[usize::from(k)]]
         }),
         _ => {
@@ -111,8 +111,8 @@ fn normalise(pixels: &[u8], tables: &[[f32; 256]], flip: bool, out: &mut [f32]) 
     }
 }
 
-/// Writes `f` of every pixel; with `flip` that of the last one first.
-fn each<const C: usize>(pixels: &[[u8; C]], flip: bool, out: &mut [[f32; C]], f: impl Fn([u8; C]) -> [f32; C]) {
+/// Writes `f` of every pixel; with `flip` in reverse order.
+fn map_pixels<const C: usize>(pixels: &[[u8; C]], flip: bool, out: &mut [[f32; C]], f: impl Fn([u8; C]) -> [f32; C]) {
     if flip {
         pixels.iter().zip(out.iter_mut().rev()).for_each(|(&pixel, out)| *out = f(pixel));
     } else {
@@ -120,14 +120,15 @@ fn each<const C: usize>(pixels: &[[u8; C]], flip: bool, out: &mut [[f32; C]], f:
     }
 }
 
-fn vary(image: &[u8], shape: Shape, example: &Example, tables: &[[f32; 256]], out: &mut [f32]) {
+/// Writes one cropped and possibly flipped example, H x W x C; see [`fill`].
+fn augment(image: &[u8], shape: Shape, example: &Example, tables: &[[f32; 256]], out: &mut [f32]) {
     let Shape { channels, height, width } = shape;
     let row = width * channels;
     let (dy, dx) = (isize::from(example.dy), isize::from(example.dx));
-    // The window's columns that lie inside the image; the same in every row.
+    // The columns of the crop that lie inside the image; the same in every row.
     let first = (-dx).clamp(0, width as isize) as usize;
     let end = (width as isize - dx).clamp(first as isize, width as isize) as usize;
-    // Where they go.
+    // Their place in the output.
     let (left, right) = if example.flip { (width - end, width - first) } else { (first, end) };
     for (y, out) in out.chunks_exact_mut(row).enumerate() {
         let source = y as isize + dy;

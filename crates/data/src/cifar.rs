@@ -1,7 +1,7 @@
-//! CIFAR-10's and CIFAR-100's binary batches (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009).
+//! The binary batches of CIFAR-10 and CIFAR-100 (A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009).
 //!
-//! A file is a run of records: the label (for CIFAR-100 the coarse one, of 20, then the fine one, of 100), then
-//! 32 x 32 red, green and blue bytes, plane after plane.
+//! A file is a sequence of records: the label (CIFAR-100: the coarse label, one of 20, then the fine label, one of 100), then
+//! 3 x 32 x 32 bytes, planar: all red, then all green, then all blue values.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,26 +9,26 @@ use std::path::Path;
 
 use crate::{Error, Images, Shape};
 
-/// Every image's shape.
+/// The shape of every image.
 pub(crate) const SHAPE: Shape = Shape { channels: 3, height: 32, width: 32 };
 
 const PLANE: usize = 32 * 32;
-const REMEDY: &str = "the file is damaged or of another kind: delete it and fetch the set again";
+const REMEDY: &str = "the file is damaged or is not a CIFAR batch: delete it and fetch the set again";
 
-/// What distinguishes the two sets.
+/// How a set is divided into files.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     /// Files of training images.
     pub train: &'static [&'static str],
     /// The file of test images.
     pub test: &'static str,
-    /// Records a training file.
+    /// Records per training file.
     pub train_records: usize,
     /// Records in the test file.
     pub test_records: usize,
-    /// Bytes of label before the pixels; the last one counts.
+    /// Label bytes before the pixels; the last one is used.
     pub label_bytes: usize,
-    /// The file with the classes' names, a line each.
+    /// The file of class names, one per line.
     pub names: &'static str,
     /// Number of classes.
     pub classes: usize,
@@ -55,7 +55,7 @@ pub(crate) const CIFAR100: Layout = Layout {
 };
 
 impl Layout {
-    /// All the files that must be there, with their lengths in bytes.
+    /// All required files with their lengths in bytes.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         let record = self.label_bytes + SHAPE.elements();
         let train = self.train.iter().map(move |&file| (file, (self.train_records * record) as u64));
@@ -74,7 +74,7 @@ pub(crate) fn read(folder: &Path, layout: &Layout) -> Result<(Images, Images), E
     Ok((train.into(), test.into()))
 }
 
-/// Images under way.
+/// Images read so far.
 #[derive(Default)]
 pub(crate) struct Records {
     pixels: Vec<u8>,
@@ -92,7 +92,7 @@ fn read_file(path: &Path, layout: &Layout, records: usize, images: &mut Records)
         std::io::ErrorKind::NotFound => Error::Missing {
             what: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             places: path.parent().unwrap_or(Path::new(".")).display().to_string(),
-            remedy: "a batch of the set is missing; add it or fetch the set again".into(),
+            remedy: "add the missing file, or fetch the set again".into(),
         },
         _ => Error::Io { action: "open", path: path.to_path_buf(), cause },
     })?;
@@ -112,7 +112,7 @@ fn check_length(path: &Path, expected: usize, found: u64) -> Result<(), Error> {
     Err(Error::Length { file, expected: expected as u64, found, remedy: REMEDY })
 }
 
-/// Appends the `records` records in `bytes` to `images`, turning planes into H x W x C.
+/// Appends the `records` records in `bytes` to `images`, converting planar pixels to H x W x C.
 pub(crate) fn decode(
     path: &Path,
     bytes: &[u8],
@@ -140,13 +140,13 @@ pub(crate) fn decode(
     Ok(())
 }
 
-/// The classes' names from the set's own file, or nothing where it is not there.
+/// The class names from their file; `None` if there is no such file.
 pub(crate) fn names(folder: &Path, layout: &Layout) -> Result<Option<Vec<String>>, Error> {
     let path = folder.join(layout.names);
     let mut text = String::new();
     match File::open(&path) {
         Ok(file) => {
-            // A hundred names take some 900 bytes; nothing much longer is the right file.
+            // A hundred names take about 900 bytes; a much longer file is not a list of class names.
             if let Err(cause) = file.take(1 << 16).read_to_string(&mut text) {
                 return match cause.kind() {
                     std::io::ErrorKind::InvalidData => {

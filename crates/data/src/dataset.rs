@@ -1,10 +1,10 @@
-//! A data set: bytes, as decoded, and their labels.
+//! A data set: decoded pixels and labels.
 
 use sha2::{Digest, Sha256};
 
-use crate::{Error, Pixels, Room};
+use crate::{Error, MemoryBudget, Pixels};
 
-/// The extent of one image. Pixels are stored row by row, channels innermost (H x W x C).
+/// The shape of one image. Pixels are stored row by row with channels innermost (H x W x C).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Shape {
     /// Channels, C: 1 for grey, 3 for red, green, blue.
@@ -16,7 +16,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Bytes (and later elements) per image: H x W x C.
+    /// Elements of one image: H x W x C. As decoded, an element is a byte.
     pub fn elements(self) -> usize {
         self.channels * self.height * self.width
     }
@@ -33,7 +33,7 @@ impl std::fmt::Display for Shape {
 pub struct Images {
     /// N x H x W x C bytes, 0 to 255.
     pub pixels: Pixels,
-    /// N class indices.
+    /// N class indices, each below the number of classes.
     pub labels: Vec<u16>,
 }
 
@@ -57,7 +57,7 @@ impl Images {
         &self.pixels[index * size..][..size]
     }
 
-    /// As [`Images::image`], through `buffer` where the images are in a file: for many of them, which need not stay in memory.
+    /// As [`Images::image`], but images on the disk are copied to `buffer`, so that reading all of them keeps none in memory.
     ///
     /// # Panics
     /// If there is no such image.
@@ -66,12 +66,12 @@ impl Images {
         self.pixels.read(index * size..(index + 1) * size, buffer)
     }
 
-    /// Whether they lie class by class, as a folder's do, so that the first ones would be of the first classes alone.
-    pub fn by_class(&self) -> bool {
+    /// Whether the images are sorted by class, as those of an image folder are: the first ones are then all of the first class.
+    pub fn is_sorted_by_class(&self) -> bool {
         self.labels.is_sorted()
     }
 
-    /// How many images each of `classes` classes has.
+    /// The number of images of each of the first `classes` classes.
     pub fn counts(&self, classes: usize) -> Vec<usize> {
         let mut counts = vec![0; classes];
         for &label in &self.labels {
@@ -86,7 +86,7 @@ impl Images {
 /// A data set: its classes, its training images and its test images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
-    /// The name under which it was opened.
+    /// Its name: that of a known set, or of the folder or archive.
     pub name: String,
     /// Channels, C.
     pub channels: usize,
@@ -94,7 +94,7 @@ pub struct Dataset {
     pub height: usize,
     /// Columns, W.
     pub width: usize,
-    /// Names of the classes; a label is an index into them.
+    /// Class names; a label is an index into them.
     pub classes: Vec<String>,
     /// The training images, from which a validation split is carved by [`crate::split`].
     pub train: Images,
@@ -103,23 +103,23 @@ pub struct Dataset {
     /// SHA-256, in lower-case hexadecimal, over the decoded content: the text `nettriage-data 1\n`, then C, H, W
     /// and the number of classes, then for the training and again for the test images N, all pixels
     /// (N x H x W x C bytes) and all labels. The numbers are unsigned 64-bit, the labels unsigned 16-bit, little-endian.
-    /// So it does not depend on how the files were named or compressed.
+    /// It does not depend on file names or compression.
     pub checksum: String,
 }
 
 impl Dataset {
-    /// Puts a data set together and computes its checksum.
+    /// Assembles a data set and computes its checksum.
     pub(crate) fn new(name: &str, shape: Shape, classes: Vec<String>, train: Images, test: Images) -> Dataset {
         let checksum = checksum(shape, classes.len(), &train, &test);
         let Shape { channels, height, width } = shape;
         Dataset { name: name.to_string(), channels, height, width, classes, train, test, checksum }
     }
 
-    /// The same set with its pixels in files, where they exceed `room`.
-    pub(crate) fn within(mut self, room: &Room) -> Result<Dataset, Error> {
-        if (self.train.pixels.len() + self.test.pixels.len()) as u64 > room.memory {
+    /// The same set, with its pixels in temporary files if they exceed the budget.
+    pub(crate) fn within(mut self, budget: &MemoryBudget) -> Result<Dataset, Error> {
+        if (self.train.pixels.len() + self.test.pixels.len()) as u64 > budget.memory {
             for images in [&mut self.train, &mut self.test] {
-                images.pixels = images.pixels.spilled(room)?;
+                images.pixels = images.pixels.spilled(budget)?;
             }
         }
         Ok(self)
@@ -131,7 +131,7 @@ impl Dataset {
     }
 }
 
-/// As [`Dataset::checksum`] describes.
+/// See [`Dataset::checksum`].
 fn checksum(shape: Shape, classes: usize, train: &Images, test: &Images) -> String {
     let mut hash = Sha256::new();
     hash.update(b"nettriage-data 1\n");

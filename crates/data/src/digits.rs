@@ -1,20 +1,20 @@
-//! The embedded data set: real handwritten digits, small enough to live in the program.
+//! The embedded data set of handwritten digits.
 
 use std::path::Path;
 
 use crate::{Dataset, Error, Images, idx};
 
-// IDX files as of MNIST, with values 0 to 16; `data/SOURCE.md` says where they come from.
+// IDX files, like those of MNIST, with values 0 to 16; `data/SOURCE.md` gives their source.
 const IMAGES: &[u8] = include_bytes!("../data/digits-images-idx3-ubyte.gz");
 const LABELS: &[u8] = include_bytes!("../data/digits-labels-idx1-ubyte.gz");
 
-/// Test images: the last fifth in the file's order (scikit-learn's `train_test_split(test_size=0.2, shuffle=False)`).
+/// Number of test images: the last fifth in file order (scikit-learn's `train_test_split(test_size=0.2, shuffle=False)`).
 pub(crate) const TEST: usize = 360;
 
 /// The 1,797 grey 8x8 images of UCI's "Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, 1998,
-/// doi 10.24432/C50P49) as scikit-learn ships them: 1,437 to train on, and the last 360 in the file's order to test on.
+/// doi 10.24432/C50P49) in scikit-learn's version: 1,437 training images, and the last 360 in file order as test images.
 ///
-/// A value v of 0 to 16 (how many of a 4x4 cell's bitmap pixels are inked) becomes the byte round(255 v / 16).
+/// A value v of 0 to 16 (the number of black pixels in a 4x4 cell of the scanned bitmap) becomes the byte round(255 v / 16).
 pub(crate) fn open() -> Result<Dataset, Error> {
     let name = Path::new("the embedded digits");
     let images = idx::read(name, IMAGES, IMAGES.len() as u64, 3)?;

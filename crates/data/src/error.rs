@@ -1,34 +1,34 @@
-//! What can go wrong between a file and a data set.
+//! Errors of reading and fetching data sets.
 
 use std::path::{Path, PathBuf};
 
-/// An error that names the file, the place in it and the remedy, in one line.
+/// An error; its message is one line that names the file, the place in it and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused a file or folder.
+    /// The operating system reported an error on a file or folder.
     #[error("cannot {action} {}: {cause}", path.display())]
     Io {
-        /// What was tried, such as "read".
+        /// The operation, such as "read".
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         cause: std::io::Error,
     },
-    /// A file is shorter or longer than its format says.
+    /// A file is shorter or longer than its format requires.
     #[error("{}: expected {expected} bytes, found {found}; {remedy}", file.display())]
     Length {
         /// The file.
         file: PathBuf,
-        /// Bytes that the format or the file's own header ask for.
+        /// Length in bytes by the format or the file's own header.
         expected: u64,
-        /// Bytes that are there (after decompression), in words where they were not counted to the end.
+        /// Length in bytes (after decompression) as text: a number, or a bound where reading stopped early.
         found: String,
         /// What to do about it.
         remedy: &'static str,
     },
-    /// A file's content is not what its format asks for.
+    /// A file's content violates its format.
     #[error("{}: {problem}; {remedy}", file.display())]
     Content {
         /// The file, with the entry's name for an archive.
@@ -38,7 +38,7 @@ pub enum Error {
         /// What to do about it.
         remedy: String,
     },
-    /// A data set, or a part of it, is not where it was looked for.
+    /// A data set, or one of its files, was not found.
     #[error("no {what} found in {places}; {remedy}")]
     Missing {
         /// The data set or file.
@@ -51,33 +51,33 @@ pub enum Error {
     /// No data set has this name.
     #[error("there is no data set '{name}'{}; known are {known}", nearest.as_ref().map(|n| format!(" (did you mean '{n}'?)")).unwrap_or_default())]
     UnknownSet {
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
         /// The nearest known name, if one is near.
         nearest: Option<String>,
         /// All known names.
         known: String,
     },
-    /// Some images of a folder or archive cannot be decoded.
+    /// Images of a folder or archive that cannot be decoded.
     #[error("{}: {bad} of {total} images cannot be decoded: {first}; replace or remove them", folder.display())]
-    Pictures {
+    Undecodable {
         /// The folder or archive.
         folder: PathBuf,
-        /// How many are bad.
+        /// Number of images that cannot be decoded.
         bad: usize,
-        /// How many there are.
+        /// Number of images in all.
         total: usize,
         /// The first of them, each with its reason.
         first: String,
     },
-    /// There is no room on the disk for what exceeds memory.
-    #[error("{}: no room for {bytes} bytes that exceed memory: {cause}; free some, name another folder, or allow more memory", folder.display())]
+    /// The disk has no space for what exceeds the memory budget.
+    #[error("{}: no space for {bytes} bytes that exceed the memory budget: {cause}; free disk space, choose another folder, or allow more memory", folder.display())]
     Spill {
         /// The folder.
         folder: PathBuf,
-        /// Bytes wanted.
+        /// Bytes needed.
         bytes: u64,
-        /// The system's answer.
+        /// The system's error.
         cause: std::io::Error,
     },
     /// A download did not succeed.
@@ -85,7 +85,7 @@ pub enum Error {
     Download {
         /// The file's address.
         address: String,
-        /// What happened.
+        /// What is wrong.
         problem: String,
         /// What to do about it.
         remedy: String,
@@ -96,7 +96,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// An [`Error::Io`] in the form that `map_err` wants.
+    /// A function for `map_err` that makes an [`Error::Io`].
     pub(crate) fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
         move |cause| Error::Io { action, path: path.to_path_buf(), cause }
     }
@@ -107,8 +107,8 @@ impl Error {
     }
 }
 
-/// Text from a file or a library, fit for one line of a message: trimmed, control characters escaped, the middle of
-/// anything very long left out.
+/// Text from a file or a library for use within a message of one line: trimmed, control characters escaped, the middle of
+/// a very long text left out.
 pub(crate) fn one_line(text: &str) -> String {
     const ENDS: usize = 150;
     let mut line = String::new();

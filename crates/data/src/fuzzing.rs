@@ -1,15 +1,15 @@
-//! The readers, over bytes in memory: for fuzzing and for tests with damaged files. Not part of the public face.
+//! The readers, over bytes in memory, for fuzzing and for tests with damaged files. Not part of the public interface.
 
 use std::path::Path;
 
 use crate::cifar::{CIFAR10, CIFAR100};
-use crate::folder::{Archive, Layout, decode_picture};
+use crate::folder::{Archive, Layout, decode_image};
 use crate::{Error, Images, Shape, idx};
 
 const NAME: &str = "bytes";
 
-/// The most that [`picture`] may hold: what the decoder allows itself, and the picture as bytes of red, green and blue.
-pub const MOST_PICTURE_BYTES: usize = 2 * crate::folder::LARGEST_PICTURE as usize;
+/// The most memory that [`image`] takes: the limit of the decoder, and the decoded image as RGB bytes.
+pub const MAX_IMAGE_BYTES: usize = 2 * crate::folder::MAX_DECODED_BYTES as usize;
 
 /// Images and labels in IDX format, compressed or not.
 pub fn idx(images: &[u8], labels: &[u8]) -> Result<(Shape, Images), Error> {
@@ -27,7 +27,7 @@ pub fn cifar(bytes: &[u8], records: usize, fine: bool) -> Result<Images, Error> 
     Ok(images.into())
 }
 
-/// The image files in an archive, and how many of them are training and test images.
+/// The names of the image files in an archive, and the numbers of training and test images.
 pub fn archive(bytes: &[u8]) -> Result<(Vec<String>, usize, usize), Error> {
     let (name, mut names) = (Path::new(NAME), Vec::new());
     Archive::new(name, bytes)?.for_each(|mut entry| {
@@ -42,8 +42,8 @@ pub fn archive(bytes: &[u8]) -> Result<(Vec<String>, usize, usize), Error> {
 }
 
 /// An encoded image, brought to 16 x 16 x 3 bytes.
-pub fn picture(bytes: &[u8]) -> Result<Vec<u8>, String> {
+pub fn image(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut out = vec![0; 16 * 16 * 3];
-    decode_picture(bytes, 16, &mut out)?;
+    decode_image(bytes, 16, &mut out)?;
     Ok(out)
 }

@@ -1,5 +1,5 @@
-//! The IDX format of MNIST: a magic number, big-endian extents, then bytes.
-//! Described at the foot of the page of Y. LeCun, C. Cortes and C. Burges, "The MNIST database of handwritten digits".
+//! The IDX format of MNIST: a magic number, big-endian sizes of the axes, then bytes.
+//! Described at the end of the web page of Y. LeCun, C. Cortes and C. Burges, "The MNIST database of handwritten digits".
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
@@ -9,15 +9,15 @@ use flate2::bufread::MultiGzDecoder;
 
 use crate::{Error, Images, Shape};
 
-/// The most bytes that one file may decode to: a limit against files that lie about their size.
+/// The most bytes that one file may decode to: a limit against files whose headers state a false size.
 const LIMIT: u64 = 8 << 30;
 
-const REMEDY: &str = "the file is damaged or of another kind: delete it and fetch the set again";
+const REMEDY: &str = "the file is damaged or is not an IDX file: delete it and fetch the set again";
 
-/// An array of bytes with its extents, outermost first.
+/// An array of bytes with the sizes of its axes, outermost first.
 #[derive(Debug)]
 pub(crate) struct Array {
-    pub extents: Vec<usize>,
+    pub shape: Vec<usize>,
     pub bytes: Vec<u8>,
 }
 
@@ -47,15 +47,15 @@ pub(crate) fn read_pair(folder: &Path, stem: &str, classes: usize) -> Result<(Sh
     pair((&image_file, images), (&label_file, labels), classes)
 }
 
-/// Joins images and labels, checking that they belong together.
+/// Combines images and labels after checking that they belong together.
 pub(crate) fn pair(
     (image_file, images): (&Path, Array),
     (label_file, labels): (&Path, Array),
     classes: usize,
 ) -> Result<(Shape, Images), Error> {
-    let (count, height, width) = (images.extents[0], images.extents[1], images.extents[2]);
-    if count != labels.extents[0] {
-        let problem = format!("{} labels for the {count} images of {}", labels.extents[0], image_file.display());
+    let (count, height, width) = (images.shape[0], images.shape[1], images.shape[2]);
+    if count != labels.shape[0] {
+        let problem = format!("{} labels for the {count} images of {}", labels.shape[0], image_file.display());
         return Err(Error::content(label_file, problem, "take both files from the same set"));
     }
     if let Some(at) = labels.bytes.iter().position(|&label| usize::from(label) >= classes) {
@@ -70,7 +70,7 @@ pub(crate) fn pair(
     Ok((Shape { channels: 1, height, width }, Images { pixels: images.bytes.into(), labels }))
 }
 
-/// Reads one file, compressed or not (by its content, whatever its name).
+/// Reads one file, compressed or not, as its content (not its name) says.
 fn read_file(path: &Path, axes: usize) -> Result<Array, Error> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
@@ -81,14 +81,14 @@ fn read_file(path: &Path, axes: usize) -> Result<Array, Error> {
 pub(crate) fn read(name: &Path, mut stream: impl BufRead, length: u64, axes: usize) -> Result<Array, Error> {
     let start = stream.fill_buf().map_err(|cause| failed(name, cause))?;
     if start.starts_with(&[0x1f, 0x8b]) {
-        // Deflate cannot expand more than 1032 times, so a header that asks for more is refused unread.
+        // Deflate expands at most 1032 times, so a header that states more is refused before anything is read.
         decode(name, MultiGzDecoder::new(stream), None, length.saturating_mul(1032), axes)
     } else {
         decode(name, stream, Some(length), length, axes)
     }
 }
 
-/// `length` is the stream's, where known; `most` is a bound on it.
+/// `length` is the length of the stream, if known; `most` is an upper bound on it.
 fn decode(name: &Path, mut stream: impl Read, length: Option<u64>, most: u64, axes: usize) -> Result<Array, Error> {
     let wrong_length =
         |expected: u64, found: String| Error::Length { file: name.to_path_buf(), expected, found, remedy: REMEDY };
@@ -104,13 +104,13 @@ fn decode(name: &Path, mut stream: impl Read, length: Option<u64>, most: u64, ax
         return Err(wrong_length(header.len() as u64, got.to_string()));
     }
 
-    let extents: Vec<u64> = header[4..]
+    let shape: Vec<u64> = header[4..]
         .chunks_exact(4)
         .map(|bytes| u64::from(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
         .collect();
-    let size = extents.iter().try_fold(1u64, |size, &extent| size.checked_mul(extent));
+    let size = shape.iter().try_fold(1u64, |product, &axis| product.checked_mul(axis));
     let Some(size) = size.filter(|&size| size <= LIMIT) else {
-        let problem = format!("its header asks for {extents:?} bytes, more than 8 GiB");
+        let problem = format!("its header states {shape:?} bytes, more than 8 GiB");
         return Err(Error::content(name, problem, REMEDY));
     };
     let expected = header.len() as u64 + size;
@@ -121,7 +121,7 @@ fn decode(name: &Path, mut stream: impl Read, length: Option<u64>, most: u64, ax
         return Err(wrong_length(expected, format!("at most {most}")));
     }
 
-    // One byte more than expected: it shows excess, and at the exact end it makes gzip's checksum be verified.
+    // One byte more than expected: reading to the end detects excess bytes and makes the decoder verify gzip's checksum.
     let mut bytes = Vec::new();
     let read = stream.take(size + 1).read_to_end(&mut bytes);
     match read {
@@ -135,7 +135,7 @@ fn decode(name: &Path, mut stream: impl Read, length: Option<u64>, most: u64, ax
         Ok(_) if bytes.len() as u64 > size => return Err(wrong_length(expected, "more".into())),
         Ok(_) => {}
     }
-    Ok(Array { extents: extents.iter().map(|&extent| extent as usize).collect(), bytes })
+    Ok(Array { shape: shape.iter().map(|&size| size as usize).collect(), bytes })
 }
 
 /// Reads until `buffer` is full or the stream ends; the number of bytes read.
@@ -146,7 +146,7 @@ fn fill(stream: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
             Ok(0) => break,
             Ok(n) => got += n,
             Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
-            // A compressed stream that stops within the header is as short as a plain one.
+            // A compressed stream that ends within the header is treated like an uncompressed one that is too short.
             Err(cause) if cause.kind() == ErrorKind::UnexpectedEof => break,
             Err(cause) => return Err(cause),
         }

@@ -1,12 +1,27 @@
 //! Image data sets: reading, checksums, splits, batches, augmentation.
 //!
-//! A [`Dataset`] is bytes in memory, N x H x W x C, and labels. [`open`] reads a known set, [`open_folder`] a folder or
-//! archive of images. [`split()`] carves out the validation images, [`Stream`] is the sequence of examples that a seed
-//! sees, and [`fill`] turns some of them into the numbers that a network takes. Everything random is drawn from a seed
-//! in a way that no library's update changes. A data set that exceeds its [`Room`] in memory is streamed from a file.
+//! A [`Dataset`] holds images as bytes, N x H x W x C, and their labels. [`open`] reads a known set, [`open_folder`] a folder or
+//! archive of images. [`split()`] takes the validation images out of the training images, [`Stream`] is the sequence of
+//! augmented examples for a seed, and [`fill`] writes a batch of them as normalised f32. All random draws are fixed by the seed
+//! and do not change with the version of a library. A data set that exceeds its [`MemoryBudget`] is read from a temporary file.
+//!
+//! ```
+//! use nettriage_data::{Augmentation, Normalization, Stream, fill, open, split};
+//!
+//! let digits = open("digits", None)?;
+//! let split = split(&digits.train, 300, 1);
+//! let normalization = Normalization::of(&digits.train, digits.shape(), &split.train);
+//! let stream = Stream::new(&split.train, 1000, &Augmentation { pad: 1, flip: false }, 1);
+//!
+//! // The first batch of 32 images, N x H x W x C.
+//! let mut batch = vec![0.0; 32 * 8 * 8];
+//! fill(&digits.train, digits.shape(), &stream.examples[..32], &normalization, &mut batch);
+//! # Ok::<(), nettriage_data::Error>(())
+//! ```
 
 mod batch;
 mod cifar;
+mod contact_sheet;
 mod dataset;
 mod digits;
 #[cfg(feature = "download")]
@@ -17,24 +32,23 @@ mod folder;
 pub mod fuzzing;
 mod idx;
 mod list;
+mod memory;
 mod pixels;
 mod random;
-mod room;
 mod sets;
-mod sheet;
 mod split;
 mod stream;
 
 pub use batch::{Normalization, fill, fill_plain};
+pub use contact_sheet::{ClassCount, class_counts, contact_sheet};
 pub use dataset::{Dataset, Images, Shape};
 #[cfg(feature = "download")]
-pub use download::{Progress, get, get_from};
+pub use download::{DownloadProgress, get, get_from};
 pub use error::Error;
 pub use folder::{open_folder, open_folder_within, open_unlabelled};
-pub use list::{Listed, is_original, list};
+pub use list::{KnownSet, is_original, list};
+pub use memory::{MemoryBudget, Pages, Spill};
 pub use pixels::{Pixels, prefetch};
-pub use room::{Pages, Room, Spill};
 pub use sets::{open, open_within};
-pub use sheet::{ClassCount, class_counts, contact_sheet};
 pub use split::{Split, first, split};
 pub use stream::{Augmentation, Example, Stream};

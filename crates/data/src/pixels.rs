@@ -1,12 +1,12 @@
-//! The bytes of images: in memory, or in a file where they exceed it.
+//! The bytes of images: in memory, or in a temporary file if they exceed the memory budget.
 
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-use crate::room::{Room, Spill};
+use crate::memory::{MemoryBudget, Spill};
 use crate::{Error, Example};
 
-/// Bytes, read as a slice wherever they are.
+/// The bytes of N images, N x H x W x C, in memory or in a mapped file; read as a slice in both cases.
 #[derive(Clone)]
 pub struct Pixels {
     store: Store,
@@ -20,19 +20,19 @@ enum Store {
 }
 
 impl Pixels {
-    /// `len` zeros: in memory where `room` has as much, else in a file.
-    pub(crate) fn zeros(len: usize, room: &Room) -> Result<Pixels, Error> {
-        let store = if len as u64 <= room.memory {
+    /// `len` zeros: in memory if the budget allows it, else in a file.
+    pub(crate) fn zeros(len: usize, budget: &MemoryBudget) -> Result<Pixels, Error> {
+        let store = if len as u64 <= budget.memory {
             Store::Memory(vec![0; len])
         } else {
-            Store::File(Arc::new(Spill::new(len, &room.folder)?))
+            Store::File(Arc::new(Spill::new(len, &budget.folder)?))
         };
         Ok(Pixels { store, len })
     }
 
     /// The same bytes in a file.
-    pub(crate) fn spilled(&self, room: &Room) -> Result<Pixels, Error> {
-        let mut to = Pixels::zeros(self.len, &Room { memory: 0, folder: room.folder.clone() })?;
+    pub(crate) fn spilled(&self, budget: &MemoryBudget) -> Result<Pixels, Error> {
+        let mut to = Pixels::zeros(self.len, &MemoryBudget { memory: 0, folder: budget.folder.clone() })?;
         for start in (0..self.len).step_by(1 << 24) {
             let end = self.len.min(start + (1 << 24));
             to.write(start, &self[start..end]);
@@ -40,19 +40,19 @@ impl Pixels {
         Ok(to)
     }
 
-    /// Whether they are in a file.
-    pub fn streamed(&self) -> bool {
+    /// Whether the bytes are in a file.
+    pub fn is_on_disk(&self) -> bool {
         matches!(self.store, Store::File(_))
     }
 
-    /// Overwrites the bytes from `at` on; only while nobody shares them.
+    /// Overwrites the bytes from `at` on. Only before the pixels are cloned.
     pub(crate) fn write(&mut self, at: usize, bytes: &[u8]) {
         self.exclusive()[at..][..bytes.len()].copy_from_slice(bytes);
         self.used(bytes.len());
     }
 
-    /// Keeps every `step`th byte.
-    pub(crate) fn thin(&mut self, step: usize) {
+    /// Keeps bytes 0, `step`, 2 `step`, …
+    pub(crate) fn keep_every(&mut self, step: usize) {
         let len = self.len.div_ceil(step);
         let bytes = self.exclusive();
         for i in 0..len {
@@ -75,14 +75,14 @@ impl Pixels {
         }
     }
 
-    /// Says that these bytes will be read soon.
+    /// Asks the system to load these bytes from the disk.
     pub(crate) fn prefetch(&self, range: Range<usize>) {
         if let Store::File(file) = &self.store {
             file.prefetch(range);
         }
     }
 
-    /// The bytes of `range`, through `buffer` where they are in a file.
+    /// The bytes of `range`, copied to `buffer` if they are in a file.
     pub(crate) fn read<'a>(&'a self, range: Range<usize>, buffer: &'a mut Vec<u8>) -> &'a [u8] {
         match &self.store {
             Store::Memory(bytes) => &bytes[range],
@@ -95,7 +95,7 @@ impl Pixels {
         }
     }
 
-    /// Says that so many bytes were read and are not needed for now.
+    /// Counts bytes that were read and may be evicted from memory.
     pub(crate) fn used(&self, bytes: usize) {
         if let Store::File(file) = &self.store {
             file.used(bytes);
@@ -103,9 +103,9 @@ impl Pixels {
     }
 }
 
-/// Says that the images of `examples` will be read next, so that those in a file come in meanwhile.
+/// Prefetches the images of `examples` from the disk, if they are on the disk.
 pub fn prefetch(images: &crate::Images, examples: &[Example]) {
-    if images.is_empty() || !images.pixels.streamed() {
+    if images.is_empty() || !images.pixels.is_on_disk() {
         return;
     }
     let size = images.pixels.len() / images.len();
@@ -147,6 +147,6 @@ impl Eq for Pixels {}
 
 impl std::fmt::Debug for Pixels {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes{}", self.len, if self.streamed() { " in a file" } else { "" })
+        write!(f, "{} bytes{}", self.len, if self.is_on_disk() { " in a file" } else { "" })
     }
 }

@@ -1,22 +1,21 @@
-//! The known data sets: what they consist of, where they are looked for, and how they are opened.
+//! The known data sets: their files, the folders that are searched, and how they are opened.
 
 use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy;
 
-use crate::{Dataset, Error, Room, cifar, digits, idx};
+use crate::{Dataset, Error, MemoryBudget, cifar, digits, idx};
 
-/// A data set that nettriage knows by name.
+/// A data set that is known by name.
 pub(crate) struct Known {
     pub name: &'static str,
     pub about: &'static str,
     pub format: Format,
-    /// Folders below the set's own in which other programs put the files.
+    /// Sub-folders in which archives or other programs put the files.
     pub folders: &'static [&'static str],
-    /// [`Dataset::checksum`] of the original. Each was computed from files whose published MD5 sums were
-    /// checked; none where we had no such files.
+    /// [`Dataset::checksum`] of the original, computed from files with the published MD5 sums; `None` if we had no such files.
     pub checksum: Option<&'static str>,
-    /// Where the files come from.
+    /// The official source.
     pub origin: Option<Origin>,
 }
 
@@ -26,20 +25,20 @@ pub(crate) enum Format {
     Cifar(cifar::Layout),
 }
 
-/// A set's address and files.
+/// The official web address and files of a set.
 pub(crate) struct Origin {
-    /// Ends with a slash.
+    /// The address of the folder, with a slash at the end.
     pub base: &'static str,
     pub files: &'static [RemoteFile],
 }
 
-// Only fetching needs the names and sums.
+// Only downloads use the names and sums.
 #[cfg_attr(not(feature = "download"), allow(dead_code))]
 pub(crate) struct RemoteFile {
     pub name: &'static str,
     /// Length in bytes.
     pub bytes: u64,
-    /// MD5 sum as the sets' authors, or PyTorch's and TensorFlow's catalogues, publish it.
+    /// MD5 sum as published by the authors of the set, or by torchvision and TensorFlow Datasets.
     pub md5: &'static str,
 }
 
@@ -50,7 +49,7 @@ const fn remote(name: &'static str, bytes: u64, md5: &'static str) -> RemoteFile
 pub(crate) static KNOWN: [Known; 5] = [
     Known {
         name: "digits",
-        about: "1,797 handwritten digits, 8x8 grey, in the program itself",
+        about: "1,797 handwritten digits, 8x8 grey, embedded in the program",
         format: Format::Embedded,
         folders: &[],
         checksum: Some("f3f10d4d84aec39eb28c202e5d95d1259ae0830b78e1bc467869944c3d4677cc"),
@@ -62,7 +61,7 @@ pub(crate) static KNOWN: [Known; 5] = [
         format: Format::Idx { classes: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"] },
         folders: &["", "raw", "MNIST/raw"],
         checksum: Some("a03e427a2cd9777d44e3676ae767219edf9815062a4c61e0798149683855b598"),
-        // The authors' own page no longer serves the files; this is the mirror that torchvision fetches from.
+        // The authors' page no longer offers the files; this is the mirror that torchvision uses.
         origin: Some(Origin {
             base: "https://ossci-datasets.s3.amazonaws.com/mnist/",
             files: &[
@@ -126,12 +125,12 @@ pub(crate) static KNOWN: [Known; 5] = [
     },
 ];
 
-/// CIFAR-10's classes, for a folder without `batches.meta.txt`.
+/// The classes of CIFAR-10, for a folder without `batches.meta.txt`.
 const CIFAR10_NAMES: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 impl Known {
-    /// The set of that name; `_` counts as `-` and capitals as small letters.
+    /// The set of that name; case and the difference between `_` and `-` are ignored.
     pub(crate) fn named(name: &str) -> Result<&'static Known, Error> {
         let wanted = name.to_lowercase().replace('_', "-");
         let spelt = |known: &&Known| known.name == wanted || known.name.replace('-', "") == wanted.replace('-', "");
@@ -150,7 +149,7 @@ impl Known {
         })
     }
 
-    /// The folder that holds the set's files, if any of `places` or their usual sub-folders does.
+    /// The first of `places` and their usual sub-folders that holds files of the set.
     pub(crate) fn locate(&self, places: &[PathBuf]) -> Option<PathBuf> {
         let holds = |folder: &PathBuf| match &self.format {
             Format::Embedded => false,
@@ -191,39 +190,39 @@ impl Known {
 
 /// Opens a known data set: `digits` (embedded), `mnist`, `fashion-mnist`, `cifar10` or `cifar100`.
 ///
-/// The files are looked for in `dir` (in its sub-folder of the set's name, then in itself), where it is given; else
-/// in `$NETTRIAGE_DATA/<name>`, where that is set; else in `<the user's cache folder>/nettriage/<name>`, then in
-/// `/usr/share/datasets/<name>`. In each of these they may lie one level down, where their archive or torchvision puts them.
+/// If `dir` is given, `<dir>/<name>` and `dir` are searched; else, if `$NETTRIAGE_DATA` is set, `$NETTRIAGE_DATA/<name>`;
+/// else `<the user's cache folder>/nettriage/<name>` and `/usr/share/datasets/<name>`. In each of these the files may be in
+/// the sub-folder that their archive or torchvision creates.
 /// Folders and archives of images are opened by [`crate::open_folder`].
 ///
 /// # Errors
-/// An unknown name; a set that is not there; a file that is missing, too short, too long or damaged.
+/// An unknown name; a set that was not found; a file that is missing, too short, too long or damaged.
 pub fn open(name: &str, dir: Option<&Path>) -> Result<Dataset, Error> {
-    open_within(name, dir, &Room::default())
+    open_within(name, dir, &MemoryBudget::default())
 }
 
-/// As [`open`]; decoded images that exceed `room` are streamed from a file there (memory holds them while they are decoded).
+/// As [`open`]; decoded images that exceed `budget` are moved to a temporary file (while decoding, they are in memory).
 ///
 /// # Errors
 /// As [`open`]; and [`Error::Spill`].
-pub fn open_within(name: &str, dir: Option<&Path>, room: &Room) -> Result<Dataset, Error> {
+pub fn open_within(name: &str, dir: Option<&Path>, budget: &MemoryBudget) -> Result<Dataset, Error> {
     let known = Known::named(name)?;
     if matches!(known.format, Format::Embedded) {
-        return digits::open()?.within(room);
+        return digits::open()?.within(budget);
     }
     let places = places(known, dir);
     let folder = known.locate(&places).ok_or_else(|| Error::Missing {
         what: format!("data set '{}'", known.name),
         places: places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(" or "),
         remedy: format!(
-            "fetch it with `nettriage data get {}`, or name the folder above it in NETTRIAGE_DATA",
+            "fetch it with `nettriage data get {}`, or set NETTRIAGE_DATA to the folder above it",
             known.name
         ),
     })?;
-    known.read(&folder)?.within(room)
+    known.read(&folder)?.within(budget)
 }
 
-/// Where a set is looked for, in order; the first is also where it is fetched to.
+/// The folders that are searched for a set, in order; a download goes to the first.
 pub(crate) fn places(known: &Known, dir: Option<&Path>) -> Vec<PathBuf> {
     if let Some(dir) = dir {
         return vec![dir.join(known.name), dir.to_path_buf()];
@@ -236,7 +235,7 @@ pub(crate) fn places(known: &Known, dir: Option<&Path>) -> Vec<PathBuf> {
     cache.into_iter().chain([Path::new("/usr/share/datasets").join(known.name)]).collect()
 }
 
-/// Levenshtein's distance, for names of a few letters.
+/// Levenshtein distance.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -1,4 +1,4 @@
-//! Archives that are damaged, or made to do harm.
+//! Archives that are damaged or hostile.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// One entry, with its name written into the header as it is.
+/// One entry; the name is written to the header unchecked.
 fn entry(name: &str, kind: EntryType, content: &[u8]) -> Vec<u8> {
     entry_of(name.as_bytes(), kind, content)
 }
@@ -67,7 +67,7 @@ fn refused(bytes: &[u8], words: &str) {
 }
 
 #[test]
-fn whole_ones_are_read_in_every_dialect() {
+fn gnu_and_pax_archives_are_read() {
     assert_eq!(opened(&good()), Ok(3));
     let long = format!("{}/train/a/1.png", "wrapped".repeat(30));
     for gnu in [true, false] {
@@ -95,7 +95,7 @@ fn whole_ones_are_read_in_every_dialect() {
 }
 
 #[test]
-fn truncation_is_always_noticed() {
+fn truncation_is_always_detected() {
     let whole = good();
     for length in (0..whole.len() - 1024).step_by(64) {
         assert!(opened(&whole[..length]).is_err(), "{length} bytes");
@@ -118,7 +118,7 @@ fn files_of_another_kind() {
 }
 
 #[test]
-fn names_that_lead_elsewhere() {
+fn names_that_lead_out_of_the_archive_or_occur_twice() {
     for name in ["../train/a/1.png", "train/../../a/1.png", "/etc/a/1.png", "train/.."] {
         refused(&[file(name), good()].concat(), "leads out of the archive");
     }
@@ -128,12 +128,12 @@ fn names_that_lead_elsewhere() {
     for kind in [EntryType::Symlink, EntryType::Link, EntryType::Char, EntryType::Fifo, EntryType::GNUSparse] {
         refused(&[entry("train/a/l.png", kind, b""), good()].concat(), "is a link or a special file");
     }
-    // Links and specials that are no images are of no interest.
+    // Links and special files whose names are not those of images are ignored.
     assert_eq!(opened(&[entry("latest", EntryType::Symlink, b""), good()].concat()), Ok(3));
 }
 
 #[test]
-fn lengths_that_lie() {
+fn false_lengths() {
     let mut header = Header::new_gnu();
     header.set_path("train/a/0.png").unwrap();
     header.set_size(u64::MAX / 2);
@@ -151,7 +151,7 @@ fn lengths_that_lie() {
 
 #[test]
 fn a_file_too_large_to_be_an_image() {
-    // 100 MB of zeros compress to 100 kB; the entry is named and never read whole.
+    // 100 MB of zeros compress to 100 kB; the error names the entry, which is not read into memory.
     let zeros = entry("train/a/zeros.png", EntryType::Regular, &vec![0; 100_000_000]);
     let bytes = gzip(&[zeros, good()].concat());
     assert!(bytes.len() < 200_000);
@@ -159,8 +159,8 @@ fn a_file_too_large_to_be_an_image() {
 }
 
 #[test]
-fn pictures_that_claim_to_be_huge() {
-    // A PNG of 60,000 x 60,000 pixels by its header alone, with the right checksum.
+fn images_whose_headers_claim_huge_sizes() {
+    // A PNG header of 60,000 x 60,000 pixels with the right checksum, and no pixels.
     let mut header = b"IHDR".to_vec();
     header.extend_from_slice(&60_000u32.to_be_bytes());
     header.extend_from_slice(&60_000u32.to_be_bytes());

@@ -1,4 +1,4 @@
-//! Every way in which a known set's files can be wrong: one clear error each, in one line, that names the file.
+//! Damaged, missing and wrong files of known sets: each gives an error of one line that names the file.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ fn small(dataset: &Dataset) {
 }
 
 #[test]
-fn both_spellings_compressed_or_not_and_all_usual_places() {
+fn both_spellings_compressed_or_not_in_all_usual_folders() {
     for place in ["mnist", ".", "mnist/raw", "MNIST/raw"] {
         for (joint, end) in [("-", ""), (".", ""), ("-", ".gz"), (".", ".gz")] {
             let (_source, folder) = idx_set();
@@ -76,7 +76,7 @@ fn both_spellings_compressed_or_not_and_all_usual_places() {
 }
 
 #[test]
-fn a_set_that_is_not_there() {
+fn a_set_that_is_not_found() {
     let dir = tempfile::tempdir().unwrap();
     let error = open("cifar10", Some(dir.path())).unwrap_err();
     assert!(matches!(error, Error::Missing { .. }));
@@ -110,9 +110,9 @@ fn short_and_long_files() {
 }
 
 #[test]
-fn short_long_and_damaged_compressed_files() {
+fn compressed_files_that_are_short_long_or_damaged() {
     let whole = gzip(&images(6));
-    // Stored under the plain name: the content says that it is compressed.
+    // A compressed file under the plain name: the content decides.
     let (dir, folder) = idx_set();
     std::fs::write(folder.join("train-images-idx3-ubyte"), &whole).unwrap();
     small(&open("mnist", Some(dir.path())).unwrap());
@@ -122,7 +122,7 @@ fn short_long_and_damaged_compressed_files() {
     }
     replaced("train-images-idx3-ubyte", &gzip(&images(6)[..51]), "expected 52 bytes, found 51");
     replaced("train-images-idx3-ubyte", &gzip(&[&images(6)[..], &[0]].concat()), "expected 52 bytes, found more");
-    // Wherever one bit flips, an error names the file, unless the bit has no meaning (as the last byte's unused ones).
+    // Every flipped bit gives an error that names the file, unless the bit has no meaning (unused bits of the last byte).
     let mut harmless = 0;
     for at in 0..whole.len() {
         for bit in 0..8 {
@@ -138,7 +138,7 @@ fn short_long_and_damaged_compressed_files() {
             }
         }
     }
-    // gzip's header has 6 bytes of time, level and system, and some of its flags add what is then read over.
+    // gzip's header has 6 bytes of time, level and system, and some of its flags announce fields that are skipped.
     assert!(harmless <= 6 * 8 + 8 + 7, "{harmless}");
 }
 
@@ -157,7 +157,7 @@ fn files_of_another_kind() {
 }
 
 #[test]
-fn headers_that_lie() {
+fn headers_with_false_sizes() {
     let header = |extents: [u32; 3]| -> Vec<u8> {
         [0u8, 0, 8, 3].into_iter().chain(extents.iter().flat_map(|extent| extent.to_be_bytes())).collect()
     };
@@ -192,7 +192,7 @@ fn a_folder_where_a_file_should_be() {
     assert!(refused(dir.path()).starts_with("no train-labels-idx1-ubyte"));
 }
 
-/// The six files of CIFAR-10 at their full lengths, all zeros (and without blocks on disk).
+/// The six files of CIFAR-10 at full length, all zeros (sparse files).
 fn cifar_set() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("cifar10/cifar-10-batches-bin");

@@ -1,5 +1,5 @@
-//! Thousands of damaged inputs, by seed: every reader answers with a result or an error, never with a panic, and a
-//! result that it gives is consistent. `fuzz/` looks further with coverage.
+//! Thousands of randomly damaged inputs: every reader returns an error or a consistent result and never panics.
+//! `fuzz/` holds the coverage-guided fuzzers.
 
 use std::io::Cursor;
 
@@ -8,14 +8,14 @@ use nettriage_data::fuzzing;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// Bytes and numbers at which formats break.
+/// Boundary values of bytes and integers.
 const EDGES: [u32; 10] = [0, 1, 7, 127, 128, 255, 256, 65_535, i32::MAX as u32, u32::MAX];
 
-struct Damage(ChaCha8Rng);
+struct Mutator(ChaCha8Rng);
 
-impl Damage {
-    fn new(seed: u8) -> Damage {
-        Damage(ChaCha8Rng::from_seed([seed; 32]))
+impl Mutator {
+    fn new(seed: u8) -> Mutator {
+        Mutator(ChaCha8Rng::from_seed([seed; 32]))
     }
 
     fn below(&mut self, n: usize) -> usize {
@@ -23,7 +23,7 @@ impl Damage {
     }
 
     /// One to four changes: a bit, a byte, a number in either byte order, a cut, a gap, a repetition.
-    fn done_to(&mut self, bytes: &[u8]) -> Vec<u8> {
+    fn mutate(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut bytes = bytes.to_vec();
         for _ in 0..=self.below(4) {
             let at = self.below(bytes.len());
@@ -66,7 +66,7 @@ fn idx_labels(count: u8) -> Vec<u8> {
     [0, 0, 8, 1, 0, 0, 0, count].into_iter().chain((0..count).map(|i| i % 10)).collect()
 }
 
-/// The reader's answer, checked for consistency; whether it was a result.
+/// Whether the reader accepts the files; checks that its result is consistent.
 fn idx(images: &[u8], labels: &[u8]) -> bool {
     match fuzzing::idx(images, labels) {
         Ok((shape, read)) => {
@@ -92,15 +92,15 @@ fn idx_files() {
     for length in 0..labels.len() {
         assert!(!idx(&images, &labels[..length]), "{length}");
     }
-    let mut damage = Damage::new(1);
+    let mut mutator = Mutator::new(1);
     let mut read = 0;
     for _ in 0..10_000 {
-        read += u32::from(idx(&damage.done_to(&images), &labels));
-        read += u32::from(idx(&images, &damage.done_to(&labels)));
-        idx(&damage.done_to(&packed_images), &packed_labels);
-        idx(&packed_images, &damage.done_to(&packed_labels));
+        read += u32::from(idx(&mutator.mutate(&images), &labels));
+        read += u32::from(idx(&images, &mutator.mutate(&labels)));
+        idx(&mutator.mutate(&packed_images), &packed_labels);
+        idx(&packed_images, &mutator.mutate(&packed_labels));
     }
-    // A changed pixel or label (below 10) is no damage that a reader could see; the rest is.
+    // A changed pixel or label (below 10) cannot be detected; all other changes must be.
     assert!((1000..15_000).contains(&read), "{read}");
 }
 
@@ -109,15 +109,15 @@ fn cifar_files() {
     for (fine, record) in [(false, 3073), (true, 3074)] {
         let batch: Vec<u8> = (0..3 * record).map(|i| if i % record < 2 { 1 } else { i as u8 }).collect();
         let images = fuzzing::cifar(&batch, 3, fine).unwrap();
-        // The first pixel's red, green and blue stand 1,024 apart in the file.
+        // The red, green and blue values of a pixel are 1,024 bytes apart in the file.
         let start = record - 3072;
         assert_eq!(images.pixels[..3], [batch[start], batch[start + 1024], batch[start + 2048]]);
         for length in (0..batch.len()).step_by(97) {
             assert!(fuzzing::cifar(&batch[..length], 3, fine).is_err());
         }
-        let mut damage = Damage::new(2);
+        let mut mutator = Mutator::new(2);
         for _ in 0..2000 {
-            if let Ok(images) = fuzzing::cifar(&damage.done_to(&batch), 3, fine) {
+            if let Ok(images) = fuzzing::cifar(&mutator.mutate(&batch), 3, fine) {
                 assert_eq!((images.len(), images.pixels.len()), (3, 3 * 3072));
                 assert!(images.labels.iter().all(|&label| label < if fine { 100 } else { 10 }));
             }
@@ -141,8 +141,8 @@ fn tar() -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-/// Puts right the checksums of headers, so that damage gets past them.
-fn mend(bytes: &mut [u8]) {
+/// Corrects the checksums of headers, so that damage is not detected by them.
+fn correct_checksums(bytes: &mut [u8]) {
     for block in bytes.chunks_exact_mut(512) {
         if &block[257..262] == b"ustar" {
             block[148..156].fill(b' ');
@@ -163,12 +163,12 @@ fn archives() {
     for length in 0..packed.len() {
         assert!(fuzzing::archive(&packed[..length]).is_err(), "{length}");
     }
-    let mut damage = Damage::new(3);
+    let mut mutator = Mutator::new(3);
     let mut read = 0;
     for round in 0..20_000 {
-        let mut bytes = damage.done_to(if round % 4 == 0 { &packed } else { &plain });
+        let mut bytes = mutator.mutate(if round % 4 == 0 { &packed } else { &plain });
         if round % 2 == 1 {
-            mend(&mut bytes);
+            correct_checksums(&mut bytes);
         }
         match fuzzing::archive(&bytes) {
             Ok((names, train, test)) => {
@@ -185,21 +185,21 @@ fn archives() {
 }
 
 #[test]
-fn pictures() {
+fn encoded_images() {
     let image = RgbImage::from_fn(24, 17, |x, y| Rgb([(x * 9) as u8, (y * 13) as u8, (x * y) as u8]));
-    let mut damage = Damage::new(4);
+    let mut mutator = Mutator::new(4);
     for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::Bmp, ImageFormat::WebP] {
         let mut encoded = Cursor::new(Vec::new());
         image.write_to(&mut encoded, format).unwrap();
         let encoded = encoded.into_inner();
-        assert!(fuzzing::picture(&encoded).is_ok());
+        assert!(fuzzing::image(&encoded).is_ok());
         for length in 0..encoded.len() {
-            // Some decoders make do with what there is; none may panic.
-            let _ = fuzzing::picture(&encoded[..length]);
+            // Some decoders accept truncated files; none may panic.
+            let _ = fuzzing::image(&encoded[..length]);
         }
         let mut bad = 0;
         for _ in 0..4000 {
-            if let Err(reason) = fuzzing::picture(&damage.done_to(&encoded)) {
+            if let Err(reason) = fuzzing::image(&mutator.mutate(&encoded)) {
                 assert!(!reason.contains('\n'), "{reason:?}");
                 bad += 1;
             }

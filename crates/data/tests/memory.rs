@@ -1,4 +1,4 @@
-//! Small files that would take a great deal of memory, if it were given to them. One test, for it measures the process.
+//! Small files that would expand to much memory. There is one test only, because it measures the peak memory of the process.
 #![cfg(target_os = "linux")]
 
 use std::io::Write;
@@ -8,7 +8,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use nettriage_data::{open, open_folder};
 
-/// The most memory that this process has had so far, in MiB (VmHWM of proc(5)).
+/// The peak memory of this process in MiB (VmHWM of proc(5)).
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -38,7 +38,7 @@ fn tar_header(name: &str, kind: tar::EntryType) -> Vec<u8> {
 }
 
 #[test]
-fn hostile_files_do_not_take_the_memory() {
+fn small_files_do_not_expand_to_much_memory() {
     let dir = tempfile::tempdir().unwrap();
     let before = peak();
     let check = |what: &str, words: &str, error: nettriage_data::Error| {
@@ -52,7 +52,7 @@ fn hostile_files_do_not_take_the_memory() {
         bomb(&path, &tar_header("train/a/1.png", kind));
         check("a long name", "holds a file name of", open_folder(&path, 8).unwrap_err());
     }
-    // A whole archive of one huge, endless entry without a picture in it.
+    // An archive with one huge entry and no image.
     let path = dir.path().join("zeros.tar.gz");
     bomb(&path, &tar_header("notes.txt", tar::EntryType::Regular));
     check("a long entry", "without an end mark", open_folder(&path, 8).unwrap_err());
@@ -67,7 +67,7 @@ fn hostile_files_do_not_take_the_memory() {
     let header = |count: u32| -> Vec<u8> { [[0, 0, 8, 3], count.to_be_bytes(), [0, 0, 0, 28], [0, 0, 0, 28]].concat() };
     bomb(&path, &header(1));
     check("more than said", "found more", open("mnist", Some(dir.path())).unwrap_err());
-    // The other way round: 3 GiB said, next to nothing there. Plain, the file's length gives it away; compressed, it might be.
+    // Conversely: the header states 3 GiB, but there is little data. In a compressed file the length does not reveal it.
     let mut encoder = GzEncoder::new(std::fs::File::create(&path).unwrap(), Compression::none());
     encoder.write_all(&header(4_000_000)).unwrap();
     encoder.write_all(&vec![1; 4 << 20]).unwrap();

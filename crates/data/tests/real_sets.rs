@@ -1,10 +1,10 @@
-//! The known sets themselves, where this machine has them (see [`nettriage_data::open`] for where).
-//! Numbers are the sets' own: their published sizes, and pixel statistics as numpy and torchvision's users know them.
+//! The known sets themselves, if this machine has them (see [`nettriage_data::open`]).
+//! Expected values are published: sizes, and pixel statistics as computed by numpy and used with torchvision.
 
 use nettriage_data::{Dataset, Normalization, is_original, open};
 use std::io::Write;
 
-/// The set, or a loud line and nothing.
+/// The set; prints a line and returns `None` if it is not found.
 fn real(name: &str) -> Option<Dataset> {
     match open(name, None) {
         Ok(dataset) => Some(dataset),

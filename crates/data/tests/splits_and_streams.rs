@@ -1,4 +1,4 @@
-//! Splits, streams, batches and normalisation on the embedded digits and on small arrays made by hand.
+//! Splits, streams, batches and normalisation on the embedded digits and on small arrays.
 
 use nettriage_data::{
     Augmentation, Dataset, Example, Images, Normalization, Shape, Stream, fill, fill_plain, first, open, split,
@@ -25,7 +25,7 @@ fn bytes(values: &[f32]) -> Vec<i32> {
 }
 
 #[test]
-fn digits_are_what_scikit_learn_has() {
+fn digits_equal_those_of_scikit_learn() {
     let digits = digits();
     assert_eq!((digits.train.len(), digits.test.len()), (1437, 360));
     assert_eq!((digits.channels, digits.height, digits.width), (1, 8, 8));
@@ -39,7 +39,7 @@ fn digits_are_what_scikit_learn_has() {
 }
 
 #[test]
-fn a_split_is_stratified_disjoint_complete_and_set_by_its_seed() {
+fn a_split_is_stratified_disjoint_complete_and_determined_by_its_seed() {
     let digits = digits();
     let first = split(&digits.train, 300, 7);
     assert_eq!(first.validation.len(), 300);
@@ -64,7 +64,7 @@ fn a_split_is_stratified_disjoint_complete_and_set_by_its_seed() {
 }
 
 #[test]
-fn the_first_images_are_of_every_class() {
+fn the_first_images_are_balanced_over_classes() {
     let digits = digits().train;
     let some: Vec<u32> = (10..1000).collect();
     assert_eq!(first(&digits, &some, 20), (10..30).collect::<Vec<_>>());
@@ -74,7 +74,7 @@ fn the_first_images_are_of_every_class() {
     for count in [3, 30, 299, 300] {
         let chosen = first(&folder, &all, count);
         assert_eq!(chosen.len(), count);
-        assert_eq!(chosen, first(&folder, &first(&folder, &all, 300), count), "the first of the first are the first");
+        assert_eq!(chosen, first(&folder, &first(&folder, &all, 300), count), "a prefix of a prefix");
         let of = |class| chosen.iter().filter(|&&i| i / 100 == class).count();
         assert!((0..3).all(|class| of(class).abs_diff(count / 3) <= 1), "{chosen:?}");
     }
@@ -82,7 +82,7 @@ fn the_first_images_are_of_every_class() {
 }
 
 #[test]
-fn a_stream_visits_every_image_once_an_epoch_and_is_cut_at_the_end() {
+fn a_stream_visits_every_image_once_per_epoch_and_is_truncated() {
     let train: Vec<u32> = (0..100).map(|i| 3 * i).collect();
     let augmentation = Augmentation { pad: 2, flip: true };
     let stream = Stream::new(&train, 250, &augmentation, 1);
@@ -102,7 +102,7 @@ fn a_stream_visits_every_image_once_an_epoch_and_is_cut_at_the_end() {
 }
 
 #[test]
-fn a_stream_depends_on_its_seed_alone() {
+fn a_stream_is_determined_by_its_seed() {
     let train: Vec<u32> = (0..50).collect();
     let augmentation = Augmentation { pad: 4, flip: true };
     let stream = Stream::new(&train, 120, &augmentation, 5);
@@ -115,12 +115,12 @@ fn a_stream_depends_on_its_seed_alone() {
         stream.examples.iter().map(|example| example.image).collect()
     };
     assert_eq!(order(augmentation), order(Augmentation::default()), "augmentation keeps the order");
-    let still = Stream::new(&train, 120, &Augmentation::default(), 5);
-    assert!(still.examples.iter().all(|example| *example == Example::plain(example.image)));
+    let plain = Stream::new(&train, 120, &Augmentation::default(), 5);
+    assert!(plain.examples.iter().all(|example| *example == Example::plain(example.image)));
 }
 
 #[test]
-fn offsets_and_flips_are_spread_evenly() {
+fn offsets_and_flips_are_uniform() {
     let train: Vec<u32> = (0..1000).collect();
     let stream = Stream::new(&train, 90_000, &Augmentation { pad: 4, flip: true }, 3);
     let mut offsets = [[0u32; 9]; 9];
@@ -137,7 +137,7 @@ fn offsets_and_flips_are_spread_evenly() {
 }
 
 #[test]
-fn a_window_moves_pads_and_mirrors() {
+fn a_crop_is_moved_padded_and_flipped() {
     let (images, shape) = ramp();
     let filled = |dy, dx, flip| {
         let mut out = [f32::NAN; 12];
@@ -150,7 +150,7 @@ fn a_window_moves_pads_and_mirrors() {
     assert_eq!(filled(1, 1, false), [11, 12, 13, 0, 21, 22, 23, 0, 0, 0, 0, 0]);
     assert_eq!(filled(-1, -2, false), [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 10, 11]);
     assert_eq!(filled(-1, -2, true), [0, 0, 0, 0, 1, 0, 0, 0, 11, 10, 0, 0]);
-    assert_eq!(filled(0, 4, false), [0; 12], "wholly outside");
+    assert_eq!(filled(0, 4, false), [0; 12], "entirely outside");
     assert_eq!(filled(-100, 100, true), [0; 12]);
 }
 
@@ -178,7 +178,7 @@ fn channels_stay_together() {
 }
 
 #[test]
-fn any_number_of_channels_is_moved_and_mirrored_alike() {
+fn any_number_of_channels_is_cropped_and_flipped() {
     for channels in 1..=5 {
         let shape = Shape { channels, height: 2, width: 3 };
         let pixels: Vec<u8> = (1..=6 * channels as u8).collect();
@@ -186,7 +186,7 @@ fn any_number_of_channels_is_moved_and_mirrored_alike() {
         let normalization = Normalization { mean: vec![0.0; channels], std: vec![1.0; channels] };
         let mut out = vec![f32::NAN; pixels.len()];
         fill(&images, shape, &[Example { image: 0, dy: 1, dx: -1, flip: true }], &normalization, &mut out);
-        // The second row moved a pixel to the right, mirrored; below it nothing.
+        // The second row, moved by one pixel to the right and flipped; zeros below it.
         let second: Vec<i32> = pixels[3 * channels..].iter().map(|&byte| byte.into()).collect();
         let row = [&second[channels..2 * channels], &second[..channels], &vec![0; channels]].concat();
         assert_eq!(bytes(&out), [row, vec![0; 3 * channels]].concat(), "{channels} channels");
@@ -194,7 +194,7 @@ fn any_number_of_channels_is_moved_and_mirrored_alike() {
 }
 
 #[test]
-fn normalisation_is_by_the_given_images_alone() {
+fn normalisation_uses_the_given_images_alone() {
     let images = Images { pixels: vec![0, 10, 255, 20, 7, 7].into(), labels: vec![0, 1, 2] };
     let shape = Shape { channels: 2, height: 1, width: 1 };
     let both = Normalization::of(&images, shape, &[0, 1]);
@@ -217,7 +217,7 @@ fn normalisation_is_by_the_given_images_alone() {
 }
 
 #[test]
-fn augmentation_refuses_a_border_as_wide_as_the_image() {
+fn augmentation_refuses_a_padding_as_wide_as_the_image() {
     let shape = Shape { channels: 1, height: 8, width: 8 };
     assert!(Augmentation { pad: 7, flip: false }.check(shape).is_ok());
     let error = Augmentation { pad: 8, flip: false }.check(shape).unwrap_err().to_string();

@@ -1,13 +1,13 @@
-//! The form of a file: one line that tells what it is, with checksums, then the payload.
+//! The format of a file: a header line with checksums, then the payload.
 //!
 //! ```text
 //! {"version":1,"id":"…","state":"done","finished":…,"seconds":…,"bytes":…,"digest":"…","checksum":"…",
 //! "payload":{…}}
 //! ```
 //!
-//! The whole is one JSON object. The first line alone suffices for the status of a large run, and `bytes` tells a
-//! torn file by its length. `checksum` is the SHA-256 of the payload's bytes; `digest` that of the payload with its
-//! clock readings zeroed, so that two runs compare by their digests.
+//! The file is one JSON object. The header line suffices for the status of a large run, and `bytes` reveals a truncated file
+//! by its length. `checksum` is the SHA-256 of the payload's bytes; `digest` is that of the payload with its timings set to
+//! zero, so that two runs can be compared by their digests.
 
 use std::fs::File;
 use std::io::Read;
@@ -17,12 +17,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::pictures::Pictures;
 use crate::plan::{Plan, VERSION};
 use crate::record::{Clock, Outcome, ParentRecord, Record};
+use crate::sample_images::SampleImages;
 use crate::{Error, id};
 
-/// The first line of a file.
+/// The header line of a file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Header {
     pub version: u32,
@@ -35,7 +35,7 @@ pub(crate) struct Header {
     pub checksum: String,
 }
 
-/// What a file says happened.
+/// The state in a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum State {
@@ -45,13 +45,13 @@ pub(crate) enum State {
     Plan,
 }
 
-/// What a file can hold.
+/// The content of a file.
 pub(crate) trait Payload: Serialize + DeserializeOwned + Clone + PartialEq {
     fn id(&self) -> &str;
     fn state(&self) -> State;
     fn clock(&self) -> Clock;
-    /// The same without clock readings.
-    fn timeless(&self) -> Self;
+    /// The same with all timings zero.
+    fn without_timings(&self) -> Self;
 }
 
 impl Payload for Record {
@@ -68,7 +68,7 @@ impl Payload for Record {
     fn clock(&self) -> Clock {
         self.clock.clone()
     }
-    fn timeless(&self) -> Record {
+    fn without_timings(&self) -> Record {
         Record { clock: Clock::default(), ..self.clone() }
     }
 }
@@ -83,7 +83,7 @@ impl Payload for ParentRecord {
     fn clock(&self) -> Clock {
         self.clock.clone()
     }
-    fn timeless(&self) -> ParentRecord {
+    fn without_timings(&self) -> ParentRecord {
         ParentRecord { clock: Clock::default(), ..self.clone() }
     }
 }
@@ -98,12 +98,12 @@ impl Payload for Plan {
     fn clock(&self) -> Clock {
         Clock::default()
     }
-    fn timeless(&self) -> Plan {
+    fn without_timings(&self) -> Plan {
         self.clone()
     }
 }
 
-impl Payload for Pictures {
+impl Payload for SampleImages {
     fn id(&self) -> &str {
         "pictures"
     }
@@ -113,23 +113,23 @@ impl Payload for Pictures {
     fn clock(&self) -> Clock {
         Clock::default()
     }
-    fn timeless(&self) -> Pictures {
+    fn without_timings(&self) -> SampleImages {
         self.clone()
     }
 }
 
-/// Digest of what a trial measured, clock readings apart: equal for equal results.
+/// Digest of the results of a trial, without timings: equal results have equal digests.
 pub fn digest(record: &Record) -> String {
     digest_of(record)
 }
 
-/// The same for a parent.
+/// As [`digest`], of a parent.
 pub fn parent_digest(record: &ParentRecord) -> String {
     digest_of(record)
 }
 
 fn digest_of<T: Payload>(payload: &T) -> String {
-    id::hex(&serde_json::to_vec(&payload.timeless()).expect("plain data"))
+    id::hex(&serde_json::to_vec(&payload.without_timings()).expect("plain data"))
 }
 
 fn header<T: Payload>(payload: &T, text: &[u8]) -> Header {
@@ -145,10 +145,10 @@ fn header<T: Payload>(payload: &T, text: &[u8]) -> Header {
     }
 }
 
-/// The file's bytes.
+/// The bytes of a file.
 pub(crate) fn encode<T: Payload>(payload: &T) -> Result<Vec<u8>, Error> {
     let text = serde_json::to_vec(payload).expect("plain data");
-    // JSON has no NaN and no infinity: a record with one would be written as null and not be read again.
+    // JSON has no NaN and no infinity: they would be written as null, and the record could not be read.
     if serde_json::from_slice::<T>(&text).ok().as_ref() != Some(payload) {
         let problem = "holds a number that is not finite, so it cannot be written".to_owned();
         return Err(Error::Foreign { id: payload.id().to_owned(), problem });
@@ -161,15 +161,15 @@ pub(crate) fn encode<T: Payload>(payload: &T) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// Why a file cannot be used.
+/// Why a file is not usable.
 pub(crate) enum Unusable {
-    /// Written by another version: refused by name.
+    /// Written by another version of the format.
     Version(u64),
-    /// Torn or altered: set aside.
+    /// Truncated or altered.
     Corrupt(String),
 }
 
-/// Reads and verifies a file's bytes.
+/// Decodes and verifies the bytes of a file.
 pub(crate) fn decode<T: Payload>(bytes: &[u8]) -> Result<(Header, T), Unusable> {
     #[derive(Deserialize)]
     struct Whole<'a> {
@@ -178,20 +178,20 @@ pub(crate) fn decode<T: Payload>(bytes: &[u8]) -> Result<(Header, T), Unusable> 
     }
     let corrupt = |reason: &str| Unusable::Corrupt(reason.to_owned());
     let header = parse_header(bytes)?;
-    let whole: Whole = serde_json::from_slice(bytes).map_err(|_| corrupt("not whole"))?;
+    let whole: Whole = serde_json::from_slice(bytes).map_err(|_| corrupt("truncated"))?;
     let text = whole.payload.get().as_bytes();
     if id::hex(text) != header.checksum {
         return Err(corrupt("its checksum does not match"));
     }
     let payload: T = serde_json::from_slice(text).map_err(|error| Unusable::Corrupt(error.to_string()))?;
     if self::header(&payload, text) != header {
-        return Err(corrupt("its first line contradicts the rest"));
+        return Err(corrupt("its header does not match its content"));
     }
     Ok((header, payload))
 }
 
-/// Whether a file's payload has the checksum that its first line tells.
-pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+/// Whether the payload has the checksum of the header.
+pub(crate) fn checksum_matches(bytes: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Whole<'a> {
         checksum: String,
@@ -202,7 +202,7 @@ pub(crate) fn is_whole(bytes: &[u8]) -> bool {
     whole.is_ok_and(|whole| id::hex(whole.payload.get().as_bytes()) == whole.checksum)
 }
 
-/// Reads only a file's first line; tells a torn file by its length.
+/// Reads the header line only; `None` if the file does not exist or its length does not match the header.
 pub(crate) fn read_header(path: &Path) -> Result<Option<Header>, Error> {
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -234,15 +234,15 @@ fn parse_header(bytes: &[u8]) -> Result<Header, Unusable> {
     struct Version {
         version: u64,
     }
-    let torn = || Unusable::Corrupt("its first line is torn".to_owned());
-    let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(torn)?;
-    let line = bytes[..end].strip_suffix(b",").ok_or_else(torn)?;
+    let damaged = || Unusable::Corrupt("its header is damaged".to_owned());
+    let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(damaged)?;
+    let line = bytes[..end].strip_suffix(b",").ok_or_else(damaged)?;
     let mut line = line.to_vec();
     line.push(b'}');
-    // The version first: a later version's line may have other keys.
-    let version: Version = serde_json::from_slice(&line).map_err(|_| torn())?;
+    // The version first: the header of a later version may have other keys.
+    let version: Version = serde_json::from_slice(&line).map_err(|_| damaged())?;
     if version.version != u64::from(VERSION) {
         return Err(Unusable::Version(version.version));
     }
-    serde_json::from_slice(&line).map_err(|_| torn())
+    serde_json::from_slice(&line).map_err(|_| damaged())
 }

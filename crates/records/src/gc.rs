@@ -1,4 +1,4 @@
-//! What a run's folder holds that nobody needs any more.
+//! Files in a run's folder that are no longer needed.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,24 +7,25 @@ use std::time::{Duration, SystemTime};
 
 use crate::{Error, Run};
 
-/// A file that may go.
+/// A file that can be removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Garbage {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// Its size.
+    /// Its size in bytes.
     pub bytes: u64,
-    /// Why it may go.
+    /// Why it can be removed.
     pub why: &'static str,
 }
 
-/// What is younger may belong to a process that is at work.
+/// Younger files may belong to a running process.
 const GRACE: Duration = Duration::from_secs(3600);
 
 impl Run {
-    /// Files that nobody needs: what killed processes left, what was set aside, what the plan does not know.
+    /// Files that are not needed: leftovers of killed processes, damaged or reopened records, records and weights of trials
+    /// that are not in the plan.
     ///
-    /// Nothing is removed; whole records and weights of the plan's trials are never among them.
+    /// Nothing is removed here. Valid records and weights of trials in the plan are never listed.
     pub fn garbage(&self) -> Result<Vec<Garbage>, Error> {
         let plan = self.plan();
         let known: HashSet<&str> =
@@ -39,14 +40,14 @@ impl Run {
             };
             for entry in entries {
                 let path = entry.map_err(|error| Error::io(&folder, error))?.path();
-                // Not followed: a link is not ours to judge.
+                // Symbolic links are not followed and never removed.
                 let Ok(meta) = path.symlink_metadata() else { continue };
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                // A file from the future (a clock that was set back) has no age: it waits.
+                // A modification time in the future (the clock was set back) gives no age: such a file is kept.
                 let age = meta.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
                 let old = age.is_some_and(|age| age > GRACE);
                 if let Some(why) = why(part, &name, old, &known).filter(|_| meta.is_file())
-                    && !(part == "running" && crate::lock::is_under_way(&path))
+                    && !(part == "running" && crate::lock::is_locked(&path))
                 {
                     found.push(Garbage { path, bytes: meta.len(), why });
                 }
@@ -61,15 +62,17 @@ fn why(part: &str, name: &str, old: bool, known: &HashSet<&str>) -> Option<&'sta
     let stem = Path::new(name).file_stem().unwrap_or_default().to_string_lossy();
     let unknown = |id: &str| !known.contains(id);
     match part {
-        _ if name.ends_with(".tmp") => old.then_some("half-written by a process that was killed"),
-        "trials" | "parents" if name.contains(".json.corrupt") => Some("torn or altered, set aside"),
-        "trials" if name.ends_with(".json.failed") => Some("a failure that was opened again"),
-        "trials" | "parents" if name.ends_with(".json") && unknown(&stem) => Some("of no trial of this plan"),
-        "weights" if name.ends_with(".safetensors") && stem.split_once('-').is_some_and(|(_, id)| unknown(id)) => {
-            Some("weights of no trial of this plan")
+        _ if name.ends_with(".tmp") => old.then_some("partly written by a process that was killed"),
+        "trials" | "parents" if name.contains(".json.corrupt") => Some("truncated or altered"),
+        "trials" if name.ends_with(".json.failed") => Some("failure of a reopened trial"),
+        "trials" | "parents" if name.ends_with(".json") && unknown(&stem) => {
+            Some("record of a trial that is not in the plan")
         }
-        "running" => old.then_some("mark of a process that is gone"),
-        "logs" => old.then_some("log of a worker that is gone"),
+        "weights" if name.ends_with(".safetensors") && stem.split_once('-').is_some_and(|(_, id)| unknown(id)) => {
+            Some("weights of a trial that is not in the plan")
+        }
+        "running" => old.then_some("marker of a process that has ended"),
+        "logs" => old.then_some("log of a worker that has ended"),
         _ => None,
     }
 }

@@ -1,4 +1,4 @@
-//! Which trials successive halving leaves out, and why.
+//! The decisions of successive halving.
 
 use std::collections::BTreeSet;
 
@@ -8,36 +8,36 @@ use crate::{Error, Run, files};
 
 const FILE: &str = "halving.json";
 
-/// What successive halving has decided so far: a pure function of the plan and its records.
+/// The decisions of successive halving so far: a pure function of the plan and its records.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Halving {
-    /// Share of the candidates that goes on after each rung.
+    /// Fraction of the candidates that is kept after each rung.
     pub keep: f64,
-    /// The rungs that are over.
+    /// The completed rungs.
     pub rungs: Vec<Rung>,
-    /// Trials that are not run.
+    /// Ids of the trials that are not run.
     pub skipped: BTreeSet<String>,
 }
 
 /// One rung of successive halving.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rung {
-    /// Seeds behind every candidate that was left.
+    /// Number of seeds of every remaining candidate.
     pub seeds: u64,
-    /// Pairs of init and scheme that were compared, for each substitute.
+    /// Number of pairs of init and scheme that were compared, for each substitute.
     pub candidates: usize,
-    /// Those that went on.
+    /// Number of those that were kept.
     pub kept: usize,
 }
 
 impl Run {
-    /// What halving has decided; `None` where it has not, or where the file is damaged and will be made anew.
+    /// The decisions so far; `None` if there are none, or if the file is damaged (it is then computed again).
     pub fn halving(&self) -> Result<Option<Halving>, Error> {
         let bytes = files::read(&self.folder().join(FILE))?.unwrap_or_default();
         Ok(serde_json::from_slice(&bytes).ok())
     }
 
-    /// Writes down what halving has decided.
+    /// Writes the decisions.
     pub fn write_halving(&self, halving: &Halving) -> Result<(), Error> {
         files::write_atomic(&self.folder().join(FILE), &serde_json::to_vec(halving).expect("plain data"))
     }

@@ -1,4 +1,4 @@
-//! Content ids: a short hash of everything that determines a result.
+//! Content ids: short hashes of everything that determines a result.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -6,9 +6,9 @@ use sha2::{Digest, Sha256};
 
 use crate::Error;
 
-/// The first 16 hexadecimal digits of the SHA-256 of the value's canonical JSON: no white space, keys sorted.
+/// The first 16 hexadecimal digits of the SHA-256 of the value's canonical JSON: sorted keys, no white space.
 ///
-/// Equal values have equal ids whatever the order of their fields or map entries.
+/// Equal values have equal ids, independent of the order of fields and map entries.
 ///
 /// # Panics
 /// If the value cannot be JSON at all (a map whose keys are not strings or numbers).
@@ -16,12 +16,12 @@ pub fn content_id(value: &impl Serialize) -> String {
     Canonical::of(value).id()
 }
 
-/// A value's canonical JSON, for ids of many values that share parts: each part is written once.
+/// A value's canonical JSON. For ids of many values that share parts, each part is serialised once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Canonical(String);
 
 impl Canonical {
-    /// Of any value.
+    /// The canonical JSON of a value.
     ///
     /// # Panics
     /// As [`content_id`].
@@ -32,7 +32,7 @@ impl Canonical {
         Canonical(text)
     }
 
-    /// Of an object with these members.
+    /// The canonical JSON of an object with these members.
     pub fn object(mut members: Vec<(&str, &Canonical)>) -> Canonical {
         members.sort_by_key(|(key, _)| *key);
         let members = members.into_iter().map(|(key, Canonical(value))| format!("{}:{value}", quoted(key)));
@@ -51,7 +51,7 @@ fn quoted(key: &str) -> String {
     Value::from(key).to_string()
 }
 
-/// Writes JSON with sorted keys, whichever order `serde_json`'s map keeps.
+/// Writes JSON with sorted keys, independent of the order in `serde_json`'s map.
 fn canonical(value: &Value, out: &mut String) {
     match value {
         Value::Object(map) => {
@@ -87,11 +87,11 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// An id becomes a file's name, so a hostile one must not name a path.
+/// Checks that an id is a plain file name, not a path.
 pub(crate) fn check(id: &str) -> Result<(), Error> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if id.is_empty() || id.len() > 64 || !id.chars().all(allowed) {
-        return Err(Error::Id { id: id.chars().take(80).collect(), problem: "cannot name a file" });
+        return Err(Error::Id { id: id.chars().take(80).collect(), problem: "is not a valid file name" });
     }
     Ok(())
 }

@@ -1,24 +1,34 @@
-//! A run on disk as plain data: the plan, trial ids, records, status.
+//! A run on disk as plain data: the plan, the records of its trials, locks and progress.
 //!
-//! A run's folder holds
+//! ```no_run
+//! use nettriage_records::Run;
+//!
+//! let run = Run::open("runs/digits-1f2e".as_ref())?.read_only();
+//! for record in run.records()? {
+//!     let accuracy = record.readings.map(|readings| readings.test.top1);
+//!     println!("{:?} {:?} {:?}", record.spec.block, record.spec.init, accuracy);
+//! }
+//! # Ok::<(), nettriage_records::Error>(())
+//! ```
+//!
+//! A run is a folder:
 //!
 //! ```text
 //! plan.json               the plan, written once
-//! trials/<id>.json        one record a trial
-//! parents/<id>.json       one record a parent
+//! trials/<id>.json        one record per trial
+//! parents/<id>.json       one record per parent
 //! weights/{parent,child,substitute}-<id>.safetensors
-//! running/<id>            markers of trials under way
-//! pictures.json           the first validation and test images, for reports
-//! attempts.json           how many workers have died of each trial
-//! halving.json            what successive halving has left out
-//! logs/                   what workers say
-//! slurm/                  what was submitted to a cluster
-//! sessions.jsonl          one line for every process that took the run on
-//! run.lock                held by the process that runs it
+//! running/<id>            markers of running trials, locked by their processes
+//! pictures.json           sample images for reports: the first validation and test images
+//! attempts.json           the number of worker processes that died during each trial
+//! halving.json            the decisions of successive halving
+//! logs/                   the output of workers
+//! slurm/                  submissions to a cluster
+//! sessions.jsonl          one line per process that has run the study
+//! run.lock                locked by the process that is running the study
 //! ```
 //!
-//! Every JSON file is written to a temporary file beside its place, synced and renamed, and carries a checksum:
-//! a reader sees a whole file or none.
+//! Plans, records and sample images are written atomically and carry a checksum, so a reader never sees a part of a file.
 
 mod attempts;
 mod envelope;
@@ -29,11 +39,11 @@ mod halving;
 mod id;
 mod lock;
 mod merge;
-mod pictures;
 pub mod plan;
 pub mod prescription;
 pub mod record;
 mod run;
+mod sample_images;
 pub mod scan;
 mod status;
 
@@ -44,8 +54,8 @@ pub use halving::{Halving, Rung};
 pub use id::{Canonical, content_id};
 pub use lock::{Lock, Running};
 pub use merge::{Merged, merge};
-pub use pictures::Pictures;
 pub use plan::Plan;
-pub use record::{ParentRecord, Record};
+pub use record::{ParentRecord, Record, unix_time};
 pub use run::Run;
+pub use sample_images::SampleImages;
 pub use status::Status;

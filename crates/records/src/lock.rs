@@ -1,7 +1,7 @@
-//! Who is at work in a run's folder.
+//! Locks of a run's folder and of its running trials.
 //!
-//! Both kinds of mark are advisory locks of the operating system on a file: when a process ends, however it ends,
-//! its locks are gone, so nothing stale is ever left to be judged by process ids, which are reused.
+//! Both are advisory file locks of the operating system, which releases them when the process ends, however it ends. So there
+//! are no stale locks, which process ids could not identify reliably since they are reused.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use crate::Error;
 
-/// Held by the one process that runs a study in a folder; freed when dropped or when the process ends.
+/// The lock of the process that runs a study in a folder; released on drop or when the process ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
-/// Says that a trial is under way; ends when dropped or when the process ends.
+/// The marker of a running trial; removed on drop, unlocked when the process ends.
 #[derive(Debug)]
 pub struct Running {
     path: PathBuf,
@@ -34,7 +34,7 @@ fn open(path: &Path) -> Result<File, Error> {
     options.read(true).write(true).create(true).truncate(false).open(path).map_err(|error| Error::io(path, error))
 }
 
-/// Tries for a quarter of a second, since a status reading holds a lock for an instant.
+/// Tries for a quarter of a second, because a status query holds the lock for a moment.
 fn try_lock(file: &File) -> Result<(), TryLockError> {
     for _ in 0..25 {
         match file.try_lock() {
@@ -53,7 +53,7 @@ pub(crate) fn acquire(folder: &Path) -> Result<Lock, Error> {
         Err(TryLockError::WouldBlock) => {
             return Err(Error::Locked { path: folder.into(), pid: holder(&mut file) });
         }
-        // A file system without locks: two processes would do double work, but never spoil a record.
+        // A file system without locks: two processes would repeat work, but not damage records.
         Err(TryLockError::Error(_)) => {}
     }
     let id = format!("{}\n", std::process::id());
@@ -72,7 +72,7 @@ fn holder(file: &mut File) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-/// The process that runs the study in the folder, if one does.
+/// The id of the process that is running the study, if there is one.
 pub(crate) fn runner(folder: &Path) -> Option<u32> {
     let mut file = File::open(folder.join("run.lock")).ok()?;
     is_held(&file).then(|| holder(&mut file)).flatten()
@@ -89,19 +89,19 @@ pub(crate) fn begin(folder: &Path, id: &str) -> Result<Running, Error> {
     Ok(Running { path, _file: file })
 }
 
-/// Whether a live process holds that mark.
-pub(crate) fn is_under_way(mark: &Path) -> bool {
-    File::open(mark).is_ok_and(|file| is_held(&file))
+/// Whether a live process holds the lock of this marker.
+pub(crate) fn is_locked(marker: &Path) -> bool {
+    File::open(marker).is_ok_and(|file| is_held(&file))
 }
 
-/// Ids of the trials under way.
+/// Ids of the running trials.
 pub(crate) fn running(folder: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder.join("running")) else {
         return Vec::new();
     };
     let mut ids: Vec<String> = entries
         .flatten()
-        .filter(|entry| is_under_way(&entry.path()))
+        .filter(|entry| is_locked(&entry.path()))
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
     ids.sort();

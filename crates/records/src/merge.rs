@@ -1,4 +1,4 @@
-//! Joining runs of one plan that were made on several machines.
+//! Merging runs of one plan from several machines.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,37 +7,38 @@ use crate::envelope::{self, Header, State};
 use crate::run::{difference, first_difference};
 use crate::{Error, Run, files, status};
 
-/// What a merge did.
+/// The outcome of a merge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
-    /// Records of trials that the result holds.
+    /// Number of trial records in the result.
     pub records: usize,
-    /// Of these, trials that several runs had, with the same result.
+    /// Of these, trials that several runs have, with equal results.
     pub shared: usize,
     /// Trials that no run has.
     pub left: usize,
 }
 
-/// Joins runs of one plan into the folder `out`, which may hold a run of that plan already.
+/// Merges runs of one plan into the folder `out`, which may already hold a run of that plan.
 ///
-/// Everything is compared before anything is written. Where one run has a trial's readings and another its failure, the
-/// readings stand.
+/// Everything is compared before anything is written. If a trial succeeded in one run and failed in another, the successful
+/// record is used.
 ///
 /// # Errors
-/// [`Error::Apart`] names the first key in which plans, or results of one trial or parent, differ.
+/// [`Error::CannotMerge`] names the first key in which the plans, or the results of a trial or parent, differ;
+/// [`Error::Corrupt`] a record that is truncated or altered.
 pub fn merge(from: &[Run], out: &Path) -> Result<(Run, Merged), Error> {
-    let there = match Run::open(out) {
+    let existing = match Run::open(out) {
         Ok(run) => Some(run),
         Err(Error::NoRun { .. }) => None,
         Err(error) => return Err(error),
     };
-    let sources: Vec<&Run> = there.iter().chain(from).collect();
+    let sources: Vec<&Run> = existing.iter().chain(from).collect();
     let Some((first, rest)) = sources.split_first() else {
         return Err(Error::NoRun { path: out.into() });
     };
     for other in rest {
         if other.plan() != first.plan() {
-            return Err(apart(first, other, "plan.json", &difference(first.plan(), other.plan())));
+            return Err(cannot_merge(first, other, "plan.json", &difference(first.plan(), other.plan())));
         }
     }
     let parents = choose(&sources, "parents", first.plan().parents.iter().map(|p| p.id.as_str()))?;
@@ -57,7 +58,7 @@ pub fn merge(from: &[Run], out: &Path) -> Result<(Run, Merged), Error> {
                 let weights = PathBuf::from("weights").join(format!("{kind}-{id}.safetensors"));
                 copy(&owner.folder().join(&weights), &run.folder().join(&weights))?;
             }
-            // The record last: it vouches for the weights beside it.
+            // The record last: its presence implies that its weights are complete.
             copy(&owner.file(part, id), &run.file(part, id))?;
             if part == "trials" {
                 merged.records += 1;
@@ -65,20 +66,20 @@ pub fn merge(from: &[Run], out: &Path) -> Result<(Run, Merged), Error> {
             }
         }
     }
-    // The plan decides them, so that any run's are right.
+    // They are determined by the plan, so those of any run will do.
     for source in from {
-        if let Some(pictures) = source.pictures()? {
-            run.write_pictures(|| pictures)?;
+        if let Some(images) = source.sample_images()? {
+            run.write_sample_images(|| images)?;
             break;
         }
     }
-    for other in from.iter().filter(|other| !same_place(other.folder(), run.folder())) {
+    for other in from.iter().filter(|other| !is_same_path(other.folder(), run.folder())) {
         status::add_sessions(run.folder(), other.folder())?;
     }
     Ok((run, merged))
 }
 
-/// For every id that some run has: the runs that have it, the one to copy from first.
+/// For every id that some run has: the runs that have it; the first is the one to copy from.
 fn choose<'a>(
     sources: &[&Run],
     part: &str,
@@ -100,16 +101,16 @@ fn choose<'a>(
         if owners.iter().any(|(_, header)| header.state != State::Failed) {
             owners.retain(|(_, header)| header.state != State::Failed);
             if let Some((other, _)) = owners.iter().find(|(_, header)| header.digest != owners[0].1.digest) {
-                return Err(results_apart(sources[owners[0].0], sources[*other], part, id));
+                return Err(results_differ(sources[owners[0].0], sources[*other], part, id));
             }
         }
-        // Whole to the last byte, since a copy vouches for what it copies.
+        // Records that are copied are verified completely.
         for &(number, _) in &owners {
             let source = sources[number];
             let bytes = files::read(&source.file(part, id))?.unwrap_or_default();
-            if !envelope::is_whole(&bytes) {
+            if !envelope::checksum_matches(&bytes) {
                 let path = source.file(part, id);
-                return Err(Error::Torn { path });
+                return Err(Error::Corrupt { path });
             }
         }
         chosen.push((id, owners.into_iter().map(|(number, _)| number).collect()));
@@ -117,7 +118,7 @@ fn choose<'a>(
     Ok(chosen)
 }
 
-fn results_apart(one: &Run, other: &Run, part: &str, id: &str) -> Error {
+fn results_differ(one: &Run, other: &Run, part: &str, id: &str) -> Error {
     let payload = |run: &Run| {
         let bytes = fs::read(run.file(part, id)).unwrap_or_default();
         let mut value: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
@@ -128,11 +129,16 @@ fn results_apart(one: &Run, other: &Run, part: &str, id: &str) -> Error {
         payload
     };
     let key = first_difference("", &payload(one), &payload(other)).unwrap_or_else(|| "its digest".to_owned());
-    apart(one, other, &format!("{part}/{id}.json"), &key)
+    cannot_merge(one, other, &format!("{part}/{id}.json"), &key)
 }
 
-fn apart(one: &Run, other: &Run, file: &str, key: &str) -> Error {
-    Error::Apart { one: one.folder().into(), other: other.folder().into(), file: file.to_owned(), key: key.to_owned() }
+fn cannot_merge(one: &Run, other: &Run, file: &str, key: &str) -> Error {
+    Error::CannotMerge {
+        one: one.folder().into(),
+        other: other.folder().into(),
+        file: file.to_owned(),
+        key: key.to_owned(),
+    }
 }
 
 fn same_weights(sources: &[&Run], owners: &[usize], name: &str) -> Result<(), Error> {
@@ -140,19 +146,19 @@ fn same_weights(sources: &[&Run], owners: &[usize], name: &str) -> Result<(), Er
     let first = files::read(&at(owners[0]))?;
     for &other in &owners[1..] {
         if files::read(&at(other))? != first {
-            return Err(apart(sources[owners[0]], sources[other], &format!("weights/{name}"), "its bytes"));
+            return Err(cannot_merge(sources[owners[0]], sources[other], &format!("weights/{name}"), "its bytes"));
         }
     }
     Ok(())
 }
 
-fn same_place(one: &Path, other: &Path) -> bool {
+fn is_same_path(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Copies a file, whole or not at all; what is not there is left out.
+/// Copies a file atomically, if it exists.
 fn copy(from: &Path, to: &Path) -> Result<(), Error> {
-    if same_place(from, to) {
+    if is_same_path(from, to) {
         return Ok(());
     }
     match files::read(from)? {

@@ -1,61 +1,61 @@
-//! The plan: everything that a study will do, before it does any of it.
+//! The plan: all trials of a study.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The version of the files that this program writes; others are refused by name.
+/// The version of the file format. Files of other versions are refused.
 pub const VERSION: u32 = 1;
 
-/// All trials and controls of a study, with what a reader needs to understand them.
+/// All trials and controls of a study, with summaries of the data set, the network and the schemes.
 ///
 /// A pure function of the study file, the network and the data set.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// [`VERSION`] of the program that made it.
+    /// [`VERSION`] of the program that wrote it.
     pub version: u32,
     /// The study's name.
     pub name: String,
-    /// The study file's text, as it was read.
+    /// The text of the study file.
     pub study: String,
     /// The data set.
     pub data: DataSummary,
     /// The parent's layers, in order.
     pub layers: Vec<LayerSummary>,
-    /// The blocks under examination, in the network's order.
+    /// The blocks of the study, in network order.
     pub blocks: Vec<BlockSummary>,
-    /// The schemes by name, with what they do in words, in the study's order.
+    /// The schemes with a description of their stages, in the order of the study file.
     pub schemes: Vec<SchemeSummary>,
-    /// The parents, one for every parent seed.
+    /// The parents, one per parent seed.
     pub parents: Vec<ParentSpec>,
-    /// Every trial and control, in the order of the plan.
+    /// All trials and controls.
     pub trials: Vec<TrialSpec>,
-    /// How far below its parent (as a share of images) a child counts as recovered.
+    /// A child counts as recovered if its accuracy is at most this far below its parent's, as a fraction of images.
     pub margin: f64,
 }
 
-/// The data set as the study sees it.
+/// The data set of a study.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataSummary {
     /// Name, such as `cifar10`.
     pub name: String,
-    /// Checksum of what was read.
+    /// Checksum of the decoded content.
     pub checksum: String,
     /// Names of the classes.
     pub classes: Vec<String>,
-    /// (C, H, W) of an image.
+    /// Shape of an image, [C, H, W].
     pub shape: [usize; 3],
-    /// Normalisation: mean per channel, of pixels in 0 to 1.
+    /// Normalisation: mean of every channel, of pixels scaled to 0..1.
     pub mean: Vec<f32>,
-    /// Normalisation: standard deviation per channel.
+    /// Normalisation: standard deviation of every channel.
     pub std: Vec<f32>,
-    /// Images that parents train on.
+    /// Number of images that parents train on.
     pub train: usize,
-    /// Images that every choice is made on, carved from the training set.
+    /// Number of validation images, on which every choice is based; taken out of the training set.
     pub validation: usize,
-    /// Images read once per trial, at its end.
+    /// Number of test images, evaluated once per trial, at its end.
     pub test: usize,
-    /// Images a child's stages see in all.
+    /// Number of training examples of a child, over all stages.
     pub budget: usize,
 }
 
@@ -64,15 +64,15 @@ pub struct DataSummary {
 pub struct LayerSummary {
     /// Name.
     pub name: String,
-    /// Kind with its settings, such as `conv 3x3, 64`.
+    /// Kind and settings, such as `conv 3x3, 64`.
     pub kind: String,
-    /// (C, H, W) of its output.
+    /// Shape of its output, [C, H, W].
     pub shape: [usize; 3],
-    /// Parameters.
+    /// Number of parameters.
     pub parameters: u64,
     /// Multiply-accumulates per image.
     pub macs: u64,
-    /// The block that it belongs to.
+    /// The block that contains it.
     pub block: Option<String>,
 }
 
@@ -81,13 +81,13 @@ pub struct LayerSummary {
 pub struct BlockSummary {
     /// Name, such as `block3`.
     pub name: String,
-    /// Its layers' names.
+    /// Names of its layers.
     pub layers: Vec<String>,
-    /// (C, H, W) of its input.
+    /// Shape of its input, [C, H, W].
     pub input: [usize; 3],
-    /// (C, H, W) of its output.
+    /// Shape of its output, [C, H, W].
     pub output: [usize; 3],
-    /// Parameters of the block.
+    /// Number of parameters of the block.
     pub parameters: u64,
     /// Multiply-accumulates per image of the block.
     pub macs: u64,
@@ -98,24 +98,24 @@ pub struct BlockSummary {
 /// Cost of a network or a part of one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Parameters.
+    /// Number of parameters.
     pub parameters: u64,
     /// Multiply-accumulates per image.
     pub macs: u64,
 }
 
-/// A scheme in words.
+/// A training scheme.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SchemeSummary {
     /// Name, such as `hint-then-distill`.
     pub name: String,
     /// Its stages, such as `hint, substitute, 50% of the budget`.
     pub stages: Vec<String>,
-    /// Whether every layer trains in its last stage (as in `global`), or the substitute alone.
+    /// Whether all layers train in its last stage (as in `global`), or only the substitute.
     pub global: bool,
-    /// Whether any stage has soft targets from the parent.
+    /// Whether any stage uses soft targets from the parent.
     pub distills: bool,
-    /// The scheme that has the same stages without soft targets, if the study holds it.
+    /// The scheme with the same stages but no soft targets, if the study has it.
     pub undistilled: Option<String>,
 }
 
@@ -124,24 +124,24 @@ pub struct SchemeSummary {
 pub struct ParentSpec {
     /// Content id.
     pub id: String,
-    /// Seed of its weights and data order; 0 for a network from a file.
+    /// Seed of its weights and its order of examples; 0 for a network from a file.
     pub seed: u64,
 }
 
-/// What a trial is for.
+/// The role of a trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// The block replaced by its substitute.
+    /// The network with the block replaced by the substitute.
     Child,
-    /// Control: the parent as it is, untrained any further.
+    /// Control: the parent without further training.
     Parent,
-    /// Control: the parent trained on under the same scheme and budget.
+    /// Control: the fine-tuned parent, under the same scheme and budget.
     ParentContinued,
-    /// Control: a child with zero layers replaced, trained under the same scheme and budget. It must come out equivalent to the
-    /// parent trained on; if it does not, differences between children and controls are not the replacement's alone.
+    /// Control: a child with no layer replaced, trained under the same scheme and budget. It must be equivalent to the
+    /// fine-tuned parent; if it is not, differences between children and controls have causes other than the replacement.
     Placebo,
-    /// Control: the block kept, its weights drawn anew, then trained.
+    /// Control: the re-initialised block (its layers kept, its weights random), then trained.
     Reinit,
     /// Control: the block removed, where shapes permit.
     Drop,
@@ -152,18 +152,18 @@ pub enum Role {
 pub struct TrialSpec {
     /// Content id: a hash of everything that determines the result.
     pub id: String,
-    /// What it is for.
+    /// Its role.
     pub role: Role,
     /// Id of the parent.
     pub parent: String,
-    /// The block replaced, re-initialised or dropped; absent for the parent's own controls.
+    /// The block that is replaced, re-initialised or dropped; `None` for controls of the parent.
     pub block: Option<String>,
-    /// Name of the substitute, such as `conv3x3`; children only.
+    /// Name of the substitute, such as `conv3x3`; only for children.
     pub substitute: Option<String>,
-    /// Name of the init; children only.
+    /// Name of the init; only for children.
     pub init: Option<String>,
     /// Name of the scheme; `none` for no training.
     pub scheme: String,
-    /// Seed: trials of one seed see the same images in the same order under the same augmentation.
+    /// Seed. Trials of one seed train on the same images in the same order with the same augmentation.
     pub seed: u64,
 }

@@ -1,63 +1,63 @@
-//! A prescription, as plain data: what was to be met, what was chosen, what came of it.
+//! A prescription as plain data: the constraint, the chosen replacements and the measured result.
 
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Cost;
 
-/// A smaller network: how it was chosen, and predicted beside actual.
+/// A smaller network: how it was chosen, and predicted and measured figures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Prescription {
     /// The network's name.
     pub network: String,
-    /// Its file or run.
+    /// Its file, or the run whose parent it is.
     pub source: String,
     /// The data set's name.
     pub data: String,
-    /// What was asked for, in words.
+    /// The constraint in words, such as `a drop of at most 0.50 points`.
     pub budget: String,
-    /// What takes the place of what, in the network's order.
+    /// The replaced ranges, in network order.
     pub replaced: Vec<Replaced>,
-    /// How the network was trained after the surgery, in words; `none` where it was not.
+    /// The training after surgery in words; `none` if there was none.
     pub training: String,
-    /// Where the judged images come from.
+    /// Source of the images that the network was evaluated on.
     pub judged_from: String,
-    /// The network before.
+    /// The original network.
     pub before: Figures,
-    /// What the scan predicted for the network after surgery, its parts added up.
+    /// Predicted from the scan for the network after surgery: the sum over its ranges.
     pub predicted: Figures,
-    /// The network as built, before training, on the judged images.
+    /// The network after surgery and before training, on the evaluation images.
     pub built: Figures,
-    /// The network at the end, on the judged images.
+    /// The final network on the evaluation images.
     pub judged: Figures,
-    /// The network before and at the end on the test set, looked at once; none without labels.
+    /// The original and the final network on the test set, which is evaluated once; `None` without labels.
     pub test: Option<[Figures; 2]>,
-    /// Whether the promise holds on the test set (a drop), or as measured (a cost).
+    /// Whether the constraint is met: a drop on the test set, a cost as measured.
     pub kept: bool,
-    /// The plans that none beats in both, from the scan's figures.
+    /// The Pareto front of drop and cost, from the scan's figures.
     pub front: Vec<FrontPoint>,
-    /// Images in a pass whose milliseconds were measured, on one thread.
+    /// Batch size of the measured forward passes, on one thread.
     pub batch: usize,
 }
 
-/// A range and the layer in its place.
+/// A range and its substitute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replaced {
-    /// Name of the range, which the new layers' names begin with.
+    /// Name of the range; the names of the new layers begin with it.
     pub range: String,
-    /// First and last layer.
+    /// Names of its first and last layer.
     pub layers: [String; 2],
-    /// The single layer.
+    /// Name of the substitute, such as `conv3x3`.
     pub substitute: String,
 }
 
 /// Figures of a network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
-    /// Share of right images.
+    /// Fraction of images classified correctly.
     pub accuracy: Option<f64>,
-    /// Percentage points below the network before, with the 95% interval over images where it was measured.
+    /// Percentage points below the original network, with the 95% interval over images if it was measured.
     pub drop: Option<[f64; 3]>,
-    /// Share of images whose first choice is that of the network before.
+    /// Fraction of images whose top-1 class is that of the original network.
     pub agreement: Option<f64>,
     /// Cost.
     pub cost: Cost,
@@ -65,7 +65,7 @@ pub struct Figures {
     pub milliseconds: f64,
 }
 
-/// One plan of the front.
+/// One point of the Pareto front.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FrontPoint {
     /// Predicted drop in percentage points: the sum over its ranges.
@@ -74,8 +74,8 @@ pub struct FrontPoint {
     pub cost: Cost,
     /// Predicted milliseconds.
     pub milliseconds: f64,
-    /// Its ranges and their substitutes.
+    /// Its replaced ranges.
     pub replaced: Vec<Replaced>,
-    /// Percentage points of drop on the judged images once built (and trained), where it was tried.
+    /// Measured drop in percentage points on the evaluation images after surgery (and training), if it was built.
     pub tried: Option<f64>,
 }

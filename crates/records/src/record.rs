@@ -1,10 +1,12 @@
-//! The record: what one trial measured.
+//! The record: the result of one trial.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Cost, TrialSpec};
 
-/// What one trial measured. Apart from [`Clock`], the same on every run of the same plan on one machine.
+/// The result of one trial. Apart from [`Clock`], it is the same in every run of a plan on one machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Version of the file format.
@@ -13,9 +15,9 @@ pub struct Record {
     pub spec: TrialSpec,
     /// How it ended.
     pub outcome: Outcome,
-    /// Readings; absent where it failed.
+    /// Readings; `None` if the trial failed.
     pub readings: Option<Readings>,
-    /// Clock readings: the only part that differs from run to run.
+    /// Timings: the only part that differs from run to run.
     pub clock: Clock,
 }
 
@@ -23,14 +25,14 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
 pub enum Outcome {
-    /// Trained (or not, for `none`) and measured.
+    /// Trained (unless its scheme is `none`) and measured.
     Done,
-    /// The loss ceased to be a finite number.
+    /// The loss became non-finite.
     Diverged {
-        /// Images seen until then.
+        /// Training examples until then.
         examples: u64,
     },
-    /// It could not be run.
+    /// It could not be completed.
     Failed {
         /// What went wrong.
         reason: String,
@@ -40,96 +42,96 @@ pub enum Outcome {
 /// The readings of a trial.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Readings {
-    /// On the validation set before any training: the damage.
+    /// On the validation set before training.
     pub before: Evaluation,
-    /// On the validation set after the last step.
+    /// On the validation set after training.
     pub validation: Evaluation,
-    /// On the test set after the last step.
+    /// On the test set after training.
     pub test: Evaluation,
-    /// The best point of the curve by validation accuracy (the first of equals).
+    /// The point of the curve with the highest validation accuracy (the first, if equal).
     pub best: Best,
     /// Learning curve on the validation set, from 0 examples to the budget.
     pub curve: Vec<CurvePoint>,
-    /// Examples seen at the first point of the curve within the plan's margin of the parent's validation accuracy.
+    /// Training examples at the first point of the curve within the plan's margin of the parent's validation accuracy.
     pub recovered_at: Option<u64>,
     /// Cost of the whole network.
     pub cost: Cost,
-    /// The substitute's filters; children with a convolution only.
+    /// Filters of the substitute; only for children with a convolution.
     pub filters: Option<Filters>,
-    /// Which test images were right, one bit an image, most significant bit first, base64.
+    /// Which test images were classified correctly: one bit per image, most significant bit first, base64.
     pub test_correct: String,
-    /// How alike the network and its parent are through the depth; absent for the parent itself.
+    /// CKA similarity of the network and its parent, layer by layer; `None` for the parent itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub similarity: Option<Similarity>,
-    /// The precision to which the parent's activations were rounded before children read them, such as `f16`; absent
-    /// where nothing was rounded.
+    /// The precision in which cached activations of the parent were stored, such as `f16`; `None` if they were not
+    /// rounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activations: Option<String>,
 }
 
-/// Linear CKA of a network and its parent, tensor by tensor: the minibatch estimator of Nguyen et al. (arXiv:2010.15327, eq. 2)
+/// Linear CKA between a network and its parent, tensor by tensor: the minibatch estimator of Nguyen et al. (arXiv:2010.15327, eq. 2)
 /// on the unbiased HSIC of Song et al. (JMLR 13, 2012, eq. 5).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Similarity {
-    /// Validation images looked at.
+    /// Number of validation images.
     pub images: usize,
-    /// Images in a batch; the estimator's terms are means over batches.
+    /// Batch size; the terms of the estimator are means over batches.
     pub batch: usize,
-    /// Tensors that both networks have, in the parent's order.
+    /// The tensors that both networks have, in the order of the parent.
     pub layers: Vec<LayerSimilarity>,
 }
 
-/// Linear CKA at one tensor. 1 is alike up to rotation and scale; an estimate may lie a little outside 0 to 1.
+/// Linear CKA of one tensor. 1 means equal up to rotation and scale; an estimate may lie slightly outside 0..1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LayerSimilarity {
-    /// The parent's layer whose output it is; at a block's output, the substitute's stands against it.
+    /// The parent's layer whose output is compared; at the output of a block, with the output of the substitute.
     pub layer: String,
-    /// Before training; absent where a tensor varies too little over the images to be compared.
+    /// Before training; `None` if the tensor varies too little over the images.
     pub before: Option<f64>,
-    /// At the end.
+    /// After training.
     pub after: Option<f64>,
 }
 
 /// The best point of a curve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Best {
-    /// Examples seen.
+    /// Training examples so far.
     pub examples: u64,
-    /// On the validation set.
+    /// Validation accuracy, 0 to 1.
     pub validation_top1: f64,
-    /// On the test set.
+    /// Evaluation on the test set.
     pub test: Evaluation,
 }
 
-/// A network on a set of images.
+/// Evaluation of a network on a set of images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Number of images.
     pub images: u64,
-    /// Images whose class is the network's first choice.
+    /// Number of images whose label is the top-1 class.
     pub correct: u64,
-    /// Share of images right, 0 to 1.
+    /// Top-1 accuracy, 0 to 1.
     pub top1: f64,
-    /// Share of images whose class is among the first five choices.
+    /// Top-5 accuracy, 0 to 1.
     pub top5: f64,
     /// Mean cross-entropy in nats.
     pub loss: f64,
     /// Expected calibration error, 15 bins of equal width (Guo et al., arXiv:1706.04599, eq. 3), 0 to 1.
     pub calibration_error: f64,
-    /// Share of images on which the first choice is the parent's.
+    /// Fraction of images whose top-1 class is that of the parent.
     pub agreement: f64,
-    /// Share right, class by class; 0 where the set holds no image of a class.
+    /// Accuracy of every class; 0 if the set has no image of a class.
     pub per_class: Vec<f64>,
 }
 
 /// One point of a learning curve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CurvePoint {
-    /// Images trained on so far, over all stages.
+    /// Training examples so far, over all stages.
     pub examples: u64,
-    /// The stage, counted from 0.
+    /// Index of the stage, from 0.
     pub stage: usize,
-    /// Mean training loss of the stage's objective since the last point; absent at 0 examples.
+    /// Mean training loss since the last point, of the stage's objective; `None` at 0 examples.
     pub train_loss: Option<f64>,
     /// Validation accuracy, 0 to 1.
     pub validation_top1: f64,
@@ -137,87 +139,88 @@ pub struct CurvePoint {
     pub validation_loss: f64,
 }
 
-/// A substitute's filters, summed up.
+/// Statistics of the filters of a substitute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Filters {
     /// [filters, channels per group, rows, columns].
     pub shape: [usize; 4],
     /// Euclidean norm of every filter before training.
     pub norms_before: Vec<f32>,
-    /// Euclidean norm of every filter at the end.
+    /// Euclidean norm of every filter after training.
     pub norms: Vec<f32>,
-    /// Filters whose output after the closing activation is zero on every validation image looked at.
+    /// Number of filters whose output after the closing activation is zero on all validation images used.
     pub dead: u64,
-    /// Effective rank of the filter matrix: exp of the entropy of its normalised singular values
-    /// (Roy and Vetterli, 2007).
+    /// Effective rank of the filter matrix: exp of the entropy of its normalised singular values (Roy and Vetterli, 2007).
     pub effective_rank: f64,
-    /// The first filters as pictures, before and after training.
-    pub pictures: FilterPictures,
-    /// For each of those filters, where validation images excite it most, strongest first; none for a dead filter.
+    /// The first filters as images, before and after training.
+    #[serde(rename = "pictures")]
+    pub images: FilterImages,
+    /// For each of those filters, the patches of validation images with the highest activations, in descending order; empty for a
+    /// dead filter.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub patches: Vec<Vec<Patch>>,
 }
 
-/// A stretch of a validation image: the receptive field of one place of a filter's output, as far as the image goes.
+/// A patch of a validation image: the receptive field of one output position of a filter, clipped to the image.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Patch {
-    /// The image's place in the validation set, as in [`crate::Pictures::validation`].
+    /// Index of the image in the validation set, as in [`crate::SampleImages::validation`].
     pub image: usize,
     /// First row.
     pub top: usize,
     /// First column.
     pub left: usize,
-    /// Rows.
+    /// Number of rows.
     pub height: usize,
-    /// Columns.
+    /// Number of columns.
     pub width: usize,
-    /// The filter's output there, after the closing activation.
+    /// Output of the filter at that position, after the closing activation.
     pub value: f32,
 }
 
-/// The first filters of a substitute as pictures.
+/// The first filters of a substitute as images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FilterPictures {
-    /// Number of filters shown.
+pub struct FilterImages {
+    /// Number of filters.
     pub filters: usize,
-    /// Channels shown of each filter: all three of a colour image, else the strongest few.
+    /// Number of channels of each filter: all three on an RGB input, else the few with the largest norm.
     pub channels: usize,
-    /// Rows and columns of a kernel.
+    /// Rows and columns of the kernel.
     pub kernel: [usize; 2],
-    /// `filters * channels * rows * columns` bytes, base64: 128 is zero, 1 and 255 the largest magnitude in the layer.
+    /// `filters * channels * rows * columns` bytes, base64: 128 is zero; 1 and 255 are the largest magnitude of the layer.
     pub before: String,
     /// The same after training.
     pub after: String,
 }
 
-/// Clock readings.
+/// Timings of a trial.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Clock {
-    /// Wall seconds in training steps.
+    /// Wall-clock seconds of the training steps.
     pub train_seconds: f64,
-    /// Wall seconds of the whole trial.
+    /// Wall-clock seconds of the whole trial.
     pub seconds: f64,
-    /// Inference seconds per image, network of the trial and parent in alternation.
+    /// Inference time of the network and its parent.
     pub inference: Option<InferenceTime>,
-    /// When it ended, seconds since 1970.
+    /// Time of its end, as [`unix_time`].
     pub finished: f64,
-    /// Where it ran.
+    /// The machine that ran it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<Machine>,
 }
 
-/// What ran a trial. It decides no result but the last digits, and clock readings.
+/// The machine and program that ran a trial. They affect timings, and results only by rounding.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Machine {
-    /// The processor's name.
+    /// Name of the processor.
     pub processor: String,
-    /// Cores that the program may use.
+    /// Number of cores available to the program.
     pub cores: usize,
-    /// The instruction set that its kernels use.
+    /// The instruction set of the kernels, such as `avx2`.
     pub instructions: String,
     /// The operating system.
     pub system: String,
-    /// Program and version.
+    /// Name and version of the program.
     pub program: String,
 }
 
@@ -228,20 +231,20 @@ impl std::fmt::Display for Machine {
     }
 }
 
-/// Inference seconds per image, measured in alternation with the parent.
+/// Inference seconds per image of a network and its parent, measured alternately.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InferenceTime {
-    /// Images in a batch.
+    /// Batch size.
     pub batch: usize,
-    /// Repetitions.
+    /// Number of repetitions.
     pub repetitions: usize,
-    /// Median, smallest and largest of the trial's network.
+    /// Median, minimum and maximum for the network of the trial.
     pub network: [f64; 3],
-    /// Median, smallest and largest of the parent.
+    /// Median, minimum and maximum for the parent.
     pub parent: [f64; 3],
 }
 
-/// What was measured of a parent.
+/// The result of a parent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ParentRecord {
     /// Version of the file format.
@@ -250,16 +253,21 @@ pub struct ParentRecord {
     pub id: String,
     /// Seed.
     pub seed: u64,
-    /// On the validation set.
+    /// Evaluation on the validation set.
     pub validation: Evaluation,
-    /// On the whole test set.
+    /// Evaluation on the whole test set.
     pub test: Evaluation,
-    /// Which test images were right, as in [`Readings::test_correct`].
+    /// Which test images were classified correctly, as [`Readings::test_correct`].
     pub test_correct: String,
-    /// Learning curve; empty for a parent from a file.
+    /// Learning curve; empty for a network from a file.
     pub curve: Vec<CurvePoint>,
     /// Cost of the whole network.
     pub cost: Cost,
-    /// Clock readings.
+    /// Timings of a trial.
     pub clock: Clock,
+}
+
+/// The current time in seconds since 1970-01-01 00:00 UTC.
+pub fn unix_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |elapsed| elapsed.as_secs_f64())
 }

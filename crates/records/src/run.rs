@@ -1,42 +1,42 @@
-//! A run: the folder in which a plan's records gather.
+//! A run: the folder that holds a plan and its records.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::envelope::{self, Header, Payload, Unusable};
-use crate::pictures::Pictures;
 use crate::plan::{Plan, VERSION};
 use crate::record::{ParentRecord, Record};
+use crate::sample_images::SampleImages;
 use crate::status::{self, Status};
 use crate::{Error, Lock, Running, files, id, lock};
 
-/// The file of the images that reports show.
-const PICTURES: &str = "pictures.json";
+/// The file of sample images; its name is that of earlier versions.
+const SAMPLE_IMAGES: &str = "pictures.json";
 
-/// A run's folder and its plan.
+/// A run: its folder and its plan.
 #[derive(Debug)]
 pub struct Run {
     folder: PathBuf,
     plan: Plan,
-    /// Where each trial stands in the plan.
+    /// Index of each trial in the plan.
     order: HashMap<String, usize>,
-    /// Whether damaged files are left where they are.
+    /// Whether damaged files are left in place.
     read_only: bool,
 }
 
 impl Run {
-    /// Begins a run of `plan` in `folder`, or takes on the one that is there if its plan is the same.
+    /// Creates a run of `plan` in `folder`, or opens an existing run of the same plan.
     ///
     /// # Errors
-    /// [`Error::OtherPlan`] names the first part in which a plan that is there differs.
+    /// [`Error::OtherPlan`] names the first part in which the plan of an existing run differs.
     pub fn create(folder: &Path, plan: &Plan) -> Result<Run, Error> {
         let path = folder.join("plan.json");
         let run = Run::of(folder, plan.clone())?;
         match Run::open(folder) {
-            Ok(there) if there.plan == *plan => {}
-            Ok(there) => {
-                let difference = difference(&there.plan, plan);
+            Ok(existing) if existing.plan == *plan => {}
+            Ok(existing) => {
+                let difference = difference(&existing.plan, plan);
                 return Err(Error::OtherPlan { path: folder.into(), difference });
             }
             Err(Error::NoRun { .. }) => {
@@ -54,7 +54,7 @@ impl Run {
     /// Opens the run in `folder`.
     ///
     /// # Errors
-    /// [`Error::NoRun`], [`Error::Version`] and [`Error::Damaged`] say why it cannot be.
+    /// [`Error::NoRun`], [`Error::Version`] or [`Error::Damaged`].
     pub fn open(folder: &Path) -> Result<Run, Error> {
         let path = folder.join("plan.json");
         let bytes = files::read(&path)?.ok_or_else(|| Error::NoRun { path: folder.into() })?;
@@ -70,20 +70,20 @@ impl Run {
         for (i, trial) in plan.trials.iter().enumerate() {
             id::check(&trial.id)?;
             if order.insert(trial.id.clone(), i).is_some() {
-                return Err(Error::Id { id: trial.id.clone(), problem: "is there twice" });
+                return Err(Error::Id { id: trial.id.clone(), problem: "occurs twice" });
             }
         }
         let mut parents = HashSet::new();
         for parent in &plan.parents {
             id::check(&parent.id)?;
             if !parents.insert(&parent.id) {
-                return Err(Error::Id { id: parent.id.clone(), problem: "is there twice" });
+                return Err(Error::Id { id: parent.id.clone(), problem: "occurs twice" });
             }
         }
         Ok(Run { folder: folder.into(), plan, order, read_only: false })
     }
 
-    /// The same run for a reader that changes nothing: damaged records count as absent and stay where they are.
+    /// The same run, read-only: damaged records are treated as absent, but their files are not renamed.
     pub fn read_only(self) -> Run {
         Run { read_only: true, ..self }
     }
@@ -98,54 +98,55 @@ impl Run {
         &self.plan
     }
 
-    /// Takes the run on for this process; whoever only reads or runs single trials needs no lock.
+    /// Locks the run for the process that runs its trials. Readers, and workers for single trials, need no lock.
     ///
     /// # Errors
-    /// [`Error::Locked`] if another process has it. The lock of a process that is gone is free.
+    /// [`Error::Locked`] if another live process holds the lock.
     pub fn lock(&self) -> Result<Lock, Error> {
         let lock = lock::acquire(&self.folder)?;
         for part in ["trials", "parents", "weights"] {
-            files::sweep(&self.folder.join(part));
+            files::remove_old_temporary_files(&self.folder.join(part));
         }
-        status::note_session(&self.folder)?;
+        status::append_session(&self.folder)?;
         Ok(lock)
     }
 
-    /// Marks a trial as under way until the mark is dropped.
+    /// Marks a trial as running until the marker is dropped.
     pub fn begin(&self, id: &str) -> Result<Running, Error> {
         id::check(id)?;
         lock::begin(&self.folder, id)
     }
 
-    /// The record of a trial, its checksum verified.
+    /// The record of a trial, with its checksum verified.
     ///
-    /// `None` where there is none yet, or where it was torn or altered: that file is then renamed to `*.corrupt`, unless the run is [`Run::read_only`].
+    /// `None` if there is none, or if it is truncated or altered. Such a file is renamed to `*.corrupt`, unless the run is
+    /// [`Run::read_only`].
     pub fn record(&self, id: &str) -> Result<Option<Record>, Error> {
         self.read("trials", id)
     }
 
-    /// All records that are there, in the plan's order.
+    /// All existing records, in plan order.
     pub fn records(&self) -> Result<Vec<Record>, Error> {
-        let there = self.listing("trials")?;
-        let planned = self.plan.trials.iter().filter(|trial| there.contains(&trial.id));
+        let existing = self.listing("trials")?;
+        let planned = self.plan.trials.iter().filter(|trial| existing.contains(&trial.id));
         planned.filter_map(|trial| self.record(&trial.id).transpose()).collect()
     }
 
-    /// Whether a record's file is there, unread.
+    /// Whether the file of a record exists; it is not read.
     pub fn has(&self, id: &str) -> bool {
         self.file("trials", id).is_file()
     }
 
-    /// Ids of the trials whose records' files are there, unread.
+    /// Ids of the trials whose record files exist; they are not read.
     pub fn recorded(&self) -> Result<HashSet<String>, Error> {
         self.listing("trials")
     }
 
-    /// Writes a trial's record: whole or not at all. Two writers of one trial do no harm.
+    /// Writes the record of a trial atomically. Two processes may write the same record.
     ///
     /// # Errors
-    /// [`Error::Full`] on a full disk; [`Error::Foreign`] for a record whose trial is not in the plan as it says,
-    /// or which holds a number that is not finite.
+    /// [`Error::Full`] on a full disk; [`Error::Foreign`] for a record whose trial differs from the plan or is not in it, or
+    /// that contains a non-finite number.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
         let spec = &record.spec;
         match self.order.get(&spec.id) {
@@ -162,7 +163,7 @@ impl Run {
         self.read("parents", id)
     }
 
-    /// All parents' records that are there, in the plan's order.
+    /// All existing records of parents, in plan order.
     pub fn parents(&self) -> Result<Vec<ParentRecord>, Error> {
         self.plan.parents.iter().filter_map(|parent| self.parent(&parent.id).transpose()).collect()
     }
@@ -175,48 +176,48 @@ impl Run {
         self.put("parents", record)
     }
 
-    /// The images that reports show; `None` where there are none, or where they are damaged.
-    pub fn pictures(&self) -> Result<Option<Pictures>, Error> {
-        let bytes = files::read(&self.folder.join(PICTURES))?;
-        Ok(bytes.and_then(|bytes| envelope::decode::<Pictures>(&bytes).ok()).map(|(_, pictures)| pictures))
+    /// The sample images; `None` if there are none, or if the file is damaged.
+    pub fn sample_images(&self) -> Result<Option<SampleImages>, Error> {
+        let bytes = files::read(&self.folder.join(SAMPLE_IMAGES))?;
+        Ok(bytes.and_then(|bytes| envelope::decode::<SampleImages>(&bytes).ok()).map(|(_, images)| images))
     }
 
-    /// Writes the images that reports show, if they are not there yet.
-    pub fn write_pictures(&self, pictures: impl FnOnce() -> Pictures) -> Result<(), Error> {
-        let path = self.folder.join(PICTURES);
+    /// Writes the sample images, unless they exist.
+    pub fn write_sample_images(&self, images: impl FnOnce() -> SampleImages) -> Result<(), Error> {
+        let path = self.folder.join(SAMPLE_IMAGES);
         if path.is_file() {
             return Ok(());
         }
-        files::write_atomic(&path, &envelope::encode(&pictures())?)
+        files::write_atomic(&path, &envelope::encode(&images())?)
     }
 
-    /// Where a parent's weights belong.
+    /// Path of a parent's weights.
     pub fn parent_weights_path(&self, id: &str) -> PathBuf {
         self.folder.join("weights").join(format!("parent-{id}.safetensors"))
     }
 
-    /// Where a child's weights belong.
+    /// Path of a child's weights.
     pub fn child_weights_path(&self, id: &str) -> PathBuf {
         self.folder.join("weights").join(format!("child-{id}.safetensors"))
     }
 
-    /// Where a substitute's weights belong.
+    /// Path of a substitute's weights.
     pub fn substitute_weights_path(&self, id: &str) -> PathBuf {
         self.folder.join("weights").join(format!("substitute-{id}.safetensors"))
     }
 
-    /// How far the run is, from the first line of every file.
+    /// The progress of the run, from the header line of every record.
     pub fn status(&self) -> Result<Status, Error> {
         let parent_ids = self.plan.parents.iter().map(|parent| parent.id.as_str());
         let parents = self.headers("parents", parent_ids)?;
         let headers = self.trial_headers()?;
         let (done, diverged, failed) = status::count(headers.iter());
         let ended: HashSet<&str> = headers.iter().map(|header| header.id.as_str()).collect();
-        let under_way = |id: &String| self.order.contains_key(id) && !ended.contains(id.as_str());
-        let running = lock::running(&self.folder).iter().filter(|id| under_way(id)).count();
+        let in_progress = |id: &String| self.order.contains_key(id) && !ended.contains(id.as_str());
+        let running = lock::running(&self.folder).iter().filter(|id| in_progress(id)).count();
         let trials = self.plan.trials.len();
-        let unrun = |id: &&String| self.order.contains_key(*id) && !ended.contains(id.as_str());
-        let skipped = self.halving()?.map_or(0, |halving| halving.skipped.iter().filter(unrun).count());
+        let not_run = |id: &&String| self.order.contains_key(*id) && !ended.contains(id.as_str());
+        let skipped = self.halving()?.map_or(0, |halving| halving.skipped.iter().filter(not_run).count());
         Ok(Status {
             trials,
             done,
@@ -232,7 +233,7 @@ impl Run {
         })
     }
 
-    /// First lines of the trials' records, in the plan's order.
+    /// Headers of the records of trials, in plan order.
     pub(crate) fn trial_headers(&self) -> Result<Vec<Header>, Error> {
         self.headers("trials", self.plan.trials.iter().map(|trial| trial.id.as_str()))
     }
@@ -263,7 +264,7 @@ impl Run {
         }
     }
 
-    /// Ids of the files that are there.
+    /// Ids of the existing files.
     fn listing(&self, part: &str) -> Result<HashSet<String>, Error> {
         let folder = self.folder.join(part);
         let failed = |error| Error::io(&folder, error);
@@ -275,14 +276,14 @@ impl Run {
         Ok(ids)
     }
 
-    /// First lines of the files of `ids` that are there and whole, in that order.
+    /// Headers of the files of `ids` that exist and are not truncated, in that order.
     pub(crate) fn headers<'a>(&self, part: &str, ids: impl Iterator<Item = &'a str>) -> Result<Vec<Header>, Error> {
-        let there = self.listing(part)?;
-        let ids: Vec<&str> = ids.filter(|id| there.contains(*id)).collect();
+        let existing = self.listing(part)?;
+        let ids: Vec<&str> = ids.filter(|id| existing.contains(*id)).collect();
         let read = |id: &&str| Ok(envelope::read_header(&self.file(part, id))?.filter(|header| header.id == **id));
         let read = |ids: &[&str]| ids.iter().map(read).filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>();
-        // Many files at once: a shared file system answers each only after a while.
-        let share = ids.len().div_ceil(READERS).max(LEAST_SHARE);
+        // In parallel, because each read has a latency on a shared file system.
+        let share = ids.len().div_ceil(READERS).max(MIN_FILES_PER_READER);
         let parts: Vec<Result<Vec<Header>, Error>> = std::thread::scope(|scope| {
             let readers: Vec<_> = ids.chunks(share).map(|ids| scope.spawn(move || read(ids))).collect();
             readers.into_iter().map(|reader| reader.join().expect("a reader does not panic")).collect()
@@ -291,11 +292,12 @@ impl Run {
     }
 }
 
-/// Files that are read at once at the most, and how many a reader is worth starting for.
+/// The most threads that read headers.
 const READERS: usize = 8;
-const LEAST_SHARE: usize = 500;
+/// The fewest files per thread.
+const MIN_FILES_PER_READER: usize = 500;
 
-/// The first part in which two plans differ, in words.
+/// The first part in which two plans differ, for a message.
 pub(crate) fn difference(there: &Plan, here: &Plan) -> String {
     if there.study != here.study {
         let pair = there.study.lines().zip(here.study.lines()).enumerate().find(|(_, (a, b))| a != b);
@@ -330,7 +332,7 @@ pub(crate) fn first_difference(at: &str, there: &serde_json::Value, here: &serde
     }
 }
 
-/// A long value shortened for a message of one line.
+/// Truncates a long value for a message of one line.
 fn cut(text: &str) -> String {
     if text.chars().count() <= 60 { text.to_owned() } else { text.chars().take(57).chain("...".chars()).collect() }
 }

@@ -1,69 +1,69 @@
-//! What a scan found, as plain data.
+//! The result of a scan as plain data.
 
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Cost;
 
-/// A scan of one network: every range of layers that could be one layer.
+/// A scan of one network: every range of layers that could be replaced by one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scan {
     /// The network's name.
     pub network: String,
-    /// Its file, or the run that it is the parent of.
+    /// Its file, or the run whose parent it is.
     pub source: String,
-    /// The images.
+    /// The images used.
     pub images: Images,
-    /// The network as it is.
+    /// The original network.
     pub parent: Parent,
     /// Its units, in order.
     pub units: Vec<Unit>,
-    /// The ranges that could be one layer.
+    /// The ranges that could be replaced.
     pub ranges: Vec<Range>,
-    /// Candidates that were left out for their size: unknowns above the limit.
+    /// Number of candidates that were skipped because their least-squares problem exceeds the limit on unknowns.
     pub left_out: usize,
-    /// What it took.
+    /// Time and memory used.
     pub took: Took,
-    /// How well such scans have ranked blocks as training does, where studies were given.
+    /// Rank agreement of such scans with training, if studies were given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trust: Vec<Trust>,
 }
 
-/// Which images a scan looked at.
+/// The images used by a scan.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Images {
     /// The data set's name.
     pub data: String,
-    /// Images that the substitutes were fitted to; their labels are not used.
+    /// Number of images that substitutes were fitted on; their labels are not used.
     pub fitted: usize,
-    /// Images that they were judged by.
+    /// Number of images that they were evaluated on.
     pub judged: usize,
-    /// Where those come from, such as `the last 2000 training images`.
+    /// Source of those images, such as `the last 2000 training images`.
     pub judged_from: String,
-    /// Whether they have labels.
+    /// Whether they are labelled.
     pub labelled: bool,
 }
 
-/// The network as it is.
+/// The original network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Parent {
-    /// Share of the judged images that it gets right.
+    /// Accuracy on the evaluation images, 0 to 1; `None` without labels.
     pub accuracy: Option<f64>,
     /// Its cost.
     pub cost: Cost,
-    /// Milliseconds of a forward pass, summed over the units.
+    /// Milliseconds of a forward pass: the sum over the units.
     pub milliseconds: f64,
 }
 
-/// A unit: what ranges begin and end with.
+/// A unit: ranges begin and end at units.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Unit {
-    /// Name, after its layers.
+    /// Name, made from the names of its layers.
     pub name: String,
-    /// First and last layer.
+    /// Names of its first and last layer.
     pub layers: [String; 2],
-    /// Shape of what it puts out, (C, H, W).
+    /// Shape of its output, [C, H, W].
     pub output: [usize; 3],
-    /// Convolutions and linear layers in it.
+    /// Number of convolutions and linear layers.
     pub products: usize,
     /// Its cost.
     pub cost: Cost,
@@ -71,42 +71,42 @@ pub struct Unit {
     pub milliseconds: f64,
 }
 
-/// A contiguous run of units that could be one layer.
+/// A contiguous range of units that could be replaced by one layer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Range {
     /// Its name.
     pub name: String,
     /// Indices of its first and last unit.
     pub units: [usize; 2],
-    /// First and last layer.
+    /// Names of its first and last layer.
     pub layers: [String; 2],
-    /// Name of the default block that it is, if it is one.
+    /// Name of the default block with the same layers, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<String>,
-    /// What it costs as it is.
+    /// Its cost before replacement.
     pub cost: Cost,
-    /// Milliseconds of a forward pass, summed over its units.
+    /// Milliseconds of a forward pass: the sum over its units.
     pub milliseconds: f64,
-    /// What could take its place, one entry for every substitute and method.
+    /// The candidates: one for every substitute and fitting method.
     pub candidates: Vec<Candidate>,
 }
 
-/// A single layer in a range's place, and what it does to the network.
+/// A single layer in place of a range, and its effect on the network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
     /// The substitute, such as `conv3x3`.
     pub substitute: String,
-    /// How its weights were found, such as `relu`.
+    /// The fitting method, such as `relu`.
     pub method: String,
-    /// The ridge, as a share of the mean diagonal element of the patches' second moments.
+    /// The ridge parameter, relative to the mean diagonal element of the matrix of second moments of the patches.
     pub ridge: f64,
-    /// Squared error of the affine map on held-out images over its target's variance; of the plain solution.
+    /// Squared error of the plain affine solution on held-out images, relative to the variance of the target.
     pub error: f64,
-    /// Share of the judged images that the network still gets right.
+    /// Accuracy of the network with the substitute on the evaluation images, 0 to 1; `None` without labels.
     pub accuracy: Option<f64>,
-    /// Percentage points that the accuracy falls by, with its 95% interval over images; negative where it rises.
+    /// Drop in accuracy in percentage points, with its 95% interval over images; negative if accuracy rises.
     pub drop: Option<[f64; 3]>,
-    /// Share of the judged images on which the first choice stays.
+    /// Fraction of the evaluation images whose top-1 class is unchanged.
     pub agreement: f64,
     /// Mean Kullback-Leibler divergence of the class probabilities from the parent's, in nats.
     pub divergence: f64,
@@ -116,50 +116,50 @@ pub struct Candidate {
     pub milliseconds: f64,
 }
 
-/// What a scan took.
+/// Time and memory of a scan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Took {
-    /// Seconds in all.
+    /// Total seconds.
     pub seconds: f64,
-    /// Of these, for the closed-form weights.
+    /// Of these, for fitting weights.
     pub fitting: f64,
-    /// Of these, for running the networks.
+    /// Of these, for evaluating networks.
     pub judging: f64,
-    /// Of these, for measuring milliseconds.
+    /// Of these, for measuring latencies.
     pub timing: f64,
-    /// Largest number of bytes held for sums, tensors and models, as planned.
+    /// Planned peak of the memory for sums, tensors and models, in bytes.
     pub bytes: usize,
-    /// Threads.
+    /// Number of threads.
     pub threads: usize,
-    /// Images in a pass whose milliseconds were measured, on one thread.
+    /// Batch size of the measured forward passes, on one thread.
     pub batch: usize,
 }
 
-/// Agreement of scans with training, over studies.
+/// Rank agreement of scans with training, over studies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Trust {
-    /// Mean of Kendall's tau-b between the scan's drop and the trained criticality, over parents.
+    /// Kendall's tau-b between the scan's drop and the criticality after training, averaged over parents.
     pub tau: f64,
-    /// Its 95% interval, by resampling parents; none with a single parent.
+    /// Its 95% interval, by bootstrap over parents; `None` with a single parent.
     pub interval: Option<[f64; 2]>,
-    /// Parents compared.
+    /// Number of parents.
     pub parents: usize,
-    /// Blocks in all.
+    /// Number of blocks, over all parents.
     pub blocks: usize,
-    /// The trained scheme.
+    /// The training scheme of the children.
     pub scheme: String,
-    /// What the children started from.
+    /// The init of the children.
     pub init: String,
-    /// Of each parent, tau.
+    /// Tau of each parent.
     pub each: Vec<f64>,
 }
 
 impl Range {
-    /// The candidate that keeps most: by accuracy where there are labels, else by agreement; the cheaper of equals.
+    /// The best candidate by accuracy, or by agreement without labels; if equal, the one with fewer MACs.
     pub fn best(&self) -> Option<&Candidate> {
-        let merit = |c: &Candidate| c.accuracy.unwrap_or(c.agreement);
+        let quality = |c: &Candidate| c.accuracy.unwrap_or(c.agreement);
         self.candidates.iter().reduce(|a, b| {
-            let better = merit(b) > merit(a) || merit(b) == merit(a) && b.cost.macs < a.cost.macs;
+            let better = quality(b) > quality(a) || quality(b) == quality(a) && b.cost.macs < a.cost.macs;
             if better { b } else { a }
         })
     }

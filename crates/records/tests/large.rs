@@ -47,7 +47,7 @@ fn status_over_a_hundred_thousand_records_takes_seconds() {
     let started = Instant::now();
     let run = Run::create(folder.path(), &plan).unwrap();
     println!("create: {:?}", started.elapsed());
-    // One record written in earnest; the others are copies under their own names, since a sync a file would take minutes.
+    // One record is written with `write`; the others are copies under their own names, since one sync per file would take minutes.
     let outcome = Outcome::Failed { reason: "x".repeat(20_000) };
     let record =
         Record { version: VERSION, spec: plan.trials[0].clone(), outcome, readings: None, clock: Clock::default() };

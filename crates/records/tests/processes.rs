@@ -1,4 +1,4 @@
-//! Several processes and a full disk: the tests run themselves again as another process.
+//! Several processes, and a full disk. The tests start this test program again as another process.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -44,7 +44,7 @@ fn plan(study: String) -> Plan {
     }
 }
 
-/// This test program again, running one test as the other process.
+/// This test program as another process that runs one test.
 fn other(test: &str, folder: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env("RECORDS_TEST_FOLDER", folder);
@@ -62,7 +62,7 @@ fn spawn_holder(folder: &Path) -> Child {
     child
 }
 
-/// Not a test by itself: takes the lock and a mark, and holds them until its input ends.
+/// The other process of a test below: takes the lock and a marker, and holds them until its input ends.
 #[test]
 fn holds() {
     let Some(folder) = folder_of_other() else {
@@ -70,14 +70,14 @@ fn holds() {
     };
     let run = Run::open(&folder).unwrap();
     let _lock = run.lock().unwrap();
-    let _mark = run.begin("one").unwrap();
+    let _marker = run.begin("one").unwrap();
     println!("\nheld");
     std::io::stdout().flush().unwrap();
     let _ = std::io::stdin().read_line(&mut String::new());
 }
 
 #[test]
-fn one_process_runs_a_folder_and_a_killed_ones_lock_is_free() {
+fn a_lock_excludes_other_processes_and_is_released_by_a_kill() {
     let folder = tempfile::tempdir().unwrap();
     let run = Run::create(folder.path(), &plan("a".into())).unwrap();
     let mut holder = spawn_holder(folder.path());
@@ -92,13 +92,13 @@ fn one_process_runs_a_folder_and_a_killed_ones_lock_is_free() {
     let status = run.status().unwrap();
     assert_eq!((status.running, status.left, status.runner), (0, 1, None));
     let lock = run.lock().unwrap();
-    // The same process cannot take it twice either.
+    // The same process cannot take it twice.
     assert!(matches!(run.lock(), Err(Error::Locked { pid: Some(pid), .. }) if pid == std::process::id()));
     drop(lock);
     run.lock().unwrap();
 }
 
-/// Not a test by itself: fills a file system of 64 KiB that its parent has mounted.
+/// The other process of a test below: fills a file system of 64 KiB that was mounted for it.
 #[test]
 fn fills() {
     let Some(folder) = folder_of_other() else {
@@ -110,13 +110,13 @@ fn fills() {
     assert!(!folder.join("plan.json").exists());
     let left: Vec<_> = std::fs::read_dir(&folder).unwrap().flatten().filter(|e| e.path().is_file()).collect();
     assert!(left.is_empty(), "{left:?}");
-    // Space again: the same command goes through.
+    // With enough space the same call succeeds.
     Run::create(&folder, &plan("#".repeat(1 << 10))).unwrap();
     println!("\nfilled");
 }
 
 #[test]
-fn a_full_disk_is_one_clear_error_and_leaves_nothing_behind() {
+fn a_full_disk_is_one_error_and_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let inner = other("fills", folder.path());
     let script = "mount -t tmpfs -o size=64k tmpfs \"$RECORDS_TEST_FOLDER\" || exit 77; exec \"$@\"";

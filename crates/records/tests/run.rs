@@ -1,11 +1,11 @@
-//! A run's folder under good and bad conditions.
+//! A run's folder: writing, reading, damaged files, other versions.
 
 use std::fs;
 use std::path::Path;
 
 use nettriage_records::plan::*;
 use nettriage_records::record::*;
-use nettriage_records::{Error, Pictures, Run, content_id, digest};
+use nettriage_records::{Error, Run, SampleImages, content_id, digest};
 
 fn plan() -> Plan {
     let parent = content_id(&"parent");
@@ -81,7 +81,7 @@ fn record(spec: &TrialSpec, finished: f64) -> Record {
             norms: vec![1.0 / 3.0, 16_777_216.0],
             dead: 0,
             effective_rank: 1.9999999999999998,
-            pictures: FilterPictures { filters: 0, channels: 0, kernel: [3, 3], before: "".into(), after: "".into() },
+            images: FilterImages { filters: 0, channels: 0, kernel: [3, 3], before: "".into(), after: "".into() },
             patches: vec![vec![Patch { image: 3, top: 0, left: 1, height: 5, width: 4, value: 0.1 }], vec![]],
         }),
         test_correct: "6A==".into(),
@@ -107,23 +107,23 @@ fn machine() -> Machine {
 }
 
 #[test]
-fn records_of_before_and_pictures_read_back() {
+fn sample_images_and_records_of_older_versions_are_read() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan();
     let run = Run::create(folder.path(), &plan).unwrap();
-    assert_eq!(run.pictures().unwrap(), None);
-    let pictures = || Pictures {
+    assert_eq!(run.sample_images().unwrap(), None);
+    let images = || SampleImages {
         version: VERSION,
         shape: [1, 2, 1],
-        validation: Pictures::encode(&[1, 2]),
-        test: Pictures::encode(&[3, 4, 5, 6]),
+        validation: SampleImages::encode(&[1, 2]),
+        test: SampleImages::encode(&[3, 4, 5, 6]),
         labels: vec![0, 1],
     };
-    run.write_pictures(pictures).unwrap();
-    run.write_pictures(|| panic!("they are there")).unwrap();
-    let read = run.pictures().unwrap().unwrap();
+    run.write_sample_images(images).unwrap();
+    run.write_sample_images(|| panic!("they exist")).unwrap();
+    let read = run.sample_images().unwrap().unwrap();
     assert_eq!((read.validation(), read.test(), read.size()), (vec![1, 2], vec![3, 4, 5, 6], 2));
-    // A record that says nothing of machine, similarity and patches, as older programs wrote it, is read.
+    // A record without machine, similarity and patches, as older versions wrote it.
     let mut old = serde_json::to_value(record(&plan.trials[0], 1.0)).unwrap();
     old["clock"].as_object_mut().unwrap().remove("machine");
     old["readings"].as_object_mut().unwrap().remove("similarity");
@@ -151,11 +151,11 @@ fn trial_file(folder: &Path, record: &Record) -> std::path::PathBuf {
 }
 
 #[test]
-fn what_is_written_is_read_again() {
+fn written_records_are_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan();
     let run = Run::create(folder.path(), &plan).unwrap();
-    // Written out of order, read in the plan's.
+    // Written in reverse order, read in plan order.
     let records: Vec<Record> = plan.trials.iter().map(|spec| record(spec, 100.0)).collect();
     for record in records.iter().rev() {
         run.write(record).unwrap();
@@ -165,17 +165,17 @@ fn what_is_written_is_read_again() {
     assert_eq!(again.plan(), &plan);
     assert_eq!(again.records().unwrap(), records);
     assert_eq!(again.parents().unwrap(), vec![parent_record(&plan)]);
-    // A record's file is one JSON object for whoever reads it with other means.
+    // The file of a record is one JSON object for other programs.
     let text = fs::read_to_string(trial_file(folder.path(), &records[0])).unwrap();
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["payload"]["readings"]["test"]["top1"], 0.625);
     assert_eq!(value["digest"], digest(&records[0]));
-    // Taking it on again is no error and loses nothing.
+    // Opening the same plan again keeps the records.
     assert_eq!(Run::create(folder.path(), &plan).unwrap().records().unwrap().len(), 4);
 }
 
 #[test]
-fn the_digest_leaves_out_the_clock_and_nothing_else() {
+fn the_digest_excludes_timings_and_nothing_else() {
     let plan = plan();
     let one = record(&plan.trials[0], 1.0);
     let later = record(&plan.trials[0], 2.0);
@@ -186,7 +186,7 @@ fn the_digest_leaves_out_the_clock_and_nothing_else() {
 }
 
 #[test]
-fn another_plan_is_refused_naming_the_part() {
+fn another_plan_is_refused_and_the_difference_named() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan();
     Run::create(folder.path(), &plan).unwrap();
@@ -205,7 +205,7 @@ fn another_plan_is_refused_naming_the_part() {
 }
 
 #[test]
-fn torn_and_altered_records_are_set_aside() {
+fn truncated_and_altered_records_are_set_aside() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan();
     let run = Run::create(folder.path(), &plan).unwrap();
@@ -214,15 +214,15 @@ fn torn_and_altered_records_are_set_aside() {
     let path = trial_file(folder.path(), &record);
     let whole = fs::read(&path).unwrap();
     let aside = path.with_extension("json.corrupt");
-    // Torn at every length.
+    // Truncated at every length.
     for length in 0..whole.len() - 1 {
         fs::write(&path, &whole[..length]).unwrap();
         assert_eq!(run.record(&record.spec.id).unwrap(), None, "at {length}");
         assert!(!path.exists());
         fs::remove_file(&aside).unwrap();
     }
-    // Every byte of the payload and the first line altered: a digit for another leaves valid JSON. The version is
-    // apart, since another version is refused by name; so are the two layout bytes around the payload.
+    // Every alphanumeric byte of header and payload altered (the JSON stays valid). The version is excluded, since another
+    // version is an error.
     let start = b"{\"version\":1,".len();
     for i in (start..whole.len() - 2).filter(|&i| whole[i].is_ascii_alphanumeric()) {
         let mut bytes = whole.clone();
@@ -232,14 +232,14 @@ fn torn_and_altered_records_are_set_aside() {
     }
     let aside = fs::read_dir(folder.path().join("trials")).unwrap();
     assert!(aside.flatten().any(|entry| { entry.file_name().to_string_lossy().ends_with(".json.corrupt") }));
-    // The trial counts as left, and can be done again.
+    // The trial counts as left, and can be repeated.
     assert_eq!(run.status().unwrap().left, 4);
     run.write(&record).unwrap();
     assert_eq!(run.record(&record.spec.id).unwrap(), Some(record));
 }
 
 #[test]
-fn a_record_under_another_trials_name_is_set_aside() {
+fn a_record_under_the_name_of_another_trial_is_set_aside() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan();
     let run = Run::create(folder.path(), &plan).unwrap();
@@ -252,7 +252,7 @@ fn a_record_under_another_trials_name_is_set_aside() {
 }
 
 #[test]
-fn other_versions_are_refused_by_name() {
+fn other_versions_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan();
     let run = Run::create(folder.path(), &plan).unwrap();
@@ -270,7 +270,7 @@ fn other_versions_are_refused_by_name() {
 }
 
 #[test]
-fn what_is_not_the_plans_is_not_written() {
+fn records_that_are_not_in_the_plan_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan();
     let run = Run::create(folder.path(), &plan).unwrap();
@@ -308,15 +308,15 @@ fn status_counts_every_trial_once() {
     failed.outcome = Outcome::Failed { reason: "out of memory".into() };
     failed.readings = None;
     run.write(&failed).unwrap();
-    let mark = run.begin(&plan.trials[3].id).unwrap();
-    // The mark of a process that was killed holds no lock.
+    let marker = run.begin(&plan.trials[3].id).unwrap();
+    // The marker of a killed process is not locked.
     fs::write(folder.path().join("running").join(&plan.trials[0].id), "").unwrap();
     let status = run.status().unwrap();
     assert_eq!((status.done, status.diverged, status.failed, status.running, status.left), (1, 1, 1, 1, 0));
     assert_eq!((status.trials, status.parents, status.parents_done, status.runner), (4, 1, 1, None));
-    // The first trial began at 98; no session is noted since nobody took the lock.
+    // The first trial began at 98. There is no session, since no process has taken the lock.
     assert_eq!(status.trials_seconds, 22.0);
-    drop(mark);
+    drop(marker);
     let status = run.status().unwrap();
     assert_eq!((status.running, status.left), (0, 1));
 }

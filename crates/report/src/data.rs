@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use nettriage_records::plan::Plan;
 use nettriage_records::record::{Machine, ParentRecord, Record};
-use nettriage_records::{Error, Pictures, Run};
+use nettriage_records::{Error, Run, SampleImages};
 use serde::{Deserialize, Serialize};
 
 /// A run read into memory, with where it came from.
@@ -17,7 +17,7 @@ pub struct RunData {
     /// Trials' records, in the plan's order.
     pub records: Vec<Record>,
     /// The images that the page shows, where the run's folder holds them.
-    pub pictures: Option<Pictures>,
+    pub pictures: Option<SampleImages>,
     /// Where it came from.
     pub about: About,
 }
@@ -57,7 +57,7 @@ impl RunData {
             plan: run.plan().clone(),
             parents,
             records,
-            pictures: run.pictures()?,
+            pictures: run.sample_images()?,
             about: About {
                 folder,
                 machine: machines.join("; "),

@@ -183,8 +183,8 @@ pub fn tensorboard(data: &RunData, folder: &Path) -> io::Result<()> {
         log.scalar(end, "validation/top1", readings.validation.top1)?;
         if let Some(filters) = &readings.filters {
             let coloured = data.plan.data.shape[0] == 3 && filters.shape[1] == 3;
-            for (step, bytes) in [(0, &filters.pictures.before), (end, &filters.pictures.after)] {
-                if let Some((encoded, width, height)) = sheet(&filters.pictures, bytes, coloured) {
+            for (step, bytes) in [(0, &filters.images.before), (end, &filters.images.after)] {
+                if let Some((encoded, width, height)) = sheet(&filters.images, bytes, coloured) {
                     log.image(step, "filters", encoded, width, height)?;
                 }
             }

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use faer::Mat;
 use nettriage_net::Tensor;
-use nettriage_records::record::{FilterPictures, Filters, Patch};
+use nettriage_records::record::{FilterImages, Filters, Patch};
 
 /// Pictures hold at most so many filters, and so many channels of each.
 pub(crate) const SHOWN: (usize, usize) = (16, 8);
@@ -17,7 +17,7 @@ pub fn read(before: &Tensor, after: &Tensor, dead: u64, patches: Vec<Vec<Patch>>
         norms: norms(after),
         dead,
         effective_rank: effective_rank(after),
-        pictures: pictures(before, after, shape),
+        images: pictures(before, after, shape),
         patches,
     }
 }
@@ -44,7 +44,7 @@ fn effective_rank(weight: &Tensor) -> f64 {
     shares.map(|p| -p * p.ln()).sum::<f64>().exp()
 }
 
-fn pictures(before: &Tensor, after: &Tensor, shape: [usize; 4]) -> FilterPictures {
+fn pictures(before: &Tensor, after: &Tensor, shape: [usize; 4]) -> FilterImages {
     let [filters, channels, rows, columns] = shape;
     let (filters, area) = (filters.min(SHOWN.0), rows * columns);
     let all_channels = channels;
@@ -70,7 +70,7 @@ fn pictures(before: &Tensor, after: &Tensor, shape: [usize; 4]) -> FilterPicture
         let bytes: Vec<u8> = shown.iter().flat_map(|&at| weight.data[at..at + area].iter().map(byte)).collect();
         base64::engine::general_purpose::STANDARD.encode(bytes)
     };
-    FilterPictures { filters, channels, kernel: [rows, columns], before: encode(before), after: encode(after) }
+    FilterImages { filters, channels, kernel: [rows, columns], before: encode(before), after: encode(after) }
 }
 
 #[cfg(test)]
@@ -91,8 +91,8 @@ mod tests {
         weight.data[0] = 0.25;
         weight.data[8] = -0.5;
         let filters = read(&Tensor::zeros(&[1, 9, 1, 1]), &weight, 0, Vec::new());
-        let bytes = base64::engine::general_purpose::STANDARD.decode(&filters.pictures.after).unwrap();
-        assert_eq!(filters.pictures.channels, 8);
+        let bytes = base64::engine::general_purpose::STANDARD.decode(&filters.images.after).unwrap();
+        assert_eq!(filters.images.channels, 8);
         assert_eq!(bytes[..3], [1, 192, 128]);
         assert!((filters.norms[0] - 0.559_017).abs() < 1e-6);
     }

@@ -17,7 +17,6 @@ use crate::context::StudyContext;
 use crate::estimate::estimate;
 use crate::shared::{Parent, SharedWork};
 use crate::study::Keep;
-use crate::trial::now;
 use crate::{Error, parent, sample_images, trial};
 
 /// How a study is run on this machine; nothing here changes a record.
@@ -156,11 +155,11 @@ impl RemoteJobs for TrialJobs<'_> {
     }
 
     fn was_interrupted(&self, job: usize) -> bool {
-        self.run.was_left(&self.spec(job).id)
+        self.run.was_abandoned(&self.spec(job).id)
     }
 
     fn clear_interruption(&self, job: usize) {
-        self.run.clear_mark(&self.spec(job).id);
+        self.run.clear_marker(&self.spec(job).id);
     }
 
     fn prerequisites(&self) -> Vec<usize> {
@@ -240,7 +239,7 @@ pub(crate) fn train_all(
         let report = |seen, of, point: &CurvePoint| progress.parent(spec, seen, of, point);
         parent::prepare(shared, run, spec, threads, report)
     };
-    run.write_pictures(|| sample_images::of(shared.context))?;
+    run.write_sample_images(|| sample_images::of(shared.context))?;
     run.plan().parents.iter().map(prepare).collect()
 }
 
@@ -284,7 +283,7 @@ fn failed(spec: &TrialSpec, reason: String) -> Record {
         spec: spec.clone(),
         outcome: Outcome::Failed { reason },
         readings: None,
-        clock: Clock { finished: now(), machine: Some(crate::machine()), ..Clock::default() },
+        clock: Clock { finished: nettriage_records::unix_time(), machine: Some(crate::machine()), ..Clock::default() },
     }
 }
 

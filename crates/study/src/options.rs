@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use nettriage_data::Room;
+use nettriage_data::MemoryBudget;
 
 /// Which computation trials share, and which unneeded computation is left out. Records are the same without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub struct RuntimeOptions {
     /// What is shared and left out.
     pub reuse: Reuse,
     /// Memory for the data set, and the folder for files of what exceeds memory.
-    pub memory: Room,
+    pub memory: MemoryBudget,
     /// Bytes of activations that may be stored in files of that folder, beside those in memory.
     pub disk: usize,
     /// Threads inside a trial; the executor decides if none.

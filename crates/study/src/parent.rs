@@ -15,7 +15,6 @@ use nettriage_train::{
 };
 
 use crate::shared::{ImageSet, Parent, Request, SharedWork};
-use crate::trial::now;
 use crate::{Error, machine};
 
 /// Points of a parent's learning curve.
@@ -58,7 +57,7 @@ pub fn prepare(
             train_seconds,
             seconds: begin.elapsed().as_secs_f64(),
             inference: None,
-            finished: now(),
+            finished: nettriage_records::unix_time(),
             machine: Some(machine()),
         },
     })?;

@@ -1,6 +1,6 @@
 //! The images that a report shows: exciting patches of validation images, and test images whose answer flips.
 
-use nettriage_records::Pictures;
+use nettriage_records::SampleImages;
 use nettriage_records::plan::VERSION;
 
 use crate::context::StudyContext;
@@ -11,7 +11,7 @@ pub(crate) const VALIDATION: usize = 200;
 const MOST: usize = 4 << 20;
 
 /// The first validation and test images.
-pub(crate) fn of(context: &StudyContext) -> Pictures {
+pub(crate) fn of(context: &StudyContext) -> SampleImages {
     let data = &context.data;
     let size = data.height * data.width * data.channels;
     let bytes = |images: &nettriage_data::Images, indices: &[u32]| -> Vec<u8> {
@@ -19,11 +19,11 @@ pub(crate) fn of(context: &StudyContext) -> Pictures {
     };
     let test = &context.test[..context.test.len().min((MOST / size.max(1)).max(1))];
     let validation = &context.validation[..context.validation.len().min(VALIDATION)];
-    Pictures {
+    SampleImages {
         version: VERSION,
         shape: [data.height, data.width, data.channels],
-        validation: Pictures::encode(&bytes(&data.train, validation)),
-        test: Pictures::encode(&bytes(&data.test, test)),
+        validation: SampleImages::encode(&bytes(&data.train, validation)),
+        test: SampleImages::encode(&bytes(&data.test, test)),
         labels: test.iter().map(|&i| data.test.labels[i as usize]).collect(),
     }
 }

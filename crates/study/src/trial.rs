@@ -1,6 +1,6 @@
 //! One trial: a pure function of the plan and its index, timings apart.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use nettriage_compress::Latencies;
 use nettriage_engine::{Model, Options, Trainable};
@@ -64,7 +64,7 @@ pub fn run(shared: &SharedWork<'_>, parent: &Parent, spec: &TrialSpec, threads: 
         train_seconds,
         seconds: begin.elapsed().as_secs_f64(),
         inference,
-        finished: now(),
+        finished: nettriage_records::unix_time(),
         machine: Some(machine()),
     };
     let record = Record { version: VERSION, spec: spec.clone(), outcome, readings, clock };
@@ -82,11 +82,6 @@ fn latency(
     let alone = Latencies::default();
     let latencies = if context.runtime.reuse.activations { &shared.latencies } else { &alone };
     Ok(latencies.of(&architecture, network, &parent.network, context.study.children.exact)?)
-}
-
-/// Seconds since 1970.
-pub fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
 /// A trial under way.

@@ -1,4 +1,4 @@
-//! Fetching the known sets from their official addresses: resumed, checked, and never half there.
+//! Download of the known sets from their official addresses, with resumption and checksums.
 
 mod transfer;
 
@@ -14,33 +14,33 @@ use crate::folder::Archive;
 use crate::sets::{Format, Known, Origin, places};
 use crate::{Error, cifar};
 
-/// How far a download has come.
+/// The progress of a download.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress<'a> {
+pub struct DownloadProgress<'a> {
     /// The file being fetched.
     pub file: &'a str,
-    /// Its bytes that are here, including those of an earlier, interrupted download.
+    /// Bytes of it received so far, including those of an earlier, interrupted download.
     pub done: u64,
-    /// All its bytes.
+    /// Length of the file in bytes.
     pub total: u64,
 }
 
-/// Fetches a known set, unless it is already there whole, and tells in which folder it lies.
+/// Downloads a known set unless it is already complete, and returns its folder.
 ///
-/// It is put where [`crate::open`] looks first. A file is fetched under the name `<file>.part`, goes on where an
-/// interrupted download stopped, and gets its own name only once its length and MD5 sum are right; an archive is
-/// unpacked beside its place and moved there whole. `progress` is called a few times a second.
-/// `$NETTRIAGE_MIRROR`, where it is set, is the address used in place of the official one.
+/// The set goes to the folder that [`crate::open`] searches first. A file is downloaded as `<file>.part`, which resumes an
+/// interrupted download, and renamed once its length and MD5 sum are right. An archive is unpacked into a temporary folder,
+/// which is then renamed. `progress` is called a few times per second.
+/// `$NETTRIAGE_MIRROR`, if set, replaces the official address.
 ///
 /// # Errors
-/// An unknown name; an address that does not answer, or answers with something else than the set; a full disk;
-/// another download of the same set under way.
-pub fn get(name: &str, dir: Option<&Path>, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf, Error> {
+/// An unknown name; a server that does not respond, or sends another file; a full disk; another download of the same set
+/// in progress.
+pub fn get(name: &str, dir: Option<&Path>, progress: &mut dyn FnMut(DownloadProgress)) -> Result<PathBuf, Error> {
     let mirror = std::env::var("NETTRIAGE_MIRROR").ok().filter(|mirror| !mirror.is_empty());
     get_from(name, dir, mirror.as_deref(), progress)
 }
 
-/// As [`get`], from the folder at address `base` (`http://` or `https://`), or the official one.
+/// As [`get`], from the address `base` (`http://` or `https://`), or the official one if `None`.
 ///
 /// # Errors
 /// As [`get`].
@@ -48,23 +48,26 @@ pub fn get_from(
     name: &str,
     dir: Option<&Path>,
     base: Option<&str>,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(DownloadProgress),
 ) -> Result<PathBuf, Error> {
     let known = Known::named(name)?;
     let Some(origin) = &known.origin else {
-        return Err(Error::Setting(format!("'{}' is part of the program: nothing to fetch", known.name)));
+        return Err(Error::Setting(format!(
+            "'{}' is embedded in the program: there is nothing to download",
+            known.name
+        )));
     };
     let places = places(known, dir);
     fetch(known, origin, &places, base.unwrap_or(origin.base), progress)
 }
 
-/// Fetches to the first of `places`, unless one of them has the set whole.
+/// Downloads to the first of `places`, unless one of them has the complete set.
 fn fetch(
     known: &Known,
     origin: &Origin,
     places: &[PathBuf],
     base: &str,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(DownloadProgress),
 ) -> Result<PathBuf, Error> {
     if let Some(folder) = known.locate(places).filter(|folder| known.read(folder).is_ok()) {
         return Ok(folder);
@@ -84,26 +87,26 @@ fn fetch(
         unpack(&archive, layout, target, known.folders[known.folders.len() - 1])?;
         fs::remove_file(&archive).map_err(Error::io("remove", &archive))?;
     }
-    // Older, damaged files may still stand in front of the new ones; reading names them.
+    // Older, damaged files in a folder searched earlier may hide the new ones; reading reports them.
     let folder = known.locate(&places[..1]).unwrap_or_else(|| target.clone());
     known.read(&folder)?;
     Ok(folder)
 }
 
-/// Held while a folder is being filled. The system lets go of it when the process ends, however it ends.
+/// The lock of a folder during a download. The system releases it when the process ends.
 fn lock(target: &Path) -> Result<File, Error> {
     let path = target.join(".lock");
     let file = File::create(&path).map_err(Error::io("create", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
-            Err(Error::content(target, "another download to this folder is under way", "wait for it to end"))
+            Err(Error::content(target, "another download to this folder is in progress", "wait for it to end"))
         }
         Err(TryLockError::Error(cause)) => Err(Error::Io { action: "lock", path, cause }),
     }
 }
 
-/// Writes the batches in a CIFAR archive to `target/folder`, which appears whole or not at all.
+/// Unpacks the batches of a CIFAR archive to `target/folder`, by renaming a complete folder.
 fn unpack(archive: &Path, layout: &cifar::Layout, target: &Path, folder: &str) -> Result<(), Error> {
     let (fresh, place, old) = (target.join(".fresh"), target.join(folder), target.join(".old"));
     for leftover in [&fresh, &old] {
@@ -112,7 +115,7 @@ fn unpack(archive: &Path, layout: &cifar::Layout, target: &Path, folder: &str) -
     fs::create_dir(&fresh).map_err(Error::io("create", &fresh))?;
     let wanted = |name: &str| name == layout.names || layout.files().any(|(file, _)| file == name);
     Archive::open(archive)?.for_each(|mut entry| {
-        // Only names that we know are ever written, and only their last part counts.
+        // Only known names are written, and only the last component of the path is used.
         let name = entry.name.rsplit('/').next().unwrap_or_default();
         if !wanted(name) {
             return Ok(());

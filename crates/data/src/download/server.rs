@@ -1,56 +1,56 @@
-//! A tiny HTTP server for the tests, on this machine's own address, with ways to misbehave.
+//! A small HTTP server on the local machine for the tests, with faults to choose from.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// How one request is answered.
+/// How a request is answered.
 #[derive(Clone, Copy, Debug)]
-pub enum Manner {
-    /// As asked, ranges included.
-    Well,
-    /// The connection closes after so many bytes of the body.
+pub enum Behaviour {
+    /// Correctly, ranges included.
+    Correct,
+    /// The connection closes after this many bytes of the body.
     Stops(usize),
-    /// The byte at this place of the file is another.
+    /// The byte at this offset of the file is changed.
     Damaged(usize),
-    /// The whole file whatever range is asked for.
+    /// The whole file, whatever range is requested.
     NoRanges,
-    /// A range other than the one asked for.
+    /// Another range than requested.
     WrongRange,
-    /// One byte more than the file has, and a header that says so.
+    /// One byte more than the file has, with the right Content-Length.
     TooLong,
-    /// The same, without saying how long it is.
-    TooLongUnsaid,
-    /// Nothing but a status.
+    /// The same, without Content-Length.
+    TooLongWithoutLength,
+    /// A status and no body.
     Status(u16),
 }
 
-/// Serves `files`; answers the first requests in the manners given, all later ones in the last manner.
+/// Serves `files`; the first requests are answered by the given behaviours in turn, all later ones by the last.
 pub struct Server {
     pub base: String,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
-    pub fn start(files: Vec<(&str, Vec<u8>)>, manners: &[Manner]) -> Server {
+    pub fn start(files: Vec<(&str, Vec<u8>)>, behaviours: &[Behaviour]) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let base = format!("http://{}/sets/", listener.local_addr().unwrap());
         let requests = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&requests);
         let files: Vec<_> = files.into_iter().map(|(name, bytes)| (name.to_string(), bytes)).collect();
-        let manners = manners.to_vec();
+        let behaviours = behaviours.to_vec();
         // The thread ends with the test process.
         std::thread::spawn(move || {
             for (index, stream) in listener.incoming().enumerate() {
-                let manner = manners[index.min(manners.len() - 1)];
-                // A client that goes away early is part of some tests.
-                let _ = answer(stream.unwrap(), &files, manner, &log);
+                let behaviour = behaviours[index.min(behaviours.len() - 1)];
+                // Some tests close the connection early.
+                let _ = answer(stream.unwrap(), &files, behaviour, &log);
             }
         });
         Server { base, requests }
     }
 
-    /// What was asked for: file names, with the first byte of the range where there was one.
+    /// The requests so far: file names, with the first byte of the range if there was one.
     pub fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
@@ -59,7 +59,7 @@ impl Server {
 fn answer(
     mut stream: TcpStream,
     files: &[(String, Vec<u8>)],
-    manner: Manner,
+    behaviour: Behaviour,
     log: &Mutex<Vec<String>>,
 ) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
@@ -88,15 +88,15 @@ fn answer(
     let length = bytes.len();
     let mut most = usize::MAX;
     let mut shift = 0;
-    match manner {
-        Manner::Well => {}
-        Manner::Stops(after) => most = after,
-        Manner::Damaged(at) => bytes[at] ^= 0x40,
-        Manner::NoRanges => from = None,
-        Manner::WrongRange => shift = 1,
-        Manner::TooLong | Manner::TooLongUnsaid => bytes.push(0),
-        Manner::Status(status) => {
-            let head = format!("HTTP/1.1 {status} So\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    match behaviour {
+        Behaviour::Correct => {}
+        Behaviour::Stops(after) => most = after,
+        Behaviour::Damaged(at) => bytes[at] ^= 0x40,
+        Behaviour::NoRanges => from = None,
+        Behaviour::WrongRange => shift = 1,
+        Behaviour::TooLong | Behaviour::TooLongWithoutLength => bytes.push(0),
+        Behaviour::Status(status) => {
+            let head = format!("HTTP/1.1 {status} Status\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
             return stream.write_all(head.as_bytes());
         }
     }
@@ -106,7 +106,7 @@ fn answer(
         Some(_) => format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {start}-{}/{length}\r\n", length - 1),
         None => "HTTP/1.1 200 OK\r\n".to_string(),
     };
-    if !matches!(manner, Manner::TooLongUnsaid) {
+    if !matches!(behaviour, Behaviour::TooLongWithoutLength) {
         head += &format!("Content-Length: {}\r\n", body.len());
     }
     stream.write_all(head.as_bytes())?;

@@ -1,4 +1,4 @@
-//! Downloads from a server of our own: whole, resumed, broken off, damaged, refused; and what is on disk afterwards.
+//! Downloads from a local server: complete, resumed, interrupted, damaged, refused; and the files on the disk afterwards.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,8 +7,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use md5::{Digest, Md5};
 
-use super::server::{Manner, Server};
-use super::{Progress, fetch};
+use super::server::{Behaviour, Server};
+use super::{DownloadProgress, fetch};
 use crate::cifar::Layout;
 use crate::dataset::hex;
 use crate::sets::{Format, Known, Origin, RemoteFile};
@@ -33,10 +33,10 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Bytes without a pattern that compression would find, the same on every call.
+/// Incompressible bytes, the same on every call.
 fn noise(length: usize) -> Vec<u8> {
-    let mut draws = crate::random::Draws::new(1, "noise");
-    (0..length).map(|_| draws.below(256) as u8).collect()
+    let mut rng = crate::random::SeededRng::new(1, "noise");
+    (0..length).map(|_| rng.below(256) as u8).collect()
 }
 
 /// The four files of a set of 40 and 10 images of 28x28.
@@ -57,11 +57,11 @@ fn idx_files() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Batch `seed`; no two batches have anything in common that compression would find.
+/// A batch of incompressible records; another `seed` gives other records.
 fn batch(seed: u64, records: usize) -> Vec<u8> {
-    let mut draws = crate::random::Draws::new(seed, "batch");
+    let mut rng = crate::random::SeededRng::new(seed, "batch");
     let mut record =
-        |i: usize| -> Vec<u8> { (0..3073).map(|at| if at == 0 { i as u8 } else { draws.below(256) as u8 }).collect() };
+        |i: usize| -> Vec<u8> { (0..3073).map(|at| if at == 0 { i as u8 } else { rng.below(256) as u8 }).collect() };
     (0..records).flat_map(&mut record).collect()
 }
 
@@ -132,14 +132,14 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn whole_files_arrive_and_are_not_fetched_twice() {
+fn complete_files_are_not_fetched_twice() {
     let (known, files) = small_idx();
-    let server = Server::start(files, &[Manner::Well]);
+    let server = Server::start(files, &[Behaviour::Correct]);
     let dir = tempfile::tempdir().unwrap();
     let places = [dir.path().join("small")];
     let origin = known.origin.as_ref().unwrap();
     let mut seen: Vec<(String, u64, u64)> = Vec::new();
-    let mut note = |at: Progress| seen.push((at.file.to_string(), at.done, at.total));
+    let mut note = |at: DownloadProgress| seen.push((at.file.to_string(), at.done, at.total));
     fetch(&known, origin, &places, &server.base, &mut note).unwrap();
     for file in origin.files {
         assert!(seen.contains(&(file.name.into(), file.bytes, file.bytes)), "{seen:?}");
@@ -158,9 +158,9 @@ fn whole_files_arrive_and_are_not_fetched_twice() {
 }
 
 #[test]
-fn an_archive_is_unpacked_whole_and_removed() {
+fn an_archive_is_unpacked_and_removed() {
     let (known, files) = small_cifar();
-    let server = Server::start(files, &[Manner::Well]);
+    let server = Server::start(files, &[Behaviour::Correct]);
     let dir = tempfile::tempdir().unwrap();
     let small = fetched(&known, &server, dir.path()).unwrap();
     assert_eq!((small.train.len(), small.test.len(), small.classes.len()), (6, 2, 10));
@@ -180,19 +180,19 @@ fn an_archive_is_unpacked_whole_and_removed() {
 }
 
 #[test]
-fn a_broken_connection_is_taken_up_where_it_broke() {
+fn a_broken_connection_is_resumed() {
     let (known, files) = small_cifar();
-    let manners = [Manner::Stops(5000), Manner::Stops(7000), Manner::Well];
-    let server = Server::start(files, &manners);
+    let behaviours = [Behaviour::Stops(5000), Behaviour::Stops(7000), Behaviour::Correct];
+    let server = Server::start(files, &behaviours);
     let dir = tempfile::tempdir().unwrap();
     fetched(&known, &server, dir.path()).unwrap();
     assert_eq!(server.requests(), ["small.tar.gz", "small.tar.gz from 5000", "small.tar.gz from 12000"]);
 }
 
 #[test]
-fn an_interrupted_download_goes_on_with_the_next_command() {
+fn an_interrupted_download_is_resumed_by_the_next_call() {
     let (known, files) = small_cifar();
-    let server = Server::start(files.clone(), &[Manner::Well]);
+    let server = Server::start(files.clone(), &[Behaviour::Correct]);
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("small");
     std::fs::create_dir(&target).unwrap();
@@ -200,8 +200,8 @@ fn an_interrupted_download_goes_on_with_the_next_command() {
     fetched(&known, &server, dir.path()).unwrap();
     assert_eq!(server.requests(), ["small.tar.gz from 9000"]);
 
-    // A part of some other file is noticed by the sum, and everything is fetched afresh, once.
-    let server = Server::start(files.clone(), &[Manner::Well]);
+    // A part of another file is detected by its sum, and everything is fetched again, once.
+    let server = Server::start(files.clone(), &[Behaviour::Correct]);
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("small");
     std::fs::create_dir(&target).unwrap();
@@ -209,9 +209,9 @@ fn an_interrupted_download_goes_on_with_the_next_command() {
     fetched(&known, &server, dir.path()).unwrap();
     assert_eq!(server.requests(), ["small.tar.gz from 9000", "small.tar.gz"]);
 
-    // One that is already whole needs no request, one that is too long is started anew.
+    // A complete part needs no request; one that is too long is fetched again.
     for (part, requests) in [(files[0].1.clone(), 0), (vec![7; files[0].1.len() + 1], 1)] {
-        let server = Server::start(files.clone(), &[Manner::Well]);
+        let server = Server::start(files.clone(), &[Behaviour::Correct]);
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("small");
         std::fs::create_dir(&target).unwrap();
@@ -222,26 +222,23 @@ fn an_interrupted_download_goes_on_with_the_next_command() {
 }
 
 #[test]
-fn a_connection_that_always_breaks_is_one_clear_error_and_keeps_what_came() {
+fn a_connection_that_always_breaks_is_one_error_and_keeps_the_received_bytes() {
     let (known, files) = small_cifar();
     let total = files[0].1.len();
-    let server = Server::start(files, &[Manner::Stops(100)]);
+    let server = Server::start(files, &[Behaviour::Stops(100)]);
     let dir = tempfile::tempdir().unwrap();
     let error = fetched(&known, &server, dir.path()).unwrap_err().to_string();
-    assert!(
-        error.starts_with(&format!("{}small.tar.gz: broke off after 500 of {total} bytes", server.base)),
-        "{error}"
-    );
-    assert!(error.ends_with("run the same command again: it goes on where it stopped"), "{error}");
+    assert!(error.starts_with(&format!("{}small.tar.gz: ended after 500 of {total} bytes", server.base)), "{error}");
+    assert!(error.ends_with("run the same command again: it resumes the download"), "{error}");
     assert_eq!(names(dir.path()), ["small.tar.gz.part"]);
     let part = dir.path().join("small/small.tar.gz.part");
     assert_eq!(part.metadata().unwrap().len(), 500);
 }
 
 #[test]
-fn a_damaged_file_never_gets_its_name() {
+fn a_damaged_file_is_never_renamed_to_its_final_name() {
     for (known, files) in [small_cifar(), small_idx()] {
-        let server = Server::start(files.clone(), &[Manner::Damaged(600.min(files[0].1.len() - 1))]);
+        let server = Server::start(files.clone(), &[Behaviour::Damaged(600.min(files[0].1.len() - 1))]);
         let dir = tempfile::tempdir().unwrap();
         let error = fetched(&known, &server, dir.path()).unwrap_err().to_string();
         let expected = hex(&Md5::digest(&files[0].1));
@@ -254,36 +251,39 @@ fn a_damaged_file_never_gets_its_name() {
 }
 
 #[test]
-fn servers_that_ignore_or_mistake_ranges_are_handled() {
-    for manner in [Manner::NoRanges, Manner::WrongRange] {
+fn servers_that_ignore_ranges_or_send_others_are_handled() {
+    for behaviour in [Behaviour::NoRanges, Behaviour::WrongRange] {
         let (known, files) = small_cifar();
-        let server = Server::start(files, &[Manner::Stops(5000), manner, Manner::Well]);
+        let server = Server::start(files, &[Behaviour::Stops(5000), behaviour, Behaviour::Correct]);
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(fetched(&known, &server, dir.path()).unwrap().train.len(), 6, "{manner:?}");
+        assert_eq!(fetched(&known, &server, dir.path()).unwrap().train.len(), 6, "{behaviour:?}");
     }
 }
 
 #[test]
 fn files_of_another_length_are_refused() {
-    let expected = [(Manner::TooLong, "bytes there, expected"), (Manner::TooLongUnsaid, "is longer than the expected")];
-    for (manner, words) in expected {
+    let expected = [
+        (Behaviour::TooLong, "bytes there, expected"),
+        (Behaviour::TooLongWithoutLength, "is longer than the expected"),
+    ];
+    for (behaviour, words) in expected {
         let (known, files) = small_cifar();
-        let server = Server::start(files, &[manner]);
+        let server = Server::start(files, &[behaviour]);
         let dir = tempfile::tempdir().unwrap();
         let error = fetched(&known, &server, dir.path()).unwrap_err().to_string();
-        assert!(error.contains(words), "{manner:?}: {error}");
-        assert_eq!(server.requests().len(), 1, "{manner:?}");
+        assert!(error.contains(words), "{behaviour:?}: {error}");
+        assert_eq!(server.requests().len(), 1, "{behaviour:?}");
     }
 }
 
 #[test]
-fn refusals_are_final_and_overloads_are_not() {
+fn refusals_are_permanent_and_overloads_transient() {
     let (known, files) = small_cifar();
-    let server = Server::start(files.clone(), &[Manner::Status(403)]);
+    let server = Server::start(files.clone(), &[Behaviour::Status(403)]);
     let dir = tempfile::tempdir().unwrap();
     let error = fetched(&known, &server, dir.path()).unwrap_err().to_string();
     assert!(error.contains("status 403") && server.requests().len() == 1, "{error}");
-    let server = Server::start(files, &[Manner::Status(503), Manner::Status(429), Manner::Well]);
+    let server = Server::start(files, &[Behaviour::Status(503), Behaviour::Status(429), Behaviour::Correct]);
     fetched(&known, &server, dir.path()).unwrap();
     assert_eq!(server.requests().len(), 3);
 }
@@ -293,7 +293,7 @@ fn an_archive_with_the_right_sum_but_the_wrong_content_leaves_the_old_set_alone(
     let archive = gzip(&tar(&[("data_batch_1.bin", batch(1, 3)), ("test_batch.bin", batch(3, 2))]));
     let files = vec![("small.tar.gz", archive)];
     let known = known(Format::Cifar(SMALL_CIFAR), &files);
-    let server = Server::start(files, &[Manner::Well]);
+    let server = Server::start(files, &[Behaviour::Correct]);
     let dir = tempfile::tempdir().unwrap();
     let old = dir.path().join("small/small-batches");
     std::fs::create_dir_all(&old).unwrap();
@@ -304,22 +304,22 @@ fn an_archive_with_the_right_sum_but_the_wrong_content_leaves_the_old_set_alone(
 }
 
 #[test]
-fn two_downloads_to_one_folder_do_not_mix() {
+fn two_downloads_to_one_folder_exclude_each_other() {
     let (known, files) = small_cifar();
-    let server = Server::start(files, &[Manner::Well]);
+    let server = Server::start(files, &[Behaviour::Correct]);
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("small")).unwrap();
     let held = super::lock(&dir.path().join("small")).unwrap();
     let error = fetched(&known, &server, dir.path()).unwrap_err().to_string();
-    assert!(error.contains("another download to this folder is under way"), "{error}");
+    assert!(error.contains("another download to this folder is in progress"), "{error}");
     drop(held);
     fetched(&known, &server, dir.path()).unwrap();
 }
 
 #[test]
-fn nobody_there() {
+fn a_server_that_does_not_respond() {
     let (known, _) = small_cifar();
-    // A port that was free a moment ago.
+    // A port that is very probably free.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let dir = tempfile::tempdir().unwrap();
     let places = [dir.path().join("small")];
@@ -329,12 +329,12 @@ fn nobody_there() {
     assert!(error.contains("check the network connection"), "{error}");
 }
 
-/// `/dev/full` takes no byte, as a full disk.
+/// A write to `/dev/full` fails as on a full disk.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk() {
     let (known, files) = small_cifar();
-    let server = Server::start(files, &[Manner::Well]);
+    let server = Server::start(files, &[Behaviour::Correct]);
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("small");
     std::fs::create_dir(&target).unwrap();
@@ -343,5 +343,5 @@ fn a_full_disk() {
     let Error::Io { action: "write", path, cause } = &error else { panic!("{error}") };
     assert_eq!(path, &target.join("small.tar.gz.part"));
     assert_eq!(cause.kind(), std::io::ErrorKind::StorageFull);
-    assert_eq!(server.requests().len(), 1, "trying again is no help");
+    assert_eq!(server.requests().len(), 1, "no further attempt");
 }

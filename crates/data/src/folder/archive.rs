@@ -1,7 +1,7 @@
-//! Tar archives, compressed or not, read entry by entry with every length bounded.
+//! Tar archives, compressed or not, read entry by entry with a limit on every length.
 //!
-//! The library's own handling of long names reads an extension header whole, however long a compressed archive makes it;
-//! here they are read by hand, so that a small hostile file cannot take the memory.
+//! For long names the `tar` crate reads a whole extension header, which may be huge in a small compressed file. Here they are
+//! read with a limit, so that a hostile file cannot exhaust memory.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -13,14 +13,14 @@ use flate2::bufread::MultiGzDecoder;
 
 use crate::Error;
 
-/// The longest extension header (a long name), in bytes.
-const LONGEST_EXTENSION: u64 = 64 << 10;
-/// The most bytes that an archive may decompress to: a limit on time, not on memory.
-const LONGEST: u64 = 256 << 30;
+/// The largest extension header (a long name), in bytes.
+const MAX_EXTENSION: u64 = 64 << 10;
+/// The most bytes that an archive may decompress to. This limits time; memory does not grow with it.
+const MAX_LENGTH: u64 = 256 << 30;
 
-const REMEDY: &str = "the archive is damaged or of another kind: make or fetch it again";
+const REMEDY: &str = "the archive is damaged: create or fetch it again";
 
-/// A tar archive about to be read once, from its beginning to its end.
+/// A tar archive that can be read once, from beginning to end.
 pub(crate) struct Archive<'a> {
     path: PathBuf,
     stream: Box<dyn Read + 'a>,
@@ -28,7 +28,7 @@ pub(crate) struct Archive<'a> {
 
 /// A file in an archive.
 pub(crate) struct Entry<'a> {
-    /// Its path, relative, with `/` between its parts and neither `.` nor `..`.
+    /// Its relative path, with `/` as separator and without `.` and `..`.
     pub name: &'a str,
     /// Its length in bytes.
     pub size: u64,
@@ -37,7 +37,7 @@ pub(crate) struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    /// The whole content; the caller bounds `size` first.
+    /// The whole content. The caller checks `size` first.
     pub(crate) fn bytes(&mut self) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let read = self.data.take(self.size).read_to_end(&mut bytes);
@@ -52,7 +52,7 @@ impl Entry<'_> {
 
 #[cfg(feature = "download")]
 impl Entry<'_> {
-    /// Writes the whole content to a file, whose path is for error messages.
+    /// Writes the whole content to a file; `path` is for error messages.
     pub(crate) fn copy_to(&mut self, path: &Path, file: &mut File) -> Result<(), Error> {
         let mut buffer = vec![0; 1 << 16];
         let mut left = self.size;
@@ -86,13 +86,13 @@ impl<'a> Archive<'a> {
         Ok(Archive { path: path.into(), stream })
     }
 
-    /// Calls `visit` with every regular file, in the archive's order, and reads on to the end, so that a
-    /// truncated archive is always noticed.
+    /// Calls `visit` with every regular file, in archive order, and reads to the end, so that a truncated archive is always
+    /// detected.
     pub(crate) fn for_each(self, mut visit: impl FnMut(Entry<'_>) -> Result<(), Error>) -> Result<(), Error> {
         let Archive { path, stream } = self;
         let ended = Rc::new(Cell::new(false));
-        let watched = Watched { stream: stream.take(LONGEST), ended: Rc::clone(&ended) };
-        let mut archive = tar::Archive::new(watched);
+        let stream = EndDetector { stream: stream.take(MAX_LENGTH), ended: Rc::clone(&ended) };
+        let mut archive = tar::Archive::new(stream);
         let mut extended = Extended::default();
         let mut entries = 0u64;
         for entry in archive.entries().map_err(|cause| failed(&path, "", cause))?.raw(true) {
@@ -140,19 +140,19 @@ impl<'a> Archive<'a> {
             let problem = format!("ends after {entries} entries without an end mark");
             return Err(Error::content(&path, problem, REMEDY));
         }
-        // What follows the end mark is read for gzip's own check of length and content.
+        // Reading what follows the end mark makes the decoder verify gzip's checksum.
         let rest = std::io::copy(&mut archive.into_inner(), &mut std::io::sink());
         rest.map(drop).map_err(|cause| failed(&path, "after the last entry: ", cause))
     }
 }
 
-/// Notices when a stream ends.
-struct Watched<R> {
+/// Records whether a stream has ended.
+struct EndDetector<R> {
     stream: R,
     ended: Rc<Cell<bool>>,
 }
 
-impl<R: Read> Read for Watched<R> {
+impl<R: Read> Read for EndDetector<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let got = self.stream.read(buffer)?;
         if got == 0 && !buffer.is_empty() {
@@ -163,7 +163,7 @@ impl<R: Read> Read for Watched<R> {
 }
 
 fn read_extension(path: &Path, entry: &mut impl Read, size: u64) -> Result<Vec<u8>, Error> {
-    if size > LONGEST_EXTENSION {
+    if size > MAX_EXTENSION {
         return Err(Error::content(path, format!("holds a file name of {size} bytes"), REMEDY));
     }
     let mut bytes = Vec::new();
@@ -174,7 +174,7 @@ fn read_extension(path: &Path, entry: &mut impl Read, size: u64) -> Result<Vec<u
     Ok(bytes)
 }
 
-/// What extension headers say about the entry that follows them.
+/// The content of extension headers; it applies to the entry that follows.
 #[derive(Default)]
 struct Extended {
     name: Option<String>,
@@ -182,13 +182,13 @@ struct Extended {
 }
 
 impl Extended {
-    /// Takes the records `path` and `size` of a pax extended header.
+    /// Reads the records `path` and `size` of a pax extended header.
     fn read(&mut self, path: &Path, header: &[u8]) -> Result<(), Error> {
         for record in tar::PaxExtensions::new(header) {
             let record = record.map_err(|cause| failed(path, "in an extended header: ", cause))?;
             match record.key_bytes() {
                 b"path" => self.name = Some(utf8(path, record.value_bytes().to_vec())?),
-                // Anything but a number disagrees with every length.
+                // Anything but a number differs from every length and so is an error.
                 b"size" => {
                     let number = record.value().ok().and_then(|text| text.parse().ok());
                     self.size = Some(number.unwrap_or(u64::MAX));
@@ -207,7 +207,7 @@ fn utf8(path: &Path, name: Vec<u8>) -> Result<String, Error> {
     })
 }
 
-/// The name without `.` parts; one that leads out of the archive is refused. (Nothing is ever written under it.)
+/// The name without `.` components. A name that leads out of the archive is refused. (Nothing is written under this name.)
 fn relative(path: &Path, name: &str) -> Result<String, Error> {
     let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if name.starts_with('/') || parts.contains(&"..") {
@@ -217,7 +217,7 @@ fn relative(path: &Path, name: &str) -> Result<String, Error> {
     Ok(parts.join("/"))
 }
 
-/// An error of the archive or its compression, unless it is the disk's.
+/// An error of the archive or its compression, or of the disk.
 fn failed(path: &Path, place: &str, cause: std::io::Error) -> Error {
     if cause.raw_os_error().is_some() {
         return Error::Io { action: "read", path: path.into(), cause };

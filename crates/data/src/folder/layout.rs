@@ -1,4 +1,4 @@
-//! From the names of image files to classes, training images and test images.
+//! Assignment of image files to classes, training set and test set by their names.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Error;
 
-/// One image: where it stands in the list of names, and its class.
+/// One image: its index in the list of names, and its class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Item {
     pub source: usize,
@@ -22,14 +22,14 @@ pub(crate) struct Layout {
     pub test: Vec<Item>,
 }
 
-/// Without test images, one image in so many is set aside.
-const SHARE: u64 = 5;
+/// Without test images, one image of this many becomes a test image.
+const TEST_SHARE: u64 = 5;
 
 const TEST: &[&str] = &["test"];
 const VALIDATION: &[&str] = &["val", "valid", "validation"];
 const REMEDY: &str = "arrange it as train/<class>/<image>, test/<class>/<image>";
 
-/// Whether a file is read, by its ending. Hidden files, and those that macOS adds to archives, are not.
+/// Whether a file is an image, by its extension. Hidden files, and those that macOS adds to archives, are not.
 pub(crate) fn is_image(name: &str) -> bool {
     let hidden = |part: &str| part.starts_with('.') || part == "__MACOSX";
     let Some((_, ending)) = name.rsplit_once('.') else {
@@ -40,7 +40,7 @@ pub(crate) fn is_image(name: &str) -> bool {
 }
 
 impl Layout {
-    /// `names` are relative paths with `/` between their parts; `path` is for error messages.
+    /// `names` are relative paths with `/` as separator; `path` is for error messages.
     pub(crate) fn of(path: &Path, names: &[String]) -> Result<Layout, Error> {
         let refuse = |problem: String| Err(Error::content(path, problem, REMEDY));
         let mut images: Vec<(Vec<&str>, usize)> = names
@@ -56,7 +56,7 @@ impl Layout {
         if let Some(pair) = images.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return refuse(format!("holds {} twice", pair[0].0.join("/")));
         }
-        let images = unwrapped(&images);
+        let images = without_outer_folders(&images);
 
         let below = |folders: &[&str]| -> Vec<(&[&str], usize)> {
             let within = |first: &str| folders.contains(&first.to_ascii_lowercase().as_str());
@@ -80,12 +80,12 @@ impl Layout {
         if let Some((parts, _)) = train.iter().chain(&test).find(|(parts, _)| parts.len() < 2) {
             return refuse(format!("{} lies in no class folder", parts.join("/")));
         }
-        let (test, train) = if test.is_empty() { set_aside(train) } else { (test, train) };
+        let (test, train) = if test.is_empty() { take_test_images(train) } else { (test, train) };
 
         let classes: BTreeSet<&str> = train.iter().map(|(parts, _)| parts[0]).collect();
         let classes: Vec<&str> = classes.into_iter().collect();
         if train.is_empty() || test.is_empty() {
-            return refuse(format!("{} images are too few to set some aside for testing", names.len()));
+            return refuse(format!("{} images are too few to take test images from", names.len()));
         }
         if !(2..=usize::from(u16::MAX)).contains(&classes.len()) {
             return refuse(format!("has {} class folder(s), at least 2 are needed", classes.len()));
@@ -107,7 +107,7 @@ impl Layout {
     }
 }
 
-/// Every image, whatever the folder it lies in, as a training image of no class.
+/// All images, in any folder, as training images without a class.
 pub(crate) fn unlabelled(path: &Path, names: &[String]) -> Result<Layout, Error> {
     if names.is_empty() {
         let problem = "holds no images (jpg, png, bmp, webp)".to_owned();
@@ -122,8 +122,8 @@ pub(crate) fn unlabelled(path: &Path, names: &[String]) -> Result<Layout, Error>
     Ok(Layout { classes: Vec::new(), train, test: Vec::new() })
 }
 
-/// Without the folders that are around everything, as long as two parts remain and `train` is not among them.
-fn unwrapped<'a>(images: &'a [(Vec<&'a str>, usize)]) -> Vec<(&'a [&'a str], usize)> {
+/// Removes folders that contain everything, while two components remain and the folder is not `train`.
+fn without_outer_folders<'a>(images: &'a [(Vec<&'a str>, usize)]) -> Vec<(&'a [&'a str], usize)> {
     let mut images: Vec<(&[&str], usize)> = images.iter().map(|(parts, source)| (parts.as_slice(), *source)).collect();
     loop {
         let first = images[0].0[0];
@@ -139,11 +139,11 @@ fn unwrapped<'a>(images: &'a [(Vec<&'a str>, usize)]) -> Vec<(&'a [&'a str], usi
 
 type Named<'a> = Vec<(&'a [&'a str], usize)>;
 
-/// One image in [`SHARE`], by the hash of its name, and the others.
-fn set_aside<'a>(images: Named<'a>) -> (Named<'a>, Named<'a>) {
+/// Test images (one in [`TEST_SHARE`], by the hash of the name) and training images.
+fn take_test_images<'a>(images: Named<'a>) -> (Named<'a>, Named<'a>) {
     images.into_iter().partition(|(parts, _)| {
         let hash = Sha256::digest(parts.join("/").as_bytes());
         let number = hash[..8].iter().fold(0u64, |number, &byte| number << 8 | u64::from(byte));
-        number.is_multiple_of(SHARE)
+        number.is_multiple_of(TEST_SHARE)
     })
 }

@@ -1,8 +1,8 @@
 //! Data sets that are folders, or archives, of images in class folders.
 
 mod archive;
+mod decode;
 mod layout;
-mod picture;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,70 +12,70 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::error::one_line;
-use crate::{Dataset, Error, Images, Pixels, Room, Shape};
+use crate::{Dataset, Error, Images, MemoryBudget, Pixels, Shape};
 use layout::Item;
 
 pub(crate) use archive::Archive;
+pub(crate) use decode::{MAX_DECODED_BYTES, decode as decode_image};
 pub(crate) use layout::Layout;
-pub(crate) use picture::{LARGEST as LARGEST_PICTURE, decode as decode_picture};
 
 /// The largest image file that is read, in bytes.
 const LARGEST_FILE: u64 = 64 << 20;
-/// The most bytes that all decoded images of a set may take, in memory or on the disk.
+/// The most bytes that the decoded images of a set may take, in memory or on the disk.
 const LARGEST_SET: u64 = 4 << 40;
-/// The largest side to which images are brought.
+/// The largest size of decoded images.
 const LARGEST_SIZE: usize = 1024;
-/// Encoded bytes, and files, that are read before they are decoded side by side.
+/// Encoded bytes, and images, that are read before they are decoded in parallel.
 const BATCH: (usize, usize) = (32 << 20, 1024);
-/// Folders within folders, at most.
+/// The deepest nesting of folders.
 const DEPTH: usize = 8;
 
 /// Opens a folder, or a `.tar` or `.tar.gz` archive, of images (JPEG, PNG, BMP, WebP) in class folders.
 ///
-/// The arrangement is `train/<class>/…` with `test/<class>/…` or `val/<class>/…` (also `valid`, `validation`); where
-/// both are there, `test` is the test set and `val` joins the training images, of which [`crate::split()`] carves its own
-/// share. Without `train`, every folder is a class. Without test images, one in five is set aside: those for which
-/// the first eight bytes of the SHA-256 of `<class>/<file>` are, as a big-endian number, a multiple of five, so that
-/// more images never change the role of those that were there. One folder around everything is looked through,
-/// hidden files and files of other kinds are passed over, and images may lie deeper within their class.
+/// The layout is `train/<class>/…` with `test/<class>/…` or `val/<class>/…` (also `valid`, `validation`). If both exist, `test`
+/// is the test set and `val` is added to the training images, from which [`crate::split()`] takes validation images. Without
+/// `train`, every folder is a class. Without test images, one image in five becomes a test image: those for which the first
+/// eight bytes of the SHA-256 of `<class>/<file>`, as a big-endian number, are a multiple of five, so that adding images never
+/// moves an existing one. An outer folder that contains everything is skipped, hidden files and other files are ignored, and
+/// images may be in sub-folders of their class.
 ///
-/// Of each image the centre square is brought to `size` x `size` by a triangle filter over the source's pixels
-/// (bilinear with antialiasing, torchvision's default); orientation tags are not followed, transparency is dropped.
-/// Images are red, green, blue, or grey where all of them are. Classes are in alphabetical order.
+/// The centre square of each image is resized to `size` x `size` by a triangle filter (bilinear with antialiasing, the default
+/// of torchvision). EXIF orientation is ignored, and transparency is dropped. Images are RGB, or grey if all of them are.
+/// Classes are in alphabetical order.
 ///
-/// An archive is read twice, entry by entry, and nothing of it is written under a name. Memory holds the decoded set
-/// (up to 8 GiB; beyond that it is streamed from a file in the folder for temporary files), a thousand images on
-/// their way there, and one decoded image (256 MiB at most) a thread.
+/// An archive is read twice, entry by entry, and is not unpacked to the disk. Memory holds the decoded set (up to 8 GiB; a
+/// larger one goes to a file in the folder for temporary files), up to 1,024 encoded images, and one decoded image (at most
+/// 256 MiB) per thread.
 ///
 /// # Errors
-/// [`Error::Setting`] for a `size` of 0 or above 1024; [`Error::Content`] for an arrangement that is none of the above,
-/// or a damaged archive; [`Error::Pictures`] naming the images that cannot be decoded.
+/// [`Error::Setting`] for a `size` of 0 or above 1024; [`Error::Content`] for another layout
+/// or a damaged archive; [`Error::Undecodable`] naming the images that cannot be decoded.
 pub fn open_folder(path: &Path, size: usize) -> Result<Dataset, Error> {
-    open_folder_within(path, size, &Room::default())
+    open_folder_within(path, size, &MemoryBudget::default())
 }
 
-/// As [`open_folder`], with the room that decoded images have.
+/// As [`open_folder`], with a memory budget for the decoded images.
 ///
 /// # Errors
 /// As [`open_folder`]; and [`Error::Spill`].
-pub fn open_folder_within(path: &Path, size: usize, room: &Room) -> Result<Dataset, Error> {
-    open_arranged(path, size, room, Layout::of)
+pub fn open_folder_within(path: &Path, size: usize, budget: &MemoryBudget) -> Result<Dataset, Error> {
+    open_with_layout(path, size, budget, Layout::of)
 }
 
-/// Opens a folder, or an archive, of images that no folder tells a class of: all are training images, in the order of their
-/// names, and there are no classes. Otherwise as [`open_folder`].
+/// Opens a folder or an archive of unlabelled images: all are training images, in order of their names, and there are no
+/// classes. Otherwise as [`open_folder`].
 ///
 /// # Errors
 /// As [`open_folder`].
 pub fn open_unlabelled(path: &Path, size: usize) -> Result<Dataset, Error> {
-    open_arranged(path, size, &Room::default(), layout::unlabelled)
+    open_with_layout(path, size, &MemoryBudget::default(), layout::unlabelled)
 }
 
-/// Decodes what `arrange` makes of the images' names.
-fn open_arranged(
+/// Decodes the images that `arrange` assigns to the training and test set.
+fn open_with_layout(
     path: &Path,
     size: usize,
-    room: &Room,
+    budget: &MemoryBudget,
     arrange: fn(&Path, &[String]) -> Result<Layout, Error>,
 ) -> Result<Dataset, Error> {
     if !(1..=LARGEST_SIZE).contains(&size) {
@@ -91,19 +91,20 @@ fn open_arranged(
         return Err(Error::content(path, problem, "choose a smaller size or fewer images"));
     }
 
-    // Both parts go where the whole fits.
-    let room = Room { memory: if bytes > room.memory { 0 } else { bytes }, folder: room.folder.clone() };
-    let mut train = Pixels::zeros(layout.train.len() * size * size * 3, &room)?;
-    let mut test = Pixels::zeros(layout.test.len() * size * size * 3, &room)?;
+    // Training and test images are both in memory or both on the disk.
+    let memory = if bytes > budget.memory { 0 } else { bytes };
+    let budget = MemoryBudget { memory, folder: budget.folder.clone() };
+    let mut train = Pixels::zeros(layout.train.len() * size * size * 3, &budget)?;
+    let mut test = Pixels::zeros(layout.test.len() * size * size * 3, &budget)?;
     let report = source.decode(path, &layout, size, &mut train, &mut test)?;
     if report.bad > 0 {
         let first = report.first.join("; ");
-        return Err(Error::Pictures { folder: path.into(), bad: report.bad, total, first });
+        return Err(Error::Undecodable { folder: path.into(), bad: report.bad, total, first });
     }
     let channels = if report.coloured { 3 } else { 1 };
     let images = |mut pixels: Pixels, items: &[Item]| {
         if channels == 1 {
-            pixels.thin(3);
+            pixels.keep_every(3);
         }
         Images { pixels, labels: items.iter().map(|item| item.label).collect() }
     };
@@ -112,7 +113,7 @@ fn open_arranged(
     Ok(Dataset::new(&name(path), shape, layout.classes, train, test))
 }
 
-/// The folder's or archive's own name, without endings.
+/// The name of the folder, or of the archive without its extension.
 fn name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let ends = [".tar.gz", ".tgz", ".tar"];
@@ -120,7 +121,7 @@ fn name(path: &Path) -> String {
     stem.to_string()
 }
 
-/// Where the images come from: their names, with the files for a folder.
+/// The source of the images: their names, and their files if it is a folder.
 enum Source {
     Folder { names: Vec<String>, files: Vec<PathBuf> },
     Archive { names: Vec<String> },
@@ -151,7 +152,7 @@ impl Source {
         }
     }
 
-    /// Decodes every image of the layout to its place, a batch at a time.
+    /// Decodes every image of the layout to its position, a batch at a time.
     fn decode(
         &self,
         path: &Path,
@@ -163,9 +164,9 @@ impl Source {
         let trained = layout.train.len();
         let items = layout.train.iter().chain(&layout.test);
         let mut report = Report::default();
-        let mut waiting: Vec<Waiting> = Vec::new();
-        let mut put = |waiting: &mut Vec<Waiting>| {
-            let (found, decoded) = decode_batch(waiting, size);
+        let mut pending: Vec<EncodedImage> = Vec::new();
+        let mut put = |pending: &mut Vec<EncodedImage>| {
+            let (found, decoded) = decode_batch(pending, size);
             report.add(found);
             for (place, bytes) in decoded {
                 match place.checked_sub(trained) {
@@ -178,12 +179,12 @@ impl Source {
             Source::Folder { names, files } => {
                 for (place, item) in items.enumerate() {
                     let encoded = Encoded::File(&files[item.source]);
-                    waiting.push(Waiting { name: names[item.source].clone(), encoded, place });
-                    if waiting.len() >= BATCH.1 {
-                        put(&mut waiting);
+                    pending.push(EncodedImage { name: names[item.source].clone(), encoded, place });
+                    if pending.len() >= BATCH.1 {
+                        put(&mut pending);
                     }
                 }
-                put(&mut waiting);
+                put(&mut pending);
             }
             Source::Archive { names } => {
                 let mut places: HashMap<&str, usize> =
@@ -196,14 +197,18 @@ impl Source {
                     let encoded =
                         if entry.size > LARGEST_FILE { Err(too_large(entry.size)) } else { Ok(entry.bytes()?) };
                     held += encoded.as_ref().map_or(0, Vec::len);
-                    waiting.push(Waiting { name: entry.name.to_string(), encoded: Encoded::Bytes(encoded), place });
-                    if held >= BATCH.0 || waiting.len() >= BATCH.1 {
-                        put(&mut waiting);
+                    pending.push(EncodedImage {
+                        name: entry.name.to_string(),
+                        encoded: Encoded::Bytes(encoded),
+                        place,
+                    });
+                    if held >= BATCH.0 || pending.len() >= BATCH.1 {
+                        put(&mut pending);
                         held = 0;
                     }
                     Ok(())
                 })?;
-                put(&mut waiting);
+                put(&mut pending);
                 if let Some(name) = places.keys().next() {
                     let problem = format!("{name} is gone since the archive was listed");
                     return Err(Error::content(path, problem, "leave the file alone and try again"));
@@ -214,41 +219,41 @@ impl Source {
     }
 }
 
-/// An image that is not decoded yet, and which place it has among training and then test images.
-struct Waiting<'a> {
+/// An image that is not decoded yet, with its index in the training images followed by the test images.
+struct EncodedImage<'a> {
     name: String,
     encoded: Encoded<'a>,
     place: usize,
 }
 
-/// An image as it was found.
+/// The encoded bytes of an image, or their file.
 enum Encoded<'a> {
     /// In a file.
     File(&'a Path),
-    /// Read from an archive, or too large to be.
+    /// Read from an archive; an error if it is too large.
     Bytes(Result<Vec<u8>, String>),
 }
 
-/// Decodes images side by side; those that are sound come back with their places.
-fn decode_batch(waiting: &mut Vec<Waiting>, size: usize) -> (Report, Vec<(usize, Vec<u8>)>) {
-    let decode = |Waiting { name, encoded, place }: Waiting| {
+/// Decodes images in parallel.
+fn decode_batch(pending: &mut Vec<EncodedImage>, size: usize) -> (Report, Vec<(usize, Vec<u8>)>) {
+    let decode = |EncodedImage { name, encoded, place }: EncodedImage| {
         let encoded = match encoded {
             Encoded::File(path) => read_small(path),
             Encoded::Bytes(bytes) => bytes,
         };
         let mut out = vec![0; size * size * 3];
-        let outcome = encoded.and_then(|encoded| picture::decode(&encoded, size, &mut out));
+        let outcome = encoded.and_then(|encoded| decode::decode(&encoded, size, &mut out));
         ((name, outcome), (place, out))
     };
-    let (outcomes, decoded): (Vec<_>, Vec<_>) = std::mem::take(waiting).into_par_iter().map(decode).unzip();
+    let (outcomes, decoded): (Vec<_>, Vec<_>) = std::mem::take(pending).into_par_iter().map(decode).unzip();
     (Report::of(outcomes), decoded)
 }
 
-/// Image files below a folder, with their names relative to it, in the order of their names.
+/// The image files below a folder, with names relative to it, in order of the names.
 fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<(String, PathBuf)>) -> Result<(), Error> {
     if depth == DEPTH {
         let remedy = "arrange it as train/<class>/<image>, test/<class>/<image>";
-        return Err(Error::content(folder, format!("lies more than {DEPTH} folders deep"), remedy));
+        return Err(Error::content(folder, format!("is more than {DEPTH} folders deep"), remedy));
     }
     let mut entries: Vec<_> =
         std::fs::read_dir(folder).and_then(Iterator::collect).map_err(Error::io("list", folder))?;
@@ -260,7 +265,7 @@ fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<(String, Path
         }
         let path = entry.path();
         let name = if prefix.is_empty() { own } else { format!("{prefix}/{own}") };
-        // Links are followed; one that leads nowhere is an error where an image was to be.
+        // Symbolic links are followed. A dangling one is an error only if its name is that of an image.
         let kind = match std::fs::metadata(&path) {
             Ok(kind) => kind,
             Err(_) if !layout::is_image(&name) => continue,
@@ -277,7 +282,7 @@ fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<(String, Path
     Ok(())
 }
 
-/// A whole file, if it is not absurdly large.
+/// Reads a whole file of at most 64 MiB.
 fn read_small(path: &Path) -> Result<Vec<u8>, String> {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
@@ -295,7 +300,7 @@ fn too_large(bytes: u64) -> String {
     format!("{} MiB is more than the 64 MiB that an image file may have", bytes >> 20)
 }
 
-/// What decoding found.
+/// The outcome of decoding.
 #[derive(Default)]
 struct Report {
     bad: usize,
@@ -304,7 +309,7 @@ struct Report {
 }
 
 impl Report {
-    /// How many bad images are named.
+    /// The number of bad images that are named.
     const NAMED: usize = 5;
 
     fn of<N: std::fmt::Display>(results: Vec<(N, Result<bool, String>)>) -> Report {
@@ -326,7 +331,7 @@ impl Report {
     fn add(&mut self, other: Report) {
         self.bad += other.bad;
         self.coloured |= other.coloured;
-        let room = Report::NAMED - self.first.len();
-        self.first.extend(other.first.into_iter().take(room));
+        let free = Report::NAMED - self.first.len();
+        self.first.extend(other.first.into_iter().take(free));
     }
 }

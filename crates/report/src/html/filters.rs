@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use nettriage_records::record::{FilterPictures, Filters};
+use nettriage_records::record::{FilterImages, Filters};
 
 use super::escape::text;
 use super::pictures;
@@ -44,7 +44,7 @@ fn card(data: &RunData, block: &str, seed: u64, filters: &Filters) -> String {
     let [n, c, h, w] = filters.shape;
     let coloured = data.plan.data.shape[0] == 3 && c == 3;
     let picture = |bytes: &str, when: &str| {
-        sheet(&filters.pictures, bytes, coloured).map_or(String::new(), |(png, width, height)| {
+        sheet(&filters.images, bytes, coloured).map_or(String::new(), |(png, width, height)| {
             let png = STANDARD.encode(png);
             // Whole screen pixels for each weight, and one size of sheet for all blocks.
             let scale = (330 / width.max(1)).clamp(2, 12);
@@ -63,8 +63,8 @@ fn card(data: &RunData, block: &str, seed: u64, filters: &Filters) -> String {
         filters.dead,
         number(filters.effective_rank, 1),
         n.min(c.saturating_mul(h).saturating_mul(w)),
-        picture(&filters.pictures.before, "before"),
-        picture(&filters.pictures.after, "after"),
+        picture(&filters.images.before, "before"),
+        picture(&filters.images.after, "after"),
         norms(filters),
         data.pictures.as_ref().map_or(String::new(), |all| pictures::patches(all, &filters.patches, block)),
     )
@@ -72,7 +72,7 @@ fn card(data: &RunData, block: &str, seed: u64, filters: &Filters) -> String {
 
 /// Filters six abreast, channels of a filter side by side, as a PNG file with its size in pixels. `None` if the
 /// record's numbers do not fit together.
-pub(crate) fn sheet(pictures: &FilterPictures, bytes: &str, coloured: bool) -> Option<(Vec<u8>, usize, usize)> {
+pub(crate) fn sheet(pictures: &FilterImages, bytes: &str, coloured: bool) -> Option<(Vec<u8>, usize, usize)> {
     let [rows, columns] = pictures.kernel;
     let bytes = STANDARD.decode(bytes).ok()?;
     let channels = pictures.channels;

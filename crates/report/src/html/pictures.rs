@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use nettriage_records::Pictures;
+use nettriage_records::SampleImages;
 use nettriage_records::record::Patch;
 
 use super::escape::text;
@@ -17,7 +17,7 @@ const LARGEST: usize = 64;
 const FLIPPED: usize = 12;
 
 /// Rows of patches, one a filter, as one picture.
-pub(crate) fn patches(pictures: &Pictures, patches: &[Vec<Patch>], block: &str) -> String {
+pub(crate) fn patches(pictures: &SampleImages, patches: &[Vec<Patch>], block: &str) -> String {
     let [rows, columns, channels] = pictures.shape;
     let (images, size) = (pictures.validation(), pictures.size());
     let shown: Vec<&Vec<Patch>> = patches.iter().filter(|list| !list.is_empty()).take(FILTERS).collect();
@@ -92,7 +92,7 @@ pub(crate) fn flipped(data: &RunData, flips: &Flips) -> String {
 }
 
 /// A test image as an `img`, given what it shows; `None` where the run does not hold it.
-fn thumbnail(pictures: &Pictures, bytes: &[u8], image: usize) -> Option<impl Fn(&str) -> String + use<>> {
+fn thumbnail(pictures: &SampleImages, bytes: &[u8], image: usize) -> Option<impl Fn(&str) -> String + use<>> {
     let [rows, columns, channels] = pictures.shape;
     let size = pictures.size();
     let own =

@@ -197,7 +197,7 @@ impl Truth {
                 norms: (0..64).map(|i| 0.4 + (i * i) as f32 / 2048.0).collect(),
                 dead: 3,
                 effective_rank: 21.25,
-                pictures: FilterPictures {
+                images: FilterImages {
                     filters: 12,
                     channels,
                     kernel: [3, 3],
@@ -407,13 +407,13 @@ fn evaluation(bits: &[u8], parent: &[u8]) -> Evaluation {
 
 /// Pictures for the page: 200 validation and 300 test images of 32 x 32 pixels in colour.
 #[allow(dead_code, reason = "each test file uses its own part")]
-pub fn pictures() -> nettriage_records::Pictures {
+pub fn pictures() -> nettriage_records::SampleImages {
     let bytes = |count: usize| -> Vec<u8> { (0..count * 32 * 32 * 3).map(|i| (i * i / 7 % 251) as u8).collect() };
-    nettriage_records::Pictures {
+    nettriage_records::SampleImages {
         version: VERSION,
         shape: [32, 32, 3],
-        validation: nettriage_records::Pictures::encode(&bytes(200)),
-        test: nettriage_records::Pictures::encode(&bytes(300)),
+        validation: nettriage_records::SampleImages::encode(&bytes(200)),
+        test: nettriage_records::SampleImages::encode(&bytes(300)),
         labels: (0..300).map(|i| i % 10).collect(),
     }
 }

@@ -1,4 +1,4 @@
-//! Room for what may exceed memory: bytes in a file of their own, mapped, that the system brings in and takes out by pages.
+//! The memory budget of a data set, anonymous memory on huge pages, and temporary files mapped into memory.
 
 use std::fs::File;
 use std::ops::{Deref, DerefMut, Range};
@@ -9,36 +9,37 @@ use memmap2::{MmapMut, UncheckedAdvice};
 
 use crate::Error;
 
-/// How much memory decoded images may take, and where they go beyond that.
+/// How much memory decoded images may take, and the folder for temporary files if they exceed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct MemoryBudget {
     /// Bytes of memory.
     pub memory: u64,
-    /// The folder for files of what exceeds it. They have no name, so nothing is left behind, whatever ends the program.
+    /// The folder for temporary files. They are unlinked at once, so nothing remains however the program ends.
     pub folder: PathBuf,
 }
 
-impl Default for Room {
-    /// 8 GiB, and the system's folder for temporary files.
-    fn default() -> Room {
-        Room { memory: 8 << 30, folder: std::env::temp_dir() }
+impl Default for MemoryBudget {
+    /// 8 GiB and the system's temporary folder.
+    fn default() -> MemoryBudget {
+        MemoryBudget { memory: 8 << 30, folder: std::env::temp_dir() }
     }
 }
 
-/// Bytes in memory, zeros at first: on large pages where the system has them, since a small one costs as much to get as to fill.
+/// Anonymous memory, zero-filled, on huge pages where the system offers them: page faults on small pages cost as much time as
+/// filling them.
 pub struct Pages {
     map: MmapMut,
 }
 
 impl Pages {
-    /// `bytes` zeros.
+    /// Allocates `bytes` zeros.
     ///
     /// # Errors
-    /// If there is not so much memory.
+    /// If the system does not have that much memory.
     pub fn new(bytes: usize) -> std::io::Result<Pages> {
         let map = MmapMut::map_anon(bytes)?;
         #[cfg(target_os = "linux")]
-        // A hint: a refusal changes nothing but speed.
+        // Only a hint: on failure small pages are used.
         let _ = map.advise(memmap2::Advice::HugePage);
         Ok(Pages { map })
     }
@@ -57,36 +58,35 @@ impl DerefMut for Pages {
     }
 }
 
-/// Bytes in a nameless file, mapped into memory; zeros at first.
+/// Bytes in an unlinked temporary file that is mapped into memory; zeros at first.
 ///
-/// What was read or written stays in memory only as long as the system has room for it, and no longer than until
-/// [`Spill::release`].
+/// Pages that were read or written stay in memory until the system evicts them, at the latest until [`Spill::release`].
 pub struct Spill {
     map: MmapMut,
     file: File,
-    /// Bytes used since pages were last let go of.
+    /// Bytes used since the last release.
     used: AtomicUsize,
 }
 
-/// Bytes that may be used before pages are let go of.
+/// Bytes that may be used before pages are released.
 const WINDOW: usize = 64 << 20;
 
 impl Spill {
-    /// `bytes` zeros in `folder`.
+    /// Creates a file of `bytes` zeros in `folder`.
     ///
     /// # Errors
-    /// If the folder cannot be written to, or its disk has no room for so much.
+    /// If the folder cannot be written to, or its disk has too little free space.
     pub fn new(bytes: usize, folder: &Path) -> Result<Spill, Error> {
-        let file = tempfile::tempfile_in(folder).map_err(Error::io("make a file in", folder))?;
+        let file = tempfile::tempfile_in(folder).map_err(Error::io("create a file in", folder))?;
         let full = |cause| Error::Spill { folder: folder.to_path_buf(), bytes: bytes as u64, cause };
         reserve(&file, bytes.max(1) as u64).map_err(full)?;
-        // SAFETY: the file has no name, so nobody else can change or shorten it.
+        // SAFETY: the file is unlinked, so no other process can change or truncate it.
         let map = unsafe { MmapMut::map_mut(&file) }.map_err(full)?;
         Ok(Spill { map, file, used: AtomicUsize::new(0) })
     }
 
-    /// Copies the bytes from `at` on to `out`, past the mapping: of what is read here and there, that would hold far more in
-    /// memory than was read, as the system maps what it has around every place, whole megabytes at times.
+    /// Copies the bytes from `at` on to `out` by a file read, not through the mapping. With random access the mapping would
+    /// keep much more in memory than is read, since the system maps neighbouring pages, at times megabytes.
     pub fn read(&self, at: usize, out: &mut [u8]) {
         #[cfg(unix)]
         if std::os::unix::fs::FileExt::read_exact_at(&self.file, out, at as u64).is_ok() {
@@ -95,28 +95,28 @@ impl Spill {
         out.copy_from_slice(&self.map[at..at + out.len()]);
     }
 
-    /// Says that these bytes will be read soon, so that the disk can begin.
+    /// Asks the system to load these bytes from the disk.
     pub fn prefetch(&self, range: Range<usize>) {
         let length = range.end.min(self.map.len()).saturating_sub(range.start);
-        // A hint: what is not taken is only slower.
+        // Only a hint.
         #[cfg(unix)]
         let _ = self.map.advise_range(memmap2::Advice::WillNeed, range.start, length);
         #[cfg(not(unix))]
         let _ = length;
     }
 
-    /// Counts bytes as used; now and then lets go of the memory that all of them took.
+    /// Counts bytes as used, and releases the memory when 64 MiB were used since the last release.
     pub fn used(&self, bytes: usize) {
         if self.used.fetch_add(bytes, Ordering::Relaxed) + bytes > WINDOW {
             self.release();
         }
     }
 
-    /// Lets go of the memory; the content stays in the file, and comes back where it is read.
+    /// Releases the memory of the mapping. The content stays in the file and is loaded again when read.
     pub fn release(&self) {
         self.used.store(0, Ordering::Relaxed);
         #[cfg(unix)]
-        // SAFETY: a shared mapping of a file: its pages, written ones too, belong to the file and are read from it again.
+        // SAFETY: this is a shared file mapping: all pages, modified ones included, belong to the file and are read again from it.
         unsafe {
             let _ = self.map.unchecked_advise(UncheckedAdvice::DontNeed);
         }
@@ -136,14 +136,14 @@ impl DerefMut for Spill {
     }
 }
 
-/// Makes the file that long with its blocks on the disk: a mapped page that finds no block ends the program.
+/// Extends the file with allocated blocks: a write to a mapped page without a block would kill the process (SIGBUS).
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn reserve(file: &File, bytes: u64) -> std::io::Result<()> {
     rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
     Ok(())
 }
 
-/// Makes the file that long with its blocks on the disk: a mapped page that finds no block ends the program.
+/// Extends the file with allocated blocks: a write to a mapped page without a block would kill the process (SIGBUS).
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn reserve(mut file: &File, bytes: u64) -> std::io::Result<()> {
     use std::io::Write;
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_is_there_after_its_memory_was_let_go() {
+    fn content_survives_a_release_of_its_memory() {
         let folder = tempfile::tempdir().unwrap();
         let mut spill = Spill::new(3 << 20, folder.path()).unwrap();
         assert!(spill.iter().all(|&byte| byte == 0));
@@ -175,11 +175,11 @@ mod tests {
         let mut some = [0; 1000];
         spill.read(2_000_000, &mut some);
         assert!(some.iter().enumerate().all(|(i, &byte)| byte == ((2_000_000 + i) % 251) as u8));
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a file without a name");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the file is unlinked");
     }
 
     #[test]
-    fn memory_is_zeros_and_too_much_of_it_an_error() {
+    fn memory_is_zero_filled_and_too_much_is_an_error() {
         let mut pages = Pages::new(5 << 20).unwrap();
         assert!(pages.len() == 5 << 20 && pages.iter().all(|&byte| byte == 0));
         pages[4 << 20] = 1;
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_too_small_is_an_error_and_no_crash() {
+    fn a_disk_without_enough_space_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let message = Spill::new(1 << 50, folder.path()).err().expect("a petabyte does not fit").to_string();
         assert!(message.contains("1125899906842624 bytes"), "{message}");

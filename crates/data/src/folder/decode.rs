@@ -1,4 +1,4 @@
-//! One encoded image to a square of red, green, blue bytes.
+//! Decoding of one image to a square of RGB bytes.
 
 use std::io::Cursor;
 
@@ -8,22 +8,22 @@ use image::{ColorType, DynamicImage, ImageDecoder, ImageReader, Limits};
 use crate::error::one_line;
 
 /// The most memory that one decoded image may take, in bytes.
-pub(crate) const LARGEST: u64 = 256 << 20;
+pub(crate) const MAX_DECODED_BYTES: u64 = 256 << 20;
 
-/// The most memory that an image encoded in so many bytes may take. A flat picture compresses a thousandfold; what claims
-/// more is a few bytes that would keep the decoder busy for seconds.
+/// The most memory that an image of `encoded` bytes may take. An image of one colour compresses a thousandfold; a file that
+/// claims more would occupy the decoder for seconds with a few bytes.
 fn most(encoded: usize) -> u64 {
-    LARGEST.min((16 << 20) + 2000 * encoded as u64)
+    MAX_DECODED_BYTES.min((16 << 20) + 2000 * encoded as u64)
 }
 
-/// Decodes an image and brings its centre square to `size` x `size`; `out` is size x size x 3. Tells whether the file is grey.
+/// Decodes an image and resizes its centre square to `size` x `size`; `out` is size x size x 3. Returns whether the file is grey.
 ///
-/// The square is cut out before it is scaled, so that a picture a thousand times as wide as high stays cheap.
+/// The square is cropped before it is resized, so that extreme aspect ratios stay cheap.
 pub(crate) fn decode(encoded: &[u8], size: usize, out: &mut [u8]) -> Result<bool, String> {
     let mut reader =
         ImageReader::new(Cursor::new(encoded)).with_guessed_format().map_err(|error| one_line(&error.to_string()))?;
     if reader.format().is_none() {
-        return Err(format!("{} bytes that are no JPEG, PNG, BMP or WebP", encoded.len()));
+        return Err(format!("{} bytes that are not a JPEG, PNG, BMP or WebP image", encoded.len()));
     }
     let mut limits = Limits::default();
     let most = most(encoded.len());

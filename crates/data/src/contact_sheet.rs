@@ -1,4 +1,4 @@
-//! A look at a data set: how many images a class has, and some of them.
+//! Summaries of a data set: image counts by class, and a contact sheet.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use image::{Rgb, RgbImage};
 
 use crate::{Dataset, Error};
 
-/// How many images of a class there are.
+/// The number of images of a class.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ClassCount {
-    /// The class.
+    /// Name of the class.
     pub name: String,
     /// Training images.
     pub train: usize,
@@ -18,7 +18,7 @@ pub struct ClassCount {
     pub test: usize,
 }
 
-/// The classes in order of their labels, with their numbers of images.
+/// The number of images of every class, in order of the labels.
 pub fn class_counts(dataset: &Dataset) -> Vec<ClassCount> {
     let classes = dataset.classes.len();
     let counts = dataset.train.counts(classes).into_iter().zip(dataset.test.counts(classes));
@@ -26,13 +26,14 @@ pub fn class_counts(dataset: &Dataset) -> Vec<ClassCount> {
     named.map(|(name, (train, test))| ClassCount { name: name.clone(), train, test }).collect()
 }
 
-/// Images a row.
+/// Images per row.
 const COLUMNS: usize = 16;
 /// Pixels between images.
 const GAP: usize = 2;
-/// Small images are enlarged by a whole factor to at least this size, in pixels; larger ones are shrunk to it times four.
+/// Small images are enlarged by an integer factor to at least this size in pixels; images above four times this size are
+/// shrunk to that.
 const CELL: usize = 32;
-/// At most so many rows, lest the sheet of a thousand classes be huge; the first classes are shown.
+/// The most rows; with more classes only the first are shown.
 const ROWS: usize = 200;
 
 /// Writes a contact sheet as PNG: a row for each class, in order of the labels, with its first 16 training images.
@@ -63,7 +64,7 @@ pub fn contact_sheet(dataset: &Dataset, path: &Path) -> Result<(), Error> {
     let mut sheet = RgbImage::from_pixel(extent(COLUMNS, width), extent(rows.len(), height), background);
     for (y, row) in rows.iter().enumerate() {
         for (x, &index) in row.iter().enumerate() {
-            let image = picture(dataset, index);
+            let image = rgb(dataset, index);
             let filter = if longest < CELL { FilterType::Nearest } else { FilterType::Triangle };
             let image = imageops::resize(&image, width as u32, height as u32, filter);
             let (left, top) = (extent(x, width), extent(y, height));
@@ -74,11 +75,11 @@ pub fn contact_sheet(dataset: &Dataset, path: &Path) -> Result<(), Error> {
     let encoded = sheet.write_to(&mut png, image::ImageFormat::Png);
     encoded
         .map_err(|error| Error::content(path, error.to_string(), "choose a data set with fewer or smaller images"))?;
-    std::fs::write(path, png.into_inner()).map_err(Error::io("write", path))
+    nettriage_files::write_atomic(path, png.get_ref()).map_err(Error::io("write", path))
 }
 
-/// A training image as red, green, blue; of other than three channels the first is shown as grey.
-fn picture(dataset: &Dataset, index: usize) -> RgbImage {
+/// A training image as RGB; unless there are three channels, the first is shown as grey.
+fn rgb(dataset: &Dataset, index: usize) -> RgbImage {
     let channels = dataset.channels;
     let pixels = dataset.train.image(index);
     RgbImage::from_fn(dataset.width as u32, dataset.height as u32, |x, y| {
