@@ -357,9 +357,9 @@ pub struct Subject {
     /// Training images that substitutes are fitted to, the first in the file's order
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = at_least_one)]
     pub images: usize,
-    /// Images that they are judged by: the last training images (a run's validation images)
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = at_least_one)]
-    pub judged: usize,
+    /// Images that they are judged by: the last training images (a run's validation images) [default: 1000, at most a fifth of them]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub judged: Option<usize>,
     /// Single layers to try: conv1x1, conv3x3, conv5x5, field (the range's receptive field), depthwise3x3, conv3x3g4, linear, drop
     #[arg(
         long,
@@ -428,7 +428,7 @@ pub struct Scan {
 
 /// `prescribe`.
 #[derive(clap::Args)]
-#[group(id = "budget", required = true, multiple = false, args = ["max_drop", "max_latency", "max_macs", "max_parameters"])]
+#[group(id = "bounds", required = true, multiple = true, args = ["max_drop", "max_latency", "max_macs", "max_parameters"])]
 pub struct Prescribe {
     /// The network and its images
     #[command(flatten)]

@@ -6,11 +6,10 @@ use nettriage_formats::info::ModelInfo;
 use nettriage_formats::{onnx, safetensors};
 use nettriage_net::Network;
 use nettriage_records::Run;
-use nettriage_study::{RuntimeOptions, recompute};
+use nettriage_study::{RuntimeOptions, context_of, recompute};
 
 use crate::args;
 use crate::fail::Fail;
-use crate::subject::context_of;
 use crate::{model, report};
 
 /// `nettriage export MODEL -o FILE`.

@@ -66,5 +66,6 @@ from!(
     nettriage_train::Error,
     nettriage_jobs::Error,
     nettriage_compress::Error,
-    nettriage_study::Error
+    nettriage_study::Error,
+    nettriage::Error
 );

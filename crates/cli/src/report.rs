@@ -3,18 +3,16 @@
 use std::io::Write;
 use std::path::Path;
 
-use nettriage_records::Run;
-use nettriage_report::{About, Analysis, Options, RunData, analyse};
+use nettriage::Report;
 
 use crate::args;
 use crate::fail::Fail;
 
 /// `nettriage report RUN`.
 pub fn report(args: &args::Report) -> Result<(), Fail> {
-    let run = Run::open(&args.run)?;
-    let (data, analysis) = read(&run)?;
+    let Report { data, analysis, .. } = Report::open(&args.run)?;
     if let Some(with) = &args.with {
-        let (_, other) = read(&Run::open(with)?)?;
+        let other = Report::open(with)?.analysis;
         print!("{}", nettriage_report::compare(&analysis, &other).markdown());
         return Ok(());
     }
@@ -49,29 +47,11 @@ pub fn report(args: &args::Report) -> Result<(), Fail> {
 }
 
 /// Writes the page at a run's end and prints the table.
-pub fn conclude(run: &Run, page: &Path) -> Result<(), Fail> {
-    let (data, analysis) = read(run)?;
-    write(page, &nettriage_report::html(&data, &analysis))?;
-    let mut out = std::io::stdout().lock();
-    out.write_all(nettriage_report::terminal(&data, &analysis).as_bytes())?;
+pub fn conclude(run: &Path, page: &Path) -> Result<(), Fail> {
+    let report = Report::open(run)?;
+    write(page, &report.html())?;
+    std::io::stdout().lock().write_all(report.text().as_bytes())?;
     Ok(())
-}
-
-/// The page of the records that are there now.
-pub fn page(run: &Run) -> Result<String, Fail> {
-    let (data, analysis) = read(run)?;
-    Ok(nettriage_report::html(&data, &analysis))
-}
-
-fn read(run: &Run) -> Result<(RunData, Analysis), Fail> {
-    let about = About {
-        program: concat!("nettriage ", env!("CARGO_PKG_VERSION")).to_owned(),
-        command: format!("nettriage run {}.toml", run.plan().name),
-        ..About::default()
-    };
-    let data = RunData::load(run, about)?;
-    let analysis = analyse(&data, &Options { margin: 100.0 * data.plan.margin, ..Options::default() });
-    Ok((data, analysis))
 }
 
 /// Writes a file atomically.

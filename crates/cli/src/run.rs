@@ -54,7 +54,7 @@ pub fn run(args: &args::Run) -> Result<(), Fail> {
         teller.note(&came(expected, executing.elapsed(), complete));
     }
     let page = folder.join("report.html");
-    report::conclude(&run, &page)?;
+    report::conclude(&folder, &page)?;
     let status = run.status()?;
     if status.failed > 0 {
         teller.note(&format!(

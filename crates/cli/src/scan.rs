@@ -1,20 +1,22 @@
 //! `scan`: which ranges of layers could be one layer, without training.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nettriage_compress::scan::{self, Options, Phase, Progress, Scope};
-use nettriage_records::Run;
-use nettriage_records::scan::{Scan, Trust};
-use nettriage_report::scan::Rankings;
+use nettriage::ScanBuilder;
+use nettriage_compress::scan::{Options, Phase, Progress, Scope};
+use nettriage_records::scan::Trust;
 
 use crate::args::{self, Ranges};
 use crate::fail::Fail;
 use crate::run::cores;
 use crate::{report, subject};
+
+/// Test images that `--on-test` judges by, unless --judged says otherwise.
+const ON_TEST: usize = 1000;
 
 /// `nettriage scan MODEL`.
 pub fn scan(args: &args::Scan) -> Result<(), Fail> {
@@ -25,17 +27,16 @@ pub fn scan(args: &args::Scan) -> Result<(), Fail> {
         Ranges::All => Scope::All,
     };
     let options = Options { scope, methods: args.methods.clone(), ..options(&args.subject) };
-    let fitted = subject.fitted(args.subject.images);
-    let judged = if args.on_test { subject.test(0..args.subject.judged) } else { subject.judged() };
-    let judged_from = match args.on_test {
-        true => format!("the first {} test images", judged.count),
-        false => subject.judged_from.clone(),
-    };
-    let mut found = run(&scan::Subject { network: &subject.network, fitted: &fitted, judged: &judged }, &options)?;
-    found.source = subject.source.clone();
-    found.images.data = subject.data.name.clone();
-    found.images.judged_from = judged_from;
-    found.trust = trust(args)?;
+    let reporter = ProgressReporter::new();
+    let mut builder =
+        ScanBuilder::of(&subject).images(args.subject.images).options(|own| *own = options.clone()).progress(&reporter);
+    if args.on_test {
+        builder = builder.on_test(args.subject.judged.unwrap_or(ON_TEST));
+    }
+    let found = builder.run();
+    reporter.finish();
+    let mut found = found?;
+    found.trust = trust(args, &options)?;
 
     print!("{}", nettriage_report::scan::terminal(&found));
     if let Some(path) = &args.json {
@@ -46,6 +47,24 @@ pub fn scan(args: &args::Scan) -> Result<(), Fail> {
     report::write(&page, &nettriage_report::scan::html(&found))?;
     println!("page: {}", page.display());
     Ok(())
+}
+
+/// How well the scan ranks blocks as training does, by the runs of --study.
+fn trust(args: &args::Scan, options: &Options) -> Result<Vec<Trust>, Fail> {
+    if args.study.is_empty() {
+        return Ok(Vec::new());
+    }
+    let data_dir = args.subject.data_dir.as_deref().filter(|_| args.study.len() == 1);
+    let reporter = ProgressReporter::new();
+    let (images, judged) = (args.subject.images, args.subject.judged);
+    let options = Options { methods: Options::default().methods, ..options.clone() };
+    let trust = nettriage::trust(&args.study, data_dir, images, judged, &options, &reporter);
+    reporter.finish();
+    let trust = trust?;
+    if trust.is_empty() {
+        eprintln!("note: no study given has children trained by `global` on two blocks or more: no rank correlation");
+    }
+    Ok(trust)
 }
 
 /// The options that `scan` and `prescribe` share.
@@ -61,89 +80,22 @@ pub fn options(args: &args::Subject) -> Options {
     }
 }
 
-/// Scans, with a bar where there is a terminal.
-pub fn run(subject: &scan::Subject<'_>, options: &Options) -> Result<Scan, Fail> {
-    let teller = Teller::new();
-    let found = scan::scan(subject, options, &teller);
-    teller.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0.finish_and_clear();
-    Ok(found?)
-}
+/// A progress bar, or plain lines without a terminal.
+pub struct ProgressReporter(Mutex<(ProgressBar, Option<Phase>, Instant)>, bool);
 
-/// The scheme whose criticality a scan is held against, and what its children start from.
-const TRAINED: (&str, [&str; 2]) = ("global", ["random", "least-squares"]);
-
-/// How the scan's ranking of blocks agrees with training's, over the parents of the studies given: one answer an init.
-fn trust(args: &args::Scan) -> Result<Vec<Trust>, Fail> {
-    let mut pairs = [Vec::new(), Vec::new()];
-    for folder in &args.study {
-        for parent in rankings(folder, args)? {
-            pairs.iter_mut().zip(parent).for_each(|(all, one)| all.push(one));
-        }
+impl ProgressReporter {
+    /// Nothing reported yet.
+    pub fn new() -> ProgressReporter {
+        ProgressReporter(Mutex::new((ProgressBar::hidden(), None, Instant::now())), std::io::stderr().is_terminal())
     }
-    let (scheme, inits) = TRAINED;
-    let trust: Vec<Trust> = pairs
-        .iter()
-        .zip(inits)
-        .filter_map(|(pairs, init)| nettriage_report::scan::trust(pairs, scheme, init))
-        .collect();
-    if trust.is_empty() && !args.study.is_empty() {
-        eprintln!("note: no study given has children trained by `global` on two blocks or more: no rank correlation");
-    }
-    Ok(trust)
-}
 
-/// Of every parent of a run, for each init: the scan's drop and the trained criticality of each block.
-fn rankings(folder: &Path, args: &args::Scan) -> Result<Vec<[Rankings; 2]>, Fail> {
-    let run_folder = Run::open(folder)?;
-    let mut pairs = Vec::new();
-    for parent in &run_folder.plan().parents {
-        let subject_args = args::Subject {
-            model: args::Model {
-                model: folder.display().to_string(),
-                arch: None,
-                width: 1.0,
-                input: None,
-                classes: None,
-            },
-            data: None,
-            data_dir: args.subject.data_dir.clone().filter(|_| args.study.len() == 1),
-            mean: None,
-            std: None,
-            parent: Some(parent.seed),
-            unlabelled: false,
-            substitutes: vec!["conv3x3".parse()?],
-            ..args.subject
-        };
-        let subject = subject::read(&subject_args)?;
-        let (fitted, judged) = (subject.fitted(args.subject.images), subject.judged());
-        let options = Options { scope: Scope::Blocks, ..options(&subject_args) };
-        let found = run(&scan::Subject { network: &subject.network, fitted: &fitted, judged: &judged }, &options)?;
-        let (scheme, inits) = TRAINED;
-        let [random, solved] = inits.map(|init| {
-            let trained = nettriage_report::scan::trained_criticality(&run_folder, &parent.id, scheme, init)?;
-            let both = found.ranges.iter().filter_map(|range| {
-                let block = range.block.as_ref()?;
-                let drop = range.candidates.first()?.drop?[0];
-                Some((drop, *trained.get(block)?))
-            });
-            let (scanned, trained) = both.unzip();
-            Ok::<_, Fail>(Rankings { scanned, trained })
-        });
-        pairs.push([random?, solved?]);
-    }
-    Ok(pairs)
-}
-
-/// A bar, or plain lines where there is no terminal.
-struct Teller(Mutex<(ProgressBar, Option<Phase>, Instant)>, bool);
-
-impl Teller {
-    fn new() -> Teller {
-        Teller(Mutex::new((ProgressBar::hidden(), None, Instant::now())), std::io::stderr().is_terminal())
+    /// Removes the bar.
+    pub fn finish(&self) {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0.finish_and_clear();
     }
 }
 
-impl Progress for Teller {
+impl Progress for ProgressReporter {
     fn phase(&self, phase: Phase, done: usize, of: usize) {
         let mut state = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let name = match phase {

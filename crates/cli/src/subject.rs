@@ -1,43 +1,17 @@
-//! A network with the images it was trained for: what is evaluated, scanned, compressed.
+//! The network and the images that a command line names.
 
-use std::ops::Range;
 use std::path::Path;
 
-use nettriage_compress::scan::Images;
-use nettriage_data::{Augmentation, Dataset, Images as Pictures, Normalization, fill_plain, first};
+use nettriage::Subject;
+use nettriage_data::{Dataset, Normalization};
 use nettriage_formats::info::ModelInfo;
-use nettriage_formats::safetensors;
-use nettriage_net::{Graph, Network};
+use nettriage_net::Graph;
 use nettriage_records::Run;
-use nettriage_study::{RuntimeOptions, Study, StudyContext};
-use nettriage_train::{check_images, without_softmax};
+use nettriage_train::check_images;
 
 use crate::args;
 use crate::fail::Fail;
 use crate::model;
-
-/// A network, its data set, and which images are for what.
-pub struct Subject {
-    /// The network, up to its logits.
-    pub network: Network,
-    /// Its file or run.
-    pub source: String,
-    /// What goes along with an exported network.
-    pub info: ModelInfo,
-    /// The data set.
-    pub data: Dataset,
-    /// Normalisation of pixels.
-    pub normalization: Normalization,
-    /// Training images to fit and train with, indices into `data.train`.
-    pub train: Vec<u32>,
-    /// Images to judge by, likewise.
-    pub judged: Vec<u32>,
-    /// In words, where those come from.
-    pub judged_from: String,
-    /// Variation of training images in the run; none of a file.
-    pub augment: Augmentation,
-    unlabelled: bool,
-}
 
 /// Reads the network and its data set.
 pub fn read(args: &args::Subject) -> Result<Subject, Fail> {
@@ -63,31 +37,8 @@ fn of_file(args: &args::Subject) -> Result<Subject, Fail> {
         (name, dir) => dataset(graph, name, dir.as_deref())?,
     };
     let normalization = normalization(args.mean.clone().zip(args.std.clone()), &loaded.info, &data)?;
-    let count = data.train.len();
-    if args.judged >= count {
-        let problem = format!("--judged {} leaves none of the {count} training images to fit to", args.judged);
-        return Err(Fail::Message(problem));
-    }
-    let (train, judged, judged_from) = if data.train.is_sorted_by_class() {
-        let split = nettriage_data::split(&data.train, args.judged, 0);
-        (split.train, split.validation, format!("{} of the training images, drawn by seed", args.judged))
-    } else {
-        let cut = (count - args.judged) as u32;
-        ((0..cut).collect(), (cut..count as u32).collect(), format!("the last {} training images", args.judged))
-    };
-    let info = info(&normalization, &data);
-    Ok(Subject {
-        network: without_softmax(loaded.network),
-        source: args.model.model.clone(),
-        info,
-        train,
-        judged,
-        judged_from,
-        data,
-        normalization,
-        augment: Augmentation::default(),
-        unlabelled: args.unlabelled,
-    })
+    let subject = Subject::new(loaded.network, data, normalization, args.judged, !args.unlabelled)?;
+    Ok(Subject { source: args.model.model.clone(), ..subject })
 }
 
 fn of_run(args: &args::Subject, folder: &Path) -> Result<Subject, Fail> {
@@ -98,82 +49,7 @@ fn of_run(args: &args::Subject, folder: &Path) -> Result<Subject, Fail> {
         )));
     }
     let run = Run::open(folder)?;
-    let (context, network) = parent_of(&run, args.parent, args.data_dir.as_deref())?;
-    let judged = first(&context.data.train, &context.validation, args.judged);
-    Ok(Subject {
-        network,
-        source: folder.display().to_string(),
-        info: info(&context.normalization, &context.data),
-        train: context.train.clone(),
-        judged_from: format!("{} validation images of the run", judged.len()),
-        judged,
-        normalization: context.normalization.clone(),
-        augment: context.study.data.augment,
-        data: context.data,
-        unlabelled: args.unlabelled,
-    })
-}
-
-/// A run's context, and its parent of that seed (the first if none is named).
-pub fn parent_of(run: &Run, seed: Option<u64>, data_dir: Option<&Path>) -> Result<(StudyContext, Network), Fail> {
-    let (folder, plan) = (run.folder(), run.plan());
-    let spec = plan.parents.iter().find(|p| seed.is_none_or(|seed| p.seed == seed));
-    let spec = spec.ok_or_else(|| {
-        Fail::Message(format!("{}: no parent of seed {}", folder.display(), seed.unwrap_or_default()))
-    })?;
-    let weights = run.parent_weights_path(&spec.id);
-    if !weights.is_file() {
-        let problem = "its parent is not trained yet: finish `nettriage run` or `nettriage train` first";
-        return Err(Fail::Message(format!("{}: {problem}", folder.display())));
-    }
-    Ok((context_of(run, data_dir, RuntimeOptions::default())?, safetensors::load(&weights)?))
-}
-
-/// The context that a run was made from.
-pub fn context_of(run: &Run, data_dir: Option<&Path>, runtime: RuntimeOptions) -> Result<StudyContext, Fail> {
-    let text = &run.plan().study;
-    let study = Study::parse(text, &run.folder().join("plan.json").display().to_string())?;
-    Ok(StudyContext::with(study, text.clone(), data_dir, runtime)?)
-}
-
-fn info(normalization: &Normalization, data: &Dataset) -> ModelInfo {
-    ModelInfo {
-        mean: normalization.mean.clone(),
-        std: normalization.std.clone(),
-        classes: data.classes.clone(),
-        input: Some([data.channels, data.height, data.width]),
-    }
-}
-
-impl Subject {
-    /// The first `count` training images, of every class.
-    pub fn fitted(&self, count: usize) -> Images<'_> {
-        self.images(&self.data.train, &first(&self.data.train, &self.train, count))
-    }
-
-    /// The images to judge by.
-    pub fn judged(&self) -> Images<'_> {
-        self.images(&self.data.train, &self.judged)
-    }
-
-    /// Test images, as many of `range` as there are; the first ones are of every class.
-    pub fn test(&self, range: Range<usize>) -> Images<'_> {
-        let whole: Vec<u32> = (0..self.data.test.len() as u32).collect();
-        let chosen = first(&self.data.test, &whole, range.end);
-        self.images(&self.data.test, chosen.get(range.start..).unwrap_or_default())
-    }
-
-    /// Images as the network takes them.
-    fn images<'a>(&'a self, pictures: &'a Pictures, indices: &[u32]) -> Images<'a> {
-        let labels = indices.iter().map(|&i| pictures.labels[i as usize]).collect();
-        let indices = indices.to_vec();
-        let shape = self.data.shape();
-        Images {
-            count: indices.len(),
-            fill: Box::new(move |range, out| fill_plain(pictures, shape, &indices[range], &self.normalization, out)),
-            labels: (!self.unlabelled).then_some(labels),
-        }
-    }
+    Ok(Subject::of_run(&run, args.parent, args.data_dir.as_deref(), args.judged, !args.unlabelled)?)
 }
 
 /// Opens a data set and checks that the network fits it.

@@ -3,13 +3,12 @@
 use std::path::Path;
 
 use nettriage_records::Run;
-use nettriage_study::{Resources, RuntimeOptions, StudyContext, Worker};
+use nettriage_study::{Resources, RuntimeOptions, StudyContext, Worker, context_of};
 
 use crate::args;
 use crate::fail::Fail;
 use crate::progress::title;
 use crate::run::cores;
-use crate::subject::context_of;
 
 /// `nettriage trial --plan PLAN --index I`.
 pub fn trial(args: &args::Trial) -> Result<(), Fail> {

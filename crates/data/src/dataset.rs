@@ -115,6 +115,38 @@ impl Dataset {
         Dataset { name: name.to_string(), channels, height, width, classes, train, test, checksum }
     }
 
+    /// A data set from arrays: for the training and the test images N x H x W x C bytes, and N labels that are indices into
+    /// `classes`.
+    ///
+    /// # Errors
+    /// Arrays of other lengths, a label beyond the classes, or no images.
+    pub fn from_arrays(
+        name: &str,
+        shape: Shape,
+        classes: Vec<String>,
+        train: (Vec<u8>, Vec<u16>),
+        test: (Vec<u8>, Vec<u16>),
+    ) -> Result<Dataset, Error> {
+        let [train, test] = [("training", train), ("test", test)].map(|(what, (pixels, labels))| {
+            let (found, wanted) = (pixels.len(), labels.len() * shape.elements());
+            if labels.is_empty() || found != wanted {
+                let count = labels.len();
+                return Err(Error::Setting(format!(
+                    "{name}: {found} bytes of {what} images for {count} labels; images of {shape} need {wanted}, and at least one"
+                )));
+            }
+            match labels.iter().find(|label| usize::from(**label) >= classes.len()) {
+                Some(label) => {
+                    let count = classes.len();
+                    let problem = format!("{name}: a {what} image has the label {label}; there are {count} classes, from 0");
+                    Err(Error::Setting(problem))
+                }
+                None => Ok(Images { pixels: pixels.into(), labels }),
+            }
+        });
+        Ok(Dataset::new(name, shape, classes, train?, test?))
+    }
+
     /// The same set, with its pixels in temporary files if they exceed the budget.
     pub(crate) fn within(mut self, budget: &MemoryBudget) -> Result<Dataset, Error> {
         if (self.train.pixels.len() + self.test.pixels.len()) as u64 > budget.memory {

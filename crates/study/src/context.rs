@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use nettriage_data::{Dataset, Normalization, Stream, first};
-use nettriage_formats::load::{self, Loaded};
+use nettriage_formats::info::ModelInfo;
+use nettriage_formats::load;
 use nettriage_net::block::Block;
 use nettriage_net::{Graph, Network, Shape, arch, block};
+use nettriage_records::Run;
 use nettriage_train::{check_images, seed, without_softmax};
 
 use crate::Error;
@@ -46,7 +48,7 @@ impl StudyContext {
         StudyContext::with(study, text, data_dir, RuntimeOptions::default())
     }
 
-    /// As [`StudyContext::new`], with the runtime that the machine has.
+    /// As [`StudyContext::new`], with run-time options.
     pub fn with(
         study: Study,
         text: String,
@@ -62,6 +64,31 @@ impl StudyContext {
             }
             (name, dir) => nettriage_data::open_within(name, dir, memory)?,
         };
+        let given =
+            study.parent.file.as_deref().map(|file| read_parent(&study, file, data.classes.len())).transpose()?;
+        StudyContext::assemble(study, text, data, given, runtime)
+    }
+
+    /// From a data set and a trained network in memory; what `study` says of files is not read.
+    ///
+    /// # Errors
+    /// A network that does not fit the data set; a split that leaves no training image.
+    pub fn in_memory(
+        study: Study,
+        data: Dataset,
+        network: Network,
+        runtime: RuntimeOptions,
+    ) -> Result<StudyContext, Error> {
+        StudyContext::assemble(study, IN_MEMORY.to_owned(), data, Some((network, ModelInfo::default())), runtime)
+    }
+
+    fn assemble(
+        study: Study,
+        text: String,
+        data: Dataset,
+        given: Option<(Network, ModelInfo)>,
+        runtime: RuntimeOptions,
+    ) -> Result<StudyContext, Error> {
         let split = nettriage_data::split(&data.train, study.data.validation, seed::seed("split", &[]));
         if split.train.is_empty() {
             return Err(Error::Plan(format!(
@@ -71,9 +98,7 @@ impl StudyContext {
             )));
         }
         study.data.augment.check(data.shape())?;
-        let given =
-            study.parent.file.as_deref().map(|file| read_parent(&study, file, data.classes.len())).transpose()?;
-        let known = given.as_ref().map(|loaded| &loaded.info).filter(|info| !info.mean.is_empty());
+        let known = given.as_ref().map(|(_, info)| info).filter(|info| !info.mean.is_empty());
         let mean = study.parent.mean.as_ref().or(known.map(|info| &info.mean));
         let std = study.parent.std.as_ref().or(known.map(|info| &info.std));
         let normalization = match (mean, std) {
@@ -85,7 +110,7 @@ impl StudyContext {
         let whole_test = first(&data.test, &whole_test, usize::MAX);
         let test = first(&data.test, &whole_test, study.data.test.unwrap_or(usize::MAX));
 
-        let given = given.map(|loaded| without_softmax(loaded.network));
+        let given = given.map(|(network, _)| without_softmax(network));
         let input = Shape::new(data.channels, data.height, data.width);
         let graph = match (&given, study.architecture()) {
             (Some(network), _) => network.graph.clone(),
@@ -146,10 +171,28 @@ impl StudyContext {
     }
 }
 
+/// The text of a study that a program made in memory, in place of that of a study file.
+const IN_MEMORY: &str = "# This study was made in memory by a program; there is no study file.\n";
+
+/// The study context of a run, from its plan.
+///
+/// # Errors
+/// A study that was made in memory: its network and data set are not in files.
+pub fn context_of(run: &Run, data_dir: Option<&Path>, runtime: RuntimeOptions) -> Result<StudyContext, Error> {
+    let text = &run.plan().study;
+    let file = run.folder().join("plan.json").display().to_string();
+    if text == IN_MEMORY {
+        let problem = "a program made this study in memory; only that program can continue it or run its trials again";
+        return Err(Error::Study { file, problem: problem.to_owned() });
+    }
+    StudyContext::with(Study::parse(text, &file)?, text.clone(), data_dir, runtime)
+}
+
 /// Reads a trained network from any file that [`load`] knows.
-fn read_parent(study: &Study, file: &Path, classes: usize) -> Result<Loaded, Error> {
+fn read_parent(study: &Study, file: &Path, classes: usize) -> Result<(Network, ModelInfo), Error> {
     let arch = study.architecture();
-    Ok(load::load(file, &load::Options { arch, classes: Some(classes), ..load::Options::default() })?)
+    let loaded = load::load(file, &load::Options { arch, classes: Some(classes), ..load::Options::default() })?;
+    Ok((loaded.network, loaded.info))
 }
 
 fn given_normalization(mean: &[f32], std: &[f32], channels: usize) -> Result<Normalization, Error> {

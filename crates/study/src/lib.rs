@@ -22,7 +22,7 @@ mod similarity;
 mod study;
 mod trial;
 
-pub use context::StudyContext;
+pub use context::{StudyContext, context_of};
 pub use error::Error;
 pub use estimate::{Estimate, estimate};
 pub use execute::{Limits, execute, folder_name, pending_work, recompute, train_parents};
@@ -30,4 +30,4 @@ pub use jobs::{Progress, Resources, TrialJobs, Worker};
 pub use machine::machine;
 pub use options::{Reuse, RuntimeOptions};
 pub use plan::plan;
-pub use study::{BlockRange, Children, Data, Halving, Keep, Study, Training, Triage};
+pub use study::{BlockRange, Children, Data, Halving, Keep, Parent, Reading, Study, Training, Triage};

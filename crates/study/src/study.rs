@@ -176,6 +176,26 @@ pub struct Children {
 }
 
 impl Children {
+    /// The defaults, with so many seeds, images per child and this largest learning rate.
+    pub fn new(seeds: u64, images: usize, rate: f32) -> Children {
+        Children {
+            seeds,
+            images,
+            batch: batch(),
+            rate,
+            optimizer: sgd(),
+            schedule: one_cycle(),
+            clip: None,
+            curve: eight(),
+            margin: one_f64(),
+            calibration: two_thousand(),
+            exact: false,
+            activations: Precision::default(),
+            readings: all_readings(),
+            keep: Keep::default(),
+        }
+    }
+
     /// Whether trials are read so.
     pub fn reads(&self, reading: Reading) -> bool {
         self.readings.contains(&reading)
@@ -352,6 +372,15 @@ impl Study {
             plan: plan.clone(),
             batch_norm: batch_norm.unwrap_or(arch == "vgg"),
         })
+    }
+
+    /// Refuses settings that contradict each other, for a study made in memory.
+    ///
+    /// # Errors
+    /// The first contradiction.
+    pub fn check(&self) -> Result<(), Error> {
+        let in_memory = Study { parent: Parent { file: Some(PathBuf::new()), ..self.parent.clone() }, ..self.clone() };
+        in_memory.problem().map_or(Ok(()), |problem| Err(Error::Plan(problem)))
     }
 
     fn problem(&self) -> Option<String> {

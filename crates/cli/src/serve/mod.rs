@@ -19,12 +19,12 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::Stream;
+use nettriage::Report;
 use nettriage_records::Run;
 use tokio::net::TcpListener;
 
 use crate::args;
 use crate::fail::Fail;
-use crate::report;
 
 const PAGE: &str = include_str!("page.html");
 /// The page holds its own style and script, asks for events, and shows the report in a frame.
@@ -104,7 +104,7 @@ async fn page() -> impl IntoResponse {
 /// The same page as `nettriage report` writes, of the records that are there now.
 async fn whole_report(State(served): State<Arc<Served>>) -> Response {
     // Of a large run it takes seconds: not in the thread that serves events.
-    let made = tokio::task::spawn_blocking(move || report::page(&served.run)).await;
+    let made = tokio::task::spawn_blocking(move || Report::open(served.run.folder()).map(|report| report.html())).await;
     match made {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], text).into_response(),
         Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),

@@ -1,4 +1,4 @@
-//! From a scan to a smaller network: chosen (`choose`), built and refitted, trained (`fine_tune`), judged.
+//! From a scan to a smaller network: plans are chosen (`choose`), built (`build`), fine-tuned (`fine_tune`) and judged.
 
 mod build;
 mod choose;
@@ -16,39 +16,64 @@ pub use choose::{CostMetric, Plan, front};
 pub use fine_tune::{FineTuning, TrainingSet, fine_tune};
 
 use crate::Error;
+use crate::latency::alternating;
 use crate::scan::{Images, Judge, Options};
 
-/// What a smaller network must meet.
+/// A limit on a cost.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Budget {
-    /// At most so many percentage points of accuracy lost (of first choices changed, without labels).
-    Drop(f64),
-    /// At most so many milliseconds a forward pass.
-    Milliseconds(f64),
-    /// At most so many multiply-accumulates.
-    Macs(f64),
-    /// At most so many parameters.
-    Parameters(f64),
+pub enum Limit {
+    /// This much.
+    Absolute(f64),
+    /// This share of the original network's.
+    Share(f64),
 }
 
-impl Budget {
-    /// What is to be saved.
+impl Limit {
+    /// The limit for a network whose original has the cost `original`.
+    pub fn of(self, original: f64) -> f64 {
+        match self {
+            Limit::Absolute(most) => most,
+            Limit::Share(share) => share * original,
+        }
+    }
+}
+
+/// What a smaller network must satisfy; any mixture of bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Bounds {
+    /// Most percentage points of accuracy lost (of predictions changed, without labels).
+    pub drop: Option<f64>,
+    /// Most milliseconds of a forward pass, measured alternately with the original network.
+    pub milliseconds: Option<Limit>,
+    /// Most multiply-accumulates.
+    pub macs: Option<Limit>,
+    /// Most parameters.
+    pub parameters: Option<Limit>,
+}
+
+impl Bounds {
+    /// The cost that plans save, in exchange for the drop.
     pub fn cost_metric(&self) -> CostMetric {
         match self {
-            Budget::Drop(_) | Budget::Milliseconds(_) => CostMetric::Milliseconds,
-            Budget::Macs(_) => CostMetric::Macs,
-            Budget::Parameters(_) => CostMetric::Parameters,
+            Bounds { milliseconds: Some(_), .. } => CostMetric::Milliseconds,
+            Bounds { macs: Some(_), .. } => CostMetric::Macs,
+            Bounds { parameters: Some(_), .. } => CostMetric::Parameters,
+            _ => CostMetric::Milliseconds,
         }
     }
 
-    /// Whether a plan's predicted cost meets it; a drop is for judging.
-    fn satisfies(&self, plan: &Plan) -> bool {
-        match *self {
-            Budget::Drop(_) => true,
-            Budget::Milliseconds(most) => plan.milliseconds <= most,
-            Budget::Macs(most) => plan.cost.macs as f64 <= most,
-            Budget::Parameters(most) => plan.cost.parameters as f64 <= most,
-        }
+    /// Whether a plan's predicted cost satisfies the bounds; a drop is for judging.
+    fn satisfies(&self, plan: &Plan, scan: &Scan) -> bool {
+        let within = |limit: Option<Limit>, cost: f64, original: f64| limit.is_none_or(|l| cost <= l.of(original));
+        let parent = &scan.parent;
+        within(self.milliseconds, plan.milliseconds, parent.milliseconds)
+            && within(self.macs, plan.cost.macs as f64, parent.cost.macs as f64)
+            && within(self.parameters, plan.cost.parameters as f64, parent.cost.parameters as f64)
+    }
+
+    /// Whether measured milliseconds, `[original, smaller]`, satisfy the bounds.
+    fn fast_enough(&self, [original, smaller]: [f64; 2]) -> bool {
+        self.milliseconds.is_none_or(|limit| smaller <= limit.of(original))
     }
 }
 
@@ -78,11 +103,13 @@ pub struct Attempt {
     pub built: Figures,
     /// At the end.
     pub judged: Figures,
+    /// Milliseconds of a forward pass of the original network and of this one, measured alternately.
+    pub milliseconds: [f64; 2],
 }
 
-/// What came of the search.
+/// The result of a search.
 pub struct Search {
-    /// The best that meets the budget on the judged images, if one does.
+    /// The best that satisfies the bounds on the judged images, if one does.
     pub best: Option<Attempt>,
     /// The one that comes nearest, where none does.
     pub nearest: Option<Attempt>,
@@ -102,17 +129,20 @@ pub trait Progress {
     fn judged(&self, figures: &Figures);
 }
 
-/// Looks for the plan that saves most within a drop, or loses least within a cost.
+/// Passes by which latencies are compared.
+const REPETITIONS: usize = 101;
+
+/// Searches for the plan that saves most within a drop, or loses least within a cost.
 ///
 /// # Errors
 /// Those of fitting and of the engine.
 pub fn search(
     problem: &SearchProblem<'_>,
-    budget: Budget,
+    bounds: &Bounds,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Search, Error> {
-    let plans = front(problem.scan, budget.cost_metric());
+    let plans = front(problem.scan, bounds.cost_metric());
     let judge = Judge::new(problem.parent, problem.judged, options)?;
     let mut tried: HashMap<usize, f64> = HashMap::new();
     let mut attempts = 0;
@@ -125,35 +155,56 @@ pub fn search(
         Ok(made)
     };
     let (mut best, mut nearest): (Option<Attempt>, Option<Attempt>) = (None, None);
-    match budget {
-        Budget::Drop(most) => {
-            // Between the plan that changes nothing and the one that saves most: later ones lose more.
-            let mut low = 0;
+    // The front goes by rising drop and falling cost, so the plans that are cheap enough come last.
+    let cheap_enough = plans.iter().position(|plan| bounds.satisfies(plan, problem.scan));
+    match (bounds.drop, cheap_enough) {
+        (_, None) if plans.len() > 1 => nearest = Some(attempt(plans.len() - 1)?),
+        (_, None) => {}
+        (Some(most), Some(first)) => {
+            // Between the cheapest plan that is known to keep the promise and the first that is known to break it.
+            let mut low = first.saturating_sub(1);
             let mut high = plans.len();
-            let mut next = first_guess(&plans, most, problem.training.is_some());
+            let mut next = first_guess(&plans, most, problem.training.is_some()).max(first);
             for _ in 0..problem.attempts {
                 if high - low <= 1 || next == 0 {
                     break;
                 }
                 let made = attempt(next)?;
-                if surely(&made.judged, most) {
-                    low = next;
-                    best = Some(made);
-                } else {
+                if !surely(&made.judged, most) {
                     high = next;
                     if nearest.as_ref().is_none_or(|n| points(&made.judged) < points(&n.judged)) {
+                        nearest = Some(made);
+                    }
+                } else {
+                    low = next;
+                    if bounds.fast_enough(made.milliseconds) {
+                        best = Some(made);
+                    } else if best.is_none() {
                         nearest = Some(made);
                     }
                 }
                 next = middle(&plans, low, high);
             }
         }
-        _ => {
-            // The front goes by rising drop: the first that is cheap enough loses least.
-            match plans.iter().position(|plan| budget.satisfies(plan)) {
-                Some(place) => best = Some(attempt(place)?),
-                None if plans.len() > 1 => nearest = Some(attempt(plans.len() - 1)?),
-                None => {}
+        (None, Some(first)) => {
+            // The first plan that is cheap enough loses least. Where its measured time exceeds the prediction, the next
+            // plans are tried, in steps that the excess suggests.
+            let mut place = first;
+            for _ in 0..problem.attempts {
+                let made = attempt(place)?;
+                if bounds.fast_enough(made.milliseconds) {
+                    best = Some(made);
+                    break;
+                }
+                let [original, smaller] = made.milliseconds;
+                let excess = bounds.milliseconds.map_or(1.0, |limit| smaller / limit.of(original));
+                let wanted = plans[place].milliseconds / excess;
+                nearest = Some(made);
+                let next = (place + 1..plans.len()).find(|&next| plans[next].milliseconds <= wanted);
+                match next.or((place + 1 < plans.len()).then_some(plans.len() - 1)) {
+                    Some(next) => place = next,
+                    None => break,
+                }
             }
         }
     }
@@ -202,20 +253,21 @@ fn make(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Attempt, Error> {
-    let Built { network, substitute_layers } = build(problem.parent, problem.scan, plan, problem.fitted, options)?;
+    let Built { mut network, substitute_layers } = build(problem.parent, problem.scan, plan, problem.fitted, options)?;
     let built = figures(&network, judge)?;
-    let Some((set, tuning)) = &problem.training else {
-        return Ok(Attempt { place, network, built, judged: built });
-    };
-    let tell = |done, of| progress.training(done, of);
-    match fine_tune(&network, &substitute_layers, problem.parent, set, tuning, options.threads, &tell)? {
-        Some(network) => {
-            let judged = figures(&network, judge)?;
-            Ok(Attempt { place, network, built, judged })
+    let mut judged = built;
+    if let Some((set, tuning)) = &problem.training {
+        let report = |done, of| progress.training(done, of);
+        // If the training diverges, the network from before it remains.
+        if let Some(tuned) =
+            fine_tune(&network, &substitute_layers, problem.parent, set, tuning, options.threads, &report)?
+        {
+            network = tuned;
+            judged = figures(&network, judge)?;
         }
-        // A training that diverged is worth nothing; the network before it is.
-        None => Ok(Attempt { place, network, built, judged: built }),
     }
+    let milliseconds = alternating([problem.parent, &network], options.batch, REPETITIONS, options.exact)?;
+    Ok(Attempt { place, network, built, judged, milliseconds })
 }
 
 /// A network's figures on the judged images; its milliseconds are measured elsewhere.
