@@ -1,18 +1,19 @@
-//! GFLOP/s of every algorithm on every shape that matters, and the table of choices that follows from it.
+//! Measures the speed of every convolution algorithm on typical shapes, and writes the tables for the choice of algorithms.
 //!
 //!     cargo run --release -p nettriage-kernels --example conv_bench -- [--threads 2] [--rounds 5] [--set avx2]
 //!         [--only f4,direct] [--shapes 32x64x64] [--images 8] [--table | --errors]
 //!
-//! Counted as the direct sum over the whole window, so algorithms with fewer products show more. Processor time, so
-//! with more threads it is a speed per thread; the best of the rounds, in which the algorithms alternate.
-//! `--table` prints a file of `src/conv/choice` instead (or its lines of some shapes), for one thread; `--errors` the rounding errors against f64.
+//! GFLOP/s are those of a direct convolution over the full window, so algorithms with fewer multiplications show higher numbers. They
+//! are measured in CPU time (with several threads, the speed per thread), the best of the rounds, in which algorithms alternate.
+//! `--table` prints a file of `src/conv/choice` instead (or its rows of some shapes), for one thread; `--errors` prints rounding
+//! errors against f64.
 
 use nettriage_kernels::conv::{Algorithm, Conv, ConvOp, Epilogue, Geometry, Needs, TABLED, reference};
 use nettriage_kernels::memory::{Buffer, Scratch};
 use nettriage_kernels::pool::Pool;
 use nettriage_kernels::simd::{self, Kernels};
 
-/// (picture side, input channels, filters, batch) of 3x3 convolutions, stride 1.
+/// (image side, input channels, filters, batch) of 3x3 convolutions, stride 1.
 const SHAPES: &[(usize, usize, usize, usize)] = &[
     // VGG16 at 32x32.
     (32, 3, 64, 64),
@@ -41,7 +42,7 @@ const SHAPES: &[(usize, usize, usize, usize)] = &[
     (14, 64, 64, 128),
 ];
 
-/// (picture side, input channels, filters, kernel, stride, groups, batch) of other convolutions.
+/// (image side, input channels, filters, kernel, stride, groups, batch) of other convolutions.
 const OTHERS: &[(usize, usize, usize, usize, usize, usize, usize)] = &[
     (32, 16, 32, 3, 2, 1, 128),
     (16, 64, 128, 3, 2, 1, 64),
@@ -70,8 +71,8 @@ struct Arguments {
 }
 
 impl Arguments {
-    /// Whether the shape of that name is asked for.
-    fn wants(&self, name: &str) -> bool {
+    /// Whether the shape of that name is selected.
+    fn selects(&self, name: &str) -> bool {
         self.shapes.as_ref().is_none_or(|shapes| shapes.split(',').any(|shape| shape == name))
     }
 }
@@ -111,21 +112,11 @@ fn arguments() -> Arguments {
     found
 }
 
-/// Seconds of processor time that this process has used: blind to other work that takes the processor away.
+/// Seconds of CPU time of this process, which other load on the machine does not affect.
 #[cfg(target_os = "linux")]
 fn clock() -> f64 {
-    #[repr(C)]
-    struct Time {
-        seconds: i64,
-        nanoseconds: i64,
-    }
-    unsafe extern "C" {
-        fn clock_gettime(clock: i32, time: *mut Time) -> i32;
-    }
-    let mut time = Time { seconds: 0, nanoseconds: 0 };
-    // SAFETY: the C library's own signature on 64-bit Linux; clock 2 is the process's.
-    unsafe { clock_gettime(2, &mut time) };
-    time.seconds as f64 + time.nanoseconds as f64 * 1e-9
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 /// Seconds since the first call.
@@ -135,7 +126,7 @@ fn clock() -> f64 {
     START.get_or_init(std::time::Instant::now).elapsed().as_secs_f64()
 }
 
-/// GFLOP/s of every direction of every given algorithm on one shape, counted as the direct sum.
+/// GFLOP/s of each given algorithm in each direction on one shape, counted as a direct convolution.
 fn measure(
     kernels: &'static Kernels,
     g: &Geometry,
@@ -146,7 +137,7 @@ fn measure(
     scratch: &mut Scratch,
 ) -> Vec<[f64; 3]> {
     let flops = 2.0 * (batch * g.output[1] * g.output[2] * g.weight_len()) as f64;
-    // As a model's tensors lie: on whole cache lines.
+    // Aligned to cache lines, as a model's tensors are.
     let mut x = Buffer::new(batch * g.input_len());
     x.iter_mut().enumerate().for_each(|(i, x)| *x = (i * 7919 % 1000) as f32 / 500.0 - 1.0);
     let w: Vec<f32> = (0..g.weight_len()).map(|i| (i * 6007 % 1000) as f32 / 5000.0 - 0.1).collect();
@@ -156,7 +147,8 @@ fn measure(
     let mut gw = vec![0.0; w.len()];
     let needs = Needs { grad_input: true, grad_weight: true };
     let threads = pool.threads();
-    let mut ops: Vec<_> = algorithms.iter().map(|a| ConvOp::with(kernels, |_| *a, g, batch, threads, needs)).collect();
+    let mut ops: Vec<_> =
+        algorithms.iter().map(|a| ConvOp::with_algorithms(kernels, |_| *a, g, batch, threads, needs)).collect();
     let mut seconds = vec![[f64::INFINITY; 3]; ops.len()];
     for round in 0..=rounds {
         for (op, seconds) in ops.iter_mut().zip(&mut seconds) {
@@ -169,7 +161,7 @@ fn measure(
             marks[2] = clock();
             op.grad_weight(batch, &x, &y, &mut gw, pool, scratch);
             marks[3] = clock();
-            // The first round touches the memory.
+            // The first round is a warm-up.
             for i in (0..3).filter(|_| round > 0) {
                 seconds[i] = seconds[i].min(marks[i + 1] - marks[i]);
             }
@@ -182,13 +174,13 @@ fn measure(
 fn write_table(kernels: &'static Kernels, arguments: &Arguments) {
     let rounds = arguments.rounds;
     println!(
-        "# GFLOP/s (counted as direct sums) of one thread by direction (forward, input's gradient, weight's gradient)"
+        "# GFLOP/s (counted as direct convolution) of one thread by direction (forward, input gradient, weight gradient)"
     );
     println!(
-        "# and algorithm (direct, f2, f4, two, line); 0 where it does not apply. Columns: side, input channels, filters, 3 x 5 speeds."
+        "# and algorithm (direct, f2, f4, toeplitz2, f4-rows); 0 where it does not apply. Columns: side, input channels, filters, 3 x 5 speeds."
     );
     println!(
-        "# Written by `conv_bench --table --set {} --rounds {rounds}`: processor time, the best of the rounds.",
+        "# Written by `conv_bench --table --set {} --rounds {rounds}`: CPU time, the best of the rounds.",
         kernels.name
     );
     let pool = Pool::new(1);
@@ -199,7 +191,7 @@ fn write_table(kernels: &'static Kernels, arguments: &Arguments) {
                 if side * channels.max(filters) > 4096 || filters > 512 || (channels < 8 && side < 16) {
                     continue;
                 }
-                if !arguments.wants(&format!("{side}x{channels}x{filters}")) {
+                if !arguments.selects(&format!("{side}x{channels}x{filters}")) {
                     continue;
                 }
                 let g = Geometry::of([channels, side, side], Conv::same(filters, 3));
@@ -218,7 +210,7 @@ fn write_table(kernels: &'static Kernels, arguments: &Arguments) {
     }
 }
 
-/// Numbers like those of a standard normal distribution: sums of twelve uniform ones.
+/// Approximately standard normal numbers: sums of twelve uniform ones.
 fn normal(count: usize, stream: u64) -> Vec<f32> {
     let mut state = stream.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut uniform = || {
@@ -230,18 +222,18 @@ fn normal(count: usize, stream: u64) -> Vec<f32> {
     (0..count).map(|_| ((0..12).map(|_| uniform()).sum::<f64>() - 6.0) as f32).collect()
 }
 
-/// Largest and root-mean-square difference, as shares of the largest and root-mean-square expected value.
+/// The largest and the root-mean-square difference, relative to the largest and the root-mean-square expected value.
 fn error(found: &[f32], expected: &[f64]) -> [f64; 2] {
-    let gaps: Vec<f64> = found.iter().zip(expected).map(|(f, e)| (*f as f64 - e).abs()).collect();
+    let differences: Vec<f64> = found.iter().zip(expected).map(|(f, e)| (*f as f64 - e).abs()).collect();
     let largest = |v: &[f64]| v.iter().fold(0.0f64, |a, b| a.max(b.abs()));
     let square = |v: &[f64]| (v.iter().map(|v| v * v).sum::<f64>() / v.len() as f64).sqrt();
-    [largest(&gaps) / largest(expected), square(&gaps) / square(expected)]
+    [largest(&differences) / largest(expected), square(&differences) / square(expected)]
 }
 
-/// Rounding errors against f64 of every algorithm and direction; inputs and gradients normal, inputs cut at zero as after a ReLU.
+/// Rounding errors against f64 of every algorithm and direction, on normal numbers; inputs after a ReLU.
 fn write_errors(kernels: &'static Kernels) {
     println!(
-        "# {}: largest and root-mean-square error against f64, relative; forward, input's, weight's gradient",
+        "# {}: largest and root-mean-square error against f64, relative; forward, input gradient, weight gradient",
         kernels.name
     );
     let pool = Pool::new(1);
@@ -266,12 +258,12 @@ fn write_errors(kernels: &'static Kernels) {
         ];
         for a in TABLED.into_iter().filter(|a| a.covers(&g)) {
             let needs = Needs { grad_input: true, grad_weight: true };
-            let mut op = ConvOp::with(kernels, |_| a, &g, n, 1, needs);
+            let mut op = ConvOp::with_algorithms(kernels, |_| a, &g, n, 1, needs);
             let mut found = expected.each_ref().map(|e| vec![0.0; e.len()]);
             op.forward(n, &w, &x, Epilogue::default(), &mut found[0], &pool, &mut scratch);
             op.grad_input(n, &w, &gy, &mut found[1], None, &pool, &mut scratch);
             op.grad_weight(n, &x, &gy, &mut found[2], &pool, &mut scratch);
-            print!("{:16} {:7}", format!("{side}x{channels}x{filters}"), a.name());
+            print!("{:16} {:9}", format!("{side}x{channels}x{filters}"), a.name());
             for (f, e) in found.iter().zip(&expected) {
                 let [largest, square] = error(f, e);
                 print!("  {largest:.1e} {square:.1e}");
@@ -294,7 +286,7 @@ fn main() {
         return write_errors(kernels);
     }
     println!(
-        "# {} threads, {}, GFLOP/s a thread: forward, input's gradient, weight's gradient",
+        "# {} threads, {}, GFLOP/s per thread: forward, input gradient, weight gradient",
         arguments.threads, kernels.name
     );
     let pool = Pool::new(arguments.threads);
@@ -306,7 +298,7 @@ fn main() {
             name += &format!("k{kernel}s{stride}g{groups}");
         }
         let batch = arguments.images.unwrap_or(batch);
-        if !arguments.wants(&name) {
+        if !arguments.selects(&name) {
             continue;
         }
         let conv = Conv { stride: [stride; 2], groups, ..Conv::same(filters, kernel) };
@@ -317,7 +309,7 @@ fn main() {
         for (a, [f, i, w]) in
             algorithms.iter().zip(measure(kernels, &g, batch, &algorithms, arguments.rounds, &pool, &mut scratch))
         {
-            print!("  {:6} {f:5.0} {i:5.0} {w:5.0}", a.name());
+            print!("  {:9} {f:5.0} {i:5.0} {w:5.0}", a.name());
         }
         println!();
     }

@@ -1,41 +1,45 @@
-//! Threads for the inside of one operation.
+//! A thread pool for the loops inside one operation.
 //!
-//! Work is cut into tasks by the work alone, never by the number of threads, so that no result
-//! depends on how many there are. Mutable data is handed out as disjoint [`Parts`].
+//! How work is split into tasks depends on the work alone, never on the number of threads, so that no result does either.
+//! Tasks receive mutable data as disjoint [`Parts`].
 
-/// The threads that a model's operations run on.
+/// The threads that operations run on.
 ///
-/// One thread means none: everything runs inline in the caller, and no pool exists.
+/// With one thread, everything runs inline in the caller, and no pool exists.
 pub struct Pool {
     threads: usize,
     workers: Option<rayon::ThreadPool>,
 }
 
 impl Pool {
-    /// A pool of `threads` threads (at least one). Falls back to inline work where the system refuses to start threads.
+    /// A pool of `threads` threads (at least one). Runs inline if the system cannot start threads.
     pub fn new(threads: usize) -> Pool {
         let threads = threads.max(1);
         let workers = (threads > 1)
             .then(|| {
-                rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("engine-{i}")).build().ok()
+                rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .thread_name(|i| format!("kernels-{i}"))
+                    .build()
+                    .ok()
             })
             .flatten();
         Pool { threads: if workers.is_some() { threads } else { 1 }, workers }
     }
 
-    /// How many threads there are.
+    /// The number of threads.
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// The index of the thread that asks, below [`Pool::threads`]; 0 outside the pool.
+    /// The index of the current thread, below [`Pool::threads`]; 0 outside the pool.
     ///
-    /// Tasks never nest, so a task may own the scratch memory of its thread (behind an uncontended lock) while it runs.
-    pub fn worker(&self) -> usize {
+    /// Tasks never nest, so while a task runs it may use its thread's scratch memory exclusively.
+    pub fn thread_index(&self) -> usize {
         self.workers.as_ref().and_then(|workers| workers.current_thread_index()).unwrap_or(0)
     }
 
-    /// Runs `f` on one of the pool's threads, so that every [`Pool::run`] within starts without a hand-over.
+    /// Runs `f` on one of the pool's threads, so that each [`Pool::run`] inside it starts without a thread switch.
     pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         match &self.workers {
             Some(workers) => workers.install(f),
@@ -56,16 +60,16 @@ impl Pool {
         match &self.workers {
             Some(workers) if tasks > 1 => {
                 if workers.current_thread_index().is_some() {
-                    halve(0, tasks, parts, &f);
+                    split_in_half(0, tasks, parts, &f);
                 } else {
-                    workers.install(|| halve(0, tasks, parts, &f));
+                    workers.install(|| split_in_half(0, tasks, parts, &f));
                 }
             }
             _ => inline(tasks, parts, &f),
         }
     }
 
-    /// Calls `f(i, chunk)` for the `i`th chunk of `size` elements (the last may be shorter).
+    /// Calls `f(i, chunk)` for the chunks of `size` elements of `data` (the last may be shorter).
     pub fn chunks<T: Send>(&self, data: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) + Sync) {
         let tasks = data.len().div_ceil(size.max(1));
         self.each(tasks, Chunks::new(data, size), f);
@@ -74,34 +78,34 @@ impl Pool {
 
 fn inline<P: Parts>(tasks: usize, mut parts: P, f: &impl Fn(usize, P::Item)) {
     for task in 0..tasks {
-        let (first, rest) = parts.cut(1);
+        let (first, rest) = parts.split(1);
         parts = rest;
         f(task, first.item());
     }
 }
 
-fn halve<P: Parts>(start: usize, tasks: usize, parts: P, f: &(impl Fn(usize, P::Item) + Sync)) {
+fn split_in_half<P: Parts>(start: usize, tasks: usize, parts: P, f: &(impl Fn(usize, P::Item) + Sync)) {
     if tasks == 1 {
         return f(start, parts.item());
     }
     let half = tasks / 2;
-    let (left, right) = parts.cut(half);
-    rayon::join(|| halve(start, half, left, f), || halve(start + half, tasks - half, right, f));
+    let (left, right) = parts.split(half);
+    rayon::join(|| split_in_half(start, half, left, f), || split_in_half(start + half, tasks - half, right, f));
 }
 
-/// Data that can be cut between tasks: disjoint by construction.
+/// Data that can be split between tasks; the parts are disjoint by construction.
 pub trait Parts: Sized + Send {
-    /// What one task gets.
+    /// The part of one task.
     type Item;
-    /// The parts of the first `tasks` tasks, and the rest.
-    fn cut(self, tasks: usize) -> (Self, Self);
+    /// Splits off the parts of the first `tasks` tasks; returns them and the rest.
+    fn split(self, tasks: usize) -> (Self, Self);
     /// The part of a single task.
     fn item(self) -> Self::Item;
 }
 
 impl Parts for () {
     type Item = ();
-    fn cut(self, _: usize) -> ((), ()) {
+    fn split(self, _: usize) -> ((), ()) {
         ((), ())
     }
     fn item(self) {}
@@ -109,8 +113,8 @@ impl Parts for () {
 
 impl<A: Parts, B: Parts> Parts for (A, B) {
     type Item = (A::Item, B::Item);
-    fn cut(self, tasks: usize) -> (Self, Self) {
-        let ((a, c), (b, d)) = (self.0.cut(tasks), self.1.cut(tasks));
+    fn split(self, tasks: usize) -> (Self, Self) {
+        let ((a, c), (b, d)) = (self.0.split(tasks), self.1.split(tasks));
         ((a, b), (c, d))
     }
     fn item(self) -> Self::Item {
@@ -120,8 +124,8 @@ impl<A: Parts, B: Parts> Parts for (A, B) {
 
 impl<A: Parts, B: Parts, C: Parts> Parts for (A, B, C) {
     type Item = (A::Item, B::Item, C::Item);
-    fn cut(self, tasks: usize) -> (Self, Self) {
-        let ((a, d), (b, e), (c, f)) = (self.0.cut(tasks), self.1.cut(tasks), self.2.cut(tasks));
+    fn split(self, tasks: usize) -> (Self, Self) {
+        let ((a, d), (b, e), (c, f)) = (self.0.split(tasks), self.1.split(tasks), self.2.split(tasks));
         ((a, b, c), (d, e, f))
     }
     fn item(self) -> Self::Item {
@@ -129,7 +133,7 @@ impl<A: Parts, B: Parts, C: Parts> Parts for (A, B, C) {
     }
 }
 
-/// A mutable slice in chunks of equal size, one a task; the last may be shorter, or empty.
+/// A mutable slice in chunks of equal size, one per task; the last may be shorter or empty.
 pub struct Chunks<'a, T> {
     data: &'a mut [T],
     size: usize,
@@ -144,7 +148,7 @@ impl<'a, T> Chunks<'a, T> {
 
 impl<'a, T: Send> Parts for Chunks<'a, T> {
     type Item = &'a mut [T];
-    fn cut(self, tasks: usize) -> (Self, Self) {
+    fn split(self, tasks: usize) -> (Self, Self) {
         let at = tasks.saturating_mul(self.size).min(self.data.len());
         let (left, right) = self.data.split_at_mut(at);
         (Chunks { data: left, size: self.size }, Chunks { data: right, size: self.size })
@@ -168,7 +172,7 @@ mod tests {
                 let mut b = vec![0usize; tasks];
                 let calls = AtomicUsize::new(0);
                 pool.each(tasks, (Chunks::new(&mut a, 3), Chunks::new(&mut b, 1)), |task, (a, b)| {
-                    assert!(pool.worker() < threads);
+                    assert!(pool.thread_index() < threads);
                     calls.fetch_add(1, Ordering::Relaxed);
                     a.fill(task + 1);
                     b[0] += task;
@@ -181,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_last_chunk() {
+    fn the_last_chunk_may_be_shorter() {
         let pool = Pool::new(2);
         let mut data = vec![0; 10];
         pool.chunks(&mut data, 4, |i, chunk| chunk.iter_mut().for_each(|v| *v = (i + 1) * 10 + chunk_len(i)));

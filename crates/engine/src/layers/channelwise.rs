@@ -1,7 +1,7 @@
 //! The inner loops of norms: per-channel maps and sums, on rows x channels.
 
 use nettriage_kernels::pool::Pool;
-use nettriage_kernels::simd::{Simd, Task, dispatch, prefetch_near, vectorised};
+use nettriage_kernels::simd::{Simd, Task, dispatch, prefetch_l2, vectorised};
 
 use crate::layers::CHUNK;
 use crate::layers::columns::{AHEAD, Span, Terms, spans};
@@ -62,7 +62,7 @@ impl<const RELU: bool> Task for Apply<'_, RELU> {
                     let v = S::mul(at.stream::<S>(x.unwrap_or(y), start), at.load::<S>(scale, 0));
                     let v = S::add(v, at.load::<S>(shift, 0));
                     let to = y.as_mut_ptr().wrapping_add(start + at.first);
-                    prefetch_near(to.wrapping_add(AHEAD));
+                    prefetch_l2(to.wrapping_add(AHEAD));
                     S::store_up_to(to, if RELU { S::relu(v) } else { v }, at.count);
                 }
             }

@@ -4,7 +4,7 @@
 //! threads. Within a chunk, sums over a few rows are made in f32 and joined in f64.
 
 use nettriage_kernels::pool::{Chunks, Pool};
-use nettriage_kernels::simd::{Simd, Task, dispatch, prefetch_near};
+use nettriage_kernels::simd::{Simd, Task, dispatch, prefetch_l2};
 
 /// Room for the chunks' sums of up to `K` quantities a channel.
 pub(crate) struct Columns<const K: usize> {
@@ -59,7 +59,7 @@ impl Span {
     /// As [`Span::load`].
     #[inline(always)]
     pub unsafe fn stream<S: Simd>(self, data: &[f32], start: usize) -> S::V {
-        prefetch_near(data.as_ptr().wrapping_add(start + self.first + AHEAD));
+        prefetch_l2(data.as_ptr().wrapping_add(start + self.first + AHEAD));
         unsafe { self.load::<S>(data, start) }
     }
 }

@@ -218,7 +218,7 @@ impl ConvLayer {
 
 impl Op for ConvLayer {
     fn saved(&self) -> usize {
-        let pooled = self.tiles.is_some() && (self.swept || !self.op.pools());
+        let pooled = self.tiles.is_some() && (self.swept || !self.op.supports_pooling());
         if self.norm_trains() || pooled { self.elements } else { 0 }
     }
 
@@ -256,7 +256,7 @@ impl Op for ConvLayer {
             }
             None => Epilogue { bias, relu: self.relu, ..Epilogue::default() },
         };
-        if self.tiles.is_some() && !on_batch && self.op.pools() {
+        if self.tiles.is_some() && !on_batch && self.op.supports_pooling() {
             // Only the backward pass reads what was pooled.
             let whole = if cx.train { saved } else { &mut [] };
             self.op.forward_pooled(cx.n, weight, x.get(0), epilogue, whole, y, cx.pool, cx.scratch);

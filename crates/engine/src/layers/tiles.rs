@@ -130,7 +130,7 @@ impl<const NORM: bool> Task for Pooled<'_, NORM> {
                             v[t] = S::add(S::mul(v[t], at.load::<S>(scale, 0)), at.load::<S>(shift, 0));
                         }
                     }
-                    let largest = S::pick(S::pick(S::pick(v[0], v[1]), v[2]), v[3]);
+                    let largest = S::max(S::max(S::max(v[0], v[1]), v[2]), v[3]);
                     let largest = if relu { S::relu(largest) } else { largest };
                     S::store_up_to(y.as_mut_ptr().add(place * tiles.channels + at.first), largest, at.count);
                 }
@@ -167,7 +167,7 @@ impl<const RELU: bool> Task for Unpooled<'_, RELU> {
                         from[t] = at.stream::<S>(z, start + taps[t]);
                         v[t] = S::add(S::mul(from[t], scale), shift);
                     }
-                    let largest = S::pick(S::pick(S::pick(v[0], v[1]), v[2]), v[3]);
+                    let largest = S::max(S::max(S::max(v[0], v[1]), v[2]), v[3]);
                     let mut left = S::mul(at.stream::<S>(gy, place * tiles.channels), scale);
                     if RELU {
                         left = S::where_positive(largest, left);
@@ -258,7 +258,7 @@ impl Terms<2> for Peaks<'_> {
                 *square = S::add(*square, S::mul(d, d));
                 v[t] = S::mul(z, sign);
             }
-            let largest = S::pick(S::pick(S::pick(v[0], v[1]), v[2]), v[3]);
+            let largest = S::max(S::max(S::max(v[0], v[1]), v[2]), v[3]);
             S::store_up_to(data, S::mul(largest, sign), at.count);
         }
     }
@@ -326,8 +326,8 @@ impl<const RELU: bool> Terms<2> for Largest<'_, RELU> {
             // The first of the largest, and what it comes from.
             let (mut largest, mut from) = (v[0], z[0]);
             for t in 1..4 {
-                from = S::follow(largest, v[t], from, z[t]);
-                largest = S::pick(largest, v[t]);
+                from = S::select(largest, v[t], from, z[t]);
+                largest = S::max(largest, v[t]);
             }
             let mut g = at.stream::<S>(self.gy, row * self.tiles.channels);
             if RELU {

@@ -1,58 +1,58 @@
-//! Direct convolution for any shape: one product per run of taps, straight on the pictures, without im2col.
+//! Direct convolution of any shape, as GEMMs on the images themselves (implicit im2col).
 //!
-//! Every target pixel is a row of a product whose left side lies in the (zero-padded) source picture: the
-//! channels under one row of kernel taps are one contiguous run. The gradient of the input is the same with the roles
-//! exchanged; under a stride it falls into stride^2 phases of target pixels that see different taps.
+//! Every target pixel is a row of a GEMM whose left-hand side lies in the (zero-padded) source image: the channels under one row of
+//! kernel taps are one contiguous segment. The input gradient is computed in the same way with the roles exchanged; with strides,
+//! its target pixels fall into phases (stride rows x stride columns) that see different taps.
 
-use super::Geometry;
-use super::pass::{Io, Pass, Way, sides, weight_steps};
-use crate::memory::{Buffer, Raw, Scratch, lines};
+use super::pass::{Pass, PassArgs, balanced_rows, pad, source_and_target, weight_steps};
+use super::{Direction, Epilogue, Geometry};
+use crate::memory::{Buffer, Scratch, SharedPtr, whole_lines};
 use crate::pool::Pool;
-use crate::simd::Kernels;
-use crate::simd::tile::{Finish, MAX_ROWS, Rows, Strip};
+use crate::simd::gemm::{IndirectGemm, MAX_ROWS, StridedGemm};
+use crate::simd::{Kernels, ReluMask};
 
-/// Target pixels that a task aims to hold at least, so that packed weights are reused.
+/// Least target pixels of a task (by whole images), so that packed weights are reused.
 const TASK_PIXELS: usize = 96;
 
-/// Target pixels for which all panels are worked through before the next pixels are.
+/// Target pixels of a block: all panels are multiplied with one block before the next.
 const BLOCK_PIXELS: usize = 96;
 
-/// Packed weights up to this size stay in the first cache, and all panels follow each other for every tile of pixels.
-const SMALL_BYTES: usize = 16 << 10;
+/// Packed weights up to this size stay in L1, so that blocks are single register tiles.
+const L1_WEIGHT_BYTES: usize = 16 << 10;
 
-/// Channels up to which pixels are worked through in strips, each within a row: more have sums enough for lists of pointers.
-const STRIP_CHANNELS: usize = 4;
+/// Most source channels for which a [`StridedGemm`] along image rows is faster than an [`IndirectGemm`].
+const STRIDED_CHANNELS: usize = 4;
 
-/// Source channels packed together, so that the packing stays in the first cache.
+/// Source channels packed together, so that the packed block stays in L1.
 const PACK_CHANNELS: usize = 32;
 
 /// The target pixels that see the same taps.
 struct Phase {
-    /// Padded source pixel under tap offset 0, for every target pixel.
+    /// The padded source pixel under tap offset 0, for each target pixel.
     sources: Vec<u32>,
     /// The target pixels.
     targets: Vec<u32>,
     /// Kernel taps (row-major index), in the order of packing.
     taps: Vec<usize>,
-    /// Start of every contiguous run of taps, in floats from the source pixel.
-    runs: Vec<isize>,
-    /// Taps of a run.
-    run: usize,
-    /// Where the phase's weights start within a group's.
+    /// Start of each contiguous segment of taps, in floats from the source pixel.
+    segments: Vec<isize>,
+    /// Taps of a segment.
+    segment_taps: usize,
+    /// Offset of the phase's weights in the packed weights of a group.
     packed: usize,
 }
 
-/// Along one axis, the targets that see the same taps: the first, their distance, the distance of their sources, and
-/// the taps as (kernel index, offset of the source).
+/// Along one axis, the targets that see the same taps: the first one, their stride, the stride of their sources, and the taps
+/// as (kernel index, offset of the source).
 type AxisPhase = (usize, usize, usize, Vec<(usize, isize)>);
 
-/// The direct algorithm for one way of one geometry.
+/// The direct algorithm for one direction of one geometry.
 pub(super) struct Direct {
     g: Geometry,
-    way: Way,
+    direction: Direction,
     kernels: &'static Kernels,
     phases: Vec<Phase>,
-    /// Rows and columns of zeros before the picture, and the padded picture's extents.
+    /// Rows and columns of padding before the image, and the extents of the padded image.
     before: [usize; 2],
     padded: [usize; 2],
     /// Channels of a group in source and target.
@@ -61,22 +61,25 @@ pub(super) struct Direct {
     /// Floats of one group's packed weights.
     group_len: usize,
     stale: bool,
+    /// Images of a task.
     images: usize,
     threads: usize,
 }
 
 impl Direct {
-    pub fn new(g: &Geometry, way: Way, threads: usize, kernels: &'static Kernels) -> Direct {
-        let (source, target) = sides(g, way);
+    pub fn new(g: &Geometry, direction: Direction, threads: usize, kernels: &'static Kernels) -> Direct {
+        let (source, target) = source_and_target(g, direction);
         let c = g.conv;
         let channels = [source[0] / c.groups, target[0] / c.groups];
         let pad = [c.padding.top, c.padding.left];
         let axis = |axis: usize| -> Vec<AxisPhase> {
             let (stride, dilation) = (c.stride[axis], c.dilation[axis]);
             let tap = |k: usize| (k * dilation) as isize - pad[axis] as isize;
-            match way {
-                Way::Forward => vec![(0, 1, stride, (0..c.kernel[axis]).map(|k| (k, tap(k))).collect())],
-                Way::GradInput => (0..stride)
+            match direction {
+                Direction::Forward | Direction::GradWeight => {
+                    vec![(0, 1, stride, (0..c.kernel[axis]).map(|k| (k, tap(k))).collect())]
+                }
+                Direction::GradInput => (0..stride)
                     .map(|first| {
                         let taps = (0..c.kernel[axis]).filter_map(|k| {
                             let from = first as isize - tap(k);
@@ -89,16 +92,16 @@ impl Direct {
                     .collect(),
             }
         };
-        // Target indices of a phase, and the taps of it that ever meet a source pixel.
+        // The targets of a phase, and those of its taps that fall on a source pixel for any target.
         let prune = |axis: usize, (first, step, source_step, taps): &AxisPhase| {
             let targets: Vec<usize> = (*first..target[1 + axis]).step_by(*step).collect();
-            let meets = |offset: isize| {
+            let is_used = |offset: isize| {
                 (0..targets.len()).any(|i| {
                     let at = (i * source_step) as isize + offset;
                     at >= 0 && at < source[1 + axis] as isize
                 })
             };
-            let taps: Vec<_> = taps.iter().copied().filter(|t| meets(t.1)).collect();
+            let taps: Vec<_> = taps.iter().copied().filter(|t| is_used(t.1)).collect();
             (targets, *source_step, taps)
         };
         let axes: Vec<Vec<_>> = (0..2).map(|a| axis(a).iter().map(|p| prune(a, p)).collect()).collect();
@@ -124,8 +127,8 @@ impl Direct {
                     sources: Vec::new(),
                     targets: Vec::new(),
                     taps: Vec::new(),
-                    runs: Vec::new(),
-                    run: 1,
+                    segments: Vec::new(),
+                    segment_taps: 1,
                     packed: group_len,
                 };
                 for (i, h) in rows.iter().enumerate() {
@@ -137,16 +140,16 @@ impl Direct {
                 }
                 let neighbours = column_taps.windows(2).all(|t| t[1].1 == t[0].1 + 1);
                 let whole_row = c.groups == 1 && neighbours && !column_taps.is_empty();
-                phase.run = if whole_row { column_taps.len() } else { 1 };
+                phase.segment_taps = if whole_row { column_taps.len() } else { 1 };
                 for (kh, h) in row_taps {
                     for (i, (kw, w)) in column_taps.iter().enumerate() {
                         phase.taps.push(kh * c.kernel[1] + kw);
-                        if i % phase.run == 0 {
-                            phase.runs.push((h * padded[1] as isize + w) * source[0] as isize);
+                        if i % phase.segment_taps == 0 {
+                            phase.segments.push((h * padded[1] as isize + w) * source[0] as isize);
                         }
                     }
                 }
-                group_len += lines(phase.taps.len() * channels[0] * kernels.padded(channels[1]));
+                group_len += whole_lines(phase.taps.len() * channels[0] * kernels.padded(channels[1]));
                 if !phase.targets.is_empty() {
                     phases.push(phase);
                 }
@@ -155,7 +158,7 @@ impl Direct {
         let pixels = target[1] * target[2];
         Direct {
             g: *g,
-            way,
+            direction,
             kernels,
             phases,
             before,
@@ -169,27 +172,27 @@ impl Direct {
         }
     }
 
-    /// Whether the source needs a border of zeros.
-    fn copies(&self) -> bool {
-        let (source, _) = sides(&self.g, self.way);
+    /// Whether the source is copied into a padded image.
+    fn needs_padding(&self) -> bool {
+        let (source, _) = source_and_target(&self.g, self.direction);
         self.padded != [source[1], source[2]]
     }
 
-    /// Floats of a task's padded pictures.
+    /// Floats of a task's padded images.
     fn slot(&self) -> usize {
-        let (source, _) = sides(&self.g, self.way);
-        if self.copies() { lines(self.images * self.padded[0] * self.padded[1] * source[0]) } else { 0 }
+        let (source, _) = source_and_target(&self.g, self.direction);
+        if self.needs_padding() { whole_lines(self.images * self.padded[0] * self.padded[1] * source[0]) } else { 0 }
     }
 
-    /// Packs the weights: for every group, phase and panel, `taps x source channels` rows of one or two vectors.
+    /// Packs the weights: for each group, phase and panel, (taps x source channels) rows of one or two vectors.
     fn pack(&mut self, w: &[f32], pool: &Pool) {
-        let (kernels, g, way, [ci, co]) = (self.kernels, self.g, self.way, self.channels);
-        let (to, group_len, phases) = (self.packed.raw(), self.group_len, &self.phases);
+        let (kernels, g, direction, [ci, co]) = (self.kernels, self.g, self.direction, self.channels);
+        let (to, group_len, phases) = (self.packed.as_shared(), self.group_len, &self.phases);
         let panels = co.div_ceil(kernels.panel());
         pool.run(g.conv.groups * panels, |task| {
             let (group, at) = (task / panels, task % panels * kernels.panel());
             let width = kernels.width(at, co);
-            let (start, from_step, to_step) = weight_steps(&g, way, group);
+            let (start, from_step, to_step) = weight_steps(&g, direction, group);
             for phase in phases {
                 let panel = to.skip(group * group_len + phase.packed + at * phase.taps.len() * ci);
                 for block in (0..ci).step_by(PACK_CHANNELS) {
@@ -197,7 +200,7 @@ impl Direct {
                         for c in block..ci.min(block + PACK_CHANNELS) {
                             let pair = &w[start + c * from_step + (at + lane) * to_step..];
                             for (t, tap) in phase.taps.iter().enumerate() {
-                                // SAFETY: inside the panel of this task alone.
+                                // SAFETY: inside the panel, which only this task writes.
                                 unsafe { *panel.at((t * ci + c) * width + lane) = pair[*tap] };
                             }
                         }
@@ -210,32 +213,35 @@ impl Direct {
 }
 
 impl Pass for Direct {
-    fn run(&mut self, io: Io<'_>, y: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
+    fn run(&mut self, args: PassArgs<'_>, y: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
         if self.stale {
-            self.pack(io.w, pool);
+            self.pack(args.w, pool);
         }
         let this = &*self;
-        let (source, target) = sides(&this.g, this.way);
+        let (source, target) = source_and_target(&this.g, this.direction);
         let (il, ol) = (source.iter().product::<usize>(), target.iter().product::<usize>());
-        assert!(io.x.len() >= io.n * il && y.len() >= io.n * ol && pool.threads() <= this.threads);
-        let finish = io.finish(target[0], y);
+        assert!(args.x.len() >= args.n * il && y.len() >= args.n * ol && pool.threads() <= this.threads);
+        let (epilogue, mask) = args.epilogue_and_mask(target[0], y);
         let slot = this.slot();
         let slots = scratch.take(slot * this.threads);
-        let y = Raw::of(y);
-        let items = io.n.div_ceil(this.images);
-        // Few images are also split along the target channels.
+        let y = SharedPtr::of(y);
+        let image_tasks = args.n.div_ceil(this.images);
+        // Small batches are also split along the target channels.
         let panels = this.channels[1].div_ceil(this.kernels.panel());
-        let splits =
-            if items >= 2 * pool.threads() { 1 } else { panels.min((2 * pool.threads()).div_ceil(items.max(1))) };
-        pool.run(items * splits, |task| {
-            let (item, split) = (task / splits, task % splits);
-            let images = item * this.images..io.n.min((item + 1) * this.images);
+        let splits = if image_tasks >= 2 * pool.threads() {
+            1
+        } else {
+            panels.min((2 * pool.threads()).div_ceil(image_tasks.max(1)))
+        };
+        pool.run(image_tasks * splits, |task| {
+            let (image_task, split) = (task / splits, task % splits);
+            let images = image_task * this.images..args.n.min((image_task + 1) * this.images);
             let panels = split * panels / splits..(split + 1) * panels / splits;
-            let x = &io.x[images.start * il..images.end * il];
-            // SAFETY: the slot is this thread's; the target images and panels are this task's.
+            let x = &args.x[images.start * il..images.end * il];
+            // SAFETY: only this thread uses the slot, and only this task writes these panels of the target images.
             unsafe {
-                let (from, image_len) = if this.copies() {
-                    let slot = slots.at(pool.worker() * slot);
+                let (from, image_len) = if this.needs_padding() {
+                    let slot = slots.at(pool.thread_index() * slot);
                     let image_len = this.padded[0] * this.padded[1] * source[0];
                     for (i, image) in x.chunks_exact(il).enumerate() {
                         pad(image, source, this.before, this.padded, slot.add(i * image_len));
@@ -245,9 +251,11 @@ impl Pass for Direct {
                     (x.as_ptr(), il)
                 };
                 let y = y.at(images.start * ol);
-                match this.strips() {
-                    true => this.multiply_strips(images.len(), from, image_len, panels, finish.get(), y),
-                    false => this.multiply(images.len(), from, image_len, panels, finish.get(), y),
+                match mask {
+                    None if this.has_few_channels() => {
+                        this.multiply_rows(images.len(), from, image_len, panels, epilogue, y);
+                    }
+                    _ => this.multiply(images.len(), from, image_len, panels, epilogue, mask, y),
                 }
             }
         });
@@ -267,27 +275,27 @@ impl Pass for Direct {
 }
 
 impl Direct {
-    /// Whether it works in strips of pixels.
-    fn strips(&self) -> bool {
-        self.way == Way::Forward && self.g.conv.groups == 1 && self.channels[0] <= STRIP_CHANNELS
+    /// Whether it multiplies neighbouring pixels of image rows, by [`StridedGemm`].
+    fn has_few_channels(&self) -> bool {
+        self.direction == Direction::Forward && self.g.conv.groups == 1 && self.channels[0] <= STRIDED_CHANNELS
     }
 
-    /// The given panels of some images, strip by strip.
+    /// Computes the given panels of some images, image row by image row.
     ///
     /// # Safety
     /// As [`Direct::multiply`].
-    unsafe fn multiply_strips(
+    unsafe fn multiply_rows(
         &self,
         images: usize,
         from: *const f32,
         image_len: usize,
         panels: std::ops::Range<usize>,
-        finish: Finish,
+        epilogue: Epilogue<'_>,
         y: *mut f32,
     ) {
         let [ci, co] = self.channels;
         let [_, rows, columns] = self.g.output;
-        // Forwards there is one phase, and none where there is no pixel.
+        // The forward direction has one phase, or none if there are no pixels.
         let Some(phase) = self.phases.first() else { return };
         for image in 0..images {
             for row in 0..rows {
@@ -298,24 +306,24 @@ impl Direct {
                 );
                 let mut first = 0;
                 while first < columns {
-                    let count = even(columns - first, self.kernels.strip(self.kernels.panel()).len());
+                    let count = balanced_rows(columns - first, self.kernels.strided_gemm(self.kernels.panel()).len());
                     for panel in panels.clone() {
                         let at = panel * self.kernels.panel();
                         let width = self.kernels.width(at, co);
-                        let t = Strip {
+                        let t = StridedGemm {
                             a: from.wrapping_add(first * self.g.conv.stride[1] * ci),
                             a_step: self.g.conv.stride[1] * ci,
                             c: y.wrapping_add(first * co + at),
                             c_step: co,
-                            runs: phase.runs.as_ptr(),
-                            count: phase.runs.len(),
-                            k: phase.run * ci,
+                            segments: phase.segments.as_ptr(),
+                            count: phase.segments.len(),
+                            k: phase.segment_taps * ci,
                             b: self.packed.as_ptr().wrapping_add(at * phase.taps.len() * ci),
                             columns: width.min(co - at),
-                            finish: finish.advance(at),
+                            epilogue: epilogue.skip(at),
                         };
                         // SAFETY: by the caller.
-                        unsafe { self.kernels.strip(width)[count - 1](&t) };
+                        unsafe { self.kernels.strided_gemm(width)[count - 1](&t) };
                     }
                     first += count;
                 }
@@ -323,20 +331,22 @@ impl Direct {
         }
     }
 
-    /// All phases, groups and the given panels of some images.
+    /// Computes the given panels of some images, for all phases and groups.
     ///
     /// # Safety
-    /// `from` holds padded images of `image_len` floats, `y` the whole target images.
+    /// `from` points to padded images of `image_len` floats each, `y` to the target images.
+    #[allow(clippy::too_many_arguments)]
     unsafe fn multiply(
         &self,
         images: usize,
         from: *const f32,
         image_len: usize,
         panels: std::ops::Range<usize>,
-        finish: Finish,
+        epilogue: Epilogue<'_>,
+        mask: Option<ReluMask<'_>>,
         y: *mut f32,
     ) {
-        let (source, target) = sides(&self.g, self.way);
+        let (source, target) = source_and_target(&self.g, self.direction);
         let [ci, co] = self.channels;
         let panel = self.kernels.panel();
         let target_len = target.iter().product::<usize>();
@@ -348,31 +358,32 @@ impl Direct {
                 let y = y.wrapping_add(group * co);
                 let weights = self.packed.as_ptr().wrapping_add(group * self.group_len + phase.packed);
                 let weights_len = phase.taps.len() * ci * co;
-                let small = weights_len * size_of::<f32>() <= SMALL_BYTES;
-                let step = if small { self.kernels.rows(panel).len() } else { BLOCK_PIXELS };
+                let in_l1 = weights_len * size_of::<f32>() <= L1_WEIGHT_BYTES;
+                let step = if in_l1 { self.kernels.indirect_gemm(panel).len() } else { BLOCK_PIXELS };
                 for block in (0..total).step_by(step) {
                     let end = total.min(block + step);
                     for panel_index in panels.clone() {
                         let at = panel_index * panel;
                         let width = self.kernels.width(at, co);
-                        let tiles = self.kernels.rows(width);
-                        let mut t = Rows {
+                        let kernels = self.kernels.indirect_gemm(width);
+                        let mut t = IndirectGemm {
                             a: [std::ptr::null(); MAX_ROWS],
                             c: [std::ptr::null_mut(); MAX_ROWS],
-                            segments: phase.runs.as_ptr(),
-                            count: phase.runs.len(),
-                            k: phase.run * ci,
+                            segments: phase.segments.as_ptr(),
+                            count: phase.segments.len(),
+                            k: phase.segment_taps * ci,
                             a_step: 1,
                             b_step: width,
                             b: weights.wrapping_add(at * phase.taps.len() * ci),
-                            add: false,
+                            accumulate: false,
                             columns: width.min(co - at),
-                            finish: finish.advance(group * co + at),
+                            epilogue: epilogue.skip(group * co + at),
+                            mask,
                         };
                         let mut first = block;
                         let (mut image, mut pixel) = (block / pixels, block % pixels);
                         while first < end {
-                            let rows = even(end - first, tiles.len());
+                            let rows = balanced_rows(end - first, kernels.len());
                             for m in 0..rows {
                                 let source_at = image * image_len + phase.sources[pixel] as usize * source[0];
                                 let target_at = image * target_len + phase.targets[pixel] as usize * target[0] + at;
@@ -383,44 +394,13 @@ impl Direct {
                                     (image, pixel) = (image + 1, 0);
                                 }
                             }
-                            // SAFETY: rows lie in the pictures, columns in this panel.
-                            unsafe { tiles[rows - 1](&t) };
+                            // SAFETY: the rows lie in the images, the columns in this panel.
+                            unsafe { kernels[rows - 1](&t) };
                             first += rows;
                         }
                     }
                 }
             }
         }
-    }
-}
-
-/// How many of `left` rows the next tile of at most `most` takes, so that no tile is left much smaller than the others.
-pub(super) fn even(left: usize, most: usize) -> usize {
-    if left <= most {
-        left
-    } else if left < 2 * most {
-        left.div_ceil(2)
-    } else {
-        most
-    }
-}
-
-/// Copies one picture [C, H, W] (H x W x C) into the middle of a larger one of zeros.
-///
-/// # Safety
-/// `to` has room for `padded[0] * padded[1] * C` floats.
-pub(super) unsafe fn pad(image: &[f32], source: [usize; 3], before: [usize; 2], padded: [usize; 2], to: *mut f32) {
-    let [c, h, w] = source;
-    let row = padded[1] * c;
-    unsafe {
-        let (left, right) = (before[1] * c, row - (before[1] + w) * c);
-        to.write_bytes(0, before[0] * row);
-        for i in 0..h {
-            let line = to.add((before[0] + i) * row);
-            line.write_bytes(0, left);
-            line.add(left).copy_from_nonoverlapping(image[i * w * c..].as_ptr(), w * c);
-            line.add(row - right).write_bytes(0, right);
-        }
-        to.add((before[0] + h) * row).write_bytes(0, (padded[0] - before[0] - h) * row);
     }
 }

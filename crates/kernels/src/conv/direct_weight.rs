@@ -1,47 +1,48 @@
-//! The weight's gradient straight on the pictures: for every row of taps the product of the (zero-padded) input,
-//! transposed, and the output's gradient, summed over pixels.
+//! The direct weight gradient of any shape: for each segment of taps a GEMM of the transposed (zero-padded) input and the output
+//! gradient, summed over pixels.
 
 use super::Geometry;
-use super::direct::{even, pad};
-use super::pass::WeightPass;
-use crate::memory::{Raw, Scratch, lines};
+use super::pass::{WeightPass, add_pairwise, balanced_rows, pad};
+use crate::memory::{Scratch, SharedPtr, whole_lines};
 use crate::pool::Pool;
 use crate::simd::Kernels;
-use crate::simd::tile::Cols;
+use crate::simd::gemm::TransposedGemm;
 
-/// Bytes of padded pictures and packed gradients that are held at a time.
+/// Most bytes of padded images and packed gradients at a time: a chunk of images.
 const CHUNK_BYTES: usize = 8 << 20;
 
-/// Images of a chunk at most.
+/// Most images of a chunk.
 const CHUNK_IMAGES: usize = 256;
 
-/// Independent tasks to aim for.
+/// The number of independent tasks to aim for.
 const TASKS: usize = 16;
 
-/// Pixels of one call of a kernel: their panel of gradients stays in the first cache.
+/// Pixels of one micro-kernel call, whose panel of gradients stays in L1.
 const BLOCK_PIXELS: usize = 256;
 
-/// The direct algorithm for the weight's gradient of one geometry.
+/// The direct weight gradient of one geometry.
 pub(super) struct DirectWeight {
     g: Geometry,
     kernels: &'static Kernels,
+    /// Rows and columns of padding before the image, and the extents of the padded image.
     before: [usize; 2],
     padded: [usize; 2],
-    /// Whether pictures are copied into a border of zeros.
-    copies: bool,
+    /// Whether inputs are copied into padded images.
+    needs_padding: bool,
     /// Channels of a group in input and output.
     channels: [usize; 2],
-    /// Taps that lie side by side, and where each run of them starts: (first tap, floats from the pixel).
-    run: usize,
-    runs: Vec<(usize, usize)>,
-    /// Where each row of output pixels starts in the padded inputs of a chunk; one if all pixels follow each other.
+    /// Taps of a contiguous segment, and each segment's (first tap, floats from the pixel).
+    segment_taps: usize,
+    segments: Vec<(usize, usize)>,
+    /// Where the input of each row of output pixels starts in the padded images of a chunk; a single row if the inputs of all
+    /// pixels have a constant stride.
     rows: Vec<isize>,
     /// Output pixels of a row.
     row: usize,
-    /// Images of a chunk: fixed by the shape.
+    /// Images of a chunk, determined by the shape.
     chunk: usize,
-    /// The most images of a chunk that will come.
-    held: usize,
+    /// Images of the largest chunk of the planned batch.
+    max_images: usize,
 }
 
 impl DirectWeight {
@@ -54,45 +55,60 @@ impl DirectWeight {
             (before[a] + input).max((output - 1) * c.stride[a] + (c.kernel[a] - 1) * c.dilation[a] + 1)
         };
         let padded = [extent(0, hi, ho), extent(1, wi, wo)];
-        let copies = padded != [hi, wi];
+        let needs_padding = padded != [hi, wi];
         let channels = [ci / c.groups, c.filters / c.groups];
-        let run = if c.groups == 1 && c.dilation[1] == 1 { c.kernel[1] } else { 1 };
-        let mut runs = Vec::new();
+        let segment_taps = if c.groups == 1 && c.dilation[1] == 1 { c.kernel[1] } else { 1 };
+        let mut segments = Vec::new();
         for kh in 0..c.kernel[0] {
-            for kw in (0..c.kernel[1]).step_by(run) {
-                runs.push((kh * c.kernel[1] + kw, (kh * c.dilation[0] * padded[1] + kw * c.dilation[1]) * ci));
+            for kw in (0..c.kernel[1]).step_by(segment_taps) {
+                segments.push((kh * c.kernel[1] + kw, (kh * c.dilation[0] * padded[1] + kw * c.dilation[1]) * ci));
             }
         }
         let image_len = padded[0] * padded[1] * ci;
-        let bytes = 4 * (image_len * copies as usize + ho * wo * c.groups * kernels.padded(channels[1]));
+        let bytes = 4 * (image_len * needs_padding as usize + ho * wo * c.groups * kernels.padded(channels[1]));
         let chunk = (CHUNK_BYTES / bytes.max(1)).clamp(1, CHUNK_IMAGES);
-        let held = chunk.min(batch);
-        // Pixels follow each other evenly where rows and images join without a gap.
-        let even_rows = padded[1] * c.stride[0] == wo * c.stride[1] && padded[0] * padded[1] == ho * wo * c.stride[1];
-        let (rows, row) = if even_rows && c.stride[0] == 1 {
+        let max_images = chunk.min(batch);
+        // The inputs of all pixels have a constant stride if rows and images join without a gap.
+        let constant_stride =
+            padded[1] * c.stride[0] == wo * c.stride[1] && padded[0] * padded[1] == ho * wo * c.stride[1];
+        let (rows, row) = if constant_stride && c.stride[0] == 1 {
             (vec![0], usize::MAX)
         } else {
             let at = |i: usize| (i / ho * image_len + i % ho * c.stride[0] * padded[1] * ci) as isize;
-            ((0..held * ho).map(at).collect(), wo)
+            ((0..max_images * ho).map(at).collect(), wo)
         };
-        DirectWeight { g: *g, kernels, before, padded, copies, channels, run, runs, rows, row, chunk, held }
+        DirectWeight {
+            g: *g,
+            kernels,
+            before,
+            padded,
+            needs_padding,
+            channels,
+            segment_taps,
+            segments,
+            rows,
+            row,
+            chunk,
+            max_images,
+        }
     }
 
     fn panels(&self) -> usize {
         self.channels[1].div_ceil(self.kernels.panel())
     }
 
-    /// Into how many partial sums the images are split: fixed by the shape.
+    /// How many partial sums the images of a chunk are split into, determined by the shape.
     fn partitions(&self) -> usize {
         TASKS.div_ceil(self.panels() * self.g.conv.groups).min(self.chunk)
     }
 
-    /// Floats of padded pictures, packed gradients and partial sums.
+    /// Floats of padded images, of packed gradients, and of all partial sums.
     fn layout(&self) -> [usize; 3] {
         let [ho, wo] = [self.g.output[1], self.g.output[2]];
         let co = self.kernels.padded(self.channels[1]) * self.g.conv.groups;
-        let x = if self.copies { self.held * self.padded[0] * self.padded[1] * self.g.input[0] } else { 0 };
-        [lines(x), lines(self.held * ho * wo * co), lines(self.partial()) * self.partitions()]
+        let x =
+            if self.needs_padding { self.max_images * self.padded[0] * self.padded[1] * self.g.input[0] } else { 0 };
+        [whole_lines(x), whole_lines(self.max_images * ho * wo * co), whole_lines(self.partial()) * self.partitions()]
     }
 
     /// Floats of one partial sum.
@@ -101,15 +117,13 @@ impl DirectWeight {
         taps * self.channels[0] * self.kernels.padded(self.channels[1]) * self.g.conv.groups
     }
 
-    /// Copies an image's input and packs its output gradient.
-    ///
-    /// The gradients of a chunk lie as `[group][panel][image][pixel][width]`.
-    fn stage(&self, image: usize, images: usize, x: &[f32], gy: &[f32], xs: Raw, gys: Raw) {
+    /// Pads an image's input and packs its output gradient, as `[group][panel][image][pixel][width]` over a chunk.
+    fn prepare(&self, image: usize, images: usize, x: &[f32], gy: &[f32], xs: SharedPtr, gys: SharedPtr) {
         let pixels = self.g.output[1] * self.g.output[2];
         let (filters, co) = (self.g.conv.filters, self.channels[1]);
-        // SAFETY: everything written belongs to this image.
+        // SAFETY: each image writes its own part.
         unsafe {
-            if self.copies {
+            if self.needs_padding {
                 let len = self.padded[0] * self.padded[1] * self.g.input[0];
                 pad(x, self.g.input, self.before, self.padded, xs.at(image * len));
             }
@@ -117,23 +131,23 @@ impl DirectWeight {
                 let base = gys.skip(group * self.kernels.padded(co) * images * pixels);
                 for at in (0..co).step_by(self.kernels.panel()) {
                     let width = self.kernels.width(at, co);
-                    let live = width.min(co - at);
+                    let columns = width.min(co - at);
                     let to = base.skip(at * images * pixels + image * pixels * width);
                     for pixel in 0..pixels {
-                        let from = &gy[pixel * filters + group * co + at..][..live];
+                        let from = &gy[pixel * filters + group * co + at..][..columns];
                         let row = to.at(pixel * width);
-                        row.copy_from_nonoverlapping(from.as_ptr(), live);
-                        row.add(live).write_bytes(0, width - live);
+                        row.copy_from_nonoverlapping(from.as_ptr(), columns);
+                        row.add(columns).write_bytes(0, width - columns);
                     }
                 }
             }
         }
     }
 
-    /// Adds the products of some images of a chunk of `chunk` to one panel's partial sum.
+    /// Adds the contribution of some images of a chunk to one panel of a partial sum.
     ///
     /// # Safety
-    /// `x` holds the chunk's padded inputs, `gy` the panel's packed gradients, `sum` the panel's partial sum.
+    /// `x` points to the chunk's padded inputs, `gy` to the panel's packed gradients, `sum` to the panel's partial sum.
     unsafe fn multiply(
         &self,
         images: std::ops::Range<usize>,
@@ -146,39 +160,39 @@ impl DirectWeight {
         let ci = self.g.input[0];
         let step = self.g.conv.stride[1] * ci;
         let (first, last) = (images.start * pixels, images.end * pixels);
-        let tiles = self.kernels.cols(width);
-        let even_rows = self.row == usize::MAX;
-        let depth = self.run * self.channels[0];
-        let rows_of_block = (BLOCK_PIXELS / self.row).max(1);
+        let kernels = self.kernels.transposed_gemm(width);
+        let constant_stride = self.row == usize::MAX;
+        let depth = self.segment_taps * self.channels[0];
+        let block_rows = (BLOCK_PIXELS / self.row).max(1);
         let mut at = first;
         while at < last {
-            // Whole rows of pixels, or any number where they follow each other.
-            let (segments, count, k, start) = if even_rows {
+            // Whole rows of pixels, or any number if their stride is constant.
+            let (rows, count, k, start) = if constant_stride {
                 (self.rows.as_ptr(), 1, BLOCK_PIXELS.min(last - at), at * step)
             } else {
                 let row = at / self.row;
-                (self.rows[row..].as_ptr(), rows_of_block.min(last / self.row - row), self.row, 0)
+                (self.rows[row..].as_ptr(), block_rows.min(last / self.row - row), self.row, 0)
             };
-            for (tap, offset) in &self.runs {
+            for (tap, offset) in &self.segments {
                 let mut m = 0;
                 while m < depth {
-                    let rows = even(depth - m, tiles.len());
-                    // SAFETY: the rows lie in the padded inputs, the tile in the partial sum.
+                    let tile_rows = balanced_rows(depth - m, kernels.len());
+                    // SAFETY: the rows lie in the padded images, the tile in the partial sum.
                     unsafe {
-                        tiles[rows - 1](&Cols {
+                        kernels[tile_rows - 1](&TransposedGemm {
                             a: x.wrapping_add(start + offset + m),
                             a_step: step,
-                            segments,
+                            segments: rows,
                             count,
                             k,
                             b: gy.wrapping_add(at * width),
                             c: sum.wrapping_add((tap * self.channels[0] + m) * width),
                             c_step: width,
-                            add: true,
-                            soon: std::ptr::null_mut(),
+                            accumulate: true,
+                            prefetch: std::ptr::null_mut(),
                         });
                     }
-                    m += rows;
+                    m += tile_rows;
                 }
             }
             at += count * k;
@@ -197,46 +211,38 @@ impl WeightPass for DirectWeight {
         let [x_len, gy_len, sum_len] = this.layout();
         let xs = scratch.take(x_len + gy_len + sum_len);
         let (gys, sums) = (xs.skip(x_len), xs.skip(x_len + gy_len));
-        let partial = lines(this.partial());
-        // SAFETY: nobody else holds the scratch yet.
+        let partial = whole_lines(this.partial());
+        // SAFETY: no task runs yet.
         unsafe { sums.at(0).write_bytes(0, sum_len) };
         let mut done = 0;
         while done < n {
             let images = this.chunk.min(n - done);
-            assert!(images <= this.held, "planned for a batch of {}", this.held);
+            assert!(images <= this.max_images, "planned for a batch of {}", this.max_images);
             let (x, gy) = (&x[done * il..], &gy[done * ol..]);
-            pool.run(images, |i| this.stage(i, images, &x[i * il..][..il], &gy[i * ol..][..ol], xs, gys));
+            pool.run(images, |i| this.prepare(i, images, &x[i * il..][..il], &gy[i * ol..][..ol], xs, gys));
             pool.run(parts * groups * panels, |task| {
                 let (part, group, at) =
                     (task / (groups * panels), task / panels % groups, task % panels * kernels.panel());
                 let width = kernels.width(at, co);
                 let range = part * images / parts..(part + 1) * images / parts;
-                let x = if this.copies { xs.at(0).cast_const() } else { x.as_ptr() };
+                let x = if this.needs_padding { xs.at(0).cast_const() } else { x.as_ptr() };
                 let gy = gys.at((group * kernels.padded(co) + at) * images * pixels);
                 let sum = sums.at(part * partial + (group * kernels.padded(co) + at) * taps * ci);
-                // SAFETY: a partial sum's panel is this task's.
+                // SAFETY: only this task writes this panel of this partial sum.
                 unsafe { this.multiply(range, width, x.wrapping_add(group * ci), gy, sum) };
             });
             done += images;
         }
-        // Joins the partial sums pairwise and writes OIHW, one task a panel.
-        let gw = Raw::of(gw);
+        // Adds up the partial sums and stores them in the layout of the weight, one task per panel.
+        let gw = SharedPtr::of(gw);
         pool.run(groups * panels, |task| {
             let (group, at) = (task / panels, task % panels * kernels.panel());
             let width = kernels.width(at, co);
             let base = sums.skip((group * kernels.padded(co) + at) * taps * ci);
             let len = taps * ci * width;
-            // SAFETY: the panel of every partial sum and the filters of the panel are this task's.
+            // SAFETY: only this task accesses the panel of each partial sum and its filters.
             unsafe {
-                let mut gap = 1;
-                while gap < parts {
-                    for part in (0..parts - gap).step_by(2 * gap) {
-                        let to = std::slice::from_raw_parts_mut(base.at(part * partial), len);
-                        let from = std::slice::from_raw_parts(base.at((part + gap) * partial), len);
-                        to.iter_mut().zip(from).for_each(|(a, b)| *a += b);
-                    }
-                    gap *= 2;
-                }
+                add_pairwise(base, parts, partial, len);
                 for lane in 0..width.min(co - at) {
                     let filter = gw.at((group * co + at + lane) * ci * taps);
                     for c in 0..ci {

@@ -51,22 +51,27 @@ impl Conv {
     }
 }
 
-/// The shapes of one convolution. Pictures are (C, H, W) here and stored as N x H x W x C.
+/// The shapes of one convolution. Shapes are given as [C, H, W]; images are stored as N x H x W x C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    /// One input image, [C, H, W].
+    /// An input image, [C, H, W].
     pub input: [usize; 3],
-    /// One output image, [C, H, W].
+    /// An output image, [C, H, W].
     pub output: [usize; 3],
     /// Kernel, stride, padding, dilation and groups.
     pub conv: Conv,
 }
 
 impl Geometry {
-    /// The geometry of `conv` on pictures of shape `input` = [C, H, W].
+    /// The geometry of `conv` on images of shape `input` = [C, H, W].
+    ///
+    /// # Panics
+    /// If the dilated kernel is larger than the padded image, or a stride is 0.
     pub fn of(input: [usize; 3], conv: Conv) -> Geometry {
         let extent = |axis: usize, size: usize, pad: usize| {
-            (size + pad - conv.dilation[axis] * (conv.kernel[axis] - 1) - 1) / conv.stride[axis] + 1
+            let kernel = conv.dilation[axis] * (conv.kernel[axis] - 1) + 1;
+            let free = (size + pad).checked_sub(kernel).expect("a kernel that fits into the padded image");
+            free / conv.stride[axis] + 1
         };
         let p = conv.padding;
         let output = [conv.filters, extent(0, input[1], p.top + p.bottom), extent(1, input[2], p.left + p.right)];

@@ -1,19 +1,19 @@
-//! Convolution: forward, and the gradients of its input and weight, each by the algorithm that is fastest for the shape.
+//! Convolution: the forward pass and the gradients of the input and the weight, each by the fastest algorithm for the shape.
 //!
-//! A fully connected layer is the convolution with a 1x1 kernel of a 1x1 picture: its weight `[out, in]` is
-//! already `[out, in, 1, 1]`, and it runs on the same kernels.
+//! A fully connected layer is a convolution of 1x1 images with a 1x1 kernel: its weight `[out, in]` has the layout of
+//! `[out, in, 1, 1]`.
 //!
-//! What every algorithm keeps: the bits of an image's output (and input gradient) depend on the image, the weights
-//! and the shape alone, not on the batch size, the place in the batch or the number of threads. The
-//! weight gradient sums over images in an order that the batch size and the shape fix.
+//! Reproducibility: the bits of an image's output (and input gradient) depend on the image, the weights and the shape alone, not
+//! on the batch size, the position in the batch or the number of threads. The weight gradient sums over images in an order
+//! that the batch size and the shape determine.
 
-mod channelwise;
 mod choice;
+mod depthwise;
 mod direct;
 mod direct_weight;
-mod few;
+mod f4_rows;
+mod few_channels;
 mod geometry;
-mod line;
 mod pass;
 pub mod reference;
 #[cfg(test)]
@@ -23,17 +23,20 @@ mod winograd;
 pub use choice::{Algorithm, Direction, TABLED};
 pub use geometry::{Conv, Geometry, Padding};
 
+pub use crate::simd::Epilogue;
+
 use crate::memory::Scratch;
 use crate::pool::Pool;
 use crate::simd::{self, Kernels};
-use channelwise::{Channelwise, ChannelwiseWeight};
+use depthwise::{Depthwise, DepthwiseWeight};
 use direct::Direct;
 use direct_weight::DirectWeight;
-use line::{Line, LineWeight};
-use pass::{Io, Pass, Way, WeightPass};
+use f4_rows::{F4Rows, F4RowsWeight};
+use few_channels::FewChannelsWeight;
+use pass::{Pass, PassArgs, WeightPass};
 use winograd::{Winograd, WinogradWeight};
 
-/// Which gradients will ever be asked for.
+/// Which gradients a convolution has to compute.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
     /// [`ConvOp::grad_input`].
@@ -42,23 +45,7 @@ pub struct Needs {
     pub grad_weight: bool,
 }
 
-/// What is done to a convolution's sum before it is written: `relu((sum + bias) * scale + shift)`.
-///
-/// Each step is there only if asked for and rounds on its own (no fused multiply-add), so a network cut between these
-/// steps gives the same bits.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Epilogue<'a> {
-    /// Added first, one a filter.
-    pub bias: Option<&'a [f32]>,
-    /// Multiplied next, one a filter; comes with `shift`.
-    pub scale: Option<&'a [f32]>,
-    /// Added then, one a filter; comes with `scale`.
-    pub shift: Option<&'a [f32]>,
-    /// Whether negative values become 0 at last.
-    pub relu: bool,
-}
-
-/// A convolution, planned: an algorithm for every direction, with room for packed weights.
+/// A planned convolution: an algorithm for each direction, and its packed weights.
 pub struct ConvOp {
     geometry: Geometry,
     forward: Box<dyn Pass>,
@@ -69,10 +56,10 @@ pub struct ConvOp {
 impl ConvOp {
     /// Plans `geometry` for batches of at most `batch` images on at most `threads` threads.
     ///
-    /// `exact` forbids algorithms whose rounding error is larger than a direct sum's (F(4x4, 3x3)).
+    /// `exact` excludes algorithms whose rounding error is larger than a direct sum's (see [`Algorithm::exact`]).
     pub fn new(geometry: &Geometry, batch: usize, threads: usize, exact: bool, needs: Needs) -> ConvOp {
         let kernels = simd::kernels();
-        ConvOp::with(
+        ConvOp::with_algorithms(
             kernels,
             |direction| choice::choose(kernels.name, geometry, direction, exact),
             geometry,
@@ -82,8 +69,11 @@ impl ConvOp {
         )
     }
 
-    /// [`ConvOp::new`] with the kernels of a given instruction set and the algorithms that `choose` names.
-    pub fn with(
+    /// As [`ConvOp::new`], with the kernels of a given instruction set and the algorithms that `choose` returns.
+    ///
+    /// # Panics
+    /// If an algorithm does not cover the geometry.
+    pub fn with_algorithms(
         kernels: &'static Kernels,
         choose: impl Fn(Direction) -> Algorithm,
         geometry: &Geometry,
@@ -92,34 +82,41 @@ impl ConvOp {
         needs: Needs,
     ) -> ConvOp {
         let threads = threads.max(1);
-        let pass = |way, algorithm: Algorithm| -> Box<dyn Pass> {
+        let choose = |direction| {
+            let algorithm = choose(direction);
+            assert!(algorithm.covers(geometry), "{algorithm:?} does not cover {geometry:?}");
+            algorithm
+        };
+        let pass = |direction| -> Box<dyn Pass> {
+            let algorithm = choose(direction);
             match algorithm.transforms(kernels) {
-                Some(t) => Box::new(Winograd::new(geometry, way, batch, threads, kernels, t, needs.grad_weight)),
-                None if algorithm == Algorithm::Depthwise => Box::new(Channelwise::new(geometry, way, kernels)),
-                None if algorithm == Algorithm::Line && way == Way::Forward => {
-                    Box::new(Line::new(geometry, threads, kernels))
+                Some(t) => Box::new(Winograd::new(geometry, direction, batch, threads, kernels, t, needs.grad_weight)),
+                None if algorithm == Algorithm::Depthwise => Box::new(Depthwise::new(geometry, direction, kernels)),
+                None if algorithm == Algorithm::F4Rows && direction == Direction::Forward => {
+                    Box::new(F4Rows::new(geometry, threads, kernels))
                 }
-                None => Box::new(Direct::new(geometry, way, threads, kernels)),
+                None => Box::new(Direct::new(geometry, direction, threads, kernels)),
             }
         };
-        let weight = |algorithm: Algorithm| -> Box<dyn WeightPass> {
+        let weight_pass = || -> Box<dyn WeightPass> {
+            let algorithm = choose(Direction::GradWeight);
             match algorithm.transforms(kernels) {
                 Some(t) => Box::new(WinogradWeight::new(geometry, batch, threads, kernels, t)),
-                None if algorithm == Algorithm::Depthwise => Box::new(ChannelwiseWeight::new(geometry, kernels)),
-                None if algorithm == Algorithm::Line => Box::new(LineWeight::new(geometry, threads, kernels)),
-                None if few::suits(geometry) => Box::new(few::FewWeight::new(geometry, threads, kernels)),
+                None if algorithm == Algorithm::Depthwise => Box::new(DepthwiseWeight::new(geometry, kernels)),
+                None if algorithm == Algorithm::F4Rows => Box::new(F4RowsWeight::new(geometry, threads, kernels)),
+                None if few_channels::suits(geometry) => Box::new(FewChannelsWeight::new(geometry, threads, kernels)),
                 None => Box::new(DirectWeight::new(geometry, batch, kernels)),
             }
         };
         ConvOp {
             geometry: *geometry,
-            forward: pass(Way::Forward, choose(Direction::Forward)),
-            grad_input: needs.grad_input.then(|| pass(Way::GradInput, choose(Direction::GradInput))),
-            grad_weight: needs.grad_weight.then(|| weight(choose(Direction::GradWeight))),
+            forward: pass(Direction::Forward),
+            grad_input: needs.grad_input.then(|| pass(Direction::GradInput)),
+            grad_weight: needs.grad_weight.then(weight_pass),
         }
     }
 
-    /// To be called whenever the weights passed to the next call differ from the last call's.
+    /// Must be called when the weights differ from those of the previous call: packed weights are then packed again.
     pub fn weights_changed(&mut self) {
         self.forward.weights_changed();
         if let Some(pass) = &mut self.grad_input {
@@ -127,8 +124,11 @@ impl ConvOp {
         }
     }
 
-    /// The convolution of the first `n` images of `x` (n x H x W x C) with `w`
-    /// (`[filters, in / groups, kernel rows, kernel columns]`) into `y` (n x H x W x C).
+    /// Convolves the first `n` images of `x` (N x H x W x C) with `w` (`[filters, channels / groups, kernel rows, kernel columns]`);
+    /// overwrites the first `n` of `y` (N x H x W x filters).
+    ///
+    /// # Panics
+    /// If a slice is too short, `w` has another length than the geometry's weight, or `pool` has more threads than planned for.
     #[allow(clippy::too_many_arguments)]
     pub fn forward(
         &mut self,
@@ -142,15 +142,19 @@ impl ConvOp {
     ) {
         assert_eq!(w.len(), self.geometry.weight_len());
         let (x, y) = (&x[..n * self.geometry.input_len()], &mut y[..n * self.geometry.output_len()]);
-        self.forward.run(Io { n, w, x, epilogue, mask: None }, y, pool, scratch);
+        self.forward.run(PassArgs { n, w, x, epilogue, mask: None }, y, pool, scratch);
     }
 
-    /// Whether [`ConvOp::forward_pooled`] is there for this shape.
-    pub fn pools(&self) -> bool {
-        self.forward.pools()
+    /// Whether [`ConvOp::forward_pooled`] may be called: the forward algorithm supports it, and the output has even extents.
+    pub fn supports_pooling(&self) -> bool {
+        self.forward.supports_pooling()
     }
 
-    /// As [`ConvOp::forward`], with the largest of every 2x2 pixels into `pooled`; `y` is left out if it is empty.
+    /// As [`ConvOp::forward`], and writes the 2x2 max pooling of the output to `pooled` (N x H/2 x W/2 x filters). The output itself
+    /// is not stored if `y` is empty.
+    ///
+    /// # Panics
+    /// As [`ConvOp::forward`], and unless [`ConvOp::supports_pooling`].
     #[allow(clippy::too_many_arguments)]
     pub fn forward_pooled(
         &mut self,
@@ -165,13 +169,16 @@ impl ConvOp {
     ) {
         assert_eq!(w.len(), self.geometry.weight_len());
         let x = &x[..n * self.geometry.input_len()];
-        self.forward.run_pooled(Io { n, w, x, epilogue, mask: None }, y, pooled, pool, scratch);
+        self.forward.run_pooled(PassArgs { n, w, x, epilogue, mask: None }, y, pooled, pool, scratch);
     }
 
-    /// The gradient of the input from that of the output; overwrites `gx`.
+    /// The input gradient from the output gradient `gy` of the first `n` images; overwrites the first `n` of `gx`.
     ///
-    /// With a `mask` (as large as `gx`), `gx` is 0 wherever that is not positive: the backward pass of a ReLU whose
-    /// output was this convolution's input.
+    /// `mask`, as large as `gx`, fuses the backward pass of a ReLU whose output was this convolution's input: `gx` becomes 0 where
+    /// the mask is not positive.
+    ///
+    /// # Panics
+    /// As [`ConvOp::forward`], and if it was planned without [`Needs::grad_input`].
     #[allow(clippy::too_many_arguments)]
     pub fn grad_input(
         &mut self,
@@ -185,25 +192,28 @@ impl ConvOp {
     ) {
         assert_eq!(w.len(), self.geometry.weight_len());
         let (x, y) = (&gy[..n * self.geometry.output_len()], &mut gx[..n * self.geometry.input_len()]);
-        let pass = self.grad_input.as_mut().expect("planned with the input's gradient");
-        pass.run(Io { n, w, x, epilogue: Epilogue::default(), mask }, y, pool, scratch);
+        let pass = self.grad_input.as_mut().expect("planned with the input gradient");
+        pass.run(PassArgs { n, w, x, epilogue: Epilogue::default(), mask }, y, pool, scratch);
     }
 
-    /// The gradient of the weight (in the weight's layout), summed over images; overwrites `gw`.
+    /// The weight gradient (in the weight's layout), summed over the first `n` images of `x` and `gy`; overwrites `gw`.
+    ///
+    /// # Panics
+    /// As [`ConvOp::forward`], and if it was planned without [`Needs::grad_weight`].
     pub fn grad_weight(&mut self, n: usize, x: &[f32], gy: &[f32], gw: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
         let (x, gy) = (&x[..n * self.geometry.input_len()], &gy[..n * self.geometry.output_len()]);
-        let pass = self.grad_weight.as_mut().expect("planned with the weight's gradient");
+        let pass = self.grad_weight.as_mut().expect("planned with the weight gradient");
         pass.run(n, x, gy, gw, pool, scratch);
     }
 
-    /// Bytes that the largest batch takes of the [`Scratch`] that operations share.
+    /// Bytes of [`Scratch`] that the largest batch needs.
     pub fn scratch_bytes(&self) -> usize {
         let grad_input = self.grad_input.as_ref().map_or(0, |p| p.scratch_bytes());
         let grad_weight = self.grad_weight.as_ref().map_or(0, |p| p.scratch_bytes());
         self.forward.scratch_bytes().max(grad_input).max(grad_weight)
     }
 
-    /// Bytes of packed weights that this operation holds itself.
+    /// Bytes of packed weights that this operation owns.
     pub fn packed_bytes(&self) -> usize {
         self.forward.packed_bytes() + self.grad_input.as_ref().map_or(0, |p| p.packed_bytes())
     }

@@ -1,116 +1,137 @@
-//! A convolution-like pass over pictures, forward or backward, as every algorithm sees it.
+//! The interface of all algorithms.
 
-use super::{Epilogue, Geometry};
-use crate::memory::Scratch;
+use super::{Direction, Epilogue, Geometry};
+use crate::memory::{Scratch, SharedPtr};
 use crate::pool::Pool;
-use crate::simd::tile::Finish;
+use crate::simd::ReluMask;
 
-/// Which way a pass runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// From the input to the output.
-    Forward,
-    /// From the output's gradient to the input's: the same sums with rows and columns of the weight exchanged.
-    GradInput,
-}
-
-/// What a pass reads and writes.
+/// The arguments of a pass.
 #[derive(Clone, Copy)]
-pub(super) struct Io<'a> {
+pub(super) struct PassArgs<'a> {
     /// Images.
     pub n: usize,
-    /// The weights, OIHW.
+    /// The weights, `[filters, channels / groups, kernel rows, kernel columns]`.
     pub w: &'a [f32],
     /// The source, n x H x W x C.
     pub x: &'a [f32],
-    /// What is done to the sums.
+    /// Applied to the sums.
     pub epilogue: Epilogue<'a>,
-    /// Elements of the target whose counterpart here is not positive become 0.
+    /// The mask of a fused ReLU backward, as large as the target.
     pub mask: Option<&'a [f32]>,
 }
 
-impl Io<'_> {
-    /// The kernels' form of what is done to the sums of `y`; the epilogue's slices must hold a value a channel.
-    pub fn finish(&self, channels: usize, y: &mut [f32]) -> SharedFinish {
-        let pointer = |values: Option<&[f32]>| match values {
-            Some(values) => values[..channels].as_ptr(),
-            None => std::ptr::null(),
-        };
-        let e = self.epilogue;
-        assert_eq!(e.scale.is_some(), e.shift.is_some(), "scale and shift come together");
-        assert!(self.mask.is_none_or(|m| m.len() >= y.len()), "a mask as large as its target");
-        SharedFinish(Finish {
-            bias: pointer(e.bias),
-            scale: pointer(e.scale),
-            shift: pointer(e.shift),
-            relu: e.relu,
-            mask: self.mask.map_or(std::ptr::null(), |m| m.as_ptr()),
-            target: y.as_ptr(),
-        })
+impl<'a> PassArgs<'a> {
+    /// The epilogue for `channels` channels and the mask for the target `y`, checked.
+    pub fn epilogue_and_mask(&self, channels: usize, y: &[f32]) -> (Epilogue<'a>, Option<ReluMask<'a>>) {
+        (self.epilogue.checked(channels), self.mask.map(|mask| ReluMask::new(mask, y)))
     }
 }
 
-/// One algorithm for [`Way::Forward`] or [`Way::GradInput`].
+/// An algorithm for [`Direction::Forward`] or [`Direction::GradInput`].
 pub(super) trait Pass: Send {
     /// Overwrites `y`, n x H x W x C.
-    fn run(&mut self, io: Io<'_>, y: &mut [f32], pool: &Pool, scratch: &mut Scratch);
-    /// Whether [`Pass::run_pooled`] is there.
-    fn pools(&self) -> bool {
+    fn run(&mut self, args: PassArgs<'_>, y: &mut [f32], pool: &Pool, scratch: &mut Scratch);
+    /// Whether [`Pass::run_pooled`] is implemented for this shape.
+    fn supports_pooling(&self) -> bool {
         false
     }
-    /// Overwrites `pooled`, the largest of every 2x2 pixels of what [`Pass::run`] writes, and `y` unless that is empty.
-    fn run_pooled(&mut self, io: Io<'_>, y: &mut [f32], pooled: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
-        let _ = (io, y, pooled, pool, scratch);
-        unreachable!("only where the pass pools");
+    /// Overwrites `pooled` with the 2x2 max pooling of what [`Pass::run`] computes, and `y` with that itself unless it is empty.
+    fn run_pooled(
+        &mut self,
+        args: PassArgs<'_>,
+        y: &mut [f32],
+        pooled: &mut [f32],
+        pool: &Pool,
+        scratch: &mut Scratch,
+    ) {
+        let _ = (args, y, pooled, pool, scratch);
+        unreachable!("only called if the pass supports pooling");
     }
-    /// The weights are no longer those that were packed.
+    /// The weights have changed since they were packed.
     fn weights_changed(&mut self);
-    /// Bytes of [`Scratch`] that the largest batch takes.
+    /// Bytes of [`Scratch`] for the largest batch.
     fn scratch_bytes(&self) -> usize;
-    /// Bytes of packed weights held.
+    /// Bytes of packed weights.
     fn packed_bytes(&self) -> usize;
 }
 
-/// One algorithm for the weight's gradient.
+/// An algorithm for [`Direction::GradWeight`].
 pub(super) trait WeightPass: Send {
-    /// Overwrites `gw` (OIHW) with the sum over the `n` images of `x` and `gy`.
+    /// Overwrites `gw`, laid out as the weights, with the sum over the `n` images of `x` and `gy`.
     fn run(&mut self, n: usize, x: &[f32], gy: &[f32], gw: &mut [f32], pool: &Pool, scratch: &mut Scratch);
-    /// Bytes of [`Scratch`] that the largest batch takes.
+    /// Bytes of [`Scratch`] for the largest batch.
     fn scratch_bytes(&self) -> usize;
 }
 
-/// The pictures between which a pass runs: [C, H, W] of what it reads and of what it writes.
-pub(super) fn sides(g: &Geometry, way: Way) -> ([usize; 3], [usize; 3]) {
-    match way {
-        Way::Forward => (g.input, g.output),
-        Way::GradInput => (g.output, g.input),
+/// The source and the target of a pass, [C, H, W] each. The weight gradient correlates the same images as the forward pass.
+pub(super) fn source_and_target(g: &Geometry, direction: Direction) -> ([usize; 3], [usize; 3]) {
+    match direction {
+        Direction::Forward | Direction::GradWeight => (g.input, g.output),
+        Direction::GradInput => (g.output, g.input),
     }
 }
 
-/// The weight between a pass's source channel `from` and target channel `to` of one group, in OIHW without the tap.
+/// Where the taps between source channel `from` and target channel `to` of a group start in the weights.
 ///
-/// Returns `(start, source step, target step)`: the weights of the pair are the `taps` floats from
-/// `start + from * source step + to * target step` on.
-pub(super) fn weight_steps(g: &Geometry, way: Way, group: usize) -> (usize, usize, usize) {
+/// Returns `(start, source step, target step)`: they are contiguous from `start + from * source step + to * target step` on.
+pub(super) fn weight_steps(g: &Geometry, direction: Direction, group: usize) -> (usize, usize, usize) {
     let taps = g.conv.kernel[0] * g.conv.kernel[1];
     let (og, ig) = (g.conv.filters / g.conv.groups, g.input[0] / g.conv.groups);
     let start = group * og * ig * taps;
-    match way {
-        Way::Forward => (start, taps, ig * taps),
-        Way::GradInput => (start, ig * taps, taps),
+    match direction {
+        Direction::Forward | Direction::GradWeight => (start, taps, ig * taps),
+        Direction::GradInput => (start, ig * taps, taps),
     }
 }
 
-/// [`Finish`] for tasks on other threads.
-#[derive(Clone, Copy)]
-pub(super) struct SharedFinish(Finish);
+/// Adds up `count` partial sums of `len` floats, `step` apart, into the first one. Pairwise, in an order that `count` alone
+/// determines.
+///
+/// # Safety
+/// No other thread accesses the partial sums.
+pub(super) unsafe fn add_pairwise(first: SharedPtr, count: usize, step: usize, len: usize) {
+    let mut distance = 1;
+    while distance < count {
+        for i in (0..count - distance).step_by(2 * distance) {
+            // SAFETY: by the caller; the two sums do not overlap.
+            let (to, from) = unsafe {
+                let to = std::slice::from_raw_parts_mut(first.at(i * step), len);
+                (to, std::slice::from_raw_parts(first.at((i + distance) * step), len))
+            };
+            to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        }
+        distance *= 2;
+    }
+}
 
-// SAFETY: it points into slices that are borrowed, unchanged, for as long as the tasks run.
-unsafe impl Send for SharedFinish {}
-unsafe impl Sync for SharedFinish {}
+/// How many of `left` rows the next register tile of at most `most` rows takes, so that the last tiles are balanced.
+pub(super) fn balanced_rows(left: usize, most: usize) -> usize {
+    if left <= most {
+        left
+    } else if left < 2 * most {
+        left.div_ceil(2)
+    } else {
+        most
+    }
+}
 
-impl SharedFinish {
-    pub fn get(self) -> Finish {
-        self.0
+/// Copies one image [C, H, W] (stored as H x W x C) into the middle of a larger one of zeros: `before` rows and columns of
+/// padding above and to the left, `padded` rows and columns in all.
+///
+/// # Safety
+/// `to` is valid for `padded[0] * padded[1] * C` floats.
+pub(super) unsafe fn pad(image: &[f32], source: [usize; 3], before: [usize; 2], padded: [usize; 2], to: *mut f32) {
+    let [c, h, w] = source;
+    let row = padded[1] * c;
+    unsafe {
+        let (left, right) = (before[1] * c, row - (before[1] + w) * c);
+        to.write_bytes(0, before[0] * row);
+        for i in 0..h {
+            let line = to.add((before[0] + i) * row);
+            line.write_bytes(0, left);
+            line.add(left).copy_from_nonoverlapping(image[i * w * c..].as_ptr(), w * c);
+            line.add(row - right).write_bytes(0, right);
+        }
+        to.add((before[0] + h) * row).write_bytes(0, (padded[0] - before[0] - h) * row);
     }
 }

@@ -1,9 +1,11 @@
-//! Convolution in f64 straight from its definition: the oracle of the tests.
+//! Convolution in f64, directly from its definition: the reference that tests compare with. Slow.
+//!
+//! Images are N x H x W x C, weights `[filters, channels / groups, kernel rows, kernel columns]`.
 
 use super::Geometry;
 
-/// Calls `f(y index, x index, w index)` for every product of the convolution of one image.
-fn products(g: &Geometry, mut f: impl FnMut(usize, usize, usize)) {
+/// Calls `f(y index, x index, w index)` for every multiplication of the convolution of one image.
+fn for_each_product(g: &Geometry, mut f: impl FnMut(usize, usize, usize)) {
     let ([ci, hi, wi], [co, ho, wo], c) = (g.input, g.output, g.conv);
     let (ig, og) = (ci / c.groups, co / c.groups);
     for o in 0..co {
@@ -28,32 +30,32 @@ fn products(g: &Geometry, mut f: impl FnMut(usize, usize, usize)) {
     }
 }
 
-/// Sums of the forward convolution, n x H x W x C.
+/// The forward convolution of `n` images.
 pub fn forward(g: &Geometry, n: usize, x: &[f32], w: &[f32]) -> Vec<f64> {
     let mut out = vec![0.0; n * g.output_len()];
     for image in 0..n {
         let (x, out) = (&x[image * g.input_len()..], &mut out[image * g.output_len()..]);
-        products(g, |iy, ix, iw| out[iy] += x[ix] as f64 * w[iw] as f64);
+        for_each_product(g, |iy, ix, iw| out[iy] += x[ix] as f64 * w[iw] as f64);
     }
     out
 }
 
-/// The input's gradient, n x H x W x C.
+/// The input gradient of `n` images from the output gradient `gy`.
 pub fn grad_input(g: &Geometry, n: usize, gy: &[f32], w: &[f32]) -> Vec<f64> {
     let mut out = vec![0.0; n * g.input_len()];
     for image in 0..n {
         let (gy, out) = (&gy[image * g.output_len()..], &mut out[image * g.input_len()..]);
-        products(g, |iy, ix, iw| out[ix] += gy[iy] as f64 * w[iw] as f64);
+        for_each_product(g, |iy, ix, iw| out[ix] += gy[iy] as f64 * w[iw] as f64);
     }
     out
 }
 
-/// The weight's gradient, summed over the images.
+/// The weight gradient, summed over `n` images, from the output gradient `gy`.
 pub fn grad_weight(g: &Geometry, n: usize, x: &[f32], gy: &[f32]) -> Vec<f64> {
     let mut out = vec![0.0; g.weight_len()];
     for image in 0..n {
         let (x, gy) = (&x[image * g.input_len()..], &gy[image * g.output_len()..]);
-        products(g, |iy, ix, iw| out[iw] += gy[iy] as f64 * x[ix] as f64);
+        for_each_product(g, |iy, ix, iw| out[iw] += gy[iy] as f64 * x[ix] as f64);
     }
     out
 }

@@ -1,4 +1,4 @@
-//! Every convolution against f64 sums, and the contracts on bits.
+//! Every algorithm against f64, and bitwise reproducibility.
 
 use std::io::Write;
 
@@ -7,9 +7,9 @@ use crate::memory::Scratch;
 use crate::pool::Pool;
 use crate::simd::{self, Kernels};
 
-const BOTH: Needs = Needs { grad_input: true, grad_weight: true };
+const ALL_GRADIENTS: Needs = Needs { grad_input: true, grad_weight: true };
 
-/// Numbers in [-1, 1) from a counter (a hash of the index; no state).
+/// Pseudo-random numbers in [-1, 1), a hash of their index.
 pub(super) fn numbers(count: usize, stream: u64) -> Vec<f32> {
     (0..count as u64)
         .map(|i| {
@@ -22,15 +22,15 @@ pub(super) fn numbers(count: usize, stream: u64) -> Vec<f32> {
         .collect()
 }
 
-/// The largest difference as a share of the largest expected value.
+/// The largest difference, relative to the largest expected value.
 pub(super) fn error(found: &[f32], expected: &[f64]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let size = expected.iter().fold(0.0f64, |a, b| a.max(b.abs()));
-    let gap = found.iter().zip(expected).fold(0.0f64, |a, (f, e)| {
+    let difference = found.iter().zip(expected).fold(0.0f64, |a, (f, e)| {
         let d = (*f as f64 - e).abs();
         if d.is_nan() { f64::INFINITY } else { a.max(d) }
     });
-    gap / size.max(1e-30)
+    difference / size.max(1e-30)
 }
 
 fn conv(
@@ -45,7 +45,7 @@ fn conv(
     Conv { filters, kernel, stride, padding, dilation, groups }
 }
 
-/// Shapes of every kind: dense, strided, dilated, grouped, depthwise, asymmetric, ragged channel counts, 1x1 pictures.
+/// Shapes of every kind: dense, strided, dilated, grouped, depthwise, asymmetric, odd channel counts, 1x1 images.
 pub(super) fn shapes() -> Vec<Geometry> {
     let mut all = Vec::new();
     let mut add = |input: [usize; 3], c: Conv| all.push(Geometry::of(input, c));
@@ -66,9 +66,9 @@ pub(super) fn shapes() -> Vec<Geometry> {
         ([33, 14, 14], 64),
         ([40, 2, 2], 72),
         ([32, 9, 10], 32),
-        // Wide enough that a block's gradients are summed in two parts.
+        // Large enough that a block of the weight gradient is split into two sets of planes.
         ([100, 6, 5], 130),
-        // Large enough that transformed weights are not kept and gradients are summed panel by panel.
+        // Large enough that weights are transformed, and weight gradients accumulated, panel by panel.
         ([256, 4, 4], 168),
         ([136, 6, 5], 180),
         ([392, 2, 2], 392),
@@ -90,7 +90,7 @@ pub(super) fn shapes() -> Vec<Geometry> {
     add([10, 8, 8], conv(12, [3, 3], [1, 1], [2; 4], [1, 1], 1));
     add([2, 5, 6], conv(7, [3, 3], [1, 1], [2, 0, 1, 2], [1, 1], 1));
     add([4, 10, 13], conv(33, [3, 3], [1, 1], [0, 2, 2, 0], [1, 1], 1));
-    // More lines than are transformed at a time.
+    // More rows than are transformed at a time.
     add([3, 45, 40], conv(20, [3, 3], [1, 1], [1; 4], [1, 1], 1));
     add([10, 7, 8], conv(12, [3, 3], [1, 1], [0, 2, 1, 0], [1, 1], 1));
     add([8, 10, 10], conv(8, [3, 3], [1, 1], [2; 4], [2, 2], 1));
@@ -108,7 +108,7 @@ pub(super) fn shapes() -> Vec<Geometry> {
     add([12, 6, 6], conv(24, [3, 3], [2, 2], [1; 4], [1, 1], 3));
     add([12, 7, 7], conv(12, [1, 1], [1, 1], none, [1, 1], 4));
     add([40, 5, 5], conv(40, [3, 3], [1, 1], [1; 4], [1, 1], 10));
-    // Depthwise, also with a multiplier.
+    // Depthwise, also with a channel multiplier.
     add([19, 8, 8], conv(19, [3, 3], [1, 1], [1; 4], [1, 1], 19));
     add([32, 9, 9], conv(32, [3, 3], [2, 2], [1; 4], [1, 1], 32));
     add([16, 8, 8], conv(16, [5, 5], [1, 1], [4; 4], [2, 2], 16));
@@ -141,7 +141,7 @@ impl Case {
     }
 
     fn op(&self, algorithm: Algorithm, batch: usize, threads: usize) -> ConvOp {
-        ConvOp::with(simd::kernels(), |_| algorithm, &self.g, batch, threads, BOTH)
+        ConvOp::with_algorithms(simd::kernels(), |_| algorithm, &self.g, batch, threads, ALL_GRADIENTS)
     }
 
     fn epilogue(&self) -> Epilogue<'_> {
@@ -149,15 +149,15 @@ impl Case {
     }
 }
 
-/// Every shape with every algorithm that covers it.
-fn runs() -> Vec<(Geometry, Algorithm)> {
+/// All pairs of a shape and an algorithm that covers it.
+fn cases() -> Vec<(Geometry, Algorithm)> {
     shapes()
         .into_iter()
         .flat_map(|g| Algorithm::ALL.into_iter().filter(move |a| a.covers(&g)).map(move |a| (g, a)))
         .collect()
 }
 
-/// Every shape in every direction by every algorithm, with and without epilogue, against f64.
+/// Every algorithm on every shape, in all directions, with and without epilogue, against f64.
 fn agrees_with_f64(kernels: &'static Kernels) {
     let n = 3;
     let pool = Pool::new(2);
@@ -178,7 +178,7 @@ fn agrees_with_f64(kernels: &'static Kernels) {
         for algorithm in Algorithm::ALL.into_iter().filter(|a| a.covers(&g)) {
             let bound = if algorithm == Algorithm::F4 { 6e-6 } else { 2e-6 };
             let what = format!("{g:?}, {algorithm:?}, {}", kernels.name);
-            let mut op = ConvOp::with(kernels, |_| algorithm, &g, n, 2, BOTH);
+            let mut op = ConvOp::with_algorithms(kernels, |_| algorithm, &g, n, 2, ALL_GRADIENTS);
             let mut y = vec![f32::NAN; n * g.output_len()];
             op.forward(n, &case.w, &case.x, Epilogue::default(), &mut y, &pool, &mut scratch);
             assert!(error(&y, &forward) < bound, "forward: {} for {what}", error(&y, &forward));
@@ -187,7 +187,7 @@ fn agrees_with_f64(kernels: &'static Kernels) {
             let mut gx = vec![f32::NAN; n * g.input_len()];
             op.grad_input(n, &case.w, &case.gy, &mut gx, None, &pool, &mut scratch);
             assert!(error(&gx, &grad_input) < bound, "grad_input: {} for {what}", error(&gx, &grad_input));
-            // Under a mask: the same bits, or 0 where the input is not positive.
+            // With a mask: the same bits, or 0 where the input is not positive.
             let mut masked = vec![f32::NAN; n * g.input_len()];
             op.grad_input(n, &case.w, &case.gy, &mut masked, Some(&case.x), &pool, &mut scratch);
             let same = masked.iter().zip(&gx).zip(&case.x).all(|((m, g), x)| *m == if *x > 0.0 { *g } else { 0.0 });
@@ -199,7 +199,7 @@ fn agrees_with_f64(kernels: &'static Kernels) {
     }
 }
 
-/// The kernels called `name`, or a loud line where the processor lacks them.
+/// The kernels called `name`; a line on standard error if the processor does not have the instruction set.
 fn kernels_named(name: &str) -> Option<&'static Kernels> {
     let found = simd::all().iter().copied().find(|k| k.name == name);
     if found.is_none() {
@@ -227,12 +227,12 @@ fn portable_agrees_with_f64() {
     agrees_with_f64(kernels_named("portable").expect("every processor has them"));
 }
 
-/// Weights that change are used from the next call on.
+/// After `weights_changed`, the next call uses the new weights.
 #[test]
 fn changed_weights_are_packed_again() {
     let pool = Pool::new(1);
     let mut scratch = Scratch::default();
-    for (g, algorithm) in runs() {
+    for (g, algorithm) in cases() {
         let case = Case::new(g, 1);
         let mut op = case.op(algorithm, 1, 1);
         let (mut y, mut gx) = (vec![0.0; g.output_len()], vec![0.0; g.input_len()]);
@@ -243,18 +243,19 @@ fn changed_weights_are_packed_again() {
         let (mut y2, mut gx2) = (y.clone(), gx.clone());
         op.forward(1, &twice, &case.x, Epilogue::default(), &mut y2, &pool, &mut scratch);
         op.grad_input(1, &twice, &case.gy, &mut gx2, None, &pool, &mut scratch);
-        // Doubling rounds nothing.
+        // Doubling is exact.
         assert!(y.iter().zip(&y2).all(|(a, b)| 2.0 * a == *b), "{g:?} {algorithm:?}");
         assert!(gx.iter().zip(&gx2).all(|(a, b)| 2.0 * a == *b), "{g:?} {algorithm:?}");
     }
 }
 
-/// An image's bits depend neither on its batch nor on the threads; a weight gradient's not on the threads or the largest batch.
+/// The bits of an image's output and input gradient depend neither on the batch nor on the number of threads; those of a weight
+/// gradient depend neither on the number of threads nor on the largest batch planned for.
 #[test]
-fn bits_are_the_images_own() {
+fn results_do_not_depend_on_batch_or_threads() {
     let batch = 7;
     let pools = [Pool::new(1), Pool::new(3)];
-    for (g, algorithm) in runs() {
+    for (g, algorithm) in cases() {
         let case = Case::new(g, batch);
         let (il, ol) = (g.input_len(), g.output_len());
         let mut scratch = Scratch::default();
@@ -297,9 +298,9 @@ fn bits_are_the_images_own() {
     }
 }
 
-/// Batches that outgrow the memory that is held at a time go through it in pieces.
+/// Batches of more images than a chunk holds.
 #[test]
-fn large_batches_go_in_pieces() {
+fn batches_larger_than_a_chunk() {
     let n = 600;
     let pools = [Pool::new(1), Pool::new(2)];
     let g = Geometry::of([256, 4, 4], Conv::same(168, 3));
@@ -317,8 +318,8 @@ fn large_batches_go_in_pieces() {
             op.grad_weight(n, &case.x, &case.gy, &mut gw, pool, &mut scratch);
             results.push([y, gx, gw]);
         }
-        assert!(results[0] == results[1], "{algorithm:?}: the number of threads shows");
-        // The last image alone.
+        assert!(results[0] == results[1], "{algorithm:?}: results depend on the number of threads");
+        // The last image, computed alone.
         let (il, ol) = (g.input_len(), g.output_len());
         let mut op = case.op(algorithm, 1, 1);
         let mut y = vec![0.0; ol];
@@ -345,9 +346,9 @@ fn max_pooled(x: &[f32], channels: usize, width: usize) -> Vec<f32> {
     x.chunks_exact(2 * row).flat_map(|pair| (0..row / 2).map(move |i| pooled(pair, i))).collect()
 }
 
-/// What a convolution pools as it writes is, to the bit, what is pooled of what it wrote.
+/// Pooling fused into a convolution gives the same bits as pooling its output.
 #[test]
-fn pooling_in_the_epilogue_changes_no_bit() {
+fn fused_pooling_agrees_with_pooling_afterwards() {
     let pool = Pool::new(3);
     let mut scratch = Scratch::default();
     for kernels in simd::all() {
@@ -363,11 +364,11 @@ fn pooling_in_the_epilogue_changes_no_bit() {
             let case = Case::new(Geometry::of([ci, h, w], Conv::same(f, 3)), n);
             for algorithm in Algorithm::ALL
                 .into_iter()
-                .filter(|a| a.covers(&case.g) && !matches!(a, Algorithm::Direct | Algorithm::Line))
+                .filter(|a| a.covers(&case.g) && !matches!(a, Algorithm::Direct | Algorithm::F4Rows))
             {
-                let mut op = ConvOp::with(kernels, |_| algorithm, &case.g, n, 3, Needs::default());
-                assert!(op.pools());
-                // Negative sums, zeros, infinities and NaN among what is compared.
+                let mut op = ConvOp::with_algorithms(kernels, |_| algorithm, &case.g, n, 3, Needs::default());
+                assert!(op.supports_pooling());
+                // Infinities and NaN among the inputs; outputs include negative values and zeros.
                 let mut x = case.x.clone();
                 (x[0], x[ci * h * w]) = (f32::NAN, f32::INFINITY);
                 for relu in [false, true] {
@@ -375,14 +376,14 @@ fn pooling_in_the_epilogue_changes_no_bit() {
                     let mut whole = vec![0.0; n * case.g.output_len()];
                     op.forward(n, &case.w, &x, epilogue, &mut whole, &pool, &mut scratch);
                     let expected = max_pooled(&whole, f, w);
-                    for keep in [false, true] {
-                        let mut beside = vec![7.0; if keep { whole.len() } else { 0 }];
+                    for store_y in [false, true] {
+                        let mut y = vec![7.0; if store_y { whole.len() } else { 0 }];
                         let mut pooled = vec![7.0; expected.len()];
-                        op.forward_pooled(n, &case.w, &x, epilogue, &mut beside, &mut pooled, &pool, &mut scratch);
+                        op.forward_pooled(n, &case.w, &x, epilogue, &mut y, &mut pooled, &pool, &mut scratch);
                         let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-                        let what = format!("{kernels:?} {algorithm:?} {ci}x{h}x{w}, relu {relu}, beside {keep}");
+                        let what = format!("{kernels:?} {algorithm:?} {ci}x{h}x{w}, relu {relu}, y stored {store_y}");
                         assert_eq!(bits(&pooled), bits(&expected), "{what}");
-                        assert!(!keep || bits(&beside) == bits(&whole), "{what}");
+                        assert!(!store_y || bits(&y) == bits(&whole), "{what}");
                     }
                 }
             }

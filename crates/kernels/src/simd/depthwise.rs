@@ -1,15 +1,14 @@
-//! Depthwise products: every channel on its own, vectors along the channels.
+//! Depthwise convolution: every channel on its own, vectors along the channels.
 
 #![allow(clippy::needless_range_loop)] // Indices over small constants unroll; iterators over vectors do not always inline.
 
-use super::Simd;
-use super::tile::Finish;
+use super::{Epilogue, ReluMask, Simd};
 
-/// Vectors of channels worked on at a time: as many chains of sums as hide most of their latency.
-const BLOCK: usize = 4;
+/// Vectors of channels that are accumulated at a time: enough independent chains to hide most of the latency of an addition.
+const VECTORS: usize = 4;
 
-/// `y[..] = sum over t of x[t][..] * w[t][..]` for one pixel, all channels.
-pub(crate) struct Gather {
+/// One output pixel: `y[c] = sum over taps t of x[t][c] * w[t][c]`.
+pub(crate) struct DepthwisePixel<'a> {
     /// First channel of the pixel under each tap.
     pub x: *const *const f32,
     /// First channel of each tap's weights.
@@ -18,97 +17,109 @@ pub(crate) struct Gather {
     pub taps: usize,
     /// How many channels.
     pub channels: usize,
-    /// First channel of the pixel that is written.
+    /// First channel of the output pixel.
     pub y: *mut f32,
-    /// What is done to the sums.
-    pub finish: Finish,
+    /// Applied to the sums.
+    pub epilogue: Epilogue<'a>,
+    /// Applied to what is stored.
+    pub mask: Option<ReluMask<'a>>,
 }
 
-/// See [`Gather`].
-#[inline(always)]
-pub(super) unsafe fn gather<S: Simd>(t: &Gather) {
-    unsafe {
-        let mut c = 0;
-        while c + BLOCK * S::LANES <= t.channels {
-            let mut sums = [S::zero(); BLOCK];
-            for tap in 0..t.taps {
-                let (x, w) = ((*t.x.add(tap)).wrapping_add(c), (*t.w.add(tap)).wrapping_add(c));
-                for v in 0..BLOCK {
-                    sums[v] =
-                        S::fma(S::load(x.wrapping_add(v * S::LANES)), S::load(w.wrapping_add(v * S::LANES)), sums[v]);
+impl DepthwisePixel<'_> {
+    /// Computes `N` vectors of channels from `c` on; the first `count` channels of each exist.
+    #[inline(always)]
+    unsafe fn vectors<S: Simd, const N: usize>(&self, c: usize, count: usize) {
+        unsafe {
+            let mut sums = [S::zero(); N];
+            for tap in 0..self.taps {
+                let (x, w) = ((*self.x.add(tap)).wrapping_add(c), (*self.w.add(tap)).wrapping_add(c));
+                for v in 0..N {
+                    let x = S::load_up_to(x.wrapping_add(v * S::LANES), count);
+                    let w = S::load_up_to(w.wrapping_add(v * S::LANES), count);
+                    sums[v] = S::fma(x, w, sums[v]);
                 }
             }
-            for v in 0..BLOCK {
+            for v in 0..N {
                 let at = c + v * S::LANES;
-                let [sum] = t.finish.apply::<S, 1>([sums[v]], at, S::LANES);
-                t.finish.store::<S>(t.y.wrapping_add(at), sum, S::LANES);
+                let [sum] = self.epilogue.apply::<S, 1>([sums[v]], at, count);
+                let to = self.y.wrapping_add(at);
+                match &self.mask {
+                    Some(mask) => mask.store::<S>(to, sum, count),
+                    None => S::store_up_to(to, sum, count),
+                }
             }
-            c += BLOCK * S::LANES;
+        }
+    }
+}
+
+/// See [`DepthwisePixel`].
+#[inline(always)]
+pub(super) unsafe fn pixel<S: Simd>(t: &DepthwisePixel) {
+    unsafe {
+        let mut c = 0;
+        while c + VECTORS * S::LANES <= t.channels {
+            t.vectors::<S, VECTORS>(c, S::LANES);
+            c += VECTORS * S::LANES;
         }
         while c < t.channels {
-            let left = t.channels - c;
-            let mut sum = S::zero();
-            for tap in 0..t.taps {
-                let x = S::load_up_to((*t.x.add(tap)).wrapping_add(c), left);
-                let w = S::load_up_to((*t.w.add(tap)).wrapping_add(c), left);
-                sum = S::fma(x, w, sum);
-            }
-            let [sum] = t.finish.apply::<S, 1>([sum], c, left);
-            t.finish.store::<S>(t.y.wrapping_add(c), sum, left);
+            t.vectors::<S, 1>(c, t.channels - c);
             c += S::LANES;
         }
     }
 }
 
-/// `w[t][..] += sum over p of x[p + offset of t][..] * g[p][..]` for a run of pixels.
-pub(crate) struct Correlate {
-    /// First channel of the run's first pixel of X, under tap 0.
+/// The weight gradient of one tap from a run of output pixels: `gw[c] += sum over pixels p of x[p][c] * gy[p][c]`.
+pub(crate) struct DepthwiseGradient {
+    /// First channel of the input pixel under the tap, for the run's first pixel.
     pub x: *const f32,
-    /// Distance between the pixels of X.
+    /// Floats between the input pixels.
     pub x_step: usize,
-    /// First channel of the run's first pixel of G.
-    pub g: *const f32,
-    /// Distance between the pixels of G.
-    pub g_step: usize,
+    /// First channel of the output gradient's first pixel.
+    pub gy: *const f32,
+    /// Floats between the output pixels.
+    pub gy_step: usize,
     /// Pixels of the run.
-    pub run: usize,
+    pub pixels: usize,
     /// How many channels.
     pub channels: usize,
-    /// The tap's sums.
-    pub w: *mut f32,
+    /// The gradient of the tap's weights.
+    pub gw: *mut f32,
 }
 
-/// See [`Correlate`].
+impl DepthwiseGradient {
+    /// Computes `N` vectors of channels from `c` on; the first `count` channels of each exist.
+    #[inline(always)]
+    unsafe fn vectors<S: Simd, const N: usize>(&self, c: usize, count: usize) {
+        unsafe {
+            let mut sums = [S::zero(); N];
+            let (mut x, mut gy) = (self.x.wrapping_add(c), self.gy.wrapping_add(c));
+            for _ in 0..self.pixels {
+                for v in 0..N {
+                    let x = S::load_up_to(x.wrapping_add(v * S::LANES), count);
+                    let gy = S::load_up_to(gy.wrapping_add(v * S::LANES), count);
+                    sums[v] = S::fma(x, gy, sums[v]);
+                }
+                (x, gy) = (x.wrapping_add(self.x_step), gy.wrapping_add(self.gy_step));
+            }
+            for v in 0..N {
+                let gw = self.gw.wrapping_add(c + v * S::LANES);
+                S::store_up_to(gw, S::add(S::load_up_to(gw, count), sums[v]), count);
+            }
+        }
+    }
+}
+
+/// See [`DepthwiseGradient`].
 #[inline(always)]
-pub(super) unsafe fn correlate<S: Simd>(t: &Correlate) {
+pub(super) unsafe fn gradient<S: Simd>(t: &DepthwiseGradient) {
     unsafe {
         let mut c = 0;
-        while c + BLOCK * S::LANES <= t.channels {
-            let mut sums = [S::zero(); BLOCK];
-            let (mut x, mut g) = (t.x.wrapping_add(c), t.g.wrapping_add(c));
-            for _ in 0..t.run {
-                for v in 0..BLOCK {
-                    sums[v] =
-                        S::fma(S::load(x.wrapping_add(v * S::LANES)), S::load(g.wrapping_add(v * S::LANES)), sums[v]);
-                }
-                (x, g) = (x.wrapping_add(t.x_step), g.wrapping_add(t.g_step));
-            }
-            for v in 0..BLOCK {
-                let w = t.w.wrapping_add(c + v * S::LANES);
-                S::store(w, S::add(S::load(w), sums[v]));
-            }
-            c += BLOCK * S::LANES;
+        while c + VECTORS * S::LANES <= t.channels {
+            t.vectors::<S, VECTORS>(c, S::LANES);
+            c += VECTORS * S::LANES;
         }
         while c < t.channels {
-            let left = t.channels - c;
-            let mut sum = S::zero();
-            for p in 0..t.run {
-                let x = S::load_up_to(t.x.wrapping_add(p * t.x_step + c), left);
-                let g = S::load_up_to(t.g.wrapping_add(p * t.g_step + c), left);
-                sum = S::fma(x, g, sum);
-            }
-            let w = t.w.wrapping_add(c);
-            S::store_up_to(w, S::add(S::load_up_to(w, left), sum), left);
+            t.vectors::<S, 1>(c, t.channels - c);
             c += S::LANES;
         }
     }

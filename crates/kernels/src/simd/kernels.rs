@@ -1,54 +1,54 @@
-//! The kernels of each instruction set, compiled for it, and the choice at run time.
+//! The kernels compiled for each instruction set, and the choice at run time.
 
 use std::sync::OnceLock;
 
-use super::bilinear::{F2, F4, K3};
-use super::depthwise::{self, Correlate, Gather};
-use super::line::{self, Correlation, Gradients, LineKernels, Sums};
-use super::tile::{self, Cols, ColsFn, Finish, Matrix, MatrixFn, Rows, RowsFn, Strip, StripFn};
-use super::transform::{self, Filters, PanelRow, Part, Source, Target, Transforms};
-use super::{Simd, Task, portable::Portable};
+use super::bilinear::{F2, F4, Toeplitz2};
+use super::depthwise::{self, DepthwiseGradient, DepthwisePixel};
+use super::f4_rows::{self, F4RowKernels, RowCorrelation, RowGradients, RowOutputs};
+use super::gemm::{self, BatchedGemm, BatchedGemmFn, IndirectGemm, IndirectGemmFn};
+use super::gemm::{StridedGemm, StridedGemmFn, TransposedGemm, TransposedGemmFn};
+use super::transform::{self, FilterPanel, PackedRows, PlaneSet, TileSource, TileTarget, Transforms};
+use super::{Epilogue, Simd, Task, portable::Portable};
 
 /// The kernels of one instruction set.
 ///
 /// # Safety
 /// Those of a table from [`kernels`] or [`all`] may be called on this processor; each states what its pointers must allow.
 pub struct Kernels {
-    /// The instruction set.
+    /// The instruction set: `avx512`, `avx2` or `portable`.
     pub name: &'static str,
     /// Elements of a vector.
     pub lanes: usize,
-    /// Tiles of one vector: `[rows - 1]`.
-    rows1: &'static [RowsFn],
-    /// Tiles of two vectors.
-    rows2: &'static [RowsFn],
-    cols1: &'static [ColsFn],
-    cols2: &'static [ColsFn],
-    matrix1: &'static [MatrixFn],
-    matrix2: &'static [MatrixFn],
-    strip1: &'static [StripFn],
-    strip2: &'static [StripFn],
+    /// Micro-kernels for panels of one vector (`1`) and of two (`2`), `[rows of the register tile - 1]`.
+    indirect1: &'static [IndirectGemmFn],
+    indirect2: &'static [IndirectGemmFn],
+    strided1: &'static [StridedGemmFn],
+    strided2: &'static [StridedGemmFn],
+    batched1: &'static [BatchedGemmFn],
+    batched2: &'static [BatchedGemmFn],
+    transposed1: &'static [TransposedGemmFn],
+    transposed2: &'static [TransposedGemmFn],
     /// F(4x4, 3x3).
     pub(crate) f4: Transforms,
     /// F(2x2, 3x3).
     pub(crate) f2: Transforms,
-    /// 2x2 pictures.
-    pub(crate) k3: Transforms,
-    /// F(4, 3) along lines of pictures with few channels.
-    pub(crate) line: LineKernels,
-    /// One pixel of a depthwise convolution.
-    pub(crate) gather: unsafe fn(&Gather),
-    /// One tap's run of a depthwise weight gradient.
-    pub(crate) correlate: unsafe fn(&Correlate),
+    /// The Toeplitz algorithm for 2x2 images.
+    pub(crate) toeplitz2: Transforms,
+    /// F(4, 3) along the rows of images with few channels.
+    pub(crate) f4_rows: F4RowKernels,
+    /// One output pixel of a depthwise convolution.
+    pub(crate) depthwise_pixel: unsafe fn(&DepthwisePixel),
+    /// The depthwise weight gradient of one tap.
+    pub(crate) depthwise_gradient: unsafe fn(&DepthwiseGradient),
 }
 
 impl Kernels {
-    /// Columns of a whole packed panel: two vectors.
+    /// Columns of a full packed panel: two vectors.
     pub(crate) fn panel(&self) -> usize {
         2 * self.lanes
     }
 
-    /// `columns` rounded up to whole vectors: what they take in packed panels.
+    /// `columns` rounded up to whole vectors, as packed panels store them.
     pub(crate) fn padded(&self, columns: usize) -> usize {
         columns.next_multiple_of(self.lanes)
     }
@@ -58,24 +58,24 @@ impl Kernels {
         if columns - at <= self.lanes { self.lanes } else { 2 * self.lanes }
     }
 
-    /// Row kernels for panels of `width` columns, `[rows - 1]`.
-    pub(crate) fn rows(&self, width: usize) -> &'static [RowsFn] {
-        if width == self.lanes { self.rows1 } else { self.rows2 }
+    /// Micro-kernels for panels of `width` columns, `[rows of the register tile - 1]`.
+    pub(crate) fn indirect_gemm(&self, width: usize) -> &'static [IndirectGemmFn] {
+        if width == self.lanes { self.indirect1 } else { self.indirect2 }
     }
 
-    /// Kernels on matrices for panels of `width` columns, `[rows of a tile - 1]`.
-    pub(crate) fn matrix(&self, width: usize) -> &'static [MatrixFn] {
-        if width == self.lanes { self.matrix1 } else { self.matrix2 }
+    /// As [`Kernels::indirect_gemm`].
+    pub(crate) fn strided_gemm(&self, width: usize) -> &'static [StridedGemmFn] {
+        if width == self.lanes { self.strided1 } else { self.strided2 }
     }
 
-    /// Kernels on strips of pixels for panels of `width` columns, `[rows of a tile - 1]`.
-    pub(crate) fn strip(&self, width: usize) -> &'static [StripFn] {
-        if width == self.lanes { self.strip1 } else { self.strip2 }
+    /// As [`Kernels::indirect_gemm`].
+    pub(crate) fn batched_gemm(&self, width: usize) -> &'static [BatchedGemmFn] {
+        if width == self.lanes { self.batched1 } else { self.batched2 }
     }
 
-    /// Column kernels for panels of `width` columns, `[rows - 1]`.
-    pub(crate) fn cols(&self, width: usize) -> &'static [ColsFn] {
-        if width == self.lanes { self.cols1 } else { self.cols2 }
+    /// As [`Kernels::indirect_gemm`].
+    pub(crate) fn transposed_gemm(&self, width: usize) -> &'static [TransposedGemmFn] {
+        if width == self.lanes { self.transposed1 } else { self.transposed2 }
     }
 }
 
@@ -92,65 +92,65 @@ macro_rules! instruction_set {
             use super::*;
 
             $(#[target_feature(enable = $feature)])?
-            unsafe fn rows<const M: usize, const N: usize>(t: &Rows) {
-                unsafe { tile::rows::<$simd, M, N>(t) }
+            unsafe fn indirect_gemm<const M: usize, const N: usize>(t: &IndirectGemm) {
+                unsafe { gemm::indirect_gemm::<$simd, M, N>(t) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn cols<const M: usize, const N: usize>(t: &Cols) {
-                unsafe { tile::cols::<$simd, M, N>(t) }
+            unsafe fn transposed_gemm<const M: usize, const N: usize>(t: &TransposedGemm) {
+                unsafe { gemm::transposed_gemm::<$simd, M, N>(t) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn matrix<const M: usize, const N: usize>(t: &Matrix) {
-                unsafe { tile::matrix::<$simd, M, N>(t) }
+            unsafe fn batched_gemm<const M: usize, const N: usize>(t: &BatchedGemm) {
+                unsafe { gemm::batched_gemm::<$simd, M, N>(t) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn strip<const M: usize, const N: usize>(t: &Strip) {
-                unsafe { tile::strip::<$simd, M, N>(t) }
+            unsafe fn strided_gemm<const M: usize, const N: usize>(t: &StridedGemm) {
+                unsafe { gemm::strided_gemm::<$simd, M, N>(t) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn gather(t: &Gather) {
-                unsafe { depthwise::gather::<$simd>(t) }
+            unsafe fn depthwise_pixel(t: &DepthwisePixel) {
+                unsafe { depthwise::pixel::<$simd>(t) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn correlate(t: &Correlate) {
-                unsafe { depthwise::correlate::<$simd>(t) }
+            unsafe fn depthwise_gradient(t: &DepthwiseGradient) {
+                unsafe { depthwise::gradient::<$simd>(t) }
             }
             instruction_set!(@transforms f4, F4, 6, 6, 4, $simd, [$($feature)?]);
             instruction_set!(@transforms f2, F2, 4, 4, 2, $simd, [$($feature)?]);
-            instruction_set!(@transforms k3, K3, 2, 3, 2, $simd, [$($feature)?]);
+            instruction_set!(@transforms toeplitz2, Toeplitz2, 2, 3, 2, $simd, [$($feature)?]);
 
-            mod lines {
+            mod rows {
                 use super::*;
                 $(#[target_feature(enable = $feature)])?
                 unsafe fn input(pixels: *const f32, channels: usize, groups: usize, v: *mut f32) {
-                    unsafe { line::input::<$simd>(pixels, channels, groups, v) }
+                    unsafe { f4_rows::input::<$simd>(pixels, channels, groups, v) }
                 }
                 $(#[target_feature(enable = $feature)])?
                 unsafe fn filter(taps: *const f32, channels: usize, u: *mut f32) {
-                    unsafe { line::filter::<$simd>(taps, channels, u) }
+                    unsafe { f4_rows::filter::<$simd>(taps, channels, u) }
                 }
                 $(#[target_feature(enable = $feature)])?
-                unsafe fn output(t: &Sums) {
-                    unsafe { line::output::<$simd>(t) }
+                unsafe fn output(t: &RowOutputs) {
+                    unsafe { f4_rows::output::<$simd>(t) }
                 }
                 $(#[target_feature(enable = $feature)])?
-                unsafe fn grad_output(t: &Gradients) {
-                    unsafe { line::grad_output::<$simd>(t) }
+                unsafe fn grad_output(t: &RowGradients) {
+                    unsafe { f4_rows::grad_output::<$simd>(t) }
                 }
                 $(#[target_feature(enable = $feature)])?
-                unsafe fn correlate(t: &Correlation) {
-                    unsafe { line::correlate::<$simd>(t) }
+                unsafe fn correlate(t: &RowCorrelation) {
+                    unsafe { f4_rows::correlate::<$simd>(t) }
                 }
                 $(#[target_feature(enable = $feature)])?
                 unsafe fn grad_filter(sums: *const f32, channels: usize, taps: *mut f32) {
-                    unsafe { line::grad_filter::<$simd>(sums, channels, taps) }
+                    unsafe { f4_rows::grad_filter::<$simd>(sums, channels, taps) }
                 }
-                pub(super) const KERNELS: LineKernels =
-                    LineKernels { input, filter, output, grad_output, correlate, grad_filter };
+                pub(super) const KERNELS: F4RowKernels =
+                    F4RowKernels { input, filter, output, grad_output, correlate, grad_filter };
             }
 
             /// Runs `f` compiled for this instruction set.
-            #[allow(dead_code)] // The portable one is a plain call.
+            #[allow(dead_code)] // Not used for the portable one, which needs no features.
             $(#[target_feature(enable = $feature)])?
             pub(in super::super) unsafe fn run<R>(f: impl FnOnce() -> R) -> R {
                 f()
@@ -159,20 +159,20 @@ macro_rules! instruction_set {
             pub(super) static KERNELS: Kernels = Kernels {
                 name: $name,
                 lanes: <$simd as Simd>::LANES,
-                rows1: &[$(rows::<$r1, 1>),*],
-                rows2: &[$(rows::<$r2, 2>),*],
-                cols1: &[$(cols::<$r1, 1>),*],
-                cols2: &[$(cols::<$r2, 2>),*],
-                matrix1: &[$(matrix::<$r1, 1>),*],
-                matrix2: &[$(matrix::<$r2, 2>),*],
-                strip1: &[$(strip::<$r1, 1>),*],
-                strip2: &[$(strip::<$r2, 2>),*],
+                indirect1: &[$(indirect_gemm::<$r1, 1>),*],
+                indirect2: &[$(indirect_gemm::<$r2, 2>),*],
+                transposed1: &[$(transposed_gemm::<$r1, 1>),*],
+                transposed2: &[$(transposed_gemm::<$r2, 2>),*],
+                batched1: &[$(batched_gemm::<$r1, 1>),*],
+                batched2: &[$(batched_gemm::<$r2, 2>),*],
+                strided1: &[$(strided_gemm::<$r1, 1>),*],
+                strided2: &[$(strided_gemm::<$r2, 2>),*],
                 f4: f4::TRANSFORMS,
                 f2: f2::TRANSFORMS,
-                k3: k3::TRANSFORMS,
-                line: lines::KERNELS,
-                gather,
-                correlate,
+                toeplitz2: toeplitz2::TRANSFORMS,
+                f4_rows: rows::KERNELS,
+                depthwise_pixel,
+                depthwise_gradient,
             };
         }
     };
@@ -180,37 +180,41 @@ macro_rules! instruction_set {
         mod $module {
             use super::*;
             $(#[target_feature(enable = $feature)])?
-            unsafe fn input(x: &Source, channels: usize, v: *mut f32, v_step: usize, plane: usize, part: Part) {
-                unsafe { transform::input::<$simd, $b, $i, $p, $o>(x, channels, v, v_step, plane, part) }
+            unsafe fn input(x: &TileSource, channels: usize, v: *mut f32, v_step: usize, plane_step: usize, set: PlaneSet) {
+                unsafe { transform::input::<$simd, $b, $i, $p, $o>(x, channels, v, v_step, plane_step, set) }
             }
             $(#[target_feature(enable = $feature)])?
             #[allow(clippy::too_many_arguments)]
             unsafe fn output(
                 m: *const f32,
                 m_step: usize,
-                plane: usize,
+                plane_step: usize,
                 tiles: usize,
-                y: &Target,
-                pooled: &Target,
+                y: &TileTarget,
+                pooled: &TileTarget,
                 channels: usize,
-                finish: &Finish,
+                epilogue: &Epilogue,
             ) {
-                unsafe { transform::output::<$simd, $b, $i, $p, $o>(m, m_step, plane, tiles, y, pooled, channels, finish) }
+                unsafe {
+                    transform::output::<$simd, $b, $i, $p, $o>(
+                        m, m_step, plane_step, tiles, y, pooled, channels, epilogue,
+                    )
+                }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn filter(w: &Filters, u: *mut f32, plane: usize) {
-                unsafe { transform::filter::<$simd, $b, $i, $p, $o>(w, u, plane) }
+            unsafe fn filter(w: &FilterPanel, u: *mut f32, plane_step: usize) {
+                unsafe { transform::filter::<$simd, $b, $i, $p, $o>(w, u, plane_step) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn grad_output(gy: &Source, channels: usize, to: &PanelRow, part: Part) {
-                unsafe { transform::grad_output::<$simd, $b, $i, $p, $o>(gy, channels, to, part) }
+            unsafe fn grad_output(gy: &TileSource, channels: usize, to: &PackedRows, set: PlaneSet) {
+                unsafe { transform::grad_output::<$simd, $b, $i, $p, $o>(gy, channels, to, set) }
             }
             $(#[target_feature(enable = $feature)])?
-            unsafe fn grad_filter(m: *const f32, plane: usize, w: &Filters, add: bool) {
-                unsafe { transform::grad_filter::<$simd, $b, $i, $p, $o>(m, plane, w, add) }
+            unsafe fn grad_filter(m: *const f32, plane_step: usize, w: &FilterPanel, accumulate: bool) {
+                unsafe { transform::grad_filter::<$simd, $b, $i, $p, $o>(m, plane_step, w, accumulate) }
             }
             pub(super) const TRANSFORMS: Transforms =
-                Transforms { inputs: $i, products: $p, outputs: $o, input, output, filter, grad_output, grad_filter };
+                Transforms { inputs: $i, coefficients: $p, outputs: $o, input, output, filter, grad_output, grad_filter };
         }
     };
 }
@@ -225,7 +229,7 @@ instruction_set!(avx2, "avx2", Avx2, ["avx2,fma"], one: [1 2 3 4 5 6 7 8], two: 
 instruction_set!(avx512, "avx512", Avx512, ["avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"],
     one: [1 2 3 4 5 6 7 8 9 10 11 12], two: [1 2 3 4 5 6 7 8 9 10 11 12]);
 
-/// The tables of every instruction set that this processor has, the best first.
+/// The tables of all instruction sets of this processor, the best first.
 pub fn all() -> &'static [&'static Kernels] {
     static ALL: OnceLock<Vec<&'static Kernels>> = OnceLock::new();
     ALL.get_or_init(|| {
@@ -248,14 +252,16 @@ pub fn all() -> &'static [&'static Kernels] {
     })
 }
 
-/// The table of the best instruction set that this processor has.
+/// The table of the best instruction set of this processor.
+#[inline]
 pub fn kernels() -> &'static Kernels {
     all()[0]
 }
 
-/// Runs plain loops compiled for the best instruction set that this processor has.
+/// Runs plain loops compiled for the best instruction set of this processor. `f` should be `#[inline(always)]`.
 ///
-/// No bit depends on which: the compiler neither reorders sums nor fuses multiplications and additions.
+/// The result does not depend on the instruction set: the compiler neither reorders sums nor contracts multiplications and
+/// additions.
 #[inline(always)]
 pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
@@ -268,7 +274,7 @@ pub fn vectorised<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Runs a task on the vectors of the best instruction set that this processor has.
+/// Runs a task on the vectors of the best instruction set of this processor.
 #[inline(always)]
 pub fn dispatch(task: impl Task) {
     // SAFETY: the table was chosen because the processor has these features.
@@ -308,8 +314,8 @@ unsafe fn dispatch_to(kernels: &Kernels, task: impl Task) {
 mod tests {
     use super::*;
 
-    /// What vectors make of all pairs of some numbers: choices, then the transpose of `rows` x `columns` of them.
-    struct Choices<'a> {
+    /// Applies the comparing operations to all pairs of values, and transposes a matrix of `rows` x `columns`.
+    struct Compare<'a> {
         pairs: &'a [[f32; 2]],
         found: &'a mut Vec<[f32; 4]>,
         transposed: &'a mut Vec<f32>,
@@ -317,7 +323,7 @@ mod tests {
         columns: usize,
     }
 
-    impl Task for Choices<'_> {
+    impl Task for Compare<'_> {
         unsafe fn run<S: Simd>(self) {
             let mut out = [[0f32; 16]; 4];
             for &[a, b] in self.pairs {
@@ -325,8 +331,8 @@ mod tests {
                     let (va, vb) = (S::splat(a), S::splat(b));
                     S::store(out[0].as_mut_ptr(), S::where_equal(va, vb, S::splat(7.0)));
                     S::store(out[1].as_mut_ptr(), S::where_positive(va, vb));
-                    S::store(out[2].as_mut_ptr(), S::pick(va, vb));
-                    S::store(out[3].as_mut_ptr(), S::follow(va, vb, S::splat(1.0), S::splat(2.0)));
+                    S::store(out[2].as_mut_ptr(), S::max(va, vb));
+                    S::store(out[3].as_mut_ptr(), S::select(va, vb, S::splat(1.0), S::splat(2.0)));
                 }
                 self.found.extend((0..S::LANES).map(|lane| out.map(|values| values[lane])));
             }
@@ -338,23 +344,23 @@ mod tests {
     }
 
     #[test]
-    fn vectors_choose_and_turn_as_single_numbers_do() {
-        let numbers = [f32::NAN, f32::NEG_INFINITY, -1.0, -0.0, 0.0, 1.0, 2.0, f32::INFINITY];
-        let pairs: Vec<[f32; 2]> = numbers.iter().flat_map(|&a| numbers.map(|b| [a, b])).collect();
+    fn comparisons_and_transposes_agree_with_scalar_code() {
+        let values = [f32::NAN, f32::NEG_INFINITY, -1.0, -0.0, 0.0, 1.0, 2.0, f32::INFINITY];
+        let pairs: Vec<[f32; 2]> = values.iter().flat_map(|&a| values.map(|b| [a, b])).collect();
         for kernels in all() {
             for (rows, columns) in [(16, 16), (16, 9), (9, 16), (3, 5), (1, 1)] {
                 let (mut found, mut transposed) = (Vec::new(), Vec::new());
                 let (of, to) = (&mut found, &mut transposed);
-                // SAFETY: of the sets that this processor has.
-                unsafe { dispatch_to(kernels, Choices { pairs: &pairs, found: of, transposed: to, rows, columns }) };
+                // SAFETY: this processor has the instruction set.
+                unsafe { dispatch_to(kernels, Compare { pairs: &pairs, found: of, transposed: to, rows, columns }) };
                 for (i, found) in found.iter().enumerate() {
                     let [a, b] = pairs[i / kernels.lanes];
-                    let later = b > a || b.is_nan();
+                    let takes_b = b > a || b.is_nan();
                     let expected = [
                         if a == b { 7.0 } else { 0.0 },
                         if a > 0.0 { b } else { 0.0 },
-                        if later { b } else { a },
-                        if later { 2.0 } else { 1.0 },
+                        if takes_b { b } else { a },
+                        if takes_b { 2.0 } else { 1.0 },
                     ];
                     let bits = |values: &[f32; 4]| values.map(|v| if v.is_nan() { f32::NAN } else { v }.to_bits());
                     assert_eq!(bits(found), bits(&expected), "{kernels:?}: {a} and {b}");

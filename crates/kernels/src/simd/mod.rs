@@ -1,25 +1,28 @@
-//! Vectors of f32 and the kernels on them, one source for every instruction set.
+//! Vectors of `f32`: one source for every instruction set, chosen at run time.
 //!
-//! [`Simd`] is what a vector can do; the kernels ([`tile`], [`transform`], [`depthwise`]) are generic over it, and
-//! [`kernels`] hands out the table of those compiled for the best instruction set that the processor has.
+//! [`Simd`] lists the operations of a vector. Kernels are generic over it and compiled once per instruction set;
+//! [`kernels`] returns the table of those for the best instruction set of this processor, [`dispatch`] runs a [`Task`] on it.
 
 mod bilinear;
 pub(crate) mod depthwise;
+mod epilogue;
+pub(crate) mod f4_rows;
+pub(crate) mod gemm;
 mod kernels;
-pub(crate) mod line;
 mod portable;
-pub(crate) mod tile;
 pub(crate) mod transform;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use epilogue::Epilogue;
+pub(crate) use epilogue::ReluMask;
 pub use kernels::{Kernels, all, dispatch, kernels, vectorised};
 
-/// What a kernel needs of a vector of f32.
+/// The operations of a vector of `f32`.
 ///
 /// # Safety
-/// Every function may run only where the processor has the instruction set of the implementation, inside a function
-/// that enables it; pointers must be valid for what is read or written. Nothing need be aligned.
+/// Every function requires a processor with the instruction set of the implementation and a caller that is compiled for it
+/// (as inside [`dispatch`]); pointers must be valid for what is read or written. No alignment is required.
 #[allow(clippy::missing_safety_doc, reason = "stated once, for the trait")]
 pub trait Simd: 'static {
     /// The vector.
@@ -31,16 +34,16 @@ pub trait Simd: 'static {
     unsafe fn zero() -> Self::V;
     /// `value` in every lane.
     unsafe fn splat(value: f32) -> Self::V;
-    /// [`Simd::LANES`] elements from `from`.
+    /// Loads [`Simd::LANES`] elements.
     unsafe fn load(from: *const f32) -> Self::V;
-    /// [`Simd::LANES`] elements to `to`.
+    /// Stores [`Simd::LANES`] elements.
     unsafe fn store(to: *mut f32, v: Self::V);
-    /// The first `count` < [`Simd::LANES`] elements from `from`, the rest zeros.
-    unsafe fn load_part(from: *const f32, count: usize) -> Self::V;
-    /// The first `count` < [`Simd::LANES`] elements to `to`.
-    unsafe fn store_part(to: *mut f32, v: Self::V, count: usize);
-    /// The transpose of a matrix of at most [`Simd::LANES`] rows and columns: `rows` x `columns` elements, rows `from_step`
-    /// apart, to `columns` x `rows`, rows `to_step` apart.
+    /// Loads the first `count` < [`Simd::LANES`] elements; the other lanes are 0.
+    unsafe fn load_partial(from: *const f32, count: usize) -> Self::V;
+    /// Stores the first `count` < [`Simd::LANES`] elements.
+    unsafe fn store_partial(to: *mut f32, v: Self::V, count: usize);
+    /// Transposes a matrix of at most [`Simd::LANES`] rows and columns: `rows` x `columns` elements with row stride
+    /// `from_step` to `columns` x `rows` with row stride `to_step`.
     unsafe fn transpose(from: *const f32, from_step: usize, rows: usize, columns: usize, to: *mut f32, to_step: usize);
     /// a + b.
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
@@ -48,43 +51,43 @@ pub trait Simd: 'static {
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     /// a b.
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
-    /// a b + c, rounded once where the processor can.
+    /// a b + c, rounded once if the processor has fused multiply-add.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// c - a b, rounded once where the processor can.
+    /// c - a b, rounded once if the processor has fused multiply-add.
     unsafe fn fnma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// 0 where v < 0, v elsewhere (so NaN stays NaN).
+    /// 0 where v < 0, v elsewhere (NaN stays NaN).
     unsafe fn relu(v: Self::V) -> Self::V;
     /// v where mask > 0, 0 elsewhere.
     unsafe fn where_positive(mask: Self::V, v: Self::V) -> Self::V;
     /// v where a = b, 0 elsewhere.
     unsafe fn where_equal(a: Self::V, b: Self::V, v: Self::V) -> Self::V;
-    /// The larger, a if they are equal; NaN wins, the later one.
-    unsafe fn pick(a: Self::V, b: Self::V) -> Self::V;
-    /// y where [`Simd::pick`] takes b, x where it takes a.
-    unsafe fn follow(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// The maximum: a where they are equal; NaN where either is NaN, b's if both are.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// y where [`Simd::max`] returns b, x where it returns a.
+    unsafe fn select(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
 
-    /// v, which is computed here: not later, with all that it is computed from kept until then.
+    /// v, computed at this point: the compiler may not delay it, which would keep all its operands live until then.
     #[inline(always)]
-    unsafe fn hold(v: Self::V) -> Self::V {
+    unsafe fn materialise(v: Self::V) -> Self::V {
         v
     }
 
-    /// The first `count` elements, at most a whole vector.
+    /// Loads the first `count` elements; a whole vector where there are more.
     #[inline(always)]
     unsafe fn load_up_to(from: *const f32, count: usize) -> Self::V {
-        unsafe { if count >= Self::LANES { Self::load(from) } else { Self::load_part(from, count) } }
+        unsafe { if count >= Self::LANES { Self::load(from) } else { Self::load_partial(from, count) } }
     }
 
-    /// Writes the first `count` elements, at most a whole vector.
+    /// Stores the first `count` elements; a whole vector where there are more.
     #[inline(always)]
     unsafe fn store_up_to(to: *mut f32, v: Self::V, count: usize) {
-        unsafe { if count >= Self::LANES { Self::store(to, v) } else { Self::store_part(to, v, count) } }
+        unsafe { if count >= Self::LANES { Self::store(to, v) } else { Self::store_partial(to, v, count) } }
     }
 }
 
-/// Work on vectors of any instruction set.
+/// Code on vectors that is compiled for every instruction set.
 pub trait Task {
-    /// Does it.
+    /// Runs it on the vectors `S`.
     ///
     /// # Safety
     /// As [`Simd`].
@@ -92,11 +95,11 @@ pub trait Task {
 }
 
 /// Floats of a cache line.
-pub const LINE: usize = 16;
+pub(crate) const CACHE_LINE: usize = 16;
 
-/// Asks for the cache line at `p`, if there is one, from a cache near by; any address is allowed.
+/// Prefetches the cache line at `p` into all cache levels; any address is allowed.
 #[inline(always)]
-pub(crate) fn prefetch(p: *const f32) {
+pub(crate) fn prefetch_l1(p: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which never faults; part of every x86-64 processor.
     unsafe {
@@ -106,12 +109,14 @@ pub(crate) fn prefetch(p: *const f32) {
     let _ = p;
 }
 
-/// As [`prefetch`], but only into the second cache: for what lies in main memory. The first cache has few places for lines
-/// on their way, and what waits for one of them holds up all else (Zen 4: half as long again for a sum over a large tensor).
+/// Prefetches the cache line at `p` into L2 only, for data in main memory; any address is allowed.
+///
+/// L1 has few line fill buffers, and loads that find none free stall (Zen 4: a sum over a large tensor takes half as long
+/// again with prefetches into L1).
 #[inline(always)]
-pub fn prefetch_near(p: *const f32) {
+pub fn prefetch_l2(p: *const f32) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: as there.
+    // SAFETY: a hint, which never faults; part of every x86-64 processor.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast());
     }
@@ -119,10 +124,10 @@ pub fn prefetch_near(p: *const f32) {
     let _ = p;
 }
 
-/// `number`, of which the compiler knows nothing any more.
+/// `number`, as a value that the compiler cannot predict.
 ///
-/// What it can compute ahead of a loop it does, and where there is more of that than there are registers it reads it back
-/// from memory all the time; an address made of this is computed where it is used.
+/// The compiler hoists address computations out of loops, and spills them to the stack when there are more than registers;
+/// an address derived from this value is computed where it is used.
 #[inline(always)]
 pub(crate) fn opaque(number: usize) -> usize {
     #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -136,30 +141,31 @@ pub(crate) fn opaque(number: usize) -> usize {
     number
 }
 
-/// `place`, as [`opaque`] a number.
+/// [`opaque`] for a pointer.
 #[inline(always)]
-pub(crate) fn opaque_at(place: *mut f32) -> *mut f32 {
-    place.with_addr(opaque(place.addr()))
+pub(crate) fn opaque_ptr(p: *mut f32) -> *mut f32 {
+    p.with_addr(opaque(p.addr()))
 }
 
-/// Up to six places in memory, evenly spaced, whose addresses take three registers beside that of the first.
-pub(crate) struct Spaced {
-    /// Once, three and five times the distance, in bytes.
-    distances: [usize; 3],
+/// Up to six addresses of a constant stride, from three registers beside that of the first address: x86 addressing modes
+/// multiply a register by 1, 2 or 4.
+pub(crate) struct Strides {
+    /// The stride times one, three and five, in bytes.
+    multiples: [usize; 3],
 }
 
-impl Spaced {
-    /// Places `floats` apart.
+impl Strides {
+    /// A stride of `floats`.
     #[inline(always)]
-    pub fn new(floats: usize) -> Spaced {
+    pub fn new(floats: usize) -> Strides {
         let one = opaque(floats * size_of::<f32>());
-        Spaced { distances: [one, opaque(3 * one), opaque(5 * one)] }
+        Strides { multiples: [one, opaque(3 * one), opaque(5 * one)] }
     }
 
-    /// Place `i` where place 0 is `first`.
+    /// The address `i` < 6 strides after `first`.
     #[inline(always)]
     pub fn at(&self, first: *mut f32, i: usize) -> *mut f32 {
-        let [one, three, five] = self.distances;
+        let [one, three, five] = self.multiples;
         first.wrapping_byte_add(match i {
             0 => 0,
             1 => one,

@@ -1,11 +1,12 @@
-//! Vectors of four for any processor, left to the compiler (SSE2 on x86-64, NEON on AArch64).
+//! Vectors of four lanes for any processor, vectorised by the compiler (SSE2 on x86-64, NEON on AArch64).
 
 use super::Simd;
 
 /// Four lanes in an array.
 pub(super) struct Portable;
 
-/// Fused where that is one instruction everywhere; a library call elsewhere, so two roundings there.
+/// a b + c: fused where every processor of the architecture has the instruction; two roundings elsewhere, because a fused
+/// multiply-add would be a library call.
 #[inline(always)]
 fn fused(a: f32, b: f32, c: f32) -> f32 {
     if cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
@@ -32,7 +33,7 @@ impl Simd for Portable {
         unsafe { to.cast::<[f32; 4]>().write_unaligned(v) }
     }
     #[inline(always)]
-    unsafe fn load_part(from: *const f32, count: usize) -> [f32; 4] {
+    unsafe fn load_partial(from: *const f32, count: usize) -> [f32; 4] {
         let mut v = [0.0; 4];
         for (i, v) in v.iter_mut().enumerate().take(count) {
             *v = unsafe { *from.add(i) };
@@ -40,7 +41,7 @@ impl Simd for Portable {
         v
     }
     #[inline(always)]
-    unsafe fn store_part(to: *mut f32, v: [f32; 4], count: usize) {
+    unsafe fn store_partial(to: *mut f32, v: [f32; 4], count: usize) {
         for (i, v) in v.iter().enumerate().take(count) {
             unsafe { *to.add(i) = *v };
         }
@@ -88,11 +89,11 @@ impl Simd for Portable {
         std::array::from_fn(|i| if a[i] == b[i] { v[i] } else { 0.0 })
     }
     #[inline(always)]
-    unsafe fn follow(a: [f32; 4], b: [f32; 4], x: [f32; 4], y: [f32; 4]) -> [f32; 4] {
+    unsafe fn select(a: [f32; 4], b: [f32; 4], x: [f32; 4], y: [f32; 4]) -> [f32; 4] {
         std::array::from_fn(|i| if b[i] > a[i] || b[i].is_nan() { y[i] } else { x[i] })
     }
     #[inline(always)]
-    unsafe fn pick(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+    unsafe fn max(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
         let one = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };
         [one(a[0], b[0]), one(a[1], b[1]), one(a[2], b[2]), one(a[3], b[3])]
     }

@@ -10,7 +10,7 @@ pub(super) struct Avx2;
 /// AVX-512: 32 registers of sixteen lanes.
 pub(super) struct Avx512;
 
-/// Eight ones, then eight zeros: a window of it is the mask of the first lanes.
+/// Eight set lanes, then eight clear ones: the mask of the first `count` lanes starts at index `8 - count`.
 static MASK: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
 
 #[inline(always)]
@@ -19,20 +19,20 @@ unsafe fn mask(count: usize) -> __m256i {
     unsafe { _mm256_loadu_si256(MASK.as_ptr().add(8 - count).cast()) }
 }
 
-/// [`Simd::hold`]; only a function of the instruction set may name its registers.
+/// [`Simd::materialise`]: a function of its own, because `asm!` may use the registers only where the instruction set is enabled.
 #[inline]
 #[target_feature(enable = "avx")]
-unsafe fn hold_256(v: __m256) -> __m256 {
+unsafe fn materialise_256(v: __m256) -> __m256 {
     let mut v = v;
     // SAFETY: no instruction at all.
     unsafe { std::arch::asm!("/* {0} */", inout(ymm_reg) v, options(nomem, nostack, preserves_flags)) };
     v
 }
 
-/// [`Simd::hold`].
+/// [`Simd::materialise`].
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn hold_512(v: __m512) -> __m512 {
+unsafe fn materialise_512(v: __m512) -> __m512 {
     let mut v = v;
     // SAFETY: no instruction at all.
     unsafe { std::arch::asm!("/* {0} */", inout(zmm_reg) v, options(nomem, nostack, preserves_flags)) };
@@ -60,11 +60,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_storeu_ps(to, v) }
     }
     #[inline(always)]
-    unsafe fn load_part(from: *const f32, count: usize) -> __m256 {
+    unsafe fn load_partial(from: *const f32, count: usize) -> __m256 {
         unsafe { _mm256_maskload_ps(from, mask(count)) }
     }
     #[inline(always)]
-    unsafe fn store_part(to: *mut f32, v: __m256, count: usize) {
+    unsafe fn store_partial(to: *mut f32, v: __m256, count: usize) {
         unsafe { _mm256_maskstore_ps(to, mask(count), v) }
     }
     #[inline(always)]
@@ -74,7 +74,7 @@ impl Simd for Avx2 {
             for (i, r) in r.iter_mut().enumerate().take(rows) {
                 *r = Self::load_up_to(from.add(i * from_step), columns);
             }
-            // Neighbouring rows interleaved, then neighbouring pairs, then halves.
+            // Interleaves adjacent rows, then adjacent pairs, then halves.
             let mut a = r;
             for i in 0..4 {
                 a[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
@@ -97,8 +97,8 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn hold(v: __m256) -> __m256 {
-        unsafe { hold_256(v) }
+    unsafe fn materialise(v: __m256) -> __m256 {
+        unsafe { materialise_256(v) }
     }
     #[inline(always)]
     unsafe fn add(a: __m256, b: __m256) -> __m256 {
@@ -122,7 +122,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn relu(v: __m256) -> __m256 {
-        // The second operand is the answer where either is NaN.
+        // The instruction returns its second operand where either is NaN.
         unsafe { _mm256_max_ps(_mm256_setzero_ps(), v) }
     }
     #[inline(always)]
@@ -134,15 +134,15 @@ impl Simd for Avx2 {
         unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b), v) }
     }
     #[inline(always)]
-    unsafe fn follow(a: __m256, b: __m256, x: __m256, y: __m256) -> __m256 {
+    unsafe fn select(a: __m256, b: __m256, x: __m256, y: __m256) -> __m256 {
         unsafe {
             let larger = _mm256_cmp_ps::<_CMP_GT_OQ>(b, a);
             _mm256_blendv_ps(x, y, _mm256_or_ps(larger, _mm256_cmp_ps::<_CMP_UNORD_Q>(b, b)))
         }
     }
     #[inline(always)]
-    unsafe fn pick(a: __m256, b: __m256) -> __m256 {
-        // The maximum is its second operand where they are equal and where either is NaN.
+    unsafe fn max(a: __m256, b: __m256) -> __m256 {
+        // The instruction returns its second operand where they are equal or either is NaN.
         unsafe { _mm256_blendv_ps(_mm256_max_ps(b, a), b, _mm256_cmp_ps::<_CMP_UNORD_Q>(b, b)) }
     }
 }
@@ -168,11 +168,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_storeu_ps(to, v) }
     }
     #[inline(always)]
-    unsafe fn load_part(from: *const f32, count: usize) -> __m512 {
+    unsafe fn load_partial(from: *const f32, count: usize) -> __m512 {
         unsafe { _mm512_maskz_loadu_ps((1u32 << count).wrapping_sub(1) as u16, from) }
     }
     #[inline(always)]
-    unsafe fn store_part(to: *mut f32, v: __m512, count: usize) {
+    unsafe fn store_partial(to: *mut f32, v: __m512, count: usize) {
         unsafe { _mm512_mask_storeu_ps(to, (1u32 << count).wrapping_sub(1) as u16, v) }
     }
     #[inline(always)]
@@ -182,7 +182,7 @@ impl Simd for Avx512 {
             for (i, r) in r.iter_mut().enumerate().take(rows) {
                 *r = Self::load_up_to(from.add(i * from_step), columns);
             }
-            // Neighbouring rows interleaved, then neighbouring pairs, then quarters twice.
+            // Interleaves adjacent rows, then adjacent pairs, then quarters twice.
             let mut a = r;
             for i in 0..8 {
                 a[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
@@ -211,8 +211,8 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    unsafe fn hold(v: __m512) -> __m512 {
-        unsafe { hold_512(v) }
+    unsafe fn materialise(v: __m512) -> __m512 {
+        unsafe { materialise_512(v) }
     }
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {
@@ -236,7 +236,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn relu(v: __m512) -> __m512 {
-        // The second operand is the answer where either is NaN.
+        // The instruction returns its second operand where either is NaN.
         unsafe { _mm512_max_ps(_mm512_setzero_ps(), v) }
     }
     #[inline(always)]
@@ -248,15 +248,15 @@ impl Simd for Avx512 {
         unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b), v) }
     }
     #[inline(always)]
-    unsafe fn follow(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+    unsafe fn select(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
         unsafe {
             let larger = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(b, a);
             _mm512_mask_mov_ps(x, larger | _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(b, b), y)
         }
     }
     #[inline(always)]
-    unsafe fn pick(a: __m512, b: __m512) -> __m512 {
-        // The maximum is its second operand where they are equal and where either is NaN.
+    unsafe fn max(a: __m512, b: __m512) -> __m512 {
+        // The instruction returns its second operand where they are equal or either is NaN.
         unsafe { _mm512_mask_mov_ps(_mm512_max_ps(b, a), _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(b, b), b) }
     }
 }

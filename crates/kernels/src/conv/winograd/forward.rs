@@ -1,125 +1,127 @@
-//! The forward pass and the input's gradient, which is a forward pass with the weight turned around.
+//! The forward pass, and the input gradient: a forward pass with input and output channels exchanged and the weight rotated by 180°.
 
 use std::ops::Range;
 
-use super::{GAP, Place, Tiling};
-use crate::conv::Geometry;
-use crate::conv::pass::{Io, Pass, SharedFinish, Way, weight_steps};
-use crate::memory::{Buffer, Raw, Scratch, lines};
+use super::{CACHE_SET_PADDING, TilePosition, Tiling};
+use crate::conv::pass::{Pass, PassArgs, weight_steps};
+use crate::conv::{Direction, Epilogue, Geometry};
+use crate::memory::{Buffer, Scratch, SharedPtr, whole_lines};
 use crate::pool::Pool;
-use crate::simd::Kernels;
-use crate::simd::tile::{Matrix, Soon};
-use crate::simd::transform::{Filters, Part, Transforms};
+use crate::simd::gemm::{BatchedGemm, PrefetchQueue};
+use crate::simd::transform::{FilterPanel, PlaneSet, Transforms};
+use crate::simd::{Kernels, ReluMask};
 
-/// Transformed weights up to this size are made at once; larger ones panel by panel where they are used.
-const WHOLE_BYTES: usize = 5 << 20;
+/// Transformed weights up to this size are computed before all tiles; larger ones panel by panel, where they are used.
+const ALL_WEIGHTS_BYTES: usize = 5 << 20;
 
-/// What a thread's transformed tiles and sums may take beside weights made at once: most of a second-level cache.
+/// Most bytes of a block of transformed tiles, one block per thread: most of L2.
 const BLOCK_BYTES: usize = 400 << 10;
 
-/// Transformed tiles held at a time when weights are made panel by panel.
+/// Most bytes of transformed tiles at a time if weights are transformed panel by panel.
 const CHUNK_BYTES: usize = 16 << 20;
 
-/// Tiles between whose sums and outputs a panel's work alternates when weights are made panel by panel.
+/// Most tiles between a GEMM and the inverse transform if weights are transformed panel by panel.
 const STRIP_TILES: usize = 64;
 
-/// Tiles between the one whose outputs are written and the one whose are asked for: far enough to be there in time, near
-/// enough to be there still.
-const AHEAD: usize = 4;
+/// Prefetch distance of the outputs, in tiles.
+const PREFETCH_DISTANCE: usize = 4;
 
-/// Depth of a product up to which its panel of weights stays in the first cache.
+/// Most depth (k) of a GEMM call, so that its panel of weights stays in L1.
 const DEPTH: usize = 256;
 
-/// A bilinear algorithm for one way of one geometry.
+/// A bilinear algorithm for one direction of one geometry.
 pub(in super::super) struct Winograd {
     g: Geometry,
-    way: Way,
+    direction: Direction,
     kernels: &'static Kernels,
     t: Transforms,
     tiling: Tiling,
-    /// Whether all transformed weights are there at a time, as `[number][panel][source channel][width]`.
-    whole: bool,
-    /// These, where they serve more than one call; weights that train do not, and all layers' share one place in scratch,
-    /// which stays in a cache.
-    kept: Option<Buffer>,
+    /// Whether all weights are transformed at once, to `[plane][panel][source channel][width]`.
+    all_weights: bool,
+    /// The transformed weights, if they are used by more than one call. Weights that train are not: those of all layers share one
+    /// place in the scratch, which stays in cache.
+    cached: Option<Buffer>,
     stale: bool,
-    /// Tiles of a thread's block (weights made at once), or images of a chunk.
+    /// Tiles of a block (all weights at once), or images of a chunk (panel by panel).
     block: usize,
-    /// Panels of a task's columns.
+    /// Panels of a task.
     group: usize,
     threads: usize,
 }
 
-/// The product of some tiles and some panels: the planes of V, U and M and what they share.
-struct Product {
+/// M = V U for some tiles and some panels.
+struct TileGemm {
     v: *const f32,
-    v_plane: usize,
+    v_plane_step: usize,
     u: *const f32,
-    u_plane: usize,
-    /// Distance between tiles in V.
+    u_plane_step: usize,
+    /// Floats between tiles in V.
     v_step: usize,
     m: *mut f32,
-    m_plane: usize,
+    m_plane_step: usize,
+    /// Floats between tiles in M.
     m_step: usize,
     tiles: usize,
-    /// What is asked for meanwhile; null where that is left to the inputs and outputs themselves.
-    soon: *mut Soon,
+    /// What to prefetch during the GEMM; null if the transforms prefetch for themselves.
+    prefetch: *mut PrefetchQueue,
 }
 
-/// The pictures that are written: whole, pooled or both.
+/// What is stored: the output, its 2x2 max pooling, or both; and how.
 #[derive(Clone, Copy)]
-struct Output {
-    y: Option<Raw>,
-    pooled: Option<Raw>,
+struct Output<'a> {
+    y: Option<SharedPtr>,
+    pooled: Option<SharedPtr>,
+    epilogue: Epilogue<'a>,
+    mask: Option<ReluMask<'a>>,
 }
 
-impl Output {
-    /// The same from channel `channel` on.
-    fn skip(self, channel: usize) -> Output {
-        self.images(channel, channel)
+impl Output<'_> {
+    /// The output of the channels from `channel` on.
+    fn skip_channels(self, channel: usize) -> Self {
+        Output { epilogue: self.epilogue.skip(channel), ..self.skip_floats(channel, channel) }
     }
 
-    /// The same, so many floats further on.
-    fn images(self, floats: usize, pooled: usize) -> Output {
-        Output { y: self.y.map(|y| y.skip(floats)), pooled: self.pooled.map(|p| p.skip(pooled)) }
+    /// The output `floats` floats further on, and `pooled` in the pooled one.
+    fn skip_floats(self, floats: usize, pooled: usize) -> Self {
+        Output { y: self.y.map(|y| y.skip(floats)), pooled: self.pooled.map(|p| p.skip(pooled)), ..self }
     }
 }
 
 impl Winograd {
     pub fn new(
         g: &Geometry,
-        way: Way,
+        direction: Direction,
         batch: usize,
         threads: usize,
         kernels: &'static Kernels,
         t: Transforms,
         trains: bool,
     ) -> Winograd {
-        let tiling = Tiling::new(g, way, &t);
+        let tiling = Tiling::new(g, direction, &t);
         let (ci, co) = (tiling.source[0], tiling.target[0]);
-        let numbers = t.products * t.products;
+        let planes = t.coefficients * t.coefficients;
         let panels = co.div_ceil(kernels.panel());
-        let weights = numbers * Self::weight_plane(ci, kernels.padded(co));
-        let whole = weights * size_of::<f32>() <= WHOLE_BYTES;
-        let (block, group) = if whole {
+        let weights = planes * Self::weight_plane(ci, kernels.padded(co));
+        let all_weights = weights * size_of::<f32>() <= ALL_WEIGHTS_BYTES;
+        let (block, group) = if all_weights {
             let row = kernels.padded(ci.max(co));
-            let most = (BLOCK_BYTES / size_of::<f32>() / numbers / row).clamp(12, 96);
-            // All calls alike.
-            let rows = kernels.matrix(kernels.width(0, co)).len();
+            let most = (BLOCK_BYTES / size_of::<f32>() / planes / row).clamp(12, 96);
+            // A size for which all register tiles have the same number of rows.
+            let rows = kernels.batched_gemm(kernels.width(0, co)).len();
             let even = |tiles: &usize| tiles.is_multiple_of(tiles.div_ceil(rows));
             ((most / 6 * 5..=most).rev().find(even).unwrap_or(most), panels)
         } else {
-            let image = tiling.count() * numbers * kernels.padded(ci) * size_of::<f32>();
+            let image = tiling.tiles_per_image() * planes * kernels.padded(ci) * size_of::<f32>();
             ((CHUNK_BYTES / image.max(1)).clamp(1, batch.max(1)), panels.div_ceil(2 * threads).clamp(1, 2))
         };
         Winograd {
             g: *g,
-            way,
+            direction,
             kernels,
             t,
             tiling,
-            whole,
-            kept: (whole && !trains).then(|| Buffer::new(weights)),
+            all_weights,
+            cached: (all_weights && !trains).then(|| Buffer::new(weights)),
             stale: true,
             block,
             group,
@@ -127,35 +129,39 @@ impl Winograd {
         }
     }
 
-    fn write(&mut self, io: Io<'_>, to: Output, finish: SharedFinish, pool: &Pool, scratch: &mut Scratch) {
-        assert!(io.x.len() >= io.n * self.tiling.source.iter().product::<usize>() && pool.threads() <= self.threads);
-        if io.n == 0 {
+    fn compute(&mut self, args: PassArgs<'_>, to: Output<'_>, pool: &Pool, scratch: &mut Scratch) {
+        assert!(
+            args.x.len() >= args.n * self.tiling.source.iter().product::<usize>() && pool.threads() <= self.threads
+        );
+        if args.n == 0 {
             return;
         }
-        if self.whole {
-            let kept = self.kept.as_mut().map(Buffer::raw);
-            self.run_whole(io, to, finish, pool, scratch, kept);
-            self.stale = self.kept.is_none();
+        if self.all_weights {
+            let cached = self.cached.as_mut().map(Buffer::as_shared);
+            self.run_blocks(args, to, pool, scratch, cached);
+            self.stale = self.cached.is_none();
         } else {
-            self.run_passing(io, to, finish, pool, scratch);
+            self.run_panels(args, to, pool, scratch);
         }
     }
 
-    fn numbers(&self) -> usize {
-        self.t.products * self.t.products
+    /// Coefficients of a tile.
+    fn planes(&self) -> usize {
+        self.t.coefficients * self.t.coefficients
     }
 
-    /// Floats of a transformed tile's channels.
+    /// Floats of a transformed tile in a plane of V.
     fn depth(&self) -> usize {
         self.kernels.padded(self.tiling.source[0])
     }
 
+    /// Floats of a tile in a plane of M.
     fn columns(&self) -> usize {
         self.kernels.padded(self.tiling.target[0])
     }
 
-    /// Floats of a plane of a block's transformed tiles or, once these have served, of their sums.
-    fn slot(&self) -> usize {
+    /// Floats of a plane that holds a block's V or, after its GEMM, its M.
+    fn block_plane(&self) -> usize {
         Self::plane(self.block, self.depth().max(self.columns()))
     }
 
@@ -163,143 +169,151 @@ impl Winograd {
         self.tiling.target[0].div_ceil(self.kernels.panel())
     }
 
-    /// Floats of a plane of weights made at once, `rows` x `columns`.
+    /// Floats of a plane of all weights, `rows` x `columns`.
     fn weight_plane(rows: usize, columns: usize) -> usize {
-        rows * columns + GAP
+        rows * columns + CACHE_SET_PADDING
     }
 
     /// Floats that a plane of `tiles` rows of `row` floats takes.
     fn plane(tiles: usize, row: usize) -> usize {
-        lines(tiles * row) + GAP
+        whole_lines(tiles * row) + CACHE_SET_PADDING
     }
 
-    /// Most tiles between sums and outputs where weights are made panel by panel.
+    /// Tiles of a strip, at most [`STRIP_TILES`] and as even as possible.
     fn strip(tiles: usize) -> usize {
         tiles.div_ceil(tiles.div_ceil(STRIP_TILES).max(1))
     }
 
-    /// Floats of scratch: shared by all threads, and for each.
+    /// Floats of scratch: shared by all threads, and per thread.
     fn layout(&self) -> [usize; 2] {
         let zeros = self.zeros();
         let group = self.group * self.kernels.panel();
-        if self.whole {
-            let u = if self.kept.is_some() {
+        if self.all_weights {
+            let u = if self.cached.is_some() {
                 0
             } else {
-                lines(self.numbers() * Self::weight_plane(self.tiling.source[0], self.columns()))
+                whole_lines(self.planes() * Self::weight_plane(self.tiling.source[0], self.columns()))
             };
-            [zeros + u, (self.numbers() + 1) * self.slot()]
+            [zeros + u, (self.planes() + 1) * self.block_plane()]
         } else {
-            let tiles = self.block * self.tiling.count();
-            let v = self.numbers() * Self::plane(tiles, self.depth());
-            let u = self.numbers() * (self.tiling.source[0] * group + GAP);
-            let m = self.numbers() * Self::plane(tiles.min(STRIP_TILES), group);
-            [zeros + v, lines(u) + m]
+            let tiles = self.block * self.tiling.tiles_per_image();
+            let v = self.planes() * Self::plane(tiles, self.depth());
+            let u = self.planes() * (self.tiling.source[0] * group + CACHE_SET_PADDING);
+            let m = self.planes() * Self::plane(tiles.min(STRIP_TILES), group);
+            [zeros + v, whole_lines(u) + m]
         }
     }
 
-    /// Transforms the weights of the panel that starts at column `at`: `[number][source channel][width]`, numbers `plane` apart.
+    /// Transforms the weights of the panel that starts at column `at`, to `[plane][source channel][width]`.
     ///
     /// # Safety
-    /// `u` has room for the panel.
-    unsafe fn weights(&self, w: &[f32], at: usize, u: *mut f32, plane: usize) {
+    /// `u` is valid for the panel in all planes.
+    unsafe fn transform_weights(&self, w: &[f32], at: usize, u: *mut f32, plane_step: usize) {
         let (ci, co) = (self.tiling.source[0], self.tiling.target[0]);
-        let (start, from_step, to_step) = weight_steps(&self.g, self.way, 0);
+        let (start, from_step, to_step) = weight_steps(&self.g, self.direction, 0);
         let width = self.kernels.width(at, co);
-        let filters = Filters {
+        let filters = FilterPanel {
             first: w[start + at * to_step..].as_ptr().cast_mut(),
             steps: [from_step, to_step],
             rows: ci,
             width,
             columns: width.min(co - at),
-            turned: self.way == Way::GradInput,
+            rotated180: self.direction == Direction::GradInput,
         };
-        unsafe { (self.t.filter)(&filters, u, plane) }
+        unsafe { (self.t.filter)(&filters, u, plane_step) }
     }
 
     /// Floats of a row of zeros.
     fn zeros(&self) -> usize {
-        lines(self.tiling.zeros(&self.t) * self.tiling.source[0])
+        whole_lines(self.tiling.zero_row_pixels(&self.t) * self.tiling.source[0])
     }
 
-    /// Transforms `count` tiles of `x` from `first` on to rows of V.
-    unsafe fn inputs(&self, first: usize, count: usize, x: *const f32, zeros: *const f32, v: *mut f32, plane: usize) {
+    /// Transforms the `count` tiles of `x` from `first` on to rows of V.
+    unsafe fn transform_inputs(
+        &self,
+        first: usize,
+        count: usize,
+        x: *const f32,
+        zeros: *const f32,
+        v: *mut f32,
+        plane_step: usize,
+    ) {
         for run in self.tiling.runs(first, count) {
             let source = self.tiling.inputs(&run, &self.t, x, zeros);
             let (v_step, channels) = (self.depth(), self.tiling.source[0]);
-            unsafe { (self.t.input)(&source, channels, v.add(run.before * v_step), v_step, plane, Part::Whole) }
+            let v = v.wrapping_add(run.index * v_step);
+            unsafe { (self.t.input)(&source, channels, v, v_step, plane_step, PlaneSet::All) }
         }
     }
 
-    /// Transforms the sums of the tiles from `first` on to the columns `columns` of the images that `to` starts with.
-    unsafe fn outputs(&self, p: &Product, first: usize, columns: Range<usize>, to: Output, finish: SharedFinish) {
-        let finish = finish.get().advance(columns.start);
-        let (to, columns) = (to.skip(columns.start), columns.len());
-        let expect = |at: Place| {
-            let Some(y) = to.y.filter(|_| p.soon.is_null()) else { return };
-            self.tiling.expect_outputs(at, &self.t, y.at(0), columns);
-            if !finish.mask.is_null() {
-                self.tiling.expect_outputs(at, &self.t, finish.beside(y.at(0)), columns);
+    /// Transforms M of the tiles from `first` on back, to the channels `columns` of the output.
+    unsafe fn transform_outputs(&self, p: &TileGemm, first: usize, columns: Range<usize>, to: Output<'_>) {
+        let (to, columns) = (to.skip_channels(columns.start), columns.len());
+        let prefetch = |at: TilePosition| {
+            let Some(y) = to.y.filter(|_| p.prefetch.is_null()) else { return };
+            self.tiling.prefetch_outputs(at, &self.t, y.at(0), columns);
+            if let Some(mask) = to.mask {
+                self.tiling.prefetch_outputs(at, &self.t, mask.at(y.at(0)), columns);
             }
         };
-        let mut ahead = self.tiling.places(first).take(p.tiles);
-        ahead.by_ref().take(AHEAD).for_each(expect);
+        let mut ahead = self.tiling.positions(first).take(p.tiles);
+        ahead.by_ref().take(PREFETCH_DISTANCE).for_each(prefetch);
         for run in self.tiling.runs(first, p.tiles) {
-            ahead.by_ref().take(run.tiles).for_each(expect);
-            let y = self.tiling.outputs(&run, &self.t, to.y, 1);
-            let pooled = self.tiling.outputs(&run, &self.t, to.pooled, 2);
-            let m = p.m.wrapping_add(run.before * p.m_step);
-            unsafe { (self.t.output)(m, p.m_step, p.m_plane, run.tiles, &y, &pooled, columns, &finish) }
+            ahead.by_ref().take(run.tiles).for_each(prefetch);
+            let y = self.tiling.outputs(&run, &self.t, to.y, 1, to.mask);
+            let pooled = self.tiling.outputs(&run, &self.t, to.pooled, 2, None);
+            let m = p.m.wrapping_add(run.index * p.m_step);
+            unsafe { (self.t.output)(m, p.m_step, p.m_plane_step, run.tiles, &y, &pooled, columns, &to.epilogue) }
         }
     }
 
-    /// M = V U for the columns `columns`, at most a group of panels.
-    unsafe fn products(&self, p: &Product, columns: Range<usize>) {
+    /// M = V U for the columns `columns` of U, at most a group of panels.
+    unsafe fn multiply(&self, p: &TileGemm, columns: Range<usize>) {
         let (panel, co) = (self.kernels.panel(), self.tiling.target[0]);
         unsafe {
-            // In one call, where that ends with a number before it begins the next: sums may lie where the number before was.
+            // One call for all planes if it finishes each plane before the next: M's planes may overwrite V's.
             let width = self.kernels.width(columns.start, co);
-            let [_, _, larger] = self.rows(p.tiles, width);
+            let [_, _, larger] = self.register_tiles(p.tiles, width);
             if columns.len() <= panel && larger == 0 && self.tiling.source[0] <= DEPTH {
-                return self.multiply(p, 0..self.numbers(), width, 0);
+                return self.multiply_planes(p, 0..self.planes(), width, 0);
             }
-            for number in 0..self.numbers() {
+            for plane in 0..self.planes() {
                 for at in columns.clone().step_by(panel) {
-                    self.multiply(p, number..number + 1, self.kernels.width(at, co), at - columns.start);
+                    self.multiply_planes(p, plane..plane + 1, self.kernels.width(at, co), at - columns.start);
                 }
             }
         }
     }
 
-    /// How many calls' tiles `tiles` rows of a product fall into, the rows of each, and how many have one more: as even as can
-    /// be, so that none is too small to keep the processor busy.
-    fn rows(&self, tiles: usize, width: usize) -> [usize; 3] {
-        let count = tiles.div_ceil(self.kernels.matrix(width).len());
+    /// Divides `tiles` rows into register tiles as evenly as possible, as small ones do not fill the pipeline: how many, the rows of
+    /// each, and how many have one more.
+    fn register_tiles(&self, tiles: usize, width: usize) -> [usize; 3] {
+        let count = tiles.div_ceil(self.kernels.batched_gemm(width).len());
         [count, tiles / count, tiles % count]
     }
 
-    /// M = V U for the numbers `numbers` and the panel that starts at column `column` of the product's.
-    unsafe fn multiply(&self, p: &Product, numbers: Range<usize>, width: usize, column: usize) {
-        let kernels = self.kernels.matrix(width);
+    /// M = V U for the planes `planes` and the panel that starts at column `column` of M.
+    unsafe fn multiply_planes(&self, p: &TileGemm, planes: Range<usize>, width: usize, column: usize) {
+        let kernels = self.kernels.batched_gemm(width);
         let ci = self.tiling.source[0];
-        let plane = [p.v_plane, p.u_plane, p.m_plane];
-        let first = plane.map(|plane| numbers.start * plane);
+        let plane_strides = [p.v_plane_step, p.u_plane_step, p.m_plane_step];
+        let first = plane_strides.map(|step| planes.start * step);
         let (v, u) = (p.v.wrapping_add(first[0]), p.u.wrapping_add(first[1] + column * ci));
         let m = p.m.wrapping_add(first[2] + column);
-        let [count, rows, larger] = self.rows(p.tiles, width);
+        let [count, rows, larger] = self.register_tiles(p.tiles, width);
         for depth in (0..ci).step_by(DEPTH) {
-            let mut t = Matrix {
+            let mut t = BatchedGemm {
                 a: v.wrapping_add(depth),
                 a_step: p.v_step,
                 b: u.wrapping_add(depth * width),
                 c: m,
                 c_step: p.m_step,
                 k: DEPTH.min(ci - depth),
-                add: depth > 0,
+                accumulate: depth > 0,
                 tiles: larger,
-                planes: numbers.len(),
-                plane,
-                soon: p.soon,
+                planes: planes.len(),
+                plane_strides,
+                prefetch: p.prefetch,
             };
             unsafe {
                 if larger > 0 {
@@ -313,36 +327,35 @@ impl Winograd {
         }
     }
 
-    /// What is asked for while the products of `tiles` tiles from `first` on are made: what the next block reads, and where
-    /// this one is written to.
-    fn soon(&self, first: usize, tiles: usize, total: usize, io: &Io<'_>, to: Output, finish: SharedFinish) -> Soon {
-        let mut soon = Soon::new();
+    /// What to prefetch during the GEMM of the `tiles` tiles from `first` on: the next block's inputs and this one's outputs.
+    fn prefetch_queue(&self, first: usize, tiles: usize, total: usize, x: &[f32], to: Output<'_>) -> PrefetchQueue {
+        let mut queue = PrefetchQueue::new();
         let next = first + tiles;
-        let (start, floats) = self.tiling.floats(self.tiling.source, &self.t, next, self.block.min(total - next));
-        soon.add(io.x.as_ptr().wrapping_add(start), floats);
+        let (start, floats) =
+            self.tiling.covered_floats(self.tiling.source, &self.t, next, self.block.min(total - next));
+        queue.push(x.as_ptr().wrapping_add(start), floats);
         if let Some(y) = to.y {
-            let (start, floats) = self.tiling.floats(self.tiling.target, &self.t, first, tiles);
+            let (start, floats) = self.tiling.covered_floats(self.tiling.target, &self.t, first, tiles);
             let y = y.at(start).cast_const();
-            if !finish.get().mask.is_null() {
-                soon.add(finish.get().beside(y), floats);
+            if let Some(mask) = to.mask {
+                queue.push(mask.at(y), floats);
             }
-            soon.add(y, floats);
+            queue.push(y, floats);
         }
         let width = self.kernels.width(0, self.tiling.target[0]);
-        let rows = tiles.div_ceil(self.kernels.matrix(width).len());
-        soon.within(self.numbers() * rows * self.panels() * self.tiling.source[0].div_ceil(DEPTH));
-        soon
+        let rows = tiles.div_ceil(self.kernels.batched_gemm(width).len());
+        queue.spread_over(self.planes() * rows * self.panels() * self.tiling.source[0].div_ceil(DEPTH));
+        queue
     }
 
-    /// All weights once, then blocks of tiles, each from source to target within a thread's cache.
-    fn run_whole(
+    /// Transforms all weights, then computes block after block of tiles, each from source to target within a thread's L2.
+    fn run_blocks(
         &self,
-        io: Io<'_>,
-        y: Output,
-        finish: SharedFinish,
+        args: PassArgs<'_>,
+        y: Output<'_>,
         pool: &Pool,
         scratch: &mut Scratch,
-        kept: Option<Raw>,
+        cached: Option<SharedPtr>,
     ) {
         let (panel, co) = (self.kernels.panel(), self.tiling.target[0]);
         let ci = self.tiling.source[0];
@@ -350,42 +363,52 @@ impl Winograd {
         let zeros = scratch.take(shared + own * self.threads);
         let slots = zeros.skip(shared);
         let zero_len = self.zeros();
-        let u = kept.unwrap_or(zeros.skip(zero_len));
-        let u_plane = Self::weight_plane(ci, self.columns());
+        let u = cached.unwrap_or(zeros.skip(zero_len));
+        let u_plane_step = Self::weight_plane(ci, self.columns());
         let this = self;
         if self.stale {
             pool.run(self.panels(), |index| {
                 let at = index * panel;
-                // SAFETY: the panel is this task's.
-                unsafe { this.weights(io.w, at, u.at(at * ci), u_plane) };
+                // SAFETY: only this task writes the panel.
+                unsafe { this.transform_weights(args.w, at, u.at(at * ci), u_plane_step) };
             });
         }
         // SAFETY: no task runs.
         unsafe { zeros.at(0).write_bytes(0, zero_len) };
-        let total = io.n * this.tiling.count();
-        let (v_step, m_step, plane) = (this.depth(), this.columns(), this.slot());
+        let total = args.n * this.tiling.tiles_per_image();
+        let (v_step, m_step, plane_step) = (this.depth(), this.columns(), this.block_plane());
         pool.run(total.div_ceil(this.block), |task| {
             let first = task * this.block;
             let tiles = this.block.min(total - first);
-            // A number's sums lie where the number before was read: none is written over before it has served, and a block
-            // takes no more of the cache than its tiles do.
-            let m = slots.at(pool.worker() * own);
-            let v = m.wrapping_add(plane);
-            // SAFETY: the slot is this thread's, the target pixels are this task's.
+            // M lies one plane before V: a plane of M overwrites the plane of V that has been read before, so that a block takes no
+            // more cache than its tiles do.
+            let m = slots.at(pool.thread_index() * own);
+            let v = m.wrapping_add(plane_step);
+            // SAFETY: only this thread uses the slot, and only this task writes the target pixels.
             unsafe {
-                this.inputs(first, tiles, io.x.as_ptr(), zeros.at(0), v, plane);
-                let mut soon = this.soon(first, tiles, total, &io, y, finish);
-                let [v_plane, m_plane] = [plane; 2];
+                this.transform_inputs(first, tiles, args.x.as_ptr(), zeros.at(0), v, plane_step);
+                let mut queue = this.prefetch_queue(first, tiles, total, args.x, y);
                 let u = u.at(0);
-                let product = Product { v, v_plane, v_step, u, u_plane, m, m_plane, m_step, tiles, soon: &mut soon };
-                this.products(&product, 0..co);
-                this.outputs(&product, first, 0..co, y, finish);
+                let gemm = TileGemm {
+                    v,
+                    v_plane_step: plane_step,
+                    u,
+                    u_plane_step,
+                    v_step,
+                    m,
+                    m_plane_step: plane_step,
+                    m_step,
+                    tiles,
+                    prefetch: &mut queue,
+                };
+                this.multiply(&gemm, 0..co);
+                this.transform_outputs(&gemm, first, 0..co, y);
             }
         });
     }
 
-    /// All tiles of a chunk of images first, then panel by panel: weights, products, outputs.
-    fn run_passing(&self, io: Io<'_>, y: Output, finish: SharedFinish, pool: &Pool, scratch: &mut Scratch) {
+    /// Transforms all tiles of a chunk of images, then computes panel by panel: weights, GEMM, outputs.
+    fn run_panels(&self, args: PassArgs<'_>, y: Output<'_>, pool: &Pool, scratch: &mut Scratch) {
         let (this, panel, co) = (self, self.kernels.panel(), self.tiling.target[0]);
         let [shared, own] = this.layout();
         let zeros = scratch.take(shared + own * this.threads);
@@ -395,39 +418,49 @@ impl Winograd {
         let source_len = this.tiling.source.iter().product::<usize>();
         let target_len = this.tiling.target.iter().product::<usize>();
         let (v_step, m_step) = (this.depth(), this.group * panel);
-        for first in (0..io.n).step_by(this.block) {
-            let tiles = this.block.min(io.n - first) * this.tiling.count();
-            let (x, y) = (&io.x[first * source_len..], y.images(first * target_len, first * target_len / 4));
-            let v_plane = Self::plane(tiles, v_step);
-            const SOME: usize = 8;
-            pool.run(tiles.div_ceil(SOME), |task| {
-                let first = task * SOME;
+        for first in (0..args.n).step_by(this.block) {
+            let tiles = this.block.min(args.n - first) * this.tiling.tiles_per_image();
+            let (x, y) = (&args.x[first * source_len..], y.skip_floats(first * target_len, first * target_len / 4));
+            let v_plane_step = Self::plane(tiles, v_step);
+            const TASK_TILES: usize = 8;
+            pool.run(tiles.div_ceil(TASK_TILES), |task| {
+                let first = task * TASK_TILES;
                 let v = v.at(first * v_step);
-                // SAFETY: the tiles' rows of V are this task's.
-                unsafe { this.inputs(first, SOME.min(tiles - first), x.as_ptr(), zeros.at(0), v, v_plane) };
+                let count = TASK_TILES.min(tiles - first);
+                // SAFETY: only this task writes these rows of V.
+                unsafe { this.transform_inputs(first, count, x.as_ptr(), zeros.at(0), v, v_plane_step) };
             });
             let strip = Self::strip(tiles);
-            let m_plane = Self::plane(strip, m_step);
-            let u_plane = this.tiling.source[0] * m_step + GAP;
+            let m_plane_step = Self::plane(strip, m_step);
+            let u_plane_step = this.tiling.source[0] * m_step + CACHE_SET_PADDING;
             pool.run(co.div_ceil(m_step), |task| {
                 let start = task * m_step;
                 let end = co.min(start + m_step);
-                let u = slots.at(pool.worker() * own);
-                let m = u.wrapping_add(lines(this.numbers() * u_plane));
-                // SAFETY: the slot is this thread's, the target columns are this task's.
+                let u = slots.at(pool.thread_index() * own);
+                let m = u.wrapping_add(whole_lines(this.planes() * u_plane_step));
+                // SAFETY: only this thread uses the slot, and only this task writes the target channels.
                 unsafe {
                     for at in (start..end).step_by(panel) {
                         let to = u.add((at - start) * this.tiling.source[0]);
-                        this.weights(io.w, at, to, u_plane);
+                        this.transform_weights(args.w, at, to, u_plane_step);
                     }
                     for from in (0..tiles).step_by(strip) {
                         let count = strip.min(tiles - from);
                         let v = v.at(from * v_step);
-                        let soon = std::ptr::null_mut();
-                        let product =
-                            Product { v, v_plane, v_step, u, u_plane, m, m_plane, m_step, tiles: count, soon };
-                        this.products(&product, start..end);
-                        this.outputs(&product, from, start..end, y, finish);
+                        let gemm = TileGemm {
+                            v,
+                            v_plane_step,
+                            u,
+                            u_plane_step,
+                            v_step,
+                            m,
+                            m_plane_step,
+                            m_step,
+                            tiles: count,
+                            prefetch: std::ptr::null_mut(),
+                        };
+                        this.multiply(&gemm, start..end);
+                        this.transform_outputs(&gemm, from, start..end, y);
                     }
                 }
             });
@@ -436,23 +469,30 @@ impl Winograd {
 }
 
 impl Pass for Winograd {
-    fn run(&mut self, io: Io<'_>, y: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
-        assert!(y.len() >= io.n * self.tiling.target.iter().product::<usize>());
-        let finish = io.finish(self.tiling.target[0], y);
-        self.write(io, Output { y: Some(Raw::of(y)), pooled: None }, finish, pool, scratch);
+    fn run(&mut self, args: PassArgs<'_>, y: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
+        assert!(y.len() >= args.n * self.tiling.target.iter().product::<usize>());
+        let (epilogue, mask) = args.epilogue_and_mask(self.tiling.target[0], y);
+        self.compute(args, Output { y: Some(SharedPtr::of(y)), pooled: None, epilogue, mask }, pool, scratch);
     }
 
-    fn pools(&self) -> bool {
+    fn supports_pooling(&self) -> bool {
         self.tiling.target[1].is_multiple_of(2) && self.tiling.target[2].is_multiple_of(2)
     }
 
-    fn run_pooled(&mut self, io: Io<'_>, y: &mut [f32], pooled: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
+    fn run_pooled(
+        &mut self,
+        args: PassArgs<'_>,
+        y: &mut [f32],
+        pooled: &mut [f32],
+        pool: &Pool,
+        scratch: &mut Scratch,
+    ) {
         let target_len = self.tiling.target.iter().product::<usize>();
-        assert!(self.pools() && io.mask.is_none() && pooled.len() >= io.n * target_len / 4);
-        assert!(y.is_empty() || y.len() >= io.n * target_len);
-        let finish = io.finish(self.tiling.target[0], y);
-        let y = (!y.is_empty()).then(|| Raw::of(y));
-        self.write(io, Output { y, pooled: Some(Raw::of(pooled)) }, finish, pool, scratch);
+        assert!(self.supports_pooling() && args.mask.is_none() && pooled.len() >= args.n * target_len / 4);
+        assert!(y.is_empty() || y.len() >= args.n * target_len);
+        let (epilogue, mask) = args.epilogue_and_mask(self.tiling.target[0], y);
+        let y = (!y.is_empty()).then(|| SharedPtr::of(y));
+        self.compute(args, Output { y, pooled: Some(SharedPtr::of(pooled)), epilogue, mask }, pool, scratch);
     }
 
     fn weights_changed(&mut self) {
@@ -465,6 +505,6 @@ impl Pass for Winograd {
     }
 
     fn packed_bytes(&self) -> usize {
-        self.kept.as_ref().map_or(0, Buffer::bytes)
+        self.cached.as_ref().map_or(0, Buffer::bytes)
     }
 }

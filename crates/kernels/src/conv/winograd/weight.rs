@@ -1,140 +1,143 @@
-//! The weight's gradient: the transpose of the forward algorithm,
-//! dw = G^T [sum over tiles of (B^T x B) . (A gy A^T)] G.
+//! The weight gradient, the transpose of the forward algorithm: gw = G^T [sum over tiles of (B^T x B) ⊙ (A gy A^T)] G. With
+//! V = B^T x B and Z = A gy A^T, for each coefficient a GEMM M = V^T Z of (channels x tiles) and (tiles x filters).
 
-use super::{GAP, Tiling};
-use crate::conv::Geometry;
-use crate::conv::direct::even;
-use crate::conv::pass::{Way, WeightPass};
-use crate::memory::{Raw, Scratch, lines};
+use super::{CACHE_SET_PADDING, Tiling};
+use crate::conv::pass::{WeightPass, add_pairwise, balanced_rows};
+use crate::conv::{Direction, Geometry};
+use crate::memory::{Scratch, SharedPtr, whole_lines};
 use crate::pool::Pool;
 use crate::simd::Kernels;
-use crate::simd::tile::{Cols, Soon};
-use crate::simd::transform::{Filters, PanelRow, Part, Transforms};
+use crate::simd::gemm::{PrefetchQueue, TransposedGemm};
+use crate::simd::transform::{FilterPanel, PackedRows, PlaneSet, Transforms};
 
-/// Transformed gradients up to this size are summed block by block; larger ones panel by panel.
+/// M up to this size is accumulated as a whole, block by block of tiles; larger ones panel by panel.
 const WHOLE_BYTES: usize = 3 << 20;
 
-/// What all partial sums together may take.
+/// Most bytes of all partial sums.
 const PARTS_BYTES: usize = 8 << 20;
 
-/// Partial sums at most.
+/// Most partial sums.
 const PARTS: usize = 16;
 
-/// Blocks that a partial sum is worth at least: it is as large as many tiles, and has to be joined with the others.
-const PASSES: usize = 4;
+/// Least blocks of a partial sum: it is as large as many tiles, and has to be added to the others.
+const MIN_BLOCKS: usize = 4;
 
-/// What a thread's transformed tiles may take when sums are whole.
+/// Most bytes of a block of transformed tiles, one block per thread.
 const BLOCK_BYTES: usize = 300 << 10;
 
-/// Above this size a block's tiles are transformed and multiplied in two parts, so that one stays in a second-level cache.
-const PART_BYTES: usize = 1 << 20;
+/// Larger blocks are transformed and multiplied in two sets of planes, so that each stays in L2.
+const SPLIT_BYTES: usize = 1 << 20;
 
-/// Transformed tiles held at a time when sums go panel by panel.
+/// Most bytes of transformed tiles at a time if M is accumulated panel by panel.
 const CHUNK_BYTES: usize = 24 << 20;
 
-/// Input channels of a task when sums go panel by panel.
+/// Input channels of a task if M is accumulated panel by panel.
 const ROWS: usize = 64;
 
-/// Panels of a task when sums go panel by panel: its sums, 36 x 64 x 2 panels, stay in a second-level cache.
+/// Panels of a task if M is accumulated panel by panel: 36 planes x 64 rows x 2 panels stay in L2.
 const GROUP: usize = 2;
 
-/// Tiles of one call of a kernel: their panel stays in the first cache.
+/// Tiles of one micro-kernel call (its k), whose panel stays in L1.
 const DEPTH: usize = 256;
 
-/// A bilinear algorithm for the weight's gradient of one geometry.
+/// A bilinear algorithm for the weight gradient of one geometry.
 pub(in super::super) struct WinogradWeight {
     g: Geometry,
     kernels: &'static Kernels,
     t: Transforms,
     tiling: Tiling,
-    /// Whether a thread sums a whole gradient over some tiles, or a panel of it over all.
+    /// Whether a task accumulates all of M over some tiles, or a panel of M over all tiles.
     whole: bool,
-    /// Tiles of a block (whole sums), or images of a chunk: fixed by the shape.
+    /// Tiles of a block (`whole`) or images of a chunk, determined by the shape.
     block: usize,
-    /// What is transformed of them and multiplied, one after the other.
-    split: &'static [Part],
-    /// The most images of a chunk that will come.
-    held: usize,
+    /// The sets of planes that are transformed and multiplied one after the other.
+    plane_sets: &'static [PlaneSet],
+    /// Images of the largest chunk of the planned batch.
+    max_images: usize,
     threads: usize,
 }
 
 impl WinogradWeight {
     pub fn new(g: &Geometry, batch: usize, threads: usize, kernels: &'static Kernels, t: Transforms) -> WinogradWeight {
-        let tiling = Tiling::new(g, Way::Forward, &t);
-        let numbers = t.products * t.products;
+        let tiling = Tiling::new(g, Direction::GradWeight, &t);
+        let planes = t.coefficients * t.coefficients;
         let (ci, co) = (kernels.padded(g.input[0]), kernels.padded(g.output[0]));
-        let whole = numbers * ci * co * size_of::<f32>() <= WHOLE_BYTES;
-        let tile = numbers * (ci + co) * size_of::<f32>();
-        let (block, held) = if whole {
-            // Enough to be worth passing over the sum, which wide vectors do faster.
-            ((BLOCK_BYTES / tile).clamp(4 * kernels.lanes, 128), 0)
+        let whole = planes * ci * co * size_of::<f32>() <= WHOLE_BYTES;
+        let tile_bytes = planes * (ci + co) * size_of::<f32>();
+        let (block, max_images) = if whole {
+            // Each block reads and writes all of M; wide vectors multiply faster, so they need more tiles per block.
+            ((BLOCK_BYTES / tile_bytes).clamp(4 * kernels.lanes, 128), 0)
         } else {
-            let chunk = (CHUNK_BYTES / (tile * tiling.count())).max(1);
+            let chunk = (CHUNK_BYTES / (tile_bytes * tiling.tiles_per_image())).max(1);
             (chunk, chunk.min(batch.max(1)))
         };
-        let split: &[Part] = match whole && block * tile > PART_BYTES && Part::First.planes(t.products).end < numbers {
-            true => &[Part::First, Part::Second],
-            false => &[Part::Whole],
+        let can_split = PlaneSet::First.planes(t.coefficients).end < planes;
+        let plane_sets: &[PlaneSet] = match whole && can_split && block * tile_bytes > SPLIT_BYTES {
+            true => &[PlaneSet::First, PlaneSet::Second],
+            false => &[PlaneSet::All],
         };
-        WinogradWeight { g: *g, kernels, t, tiling, whole, block, split, held, threads }
+        WinogradWeight { g: *g, kernels, t, tiling, whole, block, plane_sets, max_images, threads }
     }
 
-    fn numbers(&self) -> usize {
-        self.t.products * self.t.products
+    /// Coefficients of a tile.
+    fn planes(&self) -> usize {
+        self.t.coefficients * self.t.coefficients
     }
 
+    /// Floats of a tile in a plane of V.
     fn depth(&self) -> usize {
         self.kernels.padded(self.g.input[0])
     }
 
+    /// Floats of a tile in a plane of Z.
     fn columns(&self) -> usize {
         self.kernels.padded(self.g.output[0])
     }
 
-    /// Floats of a whole transformed gradient.
+    /// Floats of M.
     fn sum(&self) -> usize {
-        self.numbers() * (self.g.input[0] * self.columns() + GAP)
+        self.planes() * (self.g.input[0] * self.columns() + CACHE_SET_PADDING)
     }
 
-    /// Partial sums at most: fixed by the shape.
-    fn parts(&self) -> usize {
+    /// Most partial sums, determined by the shape.
+    fn max_parts(&self) -> usize {
         (PARTS_BYTES / (self.sum() * size_of::<f32>())).clamp(2, PARTS)
     }
 
     /// Floats between planes of `tiles` rows of `row` floats.
     fn plane(tiles: usize, row: usize) -> usize {
-        lines(tiles * row) + GAP
+        whole_lines(tiles * row) + CACHE_SET_PADDING
     }
 
-    /// Floats of V and Z of `tiles` tiles.
-    fn tiles(&self, tiles: usize) -> [usize; 2] {
-        let planes = self.split.iter().map(|part| part.planes(self.t.products).len()).max().unwrap_or(0);
+    /// Floats of V and of Z for `tiles` tiles.
+    fn tile_floats(&self, tiles: usize) -> [usize; 2] {
+        let planes = self.plane_sets.iter().map(|set| set.planes(self.t.coefficients).len()).max().unwrap_or(0);
         [Self::plane(tiles, self.depth()), Self::plane(tiles, self.columns())].map(|plane| planes * plane)
     }
 
-    /// Floats of scratch: shared by all threads, and for each.
+    /// Floats of scratch: shared by all threads, and per thread.
     fn layout(&self) -> [usize; 2] {
         let zeros = self.zeros();
         if self.whole {
-            let [v, z] = self.tiles(self.block);
-            [zeros + self.parts() * lines(self.sum()), v + z]
+            let [v, z] = self.tile_floats(self.block);
+            [zeros + self.max_parts() * whole_lines(self.sum()), v + z]
         } else {
-            let [v, z] = self.tiles(self.held * self.tiling.count());
-            let sum = self.numbers() * (ROWS * GROUP * self.kernels.panel() + GAP);
-            [zeros + v + z, lines(sum)]
+            let [v, z] = self.tile_floats(self.max_images * self.tiling.tiles_per_image());
+            let sum = self.planes() * (ROWS * GROUP * self.kernels.panel() + CACHE_SET_PADDING);
+            [zeros + v + z, whole_lines(sum)]
         }
     }
 
     /// Floats of a row of zeros.
     fn zeros(&self) -> usize {
-        lines(self.tiling.zeros(&self.t) * self.g.input[0].max(self.g.output[0]))
+        whole_lines(self.tiling.zero_row_pixels(&self.t) * self.g.input[0].max(self.g.output[0]))
     }
 
-    /// Transforms inputs and output gradients of `count` tiles from `first` on to the rows from `row` on of V and Z of
-    /// `tiles` rows, which hold the planes of the part.
+    /// Transforms the inputs and output gradients of the `count` tiles from `first` on, to the rows from `row` on of V and Z, which
+    /// have `tiles` rows and the planes of the set.
     ///
     /// # Safety
-    /// The rows of V and Z are the caller's.
+    /// V and Z are valid, and no other task accesses these rows.
     #[allow(clippy::too_many_arguments)]
     unsafe fn transform(
         &self,
@@ -145,28 +148,28 @@ impl WinogradWeight {
         x: *const f32,
         gy: *const f32,
         zeros: *const f32,
-        v: Raw,
-        z: Raw,
-        part: Part,
+        v: SharedPtr,
+        z: SharedPtr,
+        set: PlaneSet,
     ) {
         let depth = self.depth();
         let planes = [depth, self.columns()].map(|row| Self::plane(tiles, row));
-        // Where the first of all planes would be.
-        let before = part.planes(self.t.products).start;
+        // The kernels expect the address of plane 0, even if the set starts with a later plane.
+        let before = set.planes(self.t.coefficients).start;
         let (v, z) = (v.at(0).wrapping_sub(before * planes[0]), z.at(0).wrapping_sub(before * planes[1]));
         for run in self.tiling.runs(first, count) {
-            let row = row + run.before;
-            let to = PanelRow { z, row, rows: tiles, plane: planes[1] };
+            let row = row + run.index;
+            let to = PackedRows { z, row, rows: tiles, plane_step: planes[1] };
             let inputs = self.tiling.inputs(&run, &self.t, x, zeros);
-            let gradients = self.tiling.gradients(&run, &self.t, gy, zeros);
+            let gradients = self.tiling.output_gradients(&run, &self.t, gy, zeros);
             unsafe {
-                (self.t.input)(&inputs, self.g.input[0], v.wrapping_add(row * depth), depth, planes[0], part);
-                (self.t.grad_output)(&gradients, self.g.output[0], &to, part);
+                (self.t.input)(&inputs, self.g.input[0], v.wrapping_add(row * depth), depth, planes[0], set);
+                (self.t.grad_output)(&gradients, self.g.output[0], &to, set);
             }
         }
     }
 
-    /// `sum[m][..] += sum over tiles of v[tile][m] z[tile][..]` for `rows` of m and one panel.
+    /// `sum[m][..] (+)= sum over tiles of v[tile][m] z[tile][..]` for `rows` of m and one panel.
     #[allow(clippy::too_many_arguments)]
     unsafe fn multiply(
         &self,
@@ -176,15 +179,15 @@ impl WinogradWeight {
         v: *const f32,
         z: *const f32,
         sum: *mut f32,
-        add: bool,
-        soon: *mut Soon,
+        accumulate: bool,
+        prefetch: *mut PrefetchQueue,
     ) {
-        let kernels = self.kernels.cols(width);
+        let kernels = self.kernels.transposed_gemm(width);
         for first in (0..tiles).step_by(DEPTH) {
             let mut m = 0;
             while m < rows {
-                let count = even(rows - m, kernels.len());
-                let t = Cols {
+                let count = balanced_rows(rows - m, kernels.len());
+                let t = TransposedGemm {
                     a: v.wrapping_add(first * self.depth() + m),
                     a_step: self.depth(),
                     segments: &0,
@@ -193,8 +196,8 @@ impl WinogradWeight {
                     b: z.wrapping_add(first * width),
                     c: sum.wrapping_add(m * width),
                     c_step: width,
-                    add: add || first > 0,
-                    soon,
+                    accumulate: accumulate || first > 0,
+                    prefetch,
                 };
                 unsafe { kernels[count - 1](&t) };
                 m += count;
@@ -202,26 +205,36 @@ impl WinogradWeight {
         }
     }
 
-    /// Transforms `rows` x one panel of sums back and writes (or adds) them as OIHW.
+    /// Transforms `rows` rows of one panel of M back; stores them in, or adds them to, the weight gradient.
     ///
     /// # Safety
-    /// The filters from `at` on and input channels from `first` on are the caller's.
+    /// No other task accesses the gradients of the filters from `at` on and the input channels from `first` on.
     #[allow(clippy::too_many_arguments)]
-    unsafe fn write(&self, sum: *const f32, plane: usize, first: usize, rows: usize, at: usize, gw: Raw, add: bool) {
+    unsafe fn transform_back(
+        &self,
+        sum: *const f32,
+        plane_step: usize,
+        first: usize,
+        rows: usize,
+        at: usize,
+        gw: SharedPtr,
+        accumulate: bool,
+    ) {
         let (ci, co) = (self.g.input[0], self.g.output[0]);
         let width = self.kernels.width(at, co);
-        let filters = Filters {
+        let filters = FilterPanel {
             first: gw.at((at * ci + first) * 9),
             steps: [9, ci * 9],
             rows,
             width,
             columns: width.min(co - at),
-            turned: false,
+            rotated180: false,
         };
-        unsafe { (self.t.grad_filter)(sum, plane, &filters, add) }
+        unsafe { (self.t.grad_filter)(sum, plane_step, &filters, accumulate) }
     }
 
-    fn run_whole(&self, n: usize, x: &[f32], gy: &[f32], gw: Raw, pool: &Pool, scratch: &mut Scratch) {
+    /// Accumulates all of M in partial sums over blocks of tiles.
+    fn run_whole(&self, n: usize, x: &[f32], gy: &[f32], gw: SharedPtr, pool: &Pool, scratch: &mut Scratch) {
         let (ci, co, panel) = (self.g.input[0], self.g.output[0], self.kernels.panel());
         let [shared, own] = self.layout();
         let zeros = scratch.take(shared + own * self.threads);
@@ -229,72 +242,66 @@ impl WinogradWeight {
         let (sums, slots) = (zeros.skip(zero_len), zeros.skip(shared));
         // SAFETY: no task runs.
         unsafe { zeros.at(0).write_bytes(0, zero_len) };
-        let total = n * self.tiling.count();
-        let (parts, sum_len) = (self.parts().min((total / (PASSES * self.block)).max(2)).min(total), lines(self.sum()));
-        let sum_plane = ci * self.columns() + GAP;
-        let [v_len, _] = self.tiles(self.block);
-        // One thread need not keep sums apart that are one block each: added up as they are made they are the same.
-        let joined = pool.threads() == 1 && parts == 2 && total.div_ceil(parts) <= self.block;
+        let total = n * self.tiling.tiles_per_image();
+        let (parts, sum_len) =
+            (self.max_parts().min((total / (MIN_BLOCKS * self.block)).max(2)).min(total), whole_lines(self.sum()));
+        let sum_plane = ci * self.columns() + CACHE_SET_PADDING;
+        let [v_len, _] = self.tile_floats(self.block);
+        // A single thread accumulates two sums of one block each in place, which gives the same bits as adding them up later.
+        let in_place = pool.threads() == 1 && parts == 2 && total.div_ceil(parts) <= self.block;
         pool.run(parts, |part| {
-            let slot = slots.skip(pool.worker() * own);
+            let slot = slots.skip(pool.thread_index() * own);
             let (v, z) = (slot, slot.skip(v_len));
-            let sum = if joined { sums } else { sums.skip(part * sum_len) };
+            let sum = if in_place { sums } else { sums.skip(part * sum_len) };
             let end = (part + 1) * total / parts;
             let start = part * total / parts;
-            // Blocks as even as can be: each passes over the whole sum, whatever it adds.
+            // As even as possible, because each block reads and writes all of M.
             let size = (end - start).div_ceil((end - start).div_ceil(self.block).max(1)).max(1);
             for first in (start..end).step_by(size) {
                 let tiles = size.min(end - first);
-                // SAFETY: the slot is this thread's, the partial sum this task's.
+                // SAFETY: only this thread uses the slot, and only this task writes the partial sum.
                 unsafe {
                     let next = first + tiles;
-                    let mut soon = Soon::new();
-                    for (picture, from) in [(self.tiling.source, x), (self.tiling.target, gy)] {
-                        let (start, floats) = self.tiling.floats(picture, &self.t, next, size.min(end - next));
-                        soon.add(from.as_ptr().wrapping_add(start), floats);
+                    let mut queue = PrefetchQueue::new();
+                    for (image, from) in [(self.tiling.source, x), (self.tiling.target, gy)] {
+                        let (start, floats) = self.tiling.covered_floats(image, &self.t, next, size.min(end - next));
+                        queue.push(from.as_ptr().wrapping_add(start), floats);
                     }
-                    let rows = ci.div_ceil(self.kernels.cols(self.kernels.width(0, co)).len());
-                    soon.within(self.numbers() * co.div_ceil(panel) * rows * tiles.div_ceil(DEPTH));
-                    let add = first > start || joined && part > 0;
-                    for &half in self.split {
-                        self.transform(first, tiles, 0, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, half);
-                        for (i, number) in half.planes(self.t.products).enumerate() {
+                    let rows = ci.div_ceil(self.kernels.transposed_gemm(self.kernels.width(0, co)).len());
+                    queue.spread_over(self.planes() * co.div_ceil(panel) * rows * tiles.div_ceil(DEPTH));
+                    let accumulate = first > start || in_place && part > 0;
+                    for &set in self.plane_sets {
+                        self.transform(first, tiles, 0, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, set);
+                        for (i, plane) in set.planes(self.t.coefficients).enumerate() {
                             let v = v.at(i * Self::plane(tiles, self.depth()));
                             for at in (0..co).step_by(panel) {
                                 let z = z.at(i * Self::plane(tiles, self.columns()) + at * tiles);
-                                let sum = sum.at(number * sum_plane + at * ci);
-                                self.multiply(tiles, ci, self.kernels.width(at, co), v, z, sum, add, &mut soon);
+                                let sum = sum.at(plane * sum_plane + at * ci);
+                                let width = self.kernels.width(at, co);
+                                self.multiply(tiles, ci, width, v, z, sum, accumulate, &mut queue);
                             }
                         }
                     }
                 }
             }
         });
-        let apart = if joined { 1 } else { parts };
-        // Joins the partial sums pairwise and transforms them back, one task a panel.
+        let sums_left = if in_place { 1 } else { parts };
+        // Adds up the partial sums and transforms them back, one task per panel.
         pool.run(co.div_ceil(panel), |task| {
             let at = task * panel;
             let width = self.kernels.width(at, co);
-            // SAFETY: the panel of every partial sum and its filters are this task's.
+            // SAFETY: only this task accesses the panel of each partial sum and its filters.
             unsafe {
-                for number in 0..self.numbers() {
-                    let base = sums.skip(number * sum_plane + at * ci);
-                    let mut gap = 1;
-                    while gap < apart {
-                        for part in (0..apart - gap).step_by(2 * gap) {
-                            let to = std::slice::from_raw_parts_mut(base.at(part * sum_len), ci * width);
-                            let from = std::slice::from_raw_parts(base.at((part + gap) * sum_len), ci * width);
-                            to.iter_mut().zip(from).for_each(|(a, b)| *a += b);
-                        }
-                        gap *= 2;
-                    }
+                for plane in 0..self.planes() {
+                    add_pairwise(sums.skip(plane * sum_plane + at * ci), sums_left, sum_len, ci * width);
                 }
-                self.write(sums.at(at * ci), sum_plane, 0, ci, at, gw, false);
+                self.transform_back(sums.at(at * ci), sum_plane, 0, ci, at, gw, false);
             }
         });
     }
 
-    fn run_panels(&self, n: usize, x: &[f32], gy: &[f32], gw: Raw, pool: &Pool, scratch: &mut Scratch) {
+    /// Accumulates M panel by panel over all tiles of a chunk of images.
+    fn run_panels(&self, n: usize, x: &[f32], gy: &[f32], gw: SharedPtr, pool: &Pool, scratch: &mut Scratch) {
         let (ci, co, panel) = (self.g.input[0], self.g.output[0], self.kernels.panel());
         let [shared, own] = self.layout();
         let zeros = scratch.take(shared + own * self.threads);
@@ -302,21 +309,32 @@ impl WinogradWeight {
         let slots = zeros.skip(shared);
         // SAFETY: no task runs.
         unsafe { zeros.at(0).write_bytes(0, zero_len) };
-        let sum_plane = ROWS * GROUP * panel + GAP;
+        let sum_plane = ROWS * GROUP * panel + CACHE_SET_PADDING;
         for start in (0..n).step_by(self.block) {
             let images = self.block.min(n - start);
-            assert!(images <= self.held, "planned for a batch of {}", self.held);
-            let tiles = images * self.tiling.count();
+            assert!(images <= self.max_images, "planned for a batch of {}", self.max_images);
+            let tiles = images * self.tiling.tiles_per_image();
             let (x, gy) = (&x[start * self.g.input_len()..], &gy[start * self.g.output_len()..]);
-            let [v_len, _] = self.tiles(tiles);
+            let [v_len, _] = self.tile_floats(tiles);
             let (v, z) = (zeros.skip(zero_len), zeros.skip(zero_len + v_len));
-            const SOME: usize = 4;
-            pool.run(tiles.div_ceil(SOME), |task| {
-                let first = task * SOME;
-                let count = SOME.min(tiles - first);
-                // SAFETY: the tiles' rows of V and Z are this task's.
+            const TASK_TILES: usize = 4;
+            pool.run(tiles.div_ceil(TASK_TILES), |task| {
+                let first = task * TASK_TILES;
+                let count = TASK_TILES.min(tiles - first);
+                // SAFETY: only this task writes these rows of V and Z.
                 unsafe {
-                    self.transform(first, count, first, tiles, x.as_ptr(), gy.as_ptr(), zeros.at(0), v, z, Part::Whole)
+                    self.transform(
+                        first,
+                        count,
+                        first,
+                        tiles,
+                        x.as_ptr(),
+                        gy.as_ptr(),
+                        zeros.at(0),
+                        v,
+                        z,
+                        PlaneSet::All,
+                    )
                 };
             });
             let (blocks, columns) = (ci.div_ceil(ROWS), GROUP * panel);
@@ -324,29 +342,21 @@ impl WinogradWeight {
                 let (start_column, first) = (task / blocks * columns, task % blocks * ROWS);
                 let end_column = co.min(start_column + columns);
                 let rows = ROWS.min(ci - first);
-                let sum = slots.skip(pool.worker() * own);
-                // SAFETY: the slot is this thread's, the filters' channels are this task's.
+                let sum = slots.skip(pool.thread_index() * own);
+                // SAFETY: only this thread uses the slot, and only this task writes these channels of the filters.
                 unsafe {
-                    for number in 0..self.numbers() {
-                        let v = v.at(number * Self::plane(tiles, self.depth()) + first);
+                    for plane in 0..self.planes() {
+                        let v = v.at(plane * Self::plane(tiles, self.depth()) + first);
                         for at in (start_column..end_column).step_by(panel) {
-                            let z = z.at(number * Self::plane(tiles, self.columns()) + at * tiles);
-                            let sum = sum.at(number * sum_plane + (at - start_column) * rows);
-                            self.multiply(
-                                tiles,
-                                rows,
-                                self.kernels.width(at, co),
-                                v,
-                                z,
-                                sum,
-                                false,
-                                std::ptr::null_mut(),
-                            );
+                            let z = z.at(plane * Self::plane(tiles, self.columns()) + at * tiles);
+                            let sum = sum.at(plane * sum_plane + (at - start_column) * rows);
+                            let width = self.kernels.width(at, co);
+                            self.multiply(tiles, rows, width, v, z, sum, false, std::ptr::null_mut());
                         }
                     }
                     for at in (start_column..end_column).step_by(panel) {
                         let sum = sum.at((at - start_column) * rows);
-                        self.write(sum, sum_plane, first, rows, at, gw, start > 0);
+                        self.transform_back(sum, sum_plane, first, rows, at, gw, start > 0);
                     }
                 }
             });
@@ -362,9 +372,9 @@ impl WeightPass for WinogradWeight {
             return gw.fill(0.0);
         }
         if self.whole {
-            self.run_whole(n, x, gy, Raw::of(gw), pool, scratch);
+            self.run_whole(n, x, gy, SharedPtr::of(gw), pool, scratch);
         } else {
-            self.run_panels(n, x, gy, Raw::of(gw), pool, scratch);
+            self.run_panels(n, x, gy, SharedPtr::of(gw), pool, scratch);
         }
     }
 

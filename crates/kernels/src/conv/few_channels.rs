@@ -1,45 +1,45 @@
-//! The weight's gradient of convolutions with few input channels, such as a network's first.
+//! The weight gradient of convolutions with few input channels, such as the first of a network.
 //!
-//! Every weight of a filter (tap and input channel) is a row of one small product over all pixels: the row's elements are
-//! the input pixels under the tap, the right-hand side is the output's gradient as it lies in memory.
+//! One small GEMM over all pixels: each weight of a filter (tap and input channel) is a row of its left-hand side, the input values
+//! under that tap; the right-hand side is the output gradient, read in place.
 
-use super::Geometry;
-use super::direct::{even, pad};
-use super::pass::WeightPass;
-use crate::memory::{Raw, Scratch, lines};
+use super::pass::{WeightPass, add_pairwise, balanced_rows, pad};
+use super::{Epilogue, Geometry};
+use crate::memory::{Scratch, whole_lines};
 use crate::pool::Pool;
 use crate::simd::Kernels;
-use crate::simd::tile::{Finish, MAX_ROWS, Rows};
+use crate::simd::gemm::{IndirectGemm, MAX_ROWS};
 
-/// Input channels up to which this is worth while.
-const CHANNELS: usize = 4;
+/// Most input channels for which this is faster than [`DirectWeight`](super::direct_weight::DirectWeight).
+const MAX_CHANNELS: usize = 4;
 
-/// Partial sums at most.
+/// Partial sums over images.
 const PARTS: usize = 16;
 
-/// Output pixels of a block: their gradients stay in the first cache while all rows are worked through.
+/// Output pixels of a block, whose gradients stay in L1 while all rows are multiplied with them.
 const BLOCK_PIXELS: usize = 96;
 
-/// Whether this algorithm is meant for `g`.
+/// Whether this is the fastest direct algorithm for `g`.
 pub(super) fn suits(g: &Geometry) -> bool {
-    g.conv.groups == 1 && g.input[0] <= CHANNELS
+    g.conv.groups == 1 && g.input[0] <= MAX_CHANNELS
 }
 
 /// The algorithm for one geometry.
-pub(super) struct FewWeight {
+pub(super) struct FewChannelsWeight {
     g: Geometry,
     kernels: &'static Kernels,
+    /// Rows and columns of padding before the image, and the extents of the padded image.
     before: [usize; 2],
     padded: [usize; 2],
-    /// Floats from a pixel of the padded input to the one under each weight, (tap, channel) by (tap, channel).
+    /// Floats from a pixel of the padded input to the value under each weight, ordered by tap, then channel.
     offsets: Vec<usize>,
-    /// Where each row of output pixels starts in the padded input.
+    /// Where the input of each row of output pixels starts in the padded image.
     rows: Vec<isize>,
     threads: usize,
 }
 
-impl FewWeight {
-    pub fn new(g: &Geometry, threads: usize, kernels: &'static Kernels) -> FewWeight {
+impl FewChannelsWeight {
+    pub fn new(g: &Geometry, threads: usize, kernels: &'static Kernels) -> FewChannelsWeight {
         let c = g.conv;
         let [ci, hi, wi] = g.input;
         let before = [c.padding.top, c.padding.left];
@@ -55,27 +55,27 @@ impl FewWeight {
             }
         }
         let rows = (0..g.output[1]).map(|row| (row * c.stride[0] * padded[1] * ci) as isize).collect();
-        FewWeight { g: *g, kernels, before, padded, offsets, rows, threads }
+        FewChannelsWeight { g: *g, kernels, before, padded, offsets, rows, threads }
     }
 
-    /// Columns of the right-hand side, and whether the gradient has to be copied to have them.
+    /// Columns of the right-hand side, and whether the gradient is copied to pad it to them.
     fn columns(&self) -> (usize, bool) {
         let columns = self.kernels.padded(self.g.output[0]);
         (columns, columns != self.g.output[0])
     }
 
-    /// Floats of a thread's padded input and copied gradient, and of a partial sum.
+    /// Floats of a thread's padded input, of its copied gradient, and of a partial sum.
     fn layout(&self) -> [usize; 3] {
         let (columns, copies) = self.columns();
         let x = self.padded[0] * self.padded[1] * self.g.input[0];
         let gy = if copies { self.g.output[1] * self.g.output[2] * columns } else { 0 };
-        [lines(x), lines(gy), lines(self.offsets.len() * columns)]
+        [whole_lines(x), whole_lines(gy), whole_lines(self.offsets.len() * columns)]
     }
 
-    /// Adds one image's products to a partial sum.
+    /// Adds one image's contribution to a partial sum.
     ///
     /// # Safety
-    /// `x` is the padded input, `gy` the gradient with whole columns, `sum` the partial sum.
+    /// `x` points to the padded input, `gy` to the gradient with padded columns, `sum` to the partial sum.
     unsafe fn multiply(&self, x: *const f32, gy: *const f32, sum: *mut f32) {
         let (columns, _) = self.columns();
         let (ho, wo) = (self.g.output[1], self.g.output[2]);
@@ -83,8 +83,8 @@ impl FewWeight {
         for row in (0..ho).step_by(block) {
             for at in (0..columns).step_by(self.kernels.panel()) {
                 let width = self.kernels.width(at, columns);
-                let tiles = self.kernels.rows(width);
-                let mut t = Rows {
+                let kernels = self.kernels.indirect_gemm(width);
+                let mut t = IndirectGemm {
                     a: [std::ptr::null(); MAX_ROWS],
                     c: [std::ptr::null_mut(); MAX_ROWS],
                     segments: self.rows[row..].as_ptr(),
@@ -93,19 +93,20 @@ impl FewWeight {
                     a_step: self.g.conv.stride[1] * self.g.input[0],
                     b: gy.wrapping_add(row * wo * columns + at),
                     b_step: columns,
-                    add: true,
+                    accumulate: true,
                     columns: width,
-                    finish: Finish::NONE,
+                    epilogue: Epilogue::default(),
+                    mask: None,
                 };
                 let mut first = 0;
                 while first < self.offsets.len() {
-                    let count = even(self.offsets.len() - first, tiles.len());
+                    let count = balanced_rows(self.offsets.len() - first, kernels.len());
                     for m in 0..count {
                         t.a[m] = x.wrapping_add(self.offsets[first + m]);
                         t.c[m] = sum.wrapping_add((first + m) * columns + at);
                     }
-                    // SAFETY: rows lie in the padded input, tiles in the partial sum.
-                    unsafe { tiles[count - 1](&t) };
+                    // SAFETY: the rows lie in the padded input, the tile in the partial sum.
+                    unsafe { kernels[count - 1](&t) };
                     first += count;
                 }
             }
@@ -113,7 +114,7 @@ impl FewWeight {
     }
 }
 
-impl WeightPass for FewWeight {
+impl WeightPass for FewChannelsWeight {
     fn run(&mut self, n: usize, x: &[f32], gy: &[f32], gw: &mut [f32], pool: &Pool, scratch: &mut Scratch) {
         let this = &*self;
         let (g, (columns, copies), [x_len, gy_len, sum_len]) = (this.g, this.columns(), this.layout());
@@ -123,9 +124,9 @@ impl WeightPass for FewWeight {
         let sums = scratch.take(PARTS * sum_len + this.threads * (x_len + gy_len));
         let slots = sums.skip(PARTS * sum_len);
         pool.run(PARTS, |part| {
-            let slot: Raw = slots.skip(pool.worker() * (x_len + gy_len));
+            let slot = slots.skip(pool.thread_index() * (x_len + gy_len));
             let sum = sums.at(part * sum_len);
-            // SAFETY: the slot is this thread's, the partial sum this task's.
+            // SAFETY: only this thread uses the slot, and only this task writes the partial sum.
             unsafe {
                 sum.write_bytes(0, sum_len);
                 for image in part * n / PARTS..(part + 1) * n / PARTS {
@@ -144,17 +145,8 @@ impl WeightPass for FewWeight {
                 }
             }
         });
-        // Few numbers: joined pairwise here.
-        let mut gap = 1;
-        while gap < PARTS {
-            for part in (0..PARTS - gap).step_by(2 * gap) {
-                for i in 0..sum_len {
-                    // SAFETY: the tasks are over.
-                    unsafe { *sums.at(part * sum_len + i) += *sums.at((part + gap) * sum_len + i) };
-                }
-            }
-            gap *= 2;
-        }
+        // SAFETY: the tasks are over.
+        unsafe { add_pairwise(sums, PARTS, sum_len, sum_len) };
         let (ci, taps) = (g.input[0], g.conv.kernel[0] * g.conv.kernel[1]);
         for (i, v) in gw.iter_mut().enumerate() {
             let (filter, channel, tap) = (i / (ci * taps), i / taps % ci, i % taps);
