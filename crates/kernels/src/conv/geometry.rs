@@ -78,6 +78,19 @@ impl Geometry {
         Geometry { input, output, conv }
     }
 
+    /// Panics if the shapes contradict each other. The output may be smaller than the convolution's, as it is for the transpose of a
+    /// convolution with output padding.
+    pub(crate) fn check(&self) {
+        let ([channels, ..], conv) = (self.input, self.conv);
+        assert!(
+            conv.groups > 0 && channels.is_multiple_of(conv.groups) && conv.filters.is_multiple_of(conv.groups),
+            "input channels and filters are divisible by the groups: {self:?}"
+        );
+        let [filters, height, width] = Geometry::of(self.input, conv).output;
+        let [c, h, w] = self.output;
+        assert!(c == filters && h <= height && w <= width, "the output is that of the convolution: {self:?}");
+    }
+
     /// Elements of one input image.
     pub fn input_len(&self) -> usize {
         self.input.iter().product()

@@ -57,6 +57,9 @@ impl ConvOp {
     /// Plans `geometry` for batches of at most `batch` images on at most `threads` threads.
     ///
     /// `exact` excludes algorithms whose rounding error is larger than a direct sum's (see [`Algorithm::exact`]).
+    ///
+    /// # Panics
+    /// If the shapes of the geometry contradict each other.
     pub fn new(geometry: &Geometry, batch: usize, threads: usize, exact: bool, needs: Needs) -> ConvOp {
         let kernels = simd::kernels();
         ConvOp::with_algorithms(
@@ -72,7 +75,7 @@ impl ConvOp {
     /// As [`ConvOp::new`], with the kernels of a given instruction set and the algorithms that `choose` returns.
     ///
     /// # Panics
-    /// If an algorithm does not cover the geometry.
+    /// If the shapes of the geometry contradict each other, or an algorithm does not cover it.
     pub fn with_algorithms(
         kernels: &'static Kernels,
         choose: impl Fn(Direction) -> Algorithm,
@@ -81,6 +84,7 @@ impl ConvOp {
         threads: usize,
         needs: Needs,
     ) -> ConvOp {
+        geometry.check();
         let threads = threads.max(1);
         let choose = |direction| {
             let algorithm = choose(direction);
