@@ -3,10 +3,10 @@
 //!     cargo run --release -p nettriage-kernels --example conv_bench -- [--threads 2] [--rounds 5] [--set avx2]
 //!         [--only f4,direct] [--shapes 32x64x64] [--images 8] [--table | --errors]
 //!
-//! GFLOP/s are those of a direct convolution over the full window, so algorithms with fewer multiplications show higher numbers. They
-//! are measured in CPU time (with several threads, the speed per thread), the best of the rounds, in which algorithms alternate.
-//! `--table` prints a file of `src/conv/choice` instead (or its rows of some shapes), for one thread; `--errors` prints rounding
-//! errors against f64.
+//! GFLOP/s are those of a direct convolution over the full window, so algorithms with fewer multiplications show higher
+//! numbers. They are measured in CPU time (with several threads, the speed per thread), the best of the rounds, in which
+//! algorithms alternate. `--table` prints a file of `src/conv/choice` instead (or its rows of some shapes), for one thread;
+//! `--errors` prints rounding errors against f64.
 
 use nettriage_kernels::conv::{Algorithm, Conv, ConvOp, Epilogue, Geometry, Needs, TABLED, reference};
 use nettriage_kernels::memory::{Buffer, Scratch};

@@ -1,8 +1,8 @@
 //! Direct convolution of any shape, as GEMMs on the images themselves (implicit im2col).
 //!
-//! Every target pixel is a row of a GEMM whose left-hand side lies in the (zero-padded) source image: the channels under one row of
-//! kernel taps are one contiguous segment. The input gradient is computed in the same way with the roles exchanged; with strides,
-//! its target pixels fall into phases (stride rows x stride columns) that see different taps.
+//! Every target pixel is a row of a GEMM whose left-hand side lies in the (zero-padded) source image: the channels under one
+//! row of kernel taps are one contiguous segment. The input gradient is computed in the same way with the roles exchanged;
+//! with strides, its target pixels fall into phases (stride rows x stride columns) that see different taps.
 
 use super::pass::{Pass, PassArgs, balanced_rows, pad, source_and_target, weight_steps};
 use super::{Direction, Epilogue, Geometry};

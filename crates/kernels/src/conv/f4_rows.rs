@@ -1,8 +1,9 @@
-//! 3x3 convolution with stride 1 of images with few channels, such as the first of a network: one-dimensional Winograd F(4, 3) along
-//! image rows.
+//! 3x3 convolution with stride 1 of images with few channels, such as the first of a network: one-dimensional Winograd F(4, 3)
+//! along image rows.
 //!
-//! It needs half the multiplications of a direct convolution and has a smaller rounding error than F(4x4, 3x3), which applies F(4, 3)
-//! along both axes. The input gradient has few output channels, so it does not fill vectors of them and is computed directly.
+//! It needs half the multiplications of a direct convolution and has a smaller rounding error than F(4x4, 3x3), which applies
+//! F(4, 3) along both axes. The input gradient has few output channels, so it does not fill vectors of them and is computed
+//! directly.
 
 use std::ops::Range;
 

@@ -1,7 +1,7 @@
 //! The weight gradient of convolutions with few input channels, such as the first of a network.
 //!
-//! One small GEMM over all pixels: each weight of a filter (tap and input channel) is a row of its left-hand side, the input values
-//! under that tap; the right-hand side is the output gradient, read in place.
+//! One small GEMM over all pixels: each weight of a filter (tap and input channel) is a row of its left-hand side, the input
+//! values under that tap; the right-hand side is the output gradient, read in place.
 
 use super::pass::{WeightPass, add_pairwise, balanced_rows, pad};
 use super::{Epilogue, Geometry};

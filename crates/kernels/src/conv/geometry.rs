@@ -78,8 +78,8 @@ impl Geometry {
         Geometry { input, output, conv }
     }
 
-    /// Panics if the shapes contradict each other. The output may be smaller than the convolution's, as it is for the transpose of a
-    /// convolution with output padding.
+    /// Panics if the shapes contradict each other. The output may be smaller than the convolution's, as it is for the
+    /// transpose of a convolution with output padding.
     pub(crate) fn check(&self) {
         let ([channels, ..], conv) = (self.input, self.conv);
         assert!(

@@ -128,8 +128,8 @@ impl ConvOp {
         }
     }
 
-    /// Convolves the first `n` images of `x` (N x H x W x C) with `w` (`[filters, channels / groups, kernel rows, kernel columns]`);
-    /// overwrites the first `n` of `y` (N x H x W x filters).
+    /// Convolves the first `n` images of `x` (N x H x W x C) with `w` (`[filters, channels / groups, kernel rows, kernel
+    /// columns]`); overwrites the first `n` of `y` (N x H x W x filters).
     ///
     /// # Panics
     /// If a slice is too short, `w` has another length than the geometry's weight, or `pool` has more threads than planned for.
@@ -154,8 +154,8 @@ impl ConvOp {
         self.forward.supports_pooling()
     }
 
-    /// As [`ConvOp::forward`], and writes the 2x2 max pooling of the output to `pooled` (N x H/2 x W/2 x filters). The output itself
-    /// is not stored if `y` is empty.
+    /// As [`ConvOp::forward`], and writes the 2x2 max pooling of the output to `pooled` (N x H/2 x W/2 x filters). The output
+    /// itself is not stored if `y` is empty.
     ///
     /// # Panics
     /// As [`ConvOp::forward`], and unless [`ConvOp::supports_pooling`].
@@ -178,8 +178,8 @@ impl ConvOp {
 
     /// The input gradient from the output gradient `gy` of the first `n` images; overwrites the first `n` of `gx`.
     ///
-    /// `mask`, as large as `gx`, fuses the backward pass of a ReLU whose output was this convolution's input: `gx` becomes 0 where
-    /// the mask is not positive.
+    /// `mask`, as large as `gx`, fuses the backward pass of a ReLU whose output was this convolution's input: `gx` becomes 0
+    /// where the mask is not positive.
     ///
     /// # Panics
     /// As [`ConvOp::forward`], and if it was planned without [`Needs::grad_input`].

@@ -35,7 +35,7 @@ impl PrefetchQueue {
         }
     }
 
-    /// Spreads the queue evenly over `tiles` register tiles, each of which prefetches from one range.
+    /// Spreads the queue evenly over `tiles` register tiles. A tile prefetches from one range only.
     pub fn spread_over(&mut self, tiles: usize) {
         let lines: usize = self.ranges[..self.left].iter().map(|range| range.1).sum();
         self.lines_per_tile = lines.div_ceil((tiles + 1).saturating_sub(self.left).max(1));
@@ -284,8 +284,8 @@ const UNROLL: usize = 4;
 #[inline(always)]
 pub(super) unsafe fn batched_gemm<S: Simd, const M: usize, const N: usize>(t: &BatchedGemm) {
     unsafe {
-        // With one vector per row, every multiply-add of AVX-512 broadcasts its operand from memory. With an index register in its
-        // address it decodes to two micro-operations on Intel's processors; a constant stride needs no index.
+        // With one vector per row, every multiply-add of AVX-512 broadcasts its operand from memory. With an index register in
+        // its address it decodes to two micro-operations on Intel's processors; a constant stride needs no index.
         match t.a_step {
             16 if N == 1 && S::LANES == 16 => batched_gemm_of_stride::<S, M, N, 16>(t),
             32 if N == 1 && S::LANES == 16 => batched_gemm_of_stride::<S, M, N, 32>(t),

@@ -33,8 +33,8 @@ pub(crate) struct Transforms {
     /// `(x, channels, v, v_step, plane_step, set)`: V = B^T x B, the planes of the set from `v` on, tiles `v_step` apart.
     /// Writes whole vectors.
     pub input: unsafe fn(&TileSource, usize, *mut f32, usize, usize, PlaneSet),
-    /// `(m, m_step, plane_step, tiles, y, pooled, channels, epilogue)`: y = A^T M A of `tiles` tiles, `m_step` apart in the planes
-    /// from `m` on, and the 2x2 max pooling of y to `pooled`.
+    /// `(m, m_step, plane_step, tiles, y, pooled, channels, epilogue)`: y = A^T M A of `tiles` tiles, `m_step` apart in the
+    /// planes from `m` on, and the 2x2 max pooling of y to `pooled`.
     pub output: unsafe fn(*const f32, usize, usize, usize, &TileTarget, &TileTarget, usize, &Epilogue),
     /// `(w, u, plane_step)`: U = G w G^T of a panel of filters, all planes from `u` on.
     pub filter: unsafe fn(&FilterPanel, *mut f32, usize),

@@ -1,4 +1,5 @@
-//! The forward pass, and the input gradient: a forward pass with input and output channels exchanged and the weight rotated by 180°.
+//! The forward pass, and the input gradient: a forward pass with input and output channels exchanged and the weight rotated by
+//! 180°.
 
 use std::ops::Range;
 
@@ -285,8 +286,8 @@ impl Winograd {
         }
     }
 
-    /// Divides `tiles` rows into register tiles as evenly as possible, as small ones do not fill the pipeline: how many, the rows of
-    /// each, and how many have one more.
+    /// Divides `tiles` rows into register tiles as evenly as possible, as small ones do not fill the pipeline: how many, the
+    /// rows of each, and how many have one more.
     fn register_tiles(&self, tiles: usize, width: usize) -> [usize; 3] {
         let count = tiles.div_ceil(self.kernels.batched_gemm(width).len());
         [count, tiles / count, tiles % count]
@@ -380,8 +381,8 @@ impl Winograd {
         pool.run(total.div_ceil(this.block), |task| {
             let first = task * this.block;
             let tiles = this.block.min(total - first);
-            // M lies one plane before V: a plane of M overwrites the plane of V that has been read before, so that a block takes no
-            // more cache than its tiles do.
+            // M lies one plane before V: a plane of M overwrites the plane of V that has been read before, so that a block
+            // takes no more cache than its tiles do.
             let m = slots.at(pool.thread_index() * own);
             let v = m.wrapping_add(plane_step);
             // SAFETY: only this thread uses the slot, and only this task writes the target pixels.

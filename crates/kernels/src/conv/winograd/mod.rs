@@ -1,8 +1,9 @@
-//! 3x3 convolution with stride 1 by Winograd's minimal filtering algorithms (Lavin and Gray, arXiv:1509.09308) and other bilinear ones.
+//! 3x3 convolution with stride 1 by Winograd's minimal filtering algorithms (Lavin and Gray, arXiv:1509.09308) and other
+//! bilinear ones.
 //!
-//! The output is divided into square tiles. The inputs of each tile are transformed into the Winograd domain and multiplied there by
-//! the transformed weights, coefficient by coefficient, summed over channels: for each coefficient a GEMM M = V U of (tiles x
-//! channels) and (channels x filters). The inverse transform of M gives the output.
+//! The output is divided into square tiles. The inputs of each tile are transformed into the Winograd domain and multiplied
+//! there by the transformed weights, coefficient by coefficient, summed over channels: for each coefficient a GEMM M = V U of
+//! (tiles x channels) and (channels x filters). The inverse transform of M gives the output.
 
 mod forward;
 mod weight;
@@ -144,7 +145,8 @@ impl Tiling {
         (start * w * c, (end - start) * w * c)
     }
 
-    /// The target of a run of tiles in the images from `y` on, whose height and width are those of the outputs divided by `scale`.
+    /// The target of a run of tiles in the images from `y` on, whose height and width are those of the outputs divided by
+    /// `scale`.
     #[inline]
     fn outputs<'a>(
         &self,
@@ -192,8 +194,8 @@ struct TileRun {
     tiles: usize,
 }
 
-/// A run of tiles with `side` rows and columns, the first one at `corner`, of the images [C, H, W] from `x` on. `overlap` rows and
-/// columns of the tile below have been read before.
+/// A run of tiles with `side` rows and columns, the first one at `corner`, of the images [C, H, W] from `x` on. `overlap` rows
+/// and columns of the tile below have been read before.
 #[allow(clippy::too_many_arguments)]
 #[inline]
 fn tile_source(

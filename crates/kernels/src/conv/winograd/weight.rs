@@ -133,8 +133,8 @@ impl WinogradWeight {
         whole_lines(self.tiling.zero_row_pixels(&self.t) * self.g.input[0].max(self.g.output[0]))
     }
 
-    /// Transforms the inputs and output gradients of the `count` tiles from `first` on, to the rows from `row` on of V and Z, which
-    /// have `tiles` rows and the planes of the set.
+    /// Transforms the inputs and output gradients of the `count` tiles from `first` on, to the rows from `row` on of V and Z,
+    /// which have `tiles` rows and the planes of the set.
     ///
     /// # Safety
     /// V and Z are valid, and no other task accesses these rows.
