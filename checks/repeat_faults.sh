@@ -4,10 +4,10 @@
 #     checks/repeat_faults.sh [ROUNDS]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo test --release -p nettriage --test faults --no-run
+cargo test --release -p nettriage-cli --test faults --no-run
 for i in $(seq "${1:-50}"); do
     begin=$SECONDS
-    if ! cargo test --quiet --release -p nettriage --test faults >target/faults.log 2>&1; then
+    if ! cargo test --quiet --release -p nettriage-cli --test faults >target/faults.log 2>&1; then
         cat target/faults.log
         echo "failed at round $i" >&2
         exit 1
