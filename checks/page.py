@@ -56,6 +56,10 @@ def check_page(browser, page_file, width, theme, shots):
         page.screenshot(path=shots / f"{name}-first.png")
         page.screenshot(path=shots / f"{name}.png", full_page=True)
 
+    # Every table has headings to sort by.
+    for table in page.locator("main table").all():
+        require(table.locator(".sort").count() > 0, f"{name}: a table that does not sort")
+
     # Sorting: the last column, largest first, then smallest first.
     heads = page.locator("#matrix .sort")
     last = heads.nth(heads.count() - 1)
@@ -70,11 +74,17 @@ def check_page(browser, page_file, width, theme, shots):
     cell, tip = page.locator("#matrix td[data-tip]").first, page.locator("#tip")
     cell.scroll_into_view_if_needed()
     cell.hover()
-    require(tip.is_visible() and "points" in tip.inner_text(), f"{name}: no tooltip on hover")
+    require(tip.is_visible() and " pp" in tip.inner_text(), f"{name}: no tooltip on hover")
     page.keyboard.press("Escape")
     require(not tip.is_visible(), f"{name}: Escape does not hide the tooltip")
     cell.focus()
     require(tip.is_visible(), f"{name}: no tooltip on focus")
+    focused = lambda: page.evaluate("[document.activeElement.parentNode.rowIndex, document.activeElement.cellIndex]")
+    row, column = focused()
+    page.keyboard.press("ArrowDown")
+    require(focused() == [row + 1, column], f"{name}: arrow down moves to {focused()}")
+    page.keyboard.press("ArrowRight")
+    require(focused() == [row + 1, column + 1], f"{name}: arrow right moves to {focused()}")
     page.keyboard.press("Escape")
 
     # Every option draws without an error.
@@ -95,6 +105,9 @@ def check_page(browser, page_file, width, theme, shots):
         complete = text.startswith("<svg") and text.endswith("</svg>") if button.inner_text() == "SVG" else text.count("\n") > 1
         require(complete, f"{name}: {waiting.value.suggested_filename}")
         page.wait_for_timeout(150)  # Chromium drops what exceeds ten downloads a second
+    # The theme is kept on reload.
+    page.reload()
+    require(page.evaluate("document.documentElement.dataset.theme") != theme, f"{name}: the theme is not kept on reload")
     require(problems == [], f"{name}: {problems}")
     context.close()
 

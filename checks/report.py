@@ -106,8 +106,8 @@ class Study:
 
     def control(self, scheme, block, keys):
         own = self.series(self.rows("parent-continued", block, "", "", scheme)) if self.planned("parent-continued", block, scheme) else self.series(self.rows("parent-continued", "", "", "", scheme))
-        stand_ins = sum(key not in own for key in keys) if scheme != "none" else 0
-        return {key: own.get(key, self.parents.get(key)) for key in sorted(keys)}, stand_ins
+        fallback_pairs = sum(key not in own for key in keys) if scheme != "none" else 0
+        return {key: own.get(key, self.parents.get(key)) for key in sorted(keys)}, fallback_pairs
 
     def planned(self, role, block, scheme):
         return any((row["role"], row["block"], row["scheme"]) == (role, block, scheme) for row in self.trials)
@@ -255,16 +255,16 @@ def check_cells(check, study, bootstrap):
         what = "/".join(key)
         rows = study.rows("child", *key)
         child = study.series(rows)
-        control, stand_ins = study.control(key[3], key[0], child)
+        control, fallback_pairs = study.control(key[3], key[0], child)
         mean = lambda column: float(np.mean([row[column] for row in rows]))
         check.same(f"{what}.trials", cell["trials"], len(rows))
-        check.same(f"{what}.stand_ins", cell["stand_ins"], stand_ins)
-        for name, column in [("accuracy", "test_top1"), ("ceiling", "best_test_top1"), ("top5", "test_top5"), ("agreement", "test_agreement"), ("calibration_error", "test_calibration_error")]:
+        check.same(f"{what}.fallback_pairs", cell["fallback_pairs"], fallback_pairs)
+        for name, column in [("accuracy", "test_top1"), ("best_accuracy", "best_test_top1"), ("top5", "test_top5"), ("agreement", "test_agreement"), ("calibration_error", "test_calibration_error")]:
             check.same(f"{what}.{name}", cell[name], 100 * mean(column))
         check.same(f"{what}.seconds", cell["seconds"], mean("seconds"))
         check_estimate(check, f"{what}.criticality", cell["criticality"], study, control, child, bootstrap)
         check_estimate(check, f"{what}.loss_to_parent", cell["loss_to_parent"], study, study.parents, child)
-        check.same(f"{what}.damage", cell["damage"], 100 * np.mean([study.parent[row["parent"]]["validation_top1"] - row["before_top1"] for row in rows]))
+        check.same(f"{what}.drop_before_training", cell["drop_before_training"], 100 * np.mean([study.parent[row["parent"]]["validation_top1"] - row["before_top1"] for row in rows]))
         times = recovery(rows)
         check.same(f"{what}.recovered", cell["recovered"], sum(event for _, event in times))
         check.same(f"{what}.median_recovery", cell["median_recovery"], median_time(times))
@@ -442,10 +442,10 @@ def check_f2(check, study, margin):
     for own in f2["blocks"] + [f2["overall"]]:
         what = f"f2.{own['block']}"
         child = series[own["block"]]
-        control, stand_ins = study.control(f2["headline"]["scheme"], own["block"] or "", child)
+        control, fallback_pairs = study.control(f2["headline"]["scheme"], own["block"] or "", child)
         test = lambda pair: mean_of(*pair[:2]) if pair and len(pair[0]) > 1 else None
         parent = check_estimate(check, f"{what}.to_parent", own["to_parent"], study, child, study.parents)
-        continued = check_estimate(check, f"{what}.to_continued", own["to_continued"], study, child, control) if stand_ins == 0 else None
+        continued = check_estimate(check, f"{what}.to_fine_tuned", own["to_fine_tuned"], study, child, control) if fallback_pairs == 0 else None
         check.same(f"{what}.verdict", own["verdict"], f2_verdict(test(parent), test(continued), margin))
 
 
@@ -517,7 +517,7 @@ def check_pooled(check, what, theirs, found):
     return mean_of(values, table) if len(values) > 1 else None
 
 
-def ceiling(mean, margin):
+def accuracy_verdict(mean, margin):
     if mean is None:
         return "undecided"
     if tost(*mean, margin) < 0.05:
@@ -549,7 +549,7 @@ def check_f3_pair(check, study, theirs, strata, margin):
     check.same(f"{what}.recovered", theirs["recovered"], events)
     check.same(f"{what}.median", theirs["median"], [median_time(first), median_time(second)])
     observed, expected, variance = log_rank(arms)
-    pace = "never-reached" if sum(events) == 0 else "undecided"
+    convergence = "never-reached" if sum(events) == 0 else "undecided"
     if variance > 0:
         chi2 = (observed - expected) ** 2 / variance
         p = stats.chi2.sf(chi2, 1)
@@ -557,10 +557,10 @@ def check_f3_pair(check, study, theirs, strata, margin):
         check.same(f"{what}.log_rank", [own[name] for name in ("observed", "expected", "variance", "chi2", "p")], [observed, expected, variance, chi2, p])
         check.same(f"{what}.p_permutation", theirs["p_permutation"], swap_p(arms, abs(observed - expected)))
         if p < 0.05 and len({study.unit(key) for stratum in strata for key in stratum["keys"]}) > 1:
-            pace = "hastened" if observed > expected else "slowed"
+            convergence = "faster" if observed > expected else "slower"
         if len(arms) == 1:
             check.same(f"{what}.scipy", chi2, stats.logrank(censored(first), censored(second)).statistic ** 2)
-    check.same(f"{what}.pace", theirs["pace"], pace)
+    check.same(f"{what}.convergence", theirs["convergence"], convergence)
     by_unit = defaultdict(list)
     for stratum in strata:
         for key, a, b in zip(stratum["keys"], stratum["first"], stratum["second"]):
@@ -569,13 +569,13 @@ def check_f3_pair(check, study, theirs, strata, margin):
     if len(saved) > 1:
         check.same(f"{what}.examples", [theirs["examples"][0], *theirs["examples"][1]], [np.mean(saved), *t_interval(np.mean(saved), stats.sem(saved), len(saved) - 1)])
     for name, verdict, pick in [
-        ("to_plain", "ceiling", lambda s: (s["distilled"], s["plain"])),
+        ("to_plain", "against_plain", lambda s: (s["distilled"], s["plain"])),
         ("to_parent", "against_parent", lambda s: (s["distilled"], study.parents)),
         ("plain_to_parent", None, lambda s: (s["plain"], study.parents)),
     ]:
         mean = check_pooled(check, f"{what}.{name}", theirs[name], pooled(study, strata, pick))
         if verdict:
-            check.same(f"{what}.{verdict}", theirs[verdict], ceiling(mean, margin))
+            check.same(f"{what}.{verdict}", theirs[verdict], accuracy_verdict(mean, margin))
 
 
 def check_f3(check, study, margin):
@@ -604,7 +604,7 @@ def tau_interval(a, b):
     return list(np.quantile(found, [0.025, 0.975])) if found else None
 
 
-def check_cheap(check, study):
+def check_proxies(check, study):
     headline = study.analysis["headline"]
     if headline is None:
         return
@@ -632,19 +632,19 @@ def check_cheap(check, study):
         return grouped, np.mean(seconds)
 
     full, full_seconds = scores(headline["init"], headline["scheme"], "criticality")
-    for cheap in study.analysis["cheap"]:
-        what = f"cheap.{cheap['measure']}/{cheap['init']}/{cheap['scheme']}"
-        own, seconds = scores(cheap["init"], cheap["scheme"], cheap["measure"])
+    for proxy in study.analysis["proxies"]:
+        what = f"proxies.{proxy['measure']}/{proxy['init']}/{proxy['scheme']}"
+        own, seconds = scores(proxy["init"], proxy["scheme"], proxy["measure"])
         if own is None:
             continue  # a combination with other substitutes than the headline
         units = [unit for unit in own[0] if all(unit in column for column in own + full)]
         a = np.array([[column[unit] for column in own] for unit in units])
         b = np.array([[column[unit] for column in full] for unit in units])
-        check.same(f"{what}.scores", cheap["scores"], a.mean(axis=0))
+        check.same(f"{what}.scores", proxy["scores"], a.mean(axis=0))
         tau = stats.kendalltau(a.mean(axis=0), b.mean(axis=0)).statistic
-        check.same(f"{what}.tau", cheap["tau"], None if math.isnan(tau) else tau)
-        check.same(f"{what}.interval", cheap["interval"], tau_interval(a, b))
-        check.same(f"{what}.relative_cost", cheap["relative_cost"], seconds / full_seconds if full_seconds > 0 else 0.0)
+        check.same(f"{what}.tau", proxy["tau"], None if math.isnan(tau) else tau)
+        check.same(f"{what}.interval", proxy["interval"], tau_interval(a, b))
+        check.same(f"{what}.relative_cost", proxy["relative_cost"], seconds / full_seconds if full_seconds > 0 else 0.0)
     assert cells
 
 
@@ -676,7 +676,7 @@ def check_rest(check, study):
         lost = np.array([(study.parents[study.key(row)][1] == 1) & (row["bits"] == 0) for row in rows])
         gained = np.array([(study.parents[study.key(row)][1] == 0) & (row["bits"] == 1) for row in rows])
         check.same(f"flips.{flips['block']}", [flips["lost"], flips["gained"], flips["always_lost"], flips["always_gained"]], [lost.sum(axis=1).mean(), gained.sum(axis=1).mean(), lost.all(axis=0).sum(), gained.all(axis=0).sum()])
-        check.same(f"flips.{flips['block']}.images", flips["images"], list(np.flatnonzero(lost.all(axis=0))[:100]))
+        check.same(f"flips.{flips['block']}.lost_images", flips["lost_images"], list(np.flatnonzero(lost.all(axis=0))[:100]))
         check.same(f"flips.{flips['block']}.gained_images", flips["gained_images"], list(np.flatnonzero(gained.all(axis=0))[:100]))
     for similarity in study.analysis["similarity"]:
         rows = [row for row in study.rows("child", *cells[similarity["block"]]) if row["similarity_layers"]]
@@ -718,7 +718,7 @@ def main():
     check_f1(check, study, margin)
     check_f2(check, study, margin)
     check_f3(check, study, margin)
-    check_cheap(check, study)
+    check_proxies(check, study)
     check_rest(check, study)
     for line in check.wrong[:40]:
         print("different:", line)

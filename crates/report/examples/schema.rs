@@ -1,4 +1,4 @@
-//! Prints the JSON Schema of `report --json`, strict: no key that it does not name.
+//! Prints the JSON Schema of `report --json`. It allows no other keys.
 
 use nettriage_report::Analysis;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 fn main() {
     let mut schema = serde_json::to_value(schemars::schema_for!(Analysis)).expect("plain data");
     close(&mut schema);
-    schema["$id"] = json!("nettriage-analysis-1");
+    schema["$id"] = json!("nettriage-analysis-2");
     println!("{}", serde_json::to_string_pretty(&schema).expect("plain data"));
 }
 

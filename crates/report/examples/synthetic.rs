@@ -1,4 +1,4 @@
-//! Writes every output for a synthetic study, or for a run's folder, to look at and to check.
+//! Writes every output for a synthetic study, or for a run's folder, for inspection.
 //!
 //!     cargo run --release -p nettriage-report --example synthetic -- OUT [RUN]
 
@@ -24,8 +24,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ],
     };
     for (name, data) in studies {
-        let pictures = data.pictures.clone().or_else(|| Some(synthetic::pictures()));
-        let data = RunData { pictures, ..data };
+        let images = data.sample_images.clone().or_else(|| Some(synthetic::sample_images()));
+        let data = RunData { sample_images: images, ..data };
         let folder = folder.join(name);
         std::fs::create_dir_all(&folder)?;
         let analysis = analyse(&data, &Options::default());

@@ -4,7 +4,7 @@ use nettriage_records::plan::{Cost, TrialSpec};
 use nettriage_records::record::Evaluation;
 use nettriage_records::{Error, Run};
 
-/// Markdown that says what a trial's network is: parent, what was replaced, accuracy with interval, cost, command.
+/// The model card of a trial's network as Markdown: parent, replacement, accuracy with interval, cost and command.
 ///
 /// # Errors
 /// Those of [`Run::record`] and [`Run::parent`].
@@ -23,7 +23,7 @@ pub fn card(run: &Run, spec: &TrialSpec) -> Result<String, Error> {
             plan.data.name
         ),
         format!(
-            "- **Replaced**: {} by {}, started by {}, trained by {} on {} images (seed {})",
+            "- **Replaced**: {} by {}, init {}, scheme {}, {} training images (seed {})",
             text(&spec.block),
             text(&spec.substitute),
             text(&spec.init),
@@ -43,7 +43,7 @@ pub fn card(run: &Run, spec: &TrialSpec) -> Result<String, Error> {
     }
     if let Some(time) = record.as_ref().and_then(|r| r.clock.inference.as_ref()) {
         lines.push(format!(
-            "- **Inference**: {:.4} ms an image, the parent {:.4} ms (medians of {}, batch {}, one thread, where the study ran)",
+            "- **Inference**: {:.4} ms per image, parent {:.4} ms (medians of {}, batch {}, one thread, on the study's machine)",
             1e3 * time.network[0],
             1e3 * time.parent[0],
             time.repetitions,
@@ -70,7 +70,7 @@ fn parent_seed(run: &Run, spec: &TrialSpec) -> u64 {
     run.plan().parents.iter().find(|p| p.id == spec.parent).map_or(0, |p| p.seed)
 }
 
-/// Accuracy with Wilson's 95% score interval (Wilson, 1927) over the images.
+/// Accuracy with Wilson's 95% score interval over images (Wilson, 1927).
 fn accuracy(found: &Evaluation) -> String {
     let (low, high) = wilson(found.correct as f64, found.images as f64);
     format!(
@@ -99,7 +99,7 @@ fn wilson(correct: f64, images: f64) -> (f64, f64) {
 fn cost(before: Cost, after: Cost) -> String {
     let part = |before: u64, after: u64| 100.0 * (after as f64 / before.max(1) as f64 - 1.0);
     format!(
-        "{} parameters (parent {}, {:+.1}%), {} multiply-accumulates an image (parent {}, {:+.1}%)",
+        "{} parameters (parent {}, {:+.1}%), {} multiply-accumulates per image (parent {}, {:+.1}%)",
         after.parameters,
         before.parameters,
         part(before.parameters, after.parameters),
@@ -114,7 +114,7 @@ mod tests {
     use super::wilson;
 
     #[test]
-    fn wilson_as_published() {
+    fn wilson_agrees_with_published_intervals() {
         // Newcombe (1998), table I: 81 of 263 gives 0.2553 to 0.3662; 15 of 148 gives 0.0624 to 0.1605.
         let near = |a: (f64, f64), b: (f64, f64)| (a.0 - b.0).abs() < 5e-5 && (a.1 - b.1).abs() < 5e-5;
         assert!(near(wilson(81.0, 263.0), (0.2553, 0.3662)));

@@ -1,27 +1,27 @@
-//! Two runs side by side: two data sets, or two versions of a network.
+//! Comparison of two runs, for example of two data sets or two versions of a network.
 
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::{Analysis, Estimate};
-use crate::format::{interval, number, p_value};
+use crate::format::{interval, number, p_value, signed};
+use crate::sentences;
 use crate::stats::distributions::{t_cdf, t_quantile};
 use crate::stats::kendall::tau;
-use crate::words;
 
-/// Two runs compared block by block under their own headlines.
+/// Two runs compared per block, each under its own headline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// The runs' names.
     pub names: [String; 2],
-    /// Under which substitute, init and scheme each was judged, in words.
+    /// Substitute, init, scheme and number of repetitions of each.
     pub conditions: [String; 2],
     /// Mean accuracy of each run's parents, percent.
     pub parents: [Option<f64>; 2],
-    /// Blocks of the first run in order, then those that only the second has.
+    /// Blocks of the first run, then those that only the second has.
     pub blocks: Vec<BlockComparison>,
-    /// Kendall's tau-b between the two rankings of the blocks that both have.
+    /// Kendall's tau-b between the two rankings of the shared blocks.
     pub tau: Option<f64>,
-    /// The verdicts on F1, F2 and F3 in each run.
+    /// The verdicts on F1, F2 and F3 of each run.
     pub verdicts: [[String; 3]; 2],
 }
 
@@ -32,9 +32,9 @@ pub struct BlockComparison {
     pub block: String,
     /// Criticality in each run, percentage points.
     pub estimates: [Option<Estimate>; 2],
-    /// Criticality in the second less that in the first, percentage points.
+    /// Criticality in the second run − criticality in the first, percentage points.
     pub difference: Option<f64>,
-    /// Its 95% interval by Welch's t, the runs taken as independent.
+    /// Its 95% interval by Welch's t test for independent runs.
     pub interval: Option<[f64; 2]>,
     /// P value of no difference.
     pub p: Option<f64>,
@@ -77,14 +77,14 @@ pub fn compare(first: &Analysis, second: &Analysis) -> Comparison {
         names: both.map(|analysis| analysis.name.clone()),
         conditions: both.map(|analysis| {
             analysis.headline.as_ref().map_or(String::new(), |headline| {
-                let units = words::units(analysis.unit, analysis.units);
+                let units = sentences::repetitions(analysis.unit, analysis.units);
                 format!("{}, {}, {}, {units}", headline.substitute_text(), headline.init, headline.scheme)
             })
         }),
         parents: both.map(|analysis| analysis.parent.as_ref().map(|parent| parent.accuracy)),
         blocks,
         tau: tau(&a, &b),
-        verdicts: both.map(|analysis| words::verdicts(analysis).map(|verdict| verdict.verdict)),
+        verdicts: both.map(|analysis| sentences::findings(analysis).map(|finding| finding.verdict)),
     }
 }
 
@@ -113,7 +113,7 @@ impl Comparison {
             out += &format!("- {name}: {}{parent}\n", escape(conditions));
         }
         out += &format!(
-            "\n| block | {first}, points | {second}, points | difference | 95% interval | |\n|:--|--:|--:|--:|:--:|--:|\n"
+            "\n| block | {first}, pp | {second}, pp | difference | 95% interval | |\n|:--|--:|--:|--:|:--:|--:|\n"
         );
         for block in &self.blocks {
             let cells = block.estimates.each_ref().map(|estimate| cell(estimate.as_ref()));
@@ -122,13 +122,13 @@ impl Comparison {
                 escape(&block.block),
                 cells[0],
                 cells[1],
-                block.difference.map(crate::format::points).unwrap_or_default(),
+                block.difference.map(|x| signed(x, 2)).unwrap_or_default(),
                 block.interval.map(interval).unwrap_or_default(),
                 block.p.map(p_value).unwrap_or_default()
             );
         }
         if let Some(tau) = self.tau {
-            out += &format!("\nThe two rank the blocks with Kendall's τ = {}.\n", number(tau, 2));
+            out += &format!("\nAgreement of the two rankings: Kendall's τ = {}.\n", number(tau, 2));
         }
         out += &format!("\n| finding | {first} | {second} |\n|:--|:--|:--|\n");
         for (i, finding) in ["F1", "F2", "F3"].iter().enumerate() {

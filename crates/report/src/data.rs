@@ -1,4 +1,4 @@
-//! What a report is made from.
+//! The input of a report.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use nettriage_records::record::{Machine, ParentRecord, Record};
 use nettriage_records::{Error, Run, SampleImages};
 use serde::{Deserialize, Serialize};
 
-/// A run read into memory, with where it came from.
+/// A run in memory.
 #[derive(Clone, Debug)]
 pub struct RunData {
     /// The plan.
@@ -16,20 +16,20 @@ pub struct RunData {
     pub parents: Vec<ParentRecord>,
     /// Trials' records, in the plan's order.
     pub records: Vec<Record>,
-    /// The images that the page shows, where the run's folder holds them.
-    pub pictures: Option<SampleImages>,
-    /// Where it came from.
+    /// The images that the page shows, if the run's folder holds them.
+    pub sample_images: Option<SampleImages>,
+    /// How it was made.
     pub about: About,
 }
 
-/// How a run was made: shown in the report's method, used in no computation.
+/// How a run was made. Reports show it; nothing is computed from it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct About {
     /// Program and version, such as `nettriage 0.1.0`.
     pub program: String,
-    /// The machines that the records come from, as these say; the empty string where they do not.
+    /// The machines named in the records; empty if there are none.
     pub machine: String,
     /// The command line.
     pub command: String,
@@ -37,12 +37,12 @@ pub struct About {
     pub folder: String,
     /// Wall seconds from the end of the parents' training to the last trial's end.
     pub trials_seconds: Option<f64>,
-    /// What successive halving left out, in words; empty without it.
+    /// What successive halving skipped; empty without it.
     pub halving: String,
 }
 
 impl RunData {
-    /// Reads a run's records; `about.folder`, `about.machine` and `about.trials_seconds` are filled in.
+    /// Reads a run's records and fills in `about.folder`, `about.machine`, `about.trials_seconds` and `about.halving`.
     ///
     /// # Errors
     /// Those of [`Run::records`].
@@ -57,7 +57,7 @@ impl RunData {
             plan: run.plan().clone(),
             parents,
             records,
-            pictures: run.sample_images()?,
+            sample_images: run.sample_images()?,
             about: About {
                 folder,
                 machine: machines.join("; "),
@@ -78,17 +78,16 @@ fn halving(halving: &nettriage_records::Halving) -> String {
             format!("{} of {} pairs after {seeds}", rung.kept, rung.candidates)
         })
         .collect();
-    let so_far =
-        if rungs.is_empty() { "none has been left out yet".to_owned() } else { format!("kept {}", rungs.join(", ")) };
+    let so_far = if rungs.is_empty() { "nothing skipped yet".to_owned() } else { format!("kept {}", rungs.join(", ")) };
     format!(
-        "successive halving over pairs of init and scheme, by mean validation accuracy over blocks and the seeds so far: {so_far}; \
-         {} trials were not run, controls all were",
+        "successive halving over pairs of init and scheme, by mean validation accuracy over blocks and seeds so far: {so_far}; \
+         {} trials were skipped, all controls were run",
         halving.skipped.len()
     )
 }
 
-/// The bits of `test_correct`: 1 where the image was right. `None` if the text is not base64 of `images` bits of which
-/// `correct` are set.
+/// The bits of `test_correct`: 1 for each correctly classified image. `None` if the text is not base64 of `images` bits with
+/// `correct` of them set.
 pub(crate) fn bits(base64: &str, images: u64, correct: u64) -> Option<Vec<u8>> {
     use base64::Engine;
     let bytes = base64::engine::general_purpose::STANDARD.decode(base64).ok()?;
@@ -105,7 +104,7 @@ mod tests {
     use super::bits;
 
     #[test]
-    fn bits_begin_at_the_most_significant() {
+    fn the_most_significant_bit_is_first() {
         // 0b1010_0000, 0b0100_0000
         assert_eq!(bits("oEA=", 10, 3), Some(vec![1, 0, 1, 0, 0, 0, 0, 0, 0, 1]));
         assert_eq!(bits("oEA=", 10, 2), None);

@@ -1,4 +1,4 @@
-//! The analysis and the trials for other programs: JSON and CSV.
+//! Exports for other programs: the analysis as JSON, trials and cells as CSV.
 
 use nettriage_records::plan::TrialSpec;
 use nettriage_records::record::{Clock, Evaluation, LayerSimilarity, Outcome};
@@ -7,19 +7,19 @@ use serde::Serialize;
 use crate::analysis::Analysis;
 use crate::data::RunData;
 
-/// The analysis as JSON, as `schema.json` describes it.
+/// The analysis as JSON; `schema.json` in this crate describes it.
 pub fn json(analysis: &Analysis) -> String {
     serde_json::to_string_pretty(analysis).expect("plain data") + "\n"
 }
 
-/// What a column holds.
+/// Type of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Type {
     /// Text.
     Text,
-    /// Whole numbers.
-    Whole,
-    /// Numbers.
+    /// 64-bit integers.
+    Integer,
+    /// 64-bit floating-point numbers.
     Real,
 }
 
@@ -28,33 +28,33 @@ pub(crate) const COLUMNS: [(&str, Type); 42] = [
     ("id", Type::Text),
     ("role", Type::Text),
     ("parent", Type::Text),
-    ("parent_seed", Type::Whole),
+    ("parent_seed", Type::Integer),
     ("block", Type::Text),
     ("substitute", Type::Text),
     ("init", Type::Text),
     ("scheme", Type::Text),
-    ("seed", Type::Whole),
+    ("seed", Type::Integer),
     ("state", Type::Text),
-    ("test_images", Type::Whole),
-    ("test_correct", Type::Whole),
+    ("test_images", Type::Integer),
+    ("test_correct", Type::Integer),
     ("test_top1", Type::Real),
     ("test_top5", Type::Real),
     ("test_loss", Type::Real),
     ("test_calibration_error", Type::Real),
     ("test_agreement", Type::Real),
-    ("validation_images", Type::Whole),
+    ("validation_images", Type::Integer),
     ("validation_top1", Type::Real),
     ("validation_top5", Type::Real),
     ("validation_loss", Type::Real),
     ("before_top1", Type::Real),
-    ("best_examples", Type::Whole),
+    ("best_examples", Type::Integer),
     ("best_validation_top1", Type::Real),
     ("best_test_top1", Type::Real),
-    ("recovered_at", Type::Whole),
-    ("examples", Type::Whole),
-    ("parameters", Type::Whole),
-    ("macs", Type::Whole),
-    ("dead_filters", Type::Whole),
+    ("recovered_at", Type::Integer),
+    ("examples", Type::Integer),
+    ("parameters", Type::Integer),
+    ("macs", Type::Integer),
+    ("dead_filters", Type::Integer),
     ("effective_rank", Type::Real),
     ("train_seconds", Type::Real),
     ("seconds", Type::Real),
@@ -69,25 +69,28 @@ pub(crate) const COLUMNS: [(&str, Type); 42] = [
     ("machine", Type::Text),
 ];
 
-/// One row for every parent (role `trained`) and every recorded trial, as CSV (RFC 4180) with a header.
+/// One row per parent (role `trained`) and per recorded trial, as CSV (RFC 4180) with a header.
 ///
-/// Accuracies are shares from 0 to 1; `test_per_class` is separated by spaces; `test_correct_bits` is base64, one bit an
-/// image, most significant first; `similarity_before` and `_after` belong to the layers of `similarity_layers`, separated by
-/// spaces, `-` where it is not known; what a row does not have is empty.
+/// Accuracies are 0 to 1. `test_per_class` is separated by spaces. `test_correct_bits` is base64 with one bit per image,
+/// most significant first. `similarity_before` and `similarity_after` hold a value per layer of `similarity_layers`,
+/// separated by spaces, `-` where unknown. Missing values are empty.
 pub fn csv(data: &RunData) -> String {
     let mut out = String::new();
     line(&mut out, COLUMNS.iter().map(|(name, _)| (*name).to_owned()));
     for row in rows(data) {
         let cells = row.into_iter().zip(COLUMNS);
-        line(&mut out, cells.map(|(cell, (name, _))| if ENCODED.contains(&name) { cell } else { harmless(cell) }));
+        line(
+            &mut out,
+            cells.map(|(cell, (name, _))| if ENCODED.contains(&name) { cell } else { escape_formula(cell) }),
+        );
     }
     out
 }
 
-/// Columns of text that nettriage encodes itself, which whoever decodes it must find as it is.
+/// Columns in an encoding of their own, which must stay unescaped.
 const ENCODED: [&str; 4] = ["test_per_class", "test_correct_bits", "similarity_before", "similarity_after"];
 
-/// The table of [`csv`], cell by cell.
+/// The table of [`csv`] as cells.
 pub(crate) fn rows(data: &RunData) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for parent in &data.parents {
@@ -173,7 +176,7 @@ impl Row {
         self.cells[at] = match serde_json::to_value(value).expect("plain data") {
             serde_json::Value::String(text) => text,
             serde_json::Value::Null => String::new(),
-            // The shortest digits that read back as the same number.
+            // The shortest decimal that reads back as the same number.
             other => other.to_string(),
         };
     }
@@ -215,7 +218,7 @@ impl Row {
     }
 }
 
-/// One row of every cell (block, substitute, init, scheme) as CSV with a header: the summary.
+/// One row per cell (block, substitute, init, scheme) as CSV with a header.
 pub fn csv_cells(analysis: &Analysis) -> String {
     let mut out = String::new();
     let header = [
@@ -227,7 +230,7 @@ pub fn csv_cells(analysis: &Analysis) -> String {
         "diverged",
         "failed",
         "accuracy",
-        "ceiling",
+        "best_accuracy",
         "criticality",
         "low",
         "high",
@@ -235,8 +238,8 @@ pub fn csv_cells(analysis: &Analysis) -> String {
         "student_high",
         "bootstrap_low",
         "bootstrap_high",
-        "stand_ins",
-        "damage",
+        "fallback_pairs",
+        "drop_before_training",
         "recovered",
         "median_recovery",
         "agreement",
@@ -255,32 +258,31 @@ pub fn csv_cells(analysis: &Analysis) -> String {
         };
         let mut row = vec![cell.block.clone(), cell.substitute.clone(), cell.init.clone(), cell.scheme.clone()];
         row.extend([cell.trials, cell.diverged, cell.failed].map(|n| n.to_string()));
-        row.extend([cell.accuracy, cell.ceiling].map(|x| x.to_string()));
+        row.extend([cell.accuracy, cell.best_accuracy].map(|x| x.to_string()));
         row.push(number(cell.criticality.as_ref().map(|estimate| estimate.mean)));
         row.extend(ends(|estimate| estimate.interval));
         row.extend(ends(|estimate| estimate.student));
         row.extend(ends(|estimate| estimate.bootstrap));
-        row.push(cell.stand_ins.to_string());
-        row.push(cell.damage.to_string());
+        row.push(cell.fallback_pairs.to_string());
+        row.push(cell.drop_before_training.to_string());
         row.push(cell.recovered.to_string());
         row.push(number(cell.median_recovery));
         row.extend([cell.agreement, cell.calibration_error].map(|x| x.to_string()));
         row.extend([cell.cost.parameters, cell.cost.macs].map(|n| n.to_string()));
         row.push(number(cell.latency));
         row.push(cell.seconds.to_string());
-        line(&mut out, row.into_iter().map(harmless));
+        line(&mut out, row.into_iter().map(escape_formula));
     }
     out
 }
 
-/// A leading `=`, `+`, `-` or `@` in a name, which a spreadsheet would take for a formula, is kept from it by a quote mark;
-/// numbers are left alone.
-fn harmless(cell: String) -> String {
+/// Prefixes an apostrophe to text that a spreadsheet would run as a formula (leading `=`, `+`, `-`, `@`); numbers stay.
+fn escape_formula(cell: String) -> String {
     let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.parse::<f64>().is_err();
     if formula { format!("'{cell}") } else { cell }
 }
 
-/// One line of CSV, quoted where it must be.
+/// Appends one line of CSV, with quotes where needed.
 fn line(out: &mut String, cells: impl IntoIterator<Item = String>) {
     for (i, cell) in cells.into_iter().enumerate() {
         if i > 0 {

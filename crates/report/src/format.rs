@@ -1,11 +1,6 @@
-//! Numbers in words, the same in every output.
+//! How numbers are written, the same in every output.
 
-/// Percentage points with a sign, such as `+1.24` or `−0.30`; the minus is U+2212.
-pub(crate) fn points(x: f64) -> String {
-    signed(x, 2)
-}
-
-/// A number with its sign; what rounds to zero has none.
+/// A number with its sign, such as `+1.24` or `−0.30` (U+2212); what rounds to zero has none.
 pub(crate) fn signed(x: f64, digits: usize) -> String {
     let text = format!("{:.digits$}", x.abs());
     let zero = text.chars().all(|c| c == '0' || c == '.');
@@ -19,7 +14,7 @@ pub(crate) fn signed(x: f64, digits: usize) -> String {
     format!("{sign}{text}")
 }
 
-/// A number, its minus U+2212.
+/// A number, with U+2212 as its minus.
 pub(crate) fn number(x: f64, digits: usize) -> String {
     let text = signed(x, digits);
     text.strip_prefix('+').map(str::to_owned).unwrap_or(text)
@@ -30,7 +25,7 @@ pub(crate) fn interval([low, high]: [f64; 2]) -> String {
     format!("{} to {}", number(low, 2), number(high, 2))
 }
 
-/// A count with thin separators such as `1 234 567` (narrow no-break spaces).
+/// A count such as `1 234 567`, with narrow no-break spaces.
 pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
@@ -43,7 +38,7 @@ pub(crate) fn count(n: u64) -> String {
     out
 }
 
-/// A large count in short, such as `1.23 M`.
+/// A large count, such as `1.23 M`.
 pub(crate) fn short(n: f64) -> String {
     match n {
         n if n >= 1e9 => format!("{:.2} G", n / 1e9),
@@ -53,10 +48,16 @@ pub(crate) fn short(n: f64) -> String {
     }
 }
 
-/// A share as a percentage, such as `38%`; small ones keep a digit.
+/// A share as a percentage, such as `38%`; small ones keep a decimal.
 pub(crate) fn percent(share: f64) -> String {
     let digits = if share.abs() < 0.095 { 1 } else { 0 };
     format!("{}%", number(100.0 * share, digits))
+}
+
+/// A relative change, such as `−67%` or `+1.2%`.
+pub(crate) fn signed_percent(share: f64) -> String {
+    let digits = if share.abs() < 0.095 { 1 } else { 0 };
+    format!("{}%", signed(100.0 * share, digits))
 }
 
 /// A p value, such as `p = 0.013` or `p < 0.0001`.
@@ -70,7 +71,7 @@ pub(crate) fn p_value(p: f64) -> String {
     }
 }
 
-/// Seconds in words, such as `1 h 12 min`.
+/// A duration, such as `1 h 12 min`.
 pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 100.0 => format!("{s:.1} s"),
@@ -79,15 +80,21 @@ pub(crate) fn duration(seconds: f64) -> String {
     }
 }
 
+/// The smallest of 1, 2 and 5 times a power of ten that is at least `rough`.
+pub(crate) fn round_step(rough: f64) -> f64 {
+    let magnitude = 10.0_f64.powf(rough.log10().floor());
+    [1.0, 2.0, 5.0, 10.0].map(|step| step * magnitude).into_iter().find(|&step| step >= rough).unwrap_or(rough)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn numbers_read_as_they_should() {
-        assert_eq!(points(1.237), "+1.24");
-        assert_eq!(points(-0.3), "−0.30");
-        assert_eq!(points(-0.001), "0.00");
+    fn numbers_are_formatted() {
+        assert_eq!(signed(1.237, 2), "+1.24");
+        assert_eq!(signed(-0.3, 2), "−0.30");
+        assert_eq!(signed(-0.001, 2), "0.00");
         assert_eq!(interval([-0.2, 0.4]), "−0.20 to 0.40");
         assert_eq!(count(1_234_567), "1\u{202F}234\u{202F}567");
         assert_eq!(count(999), "999");

@@ -1,7 +1,29 @@
-//! Statistics, findings, plots and the HTML page, from records alone.
+//! Statistics, findings, plots, pages and exports of a run, from its records alone.
 //!
-//! ```text
-//! RunData::load(&run, about)? ─▶ analyse(&data, &options) ─▶ html, json, csv, csv_cells, markdown, terminal
+//! ```no_run
+//! use nettriage_records::Run;
+//! use nettriage_report::{About, Options, RunData, analyse, html, json, terminal};
+//!
+//! let data = RunData::load(&Run::open("runs/digits".as_ref())?, About::default())?;
+//! let analysis = analyse(&data, &Options::default());
+//! print!("{}", terminal(&data, &analysis));
+//! std::fs::write("report.html", html(&data, &analysis))?;
+//! std::fs::write("analysis.json", json(&analysis))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`Analysis`] is plain data. Every number of the page, the terminal and the exports comes from it. The statistics in
+//! [`stats`] can be used alone, for example for the accuracy lost over three seeds and five test images:
+//!
+//! ```
+//! use nettriage_report::stats::paired::crossed;
+//!
+//! // Rows are seeds, columns are test images: control correct − child correct.
+//! let differences = [vec![1.0, 0.0, 0.0, 0.0, 0.0], vec![1.0, 1.0, 0.0, -1.0, 0.0], vec![1.0, 0.0, 0.0, 0.0, 0.0]];
+//! let mean = crossed(&differences).expect("at least two images");
+//! assert!((mean.mean - 0.2).abs() < 1e-12);
+//! let [low, high] = mean.interval(0.95);
+//! assert!(low < 0.2 && 0.2 < high);
 //! ```
 
 pub mod analysis;
@@ -15,10 +37,10 @@ mod markdown;
 mod parquet;
 pub mod prescription;
 pub mod scan;
+mod sentences;
 pub mod stats;
 mod tensorboard;
 mod terminal;
-mod words;
 
 pub use analysis::{Analysis, Options, analyse};
 pub use card::card;

@@ -1,22 +1,22 @@
-//! The summary for a pull request.
+//! The summary as Markdown, for a pull request.
 
 use crate::analysis::Analysis;
 use crate::data::RunData;
-use crate::format::{duration, interval, number, percent};
-use crate::words;
+use crate::format::{duration, interval, number, signed_percent};
+use crate::sentences;
 
 /// The answer, the table of blocks and the findings as Markdown (GitHub's dialect).
 pub fn markdown(data: &RunData, analysis: &Analysis) -> String {
     let mut out = format!("## Which blocks of {} matter\n\n", escape(&analysis.name));
-    let [first, second] = words::answer(analysis);
+    let [first, second] = sentences::answer(analysis);
     out += &format!("**{}** {}\n\n", escape(&first), escape(&second));
-    out += &format!("{}\n\n", escape(&words::conditions(data, analysis)));
-    out += "| | block | costs (points) | 95% interval | accuracy | parameters | MACs | time |\n";
+    out += &format!("{}\n\n", escape(&sentences::conditions(data, analysis)));
+    out += "| | block | drop (pp) | 95% interval | accuracy | parameters | MACs | time |\n";
     out += "|--:|:--|--:|:--:|--:|--:|--:|--:|\n";
     for block in &analysis.blocks {
         let cell = block.cell.map(|cell| &analysis.cells[cell]);
         let estimate = cell.and_then(|cell| cell.criticality.as_ref());
-        let share = |x: Option<f64>| x.map(|x| percent(-x)).unwrap_or_default();
+        let share = |x: Option<f64>| x.map(|x| signed_percent(-x)).unwrap_or_default();
         let row = [
             block.rank.map(|rank| rank.to_string()).unwrap_or_default(),
             escape(&block.block),
@@ -30,13 +30,13 @@ pub fn markdown(data: &RunData, analysis: &Analysis) -> String {
         out += &format!("| {} |\n", row.join(" | "));
     }
     out += "\n";
-    for verdict in words::verdicts(analysis) {
+    for finding in sentences::findings(analysis) {
         out += &format!(
             "- **{}, {}: {}.** {}\n",
-            verdict.name,
-            escape(&verdict.claim.to_lowercase()),
-            escape(&verdict.verdict),
-            escape(&verdict.line)
+            finding.name,
+            escape(&finding.claim.to_lowercase()),
+            escape(&finding.verdict),
+            escape(&finding.reason)
         );
     }
     let parent =
@@ -52,7 +52,7 @@ pub fn markdown(data: &RunData, analysis: &Analysis) -> String {
     out
 }
 
-/// Keeps names from being taken for markup.
+/// Text in which nothing is Markdown or HTML markup.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {

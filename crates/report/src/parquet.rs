@@ -1,4 +1,4 @@
-//! The table of trials as a Parquet file: the columns of the CSV file with their types.
+//! The table of trials as a Parquet file, with typed columns.
 
 use std::sync::Arc;
 
@@ -11,10 +11,9 @@ use parquet::schema::parser::parse_message_type;
 use crate::data::RunData;
 use crate::export::{COLUMNS, Type, rows};
 
-/// The table that [`crate::csv`] gives, as the bytes of a Parquet file: text, 64-bit integers and doubles; what a row does
-/// not have is null.
+/// The table of [`crate::csv`] as the bytes of a Parquet file: text, 64-bit integers and doubles; missing values are null.
 pub fn parquet(data: &RunData) -> Vec<u8> {
-    // Written to memory from a table whose cells were formatted from such numbers.
+    // Writing to memory cannot fail, and every numeric cell was formatted from a number.
     written(&rows(data)).expect("a table of plain values is written")
 }
 
@@ -22,7 +21,7 @@ fn written(rows: &[Vec<String>]) -> Result<Vec<u8>> {
     let field = |(name, kind): &(&str, Type)| {
         let kind = match kind {
             Type::Text => return format!("OPTIONAL BYTE_ARRAY {name} (UTF8);"),
-            Type::Whole => "INT64",
+            Type::Integer => "INT64",
             Type::Real => "DOUBLE",
         };
         format!("OPTIONAL {kind} {name};")
@@ -36,7 +35,7 @@ fn written(rows: &[Vec<String>]) -> Result<Vec<u8>> {
         let cells = || rows.iter().map(|row| row[at].as_str());
         match COLUMNS[at].1 {
             Type::Text => fill::<ByteArrayType>(column, cells(), |cell| Some(ByteArray::from(cell)))?,
-            Type::Whole => fill::<Int64Type>(column, cells(), |cell| cell.parse().ok())?,
+            Type::Integer => fill::<Int64Type>(column, cells(), |cell| cell.parse().ok())?,
             Type::Real => fill::<DoubleType>(column, cells(), |cell| cell.parse().ok())?,
         }
         at += 1;

@@ -1,4 +1,4 @@
-//! What a prescription says: predicted beside actual, as text, as a model card, as a page.
+//! The report of a prescription as plain text, as a model card and as a page.
 
 use nettriage_records::prescription::{Figures, Prescription};
 
@@ -7,7 +7,7 @@ use crate::terminal::{aligned, clean};
 
 pub use crate::html::prescription as html;
 
-/// The table of predicted and actual as plain text.
+/// Predicted and measured figures as plain text.
 pub fn terminal(prescription: &Prescription) -> String {
     let mut out = aligned(&rows(prescription), |_| true).concat() + "\n";
     for replaced in &prescription.replaced {
@@ -18,19 +18,19 @@ pub fn terminal(prescription: &Prescription) -> String {
     out
 }
 
-/// One sentence: what was promised and whether it holds.
+/// The budget, whether the network meets it, and what it costs and saves.
 pub(crate) fn verdict(prescription: &Prescription) -> String {
     let last = prescription.test.as_ref().map_or(&prescription.judged, |[_, after]| after);
     let before = prescription.test.as_ref().map_or(&prescription.before, |[before, _]| before);
     let accuracy = match (last.drop, &prescription.test) {
         (Some([drop, low, high]), Some(_)) => {
-            format!("{} points lost on the test set ({})", number(drop, 2), interval([low, high]))
+            format!("accuracy drop {} pp on the test set ({})", number(drop, 2), interval([low, high]))
         }
-        (Some([drop, ..]), None) => format!("{} points lost on the judged images", number(drop, 2)),
-        (None, _) => format!("{} of first choices stay", percent(last.agreement.unwrap_or(0.0))),
+        (Some([drop, ..]), None) => format!("accuracy drop {} pp on the evaluation images", number(drop, 2)),
+        (None, _) => format!("{} of predictions stay the same", percent(last.agreement.unwrap_or(0.0))),
     };
     let times = before.milliseconds / last.milliseconds.max(1e-9);
-    let kept = if prescription.kept { "kept" } else { "NOT kept on the test set" };
+    let kept = if prescription.kept { "met" } else { "NOT met on the test set" };
     format!(
         "{}: {kept}. {accuracy}, {} times as fast, {} of the multiply-accumulates, {} of the parameters.",
         prescription.budget,
@@ -40,11 +40,11 @@ pub(crate) fn verdict(prescription: &Prescription) -> String {
     )
 }
 
-/// Predicted beside actual; the first row is the header.
+/// Predicted and measured figures; the first row is the header.
 pub(crate) fn rows(prescription: &Prescription) -> Vec<Vec<String>> {
-    let header = ["", "accuracy", "drop (points)", "95% interval", "parameters", "MACs", "ms"];
+    let header = ["", "accuracy", "drop, pp", "95% interval", "parameters", "MACs", "ms"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
-    let trained = if prescription.training == "none" { "judged" } else { "judged, trained" };
+    let trained = if prescription.training == "none" { "evaluated" } else { "trained" };
     let mut add = |name: &str, figures: &Figures, spread: bool| {
         let dash = || "-".to_owned();
         rows.push(vec![
@@ -65,7 +65,7 @@ pub(crate) fn rows(prescription: &Prescription) -> Vec<Vec<String>> {
     }
     if let Some([before, after]) = &prescription.test {
         add("before, test set", before, false);
-        add("actual, test set", after, true);
+        add("after, test set", after, true);
     }
     rows
 }
@@ -73,7 +73,7 @@ pub(crate) fn rows(prescription: &Prescription) -> Vec<Vec<String>> {
 /// The model card.
 pub fn markdown(prescription: &Prescription, command: &str) -> String {
     let mut out = format!(
-        "# {}, compressed\n\n{}\n\n- **Parent**: `{}`\n- **Data**: {}\n- **Training after surgery**: {}\n- **Judged by**: {}\n\
+        "# {}, compressed\n\n{}\n\n- **Parent**: `{}`\n- **Data**: {}\n- **Training after surgery**: {}\n- **Evaluated on**: {}\n\
          - **Command**: `{}`\n\n",
         prescription.network,
         verdict(prescription),
@@ -83,11 +83,11 @@ pub fn markdown(prescription: &Prescription, command: &str) -> String {
         prescription.judged_from,
         command.replace('`', "'"),
     );
-    out += "## What was replaced\n\n| layers | by |\n|---|---|\n";
+    out += "## Replaced layers\n\n| layers | by |\n|---|---|\n";
     for replaced in &prescription.replaced {
         out += &format!("| {} to {} | {} |\n", replaced.layers[0], replaced.layers[1], replaced.substitute);
     }
-    out += "\n## Predicted and actual\n\n";
+    out += "\n## Predicted and measured\n\n";
     for (index, row) in rows(prescription).iter().enumerate() {
         out += &format!("| {} |\n", row.join(" | "));
         if index == 0 {
@@ -95,8 +95,8 @@ pub fn markdown(prescription: &Prescription, command: &str) -> String {
         }
     }
     out += &format!(
-        "\nMilliseconds: a pass of {} image(s) on one thread, networks in alternation; the predicted one adds up parts measured alone. \
-         The drop is paired image by image, its interval Agresti and Min's (2005).\n",
+        "\nMilliseconds: a pass of {} image(s) on one thread, both networks timed in alternation; the prediction adds up parts timed \
+         alone. The drop is paired by image, with the interval of Agresti and Min (2005).\n",
         prescription.batch
     );
     out

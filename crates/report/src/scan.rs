@@ -1,4 +1,4 @@
-//! What a scan says: a table for a terminal, a page, and how far its ranking can be trusted.
+//! The report of a scan as plain text and as a page, and how well its ranking agrees with training.
 
 use std::collections::HashMap;
 
@@ -6,16 +6,16 @@ use nettriage_records::plan::Role;
 use nettriage_records::scan::{Candidate, Range, Scan, Trust};
 use nettriage_records::{Error, Run};
 
-use crate::format::{interval, number, percent, short};
+use crate::format::{interval, number, short, signed_percent};
 use crate::stats::kendall;
 use crate::terminal::{aligned, clean};
 
 pub use crate::html::scan as html;
 
-/// Ranges that the terminal's table shows at most.
+/// Candidates of the Pareto front shown at most.
 const SHOWN: usize = 14;
 
-/// The ranges worth a look as plain text: those that nothing beats in accuracy kept and time saved, and the default blocks.
+/// The Pareto front of accuracy and time, and the default blocks, as plain text.
 pub fn terminal(scan: &Scan) -> String {
     let mut out = format!("{}: ", clean(&scan.network));
     if let Some(accuracy) = scan.parent.accuracy {
@@ -30,7 +30,7 @@ pub fn terminal(scan: &Scan) -> String {
     );
     let candidates: usize = scan.ranges.iter().map(|r| r.candidates.len()).sum();
     out += &format!(
-        "{} ranges of layers could be one layer; {candidates} candidates solved from {} images, no training, in {:.1} s ({} threads, {} MiB)\n\n",
+        "{} ranges of layers fit one layer; {candidates} candidates fitted to {} images without training in {:.1} s ({} threads, {} MiB)\n\n",
         scan.ranges.len(),
         scan.images.fitted,
         scan.took.seconds,
@@ -38,33 +38,36 @@ pub fn terminal(scan: &Scan) -> String {
         scan.took.bytes >> 20,
     );
     let mut rows: Vec<Vec<String>> = vec![HEADER.map(str::to_owned).to_vec()];
-    rows.extend(worth_a_look(scan).into_iter().map(|(range, candidate)| cells(scan, range, candidate)));
+    rows.extend(
+        shortlist(scan).into_iter().map(|(range, candidate)| columns(scan, range, candidate).map(|c| c.text).into()),
+    );
     out += &aligned(&rows, |_| true).concat();
     if scan.left_out > 0 {
-        out += &format!("\n{} larger kernels left out: more unknowns than --unknowns allows\n", scan.left_out);
+        out +=
+            &format!("\n{} larger kernels left out: they have more unknowns than --unknowns allows\n", scan.left_out);
     }
     out += "\n";
-    out += &trusted(scan);
+    out += &ranking_note(scan);
     out
 }
 
-/// One line on the trust in the ranking for each way of training.
-pub(crate) fn trusted(scan: &Scan) -> String {
+/// How well the scan's ranking agrees with training: a line per scheme and init.
+pub(crate) fn ranking_note(scan: &Scan) -> String {
     if scan.trust.is_empty() {
-        return "How far this ranking agrees with training is not known here: name finished runs with --study.\n"
+        return "How well this ranking agrees with training is unknown. Give finished runs with --study to find out.\n"
             .into();
     }
-    scan.trust.iter().map(trusted_line).collect()
+    scan.trust.iter().map(trust_sentence).collect()
 }
 
-fn trusted_line(trust: &Trust) -> String {
+fn trust_sentence(trust: &Trust) -> String {
     let spread = match trust.interval {
         Some(ends) => format!("95% interval {}", interval(ends)),
         None => "no interval from a single parent".to_owned(),
     };
     let warning = match trust.interval {
         Some([low, _]) if low > 0.0 => "",
-        _ => " This does not show that the scan ranks blocks as training does: confirm with `nettriage run`.",
+        _ => " This does not show that the scan ranks blocks as training does; confirm with `nettriage run`.",
     };
     format!(
         "Rank correlation with the criticality after training ({} from {}): Kendall's tau {} ({spread}; {} parents, {} blocks).{warning}\n",
@@ -76,8 +79,8 @@ fn trusted_line(trust: &Trust) -> String {
     )
 }
 
-/// Ranges with their best candidate: those that nothing beats in both accuracy and time, and the default blocks.
-pub(crate) fn worth_a_look(scan: &Scan) -> Vec<(&Range, &Candidate)> {
+/// The Pareto front of accuracy and time, and the best candidate of every default block.
+pub(crate) fn shortlist(scan: &Scan) -> Vec<(&Range, &Candidate)> {
     let kept = |c: &Candidate| c.accuracy.unwrap_or(c.agreement);
     let saved = |r: &Range, c: &Candidate| r.milliseconds - c.milliseconds;
     let mut all: Vec<(&Range, &Candidate)> =
@@ -91,7 +94,7 @@ pub(crate) fn worth_a_look(scan: &Scan) -> Vec<(&Range, &Candidate)> {
             front.push((range, candidate));
         }
     }
-    // Where the front is long, what keeps most stands first in it.
+    // The front is sorted by accuracy, so a long one loses its least accurate candidates.
     front.truncate(SHOWN);
     let blocks = scan.ranges.iter().filter(|r| r.block.is_some()).filter_map(|r| Some((r, r.best()?)));
     for (range, best) in blocks {
@@ -102,40 +105,55 @@ pub(crate) fn worth_a_look(scan: &Scan) -> Vec<(&Range, &Candidate)> {
     front
 }
 
-/// What [`cells`] are.
+/// Names of [`columns`].
 pub(crate) const HEADER: [&str; 9] =
-    ["layers", "block", "one layer", "accuracy", "drop (points)", "95% interval", "parameters", "MACs", "time"];
+    ["layers", "block", "one layer", "accuracy", "drop, pp", "95% interval", "parameters", "MACs", "time"];
 
-/// A table's row of a candidate.
-pub(crate) fn cells(scan: &Scan, range: &Range, candidate: &Candidate) -> Vec<String> {
-    let dash = || "-".to_owned();
-    let less = |before: u64, after: u64, of: u64| percent((after as f64 - before as f64) / (of as f64).max(1.0));
+/// A value in a candidate's row, and the number that it sorts by.
+pub(crate) struct Column {
+    pub text: String,
+    pub value: Option<f64>,
+}
+
+/// A candidate's row. Parameters, MACs and time are changes relative to the whole network.
+pub(crate) fn columns(scan: &Scan, range: &Range, candidate: &Candidate) -> [Column; 9] {
+    let text = |text: String| Column { text, value: None };
+    let number_or_dash = |value: Option<f64>, shown: Option<String>| match shown {
+        Some(text) => Column { text, value },
+        None => Column { text: "-".to_owned(), value: None },
+    };
+    let change = |share: f64| Column { text: signed_percent(share), value: Some(share) };
+    let share = |before: u64, after: u64, whole: u64| change((after as f64 - before as f64) / (whole as f64).max(1.0));
     let parent = &scan.parent;
-    vec![
-        layers(scan, range),
-        range.block.clone().unwrap_or_else(dash),
-        candidate.substitute.clone(),
+    let drop = candidate.drop;
+    [
+        text(layer_range(scan, range)),
+        text(range.block.clone().unwrap_or_else(|| "-".to_owned())),
+        text(candidate.substitute.clone()),
         match candidate.accuracy {
-            Some(accuracy) => format!("{}%", number(100.0 * accuracy, 2)),
-            None => format!("{}% agree", number(100.0 * candidate.agreement, 2)),
+            Some(accuracy) => Column { text: format!("{}%", number(100.0 * accuracy, 2)), value: Some(accuracy) },
+            None => Column {
+                text: format!("{}% agree", number(100.0 * candidate.agreement, 2)),
+                value: Some(candidate.agreement),
+            },
         },
-        candidate.drop.map_or_else(dash, |[drop, ..]| number(drop, 2)),
-        candidate.drop.map_or_else(dash, |[_, low, high]| interval([low, high])),
-        less(range.cost.parameters, candidate.cost.parameters, parent.cost.parameters),
-        less(range.cost.macs, candidate.cost.macs, parent.cost.macs),
-        percent((candidate.milliseconds - range.milliseconds) / parent.milliseconds.max(1e-9)),
+        number_or_dash(drop.map(|d| d[0]), drop.map(|[drop, ..]| number(drop, 2))),
+        number_or_dash(drop.map(|d| d[1]), drop.map(|[_, low, high]| interval([low, high]))),
+        share(range.cost.parameters, candidate.cost.parameters, parent.cost.parameters),
+        share(range.cost.macs, candidate.cost.macs, parent.cost.macs),
+        change((candidate.milliseconds - range.milliseconds) / parent.milliseconds.max(1e-9)),
     ]
 }
 
-/// A range by its units' names.
-pub(crate) fn layers(scan: &Scan, range: &Range) -> String {
+/// First and last unit of a range by name.
+pub(crate) fn layer_range(scan: &Scan, range: &Range) -> String {
     let name = |unit: usize| scan.units.get(unit).map_or("?", |u| u.name.as_str());
     let [first, last] = range.units;
     if first == last { name(first).to_owned() } else { format!("{} to {}", name(first), name(last)) }
 }
 
-/// The criticality of each block of a parent after training by `scheme` from `init`: percentage points of test accuracy that
-/// its children lie below the mean of the parent trained on, over seeds.
+/// The criticality of each block of a parent under `scheme` and `init`: mean test accuracy of the fine-tuned parent − mean
+/// test accuracy of the block's children, over seeds, in percentage points.
 ///
 /// # Errors
 /// Those of reading the records.
@@ -160,17 +178,17 @@ pub fn trained_criticality(run: &Run, parent: &str, scheme: &str, init: &str) ->
     Ok(children.into_iter().map(|(block, values)| (block, 100.0 * (base - mean(&values)))).collect())
 }
 
-/// The blocks of one parent, measured twice.
+/// Two scores for the blocks of one parent.
 #[derive(Clone, Debug, Default)]
 pub struct Rankings {
-    /// Each block's drop in the scan.
+    /// The accuracy drop of each block in the scan.
     pub scanned: Vec<f64>,
-    /// Each block's criticality after training.
+    /// The criticality of each block after training.
     pub trained: Vec<f64>,
 }
 
-/// Kendall's tau-b of each pair of rankings, and the mean over parents with its percentile interval, parents resampled: every
-/// way of drawing them if there are at most six, else 2,000 draws. `None` where no parent has two blocks that differ.
+/// Kendall's tau-b of each pair of rankings, and the mean over parents with its percentile bootstrap interval, resampling
+/// parents: all resamples for at most six parents, else 2,000. `None` where no parent has two blocks that differ.
 pub fn trust(parents: &[Rankings], scheme: &str, init: &str) -> Option<Trust> {
     let taus: Vec<f64> = parents.iter().filter_map(|p| kendall::tau(&p.scanned, &p.trained)).collect();
     if taus.is_empty() {
@@ -192,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn trust_is_the_mean_of_the_parents_taus() {
+    fn trust_is_the_mean_tau_over_parents() {
         let rankings = |trained: [f64; 3]| Rankings { scanned: vec![1.0, 2.0, 3.0], trained: trained.to_vec() };
         let same = rankings([4.0, 5.0, 6.0]);
         // One of three pairs is discordant: tau 1/3.

@@ -1,7 +1,8 @@
-//! Event files that TensorBoard opens: curves, filter pictures and hyper-parameters, one run a trial.
+//! Event files for TensorBoard: curves, filter images and hyper-parameters, one run per trial.
 //!
-//! The messages are those of TensorFlow's `event.proto`, `summary.proto` and TensorBoard's `plugins/hparams`, cut to the
-//! fields that are written. Records are framed as TFRecord: length, masked CRC-32C of it, data, masked CRC-32C of that.
+//! The messages are those of TensorFlow's `event.proto` and `summary.proto` and of TensorBoard's `plugins/hparams`, reduced
+//! to the fields that are written. Records are framed as TFRecord: length, masked CRC-32C of the length, data, masked
+//! CRC-32C of the data.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -12,7 +13,7 @@ use prost::Message;
 
 use crate::analysis::index::Kind;
 use crate::data::RunData;
-use crate::html::sheet;
+use crate::html::contact_sheet;
 
 #[derive(Clone, PartialEq, Message)]
 struct Event {
@@ -124,7 +125,7 @@ struct SessionEnd {
     status: i32,
 }
 
-/// `google.protobuf.Value`, of which two cases are used.
+/// `google.protobuf.Value`, reduced to the two cases used.
 #[derive(Clone, PartialEq, Message)]
 struct Scalar {
     #[prost(double, optional, tag = "2")]
@@ -133,14 +134,14 @@ struct Scalar {
     string: Option<String>,
 }
 
-/// The names of what sets trials apart.
+/// The hyper-parameters.
 const HPARAMS: [&str; 6] = ["role", "block", "substitute", "init", "scheme", "seed"];
-/// The readings that TensorBoard's table of hyper-parameters shows.
+/// The metrics in TensorBoard's table of hyper-parameters.
 const METRICS: [&str; 4] = ["test/top1", "test/loss", "test/agreement", "validation/top1"];
 
-/// Writes one folder of events for the study and one for every parent and recorded trial into `folder`.
+/// Writes one folder of events for the study, and one per parent and recorded trial, into `folder`.
 ///
-/// Steps are training images. Open it with `tensorboard --logdir FOLDER`.
+/// Steps count training images. Open the folder with `tensorboard --logdir FOLDER`.
 ///
 /// # Errors
 /// Those of writing files.
@@ -184,7 +185,7 @@ pub fn tensorboard(data: &RunData, folder: &Path) -> io::Result<()> {
         if let Some(filters) = &readings.filters {
             let coloured = data.plan.data.shape[0] == 3 && filters.shape[1] == 3;
             for (step, bytes) in [(0, &filters.images.before), (end, &filters.images.after)] {
-                if let Some((encoded, width, height)) = sheet(&filters.images, bytes, coloured) {
+                if let Some((encoded, width, height)) = contact_sheet(&filters.images, bytes, coloured) {
                     log.image(step, "filters", encoded, width, height)?;
                 }
             }
@@ -195,7 +196,7 @@ pub fn tensorboard(data: &RunData, folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A part of a folder's name: nothing that could name another folder.
+/// Text as part of a folder's name, without path separators or dots.
 fn safe(text: &str) -> String {
     text.chars().map(|c| if c.is_alphanumeric() || c == '-' || c == '_' { c } else { '_' }).take(60).collect()
 }
@@ -208,7 +209,7 @@ struct Log {
 impl Log {
     fn create(folder: &Path, time: f64) -> io::Result<Log> {
         std::fs::create_dir_all(folder)?;
-        // The name's form is what TensorBoard looks for; the time in it orders several files of one run.
+        // TensorBoard looks for names of this form; the time in it orders several files of one run.
         let path = folder.join(format!("events.out.tfevents.{:010}.nettriage", time as u64));
         let mut log = Log { file: io::BufWriter::new(std::fs::File::create(path)?), time };
         log.event(Event { wall_time: time, file_version: Some("brain.Event:2".to_owned()), ..Event::default() })?;

@@ -1,11 +1,11 @@
-//! The summary table for a terminal.
+//! The summary for a terminal.
 
 use crate::analysis::Analysis;
 use crate::data::RunData;
-use crate::format::{duration, interval, number, percent, short};
-use crate::words;
+use crate::format::{duration, interval, number, short, signed_percent};
+use crate::sentences;
 
-/// The blocks' criticality as a table with the answer and the findings: plain text, at most 100 columns.
+/// The table of blocks, the answer and the findings as plain text of at most 100 columns.
 pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
     let mut out = String::new();
     if let Some(parent) = &analysis.parent {
@@ -19,13 +19,13 @@ pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
             short(cost.macs as f64),
         );
     }
-    out += &wrap(&clean(&words::conditions(data, analysis)), 96);
+    out += &wrap(&clean(&sentences::conditions(data, analysis)), 96);
     out += "\n\n";
-    let header = ["rank", "block", "costs (points)", "95% interval", "accuracy", "params", "MACs", "time", "recovered"];
+    let header = ["rank", "block", "drop (pp)", "95% interval", "accuracy", "params", "MACs", "time", "recovered"];
     let mut rows: Vec<Vec<String>> = vec![header.map(str::to_owned).to_vec()];
     for block in &analysis.blocks {
         let dash = || "-".to_owned();
-        let share = |x: Option<f64>| x.map_or_else(dash, |x| percent(-x));
+        let share = |x: Option<f64>| x.map_or_else(dash, |x| signed_percent(-x));
         let cell = block.cell.map(|cell| &analysis.cells[cell]);
         let estimate = cell.and_then(|cell| cell.criticality.as_ref());
         rows.push(vec![
@@ -45,15 +45,16 @@ pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
     lines.insert(1, "─".repeat(width) + "\n");
     out += &lines.concat();
     out += "\n";
-    out += &wrap(&clean(&words::answer(analysis).join(" ")), 96);
+    out += &wrap(&clean(&sentences::answer(analysis).join(" ")), 96);
     out += "\n\n";
-    for verdict in words::verdicts(analysis) {
-        out += &wrap(&clean(&format!("{} {}: {}. {}", verdict.name, verdict.claim, verdict.verdict, verdict.line)), 96);
+    for finding in sentences::findings(analysis) {
+        out +=
+            &wrap(&clean(&format!("{} {}: {}. {}", finding.name, finding.claim, finding.verdict, finding.reason)), 96);
         out += "\n";
     }
     out += &format!("\n{} of {} trials recorded", analysis.recorded, analysis.planned);
     if analysis.diverged + analysis.failed > 0 {
-        out += &format!(" ({} diverged, {} failed: counted, in no mean)", analysis.diverged, analysis.failed);
+        out += &format!(" ({} diverged, {} failed; counted, not averaged)", analysis.diverged, analysis.failed);
     }
     if let Some(seconds) = analysis.about.trials_seconds.filter(|&seconds| seconds > 0.0) {
         out += &format!(" in {}", duration(seconds));
@@ -62,12 +63,12 @@ pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
     out
 }
 
-/// Names come from files: nothing in them may move the cursor or colour the terminal.
+/// Text without control characters. Names come from files and must not move the cursor or colour the terminal.
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }
 
-/// A line for every row, the columns side by side: those of `left` to the left, the others to the right.
+/// One line per row with aligned columns: those in `left` to the left, the others to the right.
 pub(crate) fn aligned(rows: &[Vec<String>], left: impl Fn(usize) -> bool) -> Vec<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
@@ -101,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_stand_below_each_other_and_no_name_steers_the_terminal() {
+    fn columns_align_and_escape_sequences_are_removed() {
         let rows = [["a", "bb"], ["ccc", "\u{1b}[2J"]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(aligned(&rows, |column| column == 0), ["a      bb\n", "ccc  \u{FFFD}[2J\n"]);
     }

@@ -1,12 +1,12 @@
-//! Simulated studies with known truth: intervals cover 95%, verdicts err at their stated rates.
+//! Simulated studies with known truth: interval coverage, and error rates of the verdicts.
 //!
 //! The default is small enough for every test run; `NETTRIAGE_SIMULATIONS=1000 cargo test --release -p nettriage-report
-//! --test coverage -- --nocapture` simulates 1,000 studies of every kind, some 15,000 in all, and prints the tables that
-//! the docs show.
+//! --test coverage -- --nocapture` simulates 1,000 studies of every kind, about 15,000 in all, and prints the tables that
+//! the book shows.
 
 mod synthetic;
 
-use nettriage_report::analysis::{Analysis, Ceiling, F1Verdict, F2Verdict, Pace};
+use nettriage_report::analysis::{AccuracyVerdict, Analysis, Convergence, F1Verdict, F2Verdict};
 use nettriage_report::stats::bootstrap::Draws;
 use nettriage_report::stats::distributions::{normal_cdf, normal_quantile};
 use nettriage_report::stats::paired::{crossed, student};
@@ -19,7 +19,7 @@ fn studies() -> usize {
     std::env::var("NETTRIAGE_SIMULATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(60)
 }
 
-/// Fails when a share is further from what it should be than four standard errors allow.
+/// Fails if a share exceeds `rate` by more than four standard errors.
 fn assert_at_most(what: &str, count: usize, of: usize, rate: f64) {
     let limit = rate + 4.0 * (rate * (1.0 - rate) / of as f64).sqrt();
     let share = count as f64 / of as f64;
@@ -32,7 +32,7 @@ fn assert_at_least(what: &str, count: usize, of: usize, rate: f64) {
     assert!(share >= limit, "{what}: {share} < {limit}");
 }
 
-/// Seeds, images, spread of the level between seeds, spread of the images' interaction with the compression.
+/// A design: seeds, images, and the standard deviations between seeds and of the image-by-block interaction.
 struct Design {
     seeds: usize,
     images: usize,
@@ -42,7 +42,7 @@ struct Design {
 
 struct Study {
     rows: Vec<Vec<f64>>,
-    /// Mean difference over new seeds on these very images.
+    /// Mean difference over new seeds on the same images.
     on_these: f64,
 }
 
@@ -59,21 +59,21 @@ fn simulate(design: &Design, random: &mut ChaCha8Rng) -> Study {
     let noise = (1.0 + design.seed_sd.powi(2)).sqrt();
     let on_these = images
         .iter()
-        .map(|(ease, bears)| normal_cdf((control + ease) / noise) - normal_cdf((child + ease + bears) / noise))
+        .map(|(ease, own)| normal_cdf((control + ease) / noise) - normal_cdf((child + ease + own) / noise))
         .sum::<f64>()
         / design.images as f64;
     let rows = (0..design.seeds)
         .map(|_| {
             let (a, b) = (control + design.seed_sd * normal(random), child + design.seed_sd * normal(random));
             let right = |level: f64, random: &mut ChaCha8Rng| f64::from(level + normal(random) > 0.0);
-            images.iter().map(|(ease, bears)| right(a + ease, random) - right(b + ease + bears, random)).collect()
+            images.iter().map(|(ease, own)| right(a + ease, random) - right(b + ease + own, random)).collect()
         })
         .collect();
     Study { rows, on_these }
 }
 
 #[test]
-fn intervals_cover_what_they_say() {
+fn intervals_have_nominal_coverage() {
     let covers = |[low, high]: [f64; 2], truth: f64| usize::from(low <= truth && truth <= high);
     let mut random = ChaCha8Rng::seed_from_u64(20);
     println!(
@@ -82,7 +82,7 @@ fn intervals_cover_what_they_say() {
     println!("|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     let n = studies();
     let mut all = [0, 0];
-    // Many images only where many studies are asked for.
+    // The larger design runs only with many studies.
     for images in [400, 2000].into_iter().take(if n < 500 { 1 } else { 2 }) {
         let draws = Draws::new(images).unwrap();
         for seeds in [3, 5, 10] {
@@ -98,7 +98,7 @@ fn intervals_cover_what_they_say() {
                     let means: Vec<f64> =
                         study.rows.iter().map(|row| row.iter().sum::<f64>() / images as f64).collect();
                     student_in += covers(student(&means).unwrap().interval(0.95), study.on_these);
-                    // The bootstrap costs far more.
+                    // The bootstrap is far more expensive.
                     if i % 5 == 0
                         && let Some(interval) = draws.interval(&study.rows)
                     {
@@ -115,7 +115,7 @@ fn intervals_cover_what_they_say() {
                     percent(bca_in, bca_tried),
                     bca_width / bca_tried as f64
                 );
-                // Satterthwaite's degrees of freedom are an approximation: with three seeds a point or two may be lost.
+                // Satterthwaite's degrees of freedom are approximate: with three seeds coverage may be a point or two lower.
                 let promised = if seeds == 3 { 0.93 } else { 0.94 };
                 assert_at_least("crossed", crossed_in, n, promised);
                 assert_at_least("Student", student_in, n, 0.95);
@@ -158,10 +158,10 @@ fn print(what: &str, count: usize, stated: &str) {
 }
 
 #[test]
-fn f1_errs_at_its_stated_rates() {
+fn f1_error_rates_are_nominal() {
     let n = studies();
     println!("\n| truth | verdict | stated |\n|---|--:|---|");
-    // All blocks alike: "different" is an error.
+    // All blocks equal: "different" is an error.
     let wrong = count(&bare(), 1_000_000, 3.0, |a| a.f1.as_ref().unwrap().verdict == F1Verdict::Different);
     print("F1, all blocks alike: *different*", wrong, "at most 5%");
     assert_at_most("different though alike", wrong, n, 0.05);
@@ -170,7 +170,7 @@ fn f1_errs_at_its_stated_rates() {
     let wrong = count(&edge, 2_000_000, 3.0, |a| a.f1.as_ref().unwrap().verdict == F1Verdict::Equivalent);
     print("F1, one block worse by the margin: *equivalent*", wrong, "at most 5%");
     assert_at_most("equivalent at the margin", wrong, n, 0.05);
-    // Power, so that the tests above are not passed by never deciding.
+    // Power: a test that never decides would pass the checks above.
     let alike = Truth { images: 4000, ..bare() };
     let options_margin = 2.0;
     let right = count(&alike, 3_000_000, options_margin, |a| a.f1.as_ref().unwrap().verdict == F1Verdict::Equivalent);
@@ -183,7 +183,7 @@ fn f1_errs_at_its_stated_rates() {
 }
 
 #[test]
-fn f2_errs_at_its_stated_rates() {
+fn f2_error_rates_are_nominal() {
     let n = studies();
     println!("\n| truth | verdict | stated |\n|---|--:|---|");
     let verdict = |a: &Analysis| a.f2.as_ref().unwrap().blocks[0].verdict;
@@ -200,7 +200,7 @@ fn f2_errs_at_its_stated_rates() {
     assert_at_most("exceeded though equal", wrong, n, 0.05);
     let trained = Truth { continued: 0.05, child: |_, _, _| 0.95, ..bare() };
     let wrong = count(&trained, 8_000_000, 2.0, |a| verdict(a) == F2Verdict::Exceeded);
-    print("F2, child as the parent trained on, both 5 points up: *exceeded*", wrong, "at most 5%");
+    print("F2, child as the fine-tuned parent, both 5 pp up: *exceeded*", wrong, "at most 5%");
     assert_at_most("exceeded though by training", wrong, n, 0.05);
     let right = count(&trained, 9_000_000, 2.0, |a| verdict(a) == F2Verdict::ExceededByTraining);
     print("F2, the same: *exceeded only because of the extra training*", right, "power");
@@ -208,28 +208,28 @@ fn f2_errs_at_its_stated_rates() {
 }
 
 #[test]
-fn f3_errs_at_its_stated_rates() {
+fn f3_error_rates_are_nominal() {
     let n = studies();
     println!("\n| truth | verdict | stated |\n|---|--:|---|");
     let same = Truth { schemes: vec!["global", "distill"], examples: |_| 9_000.0, ..bare() };
-    let f3 = |a: &Analysis| a.f3.as_ref().map(|f3| (f3.overall.pace, f3.overall.ceiling)).unwrap();
-    let wrong = count(&same, 10_000_000, 2.0, |a| matches!(f3(a).0, Pace::Hastened | Pace::Slowed));
-    print("F3, same pace: *hastened* or *slowed*", wrong, "at most 5%");
-    // The chi-squared of a few dozen events, many tied, is an approximation.
-    assert_at_most("pace though the same", wrong, n, 0.06);
+    let f3 = |a: &Analysis| a.f3.as_ref().map(|f3| (f3.overall.convergence, f3.overall.against_plain)).unwrap();
+    let wrong = count(&same, 10_000_000, 2.0, |a| matches!(f3(a).0, Convergence::Faster | Convergence::Slower));
+    print("F3, same convergence: *faster* or *slower*", wrong, "at most 5%");
+    // With a few dozen events, many of them tied, the chi-squared distribution is approximate.
+    assert_at_most("convergence though the same", wrong, n, 0.06);
     let lower = Truth { child: |_, _, scheme| if scheme == "distill" { 0.88 } else { 0.9 }, ..same };
-    let wrong = count(&lower, 11_000_000, 2.0, |a| f3(a).1 == Ceiling::Equivalent);
+    let wrong = count(&lower, 11_000_000, 2.0, |a| f3(a).1 == AccuracyVerdict::Equivalent);
     print("F3, distilled lower by the margin: *equivalent*", wrong, "at most 5%");
-    assert_at_most("ceiling equivalent at the margin", wrong, n, 0.05);
+    assert_at_most("accuracy equivalent at the margin", wrong, n, 0.05);
     let faster = Truth { examples: |scheme| if scheme == "distill" { 2_500.0 } else { 12_000.0 }, ..lower };
-    let right = count(&faster, 12_000_000, 2.0, |a| f3(a).0 == Pace::Hastened);
-    print("F3, five times as fast: *hastened*", right, "power");
-    assert_at_least("hastened where so", right, n, 0.8);
+    let right = count(&faster, 12_000_000, 2.0, |a| f3(a).0 == Convergence::Faster);
+    print("F3, five times as fast: *faster*", right, "power");
+    assert_at_least("faster where so", right, n, 0.8);
 }
 
 #[test]
-fn several_parents_speak_for_the_architecture() {
-    // What the loss of a block does differs from parent to parent: seeds of one parent cannot know that.
+fn several_parents_generalise_to_the_architecture() {
+    // The effect of replacing a block varies between parents, which seeds of one parent cannot show.
     let truth = Truth { parents: 5, seeds: 2, blocks: 2, interaction_sd: 0.3, seed_sd: 0.05, ..bare() };
     let n = studies();
     let options = Options { bootstrap: false, ..Options::default() };

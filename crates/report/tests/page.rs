@@ -1,36 +1,36 @@
-//! Every output of a synthetic study: complete, safe, and true to the records.
+//! Every output of a synthetic study: complete, escaped, and consistent with the records.
 
 mod synthetic;
 
 use nettriage_report::{Options, analyse, csv, csv_cells, html, json, markdown, terminal};
 use synthetic::Truth;
 
-fn with_pictures(data: nettriage_report::RunData) -> nettriage_report::RunData {
-    nettriage_report::RunData { pictures: Some(synthetic::pictures()), ..data }
+fn with_images(data: nettriage_report::RunData) -> nettriage_report::RunData {
+    nettriage_report::RunData { sample_images: Some(synthetic::sample_images()), ..data }
 }
 
-/// A study whose every name is hostile.
+/// A study whose names hold markup and escape sequences.
 fn hostile() -> nettriage_report::RunData {
     let mut data = Truth::small().simulate(3);
-    let evil = "</script><img src=x onerror=alert(1)>\"'&\u{1b}[31m|=1+1";
-    data.plan.name = evil.into();
-    data.plan.study = evil.into();
-    data.plan.data.name = evil.into();
-    data.plan.data.classes[0] = evil.into();
-    data.plan.layers[0].kind = evil.into();
-    data.about.command = evil.into();
+    let hostile = "</script><img src=x onerror=alert(1)>\"'&\u{1b}[31m|=1+1";
+    data.plan.name = hostile.into();
+    data.plan.study = hostile.into();
+    data.plan.data.name = hostile.into();
+    data.plan.data.classes[0] = hostile.into();
+    data.plan.layers[0].kind = hostile.into();
+    data.about.command = hostile.into();
     for block in &mut data.plan.blocks {
-        block.name = format!("{evil}{}", block.name);
+        block.name = format!("{hostile}{}", block.name);
     }
-    let rename = |block: &mut Option<String>| *block = block.as_ref().map(|name| format!("{evil}{name}"));
+    let rename = |block: &mut Option<String>| *block = block.as_ref().map(|name| format!("{hostile}{name}"));
     data.plan.trials.iter_mut().for_each(|trial| rename(&mut trial.block));
     data.records.iter_mut().for_each(|record| rename(&mut record.spec.block));
     data
 }
 
 #[test]
-fn the_page_holds_every_section_and_asks_for_nothing() {
-    let data = with_pictures(Truth::small().simulate(1));
+fn the_page_has_every_section_and_makes_no_request() {
+    let data = with_images(Truth::small().simulate(1));
     let analysis = analyse(&data, &Options::default());
     let page = html(&data, &analysis);
     for id in [
@@ -40,7 +40,7 @@ fn the_page_holds_every_section_and_asks_for_nothing() {
         "findings",
         "cost",
         "controls",
-        "cheaper",
+        "proxies",
         "classes",
         "calibration",
         "filters",
@@ -49,7 +49,7 @@ fn the_page_holds_every_section_and_asks_for_nothing() {
     ] {
         assert!(page.contains(&format!("<section id=\"{id}\"")), "{id}");
     }
-    // Outside the embedded libraries (whose sources name their homes and the namespaces of SVG) no address occurs.
+    // Outside the embedded libraries, whose sources contain addresses, no address but namespaces occurs.
     let own =
         page.replace(include_str!("../assets/d3.min.js"), "").replace(include_str!("../assets/plot.umd.min.js"), "");
     let addresses: Vec<&str> = own.match_indices("http").map(|(at, _)| &own[at..at + 40]).collect();
@@ -73,7 +73,7 @@ fn five_hundred_trials_stay_below_five_megabytes() {
         images: 10_000,
         ..Truth::small()
     };
-    let data = with_pictures(truth.simulate(2));
+    let data = with_images(truth.simulate(2));
     assert!(data.records.len() >= 500, "{}", data.records.len());
     let started = std::time::Instant::now();
     let page = html(&data, &analyse(&data, &Options::default()));
@@ -82,7 +82,7 @@ fn five_hundred_trials_stay_below_five_megabytes() {
 }
 
 #[test]
-fn hostile_names_stay_text() {
+fn markup_in_names_is_escaped() {
     let data = hostile();
     let analysis = analyse(&data, &Options::default());
     let page = html(&data, &analysis);
@@ -117,7 +117,7 @@ fn csv_has_a_row_for_every_record() {
 }
 
 #[test]
-fn csv_leaves_encoded_cells_as_they_are() {
+fn csv_does_not_escape_encoded_cells() {
     let mut data = Truth::small().simulate(1);
     data.records[0].readings.as_mut().unwrap().test_correct = "+/9Z".into();
     data.records[0].spec.scheme = "+1*2".into();
@@ -126,7 +126,7 @@ fn csv_leaves_encoded_cells_as_they_are() {
 }
 
 #[test]
-fn parquet_holds_the_records_by_another_reader() {
+fn parquet_reads_back_with_an_independent_reader() {
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::record::Field;
     let data = Truth::small().simulate(1);
@@ -147,15 +147,15 @@ fn parquet_holds_the_records_by_another_reader() {
 }
 
 #[test]
-fn pictures_that_do_not_fit_are_left_out() {
-    let mut data = with_pictures(hostile());
-    let pictures = data.pictures.as_mut().unwrap();
-    pictures.shape = [usize::MAX, 2, 3];
-    pictures.labels.clear();
+fn inconsistent_image_shapes_are_omitted() {
+    let mut data = with_images(hostile());
+    let images = data.sample_images.as_mut().unwrap();
+    images.shape = [usize::MAX, 2, 3];
+    images.labels.clear();
     let damaged = html(&data, &analyse(&data, &Options::default()));
-    data.pictures.as_mut().unwrap().shape = [0, 0, 0];
+    data.sample_images.as_mut().unwrap().shape = [0, 0, 0];
     let empty = html(&data, &analyse(&data, &Options::default()));
-    data.pictures.as_mut().unwrap().shape = [32, 32, 3];
+    data.sample_images.as_mut().unwrap().shape = [32, 32, 3];
     for record in &mut data.records {
         let filters = record.readings.as_mut().and_then(|readings| readings.filters.as_mut());
         filters.into_iter().flat_map(|f| &mut f.patches).flatten().for_each(|patch| patch.left = usize::MAX);
@@ -169,7 +169,7 @@ fn similarity_is_the_mean_over_seeds() {
     let data = Truth::small().simulate(1);
     let analysis = analyse(&data, &Options::default());
     let first = &analysis.similarity[0];
-    // What the records were made to say: 1 - 0.1 place - 0.01 seed, nothing before training at the first tensor.
+    // The synthetic records hold 1 − 0.1 layer − 0.01 seed, and no value before training at the first layer.
     let mean_seed = (data.records.iter().map(|r| r.spec.seed).max().unwrap() as f64) / 2.0;
     assert_eq!(first.layers[0].before, None);
     assert!((first.layers[2].before.unwrap() - (0.8 - 0.01 * mean_seed)).abs() < 1e-12);
@@ -177,7 +177,7 @@ fn similarity_is_the_mean_over_seeds() {
 }
 
 #[test]
-fn an_empty_run_and_lost_trials_are_said_so() {
+fn empty_runs_and_diverged_trials_are_reported() {
     let mut data = Truth::small().simulate(1);
     // One cell of the headline diverges at every seed, one record fails.
     for record in data.records.iter_mut().filter(|record| {
@@ -190,7 +190,7 @@ fn an_empty_run_and_lost_trials_are_said_so() {
     assert_eq!(analysis.diverged, 16);
     assert!(html(&data, &analysis).contains("16 trials diverged"));
     assert!(terminal(&data, &analysis).contains("16 diverged"));
-    // The combination that a block lacks is not the headline.
+    // A combination that lacks a block cannot be the headline.
     assert_eq!(analysis.headline.as_ref().unwrap().init, "least-squares");
     data.records.clear();
     let empty = analyse(&data, &Options::default());
@@ -202,7 +202,7 @@ fn an_empty_run_and_lost_trials_are_said_so() {
 }
 
 #[test]
-fn differences_are_what_the_records_say() {
+fn differences_agree_with_the_records() {
     let data = Truth::small().simulate(5);
     let analysis = analyse(&data, &Options::default());
     let cell = analysis
@@ -226,29 +226,29 @@ fn differences_are_what_the_records_say() {
         .map(|seed| top1(ParentContinued, None, None, seed) - top1(Child, Some("block1"), Some("random"), seed))
         .collect();
     let estimate = cell.criticality.as_ref().unwrap();
-    assert_eq!(cell.stand_ins, 0);
+    assert_eq!(cell.fallback_pairs, 0);
     for (a, b) in estimate.values.iter().zip(&expected) {
         assert!((a - b).abs() < 1e-9);
     }
     assert!((estimate.mean - expected.iter().sum::<f64>() / 4.0).abs() < 1e-9);
-    // Without the controls the parent stands in, and the report says so.
+    // Without fine-tuned parents the parent is the control, and the report says so.
     let mut bare = data.clone();
     bare.records.retain(|record| record.spec.role != ParentContinued);
     let analysis = analyse(&bare, &Options::default());
-    assert!(analysis.cells.iter().filter(|cell| cell.scheme != "none").all(|cell| cell.stand_ins == 4));
-    assert!(html(&bare, &analysis).contains("stands in"));
+    assert!(analysis.cells.iter().filter(|cell| cell.scheme != "none").all(|cell| cell.fallback_pairs == 4));
+    assert!(html(&bare, &analysis).contains("without fine-tuning"));
 }
 
 #[test]
-fn a_run_compared_with_itself_differs_in_nothing() {
+fn a_run_compared_with_itself_shows_no_difference() {
     use nettriage_report::compare;
     let options = Options { bootstrap: false, ..Options::default() };
     let one = analyse(&Truth::small().simulate(1), &options);
     let same = compare(&one, &one);
     assert!(same.blocks.iter().all(|block| block.difference == Some(0.0) && block.p == Some(1.0)));
     assert_eq!(same.tau, Some(1.0));
-    // A run in which block2 is harmed by ten points more.
-    let harmed = Truth {
+    // A run in which block2 costs ten points more.
+    let costlier = Truth {
         child: |block, _, scheme| {
             if scheme == "none" {
                 0.5
@@ -260,7 +260,7 @@ fn a_run_compared_with_itself_differs_in_nothing() {
         },
         ..Truth::small()
     };
-    let other = analyse(&harmed.simulate(2), &options);
+    let other = analyse(&costlier.simulate(2), &options);
     let comparison = compare(&one, &other);
     let block = comparison.blocks.iter().find(|block| block.block == "block2").unwrap();
     assert!(block.p.unwrap() < 0.01 && block.difference.unwrap() > 5.0, "{block:?}");
@@ -297,13 +297,13 @@ fn event_files_are_framed_as_tfrecords() {
 }
 
 #[test]
-fn one_seed_decides_nothing() {
-    use nettriage_report::analysis::{Basis, F1Verdict, F2Verdict, Pace};
+fn one_seed_gives_no_verdict() {
+    use nettriage_report::analysis::{Basis, Convergence, F1Verdict, F2Verdict};
     let analysis =
         analyse(&Truth { seeds: 1, ..Truth::small() }.simulate(1), &Options { margin: 90.0, bootstrap: true });
-    // Not even a margin that everything lies within.
+    // Not even with a margin that covers every difference.
     assert_eq!(analysis.f1.as_ref().unwrap().verdict, F1Verdict::Undecided);
-    assert_eq!(analysis.f3.as_ref().unwrap().overall.pace, Pace::Undecided);
+    assert_eq!(analysis.f3.as_ref().unwrap().overall.convergence, Convergence::Undecided);
     assert!(analysis.f2.as_ref().unwrap().blocks.iter().all(|block| block.verdict == F2Verdict::Undecided));
     let estimate = analysis.cells[0].criticality.as_ref().unwrap();
     assert_eq!((estimate.basis, estimate.student, estimate.bootstrap), (Some(Basis::Images), None, None));
@@ -319,9 +319,13 @@ fn the_schema_names_every_key() {
         value.as_object().unwrap().keys().cloned().collect::<std::collections::BTreeSet<_>>()
     };
     assert_eq!(names(&value), names(&schema["properties"]));
-    for (field, definition) in
-        [("cells", "Cell"), ("controls", "Control"), ("flips", "Flips"), ("cheap", "Cheap"), ("curves", "Curve")]
-    {
+    for (field, definition) in [
+        ("cells", "Cell"),
+        ("controls", "Control"),
+        ("flips", "Flips"),
+        ("proxies", "ProxyRanking"),
+        ("curves", "Curve"),
+    ] {
         assert_eq!(names(&value[field][0]), names(&schema["$defs"][definition]["properties"]), "{definition}");
     }
     assert_eq!(names(&value["f1"]), names(&schema["$defs"]["F1"]["properties"]));

@@ -1,4 +1,4 @@
-//! Criticality, cell by cell, and the answer for each block.
+//! Criticality per cell, controls, and the result of each block under the headline.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use crate::stats::bootstrap::{Draws, quantile};
 use crate::stats::paired::mean;
 use crate::stats::survival::{Time, kaplan_meier, median};
 
-/// One (block, substitute, init, scheme).
+/// Results of one combination of block, substitute, init and scheme.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Cell {
@@ -27,43 +27,43 @@ pub struct Cell {
     pub scheme: String,
     /// Trials with readings.
     pub trials: usize,
-    /// Trials that diverged: in no mean.
+    /// Trials that diverged; not part of any mean.
     pub diverged: usize,
-    /// Trials that failed: in no mean.
+    /// Trials that failed; not part of any mean.
     pub failed: usize,
     /// Mean test accuracy at the end, percent.
     pub accuracy: f64,
-    /// Mean test accuracy at the best point by validation, percent: the ceiling that early stopping would reach.
-    pub ceiling: f64,
+    /// Mean test accuracy at the point of highest validation accuracy, percent: what early stopping would give.
+    pub best_accuracy: f64,
     /// Mean test top-5 accuracy, percent.
     pub top5: f64,
-    /// Control - child at the end, percentage points.
+    /// Control − child after training, percentage points.
     pub criticality: Option<Estimate>,
-    /// Pairs in which the untrained parent stands in for a missing control.
-    pub stand_ins: usize,
-    /// Parent - child at the end, percentage points.
+    /// Pairs whose control is the parent without fine-tuning, because the study has no fine-tuned parent for them.
+    pub fallback_pairs: usize,
+    /// Parent − child after training, percentage points.
     pub loss_to_parent: Option<Estimate>,
-    /// Mean loss of validation accuracy before any training, percentage points: the damage.
-    pub damage: f64,
-    /// Trials that came within the margin of their parent.
+    /// Mean drop of validation accuracy before training, percentage points: parent − child right after surgery.
+    pub drop_before_training: f64,
+    /// Trials whose validation accuracy came within the recovery margin of the parent's.
     pub recovered: usize,
-    /// Median examples until then over all trials, censored ones counted; absent where half never did.
+    /// Median number of training images until recovery (Kaplan-Meier); absent if fewer than half recovered.
     pub median_recovery: Option<f64>,
-    /// Mean share of test images on which child and parent agree, percent.
+    /// Mean share of test images on which child and parent predict the same class, percent.
     pub agreement: f64,
     /// Mean expected calibration error on the test set, percent.
     pub calibration_error: f64,
     /// Cost of the child.
     #[cfg_attr(feature = "schema", schemars(with = "std::collections::BTreeMap<String, u64>"))]
     pub cost: Cost,
-    /// Inference time of the child over that of the parent, measured in alternation: the median over all trials with this
-    /// substitute in this block, which are one architecture whatever their init and scheme.
+    /// Inference time of the child divided by the parent's, timed in alternation: the median over all trials with this
+    /// block and substitute, which share one architecture.
     pub latency: Option<f64>,
-    /// Mean wall seconds of a trial.
+    /// Mean wall-clock seconds per trial.
     pub seconds: f64,
 }
 
-/// The parents, averaged.
+/// Averages over the parents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ParentSummary {
@@ -71,7 +71,7 @@ pub struct ParentSummary {
     pub parents: usize,
     /// Mean test accuracy, percent.
     pub accuracy: f64,
-    /// Smallest and largest, percent.
+    /// Lowest and highest test accuracy, percent.
     pub range: [f64; 2],
     /// Mean test top-5 accuracy, percent.
     pub top5: f64,
@@ -81,14 +81,14 @@ pub struct ParentSummary {
     pub calibration_error: f64,
     /// Test images.
     pub test_images: u64,
-    /// The same on the test images of trials, where these are fewer.
+    /// The same on the test images that trials use, where these are fewer.
     pub on_trial_images: Option<OnTrialImages>,
     /// Cost.
     #[cfg_attr(feature = "schema", schemars(with = "std::collections::BTreeMap<String, u64>"))]
     pub cost: Cost,
 }
 
-/// The parents on the test images that trials are judged on.
+/// Averages over the parents on the test images that trials use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OnTrialImages {
@@ -102,14 +102,14 @@ pub struct OnTrialImages {
     pub calibration_error: f64,
 }
 
-/// A control without compression, or a block dropped or drawn anew.
+/// A control: the parent fine-tuned, a placebo, a block re-initialised or dropped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Control {
-    /// What it is.
+    /// Kind of control.
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub role: Role,
-    /// The block; none for the parent trained on.
+    /// The block; none for controls of the whole network.
     pub block: Option<String>,
     /// The scheme.
     pub scheme: String,
@@ -117,40 +117,43 @@ pub struct Control {
     pub trials: usize,
     /// Mean test accuracy, percent.
     pub accuracy: f64,
-    /// Reference - this, percentage points: the reference is parent-continued, and for parent-continued the parent.
+    /// Reference − control, percentage points. The reference is the fine-tuned parent; for the fine-tuned parent it is the
+    /// parent.
     pub criticality: Option<Estimate>,
-    /// Pairs in which the untrained parent stands in for a missing parent-continued.
-    pub stand_ins: usize,
-    /// P value of equivalence within the margin to the reference (two one-sided tests): what a placebo must pass.
+    /// Pairs whose reference is the parent because the study has no fine-tuned parent for them.
+    pub fallback_pairs: usize,
+    /// P value of equivalence to the reference within the margin (TOST). A placebo must pass this test.
     pub p_equivalent: Option<f64>,
 }
 
-/// A block's answer under the headline.
+/// A block's result under the headline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BlockAnswer {
     /// The block.
     pub block: String,
-    /// Its place by criticality, 1 for the most critical; absent without trials.
+    /// The parent's layer whose output is the block's output.
+    pub output_layer: Option<String>,
+    /// Rank by criticality, 1 for the most critical; absent without trials.
     pub rank: Option<usize>,
-    /// Which of [`super::Analysis::cells`] it is.
+    /// Index into [`super::Analysis::cells`].
     pub cell: Option<usize>,
-    /// Parameters that the replacement saves, as a share of the whole network (0 to 1).
+    /// Share of the network's parameters that the replacement saves, 0 to 1; negative where it adds some.
     pub saves_parameters: Option<f64>,
-    /// Multiply-accumulates saved, likewise.
+    /// Share of the multiply-accumulates saved.
     pub saves_macs: Option<f64>,
-    /// Inference time saved, likewise, as measured.
+    /// Share of the measured inference time saved.
     pub saves_time: Option<f64>,
 }
 
-/// Every cell, in the plan's order.
+/// All cells with at least one finished trial, in the plan's order.
 pub(crate) fn cells(index: &Index, draws: Option<&Draws>) -> Vec<Cell> {
     let latencies = latencies(index);
     let latency = |kind: &Kind| latencies.get(&(&*kind.block, &*kind.substitute)).copied();
     index.children().filter_map(|(kind, group)| cell(index, kind, group, latency(kind), draws)).collect()
 }
 
-/// Of each block and substitute, the median over trials of the child's inference time over the parent's.
+/// For each block and substitute, the median over trials of child time / parent time.
 fn latencies<'a>(index: &'a Index) -> HashMap<(&'a str, &'a str), f64> {
     let mut ratios: HashMap<(&str, &str), Vec<f64>> = HashMap::new();
     for (kind, group) in index.children() {
@@ -167,9 +170,9 @@ fn latencies<'a>(index: &'a Index) -> HashMap<(&'a str, &'a str), f64> {
 
 fn cell(index: &Index, kind: &Kind, group: &Group, latency: Option<f64>, draws: Option<&Draws>) -> Option<Cell> {
     let of = |read: fn(&Readings) -> f64| average(group, read);
-    let (control, stand_ins) = index.control(&kind.scheme, &kind.block, &group.series);
+    let (control, fallback_pairs) = index.control(&kind.scheme, &kind.block, &group.series);
     let validation = |key: &Key| index.data.parents.iter().find(|p| p.id == index.data.plan.parents[key.0].id);
-    let damages: Vec<f64> = group
+    let drops: Vec<f64> = group
         .done
         .iter()
         .filter_map(|(key, _, readings)| Some(100.0 * (validation(key)?.validation.top1 - readings.before.top1)))
@@ -186,12 +189,12 @@ fn cell(index: &Index, kind: &Kind, group: &Group, latency: Option<f64>, draws: 
         diverged: group.diverged,
         failed: group.failed,
         accuracy: 100.0 * of(|readings| readings.test.top1),
-        ceiling: 100.0 * of(|readings| readings.best.test.top1),
+        best_accuracy: 100.0 * of(|readings| readings.best.test.top1),
         top5: 100.0 * of(|readings| readings.test.top5),
         criticality: estimate(&differences(&control, &group.series, index.unit), draws),
-        stand_ins,
+        fallback_pairs,
         loss_to_parent: estimate(&differences(&index.parent, &group.series, index.unit), None),
-        damage: if damages.is_empty() { 0.0 } else { mean(&damages) },
+        drop_before_training: if drops.is_empty() { 0.0 } else { mean(&drops) },
         recovered,
         median_recovery: median(&kaplan_meier(&times)),
         agreement: 100.0 * of(|readings| readings.test.agreement),
@@ -202,7 +205,7 @@ fn cell(index: &Index, kind: &Kind, group: &Group, latency: Option<f64>, draws: 
     })
 }
 
-/// When a trial recovered, or the end of its curve.
+/// Images until a trial recovered; censored at the end of its curve.
 pub(crate) fn recovery(readings: &Readings) -> Time {
     match readings.recovered_at {
         Some(at) => Time { at: at as f64, event: true },
@@ -214,7 +217,7 @@ fn average(group: &Group, read: impl Fn(&Readings) -> f64) -> f64 {
     mean(&group.done.iter().map(|(_, _, readings)| read(readings)).collect::<Vec<_>>())
 }
 
-/// The parents' means.
+/// Averages over the parents.
 pub(crate) fn parent(index: &Index) -> Option<ParentSummary> {
     let data = index.data;
     let first = data.parents.first()?;
@@ -235,7 +238,7 @@ pub(crate) fn parent(index: &Index) -> Option<ParentSummary> {
     })
 }
 
-/// From the controls that are the parent as it is: they are judged as trials are.
+/// Taken from the untrained `parent` controls, which are evaluated on the trials' test images.
 fn on_trial_images(index: &Index) -> Option<OnTrialImages> {
     let (_, group) = index.of_role(Role::Parent).find(|(_, group)| !group.done.is_empty())?;
     Some(OnTrialImages {
@@ -246,18 +249,18 @@ fn on_trial_images(index: &Index) -> Option<OnTrialImages> {
     })
 }
 
-/// Every control but the parent as it is.
+/// All controls except the untrained parent.
 pub(crate) fn controls(index: &Index, draws: Option<&Draws>, margin: f64) -> Vec<Control> {
     let roles = [Role::ParentContinued, Role::Placebo, Role::Reinit, Role::Drop];
     let kinds = roles.into_iter().flat_map(|role| index.of_role(role)).filter(|(_, group)| !group.done.is_empty());
     kinds
         .map(|(kind, group)| {
-            let (reference, stand_ins) = match kind.role {
+            let (reference, fallback_pairs) = match kind.role {
                 Role::ParentContinued => (index.parent.clone(), 0),
                 _ => index.control(&kind.scheme, &kind.block, &group.series),
             };
             let differences = differences(&reference, &group.series, index.unit);
-            // One unit can say nothing about training noise, however many images it has.
+            // A single unit gives no estimate of training noise, however many images it has.
             let mean = differences.mean().filter(|_| differences.values.len() > 1);
             Control {
                 role: kind.role,
@@ -266,14 +269,14 @@ pub(crate) fn controls(index: &Index, draws: Option<&Draws>, margin: f64) -> Vec
                 trials: group.done.len(),
                 accuracy: 100.0 * average(group, |readings| readings.test.top1),
                 criticality: estimate(&differences, draws),
-                stand_ins,
+                fallback_pairs,
                 p_equivalent: mean.map(|mean| mean.p_equivalent(margin)),
             }
         })
         .collect()
 }
 
-/// The blocks in the network's order.
+/// The blocks with their results under the headline.
 pub(crate) fn blocks(index: &Index, headline: Option<&Headline>, cells: &[Cell]) -> Vec<BlockAnswer> {
     let plan = &index.data.plan;
     let whole = index.data.parents.first().map(|parent| parent.cost);
@@ -300,6 +303,7 @@ pub(crate) fn blocks(index: &Index, headline: Option<&Headline>, cells: &[Cell])
             };
             BlockAnswer {
                 block: block.name.clone(),
+                output_layer: block.layers.last().cloned(),
                 rank: own.map(|own| 1 + all.iter().flatten().filter(|&&other| other > own).count()),
                 cell,
                 saves_parameters: saved(|cost| cost.parameters),

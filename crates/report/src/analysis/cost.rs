@@ -1,4 +1,4 @@
-//! Accuracy against cost, and changes class by class.
+//! Accuracy against cost, and accuracy changes per class.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,11 +7,11 @@ use super::headline::Headline;
 use super::index::Index;
 use crate::stats::paired::{mean, student};
 
-/// A network in the plane of accuracy and cost.
+/// Accuracy and cost of one network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ParetoPoint {
-    /// Which of [`super::Analysis::cells`]; none for the parent.
+    /// Index into [`super::Analysis::cells`]; none for the parent.
     pub cell: Option<usize>,
     /// Mean test accuracy, percent.
     pub accuracy: f64,
@@ -19,13 +19,13 @@ pub struct ParetoPoint {
     pub parameters: u64,
     /// Multiply-accumulates per image.
     pub macs: u64,
-    /// Inference time over the parent's.
+    /// Inference time divided by the parent's.
     pub latency: Option<f64>,
-    /// In which planes it is on the front: nothing there is as cheap and as accurate, and better in one of the two.
+    /// For which costs it is on the Pareto front: no network is at least as good in both and better in one.
     pub front: Front,
 }
 
-/// In which planes a point is on the Pareto front.
+/// For which costs a network is on the Pareto front.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Front {
@@ -37,9 +37,9 @@ pub struct Front {
     pub latency: bool,
 }
 
-/// The parent and every cell, with the fronts.
+/// The parent and every cell, with Pareto fronts.
 pub(crate) fn pareto(index: &Index, cells: &[Cell]) -> Vec<ParetoPoint> {
-    // On the test images that the trials saw, each parent counting as often as it has seeds.
+    // On the trials' test images; each parent is weighted by its number of seeds.
     let accuracies: Vec<f64> = index.parent.values().map(|point| 100.0 * point.top1).collect();
     let parent = index.data.parents.first().filter(|_| !accuracies.is_empty()).map(|first| ParetoPoint {
         cell: None,
@@ -79,7 +79,7 @@ fn on_front(points: &[ParetoPoint], point: &ParetoPoint, cost: impl Fn(&ParetoPo
     })
 }
 
-/// A block's change in one class under the headline.
+/// Accuracy change of one class for one block, under the headline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClassChange {
@@ -87,13 +87,13 @@ pub struct ClassChange {
     pub block: String,
     /// The class.
     pub class: String,
-    /// Mean of child - parent over trials, percentage points of that class's test images.
+    /// Mean of child − parent over trials, percentage points of that class's test images.
     pub change: f64,
-    /// 95% by Student's t over trials, uncorrected for the number of classes.
+    /// 95% interval by Student's t over trials, not corrected for the number of classes.
     pub interval: Option<[f64; 2]>,
 }
 
-/// Changes class by class, blocks in order, classes in order.
+/// Accuracy changes for every block and class.
 pub(crate) fn classes(index: &Index, headline: &Headline) -> Vec<ClassChange> {
     let data = index.data;
     let mut changes = Vec::new();

@@ -1,4 +1,4 @@
-//! Learning curves averaged over trials, and recovery as survival curves.
+//! Learning curves averaged over trials, and Kaplan-Meier curves of recovery.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,14 @@ use super::cells::recovery;
 use super::index::{Group, Index, Kind};
 use crate::stats::survival::{Step, Time, kaplan_meier, median};
 
-/// A learning curve on the validation set, averaged over the trials of a kind.
+/// A validation learning curve, averaged over trials of one kind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Curve {
-    /// What was trained.
+    /// Kind of trial.
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub role: Role,
-    /// The block; empty for the parent trained on.
+    /// The block; empty for the fine-tuned parent.
     pub block: String,
     /// The substitute; empty for controls.
     pub substitute: String,
@@ -24,7 +24,7 @@ pub struct Curve {
     pub init: String,
     /// The scheme.
     pub scheme: String,
-    /// Trials averaged.
+    /// Number of trials averaged.
     pub trials: usize,
     /// The points.
     pub points: Vec<BandPoint>,
@@ -44,7 +44,7 @@ pub struct BandPoint {
     pub high: f64,
 }
 
-/// The curve of every kind of trial that trains.
+/// The averaged curve of every kind of trial that trains.
 pub(crate) fn curves(index: &Index) -> Vec<Curve> {
     let kinds = index.kinds.iter().filter(|kind| kind.role != Role::Parent);
     kinds.filter_map(|kind| curve(kind, &index.groups[kind])).collect()
@@ -53,12 +53,12 @@ pub(crate) fn curves(index: &Index) -> Vec<Curve> {
 fn curve(kind: &Kind, group: &Group) -> Option<Curve> {
     let mut at: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
     for (_, _, readings) in &group.done {
-        // Where a stage ends and the next begins there may be two points at the same examples: the later counts.
+        // The end of a stage and the start of the next may give two points at the same image count; the later one is kept.
         let own: BTreeMap<u64, f64> =
             readings.curve.iter().map(|point| (point.examples, 100.0 * point.validation_top1)).collect();
         own.into_iter().for_each(|(examples, top1)| at.entry(examples).or_default().push(top1));
     }
-    // Points that only some trials have would make the mean jump.
+    // A mean over a varying set of trials would jump, so only points that all trials have are kept.
     at.retain(|_, values| values.len() == group.done.len());
     let points: Vec<BandPoint> = at
         .into_iter()
@@ -80,27 +80,27 @@ fn curve(kind: &Kind, group: &Group) -> Option<Curve> {
     })
 }
 
-/// The share of a scheme's children not yet recovered, by examples seen (Kaplan and Meier).
+/// The share of a scheme's children that have not recovered, by training images (Kaplan-Meier).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Survival {
     /// The scheme.
     pub scheme: String,
-    /// The block; none for all blocks together.
+    /// The block; none for all blocks pooled.
     pub block: Option<String>,
     /// Trials.
     pub trials: usize,
-    /// Of which came within the margin.
+    /// Trials that recovered.
     pub recovered: usize,
-    /// Where the last trial was last watched, in examples.
+    /// Largest observation time over the trials, in training images.
     pub until: f64,
-    /// Examples by which half had recovered, if half did.
+    /// Median images until recovery, if half recovered.
     pub median: Option<f64>,
     /// The curve.
     pub steps: Vec<Step>,
 }
 
-/// One curve a scheme over all blocks and inits, and one a scheme and block; schemes that train only.
+/// One curve per training scheme pooled over blocks and inits, and one per scheme and block.
 pub(crate) fn survival(index: &Index) -> Vec<Survival> {
     let mut all = Vec::new();
     for scheme in index.data.plan.schemes.iter().filter(|scheme| scheme.name != "none") {

@@ -1,14 +1,14 @@
 //! F1: accuracy does not depend on which layer was compressed.
 //!
-//! "No difference was found" is not "there is no difference". So two questions are asked apart:
+//! Failing to find a difference does not show that there is none, so there are two tests:
 //!
-//! - *Are the blocks equivalent?* Every pair must pass TOST within the margin at 5% (an intersection-union test, Berger
-//!   1982: no correction for the number of pairs is needed, since all must pass).
-//! - *Are they different?* The permutation test over units at 5%; Friedman's test stands beside it. Which pairs differ:
-//!   paired tests with Holm's correction.
+//! - *Are the blocks equivalent?* Every pair must pass TOST within the margin at 5%. This is an intersection-union test
+//!   (Berger, 1982): all pairs must pass, so no multiplicity correction is needed.
+//! - *Do the blocks differ?* A permutation test over units at 5%, reported with Friedman's test. Paired tests with Holm's
+//!   correction show which pairs differ.
 //!
-//! Equivalence within the margin is the stronger answer and wins where both hold: the blocks then differ by a
-//! detectable but negligible amount, and the verdict says so.
+//! If both tests succeed, the verdict is equivalence: the blocks differ by a detectable but negligible amount, and the
+//! report says so.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,16 +18,16 @@ use super::series::{Series, differences, table};
 use crate::stats::omnibus::{friedman, permutation};
 use crate::stats::paired::{detectable, hedges, holm};
 
-/// What the data say of F1.
+/// Verdict on F1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum F1Verdict {
     /// Every pair of blocks is within the margin.
     Equivalent,
-    /// Some block costs more than another.
+    /// Replacing one block costs more than replacing another.
     Different,
-    /// Neither can be said with the data at hand.
+    /// The data show neither.
     Undecided,
 }
 
@@ -49,10 +49,10 @@ pub struct F1 {
     pub concordance: Option<f64>,
     /// Largest difference between two blocks' means, percentage points.
     pub spread: f64,
-    /// The smallest true difference between two blocks that a 5% test on this many units finds in 80% of studies,
-    /// percentage points: from the median standard error over pairs.
+    /// Minimum detectable difference between two blocks at 5% significance and 80% power, percentage points, from the
+    /// median standard error over pairs.
     pub detectable: Option<f64>,
-    /// Units that have every block.
+    /// Units that have a result for every block.
     pub units: usize,
     /// Every pair of blocks.
     pub pairs: Vec<Pair>,
@@ -62,18 +62,18 @@ pub struct F1 {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pair {
-    /// The one.
+    /// First block.
     pub first: String,
-    /// The other.
+    /// Second block.
     pub second: String,
-    /// Accuracy of the second's children less that of the first's, percentage points: what replacing the first costs
-    /// more.
+    /// Criticality of the first − criticality of the second, percentage points, computed as accuracy of the second's
+    /// children − accuracy of the first's.
     pub difference: f64,
     /// Its 95% interval.
     pub interval: [f64; 2],
     /// P value of no difference.
     pub p: f64,
-    /// The same with Holm's correction over all pairs.
+    /// P value of no difference with Holm's correction over all pairs.
     pub p_holm: f64,
     /// P value of equivalence within the margin.
     pub p_equivalent: f64,
@@ -81,7 +81,7 @@ pub struct Pair {
     pub effect: Option<f64>,
 }
 
-/// Judges F1; `None` with fewer than two blocks.
+/// Tests F1; `None` with fewer than two blocks.
 pub(crate) fn judge(index: &Index, headline: &Headline, margin: f64) -> Option<F1> {
     let blocks: Vec<(&str, &Series)> = headline
         .substitutes
@@ -99,9 +99,9 @@ pub(crate) fn judge(index: &Index, headline: &Headline, margin: f64) -> Option<F
     let mut errors = Vec::new();
     for (i, (first, a)) in blocks.iter().enumerate() {
         for (second, b) in &blocks[i + 1..] {
-            // Accuracies are compared directly: where the control is common to both blocks it cancels.
+            // The accuracies are compared directly, because a control common to both blocks cancels.
             let differences = differences(b, a, index.unit);
-            // One unit can say nothing about training noise, however many images it has.
+            // A single unit gives no estimate of training noise, however many images it has.
             let Some(mean) = differences.mean().filter(|_| differences.values.len() > 1) else { continue };
             errors.push((mean.se, mean.df));
             pairs.push(Pair {

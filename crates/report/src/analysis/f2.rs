@@ -1,10 +1,10 @@
 //! F2: accuracy can be recovered or exceeded after compression by fine-tuning the entire model.
 //!
-//! Judged on the best global scheme without soft targets (chosen on the validation set). The parent is what is to be
-//! recovered; the parent trained on under the same scheme says what the training alone would have given. With L and U
-//! the ends of the two-sided 90% interval (one-sided 5% tests), m the margin:
+//! Tested with the best global scheme without soft targets, chosen on the validation set. The parent's accuracy is the
+//! one to recover; the fine-tuned parent shows what training alone would have gained. L and U are the ends of the
+//! two-sided 90% interval (one-sided 5% tests), m is the margin:
 //!
-//! | verdict | child - parent | child - parent-continued |
+//! | verdict | child − parent | child − fine-tuned parent |
 //! |---|---|---|
 //! | exceeded | L > 0 | L > 0 |
 //! | exceeded only because of the extra training | L > 0 | U < m, and not L > 0 |
@@ -18,20 +18,20 @@ use super::headline::{Headline, choose};
 use super::index::Index;
 use super::series::{Differences, Estimate, Point, Series, differences, estimate};
 
-/// What the data say of F2.
+/// Verdict on F2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum F2Verdict {
-    /// Better than the parent and than the parent trained on.
+    /// Better than the parent and than the fine-tuned parent.
     Exceeded,
-    /// Better than the parent, but not than the parent trained on.
+    /// Better than the parent, but not than the fine-tuned parent.
     ExceededByTraining,
     /// Not worse than the parent by the margin or more.
     Recovered,
     /// Worse than the parent by more than the margin.
     NotRecovered,
-    /// None of these can be said with the data at hand.
+    /// The data show none of these.
     Undecided,
 }
 
@@ -43,17 +43,17 @@ pub struct F2Block {
     pub block: Option<String>,
     /// The verdict.
     pub verdict: F2Verdict,
-    /// Child - parent, percentage points.
+    /// Child − parent, percentage points.
     pub to_parent: Estimate,
-    /// Child - parent-continued, percentage points; absent where the study has no such control.
-    pub to_continued: Option<Estimate>,
+    /// Child − fine-tuned parent, percentage points; absent where the study lacks that control.
+    pub to_fine_tuned: Option<Estimate>,
 }
 
 /// F2.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct F2 {
-    /// Under what it is judged.
+    /// The substitute, init and scheme used.
     pub headline: Headline,
     /// The mean over blocks.
     pub overall: F2Block,
@@ -61,7 +61,7 @@ pub struct F2 {
     pub blocks: Vec<F2Block>,
 }
 
-/// Judges F2; `None` where no scheme trains the whole network.
+/// Tests F2; `None` where no scheme trains the whole network.
 pub(crate) fn judge(index: &Index, margin: f64) -> Option<F2> {
     let plain = choose(index, |scheme| scheme.global && !scheme.distills);
     let headline = plain.or_else(|| choose(index, |scheme| scheme.global))?;
@@ -80,18 +80,18 @@ pub(crate) fn judge(index: &Index, margin: f64) -> Option<F2> {
 
 fn of(index: &Index, block: Option<&str>, scheme: &str, child: &Series, margin: f64) -> Option<F2Block> {
     let to_parent = differences(child, &index.parent, index.unit);
-    let (control, stand_ins) = index.control(scheme, block.unwrap_or_default(), child);
-    // A parent standing in would make the second comparison the same as the first.
-    let to_continued = (stand_ins == 0).then(|| differences(child, &control, index.unit));
+    let (control, fallback_pairs) = index.control(scheme, block.unwrap_or_default(), child);
+    // With the parent as its own control the second comparison would repeat the first.
+    let to_fine_tuned = (fallback_pairs == 0).then(|| differences(child, &control, index.unit));
     Some(F2Block {
         block: block.map(str::to_owned),
-        verdict: verdict(&to_parent, to_continued.as_ref(), margin),
+        verdict: verdict(&to_parent, to_fine_tuned.as_ref(), margin),
         to_parent: estimate(&to_parent, None)?,
-        to_continued: to_continued.and_then(|differences| estimate(&differences, None)),
+        to_fine_tuned: to_fine_tuned.and_then(|differences| estimate(&differences, None)),
     })
 }
 
-/// The average child: one series whose accuracy is the mean over blocks, on the keys that all blocks have.
+/// The mean over blocks as one series, on the keys that all blocks have.
 fn mean_child(children: &[(&str, &Series)]) -> Series {
     let Some((_, first)) = children.first() else { return Series::new() };
     let n = children.len() as f64;
@@ -100,10 +100,10 @@ fn mean_child(children: &[(&str, &Series)]) -> Series {
     common.map(|key| (*key, mean(key))).collect()
 }
 
-fn verdict(to_parent: &Differences, to_continued: Option<&Differences>, margin: f64) -> F2Verdict {
+fn verdict(to_parent: &Differences, to_fine_tuned: Option<&Differences>, margin: f64) -> F2Verdict {
     let mean = |differences: &Differences| differences.mean().filter(|_| differences.values.len() > 1);
     let Some(parent) = mean(to_parent) else { return F2Verdict::Undecided };
-    let continued = to_continued.and_then(mean);
+    let continued = to_fine_tuned.and_then(mean);
     let above = |p: f64| p < 0.05;
     if above(parent.p_above(0.0)) {
         match continued {

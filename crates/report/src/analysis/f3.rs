@@ -1,13 +1,14 @@
 //! F3: distillation hastens the convergence of a compressed network, but holds the accuracy attainable to that of the
 //! base model.
 //!
-//! Every scheme with soft targets is compared with the scheme of the same stages without them, trial by trial (same
-//! block, substitute, init, parent and seed). The two halves are judged apart:
+//! Every scheme with soft targets is paired with the scheme that has the same stages without them, trial by trial (same
+//! block, substitute, init, parent and seed). The two claims are tested separately:
 //!
-//! - *pace*: examples until within the margin of the parent's validation accuracy; trials that never got there are
-//!   censored at the end of their budget. Log-rank test, stratified by block, substitute and init; beside it, a
-//!   permutation test that swaps the two arms within each pair of trials, which does not lean on large numbers.
-//! - *ceiling*: accuracy at the end against the plain scheme (difference, equivalence by TOST) and against the parent.
+//! - *convergence*: training images until the child is within the margin of the parent's validation accuracy. Trials that
+//!   never recover are censored at the end of their budget. The log-rank test is stratified by block, substitute and init.
+//!   A permutation test that swaps the two arms within each pair of trials is reported as well; it makes no large-sample
+//!   assumption.
+//! - *final accuracy*: against the plain scheme (difference, and equivalence by TOST) and against the parent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,33 +22,33 @@ use crate::stats::paired::{Mean, mean, student};
 use crate::stats::random::SplitMix;
 use crate::stats::survival::{LogRank, Time, kaplan_meier, log_rank, median};
 
-/// The first half of F3.
+/// Verdict on the first claim of F3: which scheme converges faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
-pub enum Pace {
-    /// Distillation gets there sooner.
-    Hastened,
-    /// Distillation gets there later.
-    Slowed,
-    /// No difference can be shown.
+pub enum Convergence {
+    /// Distillation recovers in fewer images.
+    Faster,
+    /// Distillation needs more images.
+    Slower,
+    /// The data show no difference.
     Undecided,
-    /// Neither arm ever got there, so there is nothing to time.
+    /// No trial of either arm recovered.
     NeverReached,
 }
 
-/// How one accuracy stands to another at the end.
+/// Verdict on two final accuracies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
-pub enum Ceiling {
+pub enum AccuracyVerdict {
     /// Within the margin.
     Equivalent,
     /// Higher.
     Higher,
     /// Lower.
     Lower,
-    /// None of these can be said with the data at hand.
+    /// The data show none of these.
     Undecided,
 }
 
@@ -61,28 +62,28 @@ pub struct F3Pair {
     pub plain: String,
     /// Pairs of trials.
     pub pairs: usize,
-    /// The first half.
-    pub pace: Pace,
-    /// Trials that came within the margin, distilled and plain.
+    /// Verdict on convergence.
+    pub convergence: Convergence,
+    /// Trials that recovered, distilled and plain.
     pub recovered: [usize; 2],
-    /// Median examples until then, distilled and plain, where half got there.
+    /// Median images until recovery, distilled and plain; absent if fewer than half recovered.
     pub median: [Option<f64>; 2],
     /// The log-rank test.
     pub log_rank: Option<LogRank>,
     /// P value of the paired permutation test on the same statistic.
     pub p_permutation: Option<f64>,
-    /// Mean of (distilled - plain) in examples until within the margin, at most the budget, over units, with Student's
-    /// 95% interval.
+    /// Mean over units of (distilled − plain) in images until recovery, censored at the budget, with Student's 95%
+    /// interval.
     pub examples: Option<(f64, [f64; 2])>,
-    /// The second half, against the plain scheme.
-    pub ceiling: Ceiling,
-    /// Distilled - plain at the end, percentage points.
+    /// Verdict on the final accuracy against the plain scheme.
+    pub against_plain: AccuracyVerdict,
+    /// Distilled − plain after training, percentage points.
     pub to_plain: Option<Estimate>,
-    /// Against the parent: held to it means not higher.
-    pub against_parent: Ceiling,
-    /// Distilled - parent, percentage points.
+    /// Verdict on the final accuracy against the parent.
+    pub against_parent: AccuracyVerdict,
+    /// Distilled − parent, percentage points.
     pub to_parent: Option<Estimate>,
-    /// Plain - parent, percentage points.
+    /// Plain − parent, percentage points.
     pub plain_to_parent: Option<Estimate>,
 }
 
@@ -96,14 +97,14 @@ pub struct F3 {
     pub pairs: Vec<F3Pair>,
 }
 
-/// One stratum: the trials of a block, substitute and init under both schemes, paired.
+/// One stratum: the paired trials of a block, substitute and init under both schemes.
 struct Stratum {
     pairs: Vec<(Key, Time, Time)>,
     distilled: Series,
     plain: Series,
 }
 
-/// Judges F3; `None` where the study has no such pair of schemes.
+/// Tests F3; `None` where the study has no such pair of schemes.
 pub(crate) fn judge(index: &Index, margin: f64) -> Option<F3> {
     let mut everything = Vec::new();
     let mut pairs = Vec::new();
@@ -146,13 +147,13 @@ fn compare(index: &Index, distilled: &str, plain: &str, strata: &[Stratum], marg
     let events = |times: &[Time]| times.iter().filter(|time| time.event).count();
     let test = log_rank(&arms);
     let saved = examples(strata, index.unit);
-    let pace = match &test {
-        _ if events(&first) + events(&second) == 0 => Pace::NeverReached,
-        // One repetition says nothing about another, however many blocks and inits it has.
-        _ if repetitions(strata, index.unit) < 2 => Pace::Undecided,
-        Some(test) if test.p < 0.05 && test.observed > test.expected => Pace::Hastened,
-        Some(test) if test.p < 0.05 => Pace::Slowed,
-        _ => Pace::Undecided,
+    let convergence = match &test {
+        _ if events(&first) + events(&second) == 0 => Convergence::NeverReached,
+        // One unit gives no estimate of training noise, however many blocks and inits it has.
+        _ if repetitions(strata, index.unit) < 2 => Convergence::Undecided,
+        Some(test) if test.p < 0.05 && test.observed > test.expected => Convergence::Faster,
+        Some(test) if test.p < 0.05 => Convergence::Slower,
+        _ => Convergence::Undecided,
     };
     let to_plain = pooled(strata.iter().map(|s| differences(&s.distilled, &s.plain, index.unit)), strata, index.unit);
     let to_parent =
@@ -163,26 +164,25 @@ fn compare(index: &Index, distilled: &str, plain: &str, strata: &[Stratum], marg
         distilled: distilled.to_owned(),
         plain: plain.to_owned(),
         pairs: first.len(),
-        pace,
+        convergence,
         recovered: [events(&first), events(&second)],
         median: [median(&kaplan_meier(&first)), median(&kaplan_meier(&second))],
         log_rank: test,
-        p_permutation: test.and_then(|test| swap_arms(strata, &test)),
+        p_permutation: test.and_then(|test| swap_p(strata, &test)),
         examples: saved,
-        ceiling: ceiling(&to_plain, margin),
+        against_plain: accuracy_verdict(&to_plain, margin),
         to_plain: estimate(&to_plain, None),
-        against_parent: ceiling(&to_parent, margin),
+        against_parent: accuracy_verdict(&to_parent, margin),
         to_parent: estimate(&to_parent, None),
         plain_to_parent: estimate(&plain_to_parent, None),
     })
 }
 
-/// The mean over strata, unit by unit, on the units that every stratum has.
-///
-/// Image by image where all know them: strata share their test images.
+/// The mean over strata for each unit, on the units that every stratum has; per image where every stratum knows its
+/// images, since strata share their test images.
 fn pooled(each: impl Iterator<Item = Differences>, strata: &[Stratum], unit: Unit) -> Differences {
     let each: Vec<Differences> = each.collect();
-    // Strata with other units than the first (a trial missing) are left out rather than mixed up.
+    // Strata that lack a unit (a missing trial) are left out, so that every mean is over the same units.
     let keys = |stratum: &Stratum| -> Vec<Key> {
         let mut keys: Vec<Key> =
             stratum.pairs.iter().map(|(key, _, _)| if unit == Unit::Parents { (key.0, 0) } else { *key }).collect();
@@ -218,23 +218,23 @@ fn pooled(each: impl Iterator<Item = Differences>, strata: &[Stratum], unit: Uni
     Differences { values, rows, pairs: kept.iter().map(|own| own.pairs).sum() }
 }
 
-fn ceiling(differences: &Differences, margin: f64) -> Ceiling {
+fn accuracy_verdict(differences: &Differences, margin: f64) -> AccuracyVerdict {
     let mean: Option<Mean> = differences.mean().filter(|_| differences.values.len() > 1);
     match mean {
-        Some(mean) if mean.p_equivalent(margin) < 0.05 => Ceiling::Equivalent,
-        Some(mean) if mean.p_zero() < 0.05 && mean.mean > 0.0 => Ceiling::Higher,
-        Some(mean) if mean.p_zero() < 0.05 => Ceiling::Lower,
-        _ => Ceiling::Undecided,
+        Some(mean) if mean.p_equivalent(margin) < 0.05 => AccuracyVerdict::Equivalent,
+        Some(mean) if mean.p_zero() < 0.05 && mean.mean > 0.0 => AccuracyVerdict::Higher,
+        Some(mean) if mean.p_zero() < 0.05 => AccuracyVerdict::Lower,
+        _ => AccuracyVerdict::Undecided,
     }
 }
 
-/// Units that the strata have between them.
+/// Number of different units over all strata.
 fn repetitions(strata: &[Stratum], unit: Unit) -> usize {
     let keys = strata.iter().flat_map(|stratum| &stratum.pairs);
     keys.map(|(key, _, _)| if unit == Unit::Parents { (key.0, 0) } else { *key }).collect::<BTreeSet<Key>>().len()
 }
 
-/// Mean difference of examples until recovery, each at most its budget, over units.
+/// Mean difference over units of the images until recovery, censored at the budget.
 fn examples(strata: &[Stratum], unit: Unit) -> Option<(f64, [f64; 2])> {
     let mut by_unit: BTreeMap<Key, Vec<f64>> = BTreeMap::new();
     for (key, a, b) in strata.iter().flat_map(|stratum| &stratum.pairs) {
@@ -245,10 +245,10 @@ fn examples(strata: &[Stratum], unit: Unit) -> Option<(f64, [f64; 2])> {
     student(&values).map(|mean| (mean.mean, mean.interval(0.95)))
 }
 
-/// Swaps the arms within random pairs of trials 1,999 times and counts how often |O - E| is as large.
+/// P value of the permutation test that swaps the arms within random pairs of trials 1,999 times, with statistic |O − E|.
 ///
-/// The risk sets of a stratum are those of both arms together, so only O and E move.
-fn swap_arms(strata: &[Stratum], test: &LogRank) -> Option<f64> {
+/// Swapping keeps the union of a stratum's risk sets, so only O and E change.
+fn swap_p(strata: &[Stratum], test: &LogRank) -> Option<f64> {
     let observed = (test.observed - test.expected).abs();
     let mut random = SplitMix::new(1966);
     let mut arms: Vec<(Vec<Time>, Vec<Time>)> =

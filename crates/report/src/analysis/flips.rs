@@ -1,14 +1,14 @@
-//! Which test images change sides when a block is replaced.
+//! Prediction flips: test images that become wrong or right when a block is replaced.
 
 use serde::{Deserialize, Serialize};
 
 use super::headline::Headline;
 use super::index::Index;
 
-/// Images listed at most.
+/// Maximum number of images listed.
 const LISTED: usize = 100;
 
-/// The images that a block's replacement loses and gains against its parent, under the headline.
+/// Prediction flips of a block's children against their parents, under the headline.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Flips {
@@ -16,21 +16,21 @@ pub struct Flips {
     pub block: String,
     /// Trials compared.
     pub trials: usize,
-    /// Mean number of test images that the parent has right and the child wrong.
+    /// Mean number of test images that the parent predicts correctly and the child does not.
     pub lost: f64,
-    /// Mean number that the parent has wrong and the child right.
+    /// Mean number of test images that the child predicts correctly and the parent does not.
     pub gained: f64,
-    /// Images lost in every trial.
+    /// Number of images lost in every trial.
     pub always_lost: usize,
-    /// Images gained in every trial.
+    /// Number of images gained in every trial.
     pub always_gained: usize,
-    /// The first 100 images lost in every trial, counted from 0 in the test set's order.
-    pub images: Vec<usize>,
+    /// The first 100 images lost in every trial, as indices into the test set from 0.
+    pub lost_images: Vec<usize>,
     /// The first 100 images gained in every trial, likewise.
     pub gained_images: Vec<usize>,
 }
 
-/// One for every block of the headline whose trials know their images one by one.
+/// Prediction flips of every block of the headline whose records hold per-image results.
 pub(crate) fn flips(index: &Index, headline: &Headline) -> Vec<Flips> {
     let of = |block: &str| -> Option<Flips> {
         let group = headline.group(index, block)?;
@@ -60,7 +60,7 @@ pub(crate) fn flips(index: &Index, headline: &Headline) -> Vec<Flips> {
             gained: mean(&gained),
             always_lost: always.len(),
             always_gained: always_gained.len(),
-            images: always.into_iter().take(LISTED).collect(),
+            lost_images: always.into_iter().take(LISTED).collect(),
             gained_images: always_gained.into_iter().take(LISTED).collect(),
         })
     };

@@ -1,4 +1,4 @@
-//! Under which substitute, init and scheme the blocks are compared first.
+//! The headline: the substitute, init and scheme under which blocks are compared.
 
 use nettriage_records::plan::SchemeSummary;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use super::index::{Group, Index};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Headline {
-    /// The substitute, block by block (blocks may need different ones).
+    /// The substitute of every block (shapes may call for different ones).
     pub substitutes: Vec<(String, String)>,
     /// The init.
     pub init: String,
@@ -28,7 +28,7 @@ impl Headline {
         index.child(block, self.substitute(block)?, &self.init, &self.scheme)
     }
 
-    /// The substitute in words: one name, or several.
+    /// The names of all substitutes, separated by commas.
     pub fn substitute_text(&self) -> String {
         let mut names: Vec<&str> = self.substitutes.iter().map(|(_, substitute)| substitute.as_str()).collect();
         names.sort_unstable();
@@ -37,7 +37,7 @@ impl Headline {
     }
 }
 
-/// All combinations that the study has for every block with at least one trial, in the plan's order.
+/// All combinations with a finished trial for every block, in the plan's order.
 pub(crate) fn candidates(index: &Index) -> Vec<Headline> {
     let mut blocks: Vec<&str> = Vec::new();
     for block in &index.data.plan.blocks {
@@ -48,7 +48,7 @@ pub(crate) fn candidates(index: &Index) -> Vec<Headline> {
     let mut candidates: Vec<Headline> = Vec::new();
     for (kind, _) in index.children() {
         let of_block = |block: &str| {
-            // The same substitute where the block has it, else the block's first.
+            // The same substitute if the block has it, else the block's first.
             let fits = |substitute: &str| {
                 index.child(block, substitute, &kind.init, &kind.scheme).is_some_and(|group| !group.done.is_empty())
             };
@@ -67,10 +67,10 @@ pub(crate) fn candidates(index: &Index) -> Vec<Headline> {
     candidates
 }
 
-/// The combination with the highest mean validation accuracy over the blocks among those with the most complete trials.
+/// The combination with the highest mean validation accuracy over blocks, among those with the most finished trials.
 ///
-/// Chosen on the validation set, so that the test set judges a choice that it did not make. Training counts first: the
-/// scheme `none` is taken only where there is no other.
+/// The choice uses the validation set only, so the test accuracy of the chosen combination is unbiased by it. The scheme
+/// `none` is chosen only where there is no other.
 pub(crate) fn choose(index: &Index, allowed: impl Fn(&SchemeSummary) -> bool) -> Option<Headline> {
     let schemes = &index.data.plan.schemes;
     let scheme_allowed = |name: &str| schemes.iter().find(|scheme| scheme.name == name).is_none_or(&allowed);
@@ -87,7 +87,7 @@ pub(crate) fn choose(index: &Index, allowed: impl Fn(&SchemeSummary) -> bool) ->
     let mut best: Option<(Headline, (bool, usize, f64))> = None;
     for candidate in candidates(index).into_iter().filter(|candidate| scheme_allowed(&candidate.scheme)) {
         let score = score(&candidate);
-        // The first of equals, so that the choice does not depend on anything but the plan.
+        // Ties go to the first in the plan, so the choice is deterministic.
         if best.as_ref().is_none_or(|(_, highest)| score > *highest) {
             best = Some((candidate, score));
         }

@@ -1,4 +1,4 @@
-//! Records found by what they are of.
+//! Index of the records by kind of trial.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -9,7 +9,7 @@ use nettriage_records::record::{Evaluation, Outcome, Readings, Record};
 use super::series::{Key, Point, Series, Unit};
 use crate::data::{RunData, bits};
 
-/// What a child is, apart from parent and seed.
+/// Everything that identifies a trial except parent and seed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Kind {
     pub role: Role,
@@ -32,25 +32,25 @@ impl Kind {
     }
 }
 
-/// One kind's trials.
+/// The trials of one kind.
 #[derive(Default)]
 pub(crate) struct Group<'a> {
-    /// Those that ended with readings.
+    /// Finished trials with readings.
     pub done: Vec<(Key, &'a Record, &'a Readings)>,
     pub diverged: usize,
     pub failed: usize,
-    /// Accuracy on the test set at the end.
+    /// Test accuracy after training.
     pub series: Series,
-    /// The same at the best point by validation.
+    /// Test accuracy at the point of highest validation accuracy.
     pub best: Series,
 }
 
-/// Records by kind, kinds in the plan's order.
+/// Records by kind; kinds in the plan's order.
 pub(crate) struct Index<'a> {
     pub data: &'a RunData,
     pub kinds: Vec<Kind>,
     pub groups: HashMap<Kind, Group<'a>>,
-    /// The parent itself at every (parent, seed) that any trial has.
+    /// The parent's evaluation, repeated for every (parent, seed) of a trial.
     pub parent: Series,
     pub unit: Unit,
 }
@@ -66,7 +66,7 @@ impl<'a> Index<'a> {
                 let test = &parent.test;
                 let mut bits = bits(&parent.test_correct, test.images, test.correct);
                 let mut top1 = test.top1;
-                // Parents are tested on all test images, trials perhaps on the first of them: compare on the same ones.
+                // Parents are tested on all test images, trials possibly on a prefix of them; compare both on that prefix.
                 let shared = data.plan.data.test;
                 if let Some(bits) = bits.as_mut().filter(|bits| shared > 0 && bits.len() > shared) {
                     bits.truncate(shared);
@@ -104,18 +104,17 @@ impl<'a> Index<'a> {
                 _ => group.failed += 1,
             }
         }
-        // A parent speaks for the architecture only where there is another to compare it with.
+        // Results are about the architecture only if there are several parents.
         let mut seen: Vec<usize> = parent.keys().map(|key| key.0).collect();
         seen.dedup();
         let unit = if seen.len() >= 2 { Unit::Parents } else { Unit::Seeds };
         Index { data, kinds, groups, parent, unit }
     }
 
-    /// The control of equal budget at each of the keys, and how many of them it is the plain parent that stands in for.
+    /// The control of equal budget at each key, and the number of keys for which the parent itself had to be used.
     ///
-    /// For scheme `none` the parent is the control: its budget is zero too.
-    ///
-    /// Where only the substitute trains, the control trains the block in its place, so it belongs to that block.
+    /// The control of scheme `none` is the parent, whose budget is zero as well. Where only the substitute trains, the
+    /// control trains only the block, so controls may be specific to a block.
     pub fn control(&self, scheme: &str, block: &str, keys: &Series) -> (Series, usize) {
         let continued = |of: &str| {
             self.groups
@@ -123,22 +122,22 @@ impl<'a> Index<'a> {
                 .find(|(kind, _)| kind.role == Role::ParentContinued && kind.scheme == scheme && kind.block == of)
         };
         let continued = continued(block).or_else(|| continued(""));
-        let mut stands_in = 0;
+        let mut fallback_pairs = 0;
         let mut control = Series::new();
         for key in keys.keys() {
             let exact = continued.and_then(|(_, group)| group.series.get(key));
             if exact.is_none() && scheme != "none" {
-                stands_in += 1;
+                fallback_pairs += 1;
             }
             if let Some(point) = exact.or_else(|| self.parent.get(key)) {
                 control.insert(*key, point.clone());
             }
         }
-        (control, stands_in)
+        (control, fallback_pairs)
     }
 
-    /// A parent on the test images that trials are judged on: by the control that is the parent as it is, else (in a run that
-    /// is not yet so far) by its own record, where that is of the same images.
+    /// A parent's evaluation on the trials' test images: from the untrained `parent` control, or, before that has run,
+    /// from the parent's own record if it used the same images.
     pub fn parent_on_trial_images(&self, id: &str) -> Option<&'a Evaluation> {
         let data = self.data;
         let own = data.records.iter().filter(|record| record.spec.role == Role::Parent && record.spec.parent == id);
@@ -147,7 +146,7 @@ impl<'a> Index<'a> {
         control.or_else(|| record.filter(|test| test.images == data.plan.data.test as u64))
     }
 
-    /// The group of a child.
+    /// The trials of one kind of child.
     pub fn child(&self, block: &str, substitute: &str, init: &str, scheme: &str) -> Option<&Group<'a>> {
         let text = str::to_owned;
         let kind = Kind {
@@ -160,12 +159,12 @@ impl<'a> Index<'a> {
         self.groups.get(&kind)
     }
 
-    /// Kinds of children.
+    /// All kinds of children.
     pub fn children(&self) -> impl Iterator<Item = (&Kind, &Group<'a>)> {
         self.of_role(Role::Child)
     }
 
-    /// Kinds of one role.
+    /// All kinds of one role.
     pub fn of_role(&self, role: Role) -> impl Iterator<Item = (&Kind, &Group<'a>)> {
         self.kinds.iter().filter(move |kind| kind.role == role).map(|kind| (kind, &self.groups[kind]))
     }

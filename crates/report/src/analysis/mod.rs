@@ -1,15 +1,15 @@
-//! What the records say, as plain data: every number of every report comes from here.
+//! The analysis of a run as plain data. Every number of every report, page and export comes from here.
 //!
-//! All differences of accuracy are in percentage points of the test set. Trials pair by parent and seed: the same
-//! images in the same order under the same augmentation, judged on the same test images.
+//! All accuracy differences are percentage points (pp) of test accuracy. Trials are paired by parent and seed: both see
+//! the same images in the same order under the same augmentation, and are evaluated on the same test images.
 //!
-//! **Criticality** of a block under a substitute, an init and a scheme is the mean of (control - child): what replacing
-//! it costs. The control is the parent trained on under the same scheme and seed (`parent-continued`); for the scheme
-//! `none`, and where the study has no such control, the parent itself, and then the number of pairs in which it stands
-//! in is given beside. Diverged and failed trials have no accuracy: they are counted beside, never averaged in.
+//! The **criticality** of a block, for one substitute, init and scheme, is the mean of (control − child), which is the
+//! accuracy that replacing the block costs. The control is the parent fine-tuned with the same scheme and seed (role
+//! `parent-continued`). For the scheme `none`, and where a study lacks that control, the parent itself is the control;
+//! [`Cell::fallback_pairs`] counts those pairs. Diverged and failed trials have no accuracy; they are counted and not
+//! averaged.
 
 mod cells;
-mod cheap;
 mod cost;
 mod curves;
 mod f1;
@@ -18,37 +18,38 @@ mod f3;
 mod flips;
 mod headline;
 pub(crate) mod index;
+mod proxy;
 pub(crate) mod series;
 mod similarity;
 
 use serde::{Deserialize, Serialize};
 
 pub use cells::{BlockAnswer, Cell, Control, OnTrialImages, ParentSummary};
-pub use cheap::Cheap;
 pub use cost::{ClassChange, Front, ParetoPoint};
 pub use curves::{BandPoint, Curve, Survival};
 pub use f1::{F1, F1Verdict, Pair};
 pub use f2::{F2, F2Block, F2Verdict};
-pub use f3::{Ceiling, F3, F3Pair, Pace};
+pub use f3::{AccuracyVerdict, Convergence, F3, F3Pair};
 pub use flips::Flips;
 pub use headline::Headline;
+pub use proxy::ProxyRanking;
 pub use series::{Basis, Estimate, Unit};
-pub use similarity::{SimilarLayer, Similarity};
+pub use similarity::{LayerCka, Similarity};
 
 use crate::data::{About, RunData};
 use crate::stats::bootstrap::Draws;
 use index::Index;
 
-/// The version of the exported analysis; see `schema.json` beside the crate.
-pub const SCHEMA: u32 = 1;
+/// Version of the exported analysis. `schema.json` in this crate describes its fields.
+pub const SCHEMA: u32 = 2;
 
-/// Choices that the records do not make.
+/// Parameters of the analysis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Options {
-    /// Differences below this many percentage points count as none (equivalence, non-inferiority).
+    /// Equivalence and non-inferiority margin in percentage points of test accuracy.
     pub margin: f64,
-    /// Whether to compute bootstrap intervals too.
+    /// Whether to compute bootstrap intervals as well.
     pub bootstrap: bool,
 }
 
@@ -58,7 +59,7 @@ impl Default for Options {
     }
 }
 
-/// What the records of a run say.
+/// The analysis of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Analysis {
@@ -66,15 +67,21 @@ pub struct Analysis {
     pub schema: u32,
     /// The study's name.
     pub name: String,
-    /// Where the run came from.
+    /// How the run was made.
     pub about: About,
-    /// The choices made.
+    /// The parameters of this analysis.
     pub options: Options,
-    /// What the independent repetitions are.
+    /// A child has recovered once its validation accuracy is within this many percentage points of its parent's.
+    pub recovery_margin: f64,
+    /// The schemes' names, in the study's order.
+    pub schemes: Vec<String>,
+    /// The parent's layers' names, in order.
+    pub layers: Vec<String>,
+    /// What varies between independent repetitions.
     pub unit: Unit,
-    /// Repetitions: seeds, or parents.
+    /// Number of repetitions: seeds, or parents.
     pub units: usize,
-    /// Trials in the plan, with controls.
+    /// Trials in the plan, including controls.
     pub planned: usize,
     /// Trials recorded.
     pub recorded: usize,
@@ -82,15 +89,15 @@ pub struct Analysis {
     pub diverged: usize,
     /// Trials that failed.
     pub failed: usize,
-    /// The parents, averaged.
+    /// Averages over the parents.
     pub parent: Option<ParentSummary>,
-    /// Under which substitute, init and scheme blocks are compared first.
+    /// The substitute, init and scheme under which blocks are compared.
     pub headline: Option<Headline>,
-    /// The blocks in the network's order, each with its answer under the headline.
+    /// The blocks with their results under the headline, in the order of [`Analysis::layers`].
     pub blocks: Vec<BlockAnswer>,
-    /// Every (block, substitute, init, scheme), in the plan's order.
+    /// Every combination of block, substitute, init and scheme, in the plan's order.
     pub cells: Vec<Cell>,
-    /// The controls: parent-continued, placebo, reinit, drop.
+    /// The controls: fine-tuned parent, placebo, re-initialised block, dropped block.
     pub controls: Vec<Control>,
     /// Finding F1 under the headline.
     pub f1: Option<F1>,
@@ -98,23 +105,23 @@ pub struct Analysis {
     pub f2: Option<F2>,
     /// Finding F3.
     pub f3: Option<F3>,
-    /// How well cheaper answers agree with the headline's.
-    pub cheap: Vec<Cheap>,
-    /// Accuracy against cost.
+    /// How well the rankings of cheaper combinations agree with the headline's.
+    pub proxies: Vec<ProxyRanking>,
+    /// Accuracy and cost of the parent and of every cell.
     pub pareto: Vec<ParetoPoint>,
-    /// Changes class by class under the headline.
+    /// Accuracy changes per class under the headline.
     pub classes: Vec<ClassChange>,
-    /// Which test images change sides under the headline, block by block.
+    /// Test images whose prediction becomes wrong or right under the headline, per block.
     pub flips: Vec<Flips>,
-    /// How alike parent and child are through the depth under the headline, block by block.
+    /// CKA similarity of parent and child at every shared layer under the headline, per block.
     pub similarity: Vec<Similarity>,
-    /// Learning curves on the validation set, averaged over trials.
+    /// Validation learning curves, averaged over trials.
     pub curves: Vec<Curve>,
-    /// Recovery: the share not yet within the margin of the parent.
+    /// Kaplan-Meier curves of recovery: the share of trials not yet within the margin of the parent.
     pub survival: Vec<Survival>,
 }
 
-/// Computes everything.
+/// Analyses the records of a run.
 pub fn analyse(data: &RunData, options: &Options) -> Analysis {
     let index = Index::new(data);
     let images = index.parent.values().find_map(|point| point.bits.as_ref()).map_or(0, |bits| bits.len());
@@ -134,6 +141,9 @@ pub fn analyse(data: &RunData, options: &Options) -> Analysis {
         name: data.plan.name.clone(),
         about: data.about.clone(),
         options: options.clone(),
+        recovery_margin: 100.0 * data.plan.margin,
+        schemes: data.plan.schemes.iter().map(|scheme| scheme.name.clone()).collect(),
+        layers: data.plan.layers.iter().map(|layer| layer.name.clone()).collect(),
         unit: index.unit,
         units: units.len(),
         planned: data.plan.trials.len(),
@@ -146,7 +156,7 @@ pub fn analyse(data: &RunData, options: &Options) -> Analysis {
         f1: headline.as_ref().and_then(|headline| f1::judge(&index, headline, options.margin)),
         f2: f2::judge(&index, options.margin),
         f3: f3::judge(&index, options.margin),
-        cheap: headline.as_ref().map(|headline| cheap::compare(&index, headline)).unwrap_or_default(),
+        proxies: headline.as_ref().map(|headline| proxy::rankings(&index, headline)).unwrap_or_default(),
         pareto: cost::pareto(&index, &cells),
         classes: headline.as_ref().map(|headline| cost::classes(&index, headline)).unwrap_or_default(),
         flips: headline.as_ref().map(|headline| flips::flips(&index, headline)).unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! Accuracies by unit, and their paired differences.
+//! Accuracies per unit, and their paired differences.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -8,19 +8,19 @@ use serde::{Deserialize, Serialize};
 use crate::stats::bootstrap::Draws;
 use crate::stats::paired::{self, Mean};
 
-/// A parent (its place in the plan) and a seed: what trials pair by.
+/// Parent (index in the plan) and seed; trials with equal keys are paired.
 pub(crate) type Key = (usize, u64);
 
-/// One reading of a network on the test set.
+/// One test evaluation.
 #[derive(Clone, Debug)]
 pub(crate) struct Point {
-    /// Share of images right.
+    /// Test accuracy, 0 to 1.
     pub top1: f64,
-    /// Right or wrong, image by image, where known.
+    /// 1 for each test image predicted correctly, else 0; absent if the record does not hold it.
     pub bits: Option<Rc<Vec<u8>>>,
 }
 
-/// Readings by parent and seed.
+/// Evaluations by parent and seed.
 pub(crate) type Series = BTreeMap<Key, Point>;
 
 /// What varies between the independent repetitions.
@@ -28,24 +28,24 @@ pub(crate) type Series = BTreeMap<Key, Point>;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Unit {
-    /// Seeds of one parent: claims are about this network.
+    /// Seeds of one parent: results are about this network.
     Seeds,
-    /// Parents, each averaged over its seeds: claims are about the architecture.
+    /// Parents, each averaged over its seeds: results are about the architecture.
     Parents,
 }
 
-/// Paired differences in percentage points, one for every unit.
+/// Paired differences, one per unit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Differences {
-    /// Mean over the test images.
+    /// Mean difference over the test images, percentage points.
     pub values: Vec<f64>,
-    /// Image by image, as shares (-1 to 1); absent where any side does not know them.
+    /// Differences per image, −1 to 1; absent where a side lacks per-image results.
     pub rows: Option<Vec<Vec<f64>>>,
     /// Pairs of trials.
     pub pairs: usize,
 }
 
-/// `first - second` over the keys that both have.
+/// `first − second` over the keys that both have.
 pub(crate) fn differences(first: &Series, second: &Series, unit: Unit) -> Differences {
     let keys: Vec<Key> = first.keys().filter(|key| second.contains_key(key)).copied().collect();
     let group = |key: &Key| match unit {
@@ -77,7 +77,7 @@ pub(crate) fn differences(first: &Series, second: &Series, unit: Unit) -> Differ
 }
 
 impl Differences {
-    /// The mean with the error that tests use: over units and images where both are known, else over units.
+    /// The mean with the standard error that tests use: crossed over units and images where possible, else over units.
     pub fn mean(&self) -> Option<Mean> {
         let over_both = self.rows.as_ref().and_then(|rows| paired::crossed(rows));
         let in_points = |mean: Mean| Mean { mean: 100.0 * mean.mean, se: 100.0 * mean.se, df: mean.df };
@@ -85,16 +85,16 @@ impl Differences {
     }
 }
 
-/// Over what an interval speaks.
+/// What an interval generalises to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Basis {
-    /// Over new units and new test images.
+    /// New units and new test images.
     UnitsAndImages,
-    /// Over new units, on these test images.
+    /// New units, with these test images.
     Units,
-    /// Over new test images, for this one unit: says nothing about another seed.
+    /// New test images, with this one unit; not to another seed.
     Images,
 }
 
@@ -108,23 +108,23 @@ pub struct Estimate {
     pub units: usize,
     /// Pairs of trials.
     pub pairs: usize,
-    /// Value of every unit.
+    /// The value of each unit.
     pub values: Vec<f64>,
-    /// Standard error behind `interval`.
+    /// Standard error used by `interval`.
     pub se: Option<f64>,
     /// Its degrees of freedom.
     pub df: Option<f64>,
-    /// The 95% interval that is shown.
+    /// The 95% interval that reports show.
     pub interval: Option<[f64; 2]>,
-    /// Over what `interval` speaks.
+    /// What `interval` generalises to.
     pub basis: Option<Basis>,
-    /// 95% by Student's t over units alone.
+    /// 95% interval by Student's t over units alone.
     pub student: Option<[f64; 2]>,
-    /// 95% by the BCa bootstrap over units and images.
+    /// 95% interval by the BCa bootstrap over units and images.
     pub bootstrap: Option<[f64; 2]>,
 }
 
-/// The estimate from differences; `None` where there are none.
+/// The estimate of the mean difference; `None` where there is no pair.
 pub(crate) fn estimate(differences: &Differences, draws: Option<&Draws>) -> Option<Estimate> {
     let units = differences.values.len();
     if units == 0 {
@@ -152,7 +152,7 @@ pub(crate) fn estimate(differences: &Differences, draws: Option<&Draws>) -> Opti
     })
 }
 
-/// Values of every series on the units that all of them have: rows are units, columns series; in percentage points.
+/// Accuracy in percent of every series on the units that all have; rows are units, columns are series.
 pub(crate) fn table(series: &[&Series], unit: Unit) -> Vec<Vec<f64>> {
     let Some(first) = series.first() else { return Vec::new() };
     let common = |key: &&Key| series.iter().all(|series| series.contains_key(key));

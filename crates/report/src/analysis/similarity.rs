@@ -1,4 +1,4 @@
-//! How alike parent and child are through the depth, under the headline.
+//! CKA similarity of parent and child, layer by layer, under the headline.
 
 use nettriage_records::record::LayerSimilarity;
 use serde::{Deserialize, Serialize};
@@ -7,33 +7,33 @@ use super::headline::Headline;
 use super::index::Index;
 use crate::stats::paired::mean;
 
-/// A block's children against their parents.
+/// CKA similarity of a block's children and their parents.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Similarity {
     /// The block replaced.
     pub block: String,
-    /// Trials with such readings.
+    /// Trials with similarity readings.
     pub trials: usize,
-    /// Validation images that each of them looked at.
+    /// Validation images that each trial used.
     pub images: usize,
-    /// Tensor by tensor, in the parent's order.
-    pub layers: Vec<SimilarLayer>,
+    /// The shared layers, in the parent's order.
+    pub layers: Vec<LayerCka>,
 }
 
-/// Linear CKA at one tensor, the mean over trials.
+/// Linear CKA at the output of one layer, mean over trials.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct SimilarLayer {
+pub struct LayerCka {
     /// The parent's layer.
     pub layer: String,
-    /// Before training; absent where no trial could tell.
+    /// Before training; absent where no trial has a value.
     pub before: Option<f64>,
-    /// At the end.
+    /// After training.
     pub after: Option<f64>,
 }
 
-/// One for every block of the headline whose trials hold such readings.
+/// Similarities of every block of the headline whose records hold them.
 pub(crate) fn similarities(index: &Index, headline: &Headline) -> Vec<Similarity> {
     let of = |block: &str| -> Option<Similarity> {
         let group = headline.group(index, block)?;
@@ -44,7 +44,7 @@ pub(crate) fn similarities(index: &Index, headline: &Headline) -> Vec<Similarity
             let values: Vec<f64> = found.filter_map(read).collect();
             (!values.is_empty()).then(|| mean(&values))
         };
-        let layers = first.layers.iter().map(|LayerSimilarity { layer, .. }| SimilarLayer {
+        let layers = first.layers.iter().map(|LayerSimilarity { layer, .. }| LayerCka {
             layer: layer.clone(),
             before: over(layer, |one| one.before),
             after: over(layer, |one| one.after),

@@ -1,146 +1,149 @@
-//! The three findings with what the data say about each.
+//! The three findings with the tests behind each verdict.
 
-use super::escape::text;
-use super::{plots, table};
+use maud::{Markup, html};
+
+use super::{Td, plots, table};
 use crate::analysis::{Analysis, Estimate, F1, F2, F3};
-use crate::data::RunData;
-use crate::format::{interval, number, p_value, points};
-use crate::words::{capital, ceiling_word, f2_word, pace_word, units};
+use crate::format::{interval, number, p_value, signed};
+use crate::sentences::{accuracy_phrase, capitalised, convergence_phrase, f2_phrase, repetitions};
 
-pub(crate) fn section(data: &RunData, analysis: &Analysis) -> String {
-    let f1 = analysis.f1.as_ref().map(|f1| f1_part(analysis, f1)).unwrap_or_default();
-    let f2 = analysis.f2.as_ref().map(|f2| f2_part(analysis, f2)).unwrap_or_default();
-    let f3 = analysis.f3.as_ref().map(f3_part).unwrap_or_default();
+pub(super) fn section(analysis: &Analysis) -> Option<Markup> {
     let recovery = plots::survival(analysis);
-    let recovery = if recovery.is_empty() {
-        recovery
-    } else {
-        format!(
-            "<h3>Recovery</h3><p>The share of children not yet within {} points of their parent's validation accuracy, by images trained on \
-             (Kaplan and Meier); a child that never got there is censored at the end of its budget (tick), not dropped.</p>{recovery}",
-            number(100.0 * data.plan.margin, 1)
-        )
-    };
-    format!("{f1}{f2}{f3}{recovery}")
+    let any = analysis.f1.is_some() || analysis.f2.is_some() || analysis.f3.is_some() || recovery.is_some();
+    any.then(|| {
+        html! {
+            @if let Some(f1) = &analysis.f1 { (f1_tests(analysis, f1)) }
+            @if let Some(f2) = &analysis.f2 { (f2_tests(analysis, f2)) }
+            @if let Some(f3) = &analysis.f3 { (f3_tests(f3)) }
+            @if let Some(recovery) = recovery {
+                h3 { "Recovery" }
+                p {
+                    "The share of children that are not yet within " (number(analysis.recovery_margin, 1)) " pp of their parent's \
+                     validation accuracy, by images trained on (Kaplan-Meier). Children that never recover are censored at the end of \
+                     their budget (tick)."
+                }
+                (recovery)
+            }
+        }
+    })
 }
 
-fn p(value: Option<f64>) -> String {
-    value.map_or("–".to_owned(), |p| text(&p_value(p)))
+fn p(value: Option<f64>) -> Td {
+    Td::optional(value, p_value)
 }
 
-fn with_interval(estimate: &Estimate) -> String {
-    let ends = estimate.interval.map(|ends| format!(" <small>({})</small>", interval(ends))).unwrap_or_default();
-    format!("{}{ends}", points(estimate.mean))
+/// The accuracy drop, with its interval: `estimate` is of a gain.
+fn drop_of_gain(estimate: Option<&Estimate>) -> Td {
+    estimate.map_or_else(Td::none, |estimate| Td::number(-estimate.mean, drop_with_interval(estimate)))
 }
 
-fn f1_part(analysis: &Analysis, f1: &F1) -> String {
+fn drop_with_interval(gain: &Estimate) -> Markup {
+    html! {
+        (number(-gain.mean, 2))
+        @if let Some([low, high]) = gain.interval { " " small { "(" (interval([-high, -low])) ")" } }
+    }
+}
+
+fn f1_tests(analysis: &Analysis, f1: &F1) -> Markup {
     let margin = number(analysis.options.margin, 2);
+    let text = |p: Option<f64>| p.map_or("–".to_owned(), p_value);
     let facts = [
-        ("units", units(analysis.unit, f1.units)),
-        ("largest difference", format!("{} points", number(f1.spread, 2))),
-        ("equivalence within the margin (TOST, worst pair)", p(f1.p_equivalent)),
-        ("no difference (permutation within units)", p(f1.p_permutation)),
-        ("no difference (Friedman)", p(f1.p_friedman)),
+        ("repetitions", repetitions(analysis.unit, f1.units)),
+        ("largest difference", format!("{} pp", number(f1.spread, 2))),
+        ("equivalence within the margin (TOST, worst pair)", text(f1.p_equivalent)),
+        ("no difference (permutation within repetitions)", text(f1.p_permutation)),
+        ("no difference (Friedman)", text(f1.p_friedman)),
         ("agreement on the order (Kendall's W)", f1.concordance.map_or("–".to_owned(), |w| number(w, 2))),
         (
-            "could have been shown (80% power)",
-            f1.detectable.map_or("–".to_owned(), |x| format!("{} points", number(x, 2))),
+            "minimum detectable difference (80% power)",
+            f1.detectable.map_or("–".to_owned(), |x| format!("{} pp", number(x, 2))),
         ),
     ];
-    let facts: String =
-        facts.iter().map(|(name, value)| format!("<div><dt>{name}</dt><dd>{value}</dd></div>")).collect();
-    let rows: Vec<Vec<String>> = f1
-        .pairs
-        .iter()
-        .map(|pair| {
-            vec![
-                format!("{} − {}", text(&pair.first), text(&pair.second)),
-                points(pair.difference),
-                interval(pair.interval),
-                p(Some(pair.p_holm)),
-                p(Some(pair.p_equivalent)),
-                pair.effect.map_or("–".to_owned(), |g| number(g, 2)),
-            ]
-        })
-        .collect();
-    let header = [
-        "pair",
-        "difference, points",
-        "95% interval",
-        "no difference, Holm",
-        &format!("within ±{margin}"),
-        "Hedges’ g",
-    ];
-    format!(
-        "<h3>F1: accuracy does not depend on which layer was compressed</h3><p>Two questions, asked apart: are all pairs of blocks \
-         equivalent within ±{margin} points, and are the blocks different at all?</p><dl class=\"facts\">{facts}</dl>\
-         <details><summary>All pairs of blocks</summary>{}</details>",
-        table("plain", &header, &rows)
-    )
+    let within = format!("within ±{margin}");
+    let header = ["pair", "difference of drops, pp", "95% interval", "no difference, Holm", &within, "Hedges' g"];
+    let rows = f1.pairs.iter().map(|pair| {
+        vec![
+            Td::from(format!("{} − {}", pair.first, pair.second)),
+            Td::number(pair.difference, signed(pair.difference, 2)),
+            Td::number(pair.interval[0], interval(pair.interval)),
+            p(Some(pair.p_holm)),
+            p(Some(pair.p_equivalent)),
+            Td::optional(pair.effect, |g| number(g, 2)),
+        ]
+    });
+    html! {
+        h3 { "F1: accuracy does not depend on which layer was compressed" }
+        p {
+            "Two separate tests: are all pairs of blocks equivalent within ±" (margin) " pp, and do the blocks differ at all?"
+        }
+        dl.facts { @for (name, value) in facts { div { dt { (name) } dd { (value) } } } }
+        details { summary { "All pairs of blocks" } (table("plain", &header, rows.collect())) }
+    }
 }
 
-fn f2_part(analysis: &Analysis, f2: &F2) -> String {
-    let margin = number(analysis.options.margin, 2);
-    let all = f2.blocks.iter().chain(std::iter::once(&f2.overall));
-    let rows: Vec<Vec<String>> = all
-        .map(|block| {
-            vec![
-                block.block.as_ref().map_or("<b>mean over blocks</b>".to_owned(), |name| text(name)),
-                capital(f2_word(block.verdict)),
-                with_interval(&block.to_parent),
-                block.to_continued.as_ref().map_or("–".to_owned(), with_interval),
-            ]
-        })
-        .collect();
-    let header = ["block", "verdict", "child − parent, points", "child − parent trained on, points"];
-    format!(
-        "<h3>F2: fine-tuning the whole network recovers or exceeds the accuracy</h3><p>Under scheme {} from init {}. Recovered: not worse than \
-         the parent by {margin} points or more; exceeded: better than the parent and than the parent trained on.</p>{}",
-        text(&f2.headline.scheme),
-        text(&f2.headline.init),
-        table("plain", &header, &rows)
-    )
+fn f2_tests(analysis: &Analysis, f2: &F2) -> Markup {
+    let rows = f2.blocks.iter().chain([&f2.overall]).map(|block| {
+        vec![
+            match &block.block {
+                Some(name) => Td::from(name),
+                None => Td::from(html! { b { "mean over blocks" } }),
+            },
+            Td::from(capitalised(f2_phrase(block.verdict))),
+            drop_of_gain(Some(&block.to_parent)),
+            drop_of_gain(block.to_fine_tuned.as_ref()),
+        ]
+    });
+    let header = ["block", "verdict", "drop against the parent, pp", "drop against the fine-tuned parent, pp"];
+    html! {
+        h3 { "F2: fine-tuning the whole network recovers or exceeds the accuracy" }
+        p {
+            "Scheme " (f2.headline.scheme) ", init " (f2.headline.init) ". Recovered: not worse than the parent by "
+            (number(analysis.options.margin, 2))
+            " pp or more. Exceeded: better than the parent and than the fine-tuned parent. A negative drop is a gain."
+        }
+        (table("plain", &header, rows.collect()))
+    }
 }
 
-fn f3_part(f3: &F3) -> String {
-    let all = f3.pairs.iter().map(|pair| (pair, false)).chain((f3.pairs.len() > 1).then_some((&f3.overall, true)));
-    let examples = |x: Option<f64>| x.map_or("never".to_owned(), |x| format!("{x:.0}"));
-    let rows: Vec<Vec<String>> = all
-        .map(|(pair, overall)| {
-            let name = format!("{} / {}", text(&pair.distilled), text(&pair.plain));
-            vec![
-                if overall { "<b>all together</b>".to_owned() } else { name },
-                capital(pace_word(pair.pace)),
-                format!("{} / {} of {}", pair.recovered[0], pair.recovered[1], pair.pairs),
-                format!("{} / {}", examples(pair.median[0]), examples(pair.median[1])),
-                p(pair.log_rank.map(|test| test.p)),
-                p(pair.p_permutation),
-                format!(
-                    "{}: {}",
-                    ceiling_word(pair.ceiling),
-                    pair.to_plain.as_ref().map_or("–".to_owned(), with_interval)
-                ),
-                format!(
-                    "{}: {}",
-                    ceiling_word(pair.against_parent),
-                    pair.to_parent.as_ref().map_or("–".to_owned(), with_interval)
-                ),
-            ]
-        })
-        .collect();
+fn f3_tests(f3: &F3) -> Markup {
+    let overall = (f3.pairs.len() > 1).then_some((&f3.overall, true));
+    let images = |x: Option<f64>| x.map_or("never".to_owned(), |x| format!("{x:.0}"));
+    let rows = f3.pairs.iter().map(|pair| (pair, false)).chain(overall).map(|(pair, overall)| {
+        let accuracy = |verdict, estimate: Option<&Estimate>| {
+            estimate.map_or_else(Td::none, |estimate| {
+                Td::number(-estimate.mean, html! { (accuracy_phrase(verdict)) ": " (drop_with_interval(estimate)) })
+            })
+        };
+        vec![
+            match overall {
+                true => Td::from(html! { b { "all pairs" } }),
+                false => Td::from(format!("{} / {}", pair.distilled, pair.plain)),
+            },
+            Td::from(capitalised(convergence_phrase(pair.convergence))),
+            Td::from(format!("{} / {} of {}", pair.recovered[0], pair.recovered[1], pair.pairs)),
+            Td::from(format!("{} / {}", images(pair.median[0]), images(pair.median[1]))),
+            p(pair.log_rank.map(|test| test.p)),
+            p(pair.p_permutation),
+            accuracy(pair.against_plain, pair.to_plain.as_ref()),
+            accuracy(pair.against_parent, pair.to_parent.as_ref()),
+        ]
+    });
     let header = [
         "distilled / plain",
-        "pace",
-        "within the margin",
-        "half by, images",
+        "convergence",
+        "recovered",
+        "median images until recovery",
         "log-rank",
         "permutation",
-        "distilled − plain at the end, points",
-        "distilled − parent, points",
+        "final drop against plain, pp",
+        "final drop against the parent, pp",
     ];
-    format!(
-        "<h3>F3: distillation hastens convergence but holds accuracy to the base model’s</h3><p>Each scheme with soft targets against the same \
-         stages without, trial by trial; pace and ceiling are judged apart.</p>{}",
-        table("plain", &header, &rows)
-    )
+    html! {
+        h3 { "F3: distillation hastens convergence but holds accuracy to the base model's" }
+        p {
+            "Each scheme with soft targets against the same stages without them, trial by trial. Convergence and final accuracy are \
+             tested separately. A negative drop is a gain."
+        }
+        (table("plain", &header, rows.collect()))
+    }
 }

@@ -1,22 +1,22 @@
-//! BCa bootstrap over units and images at once.
+//! BCa bootstrap over units and images.
 //!
 //! Units and images are resampled with replacement, independently of each other (the pigeonhole bootstrap: Owen,
 //! Annals of Applied Statistics 1, 2007). Bias correction and acceleration follow Efron and Tibshirani, *An
 //! Introduction to the Bootstrap* (1993), ch. 14; for the two factors the acceleration pools the jackknife influences
 //! of both, as for a statistic of several samples (DiCiccio and Efron, Statistical Science 11, 1996).
 //!
-//! With the three to five units of a usual study the resampling of units understates their spread by
-//! (n - 1) / n and knows few values, so this interval is shown beside the crossed one, not first.
+//! Studies usually have three to five units. Resampling so few underestimates their variance by a factor of (n - 1) / n and
+//! takes few values, so reports show the crossed interval first.
 
 use super::distributions::{normal_cdf, normal_quantile};
 use super::random::SplitMix;
 
-/// Resamples that every interval uses.
+/// Resamples per interval.
 pub const RESAMPLES: usize = 2000;
-/// Where the generator begins.
+/// Seed of the generator.
 pub const SEED: u64 = 20_180_104;
 
-/// Resampled images, the same for every interval of a report: how often each image is drawn in each resample.
+/// Resampled images, shared by all intervals of a report: how often each image is drawn in each resample.
 #[derive(Debug)]
 pub struct Draws {
     images: usize,
@@ -25,7 +25,7 @@ pub struct Draws {
 }
 
 impl Draws {
-    /// Draws `images` of `images`, [`RESAMPLES`] times. `None` for so many images that it would not pay.
+    /// Draws `images` of `images` with replacement, [`RESAMPLES`] times. `None` for none or more than 100,000 images.
     pub fn new(images: usize) -> Option<Draws> {
         if images == 0 || images > 100_000 {
             return None;
@@ -47,7 +47,7 @@ impl Draws {
         if units < 2 || rows.iter().any(|row| row.len() != self.images) {
             return None;
         }
-        // Most images come out alike under both networks, so only those that differ are visited.
+        // Most images have equal results under both networks, so only the others are visited.
         let sparse: Vec<Vec<(u32, f64)>> = rows
             .iter()
             .map(|row| row.iter().enumerate().filter(|(_, d)| **d != 0.0).map(|(i, &d)| (i as u32, d)).collect())
@@ -105,7 +105,7 @@ impl Draws {
     }
 }
 
-/// A quantile of sorted values, linear between them (R's type 7, `numpy.quantile`'s default).
+/// A quantile of sorted values by linear interpolation (R's type 7, the default of `numpy.quantile`).
 pub fn quantile(sorted: &[f64], p: f64) -> f64 {
     let at = p.clamp(0.0, 1.0) * (sorted.len() - 1) as f64;
     let low = at.floor() as usize;

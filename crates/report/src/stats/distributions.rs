@@ -1,4 +1,4 @@
-//! Distribution functions, guarded at the edges where a library would panic.
+//! Distribution functions that also accept the limits where the library panics.
 
 use statrs::distribution::{ChiSquared, ContinuousCDF, Normal, StudentsT};
 

@@ -22,8 +22,7 @@ fn sign(x: f64) -> f64 {
     if x == 0.0 { 0.0 } else { x.signum() }
 }
 
-/// The 95% percentile interval of the mean of some taus, which are resampled: every way of drawing them if there are at
-/// most six, else 2,000 draws. `None` for fewer than two.
+/// The 95% percentile bootstrap interval of the mean of several taus: all resamples of at most six, else 2,000. `None` for fewer than two.
 pub fn mean_interval(taus: &[f64]) -> Option<[f64; 2]> {
     let n = taus.len();
     if n < 2 {
@@ -40,8 +39,8 @@ pub fn mean_interval(taus: &[f64]) -> Option<[f64; 2]> {
     Some([quantile(&all, 0.025), quantile(&all, 0.975)])
 }
 
-/// The 95% percentile interval of tau over units: rows are units, columns what is ranked. Units are resampled jointly
-/// in both tables: every way of drawing them if there are at most 3,125 (five units), else 2,000 draws.
+/// The 95% percentile bootstrap interval of tau. Rows are units, columns are the ranked items; units are resampled jointly in
+/// both tables: all 3,125 resamples of at most five units, else 2,000.
 pub fn tau_interval(a: &[Vec<f64>], b: &[Vec<f64>]) -> Option<[f64; 2]> {
     let n = a.len();
     if n < 2 || b.len() != n {

@@ -1,4 +1,4 @@
-//! The statistics, on plain numbers. Nothing here knows what a block or a trial is.
+//! The statistical tests and intervals, on plain numbers. They know nothing of blocks or trials.
 
 pub mod bootstrap;
 pub mod distributions;

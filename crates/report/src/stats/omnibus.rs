@@ -1,11 +1,11 @@
-//! Does it matter which? Tests over several treatments (blocks) measured on the same units (seeds, or parents).
+//! Tests for differences between several treatments (blocks) measured on the same units (seeds, or parents).
 
 use super::distributions::chi2_tail;
 use super::random::SplitMix;
 
 /// Draws of the permutation test; the smallest p value is 1 / (`PERMUTATIONS` + 1).
 pub const PERMUTATIONS: usize = 9_999;
-/// Where the generator begins.
+/// Seed of the generator.
 pub const SEED: u64 = 180_104_651;
 
 /// Friedman's test: chi-squared with ties corrected, its p value, and Kendall's W.
@@ -43,7 +43,7 @@ pub fn friedman(rows: &[Vec<f64>]) -> Option<Friedman> {
     Some(Friedman { chi2, p: chi2_tail(chi2, k - 1.0), w: chi2 / (n * (k - 1.0)) })
 }
 
-/// Ranks from 1, ties sharing their mean.
+/// Ranks from 1; ties get their mean rank.
 pub fn ranks(values: &[f64]) -> Vec<f64> {
     let below = |x: f64| values.iter().filter(|&&y| y < x).count() as f64;
     let same = |x: f64| values.iter().filter(|&&y| y == x).count() as f64;
@@ -57,11 +57,11 @@ fn tie_term(values: &[f64]) -> f64 {
     sorted.chunk_by(|a, b| a == b).map(|group| (group.len() as f64).powi(3) - group.len() as f64).sum()
 }
 
-/// Permutation test of no difference between treatments: within every unit the treatments' values are shuffled, and the
-/// spread of the treatments' means (the numerator of the repeated-measures F, to which F is monotone) compared.
+/// Permutation test of no difference between treatments. It shuffles the treatments' values within every unit and compares
+/// the spread of the treatments' means, the numerator of the repeated-measures F statistic.
 ///
-/// Exact at its level whatever the distribution, given that the values of a unit are exchangeable when the treatments
-/// do not differ. `None` for fewer than 2 units or treatments.
+/// The test is exact for any distribution if the values of a unit are exchangeable under the null hypothesis. `None` for
+/// fewer than 2 units or treatments.
 pub fn permutation(rows: &[Vec<f64>]) -> Option<f64> {
     let k = rows.first()?.len();
     if rows.len() < 2 || k < 2 {

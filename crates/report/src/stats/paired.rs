@@ -1,11 +1,11 @@
 //! Means of paired differences, with their intervals.
 //!
-//! A difference is known for every unit (a seed, or a parent) and every test image. Two sources make it uncertain:
-//! other units would give other networks, and other images would be easier for the one or the other. Both count when
-//! the claim is about new networks on new pictures.
+//! There is a difference for every unit (a seed, or a parent) and every test image. Its mean varies with both: other units
+//! give other networks, and other images give other results. A statement about new networks on new images must account for
+//! both.
 //!
-//! **Crossed interval** (the one that is shown first). The table of units by images is a two-way layout with random
-//! rows and columns and one reading a cell. With mean squares MS_u (units), MS_i (images) and MS_e (residual), the
+//! **Crossed interval** (the one that reports show). The table of units by images is a two-way random-effects layout with
+//! one value per cell. With mean squares MS_u (units), MS_i (images) and MS_e (residual), the
 //! variance of the grand mean is estimated by (MS_u + MS_i - MS_e) / (units x images), and its degrees of freedom by
 //! Satterthwaite's formula (Biometrics Bulletin 2, 1946). See Searle, Casella and McCulloch, *Variance Components*
 //! (1992), ch. 4.
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::distributions::{t_cdf, t_quantile};
 
-/// A mean with what is needed for intervals and tests at any level.
+/// A mean with its standard error and degrees of freedom.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mean {
     /// The mean.
@@ -87,7 +87,7 @@ pub fn mean(values: &[f64]) -> f64 {
 /// The crossed standard error over units and images; rows are units. `None` if there is no image or no unit, if the
 /// rows differ in length, or if there are fewer than two images.
 ///
-/// With one unit only the images' share can be known: the standard error is theirs alone.
+/// With one unit the standard error covers the images alone.
 pub fn crossed(rows: &[Vec<f64>]) -> Option<Mean> {
     let units = rows.len();
     let images = rows.first()?.len();
@@ -112,7 +112,7 @@ pub fn crossed(rows: &[Vec<f64>]) -> Option<Mean> {
     let ss_units: f64 = unit_means.iter().map(|unit| (unit - grand).powi(2)).sum();
     let ms_units = m * ss_units / (n - 1.0);
     let ms_residual = ss_residual / ((n - 1.0) * (m - 1.0));
-    // Each of the two alone is a lower bound in expectation; sampling error must not take the sum below it.
+    // Each mean square alone is a lower bound in expectation, so sampling error must not take the estimate below it.
     let total = (ms_units + ms_images - ms_residual).max(ms_units).max(ms_images);
     let spread =
         ms_units.powi(2) / (n - 1.0) + ms_images.powi(2) / (m - 1.0) + ms_residual.powi(2) / ((n - 1.0) * (m - 1.0));
@@ -133,8 +133,8 @@ pub fn holm(p: &[f64]) -> Vec<f64> {
     adjusted
 }
 
-/// The smallest true difference that a two-sided test at 5% finds in 80% of studies, given a standard error:
-/// (t(0.975) + t(0.8)) se, the usual approximation to the noncentral t.
+/// Minimum detectable difference of a two-sided test at 5% with 80% power, given a standard error:
+/// (t(0.975) + t(0.8)) se, the usual approximation to the noncentral t distribution.
 pub fn detectable(se: f64, df: f64) -> f64 {
     (t_quantile(0.975, df) + t_quantile(0.8, df)) * se
 }
@@ -179,7 +179,7 @@ mod tests {
         let one = crossed(&[vec![1.0, 0.0, 0.0, 0.0]]).unwrap();
         close(one.se, (0.1875_f64 * 4.0 / 3.0 / 4.0).sqrt());
         assert!(crossed(&[vec![1.0, 0.0], vec![1.0]]).is_none());
-        // A placebo: no difference anywhere is certain.
+        // A placebo without any difference has no variance.
         let none = crossed(&[vec![0.0; 5], vec![0.0; 5]]).unwrap();
         assert_eq!((none.se, none.p_zero(), none.p_equivalent(0.1)), (0.0, 1.0, 0.0));
     }

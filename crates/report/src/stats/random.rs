@@ -1,14 +1,14 @@
-//! The generator behind resampling, simple enough to be repeated in any language.
+//! The random generator for resampling, simple enough to reimplement in any language.
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): draw `i` is a function of `seed + (i + 1) * golden`, so a vectorised
-/// program computes the same draws at once.
+/// SplitMix64 (Steele, Lea and Flood, 2014). Draw `i` is a function of `seed + (i + 1) * golden`, so draws can be computed in
+/// parallel.
 #[derive(Clone, Debug)]
 pub struct SplitMix {
     state: u64,
 }
 
 impl SplitMix {
-    /// Begins at `seed`.
+    /// A generator with this seed.
     pub fn new(seed: u64) -> SplitMix {
         SplitMix { state: seed }
     }
@@ -22,12 +22,12 @@ impl SplitMix {
         z ^ (z >> 31)
     }
 
-    /// A whole number below `n`: the upper 32 bits times `n`, shifted down by 32. The bias is below `n / 2^32`.
+    /// An integer below `n`: the upper 32 bits times `n`, shifted down by 32. The bias is below `n / 2^32`.
     pub fn below(&mut self, n: usize) -> usize {
         (((self.draw() >> 32) * n as u64) >> 32) as usize
     }
 
-    /// Shuffles by Fisher and Yates, from the end.
+    /// Fisher-Yates shuffle, from the end.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i + 1));

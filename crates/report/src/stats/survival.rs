@@ -1,16 +1,16 @@
-//! Time until an event that some never reach: recovery counted in training examples.
+//! Survival analysis of the time until recovery, in training images; trials that never recover are censored.
 
 use serde::{Deserialize, Serialize};
 
 use super::distributions::chi2_tail;
 
-/// One trial: when the event came, or until when it had not.
+/// One observation: the time of the event, or the time until which it was observed without one.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Time {
-    /// Examples seen.
+    /// Training images.
     pub at: f64,
-    /// Whether the event came; else the trial is censored there.
+    /// Whether the event occurred; otherwise the observation is censored.
     pub event: bool,
 }
 
@@ -18,15 +18,15 @@ pub struct Time {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Step {
-    /// Examples seen.
+    /// Training images.
     pub at: f64,
-    /// Share for which the event has not come by then (Kaplan and Meier, 1958).
+    /// Share without the event by then (Kaplan and Meier, 1958).
     pub surviving: f64,
-    /// Still watched just before.
+    /// Observations at risk just before.
     pub at_risk: usize,
 }
 
-/// The Kaplan-Meier curve, from (0, 1), with a step for every time of an event.
+/// The Kaplan-Meier curve from (0, 1), with a step at every event time.
 pub fn kaplan_meier(times: &[Time]) -> Vec<Step> {
     let mut steps = vec![Step { at: 0.0, surviving: 1.0, at_risk: times.len() }];
     let mut surviving = 1.0;
@@ -39,7 +39,7 @@ pub fn kaplan_meier(times: &[Time]) -> Vec<Step> {
     steps
 }
 
-/// The first time by which half have had the event, if half ever do.
+/// The median time, if half of the observations have the event.
 pub fn median(steps: &[Step]) -> Option<f64> {
     steps.iter().find(|step| step.surviving <= 0.5 + 1e-12).map(|step| step.at)
 }
@@ -57,7 +57,7 @@ fn event_times<'a>(times: impl Iterator<Item = &'a Time>) -> Vec<f64> {
 pub struct LogRank {
     /// Events in the first group.
     pub observed: f64,
-    /// Events that the first group would have if the groups did not differ.
+    /// Expected events in the first group under the null hypothesis.
     pub expected: f64,
     /// Variance of their difference.
     pub variance: f64,
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn kaplan_meier_agrees_with_the_hand() {
+    fn kaplan_meier_agrees_with_a_worked_example() {
         // 5 trials: events at 1 and 3, 3; censored at 2 and 5.
         let steps = kaplan_meier(&times(&[(1.0, true), (2.0, false), (3.0, true), (3.0, true), (5.0, false)]));
         let expected = [(0.0, 1.0, 5), (1.0, 0.8, 5), (3.0, 0.8 / 3.0, 3)];

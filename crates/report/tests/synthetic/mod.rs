@@ -1,10 +1,10 @@
 //! Synthetic studies with known truth: records without any training.
 //!
-//! Image i is right under a network when a + g_i + h_bi + e > 0: a is the network's level, g_i the image's ease (shared by
-//! all networks), h_bi how well it bears the loss of block b (shared by all seeds), e noise of the network and image. The
-//! level moves from seed to seed, from parent to parent, and from parent to parent for each block apart. With all of them
-//! normal, the true accuracy of a kind of network over new seeds, parents and images is Phi(a / spread), where spread^2
-//! is the sum of all variances: the truth is known exactly, and levels are chosen to put it where the study wants it.
+//! A network classifies image i correctly if a + g_i + h_bi + e > 0, where a is the network's level, g_i the easiness of the
+//! image (shared by all networks), h_bi its interaction with replacing block b (shared by all seeds), and e noise of network
+//! and image. The level varies between seeds and between parents, and between parents for each block. All terms are normal, so
+//! the true accuracy over new seeds, parents and images is Phi(a / spread) with spread^2 the sum of all variances. Levels are
+//! chosen to give the accuracies that a study states.
 #![allow(dead_code)]
 
 use base64::Engine;
@@ -25,19 +25,19 @@ pub struct Truth {
     pub images: usize,
     /// Accuracy of parents.
     pub parent: f64,
-    /// Accuracy gained by training on.
+    /// Accuracy gained by fine-tuning the parent.
     pub continued: f64,
     /// Accuracy of a child, given block, init and scheme.
     pub child: fn(usize, &str, &str) -> f64,
-    /// Spread of the level between seeds and between parents, on the latent scale.
+    /// Standard deviations of the level between seeds and between parents, on the latent scale.
     pub seed_sd: f64,
     pub parent_sd: f64,
     /// Examples until recovery, given the scheme; infinite for never.
     pub examples: fn(&str) -> f64,
-    /// Spread of images' ease, and of how well they bear the loss of a block.
+    /// Standard deviations of images' easiness, and of their interaction with a block.
     pub image_sd: f64,
     pub image_block_sd: f64,
-    /// Spread between parents of what the loss of a block does.
+    /// Standard deviation between parents of the effect of replacing a block.
     pub interaction_sd: f64,
 }
 
@@ -55,12 +55,12 @@ impl Truth {
             parent: 0.9,
             continued: 0.005,
             child: |block, init, scheme| {
-                let harm = [0.05, 0.005, 0.01, 0.002][block % 4];
+                let loss = [0.05, 0.005, 0.01, 0.002][block % 4];
                 let init = if init == "random" { 1.5 } else { 1.0 };
                 match scheme {
-                    "none" => 0.9 - 8.0 * init * harm,
-                    "local" => 0.9 - 2.0 * init * harm,
-                    _ => 0.905 - init * harm,
+                    "none" => 0.9 - 8.0 * init * loss,
+                    "local" => 0.9 - 2.0 * init * loss,
+                    _ => 0.905 - init * loss,
                 }
             },
             seed_sd: 0.02,
@@ -97,7 +97,7 @@ impl Truth {
         let table = |random: &mut ChaCha8Rng, rows: usize, columns: usize, sd: f64| -> Vec<Vec<f64>> {
             (0..rows).map(|_| (0..columns).map(|_| sd * normal(random)).collect()).collect()
         };
-        let bears = table(&mut random, self.blocks, self.images, self.image_block_sd);
+        let image_block = table(&mut random, self.blocks, self.images, self.image_block_sd);
         let interactions = table(&mut random, self.parents, self.blocks, self.interaction_sd);
         let parents: Vec<ParentRecord> = plan
             .parents
@@ -134,7 +134,8 @@ impl Truth {
                     (Role::Parent, _) => base[parent].clone(),
                     (Role::Child, Some(block)) => {
                         level += interactions[parent][block];
-                        let own: Vec<f64> = ease.iter().zip(&bears[block]).map(|(ease, bears)| ease + bears).collect();
+                        let own: Vec<f64> =
+                            ease.iter().zip(&image_block[block]).map(|(ease, own)| ease + own).collect();
                         draw(&mut random, &own, level)
                     }
                     _ => draw(&mut random, &ease, level),
@@ -150,7 +151,7 @@ impl Truth {
             trials_seconds: Some(1234.5),
             ..About::default()
         };
-        RunData { plan, parents, records, pictures: None, about }
+        RunData { plan, parents, records, sample_images: None, about }
     }
 
     fn record(
@@ -405,9 +406,9 @@ fn evaluation(bits: &[u8], parent: &[u8]) -> Evaluation {
     }
 }
 
-/// Pictures for the page: 200 validation and 300 test images of 32 x 32 pixels in colour.
+/// Images for the page: 200 validation and 300 test images, 32 x 32 pixels in colour.
 #[allow(dead_code, reason = "each test file uses its own part")]
-pub fn pictures() -> nettriage_records::SampleImages {
+pub fn sample_images() -> nettriage_records::SampleImages {
     let bytes = |count: usize| -> Vec<u8> { (0..count * 32 * 32 * 3).map(|i| (i * i / 7 % 251) as u8).collect() };
     nettriage_records::SampleImages {
         version: VERSION,

@@ -1,4 +1,4 @@
-//! How well cheaper answers agree with the headline's: whether minutes suffice instead of hours.
+//! Proxy rankings: would another init, scheme or the hint loss rank the blocks as the headline does, at what cost?
 
 use serde::{Deserialize, Serialize};
 
@@ -8,30 +8,30 @@ use super::series::{Key, Series, Unit, differences};
 use crate::stats::kendall::{tau, tau_interval};
 use crate::stats::paired::mean;
 
-/// One cheaper way to rank the blocks.
+/// A ranking of the blocks by another init and scheme, compared with the headline's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Cheap {
-    /// What ranks the blocks: `criticality` after training, or the `hint-loss` at the end of the hint stage.
+pub struct ProxyRanking {
+    /// The ranking score: `criticality` after training, or `hint-loss` at the end of the hint stage.
     pub measure: String,
     /// The init.
     pub init: String,
     /// The scheme.
     pub scheme: String,
-    /// Kendall's tau-b between its ranking of the blocks and the headline's.
+    /// Kendall's tau-b between this ranking and the headline's.
     pub tau: Option<f64>,
-    /// 95% percentile interval over units.
+    /// 95% percentile bootstrap interval, resampling units.
     pub interval: Option<[f64; 2]>,
     /// Blocks ranked.
     pub blocks: usize,
-    /// Its score of every block, in the headline's order.
+    /// The score of every block, in the headline's order.
     pub scores: Vec<f64>,
-    /// Mean wall seconds of one trial, over the headline's.
+    /// Mean wall-clock seconds per trial, divided by the headline's.
     pub relative_cost: f64,
 }
 
-/// Compares every other combination that has all blocks with the headline; dearer ones too, for the reader to see.
-pub(crate) fn compare(index: &Index, headline: &Headline) -> Vec<Cheap> {
+/// Compares every other combination that covers all blocks with the headline, including more expensive ones.
+pub(crate) fn rankings(index: &Index, headline: &Headline) -> Vec<ProxyRanking> {
     let full = criticalities(index, headline);
     let seconds = |candidate: &Headline| {
         let records = candidate.substitutes.iter().filter_map(|(block, _)| candidate.group(index, block));
@@ -48,7 +48,7 @@ pub(crate) fn compare(index: &Index, headline: &Headline) -> Vec<Cheap> {
                 return;
             }
             let scores = column_means(&own);
-            all.push(Cheap {
+            all.push(ProxyRanking {
                 measure: measure.to_owned(),
                 init: candidate.init.clone(),
                 scheme: candidate.scheme.clone(),
@@ -67,7 +67,7 @@ pub(crate) fn compare(index: &Index, headline: &Headline) -> Vec<Cheap> {
     all
 }
 
-/// Criticality by block, then by unit.
+/// Criticality per block, then per unit.
 fn criticalities(index: &Index, candidate: &Headline) -> Vec<Vec<(Key, f64)>> {
     let of = |block: &str, series: &Series| -> Vec<(Key, f64)> {
         let (control, _) = index.control(&candidate.scheme, block, series);
@@ -78,7 +78,7 @@ fn criticalities(index: &Index, candidate: &Headline) -> Vec<Vec<(Key, f64)>> {
     groups.map(|(block, group)| of(block, &group.series)).collect()
 }
 
-/// The last training loss of the first stage, where that is a hint stage.
+/// The last training loss of the first stage, if that is a hint stage.
 fn hint_losses(index: &Index, candidate: &Headline) -> Option<Vec<Vec<(Key, f64)>>> {
     let scheme = index.data.plan.schemes.iter().find(|scheme| scheme.name == candidate.scheme)?;
     if !scheme.stages.first()?.to_lowercase().starts_with("hint") {
@@ -107,7 +107,7 @@ fn units<'k>(keys: impl Iterator<Item = &'k Key>, unit: Unit) -> Vec<Key> {
     units
 }
 
-/// Both tables on the units that all blocks have in both: rows are units, columns blocks.
+/// Both tables restricted to the units that all blocks have in both; rows are units, columns are blocks.
 fn common(a: &[Vec<(Key, f64)>], b: &[Vec<(Key, f64)>]) -> (Vec<Vec<f64>>, Vec<Vec<f64>>) {
     let value = |column: &[(Key, f64)], key: Key| column.iter().find(|(own, _)| *own == key).map(|(_, value)| *value);
     let row =

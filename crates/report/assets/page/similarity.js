@@ -1,0 +1,60 @@
+// CKA similarity through the network, a panel per replaced block.
+plots.similarity = {
+  rows: () =>
+    data.similarity.flatMap(({ block, trials, layers }) =>
+      layers.map(({ layer, before, after }) => ({ block, layer, before, after, trials })),
+    ),
+  draw(rows, width) {
+    const blocks = blockNames.filter(name => rows.some(row => row.block === name));
+    const compared = data.layers.filter(name => rows.some(row => row.layer === name));
+    const known = rows.filter(row => row.after != null || row.before != null);
+    const low = Math.min(
+      0,
+      d3.min(known, row => Math.min(row.before ?? 1, row.after ?? 1)),
+    );
+    const title = row =>
+      `${row.block} replaced\n${row.layer}\nbefore training ${number(row.before, 3)}\n` +
+      `after training ${number(row.after, 3)}\n${row.trials} trials`;
+    const x = row => compared.indexOf(row.layer) + 1;
+    const drawPanel = (name, panelWidth) => {
+      const own = known.filter(row => row.block === name);
+      const output = data.blocks.find(block => block.block === name).output_layer;
+      const stroke = colourOf(blockNames, name);
+      const value = row => row.after ?? row.before;
+      return Plot.plot({
+        ...plotStyle(panelWidth),
+        height: 210,
+        marginTop: 24,
+        marginBottom: 30,
+        marginLeft: 40,
+        marginRight: 20,
+        x: {
+          label: "layers, from input to output",
+          domain: [1, Math.max(2, compared.length)],
+          ticks: [],
+          labelAnchor: "center",
+          labelArrow: "none",
+        },
+        y: { label: null, domain: [low, 1.03], ticks: 5, grid: true },
+        marks: [
+          Plot.frame({ stroke: css("--line") }),
+          Plot.lineY(
+            own.filter(row => row.before != null),
+            { x, y: "before", stroke, strokeWidth: 1.5, strokeDasharray: "4 3" },
+          ),
+          Plot.lineY(
+            own.filter(row => row.after != null),
+            { x, y: "after", stroke, strokeWidth: 2 },
+          ),
+          Plot.dot(
+            own.filter(row => row.after != null && row.layer === output),
+            { x, y: "after", r: 5, fill: stroke, stroke: css("--ink") },
+          ),
+          panelTitle(`${name} replaced`),
+          Plot.tip(own, Plot.pointer({ x, y: value, title })),
+        ],
+      });
+    };
+    return panelGrid(blocks, width, drawPanel);
+  },
+};

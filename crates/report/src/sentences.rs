@@ -1,0 +1,306 @@
+//! The answer and the findings as sentences, the same in every output.
+
+use crate::analysis::{
+    AccuracyVerdict, Analysis, BlockAnswer, Cell, Convergence, Estimate, F1Verdict, F2Verdict, F3Pair, Unit,
+};
+use crate::data::RunData;
+use crate::format::{count, interval, number, p_value, percent};
+
+/// A finding of the paper and what the data show about it.
+pub(crate) struct Finding {
+    /// Its name, such as `F1`.
+    pub name: &'static str,
+    /// The claim.
+    pub claim: &'static str,
+    /// The verdict in a few words.
+    pub verdict: String,
+    /// Whether the data agree with the claim; none if the data do not decide.
+    pub agrees: Option<bool>,
+    /// The same as text.
+    pub mark: &'static str,
+    /// A sentence with the numbers behind the verdict.
+    pub reason: String,
+}
+
+fn mark(agrees: Option<bool>) -> &'static str {
+    match agrees {
+        Some(true) => "✓ holds here",
+        Some(false) => "✗ does not hold here",
+        None => "? undecided",
+    }
+}
+
+/// A number of repetitions, such as `3 seeds`.
+pub(crate) fn repetitions(unit: Unit, n: usize) -> String {
+    let word = match unit {
+        Unit::Seeds => "seed",
+        Unit::Parents => "parent",
+    };
+    format!("{n} {word}{}", if n == 1 { "" } else { "s" })
+}
+
+/// The blocks that have a criticality under the headline.
+pub(crate) fn answered_blocks(analysis: &Analysis) -> Vec<(&BlockAnswer, &Cell, &Estimate)> {
+    let blocks = analysis.blocks.iter();
+    blocks
+        .filter_map(|block| {
+            let cell = &analysis.cells[block.cell?];
+            Some((block, cell, cell.criticality.as_ref()?))
+        })
+        .collect()
+}
+
+fn drop(estimate: &Estimate) -> String {
+    let interval = estimate.interval.map(|ends| format!(" (95% interval {})", interval(ends))).unwrap_or_default();
+    format!("{} pp{interval}", number(estimate.mean, 2))
+}
+
+/// A difference of accuracies, such as `2.50 pp (1.43 to 3.57) below`.
+fn above_or_below(gain: &Estimate) -> String {
+    let below = gain.mean < 0.0;
+    let ends = gain.interval.map(|[low, high]| if below { [-high, -low] } else { [low, high] });
+    let ends = ends.map(|ends| format!(" ({})", interval(ends))).unwrap_or_default();
+    format!("{} pp{ends} {}", number(gain.mean.abs(), 2), if below { "below" } else { "above" })
+}
+
+fn list(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [head @ .., last] => format!("{} and {last}", head.join(", ")),
+    }
+}
+
+/// The answer in two sentences: which blocks matter, and which could be one layer.
+pub(crate) fn answer(analysis: &Analysis) -> [String; 2] {
+    let blocks = answered_blocks(analysis);
+    let margin = number(analysis.options.margin, 2);
+    let Some(top) = blocks.iter().max_by(|a, b| a.2.mean.total_cmp(&b.2.mean)) else {
+        return ["No block has a finished trial yet.".to_owned(), String::new()];
+    };
+    let verdict = analysis.f1.as_ref().map(|f1| f1.verdict);
+    let first = match verdict {
+        _ if blocks.len() == 1 => format!("Replacing {} costs {}.", top.0.block, drop(top.2)),
+        Some(F1Verdict::Equivalent) => format!(
+            "All {} blocks matter equally: no two differ by {margin} pp or more; replacing one costs {} pp on average.",
+            blocks.len(),
+            number(blocks.iter().map(|block| block.2.mean).sum::<f64>() / blocks.len() as f64, 2)
+        ),
+        Some(F1Verdict::Different) => {
+            format!("{} matters most: replacing it costs {}.", capitalised(&top.0.block), drop(top.2))
+        }
+        _ => format!(
+            "{} looks most important, {}, which {} cannot confirm.",
+            capitalised(&top.0.block),
+            drop(top.2),
+            repetitions(analysis.unit, analysis.units)
+        ),
+    };
+    [first, replaceable(&blocks, &margin, analysis.options.margin)]
+}
+
+/// Which blocks are shown to cost less than the margin, and what the best of them saves.
+fn replaceable(blocks: &[(&BlockAnswer, &Cell, &Estimate)], margin: &str, points: f64) -> String {
+    let mut substitutes: Vec<&str> = blocks.iter().map(|block| block.1.substitute.as_str()).collect();
+    substitutes.sort_unstable();
+    substitutes.dedup();
+    let layer = if let [one] = substitutes[..] { format!("one {one}") } else { "a single layer".to_owned() };
+    // The interval of a single repetition covers test images only, not training noise.
+    let shown = |estimate: &Estimate| estimate.units > 1 && estimate.interval.is_some_and(|ends| ends[1] < points);
+    let replaceable: Vec<_> = blocks.iter().filter(|block| shown(block.2)).collect();
+    let names: Vec<&str> = replaceable.iter().map(|block| block.0.block.as_str()).collect();
+    let saves = |block: &BlockAnswer| block.saves_macs.unwrap_or(0.0) + block.saves_parameters.unwrap_or(0.0);
+    let Some((best, _, _)) = replaceable.iter().max_by(|a, b| saves(a.0).total_cmp(&saves(b.0))) else {
+        return format!("No block is shown to cost less than {margin} pp as {layer}.");
+    };
+    let each = if replaceable.len() > 1 { " each" } else { "" };
+    let mut text = format!("{} can{each} be {layer} at a cost below {margin} pp", capitalised(&list(&names)));
+    if let (Some(parameters), Some(macs)) = (best.saves_parameters, best.saves_macs) {
+        let which =
+            if replaceable.len() == 1 { "this saves".to_owned() } else { format!("{} saves most,", best.block) };
+        text += &format!("; {which} {} of the parameters and {} of the MACs", percent(parameters), percent(macs));
+    }
+    text + "."
+}
+
+/// The text with a capital first letter.
+pub(crate) fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// The headline's substitute, init and scheme, and the data.
+pub(crate) fn conditions(data: &RunData, analysis: &Analysis) -> String {
+    let Some(headline) = &analysis.headline else { return String::new() };
+    format!(
+        "One {}, init {}, scheme {}; {}; {} training images per child, evaluated on {} test images of {}.",
+        headline.substitute_text(),
+        headline.init,
+        headline.scheme,
+        repetitions(analysis.unit, analysis.units),
+        count(data.plan.data.budget as u64),
+        count(data.plan.data.test as u64),
+        data.plan.data.name,
+    )
+}
+
+/// The three findings.
+pub(crate) fn findings(analysis: &Analysis) -> [Finding; 3] {
+    [f1(analysis), f2(analysis), f3(analysis)]
+}
+
+fn f1(analysis: &Analysis) -> Finding {
+    let margin = number(analysis.options.margin, 2);
+    let (verdict, agrees, reason) = match &analysis.f1 {
+        None => ("not tested", None, "The study has no two blocks with trials to compare.".to_owned()),
+        Some(f1) => {
+            let detectable = f1.detectable.map(|points| {
+                format!("; {} can detect {} pp (80% power)", repetitions(analysis.unit, f1.units), number(points, 2))
+            });
+            let detectable = detectable.unwrap_or_default();
+            let spread = format!("the largest difference between two blocks is {} pp", number(f1.spread, 2));
+            let test = f1.p_permutation.map(|p| format!("permutation {}", p_value(p)));
+            match f1.verdict {
+                F1Verdict::Equivalent => {
+                    let tost = f1.p_equivalent.map(p_value).unwrap_or_default();
+                    let smaller = f1.p_permutation.is_some_and(|p| p < 0.05);
+                    let smaller = if smaller { ", though a smaller difference is significant" } else { "" };
+                    let reason =
+                        format!("No pair of blocks differs by {margin} pp or more (TOST {tost}){smaller}; {spread}.");
+                    ("equivalent", Some(true), reason)
+                }
+                F1Verdict::Different => {
+                    let test = test.unwrap_or_default();
+                    ("different", Some(false), format!("Accuracy depends on the block ({test}); {spread}{detectable}."))
+                }
+                F1Verdict::Undecided => {
+                    let test = test.unwrap_or_else(|| "one repetition only".to_owned());
+                    let reason = format!(
+                        "Neither a difference ({test}) nor equivalence within {margin} pp is shown; {spread}{detectable}."
+                    );
+                    ("undecided", None, reason)
+                }
+            }
+        }
+    };
+    Finding {
+        name: "F1",
+        claim: "Accuracy does not depend on which layer was compressed",
+        verdict: verdict.into(),
+        agrees,
+        mark: mark(agrees),
+        reason,
+    }
+}
+
+/// A verdict on F2.
+pub(crate) fn f2_phrase(verdict: F2Verdict) -> &'static str {
+    match verdict {
+        F2Verdict::Exceeded => "exceeded",
+        F2Verdict::ExceededByTraining => "exceeded only because of the extra training",
+        F2Verdict::Recovered => "recovered",
+        F2Verdict::NotRecovered => "not recovered",
+        F2Verdict::Undecided => "undecided",
+    }
+}
+
+fn f2(analysis: &Analysis) -> Finding {
+    let (verdict, agrees, reason) = match &analysis.f2 {
+        None => ("not tested".to_owned(), None, "The study has no scheme that trains the whole network.".to_owned()),
+        Some(f2) => {
+            let mut verdicts: Vec<F2Verdict> = f2.blocks.iter().map(|block| block.verdict).collect();
+            verdicts.sort();
+            let per_block: Vec<String> = verdicts
+                .chunk_by(|a, b| a == b)
+                .map(|group| format!("{} {}", group.len(), f2_phrase(group[0])))
+                .collect();
+            let fine_tuned = f2.overall.to_fine_tuned.as_ref();
+            let fine_tuned = fine_tuned
+                .map_or(String::new(), |gain| format!(" and {} the fine-tuned parent (control)", above_or_below(gain)));
+            let agrees = match f2.overall.verdict {
+                F2Verdict::Exceeded | F2Verdict::Recovered | F2Verdict::ExceededByTraining => Some(true),
+                F2Verdict::NotRecovered => Some(false),
+                F2Verdict::Undecided => None,
+            };
+            let reason = format!(
+                "After scheme {} children end {} the parent{fine_tuned}, averaged over blocks; by block: {}.",
+                f2.headline.scheme,
+                above_or_below(&f2.overall.to_parent),
+                per_block.join(", ")
+            );
+            (f2_phrase(f2.overall.verdict).to_owned(), agrees, reason)
+        }
+    };
+    Finding {
+        name: "F2",
+        claim: "Fine-tuning the whole network recovers or exceeds the accuracy",
+        verdict,
+        agrees,
+        mark: mark(agrees),
+        reason,
+    }
+}
+
+/// A verdict on the convergence claim of F3.
+pub(crate) fn convergence_phrase(convergence: Convergence) -> &'static str {
+    match convergence {
+        Convergence::Faster => "faster convergence",
+        Convergence::Slower => "slower convergence",
+        Convergence::Undecided => "convergence undecided",
+        Convergence::NeverReached => "no child recovered",
+    }
+}
+
+fn against_parent_phrase(verdict: AccuracyVerdict) -> &'static str {
+    match verdict {
+        AccuracyVerdict::Equivalent => "accuracy equivalent to the parent's",
+        AccuracyVerdict::Higher => "accuracy above the parent's",
+        AccuracyVerdict::Lower => "accuracy below the parent's",
+        AccuracyVerdict::Undecided => "accuracy undecided",
+    }
+}
+
+/// A verdict on two final accuracies.
+pub(crate) fn accuracy_phrase(verdict: AccuracyVerdict) -> &'static str {
+    match verdict {
+        AccuracyVerdict::Equivalent => "equivalent",
+        AccuracyVerdict::Higher => "higher",
+        AccuracyVerdict::Lower => "lower",
+        AccuracyVerdict::Undecided => "undecided",
+    }
+}
+
+fn f3(analysis: &Analysis) -> Finding {
+    let (verdict, agrees, reason) = match &analysis.f3 {
+        None => ("not tested".to_owned(), None, "The study has no scheme with and without distillation.".to_owned()),
+        Some(f3) => f3_verdict(&f3.overall),
+    };
+    // The claim has two parts. Faster convergence counts even if children below the parent never tested the second part.
+    let faster = analysis.f3.as_ref().is_some_and(|f3| f3.overall.convergence == Convergence::Faster);
+    Finding {
+        name: "F3",
+        claim: "Distillation hastens convergence but holds accuracy to the base model's",
+        verdict,
+        agrees,
+        mark: if faster && agrees.is_none() { "✓ first part holds here, ? second undecided" } else { mark(agrees) },
+        reason,
+    }
+}
+
+fn f3_verdict(pair: &F3Pair) -> (String, Option<bool>, String) {
+    let verdict = format!("{}; {}", convergence_phrase(pair.convergence), against_parent_phrase(pair.against_parent));
+    let agrees = match (pair.convergence, pair.against_parent) {
+        (Convergence::Faster, AccuracyVerdict::Equivalent) => Some(true),
+        (Convergence::Slower, _) | (_, AccuracyVerdict::Higher) => Some(false),
+        _ => None,
+    };
+    let test = pair.log_rank.map(|test| format!(" (log-rank {})", p_value(test.p))).unwrap_or_default();
+    let end = pair.to_plain.as_ref().map_or(String::new(), |gain| {
+        format!(" Distilled children end {} those of the same scheme without distillation.", above_or_below(gain))
+    });
+    let reason = format!(
+        "{} of {} children recovered with distillation, {} without{test}.{end}",
+        pair.recovered[0], pair.pairs, pair.recovered[1]
+    );
+    (verdict, agrees, reason)
+}
