@@ -14,11 +14,11 @@ const IMAGES: usize = 32;
 /// Passes that a trial adds.
 const REPETITIONS: usize = 5;
 /// Passes of an architecture that are enough: those of three trials, at three moments.
-const ENOUGH: usize = 3 * REPETITIONS;
+const MAX_REPETITIONS: usize = 3 * REPETITIONS;
 
-/// Inference times, architecture by architecture: no weight changes them, so trials of one put their passes together.
+/// Inference times per architecture. Weights do not change them, so trials of one architecture pool their passes.
 #[derive(Default)]
-pub struct Latencies(Mutex<HashMap<String, [Vec<f64>; 2]>>);
+pub struct Latencies(Mutex<HashMap<String, Vec<[f64; 2]>>>);
 
 impl Latencies {
     /// Seconds per image of `network`, whose architecture has that name, and of `parent`, one thread each: of all passes
@@ -31,24 +31,30 @@ impl Latencies {
         exact: bool,
     ) -> Result<InferenceTime, Error> {
         let known = || self.0.lock().expect("no holder of this lock panics");
-        let enough = known().get(architecture).filter(|[passes, _]| passes.len() >= ENOUGH).cloned();
-        let seconds = match enough {
-            Some(seconds) => seconds,
+        let enough = known().get(architecture).filter(|passes| passes.len() >= MAX_REPETITIONS).cloned();
+        let pairs = match enough {
+            Some(pairs) => pairs,
             None => {
                 let new = passes([network, parent], IMAGES, REPETITIONS, exact)?;
                 let mut known = known();
                 let all = known.entry(architecture.to_owned()).or_default();
-                all.iter_mut().zip(new).for_each(|(all, new)| {
-                    all.extend(new);
-                    all.sort_by(f64::total_cmp);
-                });
+                all.extend(new);
                 all.clone()
             }
         };
-        let repetitions = seconds[0].len();
-        let [network, parent] =
-            seconds.map(|s| [s[repetitions / 2], s[0], s[repetitions - 1]].map(|seconds| seconds / IMAGES as f64));
-        Ok(InferenceTime { batch: IMAGES, repetitions, network, parent })
+        let summary = |index: usize| {
+            let seconds = sorted(pairs.iter().map(|pair| pair[index]));
+            [median(&seconds), seconds[0], seconds[seconds.len() - 1]].map(|seconds| seconds / IMAGES as f64)
+        };
+        let ratios = sorted(pairs.iter().map(|[network, parent]| network / parent));
+        let [low, high] = median_interval(&ratios);
+        Ok(InferenceTime {
+            batch: IMAGES,
+            repetitions: pairs.len(),
+            network: summary(0),
+            parent: summary(1),
+            ratio: Some([median(&ratios), low, high]),
+        })
     }
 }
 
@@ -57,29 +63,57 @@ impl Latencies {
 /// # Errors
 /// Those of the engine.
 pub fn alternating(networks: [&Network; 2], batch: usize, repetitions: usize, exact: bool) -> Result<[f64; 2], Error> {
-    Ok(passes(networks, batch, repetitions, exact)?.map(|seconds| 1e3 * seconds[seconds.len() / 2]))
+    let pairs = passes(networks, batch, repetitions, exact)?;
+    Ok([0, 1].map(|index| 1e3 * median(&sorted(pairs.iter().map(|pair| pair[index])))))
 }
 
-/// Seconds of `repetitions` forward passes of each of two networks, one thread each, sorted; on images of zeros.
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// The middle one of sorted values; of an even number the upper.
+fn median(sorted: &[f64]) -> f64 {
+    sorted[sorted.len() / 2]
+}
+
+/// The distribution-free interval of the median by order statistics, with at least 95% coverage for six values or more;
+/// the lowest to the highest of fewer.
+fn median_interval(sorted: &[f64]) -> [f64; 2] {
+    let n = sorted.len();
+    // P(X < k) for a binomial X of n trials with probability 1/2, summed up term by term.
+    let (mut term, mut below, mut k) = (0.5_f64.powi(n as i32), 0.0, 0);
+    while k < n / 2 && below + term <= 0.025 {
+        below += term;
+        term *= (n - k) as f64 / (k + 1) as f64;
+        k += 1;
+    }
+    let k = k.max(1);
+    [sorted[k - 1], sorted[n - k]]
+}
+
+/// Seconds of `repetitions` forward passes of two networks on one thread, on images of zeros.
 ///
-/// In alternation, so that a machine that slows down slows both.
-fn passes(networks: [&Network; 2], batch: usize, repetitions: usize, exact: bool) -> Result<[Vec<f64>; 2], Error> {
+/// The networks alternate, so that a machine that slows down slows both passes of a pair.
+fn passes(networks: [&Network; 2], batch: usize, repetitions: usize, exact: bool) -> Result<Vec<[f64; 2]>, Error> {
     let options = Options { exact, ..Options::inference(batch) };
     let mut models = [Model::new(networks[0], &options)?, Model::new(networks[1], &options)?];
     let images = vec![0.0; batch * networks[0].graph.input.elements()];
-    let mut seconds = [Vec::new(), Vec::new()];
+    let mut pairs = Vec::with_capacity(repetitions);
     for repetition in 0..=repetitions {
+        let mut seconds = [0.0; 2];
         for (model, seconds) in models.iter_mut().zip(&mut seconds) {
             let start = Instant::now();
             std::hint::black_box(model.forward(&images));
-            // The first is warming up.
-            if repetition > 0 {
-                seconds.push(start.elapsed().as_secs_f64());
-            }
+            *seconds = start.elapsed().as_secs_f64();
+        }
+        // The first pair warms up caches and memory.
+        if repetition > 0 {
+            pairs.push(seconds);
         }
     }
-    seconds.iter_mut().for_each(|seconds| seconds.sort_by(f64::total_cmp));
-    Ok(seconds)
+    Ok(pairs)
 }
 
 #[cfg(test)]
@@ -88,6 +122,22 @@ mod tests {
     use nettriage_net::Shape;
     use nettriage_net::arch::{self, ArchSpec};
     use rand::SeedableRng;
+
+    #[test]
+    fn median_interval_has_the_published_ranks() {
+        // Conover, Practical Nonparametric Statistics, table A3: ranks 1 and 6 of 6, 2 and 9 of 10, 4 and 12 of 15.
+        for (n, low, high) in [(6, 1.0, 6.0), (10, 2.0, 9.0), (15, 4.0, 12.0), (5, 1.0, 5.0), (1, 1.0, 1.0)] {
+            let values: Vec<f64> = (1..=n).map(f64::from).collect();
+            assert_eq!(median_interval(&values), [low, high], "{n}");
+        }
+    }
+
+    #[test]
+    fn a_disturbed_pass_moves_no_ratio() {
+        let pairs: Vec<[f64; 2]> = (0..15).map(|i| [0.5, if i == 3 { 12.0 } else { 1.0 }]).collect();
+        let ratios = sorted(pairs.iter().map(|[network, parent]| network / parent));
+        assert_eq!((median(&ratios), median_interval(&ratios)), (0.5, [0.5, 0.5]));
+    }
 
     #[test]
     fn passes_of_one_architecture_are_put_together_until_they_are_enough() {

@@ -238,6 +238,10 @@ pub struct InferenceTime {
     pub batch: usize,
     /// Number of repetitions.
     pub repetitions: usize,
+    /// Time of the network divided by the parent's, repetition by repetition: the median and its distribution-free 95%
+    /// interval. Absent in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<[f64; 3]>,
     /// Median, minimum and maximum for the network of the trial.
     pub network: [f64; 3],
     /// Median, minimum and maximum for the parent.

@@ -15,7 +15,7 @@ pub struct SampleImages {
     pub validation: String,
     /// The first test images, likewise.
     pub test: String,
-    /// The labels of those test images.
+    /// The labels of all test images that trials are evaluated on, in order; the images may be fewer.
     pub labels: Vec<u16>,
 }
 

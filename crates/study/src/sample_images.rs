@@ -24,6 +24,7 @@ pub(crate) fn of(context: &StudyContext) -> SampleImages {
         shape: [data.height, data.width, data.channels],
         validation: SampleImages::encode(&bytes(&data.train, validation)),
         test: SampleImages::encode(&bytes(&data.test, test)),
-        labels: test.iter().map(|&i| data.test.labels[i as usize]).collect(),
+        // All labels, because the report needs the share of the most frequent class.
+        labels: context.test.iter().map(|&i| data.test.labels[i as usize]).collect(),
     }
 }
