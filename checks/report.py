@@ -112,6 +112,14 @@ class Study:
     def planned(self, role, block, scheme):
         return any((row["role"], row["block"], row["scheme"]) == (role, block, scheme) for row in self.trials)
 
+    def incomplete(self, block, substitute, init, scheme):
+        """Whether a child's trial diverged or failed."""
+        return any((row["role"], row["block"], row["substitute"], row["init"], row["scheme"], row["state"] != "done") == ("child", block, substitute, init, scheme, True) for row in self.trials)
+
+    def at_chance(self):
+        test = self.analysis["validity"]["chance"]
+        return test is not None and test["p"] >= 0.05
+
     def unit(self, key):
         return key[0] if self.by_parent else key
 
@@ -247,7 +255,51 @@ def median_time(times):
     return next((t for t, surviving in survival_steps(times) if surviving <= 0.5 + 1e-12), None)
 
 
-def check_cells(check, study, bootstrap):
+def time_ratio(rows):
+    """Median, ends of the interval and number of the longest measurements, each counted once; none without an interval."""
+    timed = [row for row in rows if row["parent_inference_seconds"]]
+    longest = max((row["inference_repetitions"] for row in timed), default=0)
+    names = ("inference_seconds", "parent_inference_seconds", "inference_ratio", "inference_ratio_low", "inference_ratio_high")
+    distinct = {tuple(row[name] for name in names) for row in timed if row["inference_repetitions"] == longest}
+    ratios = [(network / parent,) * 3 if ratio is None else (ratio, low, high) for network, parent, ratio, low, high in distinct]
+    if not ratios or (len(ratios) < 2 and any(one[2] is None for one in distinct)):
+        return None
+    return float(np.median([one[0] for one in ratios])), min(one[1] for one in ratios), max(one[2] for one in ratios), len(ratios)
+
+
+def check_timing(check, study):
+    """Whether networks with the parent's architecture take the parent's time."""
+    theirs = study.analysis["timing"]
+    pooled = time_ratio([row for row in study.done if row["role"] in ("placebo", "parent", "parent-continued", "reinit")])
+    check.same("timing", theirs is None, pooled is None)
+    if pooled is None:
+        return True
+    passed = abs(pooled[0] - 1) <= 0.05 and pooled[2] - pooled[1] <= 0.2
+    check.same("timing", [theirs[name] for name in ("measurements", "ratio", "interval", "passed")], [pooled[3], pooled[0], list(pooled[1:3]), passed])
+    return passed
+
+
+def check_validity(check, study):
+    theirs = study.analysis["validity"]
+    if theirs["chance"]:
+        test = theirs["chance"]
+        # The labels are not in the table of trials: the share of the most frequent class is taken as given.
+        check.same("validity.chance.p", test["p"], stats.binomtest(test["correct"], test["images"], test["chance"], alternative="greater").pvalue)
+    headline = study.analysis["headline"]
+    if headline is None:
+        return
+    keys = combination(study, headline)
+    check.same("validity.incomplete_blocks", theirs["incomplete_blocks"], [block for block, key in keys.items() if study.incomplete(*key)])
+    constant = []
+    for block, key in keys.items():
+        child = study.series(study.rows("child", *key))
+        values, _, _ = differences(study, study.control(key[3], block, child)[0], child)
+        if len(values) > 1 and len(set(values)) == 1:
+            constant.append(block)
+    check.same("validity.zero_variance_blocks", theirs["zero_variance_blocks"], constant)
+
+
+def check_cells(check, study, bootstrap, timed):
     theirs = {(cell["block"], cell["substitute"], cell["init"], cell["scheme"]): cell for cell in study.analysis["cells"]}
     ours = {(row["block"], row["substitute"], row["init"], row["scheme"]) for row in study.done if row["role"] == "child"}
     check.same("cells", sorted(theirs), sorted(ours)) if sorted(theirs) != sorted(ours) else None
@@ -269,8 +321,12 @@ def check_cells(check, study, bootstrap):
         check.same(f"{what}.recovered", cell["recovered"], sum(event for _, event in times))
         check.same(f"{what}.median_recovery", cell["median_recovery"], median_time(times))
         alike = [row for other in theirs if other[:2] == key[:2] for row in study.rows("child", *other)]
-        ratios = [row["inference_seconds"] / row["parent_inference_seconds"] for row in alike if row["parent_inference_seconds"]]
-        check.same(f"{what}.latency", cell["latency"], float(np.median(ratios)) if ratios else None)
+        pooled = time_ratio(alike) if timed else None
+        if pooled and pooled[2] - pooled[1] > 0.2:
+            pooled = None
+        check.same(f"{what}.latency", cell["latency"], pooled and pooled[0])
+        check.same(f"{what}.latency_interval", cell["latency_interval"], pooled and list(pooled[1:3]))
+        check.same(f"{what}.control_accuracy", cell["control_accuracy"], 100 * np.mean([control[key][0] for key in control]))
         check.same(f"{what}.cost", [cell["cost"]["parameters"], cell["cost"]["macs"]], [rows[0]["parameters"], rows[0]["macs"]])
 
 
@@ -414,7 +470,8 @@ def check_f1(check, study, margin):
         errors.sort(key=lambda error: error[0])
         se, df = errors[len(errors) // 2]
         check.same("f1.detectable", f1["detectable"], (stats.t.ppf(0.975, df) + stats.t.ppf(0.8, df)) * se)
-    verdict = "equivalent" if worst is not None and worst < 0.05 else "different" if p is not None and p < 0.05 else "undecided"
+    undecided = study.at_chance() or any(study.incomplete(*key) for key in blocks.values())
+    verdict = "undecided" if undecided else "equivalent" if worst is not None and worst < 0.05 else "different" if p is not None and p < 0.05 else "undecided"
     check.same("f1.verdict", f1["verdict"], verdict)
 
 
@@ -446,7 +503,9 @@ def check_f2(check, study, margin):
         test = lambda pair: mean_of(*pair[:2]) if pair and len(pair[0]) > 1 else None
         parent = check_estimate(check, f"{what}.to_parent", own["to_parent"], study, child, study.parents)
         continued = check_estimate(check, f"{what}.to_fine_tuned", own["to_fine_tuned"], study, child, control) if fallback_pairs == 0 else None
-        check.same(f"{what}.verdict", own["verdict"], f2_verdict(test(parent), test(continued), margin))
+        chosen = [key for block, key in blocks.items() if own["block"] in (None, block)]
+        undecided = study.at_chance() or any(study.incomplete(*key) for key in chosen)
+        check.same(f"{what}.verdict", own["verdict"], "undecided" if undecided else f2_verdict(test(parent), test(continued), margin))
 
 
 def log_rank(strata):
@@ -535,7 +594,7 @@ def strata_of(study, distilled, plain):
         key = (cell["block"], cell["substitute"], cell["init"])
         a, b = ({study.key(row): row for row in study.rows("child", *key, scheme)} for scheme in (distilled, plain))
         keys = sorted(set(a) & set(b))
-        if keys:
+        if keys and not study.incomplete(*key, distilled) and not study.incomplete(*key, plain):
             strata.append({"keys": keys, "first": recovery([a[k] for k in keys]), "second": recovery([b[k] for k in keys]), "distilled": study.series(a.values()), "plain": study.series(b.values())})
     return strata
 
@@ -560,7 +619,7 @@ def check_f3_pair(check, study, theirs, strata, margin):
             convergence = "faster" if observed > expected else "slower"
         if len(arms) == 1:
             check.same(f"{what}.scipy", chi2, stats.logrank(censored(first), censored(second)).statistic ** 2)
-    check.same(f"{what}.convergence", theirs["convergence"], convergence)
+    check.same(f"{what}.convergence", theirs["convergence"], "undecided" if study.at_chance() else convergence)
     by_unit = defaultdict(list)
     for stratum in strata:
         for key, a, b in zip(stratum["keys"], stratum["first"], stratum["second"]):
@@ -575,7 +634,7 @@ def check_f3_pair(check, study, theirs, strata, margin):
     ]:
         mean = check_pooled(check, f"{what}.{name}", theirs[name], pooled(study, strata, pick))
         if verdict:
-            check.same(f"{what}.{verdict}", theirs[verdict], accuracy_verdict(mean, margin))
+            check.same(f"{what}.{verdict}", theirs[verdict], "undecided" if study.at_chance() else accuracy_verdict(mean, margin))
 
 
 def check_f3(check, study, margin):
@@ -712,7 +771,8 @@ def main():
     check.same("unit", analysis["unit"], "parents" if study.by_parent else "seeds")
     bootstrap = Bootstrap() if analysis["options"]["bootstrap"] else None
     check_parent(check, study)
-    check_cells(check, study, bootstrap)
+    check_validity(check, study)
+    check_cells(check, study, bootstrap, check_timing(check, study))
     check_controls(check, study, bootstrap)
     check_headline(check, study)
     check_f1(check, study, margin)

@@ -1,73 +1,87 @@
 //! The model card of an exported network.
 
-use nettriage_records::plan::{Cost, TrialSpec};
-use nettriage_records::record::Evaluation;
+use nettriage_records::plan::{Cost, Plan, TrialSpec};
+use nettriage_records::record::{Evaluation, ParentRecord, Record};
 use nettriage_records::{Error, Run};
+
+use crate::markdown::{code, code_block, escape};
 
 /// The model card of a trial's network as Markdown: parent, replacement, accuracy with interval, cost and command.
 ///
 /// # Errors
 /// Those of [`Run::record`] and [`Run::parent`].
 pub fn card(run: &Run, spec: &TrialSpec) -> Result<String, Error> {
-    let plan = run.plan();
-    let (record, parent) = (run.record(&spec.id)?, run.parent(&spec.parent)?);
-    let readings = record.as_ref().and_then(|r| r.readings.as_ref());
-    let text = |text: &Option<String>| text.clone().unwrap_or_else(|| "none".to_owned());
-    let mut lines = vec![
-        format!("# {}, trial {}", plan.name, spec.id),
-        String::new(),
-        format!(
-            "- **Parent**: seed {}, trained on {} images of {}",
-            parent_seed(run, spec),
-            plan.data.train,
-            plan.data.name
+    Ok(markdown(run.plan(), spec, run.record(&spec.id)?.as_ref(), run.parent(&spec.parent)?.as_ref()))
+}
+
+fn markdown(plan: &Plan, spec: &TrialSpec, record: Option<&Record>, parent: Option<&ParentRecord>) -> String {
+    let readings = record.and_then(|record| record.readings.as_ref());
+    let name = |text: &Option<String>| escape(text.as_deref().unwrap_or("none"));
+    let data = escape(&plan.data.name);
+    let mut facts = vec![
+        // Only trained parents have a learning curve.
+        (
+            "Parent",
+            match parent {
+                Some(parent) if parent.curve.is_empty() => format!(
+                    "read from a file, not trained by nettriage; the {} validation images are carved from the training set of \
+                 {data}, so the parent may have been trained on them",
+                    plan.data.validation
+                ),
+                _ => format!("seed {}, trained on {} images of {data}", parent_seed(plan, spec), plan.data.train),
+            },
         ),
-        format!(
-            "- **Replaced**: {} by {}, init {}, scheme {}, {} training images (seed {})",
-            text(&spec.block),
-            text(&spec.substitute),
-            text(&spec.init),
-            spec.scheme,
-            plan.data.budget,
-            spec.seed
+        (
+            "Replaced",
+            format!(
+                "{} by {}, init {}, scheme {}, {} training images (seed {})",
+                name(&spec.block),
+                name(&spec.substitute),
+                name(&spec.init),
+                escape(&spec.scheme),
+                plan.data.budget,
+                spec.seed
+            ),
         ),
     ];
     if let Some(readings) = readings {
-        lines.push(format!("- **Accuracy**: {} on the test set", accuracy(&readings.test)));
+        facts.push(("Accuracy", format!("{} on the test set", accuracy(&readings.test))));
     }
-    if let Some(parent) = &parent {
-        lines.push(format!("- **Parent's accuracy**: {} on the whole test set", accuracy(&parent.test)));
+    if let Some(parent) = parent {
+        facts.push(("Parent's accuracy", format!("{} on the whole test set", accuracy(&parent.test))));
     }
-    if let (Some(readings), Some(parent)) = (readings, &parent) {
-        lines.push(format!("- **Cost**: {}", cost(parent.cost, readings.cost)));
+    if let (Some(readings), Some(parent)) = (readings, parent) {
+        facts.push(("Cost", cost(parent.cost, readings.cost)));
     }
-    if let Some(time) = record.as_ref().and_then(|r| r.clock.inference.as_ref()) {
-        lines.push(format!(
-            "- **Inference**: {:.4} ms per image, parent {:.4} ms (medians of {}, batch {}, one thread, on the study's machine)",
-            1e3 * time.network[0],
-            1e3 * time.parent[0],
-            time.repetitions,
-            time.batch
+    if let Some(time) = record.and_then(|record| record.clock.inference.as_ref()) {
+        facts.push((
+            "Inference",
+            format!(
+                "{:.4} ms per image, parent {:.4} ms (medians of {}, batch {}, one thread, on the study's machine)",
+                1e3 * time.network[0],
+                1e3 * time.parent[0],
+                time.repetitions,
+                time.batch
+            ),
         ));
     }
-    lines.push(format!(
-        "- **Input**: {:?} (C, H, W), mean {:?}, std {:?}",
-        plan.data.shape, plan.data.mean, plan.data.std
-    ));
-    lines.push(format!("- **Classes**: {}", plan.data.classes.join(", ")));
-    lines.push(format!("- **Command**: `nettriage export RUN --trial {}`, of the study below", spec.id));
-    lines.extend([
-        String::new(),
-        "```toml".into(),
-        plan.study.trim_end().replace("```", "'''"),
-        "```".into(),
-        String::new(),
+    facts.extend([
+        ("Input", format!("{:?} (C, H, W), mean {:?}, std {:?}", plan.data.shape, plan.data.mean, plan.data.std)),
+        ("Classes", escape(&plan.data.classes.join(", "))),
+        ("Command", format!("{}, of the study below", code(&format!("nettriage export RUN --trial {}", spec.id)))),
     ]);
-    Ok(lines.join("\n"))
+    let facts: Vec<String> = facts.iter().map(|(name, value)| format!("- **{name}**: {value}\n")).collect();
+    format!(
+        "# {}, trial {}\n\n{}\n{}",
+        escape(&plan.name),
+        escape(&spec.id),
+        facts.concat(),
+        code_block("toml", &plan.study)
+    )
 }
 
-fn parent_seed(run: &Run, spec: &TrialSpec) -> u64 {
-    run.plan().parents.iter().find(|p| p.id == spec.parent).map_or(0, |p| p.seed)
+fn parent_seed(plan: &Plan, spec: &TrialSpec) -> u64 {
+    plan.parents.iter().find(|p| p.id == spec.parent).map_or(0, |p| p.seed)
 }
 
 /// Accuracy with Wilson's 95% score interval over images (Wilson, 1927).

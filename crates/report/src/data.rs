@@ -33,8 +33,10 @@ pub struct About {
     pub machine: String,
     /// The command line.
     pub command: String,
-    /// The run's folder.
+    /// The name of the run's folder.
     pub folder: String,
+    /// The path of the run's folder, as it was given.
+    pub run: String,
     /// Wall seconds from the end of the parents' training to the last trial's end.
     pub trials_seconds: Option<f64>,
     /// What successive halving skipped; empty without it.
@@ -42,7 +44,7 @@ pub struct About {
 }
 
 impl RunData {
-    /// Reads a run's records and fills in `about.folder`, `about.machine`, `about.trials_seconds` and `about.halving`.
+    /// Reads a run's records and fills in `about.folder`, `about.run`, `about.machine`, `about.trials_seconds` and `about.halving`.
     ///
     /// # Errors
     /// Those of [`Run::records`].
@@ -60,6 +62,7 @@ impl RunData {
             sample_images: run.sample_images()?,
             about: About {
                 folder,
+                run: run.folder().display().to_string(),
                 machine: machines.join("; "),
                 trials_seconds,
                 halving: run.halving()?.as_ref().map_or(String::new(), halving),

@@ -24,7 +24,7 @@ pub(crate) enum Type {
 }
 
 /// The columns of [`csv`].
-pub(crate) const COLUMNS: [(&str, Type); 42] = [
+pub(crate) const COLUMNS: [(&str, Type); 46] = [
     ("id", Type::Text),
     ("role", Type::Text),
     ("parent", Type::Text),
@@ -60,6 +60,10 @@ pub(crate) const COLUMNS: [(&str, Type); 42] = [
     ("seconds", Type::Real),
     ("inference_seconds", Type::Real),
     ("parent_inference_seconds", Type::Real),
+    ("inference_repetitions", Type::Integer),
+    ("inference_ratio", Type::Real),
+    ("inference_ratio_low", Type::Real),
+    ("inference_ratio_high", Type::Real),
     ("hint_loss", Type::Real),
     ("test_per_class", Type::Text),
     ("test_correct_bits", Type::Text),
@@ -214,6 +218,11 @@ impl Row {
         if let Some(inference) = &clock.inference {
             self.set("inference_seconds", inference.network[0]);
             self.set("parent_inference_seconds", inference.parent[0]);
+            self.set("inference_repetitions", inference.repetitions);
+            let names = ["inference_ratio", "inference_ratio_low", "inference_ratio_high"];
+            for (i, name) in names.into_iter().enumerate() {
+                self.optional(name, inference.ratio.map(|ratio| ratio[i]));
+            }
         }
     }
 }

@@ -60,6 +60,26 @@ pub(crate) fn signed_percent(share: f64) -> String {
     format!("{}%", signed(100.0 * share, digits))
 }
 
+/// Text as one word of a POSIX shell's command line.
+pub(crate) fn shell_word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// Text without characters that act instead of being shown: control characters, and overrides of the writing direction.
+/// Names come from files; every output passes its text through here.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if acts(c) { '\u{FFFD}' } else { c }).collect()
+}
+
+fn acts(c: char) -> bool {
+    let direction = matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    direction || (c.is_control() && c != '\n' && c != '\t')
+}
+
 /// A p value, such as `p = 0.013` or `p < 0.0001`.
 pub(crate) fn p_value(p: f64) -> String {
     if p < 1e-4 {
@@ -89,6 +109,18 @@ pub(crate) fn round_step(rough: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shell_words_are_quoted() {
+        assert_eq!(shell_word("runs/digits-1"), "runs/digits-1");
+        assert_eq!(shell_word("it's; rm -rf"), r"'it'\''s; rm -rf'");
+        assert_eq!((shell_word(""), shell_word("-x")), ("''".to_owned(), "'-x'".to_owned()));
+    }
+
+    #[test]
+    fn characters_that_act_are_replaced() {
+        assert_eq!(printable("a\u{1b}[2J\u{202E}b\n\t\u{85}é"), "a\u{FFFD}[2J\u{FFFD}b\n\t\u{FFFD}é");
+    }
 
     #[test]
     fn numbers_are_formatted() {

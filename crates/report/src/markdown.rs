@@ -2,17 +2,20 @@
 
 use crate::analysis::Analysis;
 use crate::data::RunData;
-use crate::format::{duration, interval, number, signed_percent};
+use crate::format::{duration, interval, number, printable, signed_percent};
 use crate::sentences;
 
 /// The answer, the table of blocks and the findings as Markdown (GitHub's dialect).
 pub fn markdown(data: &RunData, analysis: &Analysis) -> String {
     let mut out = format!("## Which blocks of {} matter\n\n", escape(&analysis.name));
-    let [first, second] = sentences::answer(analysis);
-    out += &format!("**{}** {}\n\n", escape(&first), escape(&second));
-    out += &format!("{}\n\n", escape(&sentences::conditions(data, analysis)));
-    out += "| | block | drop (pp) | 95% interval | accuracy | parameters | MACs | time |\n";
-    out += "|--:|:--|--:|:--:|--:|--:|--:|--:|\n";
+    let answer = sentences::answer(analysis);
+    out += &format!("**{}** {}\n\n", escape(&answer.action), escape(&answer.importance));
+    for caution in sentences::cautions(analysis) {
+        out += &format!("> {}\n>\n", escape(&caution));
+    }
+    out += &format!("\n{}\n\n", escape(&sentences::conditions(data, analysis)));
+    out += "| | block | drop (pp) | 95% interval | control | child | parameters | MACs | time |\n";
+    out += "|--:|:--|--:|:--:|--:|--:|--:|--:|--:|\n";
     for block in &analysis.blocks {
         let cell = block.cell.map(|cell| &analysis.cells[cell]);
         let estimate = cell.and_then(|cell| cell.criticality.as_ref());
@@ -22,6 +25,7 @@ pub fn markdown(data: &RunData, analysis: &Analysis) -> String {
             escape(&block.block),
             estimate.map(|estimate| number(estimate.mean, 2)).unwrap_or_default(),
             estimate.and_then(|estimate| estimate.interval).map(interval).unwrap_or_default(),
+            cell.and_then(|cell| cell.control_accuracy).map(|x| format!("{}%", number(x, 2))).unwrap_or_default(),
             cell.map(|cell| format!("{}%", number(cell.accuracy, 2))).unwrap_or_default(),
             share(block.saves_parameters),
             share(block.saves_macs),
@@ -55,12 +59,12 @@ pub fn markdown(data: &RunData, analysis: &Analysis) -> String {
 /// Text in which nothing is Markdown or HTML markup.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::new();
-    for c in text.chars() {
+    for c in printable(text).chars() {
         match c {
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
             '&' => out.push_str("&amp;"),
-            '\n' | '\r' => out.push(' '),
+            '\n' | '\t' => out.push(' '),
             '|' | '*' | '_' | '`' | '[' | ']' | '\\' | '#' | '@' => {
                 out.push('\\');
                 out.push(c);
@@ -69,4 +73,26 @@ pub(crate) fn escape(text: &str) -> String {
         }
     }
     out
+}
+
+/// Text as inline code.
+pub(crate) fn code(text: &str) -> String {
+    format!("`{}`", printable(text).replace('`', "'").replace(['\n', '\t'], " "))
+}
+
+/// Text as a block of code in a language.
+pub(crate) fn code_block(language: &str, text: &str) -> String {
+    format!("```{language}\n{}\n```\n", printable(text.trim_end()).replace("```", "'''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_become_markup() {
+        assert_eq!(escape("</b>\u{1b}[1m|*x*\n# y"), "&lt;/b&gt;\u{FFFD}\\[1m\\|\\*x\\* \\# y");
+        assert_eq!(code("a`b\u{1b}\nc"), "`a'b\u{FFFD} c`");
+        assert_eq!(code_block("toml", "x\n```\n<y>\n"), "```toml\nx\n'''\n<y>\n```\n");
+    }
 }

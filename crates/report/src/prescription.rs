@@ -2,8 +2,9 @@
 
 use nettriage_records::prescription::{Figures, Prescription};
 
-use crate::format::{interval, number, percent, short};
-use crate::terminal::{aligned, clean};
+use crate::format::{interval, number, percent, printable, short};
+use crate::markdown::{code, escape};
+use crate::terminal::aligned;
 
 pub use crate::html::prescription as html;
 
@@ -12,10 +13,10 @@ pub fn terminal(prescription: &Prescription) -> String {
     let mut out = aligned(&rows(prescription), |_| true).concat() + "\n";
     for replaced in &prescription.replaced {
         let [first, last] = &replaced.layers;
-        out += &(clean(&format!("{first} to {last}: {}", replaced.substitute)) + "\n");
+        out += &format!("{first} to {last}: {}\n", replaced.substitute);
     }
     out += &format!("\n{}\n", verdict(prescription));
-    out
+    printable(&out)
 }
 
 /// The budget, whether the network meets it, and what it costs and saves.
@@ -24,9 +25,9 @@ pub(crate) fn verdict(prescription: &Prescription) -> String {
     let before = prescription.test.as_ref().map_or(&prescription.before, |[before, _]| before);
     let accuracy = match (last.drop, &prescription.test) {
         (Some([drop, low, high]), Some(_)) => {
-            format!("accuracy drop {} pp on the test set ({})", number(drop, 2), interval([low, high]))
+            format!("Accuracy drop {} pp on the test set ({})", number(drop, 2), interval([low, high]))
         }
-        (Some([drop, ..]), None) => format!("accuracy drop {} pp on the evaluation images", number(drop, 2)),
+        (Some([drop, ..]), None) => format!("Accuracy drop {} pp on the evaluation images", number(drop, 2)),
         (None, _) => format!("{} of predictions stay the same", percent(last.agreement.unwrap_or(0.0))),
     };
     let times = before.milliseconds / last.milliseconds.max(1e-9);
@@ -73,23 +74,25 @@ pub(crate) fn rows(prescription: &Prescription) -> Vec<Vec<String>> {
 /// The model card.
 pub fn markdown(prescription: &Prescription, command: &str) -> String {
     let mut out = format!(
-        "# {}, compressed\n\n{}\n\n- **Parent**: `{}`\n- **Data**: {}\n- **Training after surgery**: {}\n- **Evaluated on**: {}\n\
-         - **Command**: `{}`\n\n",
-        prescription.network,
-        verdict(prescription),
-        prescription.source,
-        prescription.data,
-        prescription.training,
-        prescription.judged_from,
-        command.replace('`', "'"),
+        "# {}, compressed\n\n{}\n\n- **Parent**: {}\n- **Data**: {}\n- **Training after surgery**: {}\n- **Evaluated on**: {}\n\
+         - **Command**: {}\n\n",
+        escape(&prescription.network),
+        escape(&verdict(prescription)),
+        code(&prescription.source),
+        escape(&prescription.data),
+        escape(&prescription.training),
+        escape(&prescription.judged_from),
+        code(command),
     );
     out += "## Replaced layers\n\n| layers | by |\n|---|---|\n";
     for replaced in &prescription.replaced {
-        out += &format!("| {} to {} | {} |\n", replaced.layers[0], replaced.layers[1], replaced.substitute);
+        let [first, last] = replaced.layers.each_ref().map(|layer| escape(layer));
+        out += &format!("| {first} to {last} | {} |\n", escape(&replaced.substitute));
     }
     out += "\n## Predicted and measured\n\n";
     for (index, row) in rows(prescription).iter().enumerate() {
-        out += &format!("| {} |\n", row.join(" | "));
+        let cells: Vec<String> = row.iter().map(|cell| escape(cell)).collect();
+        out += &format!("| {} |\n", cells.join(" | "));
         if index == 0 {
             out += &format!("|{}\n", "---|".repeat(row.len()));
         }

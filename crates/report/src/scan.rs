@@ -6,9 +6,9 @@ use nettriage_records::plan::Role;
 use nettriage_records::scan::{Candidate, Range, Scan, Trust};
 use nettriage_records::{Error, Run};
 
-use crate::format::{interval, number, short, signed_percent};
+use crate::format::{interval, number, printable, short, signed_percent};
 use crate::stats::kendall;
-use crate::terminal::{aligned, clean};
+use crate::terminal::aligned;
 
 pub use crate::html::scan as html;
 
@@ -17,7 +17,7 @@ const SHOWN: usize = 14;
 
 /// The Pareto front of accuracy and time, and the default blocks, as plain text.
 pub fn terminal(scan: &Scan) -> String {
-    let mut out = format!("{}: ", clean(&scan.network));
+    let mut out = format!("{}: ", scan.network);
     if let Some(accuracy) = scan.parent.accuracy {
         out += &format!("{}% of {} ({}), ", number(100.0 * accuracy, 2), scan.images.judged, scan.images.judged_from);
     }
@@ -48,7 +48,7 @@ pub fn terminal(scan: &Scan) -> String {
     }
     out += "\n";
     out += &ranking_note(scan);
-    out
+    printable(&out)
 }
 
 /// How well the scan's ranking agrees with training: a line per scheme and init.

@@ -1,7 +1,7 @@
 //! The answer and the findings as sentences, the same in every output.
 
 use crate::analysis::{
-    AccuracyVerdict, Analysis, BlockAnswer, Cell, Convergence, Estimate, F1Verdict, F2Verdict, F3Pair, Unit,
+    AccuracyVerdict, Analysis, BlockAnswer, Cell, ChanceTest, Convergence, Estimate, F1Verdict, F2Verdict, F3Pair, Unit,
 };
 use crate::data::RunData;
 use crate::format::{count, interval, number, p_value, percent};
@@ -32,11 +32,14 @@ fn mark(agrees: Option<bool>) -> &'static str {
 
 /// A number of repetitions, such as `3 seeds`.
 pub(crate) fn repetitions(unit: Unit, n: usize) -> String {
-    let word = match unit {
+    format!("{n} {}{}", unit_name(unit), if n == 1 { "" } else { "s" })
+}
+
+fn unit_name(unit: Unit) -> &'static str {
+    match unit {
         Unit::Seeds => "seed",
         Unit::Parents => "parent",
-    };
-    format!("{n} {word}{}", if n == 1 { "" } else { "s" })
+    }
 }
 
 /// The blocks that have a criticality under the headline.
@@ -71,15 +74,90 @@ fn list(names: &[&str]) -> String {
     }
 }
 
-/// The answer in two sentences: which blocks matter, and which could be one layer.
-pub(crate) fn answer(analysis: &Analysis) -> [String; 2] {
+/// The answer, in the order in which a reader can use it.
+pub(crate) struct Answer {
+    /// What can be done.
+    pub action: String,
+    /// Which block matters most, and how certain that is; empty if nothing can be said.
+    pub importance: String,
+}
+
+/// The answer.
+pub(crate) fn answer(analysis: &Analysis) -> Answer {
     let blocks = answered_blocks(analysis);
+    if blocks.is_empty() {
+        return Answer { action: "No block has a finished trial yet.".to_owned(), importance: String::new() };
+    }
+    if let Some(test) = analysis.validity.chance.filter(|_| analysis.validity.parent_at_chance()) {
+        return at_chance(test);
+    }
+    Answer { action: action(analysis, &blocks), importance: importance(analysis, &blocks) }
+}
+
+fn at_chance(test: ChanceTest) -> Answer {
+    Answer {
+        action: "The parent is not shown to be better than chance, so this study cannot tell which blocks matter."
+            .to_owned(),
+        importance: format!(
+            "It classifies {} of {} test images correctly ({}%); always predicting the most frequent class gives {}% (exact \
+             binomial {}). Train the parent further, or check its data and normalisation.",
+            test.correct,
+            test.images,
+            number(100.0 * test.correct as f64 / test.images as f64, 2),
+            number(100.0 * test.chance, 2),
+            p_value(test.p)
+        ),
+    }
+}
+
+/// Whether the block is shown to cost less than the margin. The interval of a single repetition covers test images only, not
+/// training noise, and trials that are left after others failed are a selection.
+pub(crate) fn replaceable(analysis: &Analysis, block: &BlockAnswer, estimate: &Estimate) -> bool {
+    estimate.units > 1
+        && estimate.interval.is_some_and(|ends| ends[1] < analysis.options.margin)
+        && !analysis.validity.incomplete_blocks.contains(&block.block)
+        && !analysis.validity.parent_at_chance()
+}
+
+/// Which blocks can be one layer, and what the best of them saves.
+fn action(analysis: &Analysis, blocks: &[(&BlockAnswer, &Cell, &Estimate)]) -> String {
     let margin = number(analysis.options.margin, 2);
-    let Some(top) = blocks.iter().max_by(|a, b| a.2.mean.total_cmp(&b.2.mean)) else {
-        return ["No block has a finished trial yet.".to_owned(), String::new()];
+    let replaceable: Vec<_> = blocks.iter().filter(|block| replaceable(analysis, block.0, block.2)).collect();
+    let saves = |block: &BlockAnswer| block.saves_macs.unwrap_or(0.0) + block.saves_parameters.unwrap_or(0.0);
+    let Some(best) = replaceable.iter().max_by(|a, b| saves(a.0).total_cmp(&saves(b.0))) else {
+        let mut substitutes: Vec<&str> = blocks.iter().map(|block| block.1.substitute.as_str()).collect();
+        substitutes.sort_unstable();
+        substitutes.dedup();
+        let layer = if let [one] = substitutes[..] { format!("one {one}") } else { "a single layer".to_owned() };
+        return format!("No block is shown to be replaceable by {layer} at a cost below {margin} pp.");
     };
-    let verdict = analysis.f1.as_ref().map(|f1| f1.verdict);
-    let first = match verdict {
+    let change = |share: f64, what: &str| {
+        format!("{} {} {what}", percent(share.abs()), if share < 0.0 { "more" } else { "fewer" })
+    };
+    let changes: Vec<String> = [(best.0.saves_parameters, "parameters"), (best.0.saves_macs, "MACs")]
+        .into_iter()
+        .filter_map(|(share, what)| Some(change(share?, what)))
+        .collect();
+    let others: Vec<&str> =
+        replaceable.iter().filter(|other| other.0.block != best.0.block).map(|other| other.0.block.as_str()).collect();
+    let others = match others.len() {
+        0 => String::new(),
+        1 => format!(" {} can be one layer as well.", capitalised(others[0])),
+        _ => format!(" {} can each be one layer as well, one block at a time.", capitalised(&list(&others))),
+    };
+    format!(
+        "{} can be one {}: {}, no measurable loss (below {margin} pp).{others}",
+        capitalised(&best.0.block),
+        best.1.substitute,
+        changes.join(", "),
+    )
+}
+
+/// Which block matters most.
+fn importance(analysis: &Analysis, blocks: &[(&BlockAnswer, &Cell, &Estimate)]) -> String {
+    let Some(top) = blocks.iter().max_by(|a, b| a.2.mean.total_cmp(&b.2.mean)) else { return String::new() };
+    let margin = number(analysis.options.margin, 2);
+    match analysis.f1.as_ref().map(|f1| f1.verdict) {
         _ if blocks.len() == 1 => format!("Replacing {} costs {}.", top.0.block, drop(top.2)),
         Some(F1Verdict::Equivalent) => format!(
             "All {} blocks matter equally: no two differ by {margin} pp or more; replacing one costs {} pp on average.",
@@ -95,32 +173,55 @@ pub(crate) fn answer(analysis: &Analysis) -> [String; 2] {
             drop(top.2),
             repetitions(analysis.unit, analysis.units)
         ),
-    };
-    [first, replaceable(&blocks, &margin, analysis.options.margin)]
+    }
 }
 
-/// Which blocks are shown to cost less than the margin, and what the best of them saves.
-fn replaceable(blocks: &[(&BlockAnswer, &Cell, &Estimate)], margin: &str, points: f64) -> String {
-    let mut substitutes: Vec<&str> = blocks.iter().map(|block| block.1.substitute.as_str()).collect();
-    substitutes.sort_unstable();
-    substitutes.dedup();
-    let layer = if let [one] = substitutes[..] { format!("one {one}") } else { "a single layer".to_owned() };
-    // The interval of a single repetition covers test images only, not training noise.
-    let shown = |estimate: &Estimate| estimate.units > 1 && estimate.interval.is_some_and(|ends| ends[1] < points);
-    let replaceable: Vec<_> = blocks.iter().filter(|block| shown(block.2)).collect();
-    let names: Vec<&str> = replaceable.iter().map(|block| block.0.block.as_str()).collect();
-    let saves = |block: &BlockAnswer| block.saves_macs.unwrap_or(0.0) + block.saves_parameters.unwrap_or(0.0);
-    let Some((best, _, _)) = replaceable.iter().max_by(|a, b| saves(a.0).total_cmp(&saves(b.0))) else {
-        return format!("No block is shown to cost less than {margin} pp as {layer}.");
-    };
-    let each = if replaceable.len() > 1 { " each" } else { "" };
-    let mut text = format!("{} can{each} be {layer} at a cost below {margin} pp", capitalised(&list(&names)));
-    if let (Some(parameters), Some(macs)) = (best.saves_parameters, best.saves_macs) {
-        let which =
-            if replaceable.len() == 1 { "this saves".to_owned() } else { format!("{} saves most,", best.block) };
-        text += &format!("; {which} {} of the parameters and {} of the MACs", percent(parameters), percent(macs));
+/// What limits the answer, a sentence or two each, the most important first.
+pub(crate) fn cautions(analysis: &Analysis) -> Vec<String> {
+    let validity = &analysis.validity;
+    let mut cautions = Vec::new();
+    if analysis.recorded < analysis.planned {
+        cautions
+            .push(format!("{} of {} trials are recorded; the answer may change.", analysis.recorded, analysis.planned));
     }
-    text + "."
+    if analysis.diverged + analysis.failed > 0 {
+        cautions.push(format!(
+            "{} trials diverged and {} failed. The matrix counts them; no mean includes them.",
+            analysis.diverged, analysis.failed
+        ));
+    }
+    let names = |blocks: &[String]| list(&blocks.iter().map(String::as_str).collect::<Vec<_>>());
+    if !validity.incomplete_blocks.is_empty() {
+        cautions.push(format!(
+            "No verdict on {}: trials of the answer's combination diverged or failed, and those that are left are a selection.",
+            names(&validity.incomplete_blocks)
+        ));
+    }
+    if validity.parent_from_file {
+        cautions.push(
+            "The parent was read from a file, not trained here. The validation images are carved from the training set, so the \
+             parent may have been trained on them; accuracy on them can be too high. The test images decide the answer."
+                .to_owned(),
+        );
+    }
+    if !validity.zero_variance_blocks.is_empty() {
+        cautions.push(format!(
+            "Zero variance: all {} gave exactly the same accuracy drop for {}, so the spread between {}s is unknown.",
+            repetitions(analysis.unit, analysis.units),
+            names(&validity.zero_variance_blocks),
+            unit_name(analysis.unit)
+        ));
+    }
+    if let Some(check) = analysis.timing.filter(|check| !check.passed) {
+        cautions.push(format!(
+            "No inference times: networks with the parent's architecture took {} times ({} to {}) the parent's time, where 1 is \
+             right, so the machine was disturbed.",
+            number(check.ratio, 2),
+            number(check.interval[0], 2),
+            number(check.interval[1], 2)
+        ));
+    }
+    cautions
 }
 
 /// The text with a capital first letter.
@@ -146,7 +247,17 @@ pub(crate) fn conditions(data: &RunData, analysis: &Analysis) -> String {
 
 /// The three findings.
 pub(crate) fn findings(analysis: &Analysis) -> [Finding; 3] {
-    [f1(analysis), f2(analysis), f3(analysis)]
+    let findings = [f1(analysis), f2(analysis), f3(analysis)];
+    if !analysis.validity.parent_at_chance() {
+        return findings;
+    }
+    findings.map(|finding| Finding {
+        verdict: "no verdict".to_owned(),
+        agrees: None,
+        mark: mark(None),
+        reason: "The parent is not shown to be better than chance.".to_owned(),
+        ..finding
+    })
 }
 
 fn f1(analysis: &Analysis) -> Finding {
@@ -172,6 +283,10 @@ fn f1(analysis: &Analysis) -> Finding {
                 F1Verdict::Different => {
                     let test = test.unwrap_or_default();
                     ("different", Some(false), format!("Accuracy depends on the block ({test}); {spread}{detectable}."))
+                }
+                F1Verdict::Undecided if !analysis.validity.incomplete_blocks.is_empty() => {
+                    let blocks: Vec<&str> = analysis.validity.incomplete_blocks.iter().map(String::as_str).collect();
+                    ("no verdict", None, format!("Trials of {} diverged or failed.", list(&blocks)))
                 }
                 F1Verdict::Undecided => {
                     let test = test.unwrap_or_else(|| "one repetition only".to_owned());
@@ -264,8 +379,8 @@ fn against_parent_phrase(verdict: AccuracyVerdict) -> &'static str {
 pub(crate) fn accuracy_phrase(verdict: AccuracyVerdict) -> &'static str {
     match verdict {
         AccuracyVerdict::Equivalent => "equivalent",
-        AccuracyVerdict::Higher => "higher",
-        AccuracyVerdict::Lower => "lower",
+        AccuracyVerdict::Higher => "higher accuracy",
+        AccuracyVerdict::Lower => "lower accuracy",
         AccuracyVerdict::Undecided => "undecided",
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::analysis::Analysis;
 use crate::data::RunData;
-use crate::format::{duration, interval, number, short, signed_percent};
+use crate::format::{duration, interval, number, printable, short, signed_percent};
 use crate::sentences;
 
 /// The table of blocks, the answer and the findings as plain text of at most 100 columns.
@@ -11,17 +11,23 @@ pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
     if let Some(parent) = &analysis.parent {
         let cost = &parent.cost;
         out += &format!(
-            "{}: parent {}% on {} test images, {} parameters, {} MACs\n",
-            clean(&analysis.name),
+            "{}: parent {}% on {} test images{}, {} parameters, {} MACs\n",
+            analysis.name,
             number(parent.accuracy, 2),
             parent.test_images,
+            parent.on_trial_images.as_ref().map_or(String::new(), |trials| format!(
+                " ({}% on the {} that trials use)",
+                number(trials.accuracy, 2),
+                trials.images
+            )),
             short(cost.parameters as f64),
             short(cost.macs as f64),
         );
     }
-    out += &wrap(&clean(&sentences::conditions(data, analysis)), 96);
+    out += &wrap(&sentences::conditions(data, analysis), 96);
     out += "\n\n";
-    let header = ["rank", "block", "drop (pp)", "95% interval", "accuracy", "params", "MACs", "time", "recovered"];
+    let header =
+        ["rank", "block", "drop (pp)", "95% interval", "control", "child", "params", "MACs", "time", "recovered"];
     let mut rows: Vec<Vec<String>> = vec![header.map(str::to_owned).to_vec()];
     for block in &analysis.blocks {
         let dash = || "-".to_owned();
@@ -33,6 +39,7 @@ pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
             block.block.clone(),
             estimate.map_or_else(dash, |estimate| number(estimate.mean, 2)),
             estimate.and_then(|estimate| estimate.interval).map_or_else(dash, interval),
+            cell.and_then(|cell| cell.control_accuracy).map_or_else(dash, |x| format!("{}%", number(x, 2))),
             cell.map_or_else(dash, |cell| format!("{}%", number(cell.accuracy, 2))),
             share(block.saves_parameters),
             share(block.saves_macs),
@@ -45,11 +52,18 @@ pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
     lines.insert(1, "─".repeat(width) + "\n");
     out += &lines.concat();
     out += "\n";
-    out += &wrap(&clean(&sentences::answer(analysis).join(" ")), 96);
-    out += "\n\n";
+    let answer = sentences::answer(analysis);
+    out += &wrap(&answer.action, 96);
+    out += "\n";
+    out += &wrap(&answer.importance, 96);
+    out += "\n";
+    for caution in sentences::cautions(analysis) {
+        out += &wrap(&format!("note: {caution}"), 96);
+        out += "\n";
+    }
+    out += "\n";
     for finding in sentences::findings(analysis) {
-        out +=
-            &wrap(&clean(&format!("{} {}: {}. {}", finding.name, finding.claim, finding.verdict, finding.reason)), 96);
+        out += &wrap(&format!("{} {}: {}. {}", finding.name, finding.claim, finding.verdict, finding.reason), 96);
         out += "\n";
     }
     out += &format!("\n{} of {} trials recorded", analysis.recorded, analysis.planned);
@@ -60,12 +74,12 @@ pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
         out += &format!(" in {}", duration(seconds));
     }
     out += "\n";
-    out
+    printable(&out)
 }
 
-/// Text without control characters. Names come from files and must not move the cursor or colour the terminal.
-pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+/// Text on one line: a line break in a name would break the table.
+fn one_line(text: &str) -> String {
+    printable(&text.replace(['\n', '\t'], " "))
 }
 
 /// One line per row with aligned columns: those in `left` to the left, the others to the right.
@@ -73,7 +87,7 @@ pub(crate) fn aligned(rows: &[Vec<String>], left: impl Fn(usize) -> bool) -> Vec
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
     let line = |row: &Vec<String>| {
-        let cells = row.iter().map(|cell| clean(cell)).zip(&widths).enumerate().map(|(column, (text, &width))| {
+        let cells = row.iter().map(|cell| one_line(cell)).zip(&widths).enumerate().map(|(column, (text, &width))| {
             if left(column) { format!("{text:<width$}") } else { format!("{text:>width$}") }
         });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"

@@ -328,6 +328,8 @@ fn the_schema_names_every_key() {
     ] {
         assert_eq!(names(&value[field][0]), names(&schema["$defs"][definition]["properties"]), "{definition}");
     }
+    assert_eq!(names(&value["validity"]), names(&schema["$defs"]["Validity"]["properties"]));
+    assert_eq!(names(&value["timing"]), names(&schema["$defs"]["TimingCheck"]["properties"]));
     assert_eq!(names(&value["f1"]), names(&schema["$defs"]["F1"]["properties"]));
     assert_eq!(names(&value["f3"]["overall"]), names(&schema["$defs"]["F3Pair"]["properties"]));
 }

@@ -1,15 +1,14 @@
 //! Criticality per cell, controls, and the result of each block under the headline.
 
-use std::collections::HashMap;
-
-use nettriage_records::plan::{Cost, Role};
+use nettriage_records::plan::{BlockSummary, Cost, Role};
 use nettriage_records::record::Readings;
 use serde::{Deserialize, Serialize};
 
 use super::headline::Headline;
 use super::index::{Group, Index, Kind};
-use super::series::{Estimate, Key, differences, estimate};
-use crate::stats::bootstrap::{Draws, quantile};
+use super::series::{Estimate, Key, Series, differences, estimate};
+use super::timing::{self, Ratio};
+use crate::stats::bootstrap::Draws;
 use crate::stats::paired::mean;
 use crate::stats::survival::{Time, kaplan_meier, median};
 
@@ -37,6 +36,8 @@ pub struct Cell {
     pub best_accuracy: f64,
     /// Mean test top-5 accuracy, percent.
     pub top5: f64,
+    /// Mean test accuracy of the control over the same pairs, percent: this − `accuracy` is the criticality.
+    pub control_accuracy: Option<f64>,
     /// Control − child after training, percentage points.
     pub criticality: Option<Estimate>,
     /// Pairs whose control is the parent without fine-tuning, because the study has no fine-tuned parent for them.
@@ -56,9 +57,12 @@ pub struct Cell {
     /// Cost of the child.
     #[cfg_attr(feature = "schema", schemars(with = "std::collections::BTreeMap<String, u64>"))]
     pub cost: Cost,
-    /// Inference time of the child divided by the parent's, timed in alternation: the median over all trials with this
-    /// block and substitute, which share one architecture.
+    /// Inference time of the child divided by the parent's: the median over paired passes of all trials with this block and
+    /// substitute, which share one architecture. Absent if the check of the time measurement failed
+    /// ([`super::Analysis::timing`]) or if the interval is wider than 0.2.
     pub latency: Option<f64>,
+    /// The distribution-free 95% interval of `latency`; of several processes, from the lowest to the highest end.
+    pub latency_interval: Option<[f64; 2]>,
     /// Mean wall-clock seconds per trial.
     pub seconds: f64,
 }
@@ -147,28 +151,12 @@ pub struct BlockAnswer {
 }
 
 /// All cells with at least one finished trial, in the plan's order.
-pub(crate) fn cells(index: &Index, draws: Option<&Draws>) -> Vec<Cell> {
-    let latencies = latencies(index);
-    let latency = |kind: &Kind| latencies.get(&(&*kind.block, &*kind.substitute)).copied();
-    index.children().filter_map(|(kind, group)| cell(index, kind, group, latency(kind), draws)).collect()
+pub(crate) fn cells(index: &Index, draws: Option<&Draws>, timed: bool) -> Vec<Cell> {
+    let time = |kind: &Kind| if timed { timing::ratio(index, kind) } else { None };
+    index.children().filter_map(|(kind, group)| cell(index, kind, group, time(kind), draws)).collect()
 }
 
-/// For each block and substitute, the median over trials of child time / parent time.
-fn latencies<'a>(index: &'a Index) -> HashMap<(&'a str, &'a str), f64> {
-    let mut ratios: HashMap<(&str, &str), Vec<f64>> = HashMap::new();
-    for (kind, group) in index.children() {
-        let times = group.done.iter().filter_map(|(_, record, _)| record.clock.inference.as_ref());
-        let of_trials = times.filter(|time| time.parent[0] > 0.0).map(|time| time.network[0] / time.parent[0]);
-        ratios.entry((&kind.block, &kind.substitute)).or_default().extend(of_trials);
-    }
-    let median = |mut ratios: Vec<f64>| {
-        ratios.sort_by(f64::total_cmp);
-        (!ratios.is_empty()).then(|| quantile(&ratios, 0.5))
-    };
-    ratios.into_iter().filter_map(|(of, ratios)| Some((of, median(ratios)?))).collect()
-}
-
-fn cell(index: &Index, kind: &Kind, group: &Group, latency: Option<f64>, draws: Option<&Draws>) -> Option<Cell> {
+fn cell(index: &Index, kind: &Kind, group: &Group, time: Option<Ratio>, draws: Option<&Draws>) -> Option<Cell> {
     let of = |read: fn(&Readings) -> f64| average(group, read);
     let (control, fallback_pairs) = index.control(&kind.scheme, &kind.block, &group.series);
     let validation = |key: &Key| index.data.parents.iter().find(|p| p.id == index.data.plan.parents[key.0].id);
@@ -191,6 +179,7 @@ fn cell(index: &Index, kind: &Kind, group: &Group, latency: Option<f64>, draws: 
         accuracy: 100.0 * of(|readings| readings.test.top1),
         best_accuracy: 100.0 * of(|readings| readings.best.test.top1),
         top5: 100.0 * of(|readings| readings.test.top5),
+        control_accuracy: control_accuracy(&control),
         criticality: estimate(&differences(&control, &group.series, index.unit), draws),
         fallback_pairs,
         loss_to_parent: estimate(&differences(&index.parent, &group.series, index.unit), None),
@@ -200,9 +189,16 @@ fn cell(index: &Index, kind: &Kind, group: &Group, latency: Option<f64>, draws: 
         agreement: 100.0 * of(|readings| readings.test.agreement),
         calibration_error: 100.0 * of(|readings| readings.test.calibration_error),
         cost: first.cost,
-        latency,
+        latency: time.map(|ratio| ratio.median),
+        latency_interval: time.map(|ratio| ratio.interval),
         seconds: mean(&group.done.iter().map(|(_, record, _)| record.clock.seconds).collect::<Vec<_>>()),
     })
+}
+
+/// Mean accuracy over the pairs, percent.
+fn control_accuracy(control: &Series) -> Option<f64> {
+    let accuracies: Vec<f64> = control.values().map(|point| 100.0 * point.top1).collect();
+    (!accuracies.is_empty()).then(|| mean(&accuracies))
 }
 
 /// Images until a trial recovered; censored at the end of its curve.
@@ -276,9 +272,16 @@ pub(crate) fn controls(index: &Index, draws: Option<&Draws>, margin: f64) -> Vec
         .collect()
 }
 
-/// The blocks with their results under the headline.
+/// The blocks from input to output, with their results under the headline.
 pub(crate) fn blocks(index: &Index, headline: Option<&Headline>, cells: &[Cell]) -> Vec<BlockAnswer> {
     let plan = &index.data.plan;
+    // The plan has the blocks in the study file's order.
+    let position = |block: &BlockSummary| {
+        let first = block.layers.first();
+        plan.layers.iter().position(|layer| Some(&layer.name) == first).unwrap_or(usize::MAX)
+    };
+    let mut in_network_order: Vec<&BlockSummary> = plan.blocks.iter().collect();
+    in_network_order.sort_by_key(|block| position(block));
     let whole = index.data.parents.first().map(|parent| parent.cost);
     let place = |block: &str| {
         let headline = headline?;
@@ -292,8 +295,8 @@ pub(crate) fn blocks(index: &Index, headline: Option<&Headline>, cells: &[Cell])
     };
     let critical = |cell: Option<usize>| Some(cells[cell?].criticality.as_ref()?.mean);
     let all: Vec<Option<f64>> = plan.blocks.iter().map(|block| critical(place(&block.name))).collect();
-    plan.blocks
-        .iter()
+    in_network_order
+        .into_iter()
         .map(|block| {
             let cell = place(&block.name);
             let own = critical(cell);

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::headline::Headline;
 use super::index::Index;
 use super::series::{Series, differences, table};
+use super::validity::Validity;
 use crate::stats::omnibus::{friedman, permutation};
 use crate::stats::paired::{detectable, hedges, holm};
 
@@ -81,8 +82,8 @@ pub struct Pair {
     pub effect: Option<f64>,
 }
 
-/// Tests F1; `None` with fewer than two blocks.
-pub(crate) fn judge(index: &Index, headline: &Headline, margin: f64) -> Option<F1> {
+/// Tests F1; `None` with fewer than two blocks. A parent at chance or a block with missing trials leaves it undecided.
+pub(crate) fn judge(index: &Index, headline: &Headline, margin: f64, validity: &Validity) -> Option<F1> {
     let blocks: Vec<(&str, &Series)> = headline
         .substitutes
         .iter()
@@ -124,6 +125,7 @@ pub(crate) fn judge(index: &Index, headline: &Headline, margin: f64) -> Option<F
     let p_permutation = permutation(&rows);
     let friedman = friedman(&rows);
     let verdict = match (p_equivalent, p_permutation) {
+        _ if validity.parent_at_chance() || !validity.incomplete_blocks.is_empty() => F1Verdict::Undecided,
         (Some(p), _) if p < 0.05 => F1Verdict::Equivalent,
         (_, Some(p)) if p < 0.05 => F1Verdict::Different,
         _ => F1Verdict::Undecided,

@@ -15,8 +15,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::headline::{Headline, choose};
-use super::index::Index;
+use super::index::{Group, Index};
 use super::series::{Differences, Estimate, Point, Series, differences, estimate};
+use super::validity::Validity;
 
 /// Verdict on F2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -62,19 +63,29 @@ pub struct F2 {
 }
 
 /// Tests F2; `None` where no scheme trains the whole network.
-pub(crate) fn judge(index: &Index, margin: f64) -> Option<F2> {
+pub(crate) fn judge(index: &Index, margin: f64, validity: &Validity) -> Option<F2> {
     let plain = choose(index, |scheme| scheme.global && !scheme.distills);
     let headline = plain.or_else(|| choose(index, |scheme| scheme.global))?;
-    let children: Vec<(&str, &Series)> = headline
+    let groups: Vec<(&str, &Group)> = headline
         .substitutes
         .iter()
-        .filter_map(|(block, _)| Some((block.as_str(), &headline.group(index, block)?.series)))
+        .filter_map(|(block, _)| Some((block.as_str(), headline.group(index, block)?)))
         .collect();
-    let blocks: Vec<F2Block> = children
+    let children: Vec<(&str, &Series)> = groups.iter().map(|(block, group)| (*block, &group.series)).collect();
+    let mut blocks: Vec<F2Block> = children
         .iter()
         .filter_map(|(block, series)| of(index, Some(block), &headline.scheme, series, margin))
         .collect();
-    let overall = of(index, None, &headline.scheme, &mean_child(&children), margin)?;
+    let mut overall = of(index, None, &headline.scheme, &mean_child(&children), margin)?;
+    // A parent at chance leaves everything undecided, and a block with missing trials itself and the mean.
+    let missing = |block: &F2Block| {
+        groups.iter().any(|(name, group)| block.block.as_deref().is_none_or(|own| own == *name) && group.incomplete())
+    };
+    for block in blocks.iter_mut().chain([&mut overall]) {
+        if validity.parent_at_chance() || missing(block) {
+            block.verdict = F2Verdict::Undecided;
+        }
+    }
     Some(F2 { overall, blocks, headline })
 }
 

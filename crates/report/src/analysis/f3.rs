@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::cells::recovery;
 use super::index::{Group, Index};
 use super::series::{Differences, Estimate, Key, Series, Unit, differences, estimate};
+use super::validity::Validity;
 use crate::stats::paired::{Mean, mean, student};
 use crate::stats::random::SplitMix;
 use crate::stats::survival::{LogRank, Time, kaplan_meier, log_rank, median};
@@ -104,8 +105,9 @@ struct Stratum {
     plain: Series,
 }
 
-/// Tests F3; `None` where the study has no such pair of schemes.
-pub(crate) fn judge(index: &Index, margin: f64) -> Option<F3> {
+/// Tests F3; `None` where the study has no such pair of schemes. Cells with diverged or failed trials are left out, and a
+/// parent at chance leaves it undecided.
+pub(crate) fn judge(index: &Index, margin: f64, validity: &Validity) -> Option<F3> {
     let mut everything = Vec::new();
     let mut pairs = Vec::new();
     for scheme in index.data.plan.schemes.iter().filter(|scheme| scheme.distills) {
@@ -124,13 +126,24 @@ pub(crate) fn judge(index: &Index, margin: f64) -> Option<F3> {
         names.join(", ")
     };
     let overall = compare(index, &names(|pair| &pair.distilled), &names(|pair| &pair.plain), &everything, margin)?;
-    Some(F3 { overall, pairs })
+    let mut f3 = F3 { overall, pairs };
+    if validity.parent_at_chance() {
+        for pair in f3.pairs.iter_mut().chain([&mut f3.overall]) {
+            pair.convergence = Convergence::Undecided;
+            pair.against_plain = AccuracyVerdict::Undecided;
+            pair.against_parent = AccuracyVerdict::Undecided;
+        }
+    }
+    Some(f3)
 }
 
 fn stratum(distilled: &Group, plain: &Group) -> Option<Stratum> {
     let of = |group: &Group| -> BTreeMap<Key, Time> {
         group.done.iter().map(|(key, _, readings): &(Key, _, &Readings)| (*key, recovery(readings))).collect()
     };
+    if distilled.incomplete() || plain.incomplete() {
+        return None;
+    }
     let second = of(plain);
     let pairs: Vec<_> = of(distilled).into_iter().filter_map(|(key, a)| Some((key, a, *second.get(&key)?))).collect();
     (!pairs.is_empty()).then(|| Stratum { pairs, distilled: distilled.series.clone(), plain: plain.series.clone() })

@@ -45,6 +45,13 @@ pub(crate) struct Group<'a> {
     pub best: Series,
 }
 
+impl Group<'_> {
+    /// Whether a trial diverged or failed. The others are then a selection, so conclusions from them may be biased.
+    pub fn incomplete(&self) -> bool {
+        self.diverged + self.failed > 0
+    }
+}
+
 /// Records by kind; kinds in the plan's order.
 pub(crate) struct Index<'a> {
     pub data: &'a RunData,

@@ -21,6 +21,8 @@ pub(crate) mod index;
 mod proxy;
 pub(crate) mod series;
 mod similarity;
+mod timing;
+mod validity;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +37,8 @@ pub use headline::Headline;
 pub use proxy::ProxyRanking;
 pub use series::{Basis, Estimate, Unit};
 pub use similarity::{LayerCka, Similarity};
+pub use timing::TimingCheck;
+pub use validity::{ChanceTest, Validity};
 
 use crate::data::{About, RunData};
 use crate::stats::bootstrap::Draws;
@@ -91,6 +95,10 @@ pub struct Analysis {
     pub failed: usize,
     /// Averages over the parents.
     pub parent: Option<ParentSummary>,
+    /// What limits the conclusions.
+    pub validity: Validity,
+    /// The check of the time measurement; absent if no control was timed.
+    pub timing: Option<TimingCheck>,
     /// The substitute, init and scheme under which blocks are compared.
     pub headline: Option<Headline>,
     /// The blocks with their results under the headline, in the order of [`Analysis::layers`].
@@ -126,8 +134,10 @@ pub fn analyse(data: &RunData, options: &Options) -> Analysis {
     let index = Index::new(data);
     let images = index.parent.values().find_map(|point| point.bits.as_ref()).map_or(0, |bits| bits.len());
     let draws = options.bootstrap.then(|| Draws::new(images)).flatten();
-    let cells = cells::cells(&index, draws.as_ref());
+    let timing = timing::check(&index);
+    let cells = cells::cells(&index, draws.as_ref(), timing.is_none_or(|check| check.passed));
     let headline = headline::choose(&index, |_| true);
+    let validity = validity::validity(&index, headline.as_ref());
     let blocks = cells::blocks(&index, headline.as_ref(), &cells);
     let outcomes = |state: fn(&nettriage_records::record::Outcome) -> bool| {
         data.records.iter().filter(|record| state(&record.outcome)).count()
@@ -153,9 +163,9 @@ pub fn analyse(data: &RunData, options: &Options) -> Analysis {
         parent: cells::parent(&index),
         blocks,
         controls: cells::controls(&index, draws.as_ref(), options.margin),
-        f1: headline.as_ref().and_then(|headline| f1::judge(&index, headline, options.margin)),
-        f2: f2::judge(&index, options.margin),
-        f3: f3::judge(&index, options.margin),
+        f1: headline.as_ref().and_then(|headline| f1::judge(&index, headline, options.margin, &validity)),
+        f2: f2::judge(&index, options.margin, &validity),
+        f3: f3::judge(&index, options.margin, &validity),
         proxies: headline.as_ref().map(|headline| proxy::rankings(&index, headline)).unwrap_or_default(),
         pareto: cost::pareto(&index, &cells),
         classes: headline.as_ref().map(|headline| cost::classes(&index, headline)).unwrap_or_default(),
@@ -164,6 +174,8 @@ pub fn analyse(data: &RunData, options: &Options) -> Analysis {
         curves: curves::curves(&index),
         survival: curves::survival(&index),
         cells,
+        validity,
+        timing,
         headline,
     }
 }

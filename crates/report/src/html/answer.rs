@@ -3,34 +3,30 @@
 use maud::{Markup, html};
 
 use super::colour_step;
-use crate::analysis::{Analysis, BlockAnswer, Estimate};
+use crate::analysis::{Analysis, BlockAnswer, Cell, Estimate};
 use crate::data::RunData;
-use crate::format::{count, interval, number, round_step, short, signed_percent};
+use crate::format::{count, interval, number, round_step, shell_word, short, signed_percent};
 use crate::sentences;
 
 pub(super) fn section(data: &RunData, analysis: &Analysis) -> Markup {
-    let [first, second] = sentences::answer(analysis);
+    let answer = sentences::answer(analysis);
     html! {
         p.eyebrow { "Which blocks of " b { (analysis.name) } " matter?" }
-        h1 { (first) }
-        p.lead { (second) }
+        h1 { (answer.action) }
+        p.lead { (answer.importance) }
         p.conditions {
             @if let Some(parent) = &analysis.parent {
-                "The parent has " (number(parent.accuracy, 2)) "% accuracy on " (count(parent.test_images)) " test images with "
+                "The parent has " (number(parent.accuracy, 2)) "% accuracy on " (count(parent.test_images)) " test images"
+                @if let Some(trials) = &parent.on_trial_images {
+                    " (" (number(trials.accuracy, 2)) "% on the " (count(trials.images)) " that trials use)"
+                }
+                " with "
                 (short(parent.cost.parameters as f64)) " parameters and " (short(parent.cost.macs as f64))
                 " multiply-accumulates per image. "
             }
             (sentences::conditions(data, analysis))
         }
-        @if analysis.recorded < analysis.planned {
-            p.warning { (analysis.recorded) " of " (analysis.planned) " trials are recorded; the answer may change." }
-        }
-        @if analysis.diverged + analysis.failed > 0 {
-            p.warning {
-                (analysis.diverged) " trials diverged and " (analysis.failed)
-                " failed. The matrix counts them; no mean includes them."
-            }
-        }
+        @for caution in sentences::cautions(analysis) { p.warning { (caution) } }
         div.first { (network(data, analysis)) (findings(analysis)) }
     }
 }
@@ -81,7 +77,7 @@ fn network(data: &RunData, analysis: &Analysis) -> Markup {
                     " pp, treated as no difference. The number in a block is its rank."
                 }
             }
-            div.head aria-hidden="true" { span { "block" } span { "drop, pp" } span {} span { "change of the whole" } }
+            div.head aria-hidden="true" { span { "block" } span { "drop, pp" } span {} span { "change of the network" } }
             div.blocks role="list" {
                 div.end { span { "input " (shape(data.plan.data.shape)) } }
                 @for block in &analysis.blocks { (row(data, analysis, block, &axis)) }
@@ -116,8 +112,35 @@ fn row(data: &RunData, analysis: &Analysis, block: &BlockAnswer, axis: &Axis) ->
             }
             div.range { (bar(estimate, axis, analysis.options.margin, &colour)) }
             div.saves { @if cell.is_some() { (changes(block)) } }
+            @if let (Some(cell), Some(estimate)) = (cell, estimate) { (verdict_and_command(analysis, block, cell, estimate)) }
         }
     }
+}
+
+/// Accuracies, and the command that exports the block's best child.
+fn verdict_and_command(analysis: &Analysis, block: &BlockAnswer, cell: &Cell, estimate: &Estimate) -> Markup {
+    let id = format!("export-{}", analysis.blocks.iter().position(|own| own.block == block.block).unwrap_or(0));
+    html! {
+        div.detail {
+            span {
+                @if let Some(control) = cell.control_accuracy {
+                    "control " (number(control, 2)) "%, child " (number(cell.accuracy, 2)) "%"
+                }
+                @if let Some([low, high]) = cell.latency_interval {
+                    "; time " (signed_percent(low - 1.0)) " to " (signed_percent(high - 1.0))
+                }
+                @if sentences::replaceable(analysis, block, estimate) { " " b.can { "can be one " (cell.substitute) } }
+            }
+            span.export { code id=(id) { (export_command(analysis, &block.block)) } button type="button" data-copy=(id) { "Copy" } }
+        }
+    }
+}
+
+/// The command that exports the block's best child.
+fn export_command(analysis: &Analysis, block: &str) -> String {
+    let file: String = block.chars().map(|c| if c.is_alphanumeric() || c == '-' { c } else { '_' }).collect();
+    let run = if analysis.about.run.is_empty() { "RUN".to_owned() } else { shell_word(&analysis.about.run) };
+    format!("nettriage export {run} --block {} --best -o {file}.onnx", shell_word(block))
 }
 
 fn shape([c, h, w]: [usize; 3]) -> String {
@@ -151,10 +174,26 @@ fn bar(estimate: Option<&Estimate>, axis: &Axis, margin: f64, colour: &str) -> M
             @if let Some(estimate) = estimate {
                 @if let Some([low, high]) = estimate.interval {
                     line.ci x1=(at(low)) x2=(at(high)) y1="17" y2="17" {}
-                    @for end in [low, high] { line.ci x1=(at(end)) x2=(at(end)) y1="12" y2="22" {} }
+                    (interval_end(axis, low))
+                    (interval_end(axis, high))
                 }
                 circle class={ "dot " (colour) } cx=(at(estimate.mean)) cy="17" r="6.5" {}
             }
+        }
+    }
+}
+
+/// A cap at the end of an interval, or an arrow where the interval continues beyond the axis.
+fn interval_end(axis: &Axis, end: f64) -> Markup {
+    let at = format!("{:.2}%", axis.at(end));
+    // A nested SVG of fixed size, because a path cannot be placed by percentages.
+    html! {
+        @if end < axis.low {
+            svg.beyond x="0" y="11" width="8" height="12" overflow="visible" { path.arrow d="M8 0L0 6L8 12Z" {} }
+        } @else if end > axis.high {
+            svg.beyond x="100%" y="11" width="8" height="12" overflow="visible" { path.arrow d="M-8 0L0 6L-8 12Z" {} }
+        } @else {
+            line.ci x1=(at) x2=(at) y1="12" y2="22" {}
         }
     }
 }

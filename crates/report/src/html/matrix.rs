@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::{answer, colour_step, sortable};
 use crate::analysis::{Analysis, Cell};
-use crate::format::{duration, interval, number};
+use crate::format::{duration, interval, number, signed_percent};
 
 pub(super) fn section(analysis: &Analysis) -> Option<Markup> {
     if analysis.cells.is_empty() {
@@ -101,7 +101,8 @@ fn details(analysis: &Analysis, cell: &Cell) -> String {
         lines.push(format!("repetitions: {}", values.join("  ")));
     }
     lines.push(format!(
-        "accuracy {}%, at the best validation point {}%",
+        "accuracy: control {}%, child {}%, at its best validation point {}%",
+        cell.control_accuracy.map_or("–".to_owned(), |accuracy| number(accuracy, 2)),
         number(cell.accuracy, 2),
         number(cell.best_accuracy, 2)
     ));
@@ -116,6 +117,10 @@ fn details(analysis: &Analysis, cell: &Cell) -> String {
         ));
     }
     lines.push(format!("same prediction as the parent {}%", number(cell.agreement, 1)));
+    if let (Some(ratio), Some([low, high])) = (cell.latency, cell.latency_interval) {
+        let change = |ratio: f64| signed_percent(ratio - 1.0);
+        lines.push(format!("inference time {} ({} to {})", change(ratio), change(low), change(high)));
+    }
     if cell.diverged + cell.failed > 0 {
         lines.push(format!("{} diverged, {} failed", cell.diverged, cell.failed));
     }

@@ -62,8 +62,9 @@ fn facts(data: &RunData, analysis: &Analysis) -> Vec<(&'static str, String)> {
         (
             "images",
             format!(
-                "{} to train parents, {} for every choice (validation), {} evaluated once per trial at its end (test); children train on {} in all",
+                "{} {}, {} for every choice (validation), {} evaluated once per trial at its end (test); children train on {} in all",
                 count(plan.data.train as u64),
+                if analysis.validity.parent_from_file { "to train children" } else { "to train parents" },
                 count(plan.data.validation as u64),
                 count(plan.data.test as u64),
                 count(plan.data.budget as u64)

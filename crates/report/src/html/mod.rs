@@ -18,6 +18,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 
 use crate::analysis::Analysis;
 use crate::data::RunData;
+use crate::format::printable;
 pub(crate) use filters::contact_sheet;
 pub use prescription::prescription;
 pub use scan::scan;
@@ -110,7 +111,7 @@ fn document(title: &str, program: &str, links: &[(&str, &str)], body: &Markup, s
             }
         }
     };
-    without_control_characters(page.into_string()) + "\n"
+    printable(&page.into_string()) + "\n"
 }
 
 /// The scripts of a page that has no plots.
@@ -126,12 +127,6 @@ fn script(parts: &[&str]) -> Markup {
 fn script_json(value: &impl serde::Serialize) -> PreEscaped<String> {
     let plain = serde_json::to_string(value).expect("plain data");
     PreEscaped(plain.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026"))
-}
-
-/// Control characters are parse errors in HTML. Names come from files and may hold some.
-fn without_control_characters(page: String) -> String {
-    let bad = |c: char| c.is_control() && c != '\n' && c != '\t';
-    if page.contains(bad) { page.replace(bad, "\u{FFFD}") } else { page }
 }
 
 /// The step of the colour scale for an accuracy drop in percentage points: 0 to 8, where 3 is no change. The steps are
@@ -213,6 +208,5 @@ mod tests {
         let PreEscaped(json) = script_json(&"</script><!--");
         assert!(!json.contains('<'));
         assert_eq!(serde_json::from_str::<String>(&json).unwrap(), "</script><!--");
-        assert_eq!(without_control_characters("a\0\u{1b}\n".to_owned()), "a\u{FFFD}\u{FFFD}\n");
     }
 }

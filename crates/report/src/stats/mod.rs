@@ -1,4 +1,4 @@
-//! The statistical tests and intervals, on plain numbers. They know nothing of blocks or trials.
+//! The statistical tests and intervals, on plain numbers, independent of blocks and trials.
 
 pub mod bootstrap;
 pub mod distributions;

@@ -1,4 +1,4 @@
-//! Means of paired differences, with their intervals.
+//! Intervals and tests for means of paired differences.
 //!
 //! There is a difference for every unit (a seed, or a parent) and every test image. Its mean varies with both: other units
 //! give other networks, and other images give other results. A statement about new networks on new images must account for

@@ -110,7 +110,13 @@ impl Truth {
                 validation: evaluation(bits, bits),
                 test: evaluation(bits, bits),
                 test_correct: pack(bits),
-                curve: vec![],
+                curve: vec![CurvePoint {
+                    examples: 45_000,
+                    stage: 0,
+                    train_loss: Some(0.2),
+                    validation_top1: 0.9,
+                    validation_loss: 0.3,
+                }],
                 cost: Cost { parameters: 1_000_000, macs: 50_000_000 },
                 clock: Clock { seconds: 30.0, finished: 100.0, ..Clock::default() },
             })
@@ -127,7 +133,7 @@ impl Truth {
                     Role::ParentContinued | Role::Placebo => self.parent + self.continued,
                     Role::Parent => self.parent,
                     Role::Reinit => self.parent - 0.01,
-                    Role::Drop => self.parent - 0.2,
+                    Role::Drop => (self.parent - 0.2).max(0.02),
                 };
                 let mut level = self.level(spec.role, accuracy) + shifts[parent] + self.seed_sd * normal(&mut random);
                 let bits = match (spec.role, block) {
@@ -242,6 +248,7 @@ impl Truth {
             repetitions: 15,
             network: [2e-4 * ratio, 1.9e-4 * ratio, 2.3e-4 * ratio],
             parent: [2e-4, 1.9e-4, 2.4e-4],
+            ratio: Some([ratio, 0.98 * ratio, 1.02 * ratio]),
         };
         let seconds = if trains { 40.0 } else { 2.0 };
         let clock = Clock {
