@@ -77,6 +77,15 @@ impl Arguments {
     }
 }
 
+/// Prints `message` and the flags, and ends the program.
+fn usage(message: &str) -> ! {
+    eprintln!(
+        "{message}\nflags: --threads N --rounds N --set avx512|avx2|portable --only ALGORITHM,... --shapes SHAPE,... --images N, \
+         and --table or --errors"
+    );
+    std::process::exit(2)
+}
+
 fn arguments() -> Arguments {
     let mut found = Arguments {
         threads: 1,
@@ -90,23 +99,19 @@ fn arguments() -> Arguments {
     };
     let mut rest = std::env::args().skip(1);
     while let Some(flag) = rest.next() {
-        if flag == "--table" {
-            found.table = true;
-            continue;
-        }
-        if flag == "--errors" {
-            found.errors = true;
-            continue;
-        }
-        let value = rest.next().unwrap_or_default();
+        let mut value = || rest.next().unwrap_or_else(|| usage(&format!("{flag} needs a value")));
+        let number = |text: String| text.parse().unwrap_or_else(|_| usage(&format!("{text:?} is not a number")));
         match flag.as_str() {
-            "--threads" => found.threads = value.parse().expect("a number"),
-            "--rounds" => found.rounds = value.parse().expect("a number"),
-            "--set" => found.set = Some(value),
-            "--only" => found.only = Some(value),
-            "--shapes" => found.shapes = Some(value),
-            "--images" => found.images = Some(value.parse().expect("a number")),
-            other => panic!("unknown flag {other}"),
+            "--table" => found.table = true,
+            "--errors" => found.errors = true,
+            "--threads" => found.threads = number(value()),
+            "--rounds" => found.rounds = number(value()),
+            "--set" => found.set = Some(value()),
+            "--only" => found.only = Some(value()),
+            "--shapes" => found.shapes = Some(value()),
+            "--images" => found.images = Some(number(value())),
+            "--help" => usage("measures convolutions"),
+            other => usage(&format!("unknown flag {other}")),
         }
     }
     found
@@ -276,7 +281,10 @@ fn write_errors(kernels: &'static Kernels) {
 fn main() {
     let arguments = arguments();
     let kernels = match &arguments.set {
-        Some(name) => simd::all().iter().find(|k| k.name == name).expect("an instruction set of this processor"),
+        Some(name) => simd::all()
+            .iter()
+            .find(|k| k.name == name)
+            .unwrap_or_else(|| usage(&format!("this processor has no instruction set {name:?}"))),
         None => simd::kernels(),
     };
     if arguments.table {
