@@ -712,8 +712,8 @@ def check_rest(check, study):
     for point in points:
         for cost in ("parameters", "macs", "latency"):
             known = [other for other in points if other[cost] is not None]
-            beaten = any(o[cost] <= point[cost] and o["accuracy"] >= point["accuracy"] and (o[cost] < point[cost] or o["accuracy"] > point["accuracy"]) for o in known) if point[cost] is not None else True
-            check.same(f"pareto.{point['cell']}.{cost}", point["front"][cost], not beaten)
+            dominated = any(o[cost] <= point[cost] and o["accuracy"] >= point["accuracy"] and (o[cost] < point[cost] or o["accuracy"] > point["accuracy"]) for o in known) if point[cost] is not None else True
+            check.same(f"pareto.{point['cell']}.{cost}", point["front"][cost], not dominated)
         if point["cell"] is None:
             check.same("pareto.parent", point["accuracy"], 100 * np.mean([top1 for top1, _ in study.parents.values()]))
     headline = study.analysis["headline"]
