@@ -161,7 +161,7 @@ def interrupted(workspace):
     run.send_signal(signal.SIGINT)
     require(run.wait(timeout=60) == 130, workspace.log("interrupted"))
     last = workspace.log("interrupted").splitlines()[-1]
-    require("are saved in" in last and "jobs cancelled: " in last and "go on with" in last, last)
+    require("are saved in" in last and "jobs cancelled: " in last and "resume with" in last, last)
     until("an empty queue", lambda: not own & {line.split("_")[0] for line in queue()})
     print(last.replace(str(workspace.folder), "FOLDER"))
 

@@ -26,19 +26,19 @@ pub enum Command {
     Train(Train),
     /// Run one trial of a plan: what executors call
     Trial(Trial),
-    /// How far a run is
+    /// Progress of a run
     Status(Status),
     /// Show a run's report as a local web page that follows the run
     Serve(Serve),
-    /// Open failed trials again
+    /// Run failed trials again
     Retry(Retry),
-    /// Show what a run's folder holds that nobody needs, and remove it
+    /// Show the files in a run's folder that are not needed, and remove them
     Gc(Gc),
     /// Join runs of one plan that were made on several machines
     Merge(Merge),
     /// Write a run's report again, or export its numbers
     Report(Report),
-    /// Which ranges of layers could be one layer: in a minute, without training
+    /// Which ranges of layers could be one layer: without training, in about a minute
     Scan(Scan),
     /// A smaller network within a budget: chosen from a scan, built, trained, measured, written
     Prescribe(Prescribe),
@@ -67,7 +67,7 @@ pub struct Train {
     /// Trials at a time, one thread each [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub workers: Option<u16>,
-    /// MiB of memory for activations that trials share; 0 shares nothing and gives the same records
+    /// MiB of memory for activations that trials share; 0 stores none and gives the same records
     #[arg(long, value_name = "MIB", default_value_t = 4096)]
     pub cache: usize,
     /// How the machine is used
@@ -84,16 +84,16 @@ pub struct Run {
     /// The study and how it is trained
     #[command(flatten)]
     pub train: Train,
-    /// Who runs the trials
+    /// Where the trials run
     #[arg(long, value_name = "WHERE", value_enum, default_value_t = On::Local)]
     pub on: On,
-    /// How often a trial whose worker died is tried again before it is recorded as failed
+    /// How often a trial whose worker died is run again before it is recorded as failed
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub retries: u32,
-    /// Begin no trial after this long, such as 90s, 30m, 8h, 2d
+    /// Start no trial after this long, such as 90s, 30m, 8h, 2d
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub max_time: Option<Duration>,
-    /// Run at most so many trials now
+    /// Run at most N trials now
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_trials: Option<u64>,
     /// Print the plan, with an estimate of seconds and memory from a short measurement, and stop
@@ -110,18 +110,18 @@ pub struct Slurm {
     /// An option for sbatch, such as --slurm-option=--partition=short; may be given often
     #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
     pub slurm_option: Vec<String>,
-    /// Tasks at once at the most [default: as many as the cluster gives]
+    /// Most tasks at once [default: as many as the cluster allows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub slurm_tasks: Option<u32>,
-    /// How long a task should take: so many trials go into one
+    /// How long a task should take; it gets as many trials as fit
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10m")]
     pub slurm_chunk: Duration,
-    /// Ctrl-C cancels the jobs too; without it they go on, and `nettriage status` follows them
+    /// Ctrl-C cancels the jobs too; without it they continue, and `nettriage status` follows them
     #[arg(long)]
     pub slurm_cancel: bool,
 }
 
-/// Who runs the trials.
+/// Where the trials run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum On {
     /// Threads of this process
@@ -193,13 +193,13 @@ pub struct Trial {
     /// The trial's place in the plan, counted from 0; several as 3,7-9; `-` reads places from standard input, one a line
     #[arg(long, value_name = "I", allow_hyphen_values = true)]
     pub index: String,
-    /// Leave out trials that have a record
+    /// Skip trials that have a record
     #[arg(long)]
     pub missing: bool,
     /// MiB of memory for activations that trials share
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     pub cache: usize,
-    /// Begin no trial after this time, in seconds since 1970
+    /// Start no trial after this time, in seconds since 1970
     #[arg(long, value_name = "SECONDS")]
     pub until: Option<f64>,
     /// Folder of the data set's files
@@ -218,7 +218,7 @@ pub struct Status {
     /// As JSON; with --watch, one object a line
     #[arg(long)]
     pub json: bool,
-    /// Go on telling until the run is complete
+    /// Print the status again whenever it changes, until the run is complete
     #[arg(long)]
     pub watch: bool,
 }
@@ -231,7 +231,7 @@ pub struct Serve {
     /// Port; 0 takes any that is free
     #[arg(long, value_name = "PORT", default_value_t = 7340)]
     pub port: u16,
-    /// Address to listen at; with another than this machine's own, everybody who reaches it can read the run
+    /// Address to listen on; with any but the loopback address, everyone who can reach it can read the run
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     pub host: IpAddr,
 }
@@ -297,7 +297,7 @@ pub struct Report {
     pub tensorboard: Option<PathBuf>,
 }
 
-/// A network, and what its file may not say by itself.
+/// A network, and what its file may not contain.
 #[derive(clap::Args)]
 pub struct Model {
     /// The network's file: ONNX, safetensors, or a PyTorch checkpoint
@@ -342,7 +342,7 @@ pub struct Subject {
     /// Folder of the data set's files; for `--data folder`, the folder or tar itself
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Look at no label: agreement with the network as it is stands in for accuracy; with --data folder, any pictures below DIR
+    /// Use no labels: agreement with the original network replaces accuracy; with --data folder, all images below DIR
     #[arg(long)]
     pub unlabelled: bool,
     /// Mean per channel of pixels in 0 to 1 that the network was trained with
@@ -371,10 +371,10 @@ pub struct Subject {
     /// Largest number of unknowns of a filter, where kernels are larger than 3x3
     #[arg(long, value_name = "N", default_value_t = 2400)]
     pub unknowns: usize,
-    /// Output positions looked at for every unknown; at least 20,000, at most as many as the images have
+    /// Output positions per unknown in the regression; at least 20,000, at most as many as the images have
     #[arg(long, value_name = "N", default_value_t = 24, value_parser = at_least_one)]
     pub rows: usize,
-    /// MiB for sums and tensors; more passes over the images where they do not fit
+    /// MiB for the normal equations and tensors; if they do not fit, more passes over the images
     #[arg(long, value_name = "MIB", default_value_t = 2048)]
     pub memory: usize,
     /// Images in a pass whose milliseconds are measured, on one thread
@@ -394,7 +394,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 pub enum Ranges {
     /// The default blocks.
     Blocks,
-    /// Every range within which the picture keeps its size.
+    /// Every range within which the feature map keeps its size.
     Stages,
     /// Every range.
     All,
@@ -409,10 +409,10 @@ pub struct Scan {
     /// Which ranges of layers
     #[arg(long, value_name = "WHICH", value_enum, default_value_t = Ranges::All)]
     pub ranges: Ranges,
-    /// How weights are found: plain (ridge regression), relu (one further solve that respects the closing ReLU), relu3; with +moments, +gradients
+    /// How weights are found: plain (ridge regression), relu (one refit iteration with an activation-aware target), relu3; with +moments, +gradients
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "relu+moments")]
     pub methods: Vec<nettriage_compress::scan::Method>,
-    /// Judge by the first test images in place of training images: for a description, not for a choice that is tested on them
+    /// Judge by the first test images instead of training images: to describe, not to choose what is then tested on them
     #[arg(long)]
     pub on_test: bool,
     /// Runs whose trained children say how far the scan's ranking can be trusted
@@ -433,19 +433,19 @@ pub struct Prescribe {
     /// The network and its images
     #[command(flatten)]
     pub subject: Subject,
-    /// Lose at most so many percentage points of accuracy, such as 0.5pp; save as much time as that allows
+    /// Most percentage points of accuracy to lose, such as 0.5pp; saves as much time as that allows
     #[arg(long, value_name = "POINTS")]
     pub max_drop: Option<String>,
-    /// Take at most so long for a pass of --batch images on one thread, such as 2ms or 60% (of the network's)
+    /// Most time for a forward pass of --batch images on one thread, such as 2ms or 60% (of the original's)
     #[arg(long, value_name = "TIME")]
     pub max_latency: Option<String>,
     /// Judge by the first --judged test images, and test on the others: for a network that was trained on every training image
     #[arg(long, conflicts_with = "unlabelled")]
     pub judge_on_test: bool,
-    /// At most so many multiply-accumulates, such as 40% (of the network's) or 12000000
+    /// Most multiply-accumulates, such as 40% (of the network's) or 12000000
     #[arg(long, value_name = "COUNT")]
     pub max_macs: Option<String>,
-    /// At most so many parameters, such as 40% (of the network's) or 300000
+    /// Most parameters, such as 40% (of the network's) or 300000
     #[arg(long, value_name = "COUNT")]
     pub max_parameters: Option<String>,
     /// Where to write the network: .onnx or .safetensors; its card, figures and page go beside it
@@ -463,13 +463,13 @@ pub struct Prescribe {
     /// Largest learning rate of training
     #[arg(long, value_name = "RATE", default_value_t = 0.01)]
     pub rate: f32,
-    /// Border of training images out of which a window of their own size is cropped [default: a run's own; else 0]
+    /// Random shifts of training images, in pixels: padding before a random crop [default: a run's own; else 0]
     #[arg(long, value_name = "PIXELS")]
     pub pad: Option<usize>,
-    /// Mirror every other training image [default: as the run did]
+    /// Mirror training images at random, half of them [default: as the run did]
     #[arg(long)]
     pub flip: bool,
-    /// Networks that are built (and trained) at most while looking for the best
+    /// Most networks that are built and trained in search of the best
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
     pub attempts: usize,
     /// Seed of training
@@ -498,7 +498,7 @@ pub struct Evaluate {
     /// Standard deviation per channel
     #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "mean")]
     pub std: Option<Vec<f32>>,
-    /// Only the first so many images
+    /// Only the first N images
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
     /// Inputs as they are, in the model's own order of axes (NumPy, f32), in place of a data set
@@ -521,7 +521,7 @@ pub struct Export {
     /// A trial of the run, by its id or its index in the plan: its network is written, with a model card beside it
     #[arg(long, value_name = "ID")]
     pub trial: Option<String>,
-    /// Folder of the data set's files, should the trial have to be run again
+    /// Folder of the data set's files, if the trial has to be run again
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Where to write: .onnx or .safetensors

@@ -17,7 +17,7 @@ impl Fail {
     /// An error about a file.
     pub fn file(path: &Path, error: Error) -> Fail {
         let remedy = match error.kind() {
-            ErrorKind::StorageFull => "; make room and run the same command again",
+            ErrorKind::StorageFull => "; free some space and run the same command again",
             ErrorKind::PermissionDenied => "; choose a place where you may write",
             _ => "",
         };

@@ -1,30 +1,30 @@
-//! Ctrl-C and its like: a message that says what is saved and how to go on.
+//! Ctrl-C and other termination signals: a message that says what is saved and how to resume.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use crate::fail::Fail;
 
-/// What is done and said when the user or the system stops this process.
-type Goodbye = Box<dyn Fn() -> String + Send>;
+/// Makes the message that is printed when the user or the system stops this process.
+type ShutdownMessage = Box<dyn Fn() -> String + Send>;
 
 /// Handles SIGINT, SIGTERM and SIGHUP until the process ends.
-pub struct Interrupt(Arc<Mutex<Option<Goodbye>>>);
+pub struct Interrupt(Arc<Mutex<Option<ShutdownMessage>>>);
 
 impl Interrupt {
-    /// On a signal `goodbye` is called, what it returns is printed, and the process ends with exit code 130.
+    /// On a signal prints what `message` returns and ends the process with exit code 130.
     ///
-    /// At once: records are written whole or not at all, so that nothing has to be brought to an end first.
-    pub fn new(goodbye: impl Fn() -> String + Send + 'static) -> Result<Interrupt, Fail> {
-        let held: Arc<Mutex<Option<Goodbye>>> = Arc::new(Mutex::new(Some(Box::new(goodbye))));
+    /// It ends at once. Records are written atomically, so no work has to be finished first.
+    pub fn new(message: impl Fn() -> String + Send + 'static) -> Result<Interrupt, Fail> {
+        let held: Arc<Mutex<Option<ShutdownMessage>>> = Arc::new(Mutex::new(Some(Box::new(message))));
         let handler = held.clone();
         let handle = move || {
-            let goodbye = handler.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if let Some(goodbye) = goodbye.as_ref() {
-                let words = goodbye();
-                // Held to the end: nothing that still runs may speak after the last word.
+            let message = handler.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if let Some(message) = message.as_ref() {
+                let text = message();
+                // Locked until the end, so that no other thread prints after this message.
                 let mut error = std::io::stderr().lock();
-                let _ = writeln!(error, "\n{words}");
+                let _ = writeln!(error, "\n{text}");
                 std::process::exit(130);
             }
             std::process::exit(130);
@@ -33,7 +33,7 @@ impl Interrupt {
         Ok(Interrupt(held))
     }
 
-    /// From here on a signal ends the process without a word.
+    /// From here on a signal ends the process silently.
     pub fn over(&self) {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
     }

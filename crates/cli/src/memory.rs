@@ -1,6 +1,6 @@
 //! How much memory this process has used.
 
-/// Bytes of memory at the most so far, worker processes apart; `None` where the system does not tell.
+/// Peak memory of this process in bytes, without worker processes; `None` if the system does not report it.
 pub fn peak() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

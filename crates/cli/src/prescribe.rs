@@ -158,7 +158,7 @@ impl Progress for ProgressReporter {
             .drop
             .map_or(String::new(), |[drop, low, high]| format!("drop {drop:.2} points ({low:.2} to {high:.2}), "));
         eprintln!(
-            "  {drop}{:.1}% of first choices stay, {} multiply-accumulates",
+            "  {drop}{:.1}% of predictions unchanged, {} multiply-accumulates",
             100.0 * figures.agreement.unwrap_or(0.0),
             figures.cost.macs
         );

@@ -1,4 +1,4 @@
-//! Progress of a study: bars on a terminal, plain lines elsewhere, or a JSON object a line.
+//! Progress of a study: bars on a terminal, plain lines elsewhere, or one JSON object per line.
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::args::LogFormat;
 
-/// What the user sees while a study runs.
-pub struct Teller {
+/// Reports progress on standard error while a study runs.
+pub struct ProgressReporter {
     terminal: bool,
     json: bool,
     state: Mutex<State>,
@@ -22,24 +22,24 @@ pub struct Teller {
 
 struct State {
     bar: ProgressBar,
-    /// What the bar is about: a parent's seed, or the trials.
+    /// The seed of the parent that the bar shows; none for the trials.
     parent: Option<u64>,
-    begun: Instant,
+    start: Instant,
     done_before: usize,
     done: usize,
     of: usize,
 }
 
-impl Teller {
-    /// Bars if standard error is a terminal and text is asked for.
-    pub fn new(format: LogFormat) -> Teller {
+impl ProgressReporter {
+    /// With bars if standard error is a terminal and the format is text.
+    pub fn new(format: LogFormat) -> ProgressReporter {
         let state =
-            State { bar: ProgressBar::hidden(), parent: None, begun: Instant::now(), done_before: 0, done: 0, of: 0 };
+            State { bar: ProgressBar::hidden(), parent: None, start: Instant::now(), done_before: 0, done: 0, of: 0 };
         let json = format == LogFormat::Json;
-        Teller { terminal: !json && std::io::stderr().is_terminal(), json, state: Mutex::new(state) }
+        ProgressReporter { terminal: !json && std::io::stderr().is_terminal(), json, state: Mutex::new(state) }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(&self) {
         self.state().bar.finish_and_clear();
     }
@@ -50,8 +50,8 @@ impl Teller {
         (state.done, state.of)
     }
 
-    /// Tells one event: its JSON, or its line.
-    fn tell(&self, event: Value, line: impl FnOnce() -> String) {
+    /// Prints one event: as JSON, or as a line.
+    fn print(&self, event: Value, line: impl FnOnce() -> String) {
         if self.json {
             eprintln!("{event}");
         } else {
@@ -67,7 +67,7 @@ impl Teller {
         if !self.terminal {
             return ProgressBar::hidden();
         }
-        let template = "{prefix:.bold} {wide_bar:.cyan/blue} {pos}/{len} {msg}  {elapsed} gone, {eta} left";
+        let template = "{prefix:.bold} {wide_bar:.cyan/blue} {pos}/{len} {msg}  {elapsed} elapsed, {eta} left";
         let style = ProgressStyle::with_template(template).expect("the template is well-formed");
         let bar = ProgressBar::new(of as u64).with_style(style).with_prefix(what.to_owned());
         bar.enable_steady_tick(Duration::from_millis(500));
@@ -75,14 +75,14 @@ impl Teller {
     }
 }
 
-impl Progress for Teller {
+impl Progress for ProgressReporter {
     fn parent(&self, spec: &ParentSpec, seen: usize, of: usize, point: &CurvePoint) {
         let mut state = self.state();
         if state.parent != Some(spec.seed) {
             state.bar.finish_and_clear();
             state.bar = self.bar(of, &format!("parent, seed {}", spec.seed));
             state.parent = Some(spec.seed);
-            state.begun = Instant::now();
+            state.start = Instant::now();
         }
         let accuracy = format!("validation {:.2}%", 100.0 * point.validation_top1);
         state.bar.set_position(seen as u64);
@@ -91,7 +91,7 @@ impl Progress for Teller {
             let event = json!({
                 "event": "parent", "seed": spec.seed, "seen": seen, "of": of, "validation": point.validation_top1,
             });
-            self.tell(event, || format!("parent, seed {}: {seen} of {of} images, {accuracy}", spec.seed));
+            self.print(event, || format!("parent, seed {}: {seen} of {of} images, {accuracy}", spec.seed));
         }
     }
 
@@ -101,10 +101,10 @@ impl Progress for Teller {
         state.bar = self.bar(of, "trials");
         state.bar.set_position(done as u64);
         state.bar.reset_eta();
-        (state.begun, state.done_before, state.done, state.of) = (Instant::now(), done, done, of);
+        (state.start, state.done_before, state.done, state.of) = (Instant::now(), done, done, of);
         if self.json || done > 0 {
-            let line = || format!("{done} of {of} trials have records already; going on with the rest");
-            self.tell(json!({ "event": "trials", "done": done, "of": of }), line);
+            let line = || format!("{done} of {of} trials have records already; running the rest");
+            self.print(json!({ "event": "trials", "done": done, "of": of }), line);
         }
     }
 
@@ -117,7 +117,7 @@ impl Progress for Teller {
 
     fn note(&self, text: &str) {
         let state = self.state();
-        state.bar.suspend(|| self.tell(json!({ "event": "note", "text": text }), || text.to_owned()));
+        state.bar.suspend(|| self.print(json!({ "event": "note", "text": text }), || text.to_owned()));
     }
 
     fn ended(&self, record: &Record) {
@@ -135,7 +135,7 @@ impl Progress for Teller {
             return;
         }
         let now = state.done - state.done_before;
-        let left = state.begun.elapsed().mul_f64(state.of.saturating_sub(state.done) as f64 / now.max(1) as f64);
+        let left = state.start.elapsed().mul_f64(state.of.saturating_sub(state.done) as f64 / now.max(1) as f64);
         let name = title(&record.spec);
         let event = json!({
             "event": "ended", "id": record.spec.id, "trial": name, "outcome": record.outcome,
@@ -143,7 +143,7 @@ impl Progress for Teller {
             "done": state.done, "of": state.of, "seconds_left": left.as_secs_f64(),
         });
         let left = HumanDuration(left);
-        self.tell(event, || format!("[{}/{}] {name}: {result} ({left:#} left)", state.done, state.of));
+        self.print(event, || format!("[{}/{}] {name}: {result} ({left:#} left)", state.done, state.of));
     }
 }
 

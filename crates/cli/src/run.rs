@@ -1,6 +1,5 @@
 //! `run` and `train`: from a study file to records and a report.
 
-use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,7 +18,7 @@ use crate::args::{self, LogFormat, On};
 use crate::fail::Fail;
 use crate::interrupt::Interrupt;
 use crate::memory;
-use crate::progress::{Teller, title};
+use crate::progress::{ProgressReporter, title};
 use crate::report;
 
 /// `nettriage run STUDY`.
@@ -32,13 +31,18 @@ pub fn run(args: &args::Run) -> Result<(), Fail> {
     let folder = folder(&args.train, &plan);
     let run = Run::create(&folder, &plan)?;
     let _lock = run.lock()?;
-    let teller = Arc::new(Teller::new(args.train.log_format));
-    let go_on = go_on(&args.train, &folder);
-    let interrupt = farewell(args, &teller, &folder, &go_on)?;
-    teller.note(&format!("{}: {} trials and controls, records in {}", plan.name, plan.trials.len(), folder.display()));
+    let reporter = Arc::new(ProgressReporter::new(args.train.log_format));
+    let resume = resume_command(&args.train, &folder);
+    let interrupt = shutdown_message(args, &reporter, &folder, &resume)?;
+    reporter.note(&format!(
+        "{}: {} trials and controls, records in {}",
+        plan.name,
+        plan.trials.len(),
+        folder.display()
+    ));
     let expected = expectation(args, &run, &context)?;
     if let Some(expected) = &expected {
-        teller.note(&format!("estimate, from a short measurement: {}", in_words(expected)));
+        reporter.note(&format!("estimate, from a short measurement: {}", in_words(expected)));
     }
     let limits = Limits {
         deadline: args.max_time.and_then(|time| begin.checked_add(time)),
@@ -46,27 +50,27 @@ pub fn run(args: &args::Run) -> Result<(), Fail> {
     };
     let executing = Instant::now();
     let executor = executor(args, &folder)?;
-    let result = execute(&run, &context, executor.as_ref(), resources(&args.train), limits, teller.as_ref());
-    teller.finish();
+    let result = execute(&run, &context, executor.as_ref(), resources(&args.train), limits, reporter.as_ref());
+    reporter.finish();
     let complete = result?;
     interrupt.over();
     if let Some(expected) = &expected {
-        teller.note(&came(expected, executing.elapsed(), complete));
+        reporter.note(&estimate_against_actual(expected, executing.elapsed(), complete));
     }
     let page = folder.join("report.html");
     report::conclude(&folder, &page)?;
     let status = run.status()?;
     if status.failed > 0 {
-        teller.note(&format!(
-            "{} trials failed: their records say why; `nettriage retry {}` opens them again",
+        reporter.note(&format!(
+            "{} trials failed: their records say why; `nettriage retry {}` runs them again",
             status.failed,
             folder.display()
         ));
     }
     if complete {
-        teller.note(&format!("done in {:#}", HumanDuration(begin.elapsed())));
+        reporter.note(&format!("done in {:#}", HumanDuration(begin.elapsed())));
     } else {
-        teller.note(&format!("stopped at its limit: {} trials are left; {go_on}", status.left));
+        reporter.note(&format!("stopped at its limit: {} trials are left; {resume}", status.left));
     }
     println!("report: {}", page.display());
     Ok(())
@@ -77,9 +81,9 @@ pub fn train(args: &args::Train) -> Result<(), Fail> {
     let (context, plan) = prepare(args)?;
     let run = Run::create(&folder(args, &plan), &plan)?;
     let _lock = run.lock()?;
-    let teller = Teller::new(args.log_format);
-    let result = train_parents(&run, &context, resources(args), &teller);
-    teller.finish();
+    let reporter = ProgressReporter::new(args.log_format);
+    let result = train_parents(&run, &context, resources(args), &reporter);
+    reporter.finish();
     result?;
     for parent in run.parents()? {
         println!(
@@ -113,10 +117,10 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// MiB of shared activations in a task, where --cache does not ask for less: clusters count memory.
+/// Most MiB of shared activations in a Slurm task: clusters count memory.
 const TASK_CACHE: usize = 1024;
 
-/// Who runs the trials.
+/// What runs the trials.
 fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn for<'a> Executor<TrialJobs<'a>>>, Fail> {
     let resources = resources(&args.train);
     match args.on {
@@ -129,7 +133,7 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn for<'a> Executor<
             let command = Box::new(move || {
                 let mut worker = Command::new(&command[0]);
                 worker.args(&command[1..]);
-                // Out of memory inside a backtrace, a process waits for itself for ever.
+                // A process that runs out of memory inside a backtrace deadlocks.
                 worker.env("RUST_BACKTRACE", "0");
                 worker
             });
@@ -150,21 +154,22 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn for<'a> Executor<
     }
 }
 
-/// This program's command for trials of a plan, up to their places, for one of so many processes that share the budgets.
+/// This program's command for trials of a plan, up to their indices; the budgets are divided among `sharers` processes.
 fn trial_command(args: &args::Train, folder: &Path, cache: usize, sharers: usize) -> Result<Vec<String>, Fail> {
-    let text = |path: &Path| {
-        let path = std::path::absolute(path).map_err(|error| Fail::file(path, error))?;
-        path.into_os_string()
-            .into_string()
-            .map_err(|path| Fail::Message(format!("{}: workers need a path of Unicode letters", path.display())))
-    };
     let program = std::env::current_exe()?;
-    let mut command = vec![text(&program)?, "trial".to_owned(), "--plan".to_owned(), text(folder)?];
+    let mut command = vec![absolute(&program)?, "trial".to_owned(), "--plan".to_owned(), absolute(folder)?];
+    command.extend(budget_options(args, cache, sharers)?);
+    Ok(command)
+}
+
+/// The options that say where data is and how much memory and disk one of `sharers` processes may use.
+fn budget_options(args: &args::Train, cache: usize, sharers: usize) -> Result<Vec<String>, Fail> {
+    let mut options = Vec::new();
     if let Some(data) = &args.data_dir {
-        command.extend(["--data-dir".to_owned(), text(data)?]);
+        options.extend(["--data-dir".to_owned(), absolute(data)?]);
     }
     if let Some(scratch) = &args.runtime.scratch {
-        command.extend(["--scratch".to_owned(), text(scratch)?]);
+        options.extend(["--scratch".to_owned(), absolute(scratch)?]);
     }
     let args::Runtime { data_memory, disk_cache, no_reuse, .. } = &args.runtime;
     for (name, value) in [
@@ -173,39 +178,52 @@ fn trial_command(args: &args::Train, folder: &Path, cache: usize, sharers: usize
         ("--data-memory", (data_memory / sharers as u64).to_string()),
         ("--no-reuse", no_reuse.to_string()),
     ] {
-        command.extend([name.to_owned(), value]);
+        options.extend([name.to_owned(), value]);
     }
-    Ok(command)
+    Ok(options)
 }
 
-fn go_on(args: &args::Train, folder: &Path) -> String {
-    format!("go on with: nettriage run {} --out {}", args.study.display(), folder.display())
+/// An absolute path as text, for a worker's command line.
+fn absolute(path: &Path) -> Result<String, Fail> {
+    let path = std::path::absolute(path).map_err(|error| Fail::file(path, error))?;
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| Fail::Message(format!("{}: workers need a path of Unicode letters", path.display())))
 }
 
-/// What a signal ends with.
-fn farewell(args: &args::Run, teller: &Arc<Teller>, folder: &Path, go_on: &str) -> Result<Interrupt, Fail> {
+fn resume_command(args: &args::Train, folder: &Path) -> String {
+    format!("resume with: nettriage run {} --out {}", args.study.display(), folder.display())
+}
+
+/// Installs the message that a signal ends with.
+fn shutdown_message(
+    args: &args::Run,
+    reporter: &Arc<ProgressReporter>,
+    folder: &Path,
+    resume: &str,
+) -> Result<Interrupt, Fail> {
     let (on, cancel) = (args.on, args.slurm.slurm_cancel);
-    let (teller, folder, go_on) = (teller.clone(), folder.to_owned(), go_on.to_owned());
+    let (reporter, folder, resume) = (reporter.clone(), folder.to_owned(), resume.to_owned());
     Interrupt::new(move || {
         let place = folder.display();
         let run = Run::open(&folder);
-        // As on disk: what has been told may lag behind.
-        let saved = run.as_ref().ok().and_then(|run| run.recorded().ok()).map_or(0, |there| there.len());
-        let (_, of) = teller.counts();
+        // Counted on disk, because the progress report may lag behind.
+        let saved = run.as_ref().ok().and_then(|run| run.recorded().ok()).map_or(0, |recorded| recorded.len());
+        let (_, of) = reporter.counts();
         let saved = if of == 0 { "the plan is saved".to_owned() } else { format!("{saved} of {of} trials are saved") };
         let jobs = match (on, cancel) {
-            (On::Slurm, false) => format!("; the jobs go on, and `nettriage status {place}` follows them"),
+            (On::Slurm, false) => format!("; the jobs continue, and `nettriage status {place}` follows them"),
             (On::Slurm, true) => match run.map_err(Fail::from).and_then(|run| Ok(slurm::cancel(run.folder())?)) {
                 Ok(jobs) => format!("; jobs cancelled: {jobs}"),
                 Err(error) => format!("; the jobs could not be cancelled ({error})"),
             },
             _ => String::new(),
         };
-        format!("stopped: {saved} in {place}{jobs}; {go_on}")
+        format!("stopped: {saved} in {place}{jobs}; {resume}")
     })
 }
 
-/// The estimate of what is left of a run; none if nothing is, or where others do the work.
+/// The estimate for the pending trials; none if none are pending, or if a cluster runs them.
 fn expectation(args: &args::Run, run: &Run, context: &StudyContext) -> Result<Option<Estimate>, Fail> {
     let (mut pending, parents) = pending_work(run, context)?;
     pending.truncate(args.max_trials.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX));
@@ -213,19 +231,18 @@ fn expectation(args: &args::Run, run: &Run, context: &StudyContext) -> Result<Op
         return Ok(None);
     }
     if args.on == On::Processes {
-        // In a process of its own too: a measurement that runs out of memory must not take the run with it.
-        return Ok(measured_apart(args, run.folder()));
+        // In a separate process, because a measurement that runs out of memory must not end the run.
+        return Ok(measured_in_a_process(args, run.folder()));
     }
     Ok(Some(estimate(context, run.plan(), &pending, parents, resources(&args.train), false)?))
 }
 
-/// The estimate that a dry run of this program makes; none if it fails.
-fn measured_apart(args: &args::Run, folder: &Path) -> Option<Estimate> {
-    let args::Train { study, data_dir, cache, .. } = &args.train;
+/// The estimate that a dry run of this program makes in a separate process; none if it fails.
+fn measured_in_a_process(args: &args::Run, folder: &Path) -> Option<Estimate> {
     let mut command = Command::new(std::env::current_exe().ok()?);
-    command.args(["run", "--dry-run", "--on", "processes", "--log-format", "json"]).arg(study).arg("--out").arg(folder);
-    command.args(["--cache", &cache.to_string(), "--workers", &resources(&args.train).workers.to_string()]);
-    command.args(data_dir.iter().flat_map(|dir| [OsStr::new("--data-dir"), dir.as_os_str()]));
+    command.args(["run", "--dry-run", "--on", "processes", "--log-format", "json"]).arg(&args.train.study);
+    command.arg("--out").arg(folder).args(["--workers", &resources(&args.train).workers.to_string()]);
+    command.args(budget_options(&args.train, args.train.cache, 1).ok()?);
     let output = command.stderr(Stdio::null()).output().ok()?;
     let last = output.stdout.rsplit(|&byte| byte == b'\n').find(|line| !line.is_empty())?;
     serde_json::from_slice(last).ok()
@@ -249,9 +266,9 @@ fn seconds(seconds: f64) -> String {
     }
 }
 
-/// The estimate beside what came.
-fn came(expected: &Estimate, took: Duration, complete: bool) -> String {
-    let part = if complete { "" } else { " (all of what was pending, of which a part was run)" };
+/// The estimate beside the actual time and memory.
+fn estimate_against_actual(expected: &Estimate, took: Duration, complete: bool) -> String {
+    let part = if complete { "" } else { " (for all pending trials; only some were run)" };
     let peak = memory::peak().map_or(String::new(), |bytes| format!(" and {}", BinaryBytes(bytes)));
     format!(
         "estimated {} and {}{part}; it took {}{peak}",
@@ -261,7 +278,7 @@ fn came(expected: &Estimate, took: Duration, complete: bool) -> String {
     )
 }
 
-/// The plan, and what is left of it will take.
+/// Prints the plan and the estimate for its pending trials.
 fn dry_run(args: &args::Run, context: &StudyContext, plan: &Plan) -> Result<(), Fail> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let json = args.train.log_format == LogFormat::Json;
@@ -282,7 +299,7 @@ fn dry_run(args: &args::Run, context: &StudyContext, plan: &Plan) -> Result<(), 
     if json {
         writeln!(out, "{}", serde_json::to_string(&expected).map_err(|e| Fail::Message(e.to_string()))?)?;
     } else {
-        let halving = if context.study.halving.is_some() { "; halving will leave some out" } else { "" };
+        let halving = if context.study.halving.is_some() { "; halving will skip some" } else { "" };
         writeln!(
             out,
             "{} trials and controls, {} parents; {} left",

@@ -80,7 +80,7 @@ fn table(run: &Run, status: &Status) -> String {
     row("seconds", format!("{:.1} on trials so far", status.trials_seconds));
     let left = left(status);
     if !left.is_empty() {
-        row("time", format!("about {left} left at this pace"));
+        row("time", format!("about {left} left at this rate"));
     }
     if !status.is_complete()
         && let Some(queue) = slurm::queue_state(run.folder())

@@ -58,7 +58,7 @@ fn context(run: &Run, data_dir: Option<&Path>, runtime: RuntimeOptions) -> Resul
     let context = context_of(run, data_dir, runtime)?;
     if nettriage_study::plan(&context)? != *plan {
         return Err(Fail::Message(format!(
-            "{file}: this program, with the data at hand, would plan otherwise; run the plan with the version and data that made it",
+            "{file}: this version of the program, with this data set, makes another plan; run it with the version and data that made it",
         )));
     }
     Ok(context)

@@ -24,7 +24,7 @@ pub fn retry(args: &args::Retry) -> Result<(), Fail> {
     let opened = run.reopen(ids)?;
     println!("{opened} failed trials are open again");
     if opened > 0 {
-        println!("go on with: nettriage run STUDY --out {}", args.run.display());
+        println!("resume with: nettriage run STUDY --out {}", args.run.display());
     }
     Ok(())
 }
@@ -32,7 +32,7 @@ pub fn retry(args: &args::Retry) -> Result<(), Fail> {
 /// `nettriage gc RUN`.
 pub fn gc(args: &args::Gc) -> Result<(), Fail> {
     let run = Run::open(&args.run)?;
-    // Nobody else may be at work while files go.
+    // No other process may run while files are removed.
     let _lock = args.yes.then(|| run.lock()).transpose()?;
     let garbage = run.garbage()?;
     let mut out = std::io::stdout().lock();

@@ -392,7 +392,7 @@ fn a_plan_of_another_version() {
     let mut trial = nettriage();
     trial.args(["trial", "--index", "0", "--plan"]).arg(place.path("other"));
     let error = refused(&trial.output().unwrap());
-    assert!(error.contains("would plan otherwise"), "{error}");
+    assert!(error.contains("makes another plan"), "{error}");
     assert_eq!(records(&place.path("other")), 0);
 }
 
@@ -409,7 +409,7 @@ fn an_interrupted_run_says_what_is_saved_and_how_to_go_on() {
         assert_eq!(output.status.code(), Some(130), "{said}");
         let last = said.lines().last().unwrap();
         assert!(last.starts_with("stopped: ") && last.contains("trials are saved in"), "{last}");
-        assert!(last.contains("go on with: nettriage run "), "{last}");
+        assert!(last.contains("resume with: nettriage run "), "{last}");
         assert_same(&whole, &place.complete(on, &["--on", on]));
     }
 }

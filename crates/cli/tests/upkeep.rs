@@ -31,7 +31,7 @@ fn a_run_in_portions_ends_as_the_run_at_once() {
     // A time that is over before the first trial.
     let said = place.run("parts", &["--max-time", "0.001s"]).output().unwrap();
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert!(said.contains("stopped at its limit") && said.contains("go on with"), "{said}");
+    assert!(said.contains("stopped at its limit") && said.contains("resume with"), "{said}");
     assert_eq!(status(&place.path("parts"))["done"], 120);
     assert_same(&whole, &place.complete("parts", &[]));
 }

@@ -51,7 +51,7 @@ pub trait Jobs: Sync {
     /// The jobs to run, in the order in which they are started.
     fn pending(&self) -> &[usize];
 
-    /// Computes what all jobs need, with so many threads. Called once, before the first job that runs in this process.
+    /// Computes what all jobs need, with `threads` threads. Called once, before the first job that runs in this process.
     ///
     /// # Errors
     /// Those that end the run.
@@ -77,7 +77,7 @@ pub trait RemoteJobs: Jobs {
     /// A name for the queue of a cluster.
     fn name(&self) -> &str;
 
-    /// Folder for files of the executor's own.
+    /// Folder for the executor's files.
     fn folder(&self) -> &Path;
 
     /// Folder for logs.
@@ -98,7 +98,7 @@ pub trait RemoteJobs: Jobs {
     /// Reports that a job has started.
     fn started(&self, job: usize);
 
-    /// Reads the stored result of a job and reports it; false if there is no whole result.
+    /// Reads the stored result of a job and reports it; false if there is no complete result.
     ///
     /// # Errors
     /// If a result cannot be read.
@@ -119,7 +119,7 @@ pub trait RemoteJobs: Jobs {
     /// Whether a process that is gone had started the job and left no result.
     fn was_interrupted(&self, job: usize) -> bool;
 
-    /// Forgets that.
+    /// Clears that mark.
     fn clear_interruption(&self, job: usize);
 
     /// The pending jobs that have to run before the others, because they compute what these need.

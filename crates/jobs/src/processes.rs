@@ -68,7 +68,7 @@ impl<J: RemoteJobs + ?Sized> Slot<'_, J> {
                 Answer::Fatal(problem) => return Err(Error::Worker(problem)),
                 // Read from disk, so that the progress shows what is stored.
                 Answer::Done if jobs.finished(job)? => return Ok(()),
-                Answer::Done => "it reported the end of the job and left no whole result".to_owned(),
+                Answer::Done => "it reported the end of the job and left no complete result".to_owned(),
                 Answer::Died(how) => how,
             };
             let attempts = {

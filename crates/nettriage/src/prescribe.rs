@@ -25,7 +25,7 @@ pub enum JudgedOn {
     /// Training images that nothing was fitted to.
     #[default]
     Training,
-    /// The first so many test images; the promise is then tested on the others.
+    /// The first test images, this many; the promise is then tested on the others.
     Test(usize),
 }
 
@@ -137,25 +137,25 @@ impl<'a> PrescribeBuilder<'a> {
         self
     }
 
-    /// Loses at most so many percentage points of accuracy.
+    /// Most percentage points of accuracy to lose.
     pub fn max_drop_pp(mut self, points: f64) -> Self {
         self.bounds.drop = Some(points);
         self
     }
 
-    /// Takes at most so long for a forward pass: milliseconds, or a share of the original's time.
+    /// Most time for a forward pass: milliseconds, or a share of the original's time.
     pub fn max_latency(mut self, limit: Limit) -> Self {
         self.bounds.milliseconds = Some(limit);
         self
     }
 
-    /// At most so many multiply-accumulates, or a share of the original's.
+    /// Most multiply-accumulates, or a share of the original's.
     pub fn max_macs(mut self, limit: Limit) -> Self {
         self.bounds.macs = Some(limit);
         self
     }
 
-    /// At most so many parameters, or a share of the original's.
+    /// Most parameters, or a share of the original's.
     pub fn max_parameters(mut self, limit: Limit) -> Self {
         self.bounds.parameters = Some(limit);
         self
@@ -215,13 +215,13 @@ impl<'a> PrescribeBuilder<'a> {
         self
     }
 
-    /// Is told how far the scan is.
+    /// Receives the progress of the scan.
     pub fn scan_progress(mut self, progress: &'a dyn nettriage_compress::scan::Progress) -> Self {
         self.settings.progress = Some(progress);
         self
     }
 
-    /// Is told how far the search is.
+    /// Receives the progress of the search.
     pub fn progress(mut self, progress: &'a dyn Progress) -> Self {
         self.progress = Some(progress);
         self

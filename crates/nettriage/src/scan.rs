@@ -160,7 +160,7 @@ impl<'a> ScanBuilder<'a> {
         self
     }
 
-    /// Is told how far the scan is.
+    /// Receives the progress of the scan.
     pub fn progress(mut self, progress: &'a dyn Progress) -> Self {
         self.settings.progress = Some(progress);
         self

@@ -205,7 +205,7 @@ impl<'a> Triage<'a> {
         self
     }
 
-    /// Is told how far the study is.
+    /// Receives the progress of the study.
     pub fn progress(mut self, progress: &'a dyn Progress) -> Self {
         self.progress = Some(progress);
         self

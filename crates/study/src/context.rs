@@ -14,7 +14,7 @@ use crate::Error;
 use crate::options::RuntimeOptions;
 use crate::study::Study;
 
-/// A study with its data set in memory and its network's structure at hand.
+/// A study with its data set and its network's structure in memory.
 pub struct StudyContext {
     /// The study.
     pub study: Study,

@@ -1,4 +1,4 @@
-//! What can go wrong in a study, each said in one line with its remedy.
+//! Errors of a study, each one line with its remedy.
 
 /// Why a study could not be read, planned or run.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +19,7 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The study asks for something that its network or data cannot give.
+    /// The study requests something that its network or data cannot provide.
     #[error("{0}")]
     Plan(String),
     /// From training.

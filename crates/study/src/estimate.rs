@@ -1,4 +1,4 @@
-//! Seconds and memory that a study will take, from a measurement of a few steps.
+//! Estimates the time and memory of a study from a measurement of a few steps.
 //!
 //! Measured: a training step and a forward pass of the parent's architecture, on as many threads at once as there will be
 //! workers. From there on multiply-accumulates are counted: a part of the network takes its share of the whole one's
@@ -20,16 +20,16 @@ use crate::context::StudyContext;
 use crate::jobs::Resources;
 use crate::study::Reading;
 
-/// What a study will take.
+/// Estimated time and memory of a study.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
-    /// Wall seconds for training the parents that are not there yet.
+    /// Wall seconds for training the parents that are not trained yet.
     pub parents: f64,
     /// Wall seconds for the trials, by all workers together.
     pub trials: f64,
     /// Seconds of one trial, the mean.
     pub trial: f64,
-    /// Bytes of memory at the most, by all workers together.
+    /// Peak memory in bytes, of all workers together.
     pub bytes: u64,
 }
 
@@ -40,12 +40,12 @@ impl Estimate {
     }
 }
 
-/// How long a measurement goes on after its first, uncounted step.
-const LOOK: Duration = Duration::from_millis(60);
+/// How long a measurement lasts after its first step, which is not counted.
+const DURATION: Duration = Duration::from_millis(60);
 
-/// Measures some steps and estimates the trials at the places `pending` and so many parents.
+/// Measures a few steps and estimates the trials at the indices `pending` and `parents` parents.
 ///
-/// With `separate` every worker is a process with data and cache of its own.
+/// With `separate` every worker is a process with its own data set and cache.
 pub fn estimate(
     context: &StudyContext,
     plan: &Plan,
@@ -75,10 +75,10 @@ pub fn estimate(
     })
 }
 
-/// The program itself with nothing in it.
+/// The program itself, before it loads anything.
 const PROGRAM: u64 = 16 << 20;
 
-/// What was measured, per worker while all are at work.
+/// Measured cost per worker, while all workers run.
 #[derive(Clone, Copy)]
 struct StepCost {
     /// Seconds per image and training step.
@@ -99,7 +99,7 @@ fn measure(context: &StudyContext, workers: usize) -> Result<StepCost, Error> {
         let model = Model::new(&network, &Options { exact: children.exact, ..training });
         let inference = Options { exact: children.exact, ..Options::inference(EVALUATION_BATCH) };
         let evaluator = Model::new(&network, &inference);
-        // Everybody passes here, come what may, or the others would wait for ever.
+        // Every thread waits here, also if its model could not be made; otherwise the others would deadlock.
         together.wait();
         let (mut model, mut evaluator) = (model?, evaluator?);
         let elements = context.graph.input.elements();
@@ -135,7 +135,7 @@ fn measure(context: &StudyContext, workers: usize) -> Result<StepCost, Error> {
 fn repeat(mut call: impl FnMut()) -> f64 {
     call();
     let (begin, mut calls) = (Instant::now(), 0);
-    while calls == 0 || begin.elapsed() < LOOK {
+    while calls == 0 || begin.elapsed() < DURATION {
         call();
         calls += 1;
     }
@@ -174,7 +174,7 @@ impl Costs<'_> {
         self.context.study.scheme(&spec.scheme).unwrap_or_else(none)
     }
 
-    /// Seconds of one trial, without what trials share.
+    /// Seconds of one trial, without the work that trials share.
     fn trial(&self, spec: &TrialSpec) -> f64 {
         let StepCost { train, forward, .. } = self.step;
         let backward = (train - forward).max(0.0);
@@ -205,7 +205,7 @@ impl Costs<'_> {
         }
         let seen = if local { own + tail } else { head + own + tail };
         // Before, at every point of the curve and at the end; the test set at the end and, as often as not, at the best point.
-        let looks = (children.curve + 2) * self.context.validation.len() * usize::from(!scheme.stages.is_empty())
+        let evaluations = (children.curve + 2) * self.context.validation.len() * usize::from(!scheme.stages.is_empty())
             + 2 * self.context.validation.len() * usize::from(scheme.stages.is_empty());
         let tests = 1.5 * self.context.test.len() as f64;
         // Filters are watched on 200 images, and the trial's and the parent's inference are timed on 6
@@ -213,7 +213,7 @@ impl Costs<'_> {
         let read = |reading, images: f64| if children.reads(reading) { images } else { 0.0 };
         let filters = read(Reading::Filters, 200.0) * (head + own);
         let latency = read(Reading::Latency, 192.0) * (1.0 + head + own + tail);
-        seconds + forward * ((looks as f64 + tests) * seen + filters + latency)
+        seconds + forward * ((evaluations as f64 + tests) * seen + filters + latency)
     }
 
     /// Seconds and bytes of the parent's activations that trials share: each is computed once.
@@ -232,7 +232,7 @@ impl Costs<'_> {
             let logits = 4.0 * self.context.classes() as f64;
             let local = scheme.stages.iter().any(|stage| stage.train == Train::Substitute);
             let hint = scheme.stages.iter().any(|stage| stage.loss == Loss::Hint);
-            // What one trial alone reads is not kept.
+            // A tensor that one trial alone reads is not stored.
             let kept = if self.context.study.repeats_hints() { 1.0 } else { 0.0 };
             let wanted = [
                 (local, "input", head, elements(block.input)),

@@ -28,7 +28,7 @@ pub struct Limits {
     pub trials: Option<usize>,
 }
 
-/// Runs everything of the plan that has no record yet, within the limits. True if nothing is left.
+/// Runs the trials of the plan that have no record yet, within the limits. True if none is left.
 ///
 /// The caller holds the run's lock.
 pub fn execute(
@@ -68,22 +68,22 @@ pub fn execute(
     }
 }
 
-/// Places of the trials that may run now, and of the parents that are not there yet.
+/// Indices of the trials that may run now, and the number of parents that are not trained yet.
 pub fn pending_work(run: &Run, context: &StudyContext) -> Result<(Vec<usize>, usize), Error> {
     let pending = remaining(run, context)?.pending;
     let specs = &run.plan().parents;
     Ok((pending, specs.iter().filter(|spec| !run.parent_weights_path(&spec.id).exists()).count()))
 }
 
-/// What may be run next.
+/// The trials that remain.
 struct Remaining {
-    /// Trials that are to have a record and have none.
+    /// Trials that still need a record.
     left: usize,
-    /// Places of those that may run now: all, or those of this rung of the ladder.
+    /// Indices of the trials that may run now: all, or those of this rung of successive halving.
     pending: Vec<usize>,
-    /// Trials that are to have a record.
+    /// Trials that need a record.
     of: usize,
-    /// What halving has left out by now, where the study asks for it.
+    /// What successive halving has skipped so far, if the study uses it.
     halving: Option<Halving>,
 }
 
@@ -100,7 +100,7 @@ fn remaining(run: &Run, context: &StudyContext) -> Result<Remaining, Error> {
     Ok(Remaining { left: left.len(), pending: now, of, halving: Some(halving) })
 }
 
-/// Trains (or reads) the plan's parents, and no more.
+/// Trains (or reads) the plan's parents only.
 ///
 /// The caller holds the run's lock.
 pub fn train_parents(
@@ -112,7 +112,7 @@ pub fn train_parents(
     train_all(run, &SharedWork::new(context, resources.cache), resources.workers, progress).map(drop)
 }
 
-/// Places of the trials without a whole record. A failed trial has one: `Run::reopen` takes it away.
+/// Indices of the trials without a complete record. A failed trial has one; `Run::reopen` removes it.
 fn pending(run: &Run) -> Result<Vec<usize>, Error> {
     let mut pending = Vec::new();
     for (index, spec) in run.plan().trials.iter().enumerate() {
@@ -123,7 +123,7 @@ fn pending(run: &Run) -> Result<Vec<usize>, Error> {
     Ok(pending)
 }
 
-/// The network of a trial: its kept weights, or the trial run again.
+/// The network of a trial: from its stored weights, or by running the trial again.
 pub fn recompute(run: &Run, context: &StudyContext, spec: &TrialSpec) -> Result<Network, Error> {
     let kept = run.child_weights_path(&spec.id);
     if kept.exists() {

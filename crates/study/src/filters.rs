@@ -1,11 +1,11 @@
-//! A substitute's filters, summed up for the record.
+//! A substitute's filters, summarised for the record.
 
 use base64::Engine as _;
 use faer::Mat;
 use nettriage_net::Tensor;
 use nettriage_records::record::{FilterImages, Filters, Patch};
 
-/// Pictures hold at most so many filters, and so many channels of each.
+/// Most filters shown, and most channels of each.
 pub(crate) const SHOWN: (usize, usize) = (16, 8);
 
 /// Reads convolution filters `[filters, channels / groups, rows, columns]` before and after training.
@@ -17,7 +17,7 @@ pub fn read(before: &Tensor, after: &Tensor, dead: u64, patches: Vec<Vec<Patch>>
         norms: norms(after),
         dead,
         effective_rank: effective_rank(after),
-        images: pictures(before, after, shape),
+        images: images(before, after, shape),
         patches,
     }
 }
@@ -44,7 +44,7 @@ fn effective_rank(weight: &Tensor) -> f64 {
     shares.map(|p| -p * p.ln()).sum::<f64>().exp()
 }
 
-fn pictures(before: &Tensor, after: &Tensor, shape: [usize; 4]) -> FilterImages {
+fn images(before: &Tensor, after: &Tensor, shape: [usize; 4]) -> FilterImages {
     let [filters, channels, rows, columns] = shape;
     let (filters, area) = (filters.min(SHOWN.0), rows * columns);
     let all_channels = channels;
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_show_the_strongest_channels_scaled_to_the_layer() {
+    fn images_show_the_strongest_channels_scaled_to_the_layer() {
         let mut weight = Tensor::zeros(&[1, 9, 1, 1]);
         weight.data[0] = 0.25;
         weight.data[8] = -0.5;

@@ -1,4 +1,4 @@
-//! The trials of a plan as jobs, for executors that know nothing of trials.
+//! The trials of a plan as jobs, for executors that do not depend on trials.
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,9 +30,9 @@ pub struct Resources {
 
 /// Reports while a study runs.
 pub trait Progress: Sync {
-    /// A parent has seen so many of its images.
+    /// A parent has seen `seen` of its `of` images.
     fn parent(&self, spec: &ParentSpec, seen: usize, of: usize, point: &CurvePoint);
-    /// All parents are trained; so many trials of so many have records already.
+    /// All parents are trained; `done` of `of` trials have records already.
     fn trials(&self, done: usize, of: usize);
     /// A trial has started.
     fn started(&self, spec: &TrialSpec);
@@ -194,7 +194,7 @@ pub struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// A worker of so many threads (`resources.workers`) inside each trial.
+    /// A worker with `resources.workers` threads inside each trial.
     pub fn new(run: &'a Run, context: &'a StudyContext, resources: Resources) -> Worker<'a> {
         let shared = SharedWork::new(context, resources.cache);
         Worker { run, shared, parents: Vec::new(), threads: resources.workers }

@@ -37,7 +37,7 @@ impl Reuse {
         [prefix, evaluation, hint, activations, backward, solutions]
     }
 
-    /// Every trial by itself, as a plain script would run it.
+    /// Nothing shared: every trial runs alone, as in a plain script.
     pub fn none() -> Reuse {
         let mut reuse = Reuse::default();
         reuse.switches().into_iter().for_each(|switch| *switch = false);

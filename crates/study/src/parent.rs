@@ -1,4 +1,4 @@
-//! The parent: trained, or read from a file, then measured.
+//! The parent: trained or read from a file, then evaluated.
 
 use std::time::Instant;
 
@@ -42,7 +42,7 @@ pub fn prepare(
     let train_seconds = begin.elapsed().as_secs_f64();
     let Measured { parent, validation, test } = measure(shared, spec, network, threads)?;
     let total = cost::total(&parent.network.graph)?;
-    // Weights first: a record vouches for the weights beside it.
+    // Weights first: a record means that the weights beside it are complete.
     safetensors::save(&parent.network, &path)?;
     run.write_parent(&ParentRecord {
         version: VERSION,

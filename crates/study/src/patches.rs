@@ -1,4 +1,4 @@
-//! The stretches of validation images that excite a substitute's filters most, and filters that nothing excites.
+//! The patches of validation images that activate a substitute's filters most, and its dead filters.
 
 use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Padding, Window};
 use nettriage_records::record::Patch;
@@ -80,22 +80,22 @@ fn joined(a: Option<[Field; 2]>, b: Option<[Field; 2]>) -> Option<[Field; 2]> {
     Some([axis(0)?, axis(1)?])
 }
 
-/// The strongest places of each of the first filters of a tensor, image by image.
-pub(crate) struct Watch {
+/// The positions of the largest activations of each of the first filters of a tensor, image by image.
+pub(crate) struct LargestActivations {
     channels: usize,
     width: usize,
     shown: usize,
-    /// Whether a filter ever put out anything but 0.
+    /// Whether a filter's output was ever other than 0.
     alive: Vec<bool>,
     /// For each filter shown: (value, image, row, column), strongest first.
     strongest: Vec<Vec<(f32, usize, usize, usize)>>,
 }
 
-impl Watch {
-    /// Nothing seen yet of a tensor of so many channels and columns; the first `shown` filters are of interest.
-    pub fn new(channels: usize, width: usize, shown: usize) -> Watch {
+impl LargestActivations {
+    /// No image yet, of a tensor with `channels` channels and `width` columns; patches are kept of the first `shown` filters.
+    pub fn new(channels: usize, width: usize, shown: usize) -> LargestActivations {
         let shown = shown.min(channels);
-        Watch { channels, width, shown, alive: vec![false; channels], strongest: vec![Vec::new(); shown] }
+        LargestActivations { channels, width, shown, alive: vec![false; channels], strongest: vec![Vec::new(); shown] }
     }
 
     /// Adds one image's values (H x W x C).
@@ -118,12 +118,12 @@ impl Watch {
         }
     }
 
-    /// Filters that put out nothing but 0.
+    /// Filters whose output is always 0.
     pub fn dead(&self) -> u64 {
         self.alive.iter().filter(|alive| !**alive).count() as u64
     }
 
-    /// The patches of each filter shown, in images of so many rows and columns.
+    /// The patches of each filter shown, in images of `extents` rows and columns.
     pub fn patches(&self, field: Option<[Field; 2]>, extents: [usize; 2]) -> Vec<Vec<Patch>> {
         let whole = |axis: usize| Field { first: 0, size: extents[axis], jump: 0 };
         let field = field.unwrap_or([whole(0), whole(1)]);
@@ -142,8 +142,8 @@ impl Watch {
     }
 }
 
-/// Whether a filter whose output is 0 everywhere is dead: it is where its activation cuts off what lies below 0.
-pub(crate) fn can_die(kind: &Kind) -> bool {
+/// Whether a filter whose output is 0 everywhere is dead: it is if its activation is 0 for all negative inputs.
+pub(crate) fn cuts_at_zero(kind: &Kind) -> bool {
     matches!(kind, Kind::Activation(Activation::Relu))
 }
 
@@ -173,8 +173,8 @@ mod tests {
     }
 
     #[test]
-    fn the_strongest_places_are_found_and_cut_to_the_image() {
-        let mut watch = Watch::new(2, 2, 2);
+    fn the_largest_activations_are_found_and_their_patches_cropped_to_the_image() {
+        let mut watch = LargestActivations::new(2, 2, 2);
         // 2 x 2 places of 2 channels; the second channel is silent.
         watch.add(0, &[0.1, 0.0, 0.2, 0.0, 0.0, 0.0, 0.0, 0.0]);
         watch.add(1, &[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.9, 0.0]);

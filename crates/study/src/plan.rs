@@ -164,12 +164,12 @@ struct Trials<'a> {
     schemes: &'a [Scheme],
     blocks: &'a [BlockSummary],
     blank: &'a Network,
-    /// What shapes permit, asked for by every seed and scheme.
+    /// Which substitutes and inits the shapes permit; every seed and scheme needs the answer.
     known: RefCell<BTreeMap<(String, String, String), bool>>,
     keys: Keys,
 }
 
-/// The parts of trials' ids that many share.
+/// The parts of trial ids that several trials have in common.
 struct Keys {
     version: Canonical,
     children: Canonical,

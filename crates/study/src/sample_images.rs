@@ -1,14 +1,14 @@
-//! The images that a report shows: exciting patches of validation images, and test images whose answer flips.
+//! The images that a report shows: patches of validation images with large activations, and test images whose prediction changes.
 
 use nettriage_records::SampleImages;
 use nettriage_records::plan::VERSION;
 
 use crate::context::StudyContext;
 
-/// Validation images kept: those that filters are watched on.
+/// Validation images stored: those on which filters' activations are read.
 pub(crate) const VALIDATION: usize = 200;
-/// Bytes of test images kept, at most; a report shows a few of them.
-const MOST: usize = 4 << 20;
+/// Most bytes of test images stored; a report shows a few of them.
+const MAX_BYTES: usize = 4 << 20;
 
 /// The first validation and test images.
 pub(crate) fn of(context: &StudyContext) -> SampleImages {
@@ -17,7 +17,7 @@ pub(crate) fn of(context: &StudyContext) -> SampleImages {
     let bytes = |images: &nettriage_data::Images, indices: &[u32]| -> Vec<u8> {
         indices.iter().flat_map(|&i| &images.pixels[i as usize * size..][..size]).copied().collect()
     };
-    let test = &context.test[..context.test.len().min((MOST / size.max(1)).max(1))];
+    let test = &context.test[..context.test.len().min((MAX_BYTES / size.max(1)).max(1))];
     let validation = &context.validation[..context.validation.len().min(VALIDATION)];
     SampleImages {
         version: VERSION,

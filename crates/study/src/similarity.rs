@@ -22,24 +22,24 @@ use crate::Error;
 use crate::child::Child;
 use crate::shared::{ImageSet, Parent, SharedWork};
 
-/// Images of the validation set that are looked at, at most.
+/// Most validation images used.
 const IMAGES: usize = 256;
 /// Images in a batch.
 const BATCH: usize = 64;
-/// Fewer images than this say nothing; the estimator itself needs four.
-const FEWEST: usize = 16;
-/// Tensors that are compared, at most, beside the blocks' outputs.
+/// Fewer images give too noisy an estimate; the estimator itself needs four.
+const MIN_IMAGES: usize = 16;
+/// Most tensors that are compared, beside the blocks' outputs.
 const TENSORS: usize = 12;
 
-/// A child's network, and what is known of it.
+/// A child's network before and after training.
 pub(crate) struct Subject<'a> {
     /// After training.
     pub child: &'a Child,
-    /// Before it.
+    /// Before training.
     pub untrained: &'a Network,
     /// Names the network before training, which other schemes start from too.
     pub start: &'a str,
-    /// The tensor before which it is the parent still.
+    /// The tensor up to which the network is the parent's.
     pub from: &'a str,
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn compare(
     let probe = Probe { shared, parent, batch, batches, threads };
     let compute = || probe.grams(&parent.network, INPUT, &names);
     let theirs = shared.memoise(&parent.id, "similarity", "", names.len() * size, compute)?;
-    // At the block's output, what stands in its place.
+    // At the block's output: the substitute's output.
     let counterpart = |name: &String| match &child.block {
         Some(block) if *name == block.output => Some(child.block_output.clone()),
         _ => child.network.graph.layer(name).map(|layer| layer.name.clone()),
@@ -74,7 +74,7 @@ pub(crate) fn compare(
         }
     }
     let measure = |network: &Network, from: &str| -> Result<Vec<Option<f64>>, Error> {
-        // What stands before `from` is the parent's, and so are its Gram matrices, if they are among those at hand.
+        // The tensors before `from` are the parent's, so their Gram matrices are known if they are among `names`.
         let known = |own: &String| {
             let before = graph.position(own) <= graph.position(from);
             names.iter().position(|name| name == own).filter(|_| before)
@@ -122,7 +122,7 @@ fn part<'a>(network: &'a Network, from: &str) -> Result<Cow<'a, Network>, Error>
 fn batches(images: usize) -> Option<(usize, usize)> {
     let images = images.min(IMAGES);
     let batch = images.min(BATCH);
-    (batch >= FEWEST).then(|| (batch, images / batch))
+    (batch >= MIN_IMAGES).then(|| (batch, images / batch))
 }
 
 /// The parent's tensors that are compared: activations spread over the depth, the blocks' outputs, and the network's.
@@ -272,14 +272,14 @@ mod tests {
         let x = noise(&mut rng, images * 2);
         // Turned by 0.7 radians, three times as large, moved far away.
         let (sin, cos) = 0.7f32.sin_cos();
-        let turned: Vec<f32> = x
+        let rotated: Vec<f32> = x
             .chunks_exact(2)
             .flat_map(|p| [3.0 * (cos * p[0] - sin * p[1]) + 100.0, 3.0 * (sin * p[0] + cos * p[1]) - 50.0])
             .collect();
         let batched = |values: &[f32], width: usize| -> Vec<f32> {
             values.chunks_exact(n * width).flat_map(|batch| grams_of(batch, n)).collect()
         };
-        let same = cka(&batched(&turned, 2), &batched(&x, 2), n).unwrap();
+        let same = cka(&batched(&rotated, 2), &batched(&x, 2), n).unwrap();
         assert!((same - 1.0).abs() < 1e-4, "{same}");
         let other = noise(&mut rng, images * 500);
         let unlike = cka(&batched(&other, 500), &batched(&x, 2), n).unwrap();

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// A study: one network, one data set, and what is to be tried on them.
+/// A study: one network, one data set, and the substitutes, inits and schemes to try on them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Study {
@@ -26,13 +26,13 @@ pub struct Study {
     pub parent: Parent,
     /// How children are trained.
     pub children: Children,
-    /// What replaces what, and how.
+    /// Blocks, substitutes, inits and schemes.
     #[serde(default)]
     pub triage: Triage,
-    /// Spares seeds for pairs of init and scheme that do badly; every pair gets every seed if left out.
+    /// Skips seeds of pairs of init and scheme with low accuracy; every pair gets every seed if left out.
     #[serde(default)]
     pub halving: Option<Halving>,
-    /// Schemes of the user's own, beside the built-in ones.
+    /// User-defined schemes, beside the built-in ones.
     #[serde(default, rename = "scheme")]
     pub schemes: Vec<Scheme>,
 }
@@ -51,13 +51,13 @@ pub struct Data {
     pub size: usize,
     /// Images carved from the training set, class by class, for every choice that is made.
     pub validation: usize,
-    /// Only so many of the remaining training images, the first in the file's order; all if left out.
+    /// Number of remaining training images to use, the first in the file's order; all if left out.
     #[serde(default)]
     pub train: Option<usize>,
-    /// Only so many test images for trials, the first in the file's order; all if left out. Parents are always tested on all.
+    /// Number of test images for trials, the first in the file's order; all if left out. Parents are always tested on all.
     #[serde(default)]
     pub test: Option<usize>,
-    /// Random shifts and flips in training.
+    /// Random shifts and mirroring in training.
     #[serde(default)]
     pub augment: Augmentation,
 }
@@ -163,20 +163,20 @@ pub struct Children {
     /// Convolve exactly: no F(4x4, 3x3) Winograd, nor F(4, 3).
     #[serde(default)]
     pub exact: bool,
-    /// Precision of the parent's activations where children start from them or regress them. `f16` takes half the room and
-    /// changes results, so it is part of every trial's id and stands in its record.
+    /// Precision of the parent's activations where children start from them or regress them. `f16` takes half the memory and
+    /// changes results, so it is part of every trial's id and is in its record.
     #[serde(default, skip_serializing_if = "Precision::is_full")]
     pub activations: Precision,
-    /// What is read of a trial beside its accuracies. Less is a part of every trial's id.
+    /// Readings beside accuracies. Leaving one out changes every trial's id.
     #[serde(default = "all_readings", skip_serializing_if = "is_all")]
     pub readings: BTreeSet<Reading>,
-    /// Which weights of a trial stay in the run's folder, beside its readings.
+    /// Which weights of a trial are stored in the run's folder.
     #[serde(default)]
     pub keep: Keep,
 }
 
 impl Children {
-    /// The defaults, with so many seeds, images per child and this largest learning rate.
+    /// The defaults, with these numbers of seeds and of images per child, and this largest learning rate.
     pub fn new(seeds: u64, images: usize, rate: f32) -> Children {
         Children {
             seeds,
@@ -196,21 +196,21 @@ impl Children {
         }
     }
 
-    /// Whether trials are read so.
+    /// Whether trials have this reading.
     pub fn reads(&self, reading: Reading) -> bool {
         self.readings.contains(&reading)
     }
 }
 
-/// What takes time to read of a trial, and may be left out.
+/// A reading that takes time and may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reading {
-    /// The substitute's filters, and what excites them.
+    /// The substitute's filters, and the image patches that activate them most.
     Filters,
     /// Inference time beside the parent's.
     Latency,
-    /// How alike the parent it is, tensor by tensor.
+    /// Similarity (CKA) to the parent, tensor by tensor.
     Similarity,
 }
 
@@ -259,11 +259,11 @@ fn two_thousand() -> usize {
     2000
 }
 
-/// `[triage]`: what replaces what, and how. Everything has a default.
+/// `[triage]`: blocks, substitutes, inits and schemes. Everything has a default.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Triage {
-    /// Blocks of the user's own; the default ones if left out.
+    /// User-defined blocks; the default ones if left out.
     #[serde(rename = "block")]
     pub blocks: Vec<BlockRange>,
     /// Substitutes: `conv3x3`, `conv1x1`, `conv5x5`, `conv3x3g4` (4 groups), `linear`.
@@ -272,7 +272,7 @@ pub struct Triage {
     pub inits: Vec<Init>,
     /// Schemes, built-in or defined in `[[scheme]]`.
     pub schemes: Vec<String>,
-    /// Schemes under which the parent is trained on as a control; all if left out.
+    /// Schemes under which the parent is fine-tuned as a control; all if left out.
     pub parent_continued: Option<Vec<String>>,
     /// Schemes that train every layer under which a child with no layer replaced is trained as a control; all if left out.
     pub placebo: Option<Vec<String>>,
@@ -301,7 +301,7 @@ impl Default for Triage {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Halving {
-    /// Share of the pairs that goes on to further seeds whenever the number of seeds has doubled.
+    /// Share of the pairs that continues with further seeds whenever the number of seeds has doubled.
     #[serde(default = "half")]
     pub keep: f64,
 }
@@ -336,7 +336,7 @@ impl Study {
 
     /// Reads a study from text; `file` names it in errors.
     pub fn parse(text: &str, file: &str) -> Result<Study, Error> {
-        // A name in the file may hold anything; a terminal would obey some of it.
+        // A name in the file may contain control characters, which a terminal would execute.
         let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
         let refuse =
             |problem: String| Error::Study { file: file.to_owned(), problem: problem.chars().map(plain).collect() };

@@ -1,4 +1,4 @@
-//! One trial: a pure function of the plan and its index, timings apart.
+//! One trial: a pure function of the plan and its index, except for timings.
 
 use std::time::Instant;
 
@@ -14,22 +14,22 @@ use nettriage_train::{
 };
 
 use crate::child::{Child, build_child};
-use crate::patches::{self, Watch, can_die};
+use crate::patches::{self, LargestActivations, cuts_at_zero};
 use crate::shared::{ImageSet, Parent, SharedWork};
 use crate::study::Reading;
 use crate::{Error, filters, machine, sample_images, similarity};
 
-/// What a trial leaves.
+/// The results of a trial.
 pub struct Finished {
     /// Its record.
     pub record: Record,
-    /// The network after the last step, where it was not lost to divergence.
+    /// The network after the last step; none if the training diverged.
     pub network: Option<Network>,
-    /// The substitute alone, likewise, from the block's input to its output.
+    /// The substitute alone, from the block's input to its output; none if the training diverged.
     pub substitute: Option<Network>,
 }
 
-/// Runs one trial with so many threads.
+/// Runs one trial with `threads` threads.
 pub fn run(shared: &SharedWork<'_>, parent: &Parent, spec: &TrialSpec, threads: usize) -> Result<Finished, Error> {
     let begin = Instant::now();
     let threads = shared.context.runtime.threads.unwrap_or(threads);
@@ -84,19 +84,19 @@ fn latency(
     Ok(latencies.of(&architecture, network, &parent.network, context.study.children.exact)?)
 }
 
-/// A trial under way.
+/// A trial in progress.
 struct Session<'a> {
     shared: &'a SharedWork<'a>,
     parent: &'a Parent,
     spec: &'a TrialSpec,
     threads: usize,
     child: Child,
-    /// Names the weights that it starts from.
+    /// Identifies the weights that it starts from.
     start: String,
     evaluator: Evaluator<'a>,
-    /// Whether everything before the block is the parent's still.
+    /// Whether all layers before the block are unchanged from the parent.
     prefix_frozen: bool,
-    /// The evaluation of the weights as they are now, if there is one.
+    /// The evaluation of the current weights, if there is one.
     last: Option<nettriage_train::Outcome>,
     before: nettriage_train::Outcome,
     curve: Vec<CurvePoint>,
@@ -116,10 +116,10 @@ impl<'a> Session<'a> {
         child: Child,
     ) -> Result<Session<'a>, Error> {
         let children = &shared.context.study.children;
-        // Where nothing below the block trains first, the parent's activations there serve.
+        // If no layer below the block trains in the first stage, the parent's activations there can be used.
         let prefix_frozen = scheme.stages.first().is_none_or(|s| s.train == Train::Substitute);
         let mut evaluator = Evaluator::new(shared, parent, &child, prefix_frozen, threads)?;
-        // All schemes of a seed start from the same weights, and where values are rounded from one of two inputs.
+        // All schemes of a seed start from the same weights; with rounded activations, from one of two inputs.
         let rounded = prefix_frozen && !children.activations.is_full();
         let start = (&spec.parent, spec.role, &spec.block, &spec.substitute, &spec.init, spec.seed, rounded);
         let start = format!("{start:?}");
@@ -218,7 +218,7 @@ impl<'a> Session<'a> {
         Ok(outcome)
     }
 
-    /// The layers behind tensor `from`, where they are to run although nobody needs them.
+    /// The layers behind tensor `from`, if they run although their output is unused.
     fn rest(&self, from: &str) -> Result<Option<Box<Model>>, Error> {
         let (context, graph) = (self.shared.context, &self.child.network.graph);
         if context.runtime.reuse.hint || from == graph.output {
@@ -236,7 +236,7 @@ impl<'a> Session<'a> {
         self.evaluator.update(&self.child.network)?;
         let outcome = self.evaluator.validate()?;
         let evaluation = outcome.evaluation.clone();
-        // The last step of a stage: nothing changes any more until the next stage begins.
+        // After the last step of the budget the weights do not change any more.
         self.last =
             Some(outcome).filter(|_| self.recorder.is_complete() && self.shared.context.runtime.reuse.activations);
         let point = CurvePoint {
@@ -253,7 +253,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The readings at the end: the only time that the test set is read.
+    /// The readings at the end: the only use of the test set.
     fn finish(mut self, untrained: &Network) -> Result<(Readings, Child), Error> {
         self.evaluator.update(&self.child.network)?;
         let validation = match self.last.take() {
@@ -300,13 +300,13 @@ impl<'a> Session<'a> {
         Ok((readings, self.child))
     }
 
-    /// The tensor up to which the network is the parent still, so that its inner values may be read from there on.
+    /// The tensor up to which the network is the parent's, so that its activations can be computed from there.
     fn from(&self) -> &str {
-        // Rounded values would give others than the images do.
+        // Rounded values would give other results than the images do.
         if self.shared.context.study.children.activations.is_full() { &self.evaluator.from } else { INPUT }
     }
 
-    /// The substitute's filters; none where they are not read, and where it is no convolution.
+    /// The substitute's filters; none if they are not read, or if it is no convolution.
     fn filters(&self, untrained: &Network) -> Result<Option<Filters>, Error> {
         let reads = self.shared.context.study.children.reads(Reading::Filters);
         let product = self.child.weighted_layer().filter(|_| reads);
@@ -318,12 +318,12 @@ impl<'a> Session<'a> {
         if !substitute || after.shape.len() != 4 {
             return Ok(None);
         }
-        let (dead, patches) = self.watched()?;
+        let (dead, patches) = self.activated()?;
         Ok(Some(filters::read(before, after, dead, patches)))
     }
 
-    /// Filters whose output after the closing ReLU is zero on every validation image looked at, and what excites the others.
-    fn watched(&self) -> Result<(u64, Vec<Vec<Patch>>), Error> {
+    /// Filters whose output after the closing ReLU is zero on every validation image used, and the largest activations of the others.
+    fn activated(&self) -> Result<(u64, Vec<Vec<Patch>>), Error> {
         let network = &self.child.network;
         let output = &self.child.block_output;
         let from = self.from();
@@ -338,15 +338,15 @@ impl<'a> Session<'a> {
             EVALUATION_BATCH,
             self.threads,
         ))?;
-        let mut watch = Watch::new(shape.channels, shape.width, filters::SHOWN.0);
-        let watched = inputs.len().min(sample_images::VALIDATION);
-        for start in (0..watched).step_by(EVALUATION_BATCH) {
-            let values = model.forward(inputs.batch(start..watched.min(start + EVALUATION_BATCH))?);
-            values.chunks_exact(shape.elements()).enumerate().for_each(|(i, image)| watch.add(start + i, image));
+        let mut largest = LargestActivations::new(shape.channels, shape.width, filters::SHOWN.0);
+        let count = inputs.len().min(sample_images::VALIDATION);
+        for start in (0..count).step_by(EVALUATION_BATCH) {
+            let values = model.forward(inputs.batch(start..count.min(start + EVALUATION_BATCH))?);
+            values.chunks_exact(shape.elements()).enumerate().for_each(|(i, image)| largest.add(start + i, image));
         }
-        let dead = if network.graph.layer(output).is_some_and(|l| can_die(&l.kind)) { watch.dead() } else { 0 };
+        let dead = if network.graph.layer(output).is_some_and(|l| cuts_at_zero(&l.kind)) { largest.dead() } else { 0 };
         let input = network.graph.input;
-        Ok((dead, watch.patches(patches::field(&network.graph, output), [input.height, input.width])))
+        Ok((dead, largest.patches(patches::field(&network.graph, output), [input.height, input.width])))
     }
 }
 
@@ -368,7 +368,7 @@ impl<'a> Evaluator<'a> {
         prefix_frozen: bool,
         threads: usize,
     ) -> Result<Evaluator<'a>, Error> {
-        // Where there is no block all is the parent's, the last block too; but rounded values are for children alone.
+        // Without a block the whole network is the parent's, its last block too; but rounded values are for children only.
         let last = shared.context.blocks.last().filter(|_| shared.context.study.children.activations.is_full());
         let from = match child.block.as_ref().or(last) {
             Some(block) if prefix_frozen && shared.context.runtime.reuse.evaluation => block.input.clone(),

@@ -24,7 +24,7 @@ rate = 0.02
 inits = ["random", "first", "last", "mean", "collapse", "least-squares"]
 "#;
 
-/// Memory of this process at the most, in MiB.
+/// Peak memory of this process in MiB.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -39,12 +39,12 @@ fn a_hundred_thousand_trials_are_planned_in_seconds() {
     let begin = Instant::now();
     let plan = plan(&context).unwrap();
     let planned = begin.elapsed();
-    println!("{} trials planned: {:.2} s, {} MiB at the most", plan.trials.len(), planned.as_secs_f64(), peak());
+    println!("{} trials planned: {:.2} s, {} MiB peak", plan.trials.len(), planned.as_secs_f64(), peak());
     assert!(plan.trials.len() > 100_000, "{}", plan.trials.len());
     let folder = tempfile::tempdir().unwrap();
     let begin = Instant::now();
     Run::create(folder.path(), &plan).unwrap();
-    println!("and written: {:.2} s, {} MiB at the most", begin.elapsed().as_secs_f64(), peak());
+    println!("and written: {:.2} s, {} MiB peak", begin.elapsed().as_secs_f64(), peak());
     assert!(planned.as_secs_f64() < 2.0, "{planned:?}");
     assert!(peak() < 200, "{} MiB", peak());
 }

@@ -44,10 +44,10 @@ struct Entry<V> {
 /// Values that are, or are being, computed; `None` once it is known that they cannot be had.
 type Slot<V> = Arc<OnceLock<Option<Arc<V>>>>;
 
-/// Space in a cache for values that somebody computes in passing.
+/// Space in a cache for values that are computed as a by-product.
 pub struct Reserved<V> {
     slot: Slot<V>,
-    /// Where the values are to be stored.
+    /// Where the values must be stored.
     pub tier: Tier,
 }
 
@@ -125,7 +125,7 @@ fn evict<K: Eq + Hash + Clone, V>(
     number: usize,
     bytes: usize,
 ) -> bool {
-    // Evicting an entry that somebody still reads would free no memory, so only idle entries count.
+    // Evicting an entry that is still read would free no memory, so only idle entries count.
     let unread = |entry: &Entry<V>| {
         let values = entry.slot.get().and_then(Option::as_ref);
         Arc::strong_count(&entry.slot) == 1 && values.is_none_or(|values| Arc::strong_count(values) == 1)

@@ -34,7 +34,7 @@ impl CurveRecorder {
         Some(mean)
     }
 
-    /// Forgets the loss since the last point: a new stage minimises another loss.
+    /// Resets the training loss since the last point, for a new stage with another loss.
     pub fn restart(&mut self) {
         (self.loss, self.images) = (0.0, 0);
     }

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn presets_are_sound_and_share_the_whole_budget() {
+    fn presets_are_valid_and_use_the_whole_budget() {
         for name in PRESETS {
             let scheme = preset(name).unwrap();
             assert_eq!(scheme.problem(), None);

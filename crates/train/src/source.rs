@@ -16,7 +16,7 @@ use crate::values::{Precision, Values};
 /// A fixed sequence of images of one data set, as a network takes them.
 #[derive(Clone)]
 pub struct ImageSequence<'a> {
-    /// The images, of which the sequence shows some, in its own order.
+    /// The images that `examples` refers to.
     pub images: &'a Images,
     /// The shape of an image.
     pub shape: Shape,
@@ -138,9 +138,9 @@ impl<'a> ActivationSource<'a> {
         Ok(ActivationSource { elements, prefix, ..ActivationSource::images(sequence, batch) })
     }
 
-    /// The same, its values stored in a cache: computed now, unless they are there already.
+    /// The same, its values stored in a cache: computed now, unless they are stored already.
     ///
-    /// Where the cache has no space for them, or they cannot be stored (`warn` is told why), they are computed batch by
+    /// Where the cache has no space for them, or they cannot be stored (`warn` receives the reason), they are computed batch by
     /// batch whenever they are read. The images themselves are never stored.
     ///
     /// # Errors
@@ -291,7 +291,7 @@ pub struct LookAhead {
 }
 
 impl LookAhead {
-    /// From the network between both tensors, for so many images; `None` where the values cannot be stored.
+    /// `model` computes the later tensor, with `elements` elements for each of `images` images; `None` if the values cannot be stored.
     pub fn new(
         model: Model,
         elements: usize,

@@ -39,7 +39,7 @@ pub enum Objective<'a> {
     Hint {
         /// The parent's block output.
         target: ActivationSource<'a>,
-        /// The layers behind the block, which run in vain where the optimisation that leaves them out is disabled.
+        /// The layers behind the block: they run, their output unused, if the optimisation that skips them is disabled.
         rest: Option<Box<Model>>,
     },
 }

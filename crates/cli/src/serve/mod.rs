@@ -1,7 +1,7 @@
 //! `serve`: the report of a run as a local web page that follows the run.
 //!
 //! There are four addresses and no others: the page, the report, the events, the status. None takes a path or a
-//! parameter, and nothing is written, so that nothing but the run's own readings can be reached and nothing changed.
+//! parameter, and nothing is written, so that only the run's readings can be reached and nothing can be changed.
 
 mod watch;
 
@@ -27,7 +27,7 @@ use crate::args;
 use crate::fail::Fail;
 
 const PAGE: &str = include_str!("page.html");
-/// The page holds its own style and script, asks for events, and shows the report in a frame.
+/// The page contains its style and script, receives events, and shows the report in a frame.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; \
                       connect-src 'self'; frame-src 'self'; frame-ancestors 'self'";
 
@@ -53,7 +53,7 @@ pub fn serve(args: &args::Serve) -> Result<(), Fail> {
         let bound = listener.local_addr()?;
         writeln!(std::io::stdout().lock(), "{} at http://{bound}/ (Ctrl-C ends it)", args.run.display())?;
         if !is_loopback(args.host) {
-            eprintln!("note: everybody who reaches {bound} can read this run");
+            eprintln!("note: everyone who can reach {bound} can read this run");
         }
         let served = Arc::new(Served { run, news, loopback: is_loopback(args.host) });
         let routes = Router::new()
@@ -101,7 +101,7 @@ async fn page() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, POLICY)], PAGE)
 }
 
-/// The same page as `nettriage report` writes, of the records that are there now.
+/// The same page as `nettriage report` writes, of the records so far.
 async fn whole_report(State(served): State<Arc<Served>>) -> Response {
     // Of a large run it takes seconds: not in the thread that serves events.
     let made = tokio::task::spawn_blocking(move || Report::open(served.run.folder()).map(|report| report.html())).await;
@@ -121,7 +121,7 @@ async fn events(State(served): State<Arc<Served>>) -> Sse<impl Stream<Item = Res
     let mut news = served.news.clone();
     news.mark_changed();
     let stream = futures_util::stream::unfold(news, |mut news| async {
-        // An error means that nobody watches any more.
+        // An error means that no browser is connected any more.
         news.changed().await.ok()?;
         let text = news.borrow_and_update().clone();
         Some((Ok(Event::default().data(text)), news))

@@ -13,27 +13,27 @@ use crate::progress::title;
 
 /// How often the folder is looked at: one look at three folders' dates while nothing happens.
 const EVERY: Duration = Duration::from_millis(300);
-/// How often counts are taken anew though no folder has changed: a file system may keep dates back.
-const ANEW: Duration = Duration::from_secs(5);
-/// Trials that are told by name.
+/// How often counts are read again although no folder has changed: a file system may update dates late.
+const REFRESH: Duration = Duration::from_secs(5);
+/// Trials that are listed by name.
 const LATEST: usize = 6;
 
 /// Begins to watch; the receiver holds the state as JSON.
 pub fn begin(run: Run) -> Result<watch::Receiver<String>, Fail> {
     let mut watcher = Watcher { known: run.recorded()?, latest: VecDeque::new(), run };
-    let (send, receive) = watch::channel(watcher.look()?.to_string());
+    let (send, receive) = watch::channel(watcher.update()?.to_string());
     std::thread::spawn(move || {
         let mut dates = None;
         let mut looked = Instant::now();
         while !send.is_closed() {
             std::thread::sleep(EVERY);
             let now = watcher.dates();
-            if dates == Some(now) && looked.elapsed() < ANEW {
+            if dates == Some(now) && looked.elapsed() < REFRESH {
                 continue;
             }
             (dates, looked) = (Some(now), Instant::now());
             // A folder that cannot be read just now may be so again in a moment.
-            if let Ok(state) = watcher.look() {
+            if let Ok(state) = watcher.update() {
                 let text = state.to_string();
                 send.send_if_modified(|old| {
                     let news = *old != text;
@@ -57,7 +57,7 @@ impl Watcher {
         ["trials", "parents", "running"].map(|part| self.run.folder().join(part).metadata().ok()?.modified().ok())
     }
 
-    fn look(&mut self) -> Result<Value, Fail> {
+    fn update(&mut self) -> Result<Value, Fail> {
         let there = self.run.recorded()?;
         let fresh =
             self.run.plan().trials.iter().filter(|spec| there.contains(&spec.id) && !self.known.contains(&spec.id));

@@ -47,7 +47,7 @@ pub fn queue_state(folder: &Path) -> Option<QueueState> {
     if submissions.is_empty() {
         return None;
     }
-    let tasks = queue::live(&array_jobs(&submissions)).ok()?;
+    let tasks = queue::in_queue(&array_jobs(&submissions)).ok()?;
     let running = tasks.values().filter(|state| *state != "PENDING").count();
     Some(QueueState { running, waiting: tasks.len() - running })
 }
@@ -58,10 +58,10 @@ pub fn queue_state(folder: &Path) -> Option<QueueState> {
 /// Those of Slurm's commands.
 pub fn cancel(folder: &Path) -> Result<usize, Error> {
     let submissions = Submission::all(folder);
-    let tasks = queue::live(&array_jobs(&submissions))?;
-    let live: HashSet<u64> = tasks.keys().map(|task| task.array).collect();
-    queue::cancel(&live)?;
-    Ok(live.len())
+    let tasks = queue::in_queue(&array_jobs(&submissions))?;
+    let queued: HashSet<u64> = tasks.keys().map(|task| task.array).collect();
+    queue::cancel(&queued)?;
+    Ok(queued.len())
 }
 
 fn array_jobs(submissions: &[Submission]) -> HashSet<u64> {
@@ -110,11 +110,11 @@ impl<J: RemoteJobs + ?Sized> Watch<'_, J> {
     /// Takes over what an earlier process submitted; the jobs that no task in the queue has, in groups.
     fn adopt(&mut self) -> Result<Vec<Vec<usize>>, Error> {
         let submissions = Submission::all(self.jobs.folder());
-        let live = queue::live(&array_jobs(&submissions))?;
+        let queued = queue::in_queue(&array_jobs(&submissions))?;
         for submission in &submissions {
             let tasks = submission.tasks.iter().enumerate();
             let tasks = tasks.map(|(number, jobs)| (Task { array: submission.array, number }, jobs.clone()));
-            self.expected.extend(tasks.filter(|(task, _)| live.contains_key(task)));
+            self.expected.extend(tasks.filter(|(task, _)| queued.contains_key(task)));
         }
         if !self.expected.is_empty() {
             self.jobs.note(&format!("{} tasks of an earlier call are still in the queue", self.expected.len()));
@@ -138,20 +138,20 @@ impl<J: RemoteJobs + ?Sized> Watch<'_, J> {
         let (ended, open): (Vec<usize>, Vec<usize>) = self.open.iter().partition(|job| stored.contains(job));
         self.open = open;
         for job in ended {
-            // A result that is not whole is set aside, and the job is open again.
+            // An incomplete result is set aside, and the job is open again.
             if !jobs.finished(job)? {
                 self.open.push(job);
             }
         }
-        let live = match queue::live(&self.expected.keys().map(|task| task.array).collect()) {
-            Ok(live) => live,
+        let queued = match queue::in_queue(&self.expected.keys().map(|task| task.array).collect()) {
+            Ok(queued) => queued,
             Err(error) => {
                 // The controller may be restarting; the tasks continue.
                 jobs.note(&format!("the queue does not answer ({error}); trying again"));
                 return Ok(Vec::new());
             }
         };
-        let missing: HashSet<Task> = self.expected.keys().filter(|task| !live.contains_key(task)).copied().collect();
+        let missing: HashSet<Task> = self.expected.keys().filter(|task| !queued.contains_key(task)).copied().collect();
         let over: Vec<Task> = missing.intersection(&self.gone).copied().collect();
         self.gone = missing;
         let mut lost = Vec::new();
@@ -165,8 +165,8 @@ impl<J: RemoteJobs + ?Sized> Watch<'_, J> {
         Ok(lost)
     }
 
-    /// Handles a task that has ended and left jobs without results: which of them it died during, and what is to be
-    /// submitted again.
+    /// Handles a task that has ended and left jobs without results: which of them it died during, and which jobs
+    /// are submitted again.
     fn collect(&mut self, task: Task, open: Vec<usize>, lost: &mut Vec<Vec<usize>>) -> Result<(), Error> {
         let Watch { slurm, jobs, .. } = *self;
         let why = queue::why(task);

@@ -48,7 +48,7 @@ pub fn submit(arguments: &[String]) -> Result<u64, Error> {
 }
 
 /// The tasks of these array jobs that wait or run.
-pub fn live(jobs: &HashSet<u64>) -> Result<Tasks, Error> {
+pub fn in_queue(jobs: &HashSet<u64>) -> Result<Tasks, Error> {
     if jobs.is_empty() {
         return Ok(Tasks::new());
     }

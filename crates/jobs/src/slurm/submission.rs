@@ -27,7 +27,7 @@ pub struct Submission {
 }
 
 impl Submission {
-    /// Everything submitted from a folder, in order. A file that is not whole is skipped: its jobs are submitted again.
+    /// Everything submitted from a folder, in order. An incomplete file is skipped: its jobs are submitted again.
     pub fn all(folder: &Path) -> Vec<Submission> {
         let mut found: Vec<(usize, Submission)> = numbers(folder)
             .filter_map(|(number, path)| Some((number, serde_json::from_slice(&fs::read(path).ok()?).ok()?)))
