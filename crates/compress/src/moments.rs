@@ -1,6 +1,6 @@
 //! Mean and variance of each channel of a tensor, batch by batch.
 
-/// Sums over the places seen so far.
+/// Sums over the positions so far.
 pub struct Moments {
     sums: Vec<f64>,
     squares: Vec<f64>,
@@ -8,15 +8,15 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// Nothing seen yet of so many channels.
+    /// No value yet, of `channels` channels.
     pub fn new(channels: usize) -> Moments {
         Moments { sums: vec![0.0; channels], squares: vec![0.0; channels], count: 0.0 }
     }
 
-    /// Adds places, their channels side by side.
+    /// Adds values, N x H x W x C.
     pub fn add(&mut self, values: &[f32]) {
-        for place in values.chunks_exact(self.sums.len()) {
-            for ((sum, square), &value) in self.sums.iter_mut().zip(&mut self.squares).zip(place) {
+        for position in values.chunks_exact(self.sums.len()) {
+            for ((sum, square), &value) in self.sums.iter_mut().zip(&mut self.squares).zip(position) {
                 *sum += f64::from(value);
                 *square += f64::from(value).powi(2);
             }
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn by_hand() {
+    fn means_and_variances_of_two_channels() {
         let mut moments = Moments::new(2);
         moments.add(&[1.0, 5.0, 2.0, 5.0]);
         moments.add(&[6.0, 5.0]);

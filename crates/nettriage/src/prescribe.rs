@@ -289,7 +289,7 @@ impl<'a> PrescribeBuilder<'a> {
         let found = prescribe::search(&problem, &self.bounds, options, self.progress.unwrap_or(&Silent))?;
         let Search { best, nearest, front, plans } = found;
         let Some(attempt) = best else { return Err(refusal(&bounds, scan, nearest)) };
-        let plan = &plans[attempt.place];
+        let plan = &plans[attempt.index];
         let milliseconds = attempt.milliseconds;
 
         let before = unchanged(&Judge::new(&subject.network, &judged, options)?, scan, milliseconds[0]);

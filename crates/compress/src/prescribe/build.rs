@@ -1,4 +1,4 @@
-//! Building a plan's network: range after range, each substitute fitted to what the network before it now puts out.
+//! Builds a plan's network range by range. Each substitute is fitted to the current output of the network before it.
 
 use std::collections::BTreeSet;
 
@@ -18,8 +18,8 @@ pub struct Built {
     pub substitute_layers: BTreeSet<String>,
 }
 
-/// The network of a plan. A later substitute is fitted to the compressed network's own activations, so that it mends
-/// what earlier ones have changed.
+/// The network of a plan. A later substitute is fitted to the compressed network's own activations, so that it corrects
+/// errors of earlier ones.
 pub fn build(
     parent: &Network,
     scan: &Scan,
@@ -35,7 +35,7 @@ pub fn build(
         let substitute = candidate.substitute.parse()?;
         let [first, last] = &range.layers;
         let before = block::range(&parent.graph, &range.name, first, last)?;
-        // The same layers in the network as it is by now: what enters may have another name.
+        // The same layers in the current network: their input may have another name.
         let now = block::range(&network.graph, &range.name, first, last)?;
         network = match candidate.method.parse().ok() {
             Some(method) => refit(parent, &before, &network, &now, substitute, method, fitted, options)?,

@@ -1,19 +1,19 @@
-//! Choosing ranges: every plan that none beats in both the predicted drop and the predicted cost.
+//! Choosing ranges: the Pareto front of plans, by predicted drop and predicted cost.
 //!
 //! A plan replaces ranges that do not overlap; its drop is the sum of theirs, its saving likewise. Over the units in
 //! order this is a shortest path with two lengths: dynamic programming keeps, for every unit, the plans up to there that
-//! no other beats, with drops counted in hundredths of a point (the interactions between ranges are far larger).
+//! no other dominates, with drops counted in hundredths of a point (the interactions between ranges are far larger).
 
 use nettriage_records::plan::Cost;
 use nettriage_records::scan::Scan;
 
-/// Steps of a percentage point that drops are counted in.
-const STEPS: f64 = 100.0;
+/// Resolution of drops: steps per percentage point.
+const STEPS_PER_POINT: f64 = 100.0;
 
-/// Plans with a larger predicted drop are of no use.
-const LARGEST: usize = 60 * STEPS as usize;
+/// Plans with a larger predicted drop are not considered.
+const MAX_DROP: usize = 60 * STEPS_PER_POINT as usize;
 
-/// What a plan is to save.
+/// The cost that a plan saves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CostMetric {
     /// Measured milliseconds.
@@ -37,7 +37,7 @@ pub struct Plan {
     pub milliseconds: f64,
 }
 
-/// A plan up to a unit: steps of drop, what it saves, and how it came about.
+/// A plan up to a unit: its drop in steps, its saving, and its predecessor.
 #[derive(Clone, Copy)]
 struct Label {
     drop: usize,
@@ -55,7 +55,7 @@ pub fn front(scan: &Scan, metric: CostMetric) -> Vec<Plan> {
     for unit in 0..units {
         let kept = undominated(std::mem::take(&mut labels[unit]));
         let mut reach = |to: usize, drop: usize, saved: f64, chosen: Option<(usize, usize)>| {
-            for (place, label) in kept.iter().enumerate().filter(|(_, l)| l.drop + drop <= LARGEST) {
+            for (place, label) in kept.iter().enumerate().filter(|(_, l)| l.drop + drop <= MAX_DROP) {
                 let before = Some((unit, place));
                 labels[to].push(Label { drop: label.drop + drop, saved: label.saved + saved, before, chosen });
             }
@@ -63,7 +63,7 @@ pub fn front(scan: &Scan, metric: CostMetric) -> Vec<Plan> {
         reach(unit + 1, 0, 0.0, None);
         for (index, range) in scan.ranges.iter().enumerate().filter(|(_, r)| r.units[0] == unit) {
             for number in 0..range.candidates.len() {
-                let saved = saving(scan, index, number, metric);
+                let saved = cost_saved(scan, index, number, metric);
                 if saved > 0.0 {
                     reach(range.units[1] + 1, steps(scan, index, number), saved, Some((index, number)));
                 }
@@ -75,15 +75,15 @@ pub fn front(scan: &Scan, metric: CostMetric) -> Vec<Plan> {
     last.into_iter().map(|label| plan(scan, &labels, label)).collect()
 }
 
-/// A candidate's drop in steps: what the accuracy falls by where there are labels, else the first choices that change.
+/// A candidate's drop in steps: of accuracy if there are labels, else the share of predictions that change.
 fn steps(scan: &Scan, range: usize, number: usize) -> usize {
     let candidate = &scan.ranges[range].candidates[number];
     let points = candidate.drop.map_or(100.0 * (1.0 - candidate.agreement), |drop| drop[0]);
-    // A rise on the judged images is chance more often than not, and promises nothing. One step a layer breaks ties.
-    1 + (points.max(0.0) * STEPS).round() as usize
+    // A rise on the judged images is mostly chance, so it counts as no drop. One step per layer breaks ties.
+    1 + (points.max(0.0) * STEPS_PER_POINT).round() as usize
 }
 
-fn saving(scan: &Scan, range: usize, number: usize, metric: CostMetric) -> f64 {
+fn cost_saved(scan: &Scan, range: usize, number: usize, metric: CostMetric) -> f64 {
     let range = &scan.ranges[range];
     let candidate = &range.candidates[number];
     match metric {
@@ -93,7 +93,7 @@ fn saving(scan: &Scan, range: usize, number: usize, metric: CostMetric) -> f64 {
     }
 }
 
-/// Those that no other beats, by rising drop.
+/// The labels that no other dominates, by rising drop.
 fn undominated(mut labels: Vec<Label>) -> Vec<Label> {
     labels.sort_by(|a, b| a.drop.cmp(&b.drop).then(b.saved.total_cmp(&a.saved)));
     let mut most = f64::NEG_INFINITY;
@@ -118,10 +118,10 @@ fn plan(scan: &Scan, labels: &[Vec<Label>], last: Label) -> Plan {
     let mut plan = Plan { chosen, drop: 0.0, cost: parent.cost, milliseconds: parent.milliseconds };
     for &(range, number) in &plan.chosen {
         let candidate = &scan.ranges[range].candidates[number];
-        plan.drop += (steps(scan, range, number) - 1) as f64 / STEPS;
+        plan.drop += (steps(scan, range, number) - 1) as f64 / STEPS_PER_POINT;
         plan.cost.macs = plan.cost.macs + candidate.cost.macs - scan.ranges[range].cost.macs;
         plan.cost.parameters = plan.cost.parameters + candidate.cost.parameters - scan.ranges[range].cost.parameters;
-        plan.milliseconds -= saving(scan, range, number, CostMetric::Milliseconds);
+        plan.milliseconds -= cost_saved(scan, range, number, CostMetric::Milliseconds);
     }
     plan
 }
@@ -198,10 +198,10 @@ mod tests {
                 all.push((members.iter().map(|r| r.2).sum(), 4.0 - saved));
             }
         }
-        let beaten = |p: &(f64, f64)| {
+        let dominated = |p: &(f64, f64)| {
             all.iter().any(|q| q.0 <= p.0 + 1e-9 && q.1 <= p.1 + 1e-9 && (q.0 < p.0 - 1e-9 || q.1 < p.1 - 1e-9))
         };
-        let mut expected: Vec<(f64, f64)> = all.iter().copied().filter(|p| !beaten(p)).collect();
+        let mut expected: Vec<(f64, f64)> = all.iter().copied().filter(|p| !dominated(p)).collect();
         expected.sort_by(|a, b| a.0.total_cmp(&b.0));
         let found: Vec<(f64, f64)> =
             front(&scan, CostMetric::Milliseconds).iter().map(|p| (p.drop, p.milliseconds)).collect();

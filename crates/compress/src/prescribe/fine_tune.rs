@@ -51,7 +51,7 @@ pub struct TrainingSet<'a> {
 
 /// Fine-tunes `network`; `substitute_layers` are the layers of its substitutes. None if the loss diverged.
 ///
-/// `progress` is told the steps taken and the steps in all.
+/// `progress` receives the steps taken and the steps in all.
 ///
 /// # Errors
 /// Those of the engine.

@@ -77,7 +77,7 @@ impl Bounds {
     }
 }
 
-/// What a prescription is made from.
+/// The inputs of a search.
 pub struct SearchProblem<'a> {
     /// The network.
     pub parent: &'a Network,
@@ -89,14 +89,14 @@ pub struct SearchProblem<'a> {
     pub judged: &'a Images<'a>,
     /// Training data and how to train; none for no training.
     pub training: Option<(TrainingSet<'a>, FineTuning)>,
-    /// Plans that are built (and trained) at most while looking for the best that keeps the promise.
+    /// Most plans that are built (and trained) in search of the best.
     pub attempts: usize,
 }
 
 /// A network that was built and judged.
 pub struct Attempt {
-    /// Its plan's place in the front.
-    pub place: usize,
+    /// Its plan's index in the front.
+    pub index: usize,
     /// The network.
     pub network: Network,
     /// Before training.
@@ -111,7 +111,7 @@ pub struct Attempt {
 pub struct Search {
     /// The best that satisfies the bounds on the judged images, if one does.
     pub best: Option<Attempt>,
-    /// The one that comes nearest, where none does.
+    /// The nearest, if none satisfies them.
     pub nearest: Option<Attempt>,
     /// The front, with what was tried.
     pub front: Vec<FrontPoint>,
@@ -119,11 +119,11 @@ pub struct Search {
     pub plans: Vec<Plan>,
 }
 
-/// What is told while a prescription is made.
+/// Reports while a prescription is made.
 pub trait Progress {
-    /// A plan is built: so many of so many attempts, with that many layers in the place of ranges.
+    /// A plan is built: attempt `number` of at most `of`, with `replaced` ranges replaced.
     fn attempt(&self, number: usize, of: usize, replaced: usize);
-    /// Training has so many steps behind it.
+    /// Training has taken `done` of `of` steps.
     fn training(&self, done: usize, of: usize);
     /// A plan was judged.
     fn judged(&self, figures: &Figures);
@@ -146,18 +146,18 @@ pub fn search(
     let judge = Judge::new(problem.parent, problem.judged, options)?;
     let mut tried: HashMap<usize, f64> = HashMap::new();
     let mut attempts = 0;
-    let mut attempt = |place: usize| -> Result<Attempt, Error> {
+    let mut attempt = |index: usize| -> Result<Attempt, Error> {
         attempts += 1;
-        progress.attempt(attempts, problem.attempts, plans[place].chosen.len());
-        let made = make(problem, &plans[place], place, &judge, options, progress)?;
-        tried.insert(place, points(&made.judged));
+        progress.attempt(attempts, problem.attempts, plans[index].chosen.len());
+        let made = build_and_judge(problem, &plans[index], index, &judge, options, progress)?;
+        tried.insert(index, points(&made.judged));
         progress.judged(&made.judged);
         Ok(made)
     };
     let (mut best, mut nearest): (Option<Attempt>, Option<Attempt>) = (None, None);
-    // The front goes by rising drop and falling cost, so the plans that are cheap enough come last.
-    let cheap_enough = plans.iter().position(|plan| bounds.satisfies(plan, problem.scan));
-    match (bounds.drop, cheap_enough) {
+    // The front is sorted by rising drop and falling cost, so the plans that satisfy the cost bounds come last.
+    let first_satisfying = plans.iter().position(|plan| bounds.satisfies(plan, problem.scan));
+    match (bounds.drop, first_satisfying) {
         (_, None) if plans.len() > 1 => nearest = Some(attempt(plans.len() - 1)?),
         (_, None) => {}
         (Some(most), Some(first)) => {
@@ -170,7 +170,7 @@ pub fn search(
                     break;
                 }
                 let made = attempt(next)?;
-                if !surely(&made.judged, most) {
+                if !within_bound(&made.judged, most) {
                     high = next;
                     if nearest.as_ref().is_none_or(|n| points(&made.judged) < points(&n.judged)) {
                         nearest = Some(made);
@@ -189,43 +189,43 @@ pub fn search(
         (None, Some(first)) => {
             // The first plan that is cheap enough loses least. Where its measured time exceeds the prediction, the next
             // plans are tried, in steps that the excess suggests.
-            let mut place = first;
+            let mut index = first;
             for _ in 0..problem.attempts {
-                let made = attempt(place)?;
+                let made = attempt(index)?;
                 if bounds.fast_enough(made.milliseconds) {
                     best = Some(made);
                     break;
                 }
                 let [original, smaller] = made.milliseconds;
                 let excess = bounds.milliseconds.map_or(1.0, |limit| smaller / limit.of(original));
-                let wanted = plans[place].milliseconds / excess;
+                let wanted = plans[index].milliseconds / excess;
                 nearest = Some(made);
-                let next = (place + 1..plans.len()).find(|&next| plans[next].milliseconds <= wanted);
-                match next.or((place + 1 < plans.len()).then_some(plans.len() - 1)) {
-                    Some(next) => place = next,
+                let next = (index + 1..plans.len()).find(|&next| plans[next].milliseconds <= wanted);
+                match next.or((index + 1 < plans.len()).then_some(plans.len() - 1)) {
+                    Some(next) => index = next,
                     None => break,
                 }
             }
         }
     }
-    let points = plans.iter().enumerate().map(|(place, plan)| FrontPoint {
+    let points = plans.iter().enumerate().map(|(index, plan)| FrontPoint {
         drop: plan.drop,
         cost: plan.cost,
         milliseconds: plan.milliseconds,
         replaced: replaced(problem.scan, plan),
-        tried: tried.get(&place).copied(),
+        tried: tried.get(&index).copied(),
     });
     Ok(Search { best, nearest, front: points.collect(), plans })
 }
 
-/// Where to begin: the plan whose predicted drop is the promise; with training to come, several times that.
+/// The first plan to try: the one whose predicted drop equals the bound, or several times the bound if training follows.
 fn first_guess(plans: &[Plan], most: f64, trained: bool) -> usize {
-    // Training wins back most of what surgery costs; the search corrects the guess.
+    // Training recovers most of the drop that surgery causes; the search corrects the guess.
     let allowed = if trained { 6.0 * most + 2.0 } else { most };
     plans.iter().rposition(|plan| plan.drop <= allowed).unwrap_or(0).max(1).min(plans.len() - 1)
 }
 
-/// The plan half way between two, by what they save.
+/// The plan halfway between two by predicted time.
 fn middle(plans: &[Plan], low: usize, high: usize) -> usize {
     let end = plans[high.min(plans.len() - 1)].milliseconds;
     let half = (plans[low].milliseconds + end) / 2.0;
@@ -234,21 +234,21 @@ fn middle(plans: &[Plan], low: usize, high: usize) -> usize {
     (low + 1..high.min(plans.len())).min_by(nearest).unwrap_or(low)
 }
 
-/// Percentage points lost: of accuracy, or of first choices where there are no labels.
+/// Percentage points lost: of accuracy, or of unchanged predictions if there are no labels.
 fn points(figures: &Figures) -> f64 {
     figures.drop.map_or(100.0 * (1.0 - figures.agreement.unwrap_or(0.0)), |drop| drop[0])
 }
 
 /// Whether the drop, with one standard error for the chance of the images, is within the promise.
-fn surely(figures: &Figures, most: f64) -> bool {
+fn within_bound(figures: &Figures, most: f64) -> bool {
     let error = figures.drop.map_or(0.0, |[_, low, high]| (high - low) / (2.0 * 1.96));
     points(figures) + error <= most
 }
 
-fn make(
+fn build_and_judge(
     problem: &SearchProblem<'_>,
     plan: &Plan,
-    place: usize,
+    index: usize,
     judge: &Judge<'_>,
     options: &Options,
     progress: &dyn Progress,
@@ -267,7 +267,7 @@ fn make(
         }
     }
     let milliseconds = alternating([problem.parent, &network], options.batch, REPETITIONS, options.exact)?;
-    Ok(Attempt { place, network, built, judged, milliseconds })
+    Ok(Attempt { index, network, built, judged, milliseconds })
 }
 
 /// A network's figures on the judged images; its milliseconds are measured elsewhere.

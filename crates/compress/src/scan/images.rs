@@ -1,4 +1,4 @@
-//! The images that a scan looks at, and a network's inner tensors on them.
+//! The images of a scan, and a network's inner tensors on them.
 
 use std::ops::Range;
 
@@ -25,22 +25,28 @@ pub struct Images<'a> {
 }
 
 impl Images<'_> {
-    /// Hands over the images of `range`, of so many elements each, in batches of at most `batch`, each with the number
-    /// of its first.
-    pub(super) fn each(&self, range: Range<usize>, elements: usize, batch: usize, mut see: impl FnMut(usize, &[f32])) {
+    /// Calls `visit` with the images of `range`, of `elements` elements each, in batches of at most `batch`, and with the index
+    /// of the first image of each batch.
+    pub(super) fn each(
+        &self,
+        range: Range<usize>,
+        elements: usize,
+        batch: usize,
+        mut visit: impl FnMut(usize, &[f32]),
+    ) {
         let mut images = Vec::new();
         for start in range.clone().step_by(batch) {
             let part = start..range.end.min(start + batch);
             images.resize(part.len() * elements, 0.0);
             (self.fill)(part, &mut images);
-            see(start, &images);
+            visit(start, &images);
         }
     }
 }
 
 /// Some inner tensors of a network, computed batch by batch.
 pub struct Tensors {
-    /// None where only the images themselves are wanted.
+    /// None if only the images themselves are needed.
     model: Option<Model>,
     images: Vec<f32>,
     elements: usize,
@@ -86,11 +92,11 @@ impl Tensors {
     }
 }
 
-/// How much inner tensors matter to what a network puts out, image by image.
+/// How strongly inner tensors affect a network's output, image by image.
 ///
 /// The gradient of -ln p(y) with respect to a tensor, where the answer y is drawn from the network's own distribution: the
 /// expectation of its square is the diagonal of the Fisher information (Martens and Grosse, arXiv:1503.05671), by which an error
-/// of the tensor counts to second order. It asks for no labels.
+/// of the tensor counts to second order. It needs no labels.
 pub struct Gradients {
     model: Model,
     images: Vec<f32>,
@@ -116,7 +122,7 @@ impl Gradients {
         Ok(Gradients { model, images: Vec::new(), gradient: Vec::new(), elements, classes })
     }
 
-    /// Computes the gradients for the images of `range`, each image's by itself.
+    /// Computes the gradients for the images of `range`, each image separately.
     pub fn run(&mut self, images: &Images<'_>, range: Range<usize>) {
         self.images.resize(range.len() * self.elements, 0.0);
         (images.fill)(range.clone(), &mut self.images);
@@ -125,7 +131,7 @@ impl Gradients {
         for ((image, logits), gradient) in
             range.zip(logits.chunks_exact(self.classes)).zip(self.gradient.chunks_exact_mut(self.classes))
         {
-            let answer = drawn(logits, seed::rng("drawn answers", &[&image.to_string()]).random());
+            let answer = sample_class(logits, seed::rng("drawn answers", &[&image.to_string()]).random());
             cross_entropy(logits, &[answer], self.classes, gradient);
         }
         self.model.backward(&self.images, &self.gradient);
@@ -141,7 +147,7 @@ impl Gradients {
 }
 
 /// The class at which the distribution function of the softmax of `logits` passes `quantile`, 0 to 1.
-fn drawn(logits: &[f32], quantile: f64) -> u16 {
+fn sample_class(logits: &[f32], quantile: f64) -> u16 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let share = |logit: f32| f64::from(logit - largest).exp();
     let mut left = quantile * logits.iter().map(|&logit| share(logit)).sum::<f64>();
@@ -157,10 +163,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_drawn_as_the_softmax_says() {
+    fn sampled_classes_follow_the_softmax_distribution() {
         let logits = [0.0, (2.0_f32).ln(), (5.0_f32).ln()];
-        let count = |class| (0..8000).filter(|i| drawn(&logits, f64::from(*i) / 8000.0) == class).count();
+        let count = |class| (0..8000).filter(|i| sample_class(&logits, f64::from(*i) / 8000.0) == class).count();
         assert_eq!([count(0), count(1), count(2)].map(|n| (n + 5) / 10), [100, 200, 500]);
-        assert_eq!(drawn(&[0.0, f32::NAN], 0.5), 1);
+        assert_eq!(sample_class(&[0.0, f32::NAN], 0.5), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Judging: what the whole network does with a substitute in a range's place.
+//! Judging: the whole network's predictions with a substitute in a range's place.
 
 use std::sync::Mutex;
 
@@ -6,33 +6,34 @@ use nettriage_engine::{Model, Options as Run};
 use nettriage_net::{INPUT, Network, slice};
 
 use super::images::Images;
-use super::{Options, fit};
+use super::options::Options;
+use super::parallel::in_parallel;
 use crate::Error;
 
-/// Images that run through a network at a time.
+/// Images in a forward pass.
 pub const BATCH: usize = 50;
 
 /// The network as it is, on the judged images.
 pub struct Reference {
-    /// First choices.
-    pub choices: Vec<u16>,
+    /// Predicted classes.
+    pub predictions: Vec<u16>,
     /// Logarithms of the class probabilities, classes after one another.
     pub log_probabilities: Vec<f32>,
-    /// Whether each is right, where there are labels.
+    /// Whether each is right, if there are labels.
     pub right: Option<Vec<bool>>,
     classes: usize,
 }
 
-/// What became of the judged images.
+/// Results on the judged images.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
     /// Images judged.
     pub images: usize,
-    /// Right ones, where there are labels.
+    /// Right predictions, if there are labels.
     pub right: Option<usize>,
-    /// Right before and wrong now, and the other way round.
+    /// Right before and wrong now; wrong before and right now.
     pub changed: [usize; 2],
-    /// First choices that stay.
+    /// Predictions that are unchanged.
     pub agreed: usize,
     /// Sum of the Kullback-Leibler divergences from the parent.
     pub divergence: f64,
@@ -44,21 +45,21 @@ impl Reference {
         let classes = network.graph.output_shape()?.elements();
         let run = Run { threads: options.threads, exact: options.exact, ..Run::inference(BATCH) };
         let mut model = Model::new(network, &run)?;
-        let mut reference = Reference { choices: Vec::new(), log_probabilities: Vec::new(), right: None, classes };
+        let mut reference = Reference { predictions: Vec::new(), log_probabilities: Vec::new(), right: None, classes };
         images.each(0..images.count, network.graph.input.elements(), BATCH, |_, input| {
             for logits in model.forward(input).chunks_exact(classes) {
-                reference.choices.push(choice(logits));
+                reference.predictions.push(prediction(logits));
                 reference.log_probabilities.extend(log_softmax(logits));
             }
         });
         if let Some(labels) = &images.labels {
             reference.right =
-                Some(labels.iter().zip(&reference.choices).map(|(label, choice)| label == choice).collect());
+                Some(labels.iter().zip(&reference.predictions).map(|(label, choice)| label == choice).collect());
         }
         Ok(reference)
     }
 
-    /// Share of right ones, where there are labels.
+    /// Share of right predictions, if there are labels.
     pub fn accuracy(&self) -> Option<f64> {
         let right = self.right.as_ref()?;
         Some(right.iter().filter(|right| **right).count() as f64 / right.len().max(1) as f64)
@@ -68,11 +69,11 @@ impl Reference {
     pub fn add(&self, verdict: &mut Verdict, labels: Option<&[u16]>, first: usize, logits: &[f32]) {
         for (n, logits) in logits.chunks_exact(self.classes).enumerate() {
             let image = first + n;
-            let chosen = choice(logits);
+            let predicted = prediction(logits);
             verdict.images += 1;
-            verdict.agreed += usize::from(chosen == self.choices[image]);
+            verdict.agreed += usize::from(predicted == self.predictions[image]);
             if let (Some(labels), Some(right)) = (labels, &self.right) {
-                let now = labels[image] == chosen;
+                let now = labels[image] == predicted;
                 *verdict.right.get_or_insert(0) += usize::from(now);
                 verdict.changed[0] += usize::from(right[image] && !now);
                 verdict.changed[1] += usize::from(!right[image] && now);
@@ -98,8 +99,8 @@ impl Verdict {
     }
 }
 
-/// The first of the largest.
-fn choice(logits: &[f32]) -> u16 {
+/// The index of the largest logit, the first of equals.
+fn prediction(logits: &[f32]) -> u16 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     logits.iter().position(|&x| x == largest).unwrap_or(0) as u16
 }
@@ -111,9 +112,9 @@ fn log_softmax(logits: &[f32]) -> impl Iterator<Item = f32> {
     logits.iter().map(move |x| x - shift)
 }
 
-/// Substitutes with their weights, to be judged in the place between two tensors.
+/// Substitutes with their weights, judged in the place of one range.
 pub struct Task {
-    /// The tensor that leaves the range.
+    /// The range's output tensor.
     pub output: String,
     /// From the range's input to its output, each a network of its own.
     pub substitutes: Vec<Network>,
@@ -137,7 +138,7 @@ pub fn judge(
     for first in (0..images.count).step_by(slab) {
         let count = slab.min(images.count - first);
         let tensor = inner(network, input, images, first, count, options)?;
-        fit::in_parallel(tasks.len(), options.threads, &|index| {
+        in_parallel(tasks.len(), options.threads, &|index| {
             let mut verdicts = verdicts[index].lock().expect("no holder of this lock panics");
             let result =
                 one(network, &tasks[index], &tensor, elements, first, images, reference, options, &mut verdicts);
@@ -200,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_interval_of_a_drop_is_that_of_the_paper() {
+    fn the_interval_of_a_drop_matches_the_formula_of_agresti_and_min() {
         // Agresti and Min's formula by hand, for 40 lost and 15 won of 1,000.
         let verdict = Verdict { images: 1000, right: Some(700), changed: [40, 15], agreed: 900, divergence: 0.0 };
         let [drop, low, high] = verdict.drop().unwrap();

@@ -10,8 +10,8 @@ use nettriage_train::seed;
 
 use crate::Error;
 
-/// Seconds for which a part is run at least, and runs at least.
-const LEAST: (f64, usize) = (0.004, 7);
+/// Least seconds and least repetitions of a measurement.
+const MIN_MEASUREMENT: (f64, usize) = (0.004, 7);
 
 /// Measured milliseconds, by what a part is: equal parts are measured once.
 pub struct Stopwatch {
@@ -26,7 +26,7 @@ impl Stopwatch {
         Stopwatch { batch, exact, known: HashMap::new() }
     }
 
-    /// Milliseconds of a forward pass: the median of repetitions. Which weights does not matter, so they are drawn.
+    /// Milliseconds of a forward pass: the median of repetitions. They do not depend on the weights, which are random.
     pub fn measure(&mut self, graph: &Graph) -> Result<f64, Error> {
         let key = format!("{:?} {:?}", graph.input, graph.layers.iter().map(|l| &l.kind).collect::<Vec<_>>());
         if let Some(known) = self.known.get(&key) {
@@ -38,7 +38,7 @@ impl Stopwatch {
         std::hint::black_box(model.forward(&images));
         let begin = Instant::now();
         let mut seconds = Vec::new();
-        while seconds.len() < LEAST.1 || begin.elapsed().as_secs_f64() < LEAST.0 {
+        while seconds.len() < MIN_MEASUREMENT.1 || begin.elapsed().as_secs_f64() < MIN_MEASUREMENT.0 {
             let start = Instant::now();
             std::hint::black_box(model.forward(&images));
             seconds.push(start.elapsed().as_secs_f64());

@@ -1,11 +1,11 @@
-//! One convolution, solved from its inputs and targets as they come.
+//! The normal equations of one convolution, from its inputs and targets batch by batch.
 
 use nettriage_net::{Conv, Shape};
 
 use super::solve::{Part, System, parts};
 use super::sums::{Rows, Sums, Window};
 
-/// Sums of every output position's patch and target.
+/// Accumulates the patch and the target of every output position.
 pub struct LeastSquares {
     conv: Conv,
     input: Shape,

@@ -8,10 +8,10 @@ use nettriage_net::{Conv, Graph, INPUT, Kind, Network, Shape, Weights, cost, ini
 
 use crate::Error;
 
-use super::{Choice, Options, Scope};
+use super::options::{Choice, Options, Scope};
 
-/// One layer for several may take so many times their multiply-accumulates: it may be faster still.
-const DEARER: u64 = 2;
+/// One layer for several may have up to this many times their multiply-accumulates, since it may still be faster.
+const MAX_MACS_RATIO: u64 = 2;
 
 /// A run of units, with the single layers that could take its place.
 pub struct Range {
@@ -19,31 +19,31 @@ pub struct Range {
     pub units: [usize; 2],
     /// Its layers.
     pub block: Block,
-    /// Shape of the tensor that enters.
+    /// Shape of its input tensor.
     pub input: Shape,
-    /// Shape of the tensor that leaves.
+    /// Shape of its output tensor.
     pub output: Shape,
-    /// What the substitute's affine map is fitted to: the tensor before the closing activation.
+    /// The target of the substitute's affine map: the tensor before the closing activation.
     pub target: String,
     /// Parameters and multiply-accumulates of its layers.
     pub cost: cost::LayerCost,
-    /// What could take its place.
+    /// The single layers that could take its place.
     pub candidates: Vec<Candidate>,
 }
 
 /// A single layer for a range.
 pub struct Candidate {
-    /// What it is.
+    /// The substitute.
     pub substitute: Substitute,
     /// The substitute's layers alone, from the range's input to its output; no weights yet.
     pub graph: Graph,
-    /// The convolution, or a linear layer seen as a 1x1 convolution; none after a drop.
+    /// The convolution, or a linear layer seen as a 1x1 convolution; none for a drop.
     pub conv: Option<Conv>,
     /// Its cost.
     pub cost: cost::LayerCost,
 }
 
-/// All ranges that `options` asks for and that some candidate fits.
+/// All ranges of the scope with at least one candidate, and the number of candidates that are too large to solve.
 pub fn ranges(graph: &Graph, units: &[Unit], options: &Options) -> Result<(Vec<Range>, usize), Error> {
     let costs = cost::per_layer(graph)?;
     let (defaults, shapes) = (block::find(graph), graph.shapes()?);
@@ -104,15 +104,15 @@ fn candidates(
         let Ok(child) = surgery::compress(&alone, &[(whole.clone(), substitute)]) else { continue };
         let graph = child.graph;
         let conv = graph.layers.iter().find_map(|layer| as_conv(&layer.kind));
-        if conv.is_some_and(|conv| !sensible(&conv, range.input)) {
+        if conv.is_some_and(|conv| !covers_input(&conv, range.input)) {
             continue;
         }
         let cost = cost::total(&graph)?;
-        let saves = cost.macs < range.cost.macs || products > 1 && cost.macs <= DEARER * range.cost.macs;
+        let saves = cost.macs < range.cost.macs || products > 1 && cost.macs <= MAX_MACS_RATIO * range.cost.macs;
         if !saves {
             continue;
         }
-        if conv.is_some_and(|conv| !small(&conv, range.input, options)) {
+        if conv.is_some_and(|conv| !solvable(&conv, range.input, options)) {
             *left_out += 1;
         } else {
             found.push(Candidate { substitute, graph, conv, cost });
@@ -130,12 +130,12 @@ pub fn as_conv(kind: &Kind) -> Option<Conv> {
     }
 }
 
-/// The substitute that a choice means for this range, if it means one.
+/// The substitute that a choice stands for in this range, if any.
 fn resolve(choice: Choice, graph: &Graph, range: &Range) -> Result<Option<Substitute>, Error> {
     let vectors = [range.input, range.output].iter().all(|s| (s.height, s.width) == (1, 1));
     Ok(match choice {
         Choice::One(Substitute::Linear) => vectors.then_some(Substitute::Linear),
-        // Where both are vectors every kernel sees one element, and a linear layer is what stands there.
+        // Between vectors every kernel covers one element, so only the linear layer is a candidate.
         Choice::One(Substitute::Conv { .. }) | Choice::Field | Choice::Depthwise(_) if vectors => None,
         Choice::One(substitute) => Some(substitute),
         Choice::Field => Some(Substitute::Conv { kernel: receptive_field(graph, &range.block), groups: 1 }),
@@ -146,16 +146,16 @@ fn resolve(choice: Choice, graph: &Graph, range: &Range) -> Result<Option<Substi
     })
 }
 
-/// Whether a convolution sees every pixel and has no tap that always lies outside the picture.
-fn sensible(conv: &Conv, input: Shape) -> bool {
+/// Whether a convolution covers every pixel and has no tap that always lies outside the feature map.
+fn covers_input(conv: &Conv, input: Shape) -> bool {
     let [kernel, _] = conv.kernel;
-    let sees = |stride: usize| stride <= kernel.max(2);
+    let covers = |stride: usize| stride <= kernel.max(2);
     let inside = kernel < 2 * input.height.max(input.width);
-    sees(conv.stride[0]) && sees(conv.stride[1]) && inside
+    covers(conv.stride[0]) && covers(conv.stride[1]) && inside
 }
 
 /// Whether its normal equations are small enough; those of 3x3 kernels always are.
-fn small(conv: &Conv, input: Shape, options: &Options) -> bool {
+fn solvable(conv: &Conv, input: Shape, options: &Options) -> bool {
     let [kernel, _] = conv.kernel;
     kernel <= 3 || input.channels / conv.groups * kernel * kernel <= options.unknowns
 }
@@ -164,7 +164,7 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-/// Rows of the picture that one output of the block depends on: the largest over its paths.
+/// Rows of the block's input that one output depends on: the largest over its paths.
 fn receptive_field(graph: &Graph, block: &Block) -> usize {
     // Of each tensor: the field, and the distance of neighbouring outputs in rows of the block's input.
     let mut seen: HashMap<&str, (usize, usize)> = HashMap::from([(block.input.as_str(), (1, 1))]);

@@ -1,19 +1,21 @@
-//! One substitute, fitted in a network that other surgery has changed.
+//! One substitute, fitted in a network that has other substitutes already.
 
 use nettriage_engine::{Model, Options as Run};
 use nettriage_net::block::Block;
 use nettriage_net::surgery::{self, Substitute};
 use nettriage_net::{INPUT, Network, init, slice};
 
-use super::fit::{self, Sources, Wanted};
+use super::fit::{Sources, fit};
 use super::images::Images;
 use super::judge::{BATCH, Reference, Verdict};
+use super::options::{Method, Options};
 use super::ranges::as_conv;
-use super::{Method, Options, fill};
+use super::regression::{FitRequest, group};
+use super::substitute::fill;
 use crate::Error;
 use crate::moments::Moments;
 
-/// Images that tell the running statistics of a substitute's norm.
+/// Images from which the running statistics of a substitute's norm are computed.
 const CALIBRATION: usize = 1000;
 
 /// `network` with `now` replaced, the substitute's weights solved from what `network` puts into it to what `parent` puts
@@ -34,7 +36,7 @@ pub fn refit(
     let Some(product) = layers.first().cloned() else { return Ok(child) };
     let Some(conv) = child.graph.layer(&product).and_then(|layer| as_conv(&layer.kind)) else { return Ok(child) };
     let target = init::target_tensor(&parent.graph, before);
-    let wanted = [Wanted {
+    let wanted = [FitRequest {
         input: now.input.clone(),
         from: network.graph.shape_of(&now.input)?,
         to: parent.graph.shape_of(&target)?,
@@ -44,8 +46,7 @@ pub fn refit(
         target,
     }];
     let sources = Sources { inputs: network, targets: Some(parent), images };
-    let mut fitted =
-        fit::fit(&sources, &wanted, &fit::sites(&wanted, method.gradients), &[method], options, &|_, _| ())?;
+    let mut fitted = fit(&sources, &wanted, &group(&wanted, method.gradients), &[method], options, &|_, _| ())?;
     let fitted = fitted.swap_remove(0).remove(&0);
     let fitted =
         fitted.ok_or_else(|| Error::Request(format!("{}: no weights were found for its substitute", now.name)))?;
@@ -80,14 +81,14 @@ pub struct Judge<'a> {
     options: Options,
 }
 
-/// What became of the judged images.
+/// Results on the judged images.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Judgement {
-    /// Share of right ones, where there are labels.
+    /// Share of right predictions, if there are labels.
     pub accuracy: Option<f64>,
     /// Percentage points that the accuracy falls by, with its 95% interval.
     pub drop: Option<[f64; 3]>,
-    /// Share of first choices that stay.
+    /// Share of unchanged predictions.
     pub agreement: f64,
 }
 

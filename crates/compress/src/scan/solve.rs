@@ -1,4 +1,4 @@
-//! Ridge regression from the sums of a site, its ridge chosen on held-out images (Hoerl and Kennard, 1970).
+//! Ridge regression from accumulated sums, its ridge chosen on held-out images (Hoerl and Kennard, 1970).
 //!
 //! With Z the patches and T the targets, both centred, W = (Z'Z + lambda I)^-1 Z'T and b = mean(t) - W' mean(z), where
 //! lambda is a share of the mean diagonal element of Z'Z.
@@ -21,7 +21,7 @@ pub struct Part {
     pub targets: [usize; 2],
 }
 
-/// The parts of a convolution, one a group: its first tap stands at `offset` in `window`, its first target in column
+/// The parts of a convolution, one per group: its first tap is at `offset` in `window`, its first target in column
 /// `first`.
 pub fn parts(window: &Window, offset: [usize; 2], conv: &Conv, filters: usize, first: usize) -> Vec<Part> {
     let (channels, per_group, per) =
@@ -40,12 +40,12 @@ pub fn parts(window: &Window, offset: [usize; 2], conv: &Conv, filters: usize, f
 pub struct Affine {
     /// Patch elements x targets.
     pub weight: Mat<f64>,
-    /// One a target.
+    /// One per target.
     pub bias: Vec<f64>,
 }
 
 impl Affine {
-    /// Appends its filters as a convolution has them, `[o, i / groups, k, k]` and `[o]`; patches have so many taps.
+    /// Appends its filters as a convolution has them, `[o, i / groups, k, k]` and `[o]`; `taps` is the number of kernel positions.
     pub fn append(&self, taps: usize, weight: &mut Vec<f32>, bias: &mut Vec<f32>) {
         let channels = self.weight.nrows() / taps;
         for f in 0..self.weight.ncols() {

@@ -1,8 +1,8 @@
-//! Sums of products over patches and targets: all that closed-form substitutes need of the images.
+//! The normal equations: sums of products over patches and targets, all that closed-form weights need of the images.
 //!
-//! A site is one input tensor seen through one window (kernel, stride, padding). With z the patch of an output position,
-//! a one appended, and t what the parent puts out there, the sums are Z'Z and Z'T. A smaller kernel's patches are part of
-//! a larger one's, so one site serves several kernels, and every target of the same picture size.
+//! A window is a kernel with stride and padding on one input tensor. With z the patch of an output position, with a constant
+//! one appended, and t the parent's output there, the sums are Z'Z and Z'T. A smaller kernel's patches are part of a larger
+//! one's, so one window serves several kernels, and every target of the same height and width.
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
@@ -12,10 +12,10 @@ use rand::RngExt;
 
 use nettriage_train::seed;
 
-/// Rows that are multiplied at a time: products of so many are summed in f32, and these sums in f64.
+/// Rows in one matrix product: within a product sums are in f32, between products in f64.
 const ROWS: usize = 512;
 
-/// Where a kernel looks.
+/// A kernel with stride and padding on one input tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     /// Rows and columns of the kernel.
@@ -24,7 +24,7 @@ pub struct Window {
     pub stride: [usize; 2],
     /// Padding above and to the left.
     pub padding: [usize; 2],
-    /// The tensor that it looks at.
+    /// Shape of the input tensor.
     pub input: Shape,
     /// Rows and columns of the output.
     pub output: [usize; 2],
@@ -86,23 +86,23 @@ impl Window {
     }
 }
 
-/// Output positions that are looked at, image by image: all of them, or so many drawn without repetition.
+/// Output positions that are used of each image: all, or some drawn without replacement.
 pub struct Positions {
     order: Vec<u32>,
     take: usize,
 }
 
 impl Positions {
-    /// `take` of `of` positions an image.
+    /// `take` of the `of` positions of each image.
     pub fn new(take: usize, of: usize) -> Positions {
         Positions { order: (0..of as u32).collect(), take: take.min(of) }
     }
 
-    /// Those of one image, by its number: the same for every tensor of that picture size.
+    /// Those of one image, by its index: the same for every tensor of that size.
     pub fn draw(&mut self, image: usize) -> &[u32] {
         if self.take < self.order.len() {
             let mut rng = seed::rng("scanned positions", &[&image.to_string()]);
-            // From the same start every time, so that what an image gets depends on its number alone.
+            // Starting from the same order every time, so that an image's positions depend only on its index.
             self.order.iter_mut().zip(0..).for_each(|(at, number)| *at = number);
             for k in 0..self.take {
                 let other = rng.random_range(k..self.order.len());
@@ -113,7 +113,7 @@ impl Positions {
     }
 }
 
-/// Rows of patches and of targets, in f32, until there are enough for a product.
+/// Rows of patches and targets in f32, gathered for one matrix product.
 pub struct Rows {
     window: Window,
     /// Columns of targets.
@@ -136,7 +136,7 @@ impl Rows {
         (window.patch() + 1 + targets) * ROWS * 4
     }
 
-    /// Adds a row, all of it times `scale` (the root of its weight); true where it was the last that fits.
+    /// Adds a row, all of it times `scale` (the root of its weight); true if no further row fits.
     pub fn push(&mut self, image: &[f32], position: usize, scale: f32, mut value: impl FnMut(&mut [f32])) -> bool {
         let (width, at) = (self.window.patch() + 1, self.count);
         let patch = &mut self.patches[at * width..(at + 1) * width];
@@ -162,7 +162,7 @@ impl Rows {
         MatRef::from_column_major_slice(&self.values[..self.targets * self.count], self.targets, self.count)
     }
 
-    /// Forgets the rows.
+    /// Removes all rows.
     pub fn clear(&mut self) {
         self.count = 0;
     }
@@ -246,11 +246,11 @@ mod tests {
     }
 
     #[test]
-    fn patches_are_what_a_convolution_sees() {
+    fn patches_are_the_inputs_of_a_convolution() {
         let window = window(3, 2);
         let image: Vec<f32> = (0..90).map(|v| v as f32).collect();
         let mut patch = vec![9.0; window.patch()];
-        // Position (1, 2) of 3 x 3 looks at rows 1 to 3 and columns 3 to 5, the last outside.
+        // Position (1, 2) of 3 x 3 covers rows 1 to 3 and columns 3 to 5, the last outside.
         window.gather(&image, 5, &mut patch);
         let pixel = |y: usize, x: usize, c: usize| if x < 5 { ((y * 5 + x) * 3 + c) as f32 } else { 0.0 };
         let expected: Vec<f32> = (1..4)
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_the_products_of_the_definition() {
+    fn sums_match_their_definition() {
         let window = window(3, 1);
         let mut rows = Rows::new(window, 2);
         let mut sums = Sums::new(&window, 2);

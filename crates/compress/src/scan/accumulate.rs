@@ -1,0 +1,323 @@
+//! The normal equations of one regression problem: accumulated over the images, solved, and solved again by refit iterations.
+
+use std::collections::HashMap;
+
+use faer::linalg::matmul::matmul;
+use faer::linalg::solvers::Llt;
+use faer::{Accum, Mat, MatRef, Par};
+use nettriage_net::Activation;
+
+use super::fit::Sources;
+use super::images::{Gradients, Tensors};
+use super::options::{Method, Options};
+use super::regression::{FitRequest, Regression, Solution};
+use super::solve::{self, Affine, Part, RIDGES, System};
+use super::sums::{Positions, Rows, Sums, add_product};
+
+/// The tensors of a regression on a batch of images.
+pub struct BatchValues<'a> {
+    input: &'a [f32],
+    targets: Vec<&'a [f32]>,
+    /// Of the only target, if rows have weights.
+    gradient: Option<&'a [f32]>,
+}
+
+impl<'a> BatchValues<'a> {
+    /// Of a regression.
+    pub fn of(
+        regression: &Regression,
+        inputs: &'a Tensors,
+        targets: &'a Tensors,
+        gradients: Option<&'a Gradients>,
+    ) -> BatchValues<'a> {
+        let gradient = gradients.map(|gradients| gradients.get(&regression.targets[0].tensor));
+        let targets = regression.targets.iter().map(|target| targets.get(&target.tensor)).collect();
+        BatchValues { input: inputs.get(&regression.input), targets, gradient }
+    }
+
+    /// The square root of a row's weight, which is the squared norm of the gradient at that position. It is never zero, so that
+    /// a network whose gradients all vanish is fitted as without weights.
+    fn scale(&self, row: usize, channels: usize) -> f32 {
+        let length = |gradient: &[f32]| gradient.iter().map(|g| g * g).sum::<f32>().sqrt();
+        self.gradient.map_or(1.0, |gradient| length(&gradient[row * channels..(row + 1) * channels]).max(1e-6))
+    }
+}
+
+/// The sums of a regression, and its solutions.
+pub struct Accumulator<'a> {
+    /// The regression.
+    pub regression: &'a Regression,
+    positions: Positions,
+    rows: Rows,
+    /// Of the images that fit, and of those that are held out.
+    sums: [Sums; 2],
+    /// For each fit and each of its parts.
+    maps: Vec<Vec<Map>>,
+}
+
+/// The solution of one part.
+struct Map {
+    ridge: f64,
+    /// Squared error and variance on the held-out images.
+    error: (f64, f64),
+    affine: Affine,
+    refit: Option<Refit>,
+}
+
+/// The right-hand side of the next solve.
+struct Refit {
+    closing: Option<Activation>,
+    /// The affine map with its bias as the last row, in f32.
+    weight: Mat<f32>,
+    cross: Mat<f64>,
+    part: Mat<f32>,
+}
+
+impl<'a> Accumulator<'a> {
+    /// No row yet.
+    pub fn new(regression: &'a Regression, sources: &Sources<'_>, options: &Options) -> Accumulator<'a> {
+        let (columns, window) = (regression.columns(), regression.window);
+        let rows = (options.rows * (window.patch() + 1)).max(options.least_rows);
+        let take = rows.div_ceil(sources.images.count);
+        Accumulator {
+            regression,
+            positions: Positions::new(take, window.positions()),
+            rows: Rows::new(window, columns),
+            sums: [Sums::new(&window, columns), Sums::new(&window, columns)],
+            maps: Vec::new(),
+        }
+    }
+
+    /// Adds the rows of a batch; calls `full` whenever enough rows for a matrix product have been gathered.
+    pub fn add_images(
+        &mut self,
+        values: &BatchValues<'_>,
+        images: std::ops::Range<usize>,
+        full: &dyn Fn(&mut Accumulator<'_>),
+    ) {
+        let regression = self.regression;
+        let positions = regression.window.positions();
+        let elements = regression.window.input.elements();
+        for (n, image) in images.enumerate() {
+            for position in self.positions.draw(image).to_vec() {
+                let position = position as usize;
+                let pixels = &values.input[n * elements..(n + 1) * elements];
+                let scale = values.scale(n * positions + position, regression.targets[0].channels);
+                let ended = self.rows.push(pixels, position, scale, |row| {
+                    for (target, values) in regression.targets.iter().zip(&values.targets) {
+                        let at = (n * positions + position) * target.channels;
+                        row[target.first..target.first + target.channels]
+                            .copy_from_slice(&values[at..at + target.channels]);
+                    }
+                });
+                if ended {
+                    full(self);
+                }
+            }
+        }
+    }
+
+    /// Adds the gathered rows to the sums of the fitting or of the held-out images.
+    pub fn add_rows(&mut self, held: bool) {
+        self.sums[usize::from(held)].add(&self.rows);
+        self.rows.clear();
+    }
+
+    /// Fits and parts with the same patch elements: they share matrix factors.
+    fn sharing_factors(&self) -> Vec<Vec<(usize, usize)>> {
+        let mut sharing_factors: Vec<Vec<(usize, usize)>> = Vec::new();
+        let mut known: HashMap<&[usize], usize> = HashMap::new();
+        for (fit, (_, parts)) in self.regression.fits.iter().enumerate() {
+            for (number, part) in parts.iter().enumerate() {
+                let at = *known.entry(&part.index).or_insert_with(|| {
+                    sharing_factors.push(Vec::new());
+                    sharing_factors.len() - 1
+                });
+                sharing_factors[at].push((fit, number));
+            }
+        }
+        sharing_factors
+    }
+
+    /// Solves every fit.
+    pub fn solve(&mut self) {
+        let mut maps: Vec<Vec<Option<Map>>> =
+            self.regression.fits.iter().map(|(_, parts)| parts.iter().map(|_| None).collect()).collect();
+        for members in self.sharing_factors() {
+            let parts: Vec<&Part> = members.iter().map(|&(fit, number)| &self.regression.fits[fit].1[number]).collect();
+            for ((fit, number), map) in members.iter().zip(solve_parts(&self.sums, &parts)) {
+                maps[*fit][*number] = Some(map);
+            }
+        }
+        self.maps = maps.into_iter().map(|maps| maps.into_iter().flatten().collect()).collect();
+    }
+
+    /// Starts a refit iteration from the current maps.
+    pub fn begin_refit(&mut self, requests: &[FitRequest]) {
+        for ((index, _), maps) in self.regression.fits.iter().zip(&mut self.maps) {
+            for map in maps {
+                let (n, targets) = (map.affine.weight.nrows(), map.affine.weight.ncols());
+                let element = |a: usize, f: usize| if a < n { map.affine.weight[(a, f)] } else { map.affine.bias[f] };
+                map.refit = Some(Refit {
+                    closing: requests[*index].closing,
+                    weight: Mat::from_fn(n + 1, targets, |a, f| element(a, f) as f32),
+                    cross: Mat::zeros(n + 1, targets),
+                    part: Mat::zeros(n + 1, targets),
+                });
+            }
+        }
+    }
+
+    /// Adds the gathered rows to the right-hand sides, with activation-aware targets.
+    pub fn add_refit_rows(&mut self) {
+        let (patches, values) = (self.rows.patches(), self.rows.values());
+        let ones = patches.nrows() - 1;
+        for ((_, parts), maps) in self.regression.fits.iter().zip(&mut self.maps) {
+            for (part, map) in parts.iter().zip(maps) {
+                let Some(refit) = &mut map.refit else { continue };
+                let own = rows_of(patches, &part.index, ones);
+                let mut fitted: Mat<f32> = Mat::zeros(refit.weight.ncols(), patches.ncols());
+                matmul(fitted.as_mut(), Accum::Replace, refit.weight.transpose(), own.as_ref(), 1.0, Par::Seq);
+                for row in 0..fitted.ncols() {
+                    let scale = patches[(ones, row)];
+                    for f in 0..fitted.nrows() {
+                        let target = values[(part.targets[0] + f, row)];
+                        fitted[(f, row)] = activation_aware_target(refit.closing, scale, target, fitted[(f, row)]);
+                    }
+                }
+                add_product(&mut refit.cross, &mut refit.part, own.as_ref(), fitted.as_ref());
+            }
+        }
+        self.rows.clear();
+    }
+
+    /// Solves the refit iteration.
+    pub fn solve_refit(&mut self) {
+        let sums = [&self.sums[0], &self.sums[1]];
+        for members in self.sharing_factors() {
+            let (fit, number) = members[0];
+            let system = System::new(&sums, &self.regression.fits[fit].1[number].index);
+            let mut factors = Factors::new(&system);
+            for (fit, number) in members {
+                let map = &mut self.maps[fit][number];
+                let Some(refit) = map.refit.take() else { continue };
+                let (right, means) = system.right(|a, f| refit.cross[(a, f)], refit.cross.ncols());
+                if let Some(factor) = factors.get(map.ridge) {
+                    map.affine = system.solve(factor, &right, &means);
+                }
+            }
+        }
+    }
+
+    /// The solutions by one method.
+    pub fn collect(&self, requests: &[FitRequest], method: Method, into: &mut HashMap<usize, Solution>) {
+        for ((index, parts), maps) in self.regression.fits.iter().zip(&self.maps) {
+            let request = &requests[*index];
+            let (mut weight, mut bias) = (Vec::new(), Vec::new());
+            for (part, map) in parts.iter().zip(maps) {
+                let scaled = (method.moments && !request.closed).then(|| self.scaled(part, &map.affine));
+                let affine = scaled.as_ref().unwrap_or(&map.affine);
+                affine.append(request.conv.kernel[0] * request.conv.kernel[1], &mut weight, &mut bias);
+            }
+            let (error, variance) = maps.iter().fold((0.0, 0.0), |sum, m| (sum.0 + m.error.0, sum.1 + m.error.1));
+            let ridge = maps.first().map_or(0.0, |m| m.ridge);
+            let error = if variance > 0.0 { error / variance } else { 0.0 };
+            into.insert(*index, Solution { weight, bias, ridge, error });
+        }
+    }
+
+    /// The map, scaled and shifted so that its outputs have the targets' means and variances.
+    fn scaled(&self, part: &Part, affine: &Affine) -> Affine {
+        let sums = [&self.sums[0], &self.sums[1]];
+        let system = System::new(&sums, &part.index);
+        let variance = system.variance(affine);
+        let mut scaled = affine.clone();
+        for (f, (mean, wanted)) in solve::moments(&sums, part).into_iter().enumerate() {
+            if variance[f] <= 0.0 {
+                continue;
+            }
+            let factor = (wanted / variance[f]).sqrt();
+            (0..scaled.weight.nrows()).for_each(|a| scaled.weight[(a, f)] *= factor);
+            let output = affine.bias[f] + system.mean_output(affine, f);
+            scaled.bias[f] = mean + factor * (affine.bias[f] - output);
+        }
+        scaled
+    }
+}
+
+/// The selected patch elements of every row, and the constant ones.
+fn rows_of(patches: MatRef<'_, f32>, index: &[usize], ones: usize) -> Mat<f32> {
+    let mut own = Mat::zeros(index.len() + 1, patches.ncols());
+    for column in 0..patches.ncols() {
+        let from = patches.col(column);
+        let to = own.col_as_slice_mut(column);
+        to.iter_mut().zip(index).for_each(|(to, &at)| *to = from[at]);
+        to[index.len()] = from[ones];
+    }
+    own
+}
+
+/// The target of a refit iteration, for a row scaled by `scale`: differences that the closing activation removes do not count.
+///
+/// Where the target is cut to zero by a ReLU, any fitted value below zero is exact.
+fn activation_aware_target(closing: Option<Activation>, scale: f32, target: f32, fitted: f32) -> f32 {
+    match closing {
+        Some(Activation::Relu) if target <= 0.0 => fitted.min(0.0),
+        Some(Activation::Clip { min, .. }) if target <= min * scale => fitted.min(min * scale),
+        Some(Activation::Clip { max, .. }) if target >= max * scale => fitted.max(max * scale),
+        _ => target,
+    }
+}
+
+/// Cholesky factors of one system, by ridge.
+struct Factors<'a> {
+    system: &'a System,
+    known: Vec<(f64, Option<Llt<f64>>)>,
+}
+
+impl<'a> Factors<'a> {
+    fn new(system: &'a System) -> Factors<'a> {
+        Factors { system, known: Vec::new() }
+    }
+
+    fn get(&mut self, ridge: f64) -> Option<&Llt<f64>> {
+        let at = self.known.iter().position(|(known, _)| *known == ridge).unwrap_or_else(|| {
+            self.known.push((ridge, self.system.factor(ridge)));
+            self.known.len() - 1
+        });
+        self.known[at].1.as_ref()
+    }
+}
+
+/// For each part the solution from all images, with the ridge of least error on the held-out images. The parts have the same
+/// patch elements.
+fn solve_parts(sums: &[Sums; 2], parts: &[&Part]) -> Vec<Map> {
+    let index = &parts[0].index;
+    let (fitted, held) = (System::new(&[&sums[0]], index), System::new(&[&sums[1]], index));
+    let sides: Vec<_> =
+        parts.iter().map(|part| (fitted.side(&[&sums[0]], part), held.side(&[&sums[1]], part))).collect();
+    let mut best: Vec<(f64, (f64, f64))> = vec![(RIDGES[RIDGES.len() - 1], (f64::INFINITY, 0.0)); parts.len()];
+    for ridge in RIDGES {
+        let Some(factor) = fitted.factor(ridge) else { continue };
+        for ((part, ((side, means), held_side)), best) in parts.iter().zip(&sides).zip(&mut best) {
+            let map = fitted.solve(&factor, side, means);
+            let squares = &sums[1].squares[part.targets[0]..part.targets[1]];
+            let found = held.unexplained(&map, held_side, squares);
+            if found.0 < best.1.0 {
+                *best = (ridge, found);
+            }
+        }
+    }
+    let both = [&sums[0], &sums[1]];
+    let system = System::new(&both, index);
+    let mut factors = Factors::new(&system);
+    let solve = |(part, (ridge, error)): (&&Part, (f64, (f64, f64)))| {
+        let (side, means) = system.side(&both, part);
+        let affine = match factors.get(ridge) {
+            Some(factor) => system.solve(factor, &side, &means),
+            None => Affine { weight: Mat::zeros(index.len(), means.len()), bias: means },
+        };
+        Map { ridge, error, affine, refit: None }
+    };
+    parts.iter().zip(best).map(solve).collect()
+}
