@@ -8,7 +8,7 @@ use nettriage_data::fill_plain;
 use nettriage_engine::{Model, Options};
 use nettriage_formats::load::Loaded;
 use nettriage_formats::onnx::Layout;
-use nettriage_net::{Graph, Kind, Shape};
+use nettriage_net::{Graph, Kind, Shape, layer};
 use nettriage_train::Tally;
 use npyz::{NpyFile, Order, WriterBuilder};
 use serde_json::json;
@@ -86,7 +86,9 @@ fn accuracy(args: &args::Evaluate, loaded: &Loaded, name: &str) -> Result<(), Fa
 /// A row of outputs as logits: a network that ends in a softmax gives probabilities.
 fn logits(graph: &Graph, row: &[f32]) -> Vec<f32> {
     match graph.layer(&graph.output).map(|l| &l.kind) {
-        Some(Kind::Softmax { log: false }) => row.iter().map(|p| p.max(f32::MIN_POSITIVE).ln()).collect(),
+        Some(Kind::Softmax(layer::Softmax { log: false })) => {
+            row.iter().map(|p| p.max(f32::MIN_POSITIVE).ln()).collect()
+        }
         _ => row.to_vec(),
     }
 }

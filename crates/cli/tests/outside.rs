@@ -10,7 +10,7 @@ use std::process::Command;
 
 use common::outside::{ROOT, agree, array, python, tools};
 use common::{nettriage, skipped, succeeded};
-use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Layer, Padding, Shape};
+use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Layer, Padding, Shape, layer};
 
 /// The reference library's outputs and ours on its seeded inputs, or on `given` ones.
 fn both(python: &Path, network: &Path, arch: Option<&str>, given: Option<&Path>) -> (Vec<f32>, Vec<f32>) {
@@ -88,13 +88,13 @@ fn mnist_conv() -> Graph {
         add(name, Kind::Conv(Conv { padding: Padding::default(), ..Conv::same(filters, 3) }));
         add(&format!("{name}.relu"), Kind::Activation(Activation::Relu));
     }
-    add("norm1", Kind::BatchNorm { eps: 1e-5, momentum: 0.1 });
+    add("norm1", Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 }));
     add("flatten", Kind::Flatten);
-    add("fc1", Kind::Linear { features: 32, bias: true });
+    add("fc1", Kind::Linear(layer::Linear { features: 32, bias: true }));
     add("fc1.relu", Kind::Activation(Activation::Relu));
-    add("fc2", Kind::Linear { features: 10, bias: true });
-    add("norm2", Kind::BatchNorm { eps: 1e-5, momentum: 0.1 });
-    add("log_softmax", Kind::Softmax { log: true });
+    add("fc2", Kind::Linear(layer::Linear { features: 10, bias: true }));
+    add("norm2", Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 }));
+    add("log_softmax", Kind::Softmax(layer::Softmax { log: true }));
     Graph { name: "mnist_conv".into(), input: Shape::new(1, 28, 28), layers, output: "log_softmax".into() }
 }
 

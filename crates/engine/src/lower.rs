@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nettriage_net::{Activation, INPUT, Kind, Layer, Network, Shape};
+use nettriage_net::{Activation, INPUT, Kind, Layer, Network, Shape, layer};
 
 use crate::layers::activation::{ActivationLayer, Prelu};
 use crate::layers::combine::{Add, Concat, Mul};
@@ -170,7 +170,7 @@ impl<'a> Lowering<'a> {
         let weight = self.param(layer, "weight", true)?;
         let bias = self.param(layer, "bias", true)?;
         let statistics = match layer.kind {
-            Kind::BatchNorm { eps, momentum } => Some(Statistics {
+            Kind::BatchNorm(layer::BatchNorm { eps, momentum }) => Some(Statistics {
                 mean: self.param(layer, "running_mean", false)?,
                 variance: self.param(layer, "running_var", false)?,
                 eps,
@@ -205,16 +205,16 @@ impl<'a> Lowering<'a> {
         let mut last = i;
         let mut any = false;
         let op: Option<Box<dyn Op>> = match &layer.kind {
-            Kind::Conv(_) | Kind::Linear { .. } => {
+            Kind::Conv(_) | Kind::Linear(_) => {
                 let (conv, biased) = match &layer.kind {
                     Kind::Conv(conv) => (*conv, conv.bias),
-                    Kind::Linear { features, bias } => (pointwise(*features), *bias),
+                    Kind::Linear(layer::Linear { features, bias }) => (pointwise(*features), *bias),
                     _ => unreachable!("one of the two above"),
                 };
                 any = trains;
                 let weight = self.param(layer, "weight", true)?;
                 let bias = if biased { Some(self.param(layer, "bias", true)?) } else { None };
-                let norm = match self.follower(i, |kind| matches!(kind, Kind::BatchNorm { .. } | Kind::Affine)) {
+                let norm = match self.follower(i, |kind| matches!(kind, Kind::BatchNorm(_) | Kind::Affine)) {
                     Some(next) => {
                         any |= self.trains(&self.layers[next]);
                         let (norm, end) = self.norm(next)?;
@@ -233,13 +233,13 @@ impl<'a> Lowering<'a> {
                 let geometry = geometry(extents(x), extents(y), &conv);
                 Some(Box::new(ConvLayer::new(&geometry, weight, bias, norm, relu.is_some(), tiles, setting)))
             }
-            Kind::ConvTranspose { conv, .. } => {
+            Kind::ConvTranspose(layer::ConvTranspose { conv, .. }) => {
                 any = trains;
                 let weight = self.param(layer, "weight", true)?;
                 let bias = if conv.bias { Some(self.param(layer, "bias", true)?) } else { None };
                 Some(Box::new(ConvTransposeLayer::new(extents(x), extents(y), conv, weight, bias, setting)))
             }
-            Kind::BatchNorm { .. } | Kind::Affine => {
+            Kind::BatchNorm(_) | Kind::Affine => {
                 any = trains;
                 let (norm, end) = self.norm(i)?;
                 last = end;
@@ -252,8 +252,10 @@ impl<'a> Lowering<'a> {
             }
             Kind::Activation(function) => Some(Box::new(ActivationLayer::new(*function))),
             Kind::MaxPool(window) => Some(Box::new(MaxPool::new(x, y, *window))),
-            Kind::AvgPool { window, count_padding } => Some(Box::new(AvgPool::window(x, y, *window, *count_padding))),
-            Kind::AdaptiveAvgPool { .. } => Some(Box::new(AvgPool::adaptive(x, y))),
+            Kind::AvgPool(layer::AvgPool { window, count_padding }) => {
+                Some(Box::new(AvgPool::window(x, y, *window, *count_padding)))
+            }
+            Kind::AdaptiveAvgPool(_) => Some(Box::new(AvgPool::adaptive(x, y))),
             Kind::Add => {
                 let relu = self.relu_after(i);
                 last = relu.unwrap_or(i);
@@ -264,19 +266,21 @@ impl<'a> Lowering<'a> {
                 let channels: Vec<usize> = from.iter().map(|x| x.channels).collect();
                 Some(Box::new(Concat::new(&channels, positions)))
             }
-            Kind::Flatten | Kind::Reshape { .. } => Gather::reshape(x, y).map(|op| Box::new(op) as Box<dyn Op>),
-            Kind::ChannelShuffle { groups } => {
+            Kind::Flatten | Kind::Reshape(_) => Gather::reshape(x, y).map(|op| Box::new(op) as Box<dyn Op>),
+            Kind::ChannelShuffle(layer::ChannelShuffle { groups }) => {
                 Gather::shuffle(x.channels, *groups).map(|op| Box::new(op) as Box<dyn Op>)
             }
-            Kind::Slice { start, end } => Some(Box::new(Slice::new(x, *start, *end))),
-            Kind::Pad { channels, padding, value } => Some(Box::new(Pad::new(x, *channels, *padding, *value))),
-            Kind::Upsample { factor } => Some(Box::new(Upsample::new(x, *factor))),
-            Kind::LocalResponseNorm { size, alpha, beta, bias } => {
+            Kind::Slice(layer::Slice { start, end }) => Some(Box::new(Slice::new(x, *start, *end))),
+            Kind::Pad(layer::Pad { channels, padding, value }) => {
+                Some(Box::new(Pad::new(x, *channels, *padding, *value)))
+            }
+            Kind::Upsample(layer::Upsample { factor }) => Some(Box::new(Upsample::new(x, *factor))),
+            Kind::LocalResponseNorm(layer::LocalResponseNorm { size, alpha, beta, bias }) => {
                 Some(Box::new(Lrn::new(x.channels, *size, *alpha, *beta, *bias)))
             }
-            Kind::Dropout { p } if trains && *p > 0.0 => Some(Box::new(Dropout::new(&layer.name, *p))),
-            Kind::Softmax { log } => Some(Box::new(Softmax::new(x.channels, *log))),
-            Kind::Dropout { .. } | Kind::Identity => None,
+            Kind::Dropout(layer::Dropout { p }) if trains && *p > 0.0 => Some(Box::new(Dropout::new(&layer.name, *p))),
+            Kind::Softmax(layer::Softmax { log }) => Some(Box::new(Softmax::new(x.channels, *log))),
+            Kind::Dropout(_) | Kind::Identity => None,
         };
         let tensor = match op {
             Some(op) => self.push(op, inputs, self.shapes[last], any),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use common::peers::{images, labels, residual, vgg};
 use common::{chain, hashed, layer, network};
 use nettriage_engine::{Error, Model, Optimizer, Options, Trainable, loss};
-use nettriage_net::{Conv, INPUT, Kind, Network, Shape, Tensor, Weights, Window, slice};
+use nettriage_net::{Conv, INPUT, Kind, Network, Shape, Tensor, Weights, Window, layer, slice};
 
 fn samples() -> Vec<Network> {
     let mut biased = vgg(&[8, 16, 0, 24, 24, 0], 3, 12, true);
@@ -182,7 +182,8 @@ fn frozen_layers_run_in_evaluation_mode_while_others_train() {
 #[test]
 fn dropout_follows_its_seed_and_scales_what_it_keeps() {
     let shape = Shape::new(8, 6, 6);
-    let graph = chain(shape, &[("a", Kind::Conv(Conv::same(8, 1))), ("drop", Kind::Dropout { p: 0.3 })]);
+    let graph =
+        chain(shape, &[("a", Kind::Conv(Conv::same(8, 1))), ("drop", Kind::Dropout(layer::Dropout { p: 0.3 }))]);
     let mut network = network(graph, 3);
     let mut identity = vec![0.0; 64];
     (0..8).for_each(|i| identity[i * 9] = 1.0);
@@ -218,7 +219,8 @@ fn dropout_follows_its_seed_and_scales_what_it_keeps() {
 #[test]
 fn running_statistics_move_as_pytorchs_do() {
     let shape = Shape::new(2, 3, 3);
-    let mut network = network(chain(shape, &[("norm", Kind::BatchNorm { eps: 1e-5, momentum: 0.1 })]), 1);
+    let mut network =
+        network(chain(shape, &[("norm", Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 }))]), 1);
     network.weights.insert("norm.running_mean".into(), Tensor::new(&[2], vec![0.5, -1.0]));
     network.weights.insert("norm.running_var".into(), Tensor::new(&[2], vec![2.0, 3.0]));
     let n = 4;

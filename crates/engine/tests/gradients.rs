@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use common::reference::{Batch, Weights64, run};
 use common::{chain, distance, hashed, layer, network};
 use nettriage_engine::{Model, Optimizer, Options, Trainable};
-use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Padding, Shape, Weights, Window};
+use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Padding, Shape, Weights, Window, layer};
 
 const IMAGES: usize = 3;
 
@@ -15,8 +15,8 @@ const IMAGES: usize = 3;
 /// weight, a reshape into a picture. So the gradient of that weight is the gradient of every image.
 fn with_images(shape: Shape, layers: Vec<nettriage_net::Layer>, output: &str) -> Graph {
     let mut all = vec![
-        layer("images", &[INPUT], Kind::Linear { features: shape.elements(), bias: false }),
-        layer("x", &["images"], Kind::Reshape { shape }),
+        layer("images", &[INPUT], Kind::Linear(layer::Linear { features: shape.elements(), bias: false })),
+        layer("x", &["images"], Kind::Reshape(layer::Reshape { shape })),
     ];
     all.extend(layers);
     Graph { name: "test".into(), input: Shape::new(IMAGES, 1, 1), layers: all, output: output.into() }
@@ -126,7 +126,7 @@ fn convolutions() {
 #[test]
 fn transposed_convolutions() {
     let shape = Shape::new(4, 3, 4);
-    let transposed = |conv, output_padding| Kind::ConvTranspose { conv, output_padding };
+    let transposed = |conv, output_padding| Kind::ConvTranspose(layer::ConvTranspose { conv, output_padding });
     check(shape, transposed(conv(3, [3, 3], [1, 1], [1; 4], [1, 1], 1, true), [0, 0]));
     check(shape, transposed(conv(6, [2, 3], [2, 2], [0, 1, 1, 0], [1, 1], 2, true), [1, 0]));
     check(shape, transposed(conv(2, [3, 3], [3, 2], [1; 4], [2, 1], 1, false), [2, 1]));
@@ -134,19 +134,25 @@ fn transposed_convolutions() {
 
 #[test]
 fn linear() {
-    check(Shape::new(7, 1, 1), Kind::Linear { features: 5, bias: true });
-    check(Shape::new(7, 1, 1), Kind::Linear { features: 1, bias: false });
+    check(Shape::new(7, 1, 1), Kind::Linear(layer::Linear { features: 5, bias: true }));
+    check(Shape::new(7, 1, 1), Kind::Linear(layer::Linear { features: 1, bias: false }));
 }
 
 #[test]
 fn norms() {
     let shape = Shape::new(3, 4, 2);
-    let norm = Kind::BatchNorm { eps: 1e-3, momentum: 0.1 };
+    let norm = Kind::BatchNorm(layer::BatchNorm { eps: 1e-3, momentum: 0.1 });
     check(shape, norm.clone());
     check(Shape::new(6, 1, 1), norm);
-    check(shape, Kind::LocalResponseNorm { size: 2, alpha: 0.7, beta: 0.75, bias: 1.3 });
-    check(Shape::new(7, 2, 1), Kind::LocalResponseNorm { size: 3, alpha: 2.0, beta: 0.5, bias: 1.0 });
-    check(Shape::new(4, 2, 1), Kind::LocalResponseNorm { size: 9, alpha: 2.0, beta: 0.5, bias: 1.0 });
+    check(shape, Kind::LocalResponseNorm(layer::LocalResponseNorm { size: 2, alpha: 0.7, beta: 0.75, bias: 1.3 }));
+    check(
+        Shape::new(7, 2, 1),
+        Kind::LocalResponseNorm(layer::LocalResponseNorm { size: 3, alpha: 2.0, beta: 0.5, bias: 1.0 }),
+    );
+    check(
+        Shape::new(4, 2, 1),
+        Kind::LocalResponseNorm(layer::LocalResponseNorm { size: 9, alpha: 2.0, beta: 0.5, bias: 1.0 }),
+    );
     let named = ["images", "x", "y", "z"].map(String::from).into();
     let affine = vec![layer("y", &["x"], Kind::Affine), layer("z", &["y"], Kind::Activation(Activation::Relu))];
     check_training(with_images(shape, affine, "z"), Trainable::Layers(named), 1e-5);
@@ -202,19 +208,19 @@ fn pooling() {
         window([5, 6], [1, 1], [0; 4]),
     ] {
         check(shape, Kind::MaxPool(window));
-        check(shape, Kind::AvgPool { window, count_padding: true });
-        check(shape, Kind::AvgPool { window, count_padding: false });
+        check(shape, Kind::AvgPool(layer::AvgPool { window, count_padding: true }));
+        check(shape, Kind::AvgPool(layer::AvgPool { window, count_padding: false }));
     }
     check(Shape::new(20, 4, 6), Kind::MaxPool(Window::square(2)));
     for (height, width) in [(1, 1), (2, 3), (4, 4), (7, 8)] {
-        check(shape, Kind::AdaptiveAvgPool { height, width });
+        check(shape, Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height, width }));
     }
 }
 
 #[test]
 fn joins() {
     let shape = Shape::new(3, 4, 2);
-    let pooled = || layer("mean", &["x"], Kind::AdaptiveAvgPool { height: 1, width: 1 });
+    let pooled = || layer("mean", &["x"], Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 }));
     for kind in [Kind::Add, Kind::Mul] {
         let layers = |inputs: &[&str]| {
             let gate = layer("gate", &["x"], Kind::Activation(Activation::Sigmoid));
@@ -235,7 +241,7 @@ fn joins() {
     }
     let parts = vec![
         layer("gate", &["x"], Kind::Activation(Activation::Tanh)),
-        layer("slice", &["x"], Kind::Slice { start: 1, end: 3 }),
+        layer("slice", &["x"], Kind::Slice(layer::Slice { start: 1, end: 3 })),
         layer("y", &["gate", "x", "slice", "gate"], Kind::Concat),
     ];
     check_training(with_images(shape, parts, "y"), Trainable::All, 1e-5);
@@ -245,19 +251,23 @@ fn joins() {
 fn shapes() {
     let shape = Shape::new(6, 2, 3);
     check(shape, Kind::Flatten);
-    check(shape, Kind::Reshape { shape: Shape::new(4, 9, 1) });
-    check(shape, Kind::ChannelShuffle { groups: 2 });
-    check(shape, Kind::ChannelShuffle { groups: 3 });
-    check(shape, Kind::Slice { start: 2, end: 5 });
+    check(shape, Kind::Reshape(layer::Reshape { shape: Shape::new(4, 9, 1) }));
+    check(shape, Kind::ChannelShuffle(layer::ChannelShuffle { groups: 2 }));
+    check(shape, Kind::ChannelShuffle(layer::ChannelShuffle { groups: 3 }));
+    check(shape, Kind::Slice(layer::Slice { start: 2, end: 5 }));
     check(
         shape,
-        Kind::Pad { channels: [1, 2], padding: Padding { top: 1, bottom: 0, left: 2, right: 1 }, value: -0.5 },
+        Kind::Pad(layer::Pad {
+            channels: [1, 2],
+            padding: Padding { top: 1, bottom: 0, left: 2, right: 1 },
+            value: -0.5,
+        }),
     );
-    check(shape, Kind::Upsample { factor: [2, 3] });
-    check(shape, Kind::Softmax { log: false });
-    check(shape, Kind::Softmax { log: true });
+    check(shape, Kind::Upsample(layer::Upsample { factor: [2, 3] }));
+    check(shape, Kind::Softmax(layer::Softmax { log: false }));
+    check(shape, Kind::Softmax(layer::Softmax { log: true }));
     check(shape, Kind::Identity);
-    check(shape, Kind::Dropout { p: 0.0 });
+    check(shape, Kind::Dropout(layer::Dropout { p: 0.0 }));
 }
 
 /// Conv, norm and ReLU run as one node: every mixture of what trains.
@@ -265,7 +275,7 @@ fn shapes() {
 fn joined_layers() {
     let shape = Shape::new(3, 5, 5);
     let relu = Kind::Activation(Activation::Relu);
-    let norm = Kind::BatchNorm { eps: 1e-3, momentum: 0.1 };
+    let norm = Kind::BatchNorm(layer::BatchNorm { eps: 1e-3, momentum: 0.1 });
     for bias in [false, true] {
         for (middle, names) in [(Some(norm.clone()), "norm"), (Some(Kind::Affine), "affine"), (None, "none")] {
             for train in [
@@ -295,10 +305,10 @@ fn joined_layers() {
     }
     let head = vec![
         layer("flat", &["x"], Kind::Flatten),
-        layer("hidden", &["flat"], Kind::Linear { features: 9, bias: true }),
+        layer("hidden", &["flat"], Kind::Linear(layer::Linear { features: 9, bias: true })),
         layer("norm", &["hidden"], norm),
         layer("act", &["norm"], relu.clone()),
-        layer("head", &["act"], Kind::Linear { features: 4, bias: true }),
+        layer("head", &["act"], Kind::Linear(layer::Linear { features: 4, bias: true })),
         layer("last", &["head"], relu),
     ];
     check_training(with_images(shape, head, "last"), Trainable::All, 2e-5);
@@ -314,7 +324,7 @@ fn pooled_norms() {
         for weight in [[0.7, 0.5, 0.9, 1.1], [0.7, -0.5, 0.9, -1.1], [0.7, 1e-5, -0.5, -2e-5]] {
             let mut layers = vec![
                 layer("conv", &["x"], Kind::Conv(Conv { bias: false, ..Conv::same(4, 3) })),
-                layer("norm", &["conv"], Kind::BatchNorm { eps: 1e-3, momentum: 0.1 }),
+                layer("norm", &["conv"], Kind::BatchNorm(layer::BatchNorm { eps: 1e-3, momentum: 0.1 })),
             ];
             if with_relu {
                 layers.push(layer("relu", &["norm"], relu.clone()));
@@ -333,7 +343,7 @@ fn pooled_norms() {
 #[test]
 fn a_residual_unit() {
     let relu = || Kind::Activation(Activation::Relu);
-    let norm = || Kind::BatchNorm { eps: 1e-5, momentum: 0.1 };
+    let norm = || Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 });
     let layers = vec![
         layer("c1", &["x"], Kind::Conv(Conv { bias: false, ..Conv::same(4, 3) })),
         layer("n1", &["c1"], norm()),
@@ -346,9 +356,9 @@ fn a_residual_unit() {
         layer("c3", &["r2"], Kind::Conv(Conv::same(4, 3))),
         layer("sum2", &["r2", "c3"], Kind::Add),
         layer("sum3", &["sum2", "r2"], Kind::Add),
-        layer("mean", &["sum3"], Kind::AdaptiveAvgPool { height: 1, width: 1 }),
+        layer("mean", &["sum3"], Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 })),
         layer("flat", &["mean"], Kind::Flatten),
-        layer("head", &["flat"], Kind::Linear { features: 3, bias: true }),
+        layer("head", &["flat"], Kind::Linear(layer::Linear { features: 3, bias: true })),
     ];
     check_training(with_images(Shape::new(3, 4, 4), layers, "head"), Trainable::All, 1e-4);
 }
@@ -364,7 +374,7 @@ fn from_the_images_on() {
         ("c2", Kind::Conv(Conv::same(6, 3))),
         ("r2", relu),
         ("flat", Kind::Flatten),
-        ("head", Kind::Linear { features: 4, bias: true }),
+        ("head", Kind::Linear(layer::Linear { features: 4, bias: true })),
     ];
     check_training(chain(Shape::new(2, 6, 6), &layers), Trainable::All, 1e-5);
 }

@@ -195,7 +195,7 @@ fn norm_after(graph: &Graph, key: &str) -> Option<String> {
     let layer = graph.layer(key.strip_suffix(".bias")?)?;
     let without = matches!(&layer.kind, Kind::Conv(conv) if !conv.bias);
     let mut users = graph.layers.iter().filter(|other| other.inputs.contains(&layer.name));
-    let norm = users.next().filter(|user| matches!(user.kind, Kind::BatchNorm { .. }))?;
+    let norm = users.next().filter(|user| matches!(user.kind, Kind::BatchNorm(_)))?;
     (without && users.next().is_none()).then(|| format!("{}.running_mean", norm.name))
 }
 

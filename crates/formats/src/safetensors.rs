@@ -46,8 +46,7 @@ pub fn save_state_dict(network: &Network, path: impl AsRef<Path>) -> Result<(), 
     let mut weights = network.weights.clone();
     let graph = &network.graph;
     for layer in &graph.layers {
-        let norm =
-            |reader: &Layer| matches!(reader.kind, Kind::BatchNorm { .. }) && reader.inputs.contains(&layer.name);
+        let norm = |reader: &Layer| matches!(reader.kind, Kind::BatchNorm(_)) && reader.inputs.contains(&layer.name);
         if let Kind::Conv(conv) = &layer.kind
             && !conv.bias
             && layer.name.starts_with("features.")

@@ -1,21 +1,22 @@
-//! A drawing of a graph as SVG: one column of layers, joins drawn at its side, blocks marked behind.
+//! A graph drawn as SVG: layers in one column, edges that skip layers at its side, blocks as coloured backgrounds.
 
 use std::collections::HashMap;
 use std::fmt::Write;
 
 use crate::block::Block;
-use crate::{Error, Graph, INPUT, Kind};
+use crate::layer::Role;
+use crate::{Error, Graph, INPUT};
 
 const ROW: usize = 30;
 const BOX: usize = 20;
 const LEFT: usize = 130;
 const WIDTH: usize = 540;
 const LANE: usize = 14;
-/// Beyond so many, lanes are shared: a drawing wider than a screen helps nobody.
+/// Most lanes for edges; beyond, edges share a lane so that the drawing fits a screen.
 const LANES: usize = 12;
 
-/// The graph as an SVG picture with the blocks marked and named. Needs nothing but the file: no fonts, scripts or
-/// styles from elsewhere.
+/// The graph as one SVG document with the blocks marked and named. It refers to no other file: no fonts, scripts or
+/// styles.
 ///
 /// # Errors
 /// Those of [`Graph::shapes`].
@@ -83,30 +84,30 @@ pub fn svg(graph: &Graph, blocks: &[Block]) -> Result<String, Error> {
     };
     boxed(&mut svg, 0, INPUT, "", graph.input.to_string(), "#eee");
     for ((layer, shape), row) in graph.layers.iter().zip(&shapes).zip(1..) {
-        boxed(&mut svg, row, &layer.name, &layer.describe(), shape.to_string(), colour(&layer.kind));
+        boxed(&mut svg, row, &layer.name, &layer.describe(), shape.to_string(), colour(layer.kind.role()));
     }
     svg += "</svg>\n";
     Ok(svg)
 }
 
-fn colour(kind: &Kind) -> &'static str {
-    match kind {
-        Kind::Conv(_) | Kind::ConvTranspose { .. } | Kind::Linear { .. } => "#b7d3f2",
-        Kind::BatchNorm { .. } | Kind::Affine | Kind::LocalResponseNorm { .. } => "#e6e0f5",
-        Kind::Activation(_) | Kind::Softmax { .. } => "#fbf3c4",
-        Kind::MaxPool(_) | Kind::AvgPool { .. } | Kind::AdaptiveAvgPool { .. } => "#f7c9c0",
-        Kind::Add | Kind::Mul | Kind::Concat => "#c9ead0",
-        _ => "#fff",
+fn colour(role: Role) -> &'static str {
+    match role {
+        Role::Convolution | Role::TransposedConvolution | Role::Linear => "#b7d3f2",
+        Role::Norm | Role::CrossChannelNorm => "#e6e0f5",
+        Role::Activation | Role::Softmax => "#fbf3c4",
+        Role::Pooling | Role::AdaptivePooling => "#f7c9c0",
+        Role::Merge => "#c9ead0",
+        Role::Rearrangement | Role::Reshape | Role::Upsampling | Role::NoOp => "#fff",
     }
 }
 
-/// Lanes for the edges that pass other layers, by (from, to) row: each takes the first that is free; and their number.
+/// The lane of each edge that skips layers, by (from, to) row, and the number of lanes. An edge takes the first free lane.
 fn lanes(graph: &Graph, rows: &HashMap<&str, usize>) -> (HashMap<(usize, usize), usize>, usize) {
     let mut edges: Vec<(usize, usize)> = Vec::new();
     for (layer, row) in graph.layers.iter().zip(1..) {
         edges.extend(layer.inputs.iter().map(|input| (rows[input.as_str()], row)).filter(|(from, to)| from + 1 != *to));
     }
-    // Short ones first, so that they lie closest.
+    // Short edges first, so that they get the lanes next to the column.
     edges.sort_by_key(|(from, to)| (to - from, *from));
     edges.dedup();
     let mut taken: Vec<Vec<(usize, usize)>> = Vec::new();
@@ -115,7 +116,7 @@ fn lanes(graph: &Graph, rows: &HashMap<&str, usize>) -> (HashMap<(usize, usize),
         let free = |lane: &Vec<(usize, usize)>| {
             lane.iter().all(|&(from, to)| to <= edge.0 || edge.1 <= from || from == edge.0)
         };
-        // A graph of thousands of joins is drawn with lanes that cross, rather than searched for hours.
+        // The search is quadratic: beyond 4000 edges all share one lane.
         let searched = lanes.len() < 4000;
         let lane = if searched { taken.iter().position(free).unwrap_or(taken.len()).min(LANES - 1) } else { 0 };
         if lane == taken.len() {
@@ -127,7 +128,7 @@ fn lanes(graph: &Graph, rows: &HashMap<&str, usize>) -> (HashMap<(usize, usize),
     (lanes, taken.len())
 }
 
-/// The end of a long name says more than its beginning.
+/// The end of a long name, which distinguishes layers better than its beginning.
 fn shortened(text: &str, length: usize) -> String {
     let count = text.chars().count();
     if count <= length {
@@ -153,7 +154,7 @@ fn escape(text: &str) -> String {
             '>' => escaped += "&gt;",
             '&' => escaped += "&amp;",
             '"' => escaped += "&quot;",
-            // XML has no place for other control characters.
+            // XML 1.0 does not allow other control characters.
             c if c.is_control() => escaped.push('\u{fffd}'),
             c => escaped.push(c),
         }

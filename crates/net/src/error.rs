@@ -1,8 +1,8 @@
-//! What can go wrong, said so that a person can act on it.
+//! Errors of this crate.
 
 use std::borrow::Cow;
 
-/// Text of a message without what a terminal would obey: names come from files, and a file may hold anything.
+/// Text of a message with control characters escaped: names come from files, and a terminal would obey them.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);
@@ -24,7 +24,7 @@ pub fn shorten(names: &[String]) -> String {
 /// An error of this crate. Every message is one line that names the place and, where there is one, the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A layer that cannot be: its geometry, its inputs or its name.
+    /// A layer with impossible geometry, inputs or name.
     #[error("layer `{}`: {}", printable(.layer), printable(.problem))]
     Layer {
         /// The layer's name.
@@ -32,7 +32,7 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
-    /// A graph that does not hang together.
+    /// An inconsistent graph.
     #[error("network `{}`: {}", printable(.network), printable(.problem))]
     Graph {
         /// The network's name.
@@ -45,10 +45,10 @@ pub enum Error {
     Weights {
         /// The network's name.
         network: String,
-        /// What is wrong: the missing, the unexpected, the ones of another shape.
+        /// What is wrong: weights that are missing, unexpected, or of another shape.
         problem: String,
     },
-    /// A block that cannot be cut, or a substitute that cannot take its place.
+    /// A block that cannot be separated, or a substitute that does not fit its shapes.
     #[error("block `{}`: {}", printable(.block), printable(.problem))]
     Block {
         /// The block's name.
@@ -59,18 +59,18 @@ pub enum Error {
     /// An architecture that cannot be built.
     #[error("architecture `{}`: {}", printable(.arch), printable(.problem))]
     Arch {
-        /// The name asked for.
+        /// The requested name.
         arch: String,
         /// What is wrong.
         problem: String,
     },
-    /// A word that names no substitute, init or the like.
+    /// An unknown name of a substitute, init or the like.
     #[error("{}", printable(.0))]
     Name(String),
-    /// A file that cannot be read or written, or does not hold what it should.
+    /// A file that cannot be read or written, or whose content is not what is expected.
     #[error("{}: {}", printable(.path), printable(.problem))]
     File {
-        /// The file's path, or what stands for it.
+        /// The file's path, or a word for data in memory.
         path: String,
         /// What is wrong.
         problem: String,

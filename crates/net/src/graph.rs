@@ -1,281 +1,14 @@
-//! The network graph: layers known at run time, in topological order, joined by name.
+//! The network graph: layers known at run time, in topological order, connected by name.
+
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::shape::{MAX_ELEMENTS, check_extent};
+use crate::{Error, Layer, Shape};
+
 /// The name by which layers refer to the network's input.
 pub const INPUT: &str = "input";
-
-/// The shape of one image's tensor: (C, H, W). A vector of F features is (F, 1, 1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Shape {
-    /// Channels, C.
-    pub channels: usize,
-    /// Rows, H.
-    pub height: usize,
-    /// Columns, W.
-    pub width: usize,
-}
-
-impl Shape {
-    /// The shape (C, H, W).
-    pub fn new(channels: usize, height: usize, width: usize) -> Shape {
-        Shape { channels, height, width }
-    }
-
-    /// Elements per image.
-    pub fn elements(self) -> usize {
-        self.channels * self.height * self.width
-    }
-}
-
-impl std::fmt::Display for Shape {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}x{}x{}", self.channels, self.height, self.width)
-    }
-}
-
-/// Zeros (or, for max-pooling, absent pixels) around a picture, per side.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Padding {
-    /// Rows above.
-    pub top: usize,
-    /// Rows below.
-    pub bottom: usize,
-    /// Columns to the left.
-    pub left: usize,
-    /// Columns to the right.
-    pub right: usize,
-}
-
-impl Padding {
-    /// The same padding on all four sides.
-    pub fn all(amount: usize) -> Padding {
-        Padding { top: amount, bottom: amount, left: amount, right: amount }
-    }
-}
-
-/// A two-dimensional convolution (cross-correlation).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Conv {
-    /// Output channels.
-    pub filters: usize,
-    /// Kernel extent, [rows, columns].
-    pub kernel: [usize; 2],
-    /// Stride, [rows, columns].
-    pub stride: [usize; 2],
-    /// Zero padding.
-    pub padding: Padding,
-    /// Distance between kernel taps, [rows, columns]; 1 is dense.
-    pub dilation: [usize; 2],
-    /// Groups; input and output channels are divisible by it.
-    pub groups: usize,
-    /// Whether a bias is added.
-    pub bias: bool,
-}
-
-impl Conv {
-    /// A dense `kernel` x `kernel` convolution, stride 1, padded so that an odd kernel keeps the picture's size.
-    pub fn same(filters: usize, kernel: usize) -> Conv {
-        Conv {
-            filters,
-            kernel: [kernel; 2],
-            stride: [1; 2],
-            padding: Padding::all(kernel / 2),
-            dilation: [1; 2],
-            groups: 1,
-            bias: true,
-        }
-    }
-}
-
-/// The window of a pooling layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Window {
-    /// Extent, [rows, columns].
-    pub kernel: [usize; 2],
-    /// Stride, [rows, columns].
-    pub stride: [usize; 2],
-    /// Padding; never counted by max-pooling.
-    pub padding: Padding,
-}
-
-impl Window {
-    /// A `size` x `size` window that moves by its own size, without padding.
-    pub fn square(size: usize) -> Window {
-        Window { kernel: [size; 2], stride: [size; 2], padding: Padding::default() }
-    }
-}
-
-/// Elementwise activation functions.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "function", rename_all = "kebab-case")]
-pub enum Activation {
-    /// max(x, 0).
-    Relu,
-    /// x where x > 0, `slope` x elsewhere.
-    LeakyRelu {
-        /// Slope below zero.
-        slope: f32,
-    },
-    /// Leaky ReLU with one learned slope a channel.
-    Prelu,
-    /// min(max(x, `min`), `max`); ReLU6 is 0 to 6.
-    Clip {
-        /// Lower bound.
-        min: f32,
-        /// Upper bound.
-        max: f32,
-    },
-    /// 1 / (1 + exp(-x)).
-    Sigmoid,
-    /// min(max(`alpha` x + `beta`, 0), 1).
-    HardSigmoid {
-        /// Slope.
-        alpha: f32,
-        /// Offset.
-        beta: f32,
-    },
-    /// x * min(max(x / 6 + 1/2, 0), 1).
-    HardSwish,
-    /// x * sigmoid(x).
-    Silu,
-    /// x * Phi(x), with Phi exact (erf) or by its tanh approximation.
-    Gelu {
-        /// Whether the tanh approximation is meant.
-        tanh: bool,
-    },
-    /// Hyperbolic tangent.
-    Tanh,
-    /// x where x > 0, `alpha` (exp(x) - 1) elsewhere.
-    Elu {
-        /// Scale below zero.
-        alpha: f32,
-    },
-}
-
-/// What a layer computes. Shapes are per image, (C, H, W).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Kind {
-    /// Convolution. Weights: `weight`, and `bias` if asked for.
-    Conv(Conv),
-    /// Transposed convolution: the gradient of a convolution as a layer. `weight` is `[in, out / groups, kh, kw]`.
-    ConvTranspose {
-        /// The convolution whose transpose this is; `filters` are the output channels of this layer.
-        conv: Conv,
-        /// Extra rows and columns at the end of the output.
-        output_padding: [usize; 2],
-    },
-    /// Fully connected layer on a (F, 1, 1) input. Weights: `weight` `[features, F]`, and `bias`.
-    Linear {
-        /// Output features.
-        features: usize,
-        /// Whether a bias is added.
-        bias: bool,
-    },
-    /// Batch normalisation per channel (Ioffe and Szegedy, arXiv:1502.03167).
-    /// Weights: `weight`, `bias`, `running_mean`, `running_var`.
-    BatchNorm {
-        /// Added to the variance.
-        eps: f32,
-        /// Share of the batch's statistics in the running ones, as in PyTorch.
-        momentum: f32,
-    },
-    /// y = x * `weight` + `bias` per channel, not trained unless asked for.
-    Affine,
-    /// Elementwise activation.
-    Activation(Activation),
-    /// Largest element in the window.
-    MaxPool(Window),
-    /// Mean of the window.
-    AvgPool {
-        /// The window.
-        window: Window,
-        /// Whether padding counts as zeros in the mean.
-        count_padding: bool,
-    },
-    /// Mean over a grid of regions; 1x1 is global average pooling.
-    AdaptiveAvgPool {
-        /// Output rows.
-        height: usize,
-        /// Output columns.
-        width: usize,
-    },
-    /// Sum of all inputs; an input of shape (C, 1, 1) is spread over H and W.
-    Add,
-    /// Product of all inputs; an input of shape (C, 1, 1) is spread over H and W (squeeze-excite).
-    Mul,
-    /// Inputs joined along the channels.
-    Concat,
-    /// (C, H, W) to (C H W, 1, 1), in that order.
-    Flatten,
-    /// The same elements, in (C, H, W) order, under another shape.
-    Reshape {
-        /// The new shape.
-        shape: Shape,
-    },
-    /// Channel shuffle (Zhang et al., arXiv:1707.01083): (groups, C / groups) transposed.
-    ChannelShuffle {
-        /// Number of groups.
-        groups: usize,
-    },
-    /// Channels `start..end`.
-    Slice {
-        /// First channel.
-        start: usize,
-        /// One past the last channel.
-        end: usize,
-    },
-    /// A constant border. Channels too, as CIFAR ResNets' parameter-free shortcuts need.
-    Pad {
-        /// Channels before and after.
-        channels: [usize; 2],
-        /// Rows and columns.
-        padding: Padding,
-        /// The value.
-        value: f32,
-    },
-    /// Nearest-neighbour enlargement by whole factors.
-    Upsample {
-        /// Factors, [rows, columns].
-        factor: [usize; 2],
-    },
-    /// Local response normalisation across channels (Krizhevsky et al., 2012).
-    LocalResponseNorm {
-        /// Channels in the window.
-        size: usize,
-        /// Scale.
-        alpha: f32,
-        /// Exponent.
-        beta: f32,
-        /// Additive constant k.
-        bias: f32,
-    },
-    /// Zeroes each element with probability `p` in training and scales the rest by 1 / (1 - p).
-    Dropout {
-        /// Probability.
-        p: f32,
-    },
-    /// Softmax over the channels.
-    Softmax {
-        /// Whether its logarithm is meant.
-        log: bool,
-    },
-    /// The input unchanged.
-    Identity,
-}
-
-/// One layer: a stable name, what it computes, and where its inputs come from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Layer {
-    /// Unique within the graph, free of whitespace; its weights are named after it.
-    pub name: String,
-    /// Names of earlier layers, or [`INPUT`].
-    pub inputs: Vec<String>,
-    /// What it computes.
-    #[serde(flatten)]
-    pub kind: Kind,
-}
 
 /// A network's structure: layers in topological order, one input and one output tensor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -284,8 +17,127 @@ pub struct Graph {
     pub name: String,
     /// Shape of one input image.
     pub input: Shape,
-    /// The layers; every input of a layer stands before it.
+    /// The layers; every input of a layer comes before it.
     pub layers: Vec<Layer>,
     /// Name of the layer (or [`INPUT`]) whose output is the network's.
     pub output: String,
+}
+
+impl Graph {
+    /// The layer of that name.
+    pub fn layer(&self, name: &str) -> Option<&Layer> {
+        self.layers.iter().find(|layer| layer.name == name)
+    }
+
+    /// The index in [`Graph::layers`] of the layer of that name.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.layers.iter().position(|layer| layer.name == name)
+    }
+
+    /// Output shape (C, H, W) of every layer, in order.
+    ///
+    /// # Errors
+    /// A layer whose name is empty, taken, or contains whitespace; an input that is not an earlier layer; a wrong
+    /// number of inputs; geometry that gives no output or overflows.
+    pub fn shapes(&self) -> Result<Vec<Shape>, Error> {
+        check_extent(self.input).map_err(|problem| Error::layer(INPUT, problem))?;
+        let mut known: HashMap<&str, Shape> = HashMap::with_capacity(self.layers.len() + 1);
+        known.insert(INPUT, self.input);
+        let mut shapes = Vec::with_capacity(self.layers.len());
+        let mut inputs = Vec::new();
+        for layer in &self.layers {
+            let fail = |problem: String| Error::layer(&layer.name, problem);
+            if layer.name.is_empty() || layer.name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+                return Err(fail(
+                    "a layer's name must have at least one letter, no whitespace and nothing unprintable".into(),
+                ));
+            }
+            inputs.clear();
+            for input in &layer.inputs {
+                let shape = known.get(input.as_str());
+                inputs.push(*shape.ok_or_else(|| fail(format!("its input `{input}` is not an earlier layer")))?);
+            }
+            let shape = layer.kind.output_shape(&inputs).map_err(fail)?;
+            check_extent(shape).map_err(fail)?;
+            check_parameters(layer, inputs[0]).map_err(fail)?;
+            if known.insert(&layer.name, shape).is_some() {
+                return Err(fail("the name is taken by an earlier layer or the input".into()));
+            }
+            shapes.push(shape);
+        }
+        if !known.contains_key(self.output.as_str()) {
+            let problem = format!("its output `{}` is none of its layers", self.output);
+            return Err(Error::Graph { network: self.name.clone(), problem });
+        }
+        Ok(shapes)
+    }
+
+    /// Shape (C, H, W) of the output of a layer, or of [`INPUT`].
+    ///
+    /// # Errors
+    /// Those of [`Graph::shapes`]; a name that the graph does not have.
+    pub fn shape_of(&self, tensor: &str) -> Result<Shape, Error> {
+        let shapes = self.shapes()?;
+        if tensor == INPUT {
+            return Ok(self.input);
+        }
+        let position = self.position(tensor).ok_or_else(|| self.no_tensor(tensor))?;
+        Ok(shapes[position])
+    }
+
+    /// Shape (C, H, W) of the network's output.
+    ///
+    /// # Errors
+    /// Those of [`Graph::shapes`].
+    pub fn output_shape(&self) -> Result<Shape, Error> {
+        self.shape_of(&self.output)
+    }
+
+    /// [`Graph::shapes`]' checks, and that every layer's output is used.
+    ///
+    /// # Errors
+    /// Those of [`Graph::shapes`], and the name of a layer whose output is not used.
+    pub fn check(&self) -> Result<(), Error> {
+        self.shapes()?;
+        let mut used: HashSet<&str> = [self.output.as_str()].into();
+        for layer in self.layers.iter().rev() {
+            if !used.contains(layer.name.as_str()) {
+                return Err(Error::layer(&layer.name, "nothing uses its output; leave it out"));
+            }
+            used.extend(layer.inputs.iter().map(String::as_str));
+        }
+        Ok(())
+    }
+
+    /// Shapes of a layer's inputs, given those of all layers in the graph's order.
+    pub fn input_shapes(&self, layer: &Layer, shapes: &[Shape]) -> Vec<Shape> {
+        let shape = |name: &String| match self.position(name) {
+            Some(position) => shapes[position],
+            None => self.input,
+        };
+        layer.inputs.iter().map(shape).collect()
+    }
+
+    /// Shape of every layer's first input, given those of all layers.
+    pub(crate) fn first_inputs(&self, shapes: &[Shape]) -> Vec<Shape> {
+        let mut known: HashMap<&str, Shape> = HashMap::from([(INPUT, self.input)]);
+        known.extend(self.layers.iter().map(|layer| layer.name.as_str()).zip(shapes.iter().copied()));
+        let first = |layer: &Layer| layer.inputs.first().and_then(|input| known.get(input.as_str()));
+        self.layers.iter().map(|layer| first(layer).copied().unwrap_or(self.input)).collect()
+    }
+
+    pub(crate) fn no_tensor(&self, tensor: &str) -> Error {
+        let problem = format!("it has no layer `{tensor}`; `nettriage inspect` lists its layers");
+        Error::Graph { network: self.name.clone(), problem }
+    }
+}
+
+fn check_parameters(layer: &Layer, input: Shape) -> Result<(), String> {
+    for parameter in layer.kind.parameters(input) {
+        let count = parameter.shape.iter().try_fold(1usize, |product, &extent| product.checked_mul(extent));
+        if count.is_none_or(|count| count > MAX_ELEMENTS) {
+            return Err(format!("its {} of shape {:?} is too large", parameter.name, parameter.shape));
+        }
+    }
+    Ok(())
 }

@@ -1,23 +1,24 @@
-//! A graph with its weights: checks, and first weights.
+//! A graph with its weights: checks, and initial weights.
 
 use std::collections::BTreeSet;
 
 use rand::Rng;
 
 use crate::error::shorten;
-use crate::{Activation, Error, Graph, Kind, Layer, Shape, Tensor, Weights, draw};
+use crate::layer::{Initial, Layer};
+use crate::{Error, Graph, Shape, Tensor, Weights, random};
 
 /// A graph and its weights.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Network {
     /// The structure.
     pub graph: Graph,
-    /// The weights, by `"<layer>.<parameter>"`.
+    /// The weights, by `<layer>.<parameter>`.
     pub weights: Weights,
 }
 
 impl Network {
-    /// Whether the graph is sound and every weight is there with its shape, with none left over.
+    /// Checks the graph, and that the weights are exactly those that it needs, each of its shape.
     ///
     /// # Errors
     /// Those of [`Graph::check`]; all missing, unexpected and misshapen weights by name.
@@ -48,11 +49,11 @@ impl Network {
         Err(Error::Weights { network: self.graph.name.clone(), problem: parts.join("; ") })
     }
 
-    /// A network with first weights, as one trains it from scratch.
+    /// A network with initial weights for training from scratch.
     ///
     /// Convolutions: normal with variance 2 / fan-in (He et al., arXiv:1502.01852, eq. 10), bias 0. Linear layers:
     /// weight and bias uniform in ±1/sqrt(fan-in), PyTorch's default. Batch norm: weight 1, bias 0, mean 0,
-    /// variance 1. PReLU slopes 0.25.
+    /// variance 1. PReLU slopes 0.25. The generator is read layer by layer in the graph's order.
     ///
     /// # Errors
     /// Those of [`Graph::check`].
@@ -61,13 +62,13 @@ impl Network {
         let shapes = graph.shapes()?;
         let mut weights = Weights::new();
         for (layer, input) in graph.layers.iter().zip(graph.first_inputs(&shapes)) {
-            insert_first_weights(&mut weights, layer, input, rng);
+            insert_initial_weights(&mut weights, layer, input, rng);
         }
         Ok(Network { graph, weights })
     }
 }
 
-/// Keys and shapes of all the weights that a sound graph needs, in the order of its layers.
+/// Keys `<layer>.<parameter>` and shapes of all the weights that a graph needs, in the order of its layers.
 ///
 /// # Errors
 /// Those of [`Graph::shapes`].
@@ -75,28 +76,22 @@ pub fn expected_weights(graph: &Graph) -> Result<Vec<(String, Vec<usize>)>, Erro
     let shapes = graph.shapes()?;
     let mut list = Vec::new();
     for (layer, input) in graph.layers.iter().zip(graph.first_inputs(&shapes)) {
-        for (name, shape) in layer.parameters(input) {
-            list.push((format!("{}.{name}", layer.name), shape));
+        for parameter in layer.kind.parameters(input) {
+            list.push((format!("{}.{}", layer.name, parameter.name), parameter.shape));
         }
     }
     Ok(list)
 }
 
-/// Draws a layer's weights as [`Network::initialised`] says.
-pub(crate) fn insert_first_weights(weights: &mut Weights, layer: &Layer, input: Shape, rng: &mut impl Rng) {
-    let mut fan_in = 1.0_f64;
-    for (name, shape) in layer.parameters(input) {
-        let count: usize = shape.iter().product();
-        if name == "weight" {
-            fan_in = draw::fan_in(&shape);
-        }
-        let data = match (&layer.kind, name) {
-            (Kind::Conv(_) | Kind::ConvTranspose { .. }, "weight") => draw::normal(count, (2.0 / fan_in).sqrt(), rng),
-            (Kind::Linear { .. }, _) => draw::uniform(count, fan_in.sqrt().recip(), rng),
-            (Kind::Activation(Activation::Prelu), _) => vec![0.25; count],
-            (_, "weight" | "running_var") => vec![1.0; count],
-            _ => vec![0.0; count],
+/// The initial values of a layer's weights, as [`Network::initialised`] describes them.
+pub(crate) fn insert_initial_weights(weights: &mut Weights, layer: &Layer, input: Shape, rng: &mut impl Rng) {
+    for parameter in layer.kind.parameters(input) {
+        let count: usize = parameter.shape.iter().product();
+        let data = match parameter.initial {
+            Initial::Constant(value) => vec![value; count],
+            Initial::Normal { deviation } => random::normal(count, deviation, rng),
+            Initial::Uniform { bound } => random::uniform(count, bound, rng),
         };
-        weights.insert(format!("{}.{name}", layer.name), Tensor { shape, data });
+        weights.insert(format!("{}.{}", layer.name, parameter.name), Tensor { shape: parameter.shape, data });
     }
 }

@@ -6,11 +6,11 @@ use crate::{Error, Graph, INPUT, Kind, Layer, Network, Weights};
 
 /// The part that computes tensor `to` from tensor `from`, each a layer's name or [`INPUT`].
 ///
-/// The result's input has `from`'s shape; its layers keep their names and weights. Where `from` is `to`, it is one
-/// identity layer.
+/// The result's input has the shape of `from`; its layers keep their names and weights. Where `from` equals `to`, the
+/// result is one identity layer.
 ///
 /// # Errors
-/// Names that are no tensors; a `to` that depends on the input by a path that does not pass `from`.
+/// Names that the graph does not have; a `to` that depends on the network's input by a path around `from`.
 pub fn between(network: &Network, from: &str, to: &str) -> Result<Network, Error> {
     let graph = &network.graph;
     let input = graph.shape_of(from)?;
@@ -21,8 +21,8 @@ pub fn between(network: &Network, from: &str, to: &str) -> Result<Network, Error
         let graph = Graph { name, input, layers: vec![identity], output: "identity".into() };
         return Ok(Network { graph, weights: Weights::new() });
     }
-    let astray = || {
-        let problem = format!("`{to}` needs more than `{from}`: a path from the input leads around it");
+    let around = || {
+        let problem = format!("`{to}` does not depend on `{from}` alone: a path from the input leads around it");
         Error::Graph { network: graph.name.clone(), problem }
     };
     let mut needed: HashSet<&str> = [to].into();
@@ -39,14 +39,14 @@ pub fn between(network: &Network, from: &str, to: &str) -> Result<Network, Error
         layers.push(layer);
     }
     if from != INPUT && needed.contains(INPUT) || layers.is_empty() {
-        return Err(astray());
+        return Err(around());
     }
     layers.reverse();
     let weights = weights_of(network, layers.iter().map(|layer| layer.name.as_str()));
     Ok(Network { graph: Graph { name, input, layers, output: to.to_string() }, weights })
 }
 
-/// Copies of the weights of the layers named.
+/// Copies of the weights of these layers.
 pub(crate) fn weights_of<'a>(network: &Network, layers: impl Iterator<Item = &'a str>) -> Weights {
     let names: HashSet<&str> = layers.collect();
     let of_layer = |key: &str| key.rsplit_once('.').is_some_and(|(layer, _)| names.contains(layer));

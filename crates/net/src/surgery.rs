@@ -1,4 +1,4 @@
-//! Surgery: a new network with blocks replaced by single layers, removed, or drawn anew.
+//! Surgery: a new network with blocks replaced by single layers, removed, or re-initialised.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -8,10 +8,11 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::block::Block;
-use crate::network::insert_first_weights;
+use crate::layer::{Initial, Linear, Rank};
+use crate::network::insert_initial_weights;
 use crate::{Activation, Conv, Error, Graph, Kind, Layer, Network, Padding, Shape, Tensor, Weights, block};
 
-/// What takes a block's place. In text: `conv3x3`, `conv1x1`, `conv3x3g4` (four groups), `linear`, `drop`.
+/// What replaces a block. In text: `conv3x3`, `conv1x1`, `conv3x3g4` (four groups), `linear`, `drop`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Substitute {
@@ -24,7 +25,7 @@ pub enum Substitute {
     },
     /// One linear layer, for a block from vector to vector.
     Linear,
-    /// Nothing: the block's input goes on as its output.
+    /// Nothing: the block's input is used as its output.
     Drop,
 }
 
@@ -79,13 +80,14 @@ impl From<Substitute> for String {
 /// A new network with each block replaced by its substitute.
 ///
 /// A substitute's layers are named `<block>.conv` or `<block>.linear`, `<block>.norm`, `<block>.act`. There is a norm
-/// only where the block holds a batch norm, and then the layer before it has no bias; the activation is the block's
-/// closing one, with its slopes if it is a PReLU. The stride follows from the shapes. Weights are zeros, the norm's 1,
-/// 0, 0, 1, until an [init](crate::init) fills them. All other layers keep their names and weights.
+/// only where the block has a batch norm, and then the layer before it has no bias. The activation is the block's
+/// closing one, with its slopes if it is a PReLU. The stride follows from the shapes. Weights are zero, those of the
+/// norm 1, 0, 0, 1 (weight, bias, mean, variance), until an [init](crate::init) sets them. All other layers keep their
+/// names and weights.
 ///
 /// # Errors
-/// Blocks that are not blocks of this network, or overlap; a substitute that cannot take the block's input to
-/// its output; a name that is taken.
+/// Blocks that are not blocks of this network, or overlap; a substitute that cannot map the block's input shape to its
+/// output shape; a layer name that is taken.
 pub fn compress(network: &Network, replacements: &[(Block, Substitute)]) -> Result<Network, Error> {
     let graph = &network.graph;
     let mut starts: BTreeMap<usize, (&Block, Substitute)> = BTreeMap::new();
@@ -118,10 +120,10 @@ pub fn compress(network: &Network, replacements: &[(Block, Substitute)]) -> Resu
         let input = current(&renamed, &block.input);
         let added = substitute_for(network, block, *substitute, input.clone())?;
         let output = added.last().map_or(input, |(layer, _)| layer.name.clone());
-        let gone: HashSet<&str> = block.layers.iter().map(String::as_str).collect();
-        weights.retain(|key, _| key.rsplit_once('.').is_none_or(|(layer, _)| !gone.contains(layer)));
-        for (layer, first_weights) in added {
-            weights.extend(first_weights);
+        let removed: HashSet<&str> = block.layers.iter().map(String::as_str).collect();
+        weights.retain(|key, _| key.rsplit_once('.').is_none_or(|(layer, _)| !removed.contains(layer)));
+        for (layer, own_weights) in added {
+            weights.extend(own_weights);
             layers.push(layer);
         }
         renamed.insert(&block.output, output);
@@ -139,7 +141,7 @@ pub fn substitute_layers(block: &Block, network: &Network) -> Vec<String> {
     names.into_iter().filter(|name| network.graph.layer(name).is_some()).collect()
 }
 
-/// The same network with the block's weights drawn anew, as [`Network::initialised`] draws them.
+/// The same network with the block's weights re-initialised, as [`Network::initialised`] sets them.
 ///
 /// # Errors
 /// A block that is not one of this network.
@@ -149,46 +151,54 @@ pub fn reinit(network: &Network, block: &Block, rng: &mut impl Rng) -> Result<Ne
     let mut result = network.clone();
     for layer in &network.graph.layers[start..start + block.layers.len()] {
         let input = network.graph.input_shapes(layer, &shapes)[0];
-        insert_first_weights(&mut result.weights, layer, input, rng);
+        insert_initial_weights(&mut result.weights, layer, input, rng);
     }
     Ok(result)
 }
 
-/// Where the block begins, once it is known to be one of this graph.
+/// Index of the block's first layer, after a check that it is a block of this graph.
 pub(crate) fn locate(graph: &Graph, of: &Block) -> Result<usize, Error> {
     let ends = of.layers.first().zip(of.layers.last());
     let (first, last) = ends.ok_or_else(|| Error::block(&of.name, "it has no layers"))?;
     let found = block::range(graph, &of.name, first, last)?;
     if found != *of {
-        let problem = "its layers, input or output are not this network's; find it anew in the network to be cut";
+        let problem = "its layers, input or output are not this network's; find the block again in this network";
         return Err(Error::block(&of.name, problem));
     }
     graph.position(first).ok_or_else(|| graph.no_tensor(first))
 }
 
-/// The activation that closes the block, if one does: its last layer, dropout and identity aside, and max-pooling where
-/// the activation never falls, for then max(f(x)) = f(max(x)).
+/// The activation that closes the block, if there is one: its last layer, except for dropout and identity, and for
+/// max-pooling after a monotone activation f, where max(f(x)) = f(max(x)).
 pub(crate) fn closing_activation<'a>(graph: &'a Graph, block: &Block) -> Option<&'a Layer> {
     let mut pooled = false;
     for layer in block.layers.iter().rev().filter_map(|name| graph.layer(name)) {
         match &layer.kind {
-            Kind::Dropout { .. } | Kind::Identity => {}
+            Kind::Dropout(_) | Kind::Identity => {}
             Kind::MaxPool(_) => pooled = true,
-            Kind::Activation(activation) if !pooled || rises(activation) => return Some(layer),
-            _ => return None,
+            Kind::Activation(activation) if !pooled || activation.is_monotone() => return Some(layer),
+            Kind::Activation(_)
+            | Kind::Conv(_)
+            | Kind::ConvTranspose(_)
+            | Kind::Linear(_)
+            | Kind::BatchNorm(_)
+            | Kind::Affine
+            | Kind::AvgPool(_)
+            | Kind::AdaptiveAvgPool(_)
+            | Kind::Add
+            | Kind::Mul
+            | Kind::Concat
+            | Kind::Flatten
+            | Kind::Reshape(_)
+            | Kind::ChannelShuffle(_)
+            | Kind::Slice(_)
+            | Kind::Pad(_)
+            | Kind::Upsample(_)
+            | Kind::LocalResponseNorm(_)
+            | Kind::Softmax(_) => return None,
         }
     }
     None
-}
-
-/// Whether a function never falls.
-fn rises(activation: &Activation) -> bool {
-    match activation {
-        Activation::Relu | Activation::Clip { .. } | Activation::Sigmoid | Activation::Tanh => true,
-        Activation::LeakyRelu { slope } => *slope >= 0.0,
-        Activation::HardSigmoid { alpha, .. } | Activation::Elu { alpha } => *alpha >= 0.0,
-        Activation::Prelu | Activation::HardSwish | Activation::Silu | Activation::Gelu { .. } => false,
-    }
 }
 
 fn substitute_for(
@@ -200,23 +210,21 @@ fn substitute_for(
     let graph = &network.graph;
     let (from, to) = (graph.shape_of(&block.input)?, graph.shape_of(&block.output)?);
     let fail = |problem: String| Error::block(&block.name, problem);
-    let norm =
-        block.layers.iter().filter_map(|name| graph.layer(name)).rfind(|l| matches!(l.kind, Kind::BatchNorm { .. }));
+    let norm = block.layers.iter().filter_map(|name| graph.layer(name)).rfind(|l| matches!(l.kind, Kind::BatchNorm(_)));
     let (part, main) = match substitute {
         Substitute::Drop if from == to => return Ok(Vec::new()),
         Substitute::Drop => {
             return Err(fail(format!(
-                "it cannot be dropped: it takes {from} to {to}, and only equal shapes can be joined"
+                "it cannot be dropped: its input is {from} and its output {to}, and only equal shapes connect"
             )));
         }
         Substitute::Linear => {
-            let vectors = [from, to].iter().all(|shape| (shape.height, shape.width) == (1, 1));
-            if !vectors {
+            if !(from.is_vector() && to.is_vector()) {
                 return Err(fail(format!(
-                    "a linear layer cannot take {from} to {to}; use a convolution, such as conv3x3"
+                    "a linear layer cannot map {from} to {to}; use a convolution, such as conv3x3"
                 )));
             }
-            ("linear", Kind::Linear { features: to.channels, bias: norm.is_none() })
+            ("linear", Kind::Linear(Linear { features: to.channels, bias: norm.is_none() }))
         }
         Substitute::Conv { kernel, groups } => {
             ("conv", Kind::Conv(convolution(kernel, groups, norm.is_none(), from, to).map_err(fail)?))
@@ -239,9 +247,13 @@ fn substitute_for(
         }
         let layer = Layer { name: name.clone(), inputs: vec![last], kind };
         let mut weights = Weights::new();
-        for (parameter, extents) in layer.parameters(shape) {
-            let one = part == "norm" && matches!(parameter, "weight" | "running_var");
-            weights.insert(format!("{name}.{parameter}"), Tensor::full(&extents, if one { 1.0 } else { 0.0 }));
+        for parameter in layer.kind.parameters(shape) {
+            // Zero until an init sets them; a norm begins as the identity.
+            let value = match parameter.initial {
+                Initial::Constant(value) if part == "norm" => value,
+                Initial::Constant(_) | Initial::Normal { .. } | Initial::Uniform { .. } => 0.0,
+            };
+            weights.insert(format!("{name}.{}", parameter.name), Tensor::full(&parameter.shape, value));
         }
         if let (Kind::Activation(Activation::Prelu), Some(closing)) = (&layer.kind, closing)
             && let Some(slopes) = network.weights.get(&format!("{}.weight", closing.name))
@@ -254,32 +266,23 @@ fn substitute_for(
     Ok(added)
 }
 
-/// Whether a tensor is a vector of features and not a picture of one pixel: other programs tell (N, F) from (N, C, 1, 1).
+/// Whether a tensor is a vector (N, F) and not a feature map (N, C, 1, 1), which other programs distinguish.
 fn is_vector(graph: &Graph, tensor: &str) -> bool {
     let mut vectors: HashSet<&str> = HashSet::new();
     for layer in &graph.layers {
-        let passes = match layer.kind {
-            Kind::Linear { .. } | Kind::Flatten => true,
-            Kind::BatchNorm { .. }
-            | Kind::Affine
-            | Kind::Activation(_)
-            | Kind::Softmax { .. }
-            | Kind::Dropout { .. }
-            | Kind::Identity
-            | Kind::Slice { .. }
-            | Kind::Add
-            | Kind::Mul
-            | Kind::Concat => layer.inputs.iter().all(|input| vectors.contains(input.as_str())),
-            _ => false,
+        let vector = match layer.kind.rank() {
+            Rank::Vector => true,
+            Rank::AsInputs => layer.inputs.iter().all(|input| vectors.contains(input.as_str())),
+            Rank::FeatureMap => false,
         };
-        if passes {
+        if vector {
             vectors.insert(&layer.name);
         }
     }
     vectors.contains(tensor)
 }
 
-/// The convolution with a square kernel that takes one shape to another.
+/// The convolution with a square kernel that maps one shape to another.
 fn convolution(kernel: usize, groups: usize, bias: bool, from: Shape, to: Shape) -> Result<Conv, String> {
     if groups == 0 || !from.channels.is_multiple_of(groups) || !to.channels.is_multiple_of(groups) {
         return Err(format!(
@@ -287,9 +290,9 @@ fn convolution(kernel: usize, groups: usize, bias: bool, from: Shape, to: Shape)
             from.channels, to.channels
         ));
     }
-    let problem = || format!("a {kernel}x{kernel} convolution cannot take {from} to {to}; try another kernel");
-    let (rows, top, bottom) = along(kernel, from.height, to.height).ok_or_else(problem)?;
-    let (columns, left, right) = along(kernel, from.width, to.width).ok_or_else(problem)?;
+    let problem = || format!("a {kernel}x{kernel} convolution cannot map {from} to {to}; try another kernel");
+    let (rows, top, bottom) = stride_and_padding(kernel, from.height, to.height).ok_or_else(problem)?;
+    let (columns, left, right) = stride_and_padding(kernel, from.width, to.width).ok_or_else(problem)?;
     Ok(Conv {
         filters: to.channels,
         kernel: [kernel; 2],
@@ -301,11 +304,11 @@ fn convolution(kernel: usize, groups: usize, bias: bool, from: Shape, to: Shape)
     })
 }
 
-/// Stride and padding before and after, along one axis.
+/// Stride, and padding before and after, along one axis.
 ///
-/// The usual ones if they fit: half the kernel on both sides, and the stride that this leaves. Otherwise the smallest
-/// stride for which as much padding as is needed exactly is less than the kernel on either side.
-fn along(kernel: usize, from: usize, to: usize) -> Option<(usize, usize, usize)> {
+/// If they fit, the usual ones: half the kernel on both sides, and the ratio of the extents as stride. Otherwise the
+/// smallest stride for which the exact padding is smaller than the kernel on either side.
+fn stride_and_padding(kernel: usize, from: usize, to: usize) -> Option<(usize, usize, usize)> {
     let half = kernel / 2;
     let stride = from.div_ceil(to);
     if kernel % 2 == 1 && from.div_ceil(stride) == to {

@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 /// A dense tensor of `f32` in row-major order.
 ///
-/// Convolution weights are `[out, in / groups, kernel height, kernel width]` and linear weights
-/// `[out, in]`, as in PyTorch and ONNX; how an engine lays them out in memory is its own affair.
+/// Convolution weights are `[out, in / groups, kernel rows, kernel columns]` and linear weights `[out, in]`, as in
+/// PyTorch and ONNX. Engines may use another memory layout internally.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tensor {
     /// Extent of every axis, outermost first.
     pub shape: Vec<usize>,
-    /// The elements; as many as the product of `shape`.
+    /// The elements, as many as the product of `shape`.
     pub data: Vec<f32>,
 }
 

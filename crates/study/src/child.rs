@@ -86,7 +86,7 @@ pub fn build_child(shared: &SharedWork<'_>, parent: &Parent, spec: &TrialSpec, t
                     init::apply(init, &mut network, &parent.network, block, &mut rng)?;
                 }
             }
-            if matches!(init, Init::LeastSquares | Init::Collapse | Init::Identity) {
+            if init.is_calibrated() {
                 calibrate(shared, parent, block, &mut network, &child, threads)?;
             }
             child.network = network;
@@ -112,7 +112,7 @@ impl Child {
     /// The substitute's convolution or linear layer, if it has one.
     pub fn weighted_layer(&self) -> Option<&str> {
         let product = |l: &&nettriage_net::Layer| {
-            self.substitute_layers.contains(&l.name) && matches!(l.kind, Kind::Conv(_) | Kind::Linear { .. })
+            self.substitute_layers.contains(&l.name) && matches!(l.kind, Kind::Conv(_) | Kind::Linear(_))
         };
         self.network.graph.layers.iter().find(product).map(|l| l.name.as_str())
     }

@@ -221,7 +221,7 @@ impl Trials<'_> {
             for &init in &triage.inits {
                 for scheme in self.schemes {
                     // Untrained and not random: every seed would give the same.
-                    let once = scheme.stages.is_empty() && !matches!(init, Init::He | Init::Xavier);
+                    let once = scheme.stages.is_empty() && !init.is_random();
                     if self.possible(block, substitute, init) && !(once && seed > 0) {
                         let how = Some((substitute, init));
                         trials.push(self.spec(Role::Child, parent, name, how, &scheme.name, seed));
@@ -266,7 +266,7 @@ impl Trials<'_> {
     fn try_out(&self, block: &BlockSummary, substitute: Substitute, init: Init) -> bool {
         let Some(block) = self.context.block(&block.name) else { return false };
         let Ok(mut child) = surgery::compress(self.blank, &[(block.clone(), substitute)]) else { return false };
-        if matches!(init, Init::LeastSquares) || substitute == Substitute::Drop {
+        if init.needs_images() || substitute == Substitute::Drop {
             return true;
         }
         let mut rng = seed::rng("blank", &[]);

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use nettriage_compress::Latencies;
 use nettriage_engine::{Model, Options, Trainable};
+use nettriage_net::receptive_field::receptive_field;
 use nettriage_net::{INPUT, Network, Weights, cost, slice};
 use nettriage_records::plan::{Cost, Role, TrialSpec, VERSION};
 use nettriage_records::record::{Best, Clock, CurvePoint, Filters, InferenceTime, Outcome, Patch, Readings, Record};
@@ -14,7 +15,7 @@ use nettriage_train::{
 };
 
 use crate::child::{Child, build_child};
-use crate::patches::{self, LargestActivations, cuts_at_zero};
+use crate::patches::{LargestActivations, cuts_at_zero};
 use crate::shared::{ImageSet, Parent, SharedWork};
 use crate::study::Reading;
 use crate::{Error, filters, machine, sample_images, similarity};
@@ -346,7 +347,7 @@ impl<'a> Session<'a> {
         }
         let dead = if network.graph.layer(output).is_some_and(|l| cuts_at_zero(&l.kind)) { largest.dead() } else { 0 };
         let input = network.graph.input;
-        Ok((dead, largest.patches(patches::field(&network.graph, output), [input.height, input.width])))
+        Ok((dead, largest.patches(receptive_field(&network.graph, output, INPUT), [input.height, input.width])))
     }
 }
 

@@ -21,7 +21,7 @@ pub fn check_images(graph: &Graph, data: &Dataset) -> Result<(), Error> {
 /// The network up to its logits: the losses here take logits, and a closing softmax changes no prediction.
 pub fn without_softmax(mut network: Network) -> Network {
     let graph = &mut network.graph;
-    while let Some(last) = graph.layer(&graph.output).filter(|l| matches!(l.kind, Kind::Softmax { .. })) {
+    while let Some(last) = graph.layer(&graph.output).filter(|l| matches!(l.kind, Kind::Softmax(_))) {
         let (name, input) = (last.name.clone(), last.inputs[0].clone());
         graph.layers.retain(|l| l.name != name);
         graph.output = input;

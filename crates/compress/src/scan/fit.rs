@@ -298,7 +298,11 @@ mod tests {
         let mut network = network(conv);
         let layer = |name: &str, input: &str, kind| Layer { name: name.into(), inputs: vec![input.into()], kind };
         network.graph.layers.push(layer("flat", "act", Kind::Flatten));
-        network.graph.layers.push(layer("logits", "flat", Kind::Linear { features: 3, bias: false }));
+        network.graph.layers.push(layer(
+            "logits",
+            "flat",
+            Kind::Linear(nettriage_net::layer::Linear { features: 3, bias: false }),
+        ));
         network.graph.output = "logits".into();
         let elements = 2 * SHAPE.height * SHAPE.width;
         let half =

@@ -1,10 +1,9 @@
 //! Which ranges of layers could be one layer, and which single layers could take their place.
 
-use std::collections::HashMap;
-
 use nettriage_net::block::{self, Block, Unit};
+use nettriage_net::receptive_field::kernel_extent;
 use nettriage_net::surgery::{self, Substitute};
-use nettriage_net::{Conv, Graph, INPUT, Kind, Network, Shape, Weights, cost, init, slice};
+use nettriage_net::{Conv, Graph, INPUT, Kind, Network, Shape, Weights, cost, init, layer, slice};
 
 use crate::Error;
 
@@ -125,7 +124,7 @@ fn candidates(
 pub fn as_conv(kind: &Kind) -> Option<Conv> {
     match kind {
         Kind::Conv(conv) => Some(*conv),
-        Kind::Linear { features, .. } => Some(Conv::same(*features, 1)),
+        Kind::Linear(layer::Linear { features, .. }) => Some(Conv::same(*features, 1)),
         _ => None,
     }
 }
@@ -138,7 +137,7 @@ fn resolve(choice: Choice, graph: &Graph, range: &Range) -> Result<Option<Substi
         // Between vectors every kernel covers one element, so only the linear layer is a candidate.
         Choice::One(Substitute::Conv { .. }) | Choice::Field | Choice::Depthwise(_) if vectors => None,
         Choice::One(substitute) => Some(substitute),
-        Choice::Field => Some(Substitute::Conv { kernel: receptive_field(graph, &range.block), groups: 1 }),
+        Choice::Field => Some(Substitute::Conv { kernel: kernel_extent(graph, &range.block)[0], groups: 1 }),
         Choice::Depthwise(kernel) => {
             let groups = greatest_common_divisor(range.input.channels, range.output.channels);
             (groups > 1).then_some(Substitute::Conv { kernel, groups })
@@ -164,24 +163,6 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-/// Rows of the block's input that one output depends on: the largest over its paths.
-fn receptive_field(graph: &Graph, block: &Block) -> usize {
-    // Of each tensor: the field, and the distance of neighbouring outputs in rows of the block's input.
-    let mut seen: HashMap<&str, (usize, usize)> = HashMap::from([(block.input.as_str(), (1, 1))]);
-    for name in &block.layers {
-        let Some(layer) = graph.layer(name) else { continue };
-        let inputs = layer.inputs.iter().filter_map(|input| seen.get(input.as_str()).copied());
-        let (field, distance) = inputs.fold((1, 1), |a, b| (a.0.max(b.0), a.1.max(b.1)));
-        let (extent, stride) = match &layer.kind {
-            Kind::Conv(conv) => ((conv.kernel[0] - 1) * conv.dilation[0] + 1, conv.stride[0]),
-            Kind::MaxPool(window) | Kind::AvgPool { window, .. } => (window.kernel[0], window.stride[0]),
-            _ => (1, 1),
-        };
-        seen.insert(name, (field + (extent - 1) * distance, distance * stride));
-    }
-    seen.get(block.output.as_str()).map_or(1, |(field, _)| *field)
-}
-
 #[cfg(test)]
 mod tests {
     use nettriage_net::arch::{self, ArchSpec};
@@ -197,7 +178,7 @@ mod tests {
     fn receptive_fields_of_three_by_three_convolutions_grow_by_two() {
         let graph = vgg();
         let blocks = block::find(&graph);
-        let fields: Vec<usize> = blocks.iter().map(|b| receptive_field(&graph, b)).collect();
+        let fields: Vec<usize> = blocks.iter().map(|b| kernel_extent(&graph, b)[0]).collect();
         assert_eq!(fields, [5, 5, 7, 7, 7]);
     }
 

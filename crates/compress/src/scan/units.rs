@@ -40,7 +40,7 @@ pub fn unit_rows(network: &Network, units: &[Unit], stopwatch: &mut Stopwatch) -
 /// The name of its only product, or what the names of its layers begin with.
 fn unit_name(graph: &Graph, unit: &Unit) -> String {
     let layers = &graph.layers[unit.start..unit.end];
-    let mut products = layers.iter().filter(|l| matches!(l.kind, Kind::Conv(_) | Kind::Linear { .. }));
+    let mut products = layers.iter().filter(|l| matches!(l.kind, Kind::Conv(_) | Kind::Linear(_)));
     if unit.products <= 1 {
         return products.next().unwrap_or(&layers[0]).name.clone();
     }

@@ -43,12 +43,12 @@ pub fn network(graph: Graph, stream: u32) -> Network {
             Some(position) => shapes[position],
             None => graph.input,
         };
-        for (j, (parameter, shape)) in layer.parameters(input).into_iter().enumerate() {
+        for (j, parameter) in layer.kind.parameters(input).into_iter().enumerate() {
+            let (parameter, shape) = (parameter.name, parameter.shape);
             let count = shape.iter().product();
             let fan: usize = shape[1..].iter().product();
             let mut data = hashed(count, stream + 100 * i as u32 + j as u32, 1.5 / (fan as f32).sqrt());
-            let positive =
-                matches!(layer.kind, Kind::BatchNorm { .. }) && matches!(parameter, "weight" | "running_var");
+            let positive = matches!(layer.kind, Kind::BatchNorm(_)) && matches!(parameter, "weight" | "running_var");
             if positive {
                 data.iter_mut().for_each(|v| *v = 0.6 + 0.3 * *v);
             }

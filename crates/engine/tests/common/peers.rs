@@ -1,7 +1,9 @@
 //! The networks of the PyTorch scripts, with the same hashed weights.
 
 use super::{hashed, layer};
-use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Layer, Network, Padding, Shape, Tensor, Weights, Window};
+use nettriage_net::{
+    Activation, Conv, Graph, INPUT, Kind, Layer, Network, Padding, Shape, Tensor, Weights, Window, layer,
+};
 
 /// Builds layer by layer; every weight comes from the next stream.
 pub struct Builder {
@@ -41,7 +43,7 @@ impl Builder {
         for (parameter, value) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
             self.weights.insert(format!("{name}.{parameter}"), Tensor::full(&[channels], value));
         }
-        self.after(name, Kind::BatchNorm { eps: 1e-5, momentum: 0.1 });
+        self.after(name, Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 }));
     }
 
     fn relu(&mut self, name: String) {
@@ -52,7 +54,7 @@ impl Builder {
         self.after("flatten".into(), Kind::Flatten);
         self.weight("head", &[10, features], (3.0 / features as f64).sqrt());
         self.weights.insert("head.bias".into(), Tensor::zeros(&[10]));
-        self.after("head".into(), Kind::Linear { features: 10, bias: true });
+        self.after("head".into(), Kind::Linear(layer::Linear { features: 10, bias: true }));
         let graph = Graph { name: "peer".into(), input, layers: self.layers, output: "head".into() };
         let network = Network { graph, weights: self.weights };
         network.check().expect("a sound network");
@@ -113,7 +115,7 @@ pub fn residual(narrow: usize, wide: usize, channels: usize, size: usize) -> Net
     net.norm("down_norm".into(), wide);
     net.push("b_sum".into(), &["bn2", "down_norm"], Kind::Add);
     net.relu("br2".into());
-    net.after("mean".into(), Kind::AdaptiveAvgPool { height: 1, width: 1 });
+    net.after("mean".into(), Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 }));
     net.head(Shape::new(channels, size, size), wide)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Padding, Shape, Window};
+use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Padding, Shape, Window, layer};
 
 /// Weights in f64.
 pub type Weights64 = BTreeMap<String, Vec<f64>>;
@@ -104,8 +104,10 @@ fn compute<'w>(
     let mut y = Batch::zeros(first.n, shape);
     match kind {
         Kind::Conv(conv) => conv2d(conv, first, weight("weight").unwrap(), weight("bias"), &mut y),
-        Kind::ConvTranspose { conv, .. } => transposed(conv, first, weight("weight").unwrap(), weight("bias"), &mut y),
-        Kind::Linear { features, .. } => {
+        Kind::ConvTranspose(layer::ConvTranspose { conv, .. }) => {
+            transposed(conv, first, weight("weight").unwrap(), weight("bias"), &mut y)
+        }
+        Kind::Linear(layer::Linear { features, .. }) => {
             let (w, f) = (weight("weight").unwrap(), first.shape.channels);
             for i in 0..first.n {
                 for o in 0..*features {
@@ -114,7 +116,7 @@ fn compute<'w>(
                 }
             }
         }
-        Kind::BatchNorm { eps, .. } => {
+        Kind::BatchNorm(layer::BatchNorm { eps, .. }) => {
             let (mut mean, mut variance) =
                 (weight("running_mean").unwrap().clone(), weight("running_var").unwrap().clone());
             if training {
@@ -148,7 +150,7 @@ fn compute<'w>(
                 y.data[at] = seen.fold(f64::NEG_INFINITY, f64::max);
             }
         }
-        Kind::AvgPool { window, count_padding } => {
+        Kind::AvgPool(layer::AvgPool { window, count_padding }) => {
             for (i, c, h, w) in y.places() {
                 let taps = taps(window, h, w);
                 let seen: Vec<f64> = taps.iter().filter_map(|&(h, w)| first.inside(i, c, h, w)).collect();
@@ -157,7 +159,7 @@ fn compute<'w>(
                 y.data[at] = seen.iter().sum::<f64>() / count as f64;
             }
         }
-        Kind::AdaptiveAvgPool { height, width } => {
+        Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height, width }) => {
             for (i, c, h, w) in y.places() {
                 let rows = h * first.shape.height / height..((h + 1) * first.shape.height).div_ceil(*height);
                 let columns = w * first.shape.width / width..((w + 1) * first.shape.width).div_ceil(*width);
@@ -185,8 +187,8 @@ fn compute<'w>(
                 start += x.shape.channels;
             }
         }
-        Kind::Flatten | Kind::Reshape { .. } => y.data.clone_from(&first.data),
-        Kind::ChannelShuffle { groups } => {
+        Kind::Flatten | Kind::Reshape(_) => y.data.clone_from(&first.data),
+        Kind::ChannelShuffle(layer::ChannelShuffle { groups }) => {
             let each = shape.channels / groups;
             for g in 0..*groups {
                 for k in 0..each {
@@ -197,26 +199,26 @@ fn compute<'w>(
                 }
             }
         }
-        Kind::Slice { start, .. } => {
+        Kind::Slice(layer::Slice { start, .. }) => {
             for (i, c, h, w) in y.places() {
                 let at = y.at(i, c, h, w);
                 y.data[at] = first.get(i, start + c, h, w);
             }
         }
-        Kind::Pad { channels, padding, value } => {
+        Kind::Pad(layer::Pad { channels, padding, value }) => {
             y.data.fill(f64::from(*value));
             for (i, c, h, w) in first.places() {
                 let at = y.at(i, c + channels[0], h + padding.top, w + padding.left);
                 y.data[at] = first.get(i, c, h, w);
             }
         }
-        Kind::Upsample { factor } => {
+        Kind::Upsample(layer::Upsample { factor }) => {
             for (i, c, h, w) in y.places() {
                 let at = y.at(i, c, h, w);
                 y.data[at] = first.get(i, c, h / factor[0], w / factor[1]);
             }
         }
-        Kind::LocalResponseNorm { size, alpha, beta, bias } => {
+        Kind::LocalResponseNorm(layer::LocalResponseNorm { size, alpha, beta, bias }) => {
             for (i, c, h, w) in y.places() {
                 let mut squares = 0.0;
                 for other in 0..shape.channels {
@@ -230,7 +232,7 @@ fn compute<'w>(
                 y.data[at] = first.get(i, c, h, w) / d.powf(f64::from(*beta));
             }
         }
-        Kind::Softmax { log } => {
+        Kind::Softmax(layer::Softmax { log }) => {
             for (i, c, h, w) in y.places() {
                 let sum: f64 = (0..shape.channels).map(|c| first.get(i, c, h, w).exp()).sum();
                 let share = first.get(i, c, h, w).exp() / sum;
@@ -238,7 +240,7 @@ fn compute<'w>(
                 y.data[at] = if *log { share.ln() } else { share };
             }
         }
-        Kind::Dropout { .. } | Kind::Identity => y = first.clone(),
+        Kind::Dropout(_) | Kind::Identity => y = first.clone(),
     }
     y
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use super::constant::Constant;
 use super::import::{Function, Importer, Made, Op};
-use nettriage_net::{Activation, Kind};
+use nettriage_net::{Activation, Kind, layer};
 
 /// Fuses what can be; returns the output's name.
 pub fn fuse(importer: &mut Importer, output: String) -> String {
@@ -58,7 +58,7 @@ pub fn fuse(importer: &mut Importer, output: String) -> String {
             }
         } else if alone && is(|kind| matches!(kind, Kind::Conv(_))) {
             padded(importer, index, before);
-        } else if alone && is(|kind| matches!(kind, Kind::AdaptiveAvgPool { .. })) {
+        } else if alone && is(|kind| matches!(kind, Kind::AdaptiveAvgPool(_))) {
             pooled(importer, index, before);
         }
     }
@@ -95,8 +95,8 @@ fn absorbed(importer: &mut Importer, affine: &str, before: usize) -> bool {
     let name = importer.made[before].name.clone();
     let (rank, biased) = match &mut importer.made[before].op {
         Op::Kind(Kind::Conv(conv)) => (4, std::mem::replace(&mut conv.bias, true)),
-        Op::Kind(Kind::Linear { bias, .. }) => (2, std::mem::replace(bias, true)),
-        Op::Kind(Kind::BatchNorm { .. } | Kind::Affine) => (1, true),
+        Op::Kind(Kind::Linear(layer::Linear { bias, .. })) => (2, std::mem::replace(bias, true)),
+        Op::Kind(Kind::BatchNorm(_) | Kind::Affine) => (1, true),
         _ => return false,
     };
     let mut extents = vec![1; rank];
@@ -121,7 +121,9 @@ fn absorbed(importer: &mut Importer, affine: &str, before: usize) -> bool {
 }
 
 fn padded(importer: &mut Importer, index: usize, before: usize) {
-    let Op::Kind(Kind::Pad { channels: [0, 0], padding, value: 0.0 }) = importer.made[before].op else { return };
+    let Op::Kind(Kind::Pad(layer::Pad { channels: [0, 0], padding, value: 0.0 })) = importer.made[before].op else {
+        return;
+    };
     let inputs = importer.made[before].inputs.clone();
     let made = &mut importer.made[index];
     if let Op::Kind(Kind::Conv(conv)) = &mut made.op {
@@ -138,7 +140,7 @@ fn padded(importer: &mut Importer, index: usize, before: usize) {
 fn pooled(importer: &mut Importer, index: usize, before: usize) {
     let first = &importer.made[before];
     let entering = importer.places.get(&first.inputs[0]).map_or(importer.input, |&at| importer.made[at].shape);
-    let rows_alone = matches!(first.op, Op::Kind(Kind::AdaptiveAvgPool { width, .. }) if width == entering.width);
+    let rows_alone = matches!(first.op, Op::Kind(Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { width, .. })) if width == entering.width);
     let same_rows = importer.made[index].shape.height == first.shape.height;
     if rows_alone && same_rows {
         importer.made[index].inputs = first.inputs.clone();
@@ -162,7 +164,7 @@ fn response_norm(importer: &Importer, index: usize) -> Option<(Kind, String)> {
     }
     let Op::Function(Function::ChannelMean(size)) = inner.op else { return None };
     let padded = made(&inner.inputs[0])?;
-    let Op::Kind(Kind::Pad { channels, padding, value: 0.0 }) = padded.op else { return None };
+    let Op::Kind(Kind::Pad(layer::Pad { channels, padding, value: 0.0 })) = padded.op else { return None };
     if size.is_multiple_of(2) || channels != [size / 2; 2] || padding != Default::default() {
         return None;
     }
@@ -172,7 +174,8 @@ fn response_norm(importer: &Importer, index: usize) -> Option<(Kind, String)> {
         Op::Function(Function::Power(2.0)) => square.inputs[0] == *x,
         _ => false,
     };
-    let kind = Kind::LocalResponseNorm { size, alpha: scale as f32, beta, bias: shift as f32 };
+    let kind =
+        Kind::LocalResponseNorm(layer::LocalResponseNorm { size, alpha: scale as f32, beta, bias: shift as f32 });
     squared.then(|| (kind, x.clone()))
 }
 

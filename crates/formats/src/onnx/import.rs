@@ -269,7 +269,7 @@ impl Importer {
     pub fn emit(&mut self, node: &Node, hint: &str, op: Op, inputs: &[&Live]) -> Result<(String, Shape), String> {
         let shapes: Vec<Shape> = inputs.iter().map(|live| live.shape).collect();
         let shape = match &op {
-            Op::Kind(kind) => shape::output(kind, &shapes)?,
+            Op::Kind(kind) => kind.output_shape(&shapes)?,
             Op::Function(Function::ChannelMean(size)) => {
                 let channels = (shapes[0].channels + 1).checked_sub(*size).filter(|&channels| channels > 0);
                 Shape { channels: channels.ok_or("its window is larger than its input")?, ..shapes[0] }

@@ -5,7 +5,7 @@ use super::constant::Constant;
 use super::fold::slices;
 use super::import::{Function, Importer, Op, Value, hint};
 use super::view::{Axis, Dim, Live};
-use nettriage_net::{Kind, Padding, Window};
+use nettriage_net::{Kind, Padding, Window, layer};
 
 impl Importer {
     pub fn arithmetic(&mut self, node: &Node) -> Result<Live, String> {
@@ -188,7 +188,7 @@ impl Importer {
 
     /// Channels `start..start + number`, which the ONNX axis `at` runs over.
     fn channels(&mut self, node: &Node, live: &Live, at: usize, start: usize, number: usize) -> Result<Live, String> {
-        let kind = Kind::Slice { start, end: start + number };
+        let kind = Kind::Slice(layer::Slice { start, end: start + number });
         let (name, shape) = self.emit(node, &hint(node), Op::Kind(kind), &[live])?;
         let mut dims = live.dims.clone();
         dims[at] = Live::vector(String::new(), shape.channels, 1).dims[1].clone();

@@ -4,7 +4,7 @@ use super::attributes::Node;
 use super::constant::Constant;
 use super::import::{Function, Importer, Op, Value, hint, hint_from_weight};
 use super::view::{Axis, Live};
-use nettriage_net::{Activation, Kind, Shape};
+use nettriage_net::{Activation, Kind, Shape, layer};
 
 /// The outputs of a node of which at least one input depends on the image.
 pub fn node(importer: &mut Importer, node: &Node) -> Result<Vec<Value>, String> {
@@ -64,15 +64,15 @@ fn activation(importer: &Importer, node: &Node) -> Result<Option<Kind>, String> 
         "Dropout" => {
             let p = importer.constant(node, 1)?.and_then(|c| c.scalar()).map(|p| p as f32);
             let p = p.or(node.float("ratio")).unwrap_or(0.5);
-            return Ok(Some(Kind::Dropout { p }));
+            return Ok(Some(Kind::Dropout(layer::Dropout { p })));
         }
         "LRN" => {
-            return Ok(Some(Kind::LocalResponseNorm {
+            return Ok(Some(Kind::LocalResponseNorm(layer::LocalResponseNorm {
                 size: node.int("size").and_then(|size| usize::try_from(size).ok()).ok_or("it has no size")?,
                 alpha: float("alpha", 1e-4),
                 beta: float("beta", 0.75),
                 bias: float("bias", 1.0),
-            }));
+            })));
         }
         _ => return Ok(None),
     };
@@ -134,8 +134,12 @@ impl Importer {
         // ONNX gives the share of the old statistics, PyTorch and we that of the new.
         let momentum = (1.0 - node.float("momentum").unwrap_or(0.9)).clamp(0.0, 1.0);
         let parts = [1, 2, 3, 4].map(|index| self.needed(node, index));
-        let (name, shape) =
-            self.emit(node, &hint_from_weight(node, 1), Op::Kind(Kind::BatchNorm { eps, momentum }), &[&live])?;
+        let (name, shape) = self.emit(
+            node,
+            &hint_from_weight(node, 1),
+            Op::Kind(Kind::BatchNorm(layer::BatchNorm { eps, momentum })),
+            &[&live],
+        )?;
         for (part, constant) in ["weight", "bias", "running_mean", "running_var"].into_iter().zip(parts) {
             let constant = constant?;
             self.set(
@@ -163,7 +167,7 @@ impl Importer {
         if over.iter().any(|atom| atom.axis != Axis::Channel) || channels != live.shape.channels {
             return Err("only a softmax over the channels has a layer here".into());
         }
-        self.keep(node, Kind::Softmax { log: node.op() == "LogSoftmax" }, &live)
+        self.keep(node, Kind::Softmax(layer::Softmax { log: node.op() == "LogSoftmax" }), &live)
     }
 
     fn gemm(&mut self, node: &Node) -> Result<Live, String> {
@@ -241,7 +245,7 @@ impl Importer {
         }
         let Shape { height, width, .. } = live.shape;
         let (height, width) = if at == 2 { (to, width) } else { (height, to) };
-        let kind = Kind::AdaptiveAvgPool { height, width };
+        let kind = Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height, width });
         let (name, shape) = self.emit(node, &hint(node), Op::Kind(kind), &[&live])?;
         Ok(Some(self.new_picture(&live, name, shape)))
     }
@@ -261,7 +265,7 @@ impl Importer {
             order.iter().enumerate().for_each(|(index, &ours)| place[ours] = index as i64);
             weight.gathered(1, &Constant::ints(vec![inputs], place))?
         };
-        let kind = Kind::Linear { features, bias: bias.is_some() };
+        let kind = Kind::Linear(layer::Linear { features, bias: bias.is_some() });
         let (name, _) = self.emit(node, &hint_from_weight(node, 1), Op::Kind(kind), &[&live])?;
         self.set(&name, "weight", weight)?;
         if let Some(bias) = bias {

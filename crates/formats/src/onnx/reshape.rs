@@ -4,7 +4,7 @@ use super::attributes::{Node, axis};
 use super::constant::Constant;
 use super::import::{Importer, Op, Value};
 use super::view::{Atom, Axis, Live};
-use nettriage_net::{INPUT, Kind};
+use nettriage_net::{INPUT, Kind, layer};
 
 impl Importer {
     /// The input at that place as (N, C, H, W), by a layer where it is not.
@@ -14,13 +14,13 @@ impl Importer {
             return Ok(live);
         }
         let kind = if let Some(groups) = live.shuffle() {
-            Kind::ChannelShuffle { groups }
+            Kind::ChannelShuffle(layer::ChannelShuffle { groups })
         } else if let Some(shape) = live.unflattened() {
-            Kind::Reshape { shape }
+            Kind::Reshape(layer::Reshape { shape })
         } else {
             return Err(format!("its input of shape {:?} is no batch of pictures (N, C, H, W)", live.extents()));
         };
-        let word = if matches!(kind, Kind::Reshape { .. }) { "reshape" } else { "shuffle" };
+        let word = if matches!(kind, Kind::Reshape(_)) { "reshape" } else { "shuffle" };
         let (name, shape) = self.emit(node, &beside(&live, word), Op::Kind(kind), &[&live])?;
         let plain = Live::picture(name, shape, live.batch_size());
         Ok(self.replace(node, index, plain))

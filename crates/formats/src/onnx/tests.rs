@@ -6,7 +6,7 @@ use prost::Message;
 
 use super::proto::*;
 use super::{Model, ReadOptions, from_bytes};
-use nettriage_net::{Activation, Kind, Padding, Shape};
+use nettriage_net::{Activation, Kind, Padding, Shape, layer};
 
 /// A model in the making: nodes in order, constants by name.
 #[derive(Default)]
@@ -225,8 +225,8 @@ fn channels_are_sliced_shuffled_and_split() {
         vec![int("axis", 1)],
     );
     let split = split.read().unwrap();
-    assert_eq!(split.graph.layers[0].kind, Kind::Slice { start: 0, end: 3 });
-    assert_eq!(split.graph.layers[1].kind, Kind::Slice { start: 3, end: 6 });
+    assert_eq!(split.graph.layers[0].kind, Kind::Slice(layer::Slice { start: 0, end: 3 }));
+    assert_eq!(split.graph.layers[1].kind, Kind::Slice(layer::Slice { start: 3, end: 6 }));
     let [first, second] = [0, 1].map(|index| split.graph.layers[index].name.clone());
     assert_eq!(split.graph.layers[2].inputs, [second, first]);
     // CIFAR ResNets' option A: every second pixel, then channels of zeros.

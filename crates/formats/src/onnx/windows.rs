@@ -3,7 +3,7 @@
 use super::attributes::Node;
 use super::import::{Function, Importer, Op, hint, hint_from_weight};
 use super::view::{Axis, Live};
-use nettriage_net::{Conv, Kind, Padding, Window, shape};
+use nettriage_net::{Conv, Kind, Padding, Window, layer, shape};
 
 /// Two attributes of one number an axis, with a usual value.
 fn pair(node: &Node, name: &str, usual: usize) -> Result<[usize; 2], String> {
@@ -108,7 +108,7 @@ impl Importer {
             return Err(format!("its weight takes {inputs} channels, and its input has {}", live.shape.channels));
         }
         let conv = Conv { filters, kernel, stride, padding, dilation, groups, bias: bias.is_some() };
-        let kind = Kind::ConvTranspose { conv, output_padding: pair(node, "output_padding", 0)? };
+        let kind = Kind::ConvTranspose(layer::ConvTranspose { conv, output_padding: pair(node, "output_padding", 0)? });
         let (name, shape) = self.emit(node, &hint_from_weight(node, 1), Op::Kind(kind), &[&live])?;
         self.set(&name, "weight", weight)?;
         if let Some(bias) = bias {
@@ -140,7 +140,11 @@ impl Importer {
             padding.right += columns;
         }
         let window = Window { kernel, stride, padding };
-        let kind = if node.op() == "MaxPool" { Kind::MaxPool(window) } else { Kind::AvgPool { window, count_padding } };
+        let kind = if node.op() == "MaxPool" {
+            Kind::MaxPool(window)
+        } else {
+            Kind::AvgPool(layer::AvgPool { window, count_padding })
+        };
         let (name, shape) = self.emit(node, &hint(node), Op::Kind(kind), &[&live])?;
         Ok(self.new_picture(&live, name, shape))
     }
@@ -183,9 +187,9 @@ impl Importer {
         let kind = if node.op().ends_with("Max") || node.op() == "GlobalMaxPool" {
             Kind::MaxPool(window)
         } else if !all {
-            Kind::AvgPool { window, count_padding: false }
+            Kind::AvgPool(layer::AvgPool { window, count_padding: false })
         } else {
-            Kind::AdaptiveAvgPool { height: 1, width: 1 }
+            Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 })
         };
         let (name, shape) = self.emit(node, &hint(node), Op::Kind(kind), &[&live])?;
         let keep = !reduces || node.int("keepdims").unwrap_or(1) != 0;
@@ -227,7 +231,7 @@ impl Importer {
         if !(nearest && whole(rows) && whole(columns) && (repeats || small)) {
             return Err("only nearest-neighbour enlargement by whole factors has a layer here".into());
         }
-        let kind = Kind::Upsample { factor: [rows as usize, columns as usize] };
+        let kind = Kind::Upsample(layer::Upsample { factor: [rows as usize, columns as usize] });
         let (name, shape) = self.emit(node, &hint(node), Op::Kind(kind), &[&live])?;
         Ok(self.new_picture(&live, name, shape))
     }
@@ -268,7 +272,7 @@ impl Importer {
         // (N, 1, C, H, W) with zeros before and after its channels: the first half of PyTorch's local response norm.
         let alone = |at: usize| sides.iter().enumerate().all(|(other, side)| other == at || side == &[0, 0]);
         if rank == 5 && live.dims == volume(live.clone()).dims && alone(2) {
-            let kind = Kind::Pad { channels: sides[2], padding: Padding::default(), value };
+            let kind = Kind::Pad(layer::Pad { channels: sides[2], padding: Padding::default(), value });
             let (name, shape) = self.emit(node, &hint(node), Op::Kind(kind), &[&live])?;
             return Ok(volume(Live::picture(name, shape, live.batch_size())));
         }
@@ -279,7 +283,7 @@ impl Importer {
             return Err("it pads the batch".into());
         }
         let padding = Padding { top: sides[h][0], bottom: sides[h][1], left: sides[w][0], right: sides[w][1] };
-        let kind = Kind::Pad { channels: sides[c], padding, value };
+        let kind = Kind::Pad(layer::Pad { channels: sides[c], padding, value });
         let (name, shape) = self.emit(node, &hint(node), Op::Kind(kind), &[&live])?;
         let batch = live.batch_size();
         Ok(if last { Live::channels_last(name, shape, batch) } else { Live::picture(name, shape, batch) })

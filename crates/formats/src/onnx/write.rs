@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::proto::*;
 use crate::safetensors;
-use nettriage_net::{Activation, Conv, Error, INPUT, Kind, Layer, Network, Padding, Shape, Tensor, Window};
+use nettriage_net::{Activation, Conv, Error, INPUT, Kind, Layer, Network, Padding, Shape, Tensor, Window, layer};
 
 const OPSET: i64 = 17;
 /// The oldest version of the format that has that operator set.
@@ -188,18 +188,18 @@ impl Writer<'_> {
         let pictures = matches!(
             layer.kind,
             Kind::Conv(_)
-                | Kind::ConvTranspose { .. }
+                | Kind::ConvTranspose(_)
                 | Kind::MaxPool(_)
-                | Kind::AvgPool { .. }
-                | Kind::AdaptiveAvgPool { .. }
-                | Kind::Pad { .. }
-                | Kind::Upsample { .. }
-                | Kind::LocalResponseNorm { .. }
-                | Kind::ChannelShuffle { .. }
+                | Kind::AvgPool(_)
+                | Kind::AdaptiveAvgPool(_)
+                | Kind::Pad(_)
+                | Kind::Upsample(_)
+                | Kind::LocalResponseNorm(_)
+                | Kind::ChannelShuffle(_)
         );
         let mixed = layer.inputs.iter().any(|input| self.rank(input) == 4);
         let wanted = match layer.kind {
-            Kind::Linear { .. } => 2,
+            Kind::Linear(_) => 2,
             _ if pictures || mixed => 4,
             _ => 2,
         };
@@ -212,17 +212,17 @@ impl Writer<'_> {
                 let inputs = self.weighted(layer, x, conv.bias);
                 self.plain("Conv", &refs(&inputs), out, convolution(conv));
             }
-            Kind::ConvTranspose { conv, output_padding } => {
+            Kind::ConvTranspose(layer::ConvTranspose { conv, output_padding }) => {
                 let inputs = self.weighted(layer, x, conv.bias);
                 let mut attributes = convolution(conv);
                 attributes.push(ints("output_padding", &pair(*output_padding)));
                 self.plain("ConvTranspose", &refs(&inputs), out, attributes);
             }
-            Kind::Linear { bias, .. } => {
+            Kind::Linear(layer::Linear { bias, .. }) => {
                 let inputs = self.weighted(layer, x, *bias);
                 self.plain("Gemm", &refs(&inputs), out, vec![int("transB", 1)]);
             }
-            Kind::BatchNorm { eps, momentum } => {
+            Kind::BatchNorm(layer::BatchNorm { eps, momentum }) => {
                 let mut inputs = vec![x.to_string()];
                 inputs.extend(["weight", "bias", "running_mean", "running_var"].map(|part| self.weight(layer, part)));
                 self.plain(
@@ -240,13 +240,17 @@ impl Writer<'_> {
             }
             Kind::Activation(activation) => self.activation(layer, x, activation, wanted),
             Kind::MaxPool(window) => self.plain("MaxPool", &[x], out, pool(window)),
-            Kind::AvgPool { window, count_padding } => {
+            Kind::AvgPool(layer::AvgPool { window, count_padding }) => {
                 let mut attributes = pool(window);
                 attributes.push(int("count_include_pad", i64::from(*count_padding)));
                 self.plain("AveragePool", &[x], out, attributes);
             }
-            Kind::AdaptiveAvgPool { height: 1, width: 1 } => self.plain("GlobalAveragePool", &[x], out, Vec::new()),
-            Kind::AdaptiveAvgPool { height, width } => self.adaptive(layer, x, shapes[0], [*height, *width]),
+            Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 }) => {
+                self.plain("GlobalAveragePool", &[x], out, Vec::new())
+            }
+            Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height, width }) => {
+                self.adaptive(layer, x, shapes[0], [*height, *width])
+            }
             Kind::Add => self.fold(layer, "Add", &inputs),
             Kind::Mul => self.fold(layer, "Mul", &inputs),
             Kind::Concat => self.plain("Concat", &inputs, out, vec![int("axis", 1)]),
@@ -254,13 +258,13 @@ impl Writer<'_> {
                 self.plain("Flatten", &[x], out, vec![int("axis", 1)]);
                 rank = 2;
             }
-            Kind::Reshape { shape } => {
+            Kind::Reshape(layer::Reshape { shape }) => {
                 let target = [0, shape.channels as i64, shape.height as i64, shape.width as i64];
                 let target = self.ints(format!("{out}.shape"), &target);
                 self.plain("Reshape", &[x, &target], out, Vec::new());
                 rank = 4;
             }
-            Kind::ChannelShuffle { groups } => {
+            Kind::ChannelShuffle(layer::ChannelShuffle { groups }) => {
                 let [h, w] = [shape.height as i64, shape.width as i64];
                 let split = [0, *groups as i64, (shape.channels / groups) as i64, h, w];
                 let split = self.ints(format!("{out}.split"), &split);
@@ -269,29 +273,29 @@ impl Writer<'_> {
                 let joined = self.ints(format!("{out}.shape"), &[0, shape.channels as i64, h, w]);
                 self.plain("Reshape", &[&swapped, &joined], out, Vec::new());
             }
-            Kind::Slice { start, end } => {
+            Kind::Slice(layer::Slice { start, end }) => {
                 let lists = [("starts", *start as i64), ("ends", *end as i64), ("axes", 1)];
                 let lists = lists.map(|(word, value)| self.ints(format!("{out}.{word}"), &[value]));
                 self.plain("Slice", &[x, &lists[0], &lists[1], &lists[2]], out, Vec::new());
             }
-            Kind::Pad { channels, padding, value } => {
+            Kind::Pad(layer::Pad { channels, padding, value }) => {
                 let Padding { top, bottom, left, right } = *padding;
                 let pads = [0, channels[0], top, left, 0, channels[1], bottom, right].map(|amount| amount as i64);
                 let pads = self.ints(format!("{out}.pads"), &pads);
                 let value = self.number(layer, *value);
                 self.plain("Pad", &[x, &pads, &value], out, Vec::new());
             }
-            Kind::Upsample { factor } => self.enlarged(layer, x, *factor, out),
-            Kind::LocalResponseNorm { size, alpha, beta, bias } => {
+            Kind::Upsample(layer::Upsample { factor }) => self.enlarged(layer, x, *factor, out),
+            Kind::LocalResponseNorm(layer::LocalResponseNorm { size, alpha, beta, bias }) => {
                 let attributes =
                     vec![int("size", *size as i64), float("alpha", *alpha), float("beta", *beta), float("bias", *bias)];
                 self.plain("LRN", &[x], out, attributes);
             }
-            Kind::Dropout { p } => {
+            Kind::Dropout(layer::Dropout { p }) => {
                 let ratio = self.number(layer, *p);
                 self.plain("Dropout", &[x, &ratio], out, Vec::new());
             }
-            Kind::Softmax { log } => {
+            Kind::Softmax(layer::Softmax { log }) => {
                 self.plain(if *log { "LogSoftmax" } else { "Softmax" }, &[x], out, vec![int("axis", 1)])
             }
             Kind::Identity => self.plain("Identity", &[x], out, Vec::new()),

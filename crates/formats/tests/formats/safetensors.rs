@@ -2,7 +2,7 @@
 
 use nettriage_formats::safetensors;
 use nettriage_net::arch::{self, ArchSpec};
-use nettriage_net::{Conv, Graph, INPUT, Kind, Layer, Network, Shape};
+use nettriage_net::{Conv, Graph, INPUT, Kind, Layer, Network, Shape, layer};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -19,7 +19,7 @@ fn random_network(graph: Graph, seed: u64) -> Network {
 fn small() -> Network {
     let layer = |name: &str, input: &str, kind| Layer { name: name.into(), inputs: vec![input.into()], kind };
     let conv = layer("a", INPUT, Kind::Conv(Conv::same(3, 3)));
-    let norm = layer("b", "a", Kind::BatchNorm { eps: 1e-5, momentum: 0.1 });
+    let norm = layer("b", "a", Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 }));
     let input = Shape::new(2, 6, 6);
     random_network(Graph { name: "chain".into(), input, layers: vec![conv, norm], output: "b".into() }, 4)
 }

@@ -5,7 +5,7 @@
 //! modules' names in the files.
 
 use nettriage_formats::onnx::{self, Layout, ReadOptions};
-use nettriage_net::{INPUT, Kind, block, cost};
+use nettriage_net::{INPUT, Kind, block, cost, layer};
 
 use crate::shared;
 
@@ -174,7 +174,10 @@ fn there_and_back_again() {
         for (a, b) in plain(&first.graph).iter().zip(&plain(&second.graph)) {
             match (&a.2, &b.2) {
                 // ONNX keeps the other share of the momentum: a rounding apart.
-                (Kind::BatchNorm { eps, momentum }, Kind::BatchNorm { eps: e, momentum: m }) => {
+                (
+                    Kind::BatchNorm(layer::BatchNorm { eps, momentum }),
+                    Kind::BatchNorm(layer::BatchNorm { eps: e, momentum: m }),
+                ) => {
                     assert!(eps == e && (momentum - m).abs() < 1e-6);
                 }
                 (a, b) => assert_eq!(a, b, "{}", expected.file),

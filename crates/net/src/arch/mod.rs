@@ -11,16 +11,16 @@ mod vgg;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Graph, INPUT, Kind, Layer, Shape};
+use crate::{Error, Graph, INPUT, Kind, Layer, Shape, layer};
 
-/// Which architecture, and how wide.
+/// An architecture and its width.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchSpec {
     /// One of [`names`]: `vgg16_bn`, `cifar-resnet20`, `resnet18`, or `vgg` with a `plan`.
     pub arch: String,
-    /// Multiplies every number of channels, rounded down, at least 1.
-    #[serde(default = "full")]
+    /// Factor for every number of channels; the products are rounded down and at least 1.
+    #[serde(default = "full_width")]
     pub width: f64,
     /// For `vgg`: the filters of every convolution, stage by stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,7 +30,7 @@ pub struct ArchSpec {
     pub batch_norm: bool,
 }
 
-fn full() -> f64 {
+fn full_width() -> f64 {
     1.0
 }
 
@@ -59,7 +59,7 @@ pub fn build(spec: &ArchSpec, input: Shape, classes: usize) -> Result<Graph, Err
         return Err(fail(format!("width {} is not a factor between 0 and 64", spec.width)));
     }
     if classes == 0 {
-        return Err(fail("a classifier needs a class".into()));
+        return Err(fail("a classifier needs at least one class".into()));
     }
     if spec.arch != "vgg" && (spec.plan.is_some() || spec.batch_norm) {
         return Err(fail("`plan` and `batch_norm` belong to the architecture `vgg`".into()));
@@ -81,7 +81,7 @@ pub fn build(spec: &ArchSpec, input: Shape, classes: usize) -> Result<Graph, Err
     Ok(graph)
 }
 
-/// Adds layers to a chain; each takes the last one's output unless told otherwise.
+/// Builds a graph layer by layer; a layer's input is the previous layer's output unless another is named.
 struct Builder {
     name: String,
     input: Shape,
@@ -123,5 +123,5 @@ impl Builder {
 
 /// Batch norm with PyTorch's defaults.
 fn batch_norm() -> Kind {
-    Kind::BatchNorm { eps: 1e-5, momentum: 0.1 }
+    Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 })
 }

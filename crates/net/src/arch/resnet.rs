@@ -1,13 +1,14 @@
 //! Residual networks (He et al., arXiv:1512.03385).
 //!
-//! `resnet18`, 34 and 50 are section 4.1's, layers named as in torchvision (stride in the 3x3 convolution of a
-//! bottleneck, 1x1 projections `downsample.0` and `.1` where shapes change). `cifar-resnet18`, 34 and 50 are the same
-//! with a 3x3 stem of stride 1 and no pooling, as is usual for 32x32 images. `cifar-resnet20` and so on are section
-//! 4.2's with option A shortcuts: every second row and column (max-pooling of extent 1), then channels of zeros on
-//! both sides; layers named as in Y. Idelbayev's repository.
+//! `resnet18`, 34 and 50 are those of section 4.1, with layers named as in torchvision: the stride is in the 3x3
+//! convolution of a bottleneck, and the 1x1 projection is `downsample.0` with its norm `downsample.1`, where shapes
+//! change. `cifar-resnet18`, 34 and 50 are the same with a 3x3 stem of stride 1 and no pooling, as is usual for 32x32
+//! images. `cifar-resnet20` and so on are those of section 4.2 with option A shortcuts: every second row and column
+//! (max-pooling with a 1x1 window), then channels of zeros on both sides. Their layers are named as in Y. Idelbayev's
+//! repository.
 
 use super::{Builder, batch_norm};
-use crate::{Activation, Conv, Kind, Padding, Window};
+use crate::{Activation, Conv, Kind, Padding, Window, layer};
 
 pub(super) const NAMES: [&str; 11] = [
     "resnet18",
@@ -50,7 +51,7 @@ fn relu(builder: &mut Builder, name: String) -> String {
     builder.add(name, Kind::Activation(Activation::Relu))
 }
 
-/// Two 3x3 convolutions, or 1x1, 3x3, 1x1, each with its norm; the ReLU after the last comes after the sum.
+/// The convolutions of a residual unit, each with its norm and, except for the last, its ReLU.
 fn residual(builder: &mut Builder, unit: &str, convolutions: &[(usize, usize, usize)]) -> String {
     for (index, &(filters, kernel, stride)) in convolutions.iter().enumerate() {
         let number = index + 1;
@@ -117,7 +118,7 @@ fn option_a(builder: &mut Builder, depth: usize, classes: usize) {
                 builder.add_to(format!("{name}.shortcut.0"), &[&entry], Kind::MaxPool(window));
                 let extra = width - channels;
                 let sides = [extra / 2, extra - extra / 2];
-                let pad = Kind::Pad { channels: sides, padding: Padding::default(), value: 0.0 };
+                let pad = Kind::Pad(layer::Pad { channels: sides, padding: Padding::default(), value: 0.0 });
                 shortcut = builder.add(format!("{name}.shortcut.1"), pad);
             }
             builder.add_to(format!("{name}.add"), &[&body, &shortcut], Kind::Add);
@@ -129,7 +130,7 @@ fn option_a(builder: &mut Builder, depth: usize, classes: usize) {
 }
 
 fn head(builder: &mut Builder, name: &str, classes: usize) {
-    builder.add("avgpool", Kind::AdaptiveAvgPool { height: 1, width: 1 });
+    builder.add("avgpool", Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 }));
     builder.add("flatten", Kind::Flatten);
-    builder.add(name, Kind::Linear { features: classes, bias: true });
+    builder.add(name, Kind::Linear(layer::Linear { features: classes, bias: true }));
 }

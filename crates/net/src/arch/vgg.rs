@@ -1,24 +1,25 @@
 //! VGG (Simonyan and Zisserman, arXiv:1409.1556, table 1), with the batch-norm variants as in torchvision.
 //!
-//! Layers are named as in torchvision: `features.N`, counted over convolutions, norms, ReLUs and pools. The head
-//! depends on the input. From 128 pixels on it is the classic one: 7x7 adaptive pooling, then `classifier.0`, `.3` and
-//! `.6` with ReLU and dropout between, 4096 hidden features (times the width). Below, pooling follows a stage
-//! while there are two rows and columns to pool, and the head is one linear layer, `classifier`.
+//! Layers are named as in torchvision: `features.N`, counted over convolutions, norms, ReLUs and pooling layers. The
+//! head depends on the input. For images of at least 128 x 128 pixels it is the original one: 7x7 adaptive pooling,
+//! then `classifier.0`, `.3` and `.6` with ReLU and dropout between, 4096 hidden features (times the width). For
+//! smaller images a stage ends with pooling only while there are two rows and columns, and the head is one linear
+//! layer, `classifier`.
 //!
-//! With the classic head, convolutions have a bias also before a batch norm, so that torchvision's checkpoints
-//! load key by key. With the small head they have none there, since the norm takes it away; a checkpoint that
-//! has them still loads, the bias subtracted from the running mean.
+//! With the original head, convolutions have a bias also before a batch norm, so that torchvision's checkpoints load
+//! key by key. With the small head they have none there, since the norm subtracts it; a checkpoint that has them still
+//! loads, with the bias subtracted from the running mean.
 
 use super::{Builder, batch_norm};
-use crate::{Activation, Conv, Kind, Window};
+use crate::{Activation, Conv, Kind, Window, layer};
 
 pub(super) const NAMES: [&str; 8] =
     ["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"];
 
 const CHANNELS: [usize; 5] = [64, 128, 256, 512, 512];
-const CLASSIC_FROM: usize = 128;
+const ORIGINAL_HEAD_FROM: usize = 128;
 
-/// Convolutions of every stage.
+/// Number of convolutions in every stage (table 1).
 fn depths(name: &str) -> [usize; 5] {
     match name.trim_end_matches("_bn") {
         "vgg11" => [1, 1, 2, 2, 2],
@@ -46,7 +47,7 @@ pub(super) fn build_named(builder: &mut Builder, name: &str, classes: usize) {
 
 pub(super) fn build(builder: &mut Builder, plan: &[Vec<usize>], norm: bool, classes: usize) {
     let (mut rows, mut columns) = (builder.input.height, builder.input.width);
-    let classic = rows.min(columns) >= CLASSIC_FROM;
+    let original = rows.min(columns) >= ORIGINAL_HEAD_FROM;
     let mut number = 0;
     let mut add = |builder: &mut Builder, kind: Kind| {
         builder.add(format!("features.{number}"), kind);
@@ -54,7 +55,7 @@ pub(super) fn build(builder: &mut Builder, plan: &[Vec<usize>], norm: bool, clas
     };
     for stage in plan {
         for &filters in stage {
-            let conv = Conv { bias: classic || !norm, ..Conv::same(builder.scaled(filters), 3) };
+            let conv = Conv { bias: original || !norm, ..Conv::same(builder.scaled(filters), 3) };
             add(builder, Kind::Conv(conv));
             if norm {
                 add(builder, batch_norm());
@@ -66,18 +67,18 @@ pub(super) fn build(builder: &mut Builder, plan: &[Vec<usize>], norm: bool, clas
             (rows, columns) = (rows / 2, columns / 2);
         }
     }
-    if !classic {
+    if !original {
         builder.add("flatten", Kind::Flatten);
-        builder.add("classifier", Kind::Linear { features: classes, bias: true });
+        builder.add("classifier", Kind::Linear(layer::Linear { features: classes, bias: true }));
         return;
     }
-    builder.add("avgpool", Kind::AdaptiveAvgPool { height: 7, width: 7 });
+    builder.add("avgpool", Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 7, width: 7 }));
     builder.add("flatten", Kind::Flatten);
     for first in [0, 3] {
         let features = builder.scaled(4096);
-        builder.add(format!("classifier.{first}"), Kind::Linear { features, bias: true });
+        builder.add(format!("classifier.{first}"), Kind::Linear(layer::Linear { features, bias: true }));
         builder.add(format!("classifier.{}", first + 1), Kind::Activation(Activation::Relu));
-        builder.add(format!("classifier.{}", first + 2), Kind::Dropout { p: 0.5 });
+        builder.add(format!("classifier.{}", first + 2), Kind::Dropout(layer::Dropout { p: 0.5 }));
     }
-    builder.add("classifier.6", Kind::Linear { features: classes, bias: true });
+    builder.add("classifier.6", Kind::Linear(layer::Linear { features: classes, bias: true }));
 }

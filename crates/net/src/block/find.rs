@@ -3,20 +3,22 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Block;
+use crate::layer::Role;
 use crate::{Graph, INPUT, Kind, Layer, Shape};
 
 /// The blocks of a network by default: runs of convolutions with their norms and activations, or of modules with
-/// joins (residual units, inception and dense modules), between two down-samplings.
+/// several paths (residual units, inception and dense modules), between two reductions of resolution.
 ///
-/// 1. Where a single tensor holds all that later layers need, the graph can be cut. Between two cuts stands a piece:
-///    one layer, or a whole module.
-/// 2. Pooling that shrinks the picture, the classifier (the last layer with weights of its kind) and what
-///    surrounds it (flatten, linear, softmax) belong to no block. A piece that shrinks the picture by a stride
-///    begins a new block; a depthwise one takes the 1x1 expansion before it along.
-/// 3. What remains falls into maximal runs. A run that begins at the input sheds its stem, the layers before its first
-///    module. A run starts at its first convolution or module and ends with the norms and activations after its last.
-/// 4. Runs with two convolutions or more are blocks, named `block1`, `block2` and so on; a number already in use as a
-///    prefix of the graph's names (a network compressed before) is skipped.
+/// 1. The graph is cut wherever later layers need a single tensor. A piece between two cuts is one layer, or a whole
+///    module.
+/// 2. Pooling that reduces the resolution, the classifier (the last convolution or linear layer) and the layers around
+///    it (flatten, linear, softmax) belong to no block. A piece that reduces the resolution by a stride begins a new
+///    block; a depthwise convolution takes the 1x1 expansion before it into the new block.
+/// 3. The other pieces form maximal runs. Layers between the input and the first module (the stem) are separated from
+///    the first run. A run starts at its first convolution or module and ends with the norms and activations after
+///    its last.
+/// 4. Runs with two convolutions or more are blocks, named `block1`, `block2` and so on; a number that already begins
+///    a layer's name (in a network compressed before) is skipped.
 ///
 /// A graph that [`Graph::shapes`] refuses has no blocks.
 pub fn find(graph: &Graph) -> Vec<Block> {
@@ -26,7 +28,7 @@ pub fn find(graph: &Graph) -> Vec<Block> {
     for run in runs(graph, &shapes, &pieces) {
         let Some((first, last)) = trim(graph, run) else { continue };
         let layers = &graph.layers[first.start..last.end];
-        if layers.iter().filter(|layer| matches!(layer.kind, Kind::Conv(_))).count() < 2 {
+        if layers.iter().filter(|layer| is_convolution(layer)).count() < 2 {
             continue;
         }
         blocks.push(Block {
@@ -61,12 +63,15 @@ impl Piece {
     }
 
     fn is_convolution(self, graph: &Graph) -> bool {
-        !self.is_module() && matches!(graph.layers[self.start].kind, Kind::Conv(_))
+        !self.is_module() && is_convolution(&graph.layers[self.start])
     }
 }
 
-/// The graph cut wherever one tensor is all that the rest needs: there, every tensor made so far but the last
-/// layer's has had its last use.
+fn is_convolution(layer: &Layer) -> bool {
+    layer.kind.role() == Role::Convolution
+}
+
+/// The graph cut wherever later layers need one tensor only: every tensor before it has had its last use.
 pub(super) fn pieces(graph: &Graph) -> Vec<Piece> {
     let mut last_use: HashMap<&str, usize> = HashMap::new();
     for (index, layer) in graph.layers.iter().enumerate() {
@@ -77,7 +82,7 @@ pub(super) fn pieces(graph: &Graph) -> Vec<Piece> {
     last_use.insert(&graph.output, graph.layers.len());
     let mut pieces = Vec::new();
     let mut start = 0;
-    // The latest use of any tensor made before the layer at hand.
+    // The latest use of any tensor computed before this layer.
     let mut horizon = last_use.get(INPUT).copied().unwrap_or(0);
     for (index, layer) in graph.layers.iter().enumerate() {
         if horizon <= index {
@@ -90,19 +95,19 @@ pub(super) fn pieces(graph: &Graph) -> Vec<Piece> {
 }
 
 fn runs(graph: &Graph, shapes: &[Shape], pieces: &[Piece]) -> Vec<Vec<Piece>> {
-    let classifier = graph.layers.iter().rposition(|layer| matches!(layer.kind, Kind::Conv(_) | Kind::Linear { .. }));
+    let classifier = graph.layers.iter().rposition(|layer| layer.kind.as_convolution().is_some());
     let entry = |piece: &Piece| piece.start.checked_sub(1).map_or(graph.input, |before| shapes[before]);
     let mut runs: Vec<Vec<Piece>> = vec![Vec::new()];
     for piece in pieces {
         let (before, after) = (entry(piece), shapes[piece.end - 1]);
         let holds_classifier = classifier.is_some_and(|at| (piece.start..piece.end).contains(&at));
-        let shrinks = after.height < before.height || after.width < before.width;
-        if holds_classifier || !belongs(graph, *piece, shrinks) {
+        let reduces = after.height < before.height || after.width < before.width;
+        if holds_classifier || !may_belong(graph, *piece, reduces) {
             runs.push(Vec::new());
             continue;
         }
         let run = runs.last_mut().expect("never empty");
-        if shrinks && strides(graph, *piece) && run.iter().any(|p| p.is_module() || p.is_convolution(graph)) {
+        if reduces && has_stride(graph, *piece) && run.iter().any(|p| p.is_module() || p.is_convolution(graph)) {
             let expansion = expansion_before(graph, shapes, run, *piece);
             let moved = run.split_off(expansion);
             runs.push(moved);
@@ -120,37 +125,37 @@ fn runs(graph: &Graph, shapes: &[Shape], pieces: &[Piece]) -> Vec<Vec<Piece>> {
 }
 
 /// Whether a piece may be part of a block.
-fn belongs(graph: &Graph, piece: Piece, shrinks: bool) -> bool {
+fn may_belong(graph: &Graph, piece: Piece, reduces: bool) -> bool {
     let layers = piece.layers(graph);
     if piece.is_module() {
-        return layers.iter().any(|layer| matches!(layer.kind, Kind::Conv(_)));
+        return layers.iter().any(is_convolution);
     }
-    match &layers[0].kind {
-        Kind::Conv(_)
-        | Kind::BatchNorm { .. }
-        | Kind::Affine
-        | Kind::Activation(_)
-        | Kind::LocalResponseNorm { .. }
-        | Kind::Dropout { .. }
-        | Kind::ChannelShuffle { .. }
-        | Kind::Pad { .. }
-        | Kind::Identity => true,
-        Kind::MaxPool(_) | Kind::AvgPool { .. } => !shrinks,
-        _ => false,
+    match layers[0].kind.role() {
+        Role::Convolution
+        | Role::Norm
+        | Role::CrossChannelNorm
+        | Role::Activation
+        | Role::Rearrangement
+        | Role::NoOp => true,
+        Role::Pooling => !reduces,
+        Role::TransposedConvolution
+        | Role::Linear
+        | Role::Softmax
+        | Role::AdaptivePooling
+        | Role::Merge
+        | Role::Reshape
+        | Role::Upsampling => false,
     }
 }
 
-/// Whether a piece shrinks the picture by a stride: an unpadded convolution alone does not end a stage.
-fn strides(graph: &Graph, piece: Piece) -> bool {
-    piece.layers(graph).iter().any(|layer| match &layer.kind {
-        Kind::Conv(conv) => conv.stride != [1, 1],
-        Kind::MaxPool(window) | Kind::AvgPool { window, .. } => window.stride != [1, 1],
-        _ => false,
-    })
+/// Whether a piece reduces the resolution by a stride: an unpadded convolution alone does not end a stage.
+fn has_stride(graph: &Graph, piece: Piece) -> bool {
+    let strides = |layer: &Layer| layer.kind.footprint().is_some_and(|footprint| footprint.stride != [1, 1]);
+    piece.layers(graph).iter().any(strides)
 }
 
-/// Where in the run the 1x1 expansion begins that feeds a depthwise convolution (MobileNetV2's inverted residuals,
-/// arXiv:1801.04381); the run's end for any other piece.
+/// Index in the run of the 1x1 expansion that feeds a depthwise convolution (MobileNetV2's inverted residuals,
+/// arXiv:1801.04381); the run's length for any other piece.
 fn expansion_before(graph: &Graph, shapes: &[Shape], run: &[Piece], piece: Piece) -> usize {
     let depthwise =
         matches!(&graph.layers[piece.start].kind, Kind::Conv(conv) if conv.groups > 1 && conv.groups == conv.filters);
@@ -161,29 +166,28 @@ fn expansion_before(graph: &Graph, shapes: &[Shape], run: &[Piece], piece: Piece
         if before.is_module() {
             return run.len();
         }
-        match &graph.layers[before.start].kind {
-            Kind::Conv(conv) => {
-                let entry = before.start.checked_sub(1).map_or(graph.input, |at| shapes[at]);
-                let expands = conv.kernel == [1, 1] && conv.stride == [1, 1] && conv.filters > entry.channels;
-                return if expands && index > 0 { index } else { run.len() };
-            }
-            Kind::BatchNorm { .. } | Kind::Affine | Kind::Activation(_) => {}
-            _ => return run.len(),
+        let layer = &graph.layers[before.start];
+        if let Kind::Conv(conv) = &layer.kind {
+            let entry = before.start.checked_sub(1).map_or(graph.input, |at| shapes[at]);
+            let expands = conv.kernel == [1, 1] && conv.stride == [1, 1] && conv.filters > entry.channels;
+            return if expands && index > 0 { index } else { run.len() };
+        }
+        if !matches!(layer.kind.role(), Role::Norm | Role::Activation) {
+            return run.len();
         }
     }
     run.len()
 }
 
-/// The first and last piece of a run without what stands before its first convolution or module, and without what
-/// follows the norms and activations after its last.
+/// The first and last piece of a run, without the layers before its first convolution or module and without those
+/// after the norms and activations that follow its last.
 fn trim(graph: &Graph, mut run: Vec<Piece>) -> Option<(Piece, Piece)> {
-    let weighty = |piece: &Piece| piece.is_module() || piece.is_convolution(graph);
-    let first = run.iter().position(weighty)?;
-    let closing = |piece: &Piece| {
-        let kind = &graph.layers[piece.start].kind;
-        weighty(piece) || matches!(kind, Kind::BatchNorm { .. } | Kind::Affine | Kind::Activation(_))
+    let has_weights = |piece: &Piece| piece.is_module() || piece.is_convolution(graph);
+    let first = run.iter().position(has_weights)?;
+    let closes = |piece: &Piece| {
+        has_weights(piece) || matches!(graph.layers[piece.start].kind.role(), Role::Norm | Role::Activation)
     };
-    while run.last().is_some_and(|piece| !closing(piece)) {
+    while run.last().is_some_and(|piece| !closes(piece)) {
         run.pop();
     }
     Some((run[first], *run.last()?))

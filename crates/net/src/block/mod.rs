@@ -15,7 +15,7 @@ use crate::{Error, Graph};
 /// A contiguous run of layers with one input and one output tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Block {
-    /// Its name, such as `block3`; free of whitespace.
+    /// Its name, such as `block3`, without whitespace.
     pub name: String,
     /// Names of its layers, in the graph's order, without a gap.
     pub layers: Vec<String>,
@@ -28,8 +28,8 @@ pub struct Block {
 /// The layers from `first` to `last`, both included, as a block.
 ///
 /// # Errors
-/// A name that is no layer's; an empty range; a range that more than one tensor enters or leaves, with
-/// those tensors and the smallest range around it that can be cut.
+/// A name that no layer has; an empty range; a range that more than one tensor enters or leaves, with those tensors and
+/// the smallest range around it that one tensor enters and one leaves.
 pub fn range(graph: &Graph, name: &str, first: &str, last: &str) -> Result<Block, Error> {
     if name.is_empty() || name.contains(char::is_whitespace) {
         return Err(Error::block(name, "a block's name must have at least one letter and no whitespace"));
@@ -40,10 +40,10 @@ pub fn range(graph: &Graph, name: &str, first: &str, last: &str) -> Result<Block
     };
     let (from, to) = (position(first)?, position(last)?);
     if from > to {
-        return Err(Error::block(name, format!("`{first}` stands after `{last}`; swap them")));
+        return Err(Error::block(name, format!("`{first}` comes after `{last}`; swap them")));
     }
     let border = Border::of(graph, from, to);
-    if let Some((input, output)) = border.cut() {
+    if let Some((input, output)) = border.ends() {
         let layers = graph.layers[from..=to].iter().map(|layer| layer.name.clone()).collect();
         return Ok(Block { name: name.to_string(), layers, input: input.to_string(), output: output.to_string() });
     }
@@ -73,7 +73,7 @@ impl<'a> Border<'a> {
         Border { entering, leaving }
     }
 
-    fn cut(&self) -> Option<(&'a str, &'a str)> {
+    fn ends(&self) -> Option<(&'a str, &'a str)> {
         match (self.entering.as_slice(), self.leaving.as_slice()) {
             ([input], [output]) => Some((input, output)),
             _ => None,
@@ -93,14 +93,14 @@ impl<'a> Border<'a> {
     }
 }
 
-/// The smallest range around `from..=to` that can be cut, if there is one within reach.
+/// The smallest range around `from..=to` that one tensor enters and one leaves, if there is one nearby.
 fn nearest(graph: &Graph, from: usize, to: usize) -> Option<(usize, usize)> {
-    // Enough for any module in use, and it bounds the work on a graph of thousands of layers.
-    const REACH: usize = 128;
-    for more in 1..=REACH {
+    // Longer than any module in use; it bounds the work on a graph of thousands of layers.
+    const MOST_ADDED: usize = 128;
+    for more in 1..=MOST_ADDED {
         for before in 0..=more {
             let (Some(first), last) = (from.checked_sub(before), to + more - before) else { continue };
-            if last < graph.layers.len() && Border::of(graph, first, last).cut().is_some() {
+            if last < graph.layers.len() && Border::of(graph, first, last).ends().is_some() {
                 return Some((first, last));
             }
         }

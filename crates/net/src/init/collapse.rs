@@ -1,14 +1,45 @@
-//! A block as one linear map: its layers composed.
+//! Collapse init: the block's layers composed to one linear map.
 
 use std::collections::HashMap;
 
-use super::{Main, target_tensor};
+use rand::Rng;
+
+use super::method::{InitMethod, InitProblem, InitialValues, SubstituteLayer};
+use super::target::target_tensor;
 use crate::block::Block;
+use crate::layer::{AvgPool, BatchNorm, ChannelShuffle, Pad, Slice};
+use crate::receptive_field::{Rule, fields};
 use crate::surgery::locate;
-use crate::{Conv, Error, Kind, Layer, Network, Padding, Shape, Tensor};
+use crate::{Conv, Error, Kind, Layer, Network, Shape, Tensor};
+
+/// The block as one linear map, cut to the substitute's kernel.
+pub(super) struct Collapse;
+
+impl InitMethod for Collapse {
+    fn name(&self) -> &str {
+        "collapse"
+    }
+
+    fn describe(&self) -> &str {
+        "W = … * F₂ * F₁, the block's convolutions composed with its norms, activations left out, cut to the kernel"
+    }
+
+    fn is_random(&self) -> bool {
+        false
+    }
+
+    fn is_calibrated(&self) -> bool {
+        true
+    }
+
+    fn values(&self, problem: &InitProblem<'_>, _: &mut dyn Rng) -> Result<InitialValues, Error> {
+        let (weight, bias) = affine(problem.parent, problem.block, &problem.layer)?;
+        Ok(InitialValues::Affine { weight, bias })
+    }
+}
 
 /// Weight and bias of the block's linear map, cut to the substitute's kernel.
-pub(super) fn affine(parent: &Network, block: &Block, main: &Main) -> Result<(Tensor, Vec<f32>), Error> {
+fn affine(parent: &Network, block: &Block, substitute: &SubstituteLayer) -> Result<(Tensor, Vec<f32>), Error> {
     let graph = &parent.graph;
     let start = locate(graph, block)?;
     let shapes = graph.shapes()?;
@@ -16,12 +47,14 @@ pub(super) fn affine(parent: &Network, block: &Block, main: &Main) -> Result<(Te
     let layers: Vec<&Layer> = graph.layers[start..start + block.layers.len()].iter().collect();
     let from = graph.shape_of(&block.input)?;
     let to = graph.shape_of(&target)?;
-    let reach = reach(&layers, &target);
+    // How far from its own position (times the strides between) the target looks at each tensor of the block. Taps
+    // that can never come into the substitute's kernel are left out as they arise.
+    let fields = fields(layers.iter().copied(), &target, Rule::Envelope);
     let window = |name: &str, step: [i64; 2]| {
-        let reach = reach.get(name).copied().unwrap_or_default();
+        let field = fields.get(name).copied().flatten();
         [0, 1].map(|axis| {
-            let (low, high) = reach[axis];
-            let (padding, kernel) = (main.padding[axis] as i64, main.kernel[axis] as i64);
+            let (low, high) = field.map_or((0, 0), |field| (field[axis].first, field[axis].last()));
+            let (padding, kernel) = (substitute.padding[axis] as i64, substitute.kernel[axis] as i64);
             let extent = [from.height, from.width][axis] as i64;
             let first = (-padding).saturating_sub(step[axis].saturating_mul(high)).max(1 - extent);
             let last = (kernel - 1 - padding).saturating_sub(step[axis].saturating_mul(low)).min(extent - 1);
@@ -34,7 +67,10 @@ pub(super) fn affine(parent: &Network, block: &Block, main: &Main) -> Result<(Te
         let inputs: Vec<&Map> = layer.inputs.iter().filter_map(|input| maps.get(input.as_str())).collect();
         let shapes = graph.input_shapes(layer, &shapes);
         let map = step(parent, layer, &inputs, &shapes, |step| window(&layer.name, step)).map_err(|problem| {
-            Error::block(&block.name, format!("it has no linear map to collapse to: layer `{}` {problem}", layer.name))
+            Error::block(
+                &block.name,
+                format!("it cannot be composed to one linear map: layer `{}` {problem}", layer.name),
+            )
         })?;
         maps.insert(&layer.name, map);
         if layer.name == target {
@@ -42,56 +78,24 @@ pub(super) fn affine(parent: &Network, block: &Block, main: &Main) -> Result<(Te
         }
     }
     let Some(map) = maps.get(target.as_str()) else {
-        return Err(Error::block(&block.name, "it has no linear map: nothing comes before its activation"));
+        return Err(Error::block(
+            &block.name,
+            "it cannot be composed to one linear map: no layer comes before its activation",
+        ));
     };
     for (axis, positions) in [to.height, to.width].into_iter().enumerate() {
         // A single output position has no stride to disagree on.
-        if positions > 1 && map.stride[axis] != main.stride[axis] as i64 {
-            let problem = format!("its strides compose to {:?}, and its substitute has {:?}", map.stride, main.stride);
+        if positions > 1 && map.stride[axis] != substitute.stride[axis] as i64 {
+            let problem =
+                format!("its strides compose to {:?}, and its substitute has {:?}", map.stride, substitute.stride);
             return Err(Error::block(&block.name, problem));
         }
     }
-    let weight = main.fill(|filter, channel, row, column| {
-        map.at(filter, channel, row as i64 - main.padding[0] as i64, column as i64 - main.padding[1] as i64)
+    let padding = substitute.padding.map(|padding| padding as i64);
+    let weight = substitute.weight(|filter, channel, row, column| {
+        map.at(filter, channel, row as i64 - padding[0], column as i64 - padding[1])
     });
-    Ok((Tensor { shape: main.shape.clone(), data: weight }, map.bias.iter().map(|&bias| bias as f32).collect()))
-}
-
-/// How far from its own position (times the strides between) the target looks at each tensor of the block: first and
-/// last row, first and last column. By this, taps that can never come into the substitute's kernel are left out as
-/// they arise.
-fn reach(layers: &[&Layer], target: &str) -> HashMap<String, [(i64, i64); 2]> {
-    let mut reach: HashMap<String, [(i64, i64); 2]> = HashMap::from([(target.to_string(), [(0, 0); 2])]);
-    for layer in layers.iter().rev() {
-        let Some(out) = reach.get(&layer.name).copied() else { continue };
-        let (kernel, stride, dilation, padding) = geometry(&layer.kind);
-        let wanted = [0, 1].map(|axis| {
-            let (low, high) = out[axis];
-            let (step, taps) = (stride[axis] as i64, (kernel[axis] as i64 - 1) * dilation[axis] as i64);
-            let before = padding[axis] as i64;
-            (low.saturating_mul(step).saturating_sub(before), high.saturating_mul(step).saturating_add(taps - before))
-        });
-        for input in &layer.inputs {
-            let known = reach.entry(input.clone()).or_insert(wanted);
-            for axis in [0, 1] {
-                known[axis] = (known[axis].0.min(wanted[axis].0), known[axis].1.max(wanted[axis].1));
-            }
-        }
-    }
-    reach
-}
-
-/// Kernel, stride, dilation, and padding before, of a layer that looks at more than its own position.
-fn geometry(kind: &Kind) -> ([usize; 2], [usize; 2], [usize; 2], [usize; 2]) {
-    let before = |padding: &Padding| [padding.top, padding.left];
-    match kind {
-        Kind::Conv(conv) => (conv.kernel, conv.stride, conv.dilation, before(&conv.padding)),
-        Kind::MaxPool(window) | Kind::AvgPool { window, .. } => {
-            (window.kernel, window.stride, [1; 2], before(&window.padding))
-        }
-        Kind::Pad { padding, .. } => ([1; 2], [1; 2], [1; 2], before(padding)),
-        _ => ([1; 2], [1; 2], [1; 2], [0; 2]),
-    }
+    Ok((weight, map.bias.iter().map(|&bias| bias as f32).collect()))
 }
 
 /// y[o, p] = bias[o] + Σ taps[u][o, i] x[i, stride p + origin + u].
@@ -114,7 +118,7 @@ impl Map {
         map
     }
 
-    /// No taps but zeros, at the offsets from the first to the last of the window.
+    /// A map of zeros with taps at the offsets from the first to the last of the window.
     fn zeros(filters: usize, channels: usize, stride: [i64; 2], window: [(i64, i64); 2]) -> Map {
         let extent = window.map(|(first, last)| (last - first + 1).max(0) as usize);
         let taps = vec![0.0; filters * channels * extent[0] * extent[1]];
@@ -145,15 +149,16 @@ impl Map {
         self.extent[0] * self.extent[1]
     }
 
-    /// The filters' rows chosen anew: `None` is a row of zeros.
+    /// A map whose filters are these filters of the map; `None` is a filter of zeros.
     fn select(&self, rows: &[Option<usize>]) -> Map {
         let mut map = Map::zeros(rows.len(), self.channels, self.stride, self.window());
         for tap in 0..self.count() {
             for (to, from) in rows.iter().enumerate() {
                 if let Some(from) = from {
                     let source = (tap * self.filters + from) * self.channels;
-                    let goal = (tap * rows.len() + to) * self.channels;
-                    map.taps[goal..goal + self.channels].copy_from_slice(&self.taps[source..source + self.channels]);
+                    let target = (tap * rows.len() + to) * self.channels;
+                    map.taps[target..target + self.channels]
+                        .copy_from_slice(&self.taps[source..source + self.channels]);
                 }
             }
         }
@@ -173,13 +178,13 @@ impl Map {
         map
     }
 
-    /// Adds another map's filters from row `first` on.
+    /// Adds another map's filters to the filters from `first` on.
     fn accumulate(&mut self, other: &Map, first: usize) {
         for tap in 0..other.count() {
             let [row, column] = other.offset(tap);
-            let Some(goal) = self.tap(row, column) else { continue };
+            let Some(target) = self.tap(row, column) else { continue };
             let from = &other.taps[tap * other.filters * other.channels..][..other.filters * other.channels];
-            let to = &mut self.taps[(goal * self.filters + first) * self.channels..][..from.len()];
+            let to = &mut self.taps[(target * self.filters + first) * self.channels..][..from.len()];
             to.iter_mut().zip(from).for_each(|(sum, value)| *sum += value);
         }
         self.bias[first..].iter_mut().zip(&other.bias).for_each(|(sum, value)| *sum += value);
@@ -188,8 +193,8 @@ impl Map {
 
 type Window = [(i64, i64); 2];
 
-/// The map of a layer's output from those of its inputs. `window` gives the offsets that matter, for the strides so
-/// far.
+/// The map of a layer's output from those of its inputs. `window` gives the offsets that can matter, for the strides
+/// so far.
 fn step(
     parent: &Network,
     layer: &Layer,
@@ -202,17 +207,17 @@ fn step(
         let found = parent.weights.get(&format!("{}.{name}", layer.name));
         found.map(|tensor| tensor.data.as_slice()).ok_or_else(|| format!("lacks its {name}"))
     };
-    let all = || (0..x.filters).map(Some).collect::<Vec<_>>();
+    let every = || (0..x.filters).map(Some).collect::<Vec<_>>();
     match &layer.kind {
         Kind::Conv(conv) => {
             let bias = if conv.bias { weight("bias")? } else { &[] };
             convolved(conv, weight("weight")?, bias, x, &window)
         }
-        Kind::Linear { features, bias } => {
-            let conv = Conv { bias: *bias, ..Conv::same(*features, 1) };
-            convolved(&conv, weight("weight")?, if *bias { weight("bias")? } else { &[] }, x, &window)
+        Kind::Linear(linear) => {
+            let conv = Conv { bias: linear.bias, ..Conv::same(linear.features, 1) };
+            convolved(&conv, weight("weight")?, if linear.bias { weight("bias")? } else { &[] }, x, &window)
         }
-        Kind::BatchNorm { eps, .. } => {
+        Kind::BatchNorm(BatchNorm { eps, .. }) => {
             let [weight, bias, mean, variance] =
                 [weight("weight")?, weight("bias")?, weight("running_mean")?, weight("running_var")?];
             let slope = |c: usize| f64::from(weight[c]) / (f64::from(variance[c]) + f64::from(*eps)).sqrt();
@@ -222,8 +227,8 @@ fn step(
             let (weight, bias) = (weight("weight")?, weight("bias")?);
             Ok(x.scaled(|c| f64::from(weight[c]), |c| f64::from(bias[c])))
         }
-        Kind::Activation(_) | Kind::Dropout { .. } | Kind::Identity => Ok(x.select(&all())),
-        Kind::MaxPool(pool) | Kind::AvgPool { window: pool, .. } => {
+        Kind::Activation(_) | Kind::Dropout(_) | Kind::Identity => Ok(x.select(&every())),
+        Kind::MaxPool(pool) | Kind::AvgPool(AvgPool { window: pool, .. }) => {
             let filters = shapes[0].channels;
             let share = 1.0 / (pool.kernel[0] * pool.kernel[1]) as f32;
             let conv = Conv {
@@ -247,25 +252,25 @@ fn step(
         }
         Kind::Concat => {
             if inputs.iter().any(|map| map.stride != x.stride) {
-                return Err("joins tensors of different strides".into());
+                return Err("concatenates tensors of different strides".into());
             }
             let filters = inputs.iter().map(|map| map.filters).sum();
-            let mut joined = Map::zeros(filters, x.channels, x.stride, union(inputs));
+            let mut all = Map::zeros(filters, x.channels, x.stride, union(inputs));
             let mut first = 0;
             for map in inputs {
-                joined.accumulate(map, first);
+                all.accumulate(map, first);
                 first += map.filters;
             }
-            Ok(joined)
+            Ok(all)
         }
-        Kind::Slice { start, end } => Ok(x.select(&(*start..*end).map(Some).collect::<Vec<_>>())),
-        Kind::ChannelShuffle { groups } => {
+        Kind::Slice(Slice { start, end }) => Ok(x.select(&(*start..*end).map(Some).collect::<Vec<_>>())),
+        Kind::ChannelShuffle(ChannelShuffle { groups }) => {
             let per_group = x.filters / groups;
             Ok(x.select(&(0..x.filters).map(|c| Some(c % groups * per_group + c / groups)).collect::<Vec<_>>()))
         }
-        Kind::Pad { channels, padding, value } => {
+        Kind::Pad(Pad { channels, padding, value }) => {
             let mut rows = vec![None; channels[0]];
-            rows.extend(all());
+            rows.extend(every());
             rows.extend(vec![None; channels[1]]);
             let mut map = x.select(&rows);
             let padded = rows.iter().zip(&mut map.bias).filter(|(row, _)| row.is_none());
@@ -274,8 +279,18 @@ fn step(
             map.origin[1] -= map.stride[1] * padding.left as i64;
             Ok(map)
         }
-        Kind::Flatten | Kind::Reshape { .. } if (shapes[0].height, shapes[0].width) == (1, 1) => Ok(x.select(&all())),
-        _ => Err(format!("({}) is no convolution, norm, activation or join", layer.describe())),
+        Kind::Flatten | Kind::Reshape(_) if shapes[0].is_vector() => Ok(x.select(&every())),
+        Kind::ConvTranspose(_)
+        | Kind::AdaptiveAvgPool(_)
+        | Kind::Mul
+        | Kind::Flatten
+        | Kind::Reshape(_)
+        | Kind::Upsample(_)
+        | Kind::LocalResponseNorm(_)
+        | Kind::Softmax(_) => Err(format!(
+            "({}) is none of convolution, linear, norm, activation, pooling, sum and concatenation",
+            layer.describe()
+        )),
     }
 }
 
@@ -285,7 +300,7 @@ fn union(maps: &[&Map]) -> Window {
     windows.reduce(both).unwrap_or_default()
 }
 
-/// A convolution after a map: taps multiply, offsets add, scaled by the strides before.
+/// A convolution after a map: taps multiply, and offsets add after scaling by the map's stride.
 fn convolved(
     conv: &Conv,
     weight: &[f32],
@@ -299,12 +314,12 @@ fn convolved(
     let offset =
         |axis: usize, tap: usize| x.stride[axis] * (signed(tap) * signed(conv.dilation[axis]) - signed(padding[axis]));
     let wanted = window(stride);
-    let reached = [0, 1].map(|axis| {
+    let covered = [0, 1].map(|axis| {
         let (first, last) = x.window()[axis];
         let (first, last) = (offset(axis, 0) + first, offset(axis, conv.kernel[axis] - 1) + last);
         (first.max(wanted[axis].0), last.min(wanted[axis].1))
     });
-    let mut map = Map::zeros(conv.filters, x.channels, stride, reached);
+    let mut map = Map::zeros(conv.filters, x.channels, stride, covered);
     let (per_group, filters_per_group) = (x.filters / conv.groups, conv.filters / conv.groups);
     let taps = conv.kernel[0] * conv.kernel[1];
     if weight.len() != conv.filters * per_group * taps {
@@ -320,14 +335,14 @@ fn convolved(
     }
     for (row, column) in (0..conv.kernel[0]).flat_map(|row| (0..conv.kernel[1]).map(move |column| (row, column))) {
         let tap = row * conv.kernel[1] + column;
-        // This tap's matrix, [filters, channels per group], without the strides of the others.
+        // This tap's matrix [filters, channels per group], gathered so that its elements are contiguous.
         let matrix: Vec<f32> = (0..conv.filters * per_group).map(|index| weight[index * taps + tap]).collect();
         for inner in 0..x.count() {
             let [from_row, from_column] = x.offset(inner);
-            let Some(goal) = map.tap(offset(0, row) + from_row, offset(1, column) + from_column) else { continue };
+            let Some(target) = map.tap(offset(0, row) + from_row, offset(1, column) + from_column) else { continue };
             let source = &x.taps[inner * x.filters * x.channels..][..x.filters * x.channels];
-            let goal = &mut map.taps[goal * conv.filters * x.channels..][..conv.filters * x.channels];
-            for (filter, sums) in goal.chunks_exact_mut(x.channels).enumerate() {
+            let target = &mut map.taps[target * conv.filters * x.channels..][..conv.filters * x.channels];
+            for (filter, sums) in target.chunks_exact_mut(x.channels).enumerate() {
                 let first = filter / filters_per_group * per_group;
                 let rows = &source[first * x.channels..][..per_group * x.channels];
                 add_product(sums, &matrix[filter * per_group..][..per_group], rows);
@@ -337,9 +352,9 @@ fn convolved(
     Ok(map)
 }
 
-/// sums += row times rows: `row` has as many elements as `rows` has rows of the length of `sums`.
+/// sums += row · rows, with `sums` [n], `row` [m] and `rows` [m, n].
 ///
-/// Four rows at a time, so that the sums are read and written a quarter as often.
+/// Four rows at a time, so that the sums are loaded and stored a quarter as often.
 fn add_product(sums: &mut [f32], row: &[f32], rows: &[f32]) {
     let length = sums.len();
     let mut fours = row.chunks_exact(4);

@@ -1,10 +1,51 @@
-//! Inits: how a substitute gets its first weights.
+//! Inits: how the weights of a substitute are initialised.
 //!
 //! The substitute is a convolution W of `o` filters over `i` channels with a `k` x `k` kernel (a linear layer is the
-//! same with `k` = 1), a bias b or a batch norm after it, and the block's closing activation.
+//! same with `k` = 1), a bias b or a batch norm after it, and the block's closing activation. Every init has one file
+//! with its name, description and formula. A program adds its own by [`register`]:
+//!
+//! ```
+//! use nettriage_net::init::{self, Init, InitMethod, InitProblem, InitialValues};
+//! use nettriage_net::Error;
+//!
+//! /// All weights 1 / fan-in: every filter is the mean of its inputs.
+//! struct BoxFilter;
+//!
+//! impl InitMethod for BoxFilter {
+//!     fn name(&self) -> &str {
+//!         "box"
+//!     }
+//!     fn describe(&self) -> &str {
+//!         "W = 1 / (i k²), b = 0"
+//!     }
+//!     fn is_random(&self) -> bool {
+//!         false
+//!     }
+//!     fn is_calibrated(&self) -> bool {
+//!         true
+//!     }
+//!     fn values(&self, problem: &InitProblem<'_>, _: &mut dyn rand::Rng) -> Result<InitialValues, Error> {
+//!         let value = (1.0 / problem.layer.fan_in()) as f32;
+//!         let weight = problem.layer.weight(|_filter, _channel, _row, _column| value);
+//!         Ok(InitialValues::Affine { weight, bias: vec![0.0; problem.layer.filters] })
+//!     }
+//! }
+//!
+//! let init = init::register(BoxFilter)?;
+//! assert_eq!("box".parse::<Init>()?, init);
+//! # Ok::<(), Error>(())
+//! ```
 
 mod collapse;
 mod filters;
+mod he;
+mod identity;
+mod least_squares;
+mod method;
+mod registry;
+mod target;
+mod weights;
+mod xavier;
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,63 +53,133 @@ use std::str::FromStr;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::block::Block;
-use crate::surgery::closing_activation;
-use crate::{Activation, Error, Graph, Kind, Network, Tensor, draw};
+pub use method::{InitMethod, InitProblem, InitialValues, SubstituteLayer};
+pub use registry::Registered;
+pub use target::{closing, target_tensor};
+pub use weights::{calibrate, set_affine};
 
-/// How a substitute gets its first weights. In text: `random` (which is `he`), `xavier`, `first`, `last`, `mean`,
-/// `collapse`, `least-squares`, `identity`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Init {
-    /// W normal with mean 0 and variance 2 / (i k²), b = 0 (He et al., arXiv:1502.01852, eq. 10).
-    He,
-    /// W uniform in ±sqrt(6 / (i k² + o k²)), b = 0 (Glorot and Bengio, 2010, eq. 16).
-    Xavier,
-    /// The block's first convolution F (or linear layer) with its batch norm, adapted: W[o, i, y, x] = sqrt(I / i')
-    /// F[o mod O, i mod I, y', x'], where F has O filters over I channels, i' is the substitute's number of channels,
-    /// and (y', x') is the same place seen from the kernels' centres, 0 outside F. The factor keeps the variance of
-    /// the output where channels are repeated or left out; it is 1 where their numbers agree.
-    First,
-    /// The same of the block's last convolution or linear layer.
-    Last,
-    /// The mean of what [`Init::First`] would take from each of the block's convolutions and linear layers; likewise
-    /// of their biases and norms.
-    Mean,
-    /// The block as one linear map: its convolutions composed, W = … ∗ F₂ ∗ F₁, batch norms folded in with their
-    /// running statistics, sums and joins followed, activations left out, max-pooling taken for average pooling; then
-    /// cut to the taps that the substitute's kernel has, aligned by the paddings. Biases go through the later kernels.
-    ///
-    /// Exact where the block is linear and the kernel holds all taps, except that near the border an inner
-    /// convolution's padding sets to zero what the composed map still sees, and drops shares of the inner biases: the
-    /// outputs whose receptive field lies within the picture are exact, and all outputs where no inner layer pads.
-    /// Taps that lie further apart than the picture's extent are left out. A block that multiplies tensors, or
-    /// resamples, has no such map and is refused.
-    Collapse,
-    /// Ridge regression from the block's input to its output before the closing activation. Needs data: see
-    /// `nettriage-study`, which hands its solution to [`set_affine`].
-    LeastSquares,
-    /// W[o, i] = 1 at the place that meets the output's own position if i = o mod i', else 0, and b = 0: with as many
-    /// filters as channels and stride 1 the input unchanged. Within groups, channels are counted by group.
-    Identity,
+use crate::block::Block;
+use crate::{Error, Network};
+use filters::Filters;
+
+/// Declares the built-in inits: the enum, the list of all, and the method of each.
+macro_rules! inits {
+    ($($(#[doc = $doc:literal])+ $init:ident => $method:expr,)+) => {
+        /// How the weights of a substitute are initialised. In text by name: `random` (or `he`), `xavier`, `first`,
+        /// `last`, `mean`, `collapse`, `least-squares`, `identity`, or the name of a [registered](register) one.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub enum Init {
+            $($(#[doc = $doc])+ $init,)+
+            /// One of the program's own: see [`register`].
+            Custom(Registered),
+        }
+
+        const BUILT_IN: &[Init] = &[$(Init::$init),+];
+
+        impl Init {
+            /// What the init says and does.
+            pub fn method(self) -> &'static dyn InitMethod {
+                match self {
+                    $(Init::$init => &$method,)+
+                    Init::Custom(registered) => registered.method(),
+                }
+            }
+        }
+    };
 }
 
-const NAMES: [(&str, Init); 9] = [
-    ("random", Init::He),
-    ("he", Init::He),
-    ("xavier", Init::Xavier),
-    ("first", Init::First),
-    ("last", Init::Last),
-    ("mean", Init::Mean),
-    ("collapse", Init::Collapse),
-    ("least-squares", Init::LeastSquares),
-    ("identity", Init::Identity),
-];
+inits! {
+    /// W normal with mean 0 and variance 2 / (i k²), b = 0 (He et al., 2015, arXiv:1502.01852, eq. 10).
+    He => he::He,
+    /// W uniform in ±sqrt(6 / (i k² + o k²)), b = 0 (Glorot and Bengio, 2010, eq. 16).
+    Xavier => xavier::Xavier,
+    /// The block's first convolution F (or linear layer) with its batch norm, adapted: W[o, i, y, x] = sqrt(I / i')
+    /// F[o mod O, i mod I, y', x'], where F has O filters over I channels, i' is the substitute's number of channels,
+    /// and (y', x') is the same position counted from the kernels' centres, 0 outside F. The factor keeps the variance
+    /// of the output where channels are repeated or left out; it is 1 where their numbers agree.
+    First => Filters::First,
+    /// As [`Init::First`], of the block's last convolution or linear layer.
+    Last => Filters::Last,
+    /// The mean over the block's convolutions and linear layers of the weights, biases and norms that [`Init::First`]
+    /// would use if it were the first.
+    Mean => Filters::Mean,
+    /// The block as one linear map: its convolutions composed, W = … ∗ F₂ ∗ F₁, batch norms folded in with their
+    /// running statistics, sums and concatenations followed, activations left out, and max-pooling replaced by average
+    /// pooling; then cut to the taps of the substitute's kernel, aligned by the paddings. Biases are carried through
+    /// the later kernels.
+    ///
+    /// Exact where the block is linear and the kernel contains all taps, except near the border: there the padding of
+    /// an inner convolution sets to zero positions that the composed map still uses, and their share of the inner
+    /// biases. So all outputs are exact where no inner layer pads, and otherwise those whose receptive field lies
+    /// within the image. Taps further apart than the input's extent are left out. A block that multiplies tensors or
+    /// resamples has no such map and is refused.
+    Collapse => collapse::Collapse,
+    /// Ridge regression from the block's input to its output before the closing activation (Hoerl and Kennard, 1970).
+    /// It needs images: `nettriage-study` solves it and calls [`set_affine`].
+    LeastSquares => least_squares::LeastSquares,
+    /// W[o, i] = 1 at the kernel position that reads the output's own position if i = o mod i', else 0, and b = 0: the
+    /// identity where there are as many filters as channels and the stride is 1. Within groups, channels are counted by
+    /// group.
+    Identity => identity::Identity,
+}
+
+impl Init {
+    /// Whether its values depend on the random generator.
+    pub fn is_random(self) -> bool {
+        self.method().is_random()
+    }
+
+    /// Whether its values depend on images.
+    pub fn needs_images(self) -> bool {
+        self.method().needs_images()
+    }
+
+    /// Whether the substitute's norm is to be [calibrated](calibrate) afterwards.
+    pub fn is_calibrated(self) -> bool {
+        self.method().is_calibrated()
+    }
+
+    /// Its formula in one line.
+    pub fn describe(self) -> &'static str {
+        self.method().describe()
+    }
+}
+
+/// The names of all inits, built in and registered, aliases included.
+pub fn names() -> Vec<&'static str> {
+    let built_in = BUILT_IN.iter().flat_map(|init| {
+        let method = init.method();
+        std::iter::once(method.name()).chain(method.aliases().iter().copied())
+    });
+    built_in.chain(registry::names()).collect()
+}
+
+/// Makes an init of the program's own known by its name, in this process, until it ends: from then on studies may name
+/// it. A worker process that runs trials of such a study must register it too.
+///
+/// # Errors
+/// A name that is empty, has other characters than letters, digits, `-` and `_`, or is taken.
+pub fn register(method: impl InitMethod + 'static) -> Result<Init, Error> {
+    let name = method.name().to_string();
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.is_empty() || !name.chars().all(legal) {
+        return Err(Error::Name(format!("an init's name has letters, digits, `-` and `_`, not `{name}`")));
+    }
+    let taken = || Error::Name(format!("there is an init `{name}` already"));
+    if built_in(&name).is_some() {
+        return Err(taken());
+    }
+    registry::add(Box::new(method)).map(Init::Custom).ok_or_else(taken)
+}
+
+fn built_in(name: &str) -> Option<Init> {
+    BUILT_IN.iter().copied().find(|init| init.method().name() == name || init.method().aliases().contains(&name))
+}
 
 impl fmt::Display for Init {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = NAMES.iter().find(|(_, init)| init == self).map_or("", |(name, _)| name);
-        f.write_str(name)
+        f.write_str(self.method().name())
     }
 }
 
@@ -76,11 +187,8 @@ impl FromStr for Init {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Init, Error> {
-        let known = NAMES.iter().find(|(name, _)| *name == text);
-        known.map(|(_, init)| *init).ok_or_else(|| {
-            let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
-            Error::Name(format!("no init `{text}`; use one of {}", names.join(", ")))
-        })
+        let known = built_in(text).or_else(|| registry::find(text).map(Init::Custom));
+        known.ok_or_else(|| Error::Name(format!("no init `{text}`; use one of {}", names().join(", "))))
     }
 }
 
@@ -98,14 +206,14 @@ impl From<Init> for String {
     }
 }
 
-/// Fills the weights of `block`'s substitute in `child`, which [`compress`](crate::surgery::compress) made of `parent`.
+/// Initialises the substitute of `block` in `child`, which [`compress`](crate::surgery::compress) made of `parent`.
 ///
-/// The substitute's norm is set along: to 1, 0, 0, 1 where the init says nothing of it. Slopes of a closing PReLU stay
-/// the parent's. Where the block was dropped there is nothing to fill, and any init leaves the child as it is.
+/// The slopes of a closing PReLU stay the parent's. Where the block was dropped there is nothing to initialise, and any
+/// init leaves the child as it is.
 ///
 /// # Errors
-/// [`Init::LeastSquares`], which needs data; a block without convolution or linear layer for [`Init::First`] and its
-/// like; a block that [`Init::Collapse`] cannot take for a linear map.
+/// [`Init::LeastSquares`], which needs images; a block without convolution or linear layer for [`Init::First`],
+/// [`Init::Last`] and [`Init::Mean`]; a block that [`Init::Collapse`] cannot compose to a linear map.
 pub fn apply(
     init: Init,
     child: &mut Network,
@@ -113,233 +221,26 @@ pub fn apply(
     block: &Block,
     rng: &mut impl Rng,
 ) -> Result<(), Error> {
-    let Some(main) = Main::of(child, block)? else { return Ok(()) };
-    let taps = (main.kernel[0] * main.kernel[1]) as f64;
-    let [fan_in, fan_out] = [main.per_group(), main.filters].map(|channels| channels as f64 * taps);
-    let mut filled = |data: Vec<f32>| {
-        let zeros = vec![0.0; main.filters];
-        set_affine(child, block, Tensor { shape: main.shape.clone(), data }, &zeros)
-    };
-    match init {
-        // A fresh norm: weight 1 and variance 1, as training from scratch has it.
-        Init::He => filled(draw::normal(main.len(), (2.0 / fan_in).sqrt(), rng)).map(|()| plain_norm(child, block)),
-        Init::Xavier => {
-            filled(draw::uniform(main.len(), (6.0 / (fan_in + fan_out)).sqrt(), rng)).map(|()| plain_norm(child, block))
+    let Some(layer) = SubstituteLayer::of(child, block)? else { return Ok(()) };
+    let problem = InitProblem { parent, block, layer };
+    let values = init.method().values(&problem, rng)?;
+    let layer = problem.layer;
+    match values {
+        InitialValues::Affine { weight, bias } => set_affine(child, block, weight, &bias)?,
+        InitialValues::FromScratch { weight } => {
+            set_affine(child, block, weight, &vec![0.0; layer.filters])?;
+            weights::reset_norm(child, block);
         }
-        Init::First | Init::Last | Init::Mean => filters::apply(init, child, parent, block, &main),
-        Init::Collapse => {
-            let (weight, bias) = collapse::affine(parent, block, &main)?;
-            set_affine(child, block, weight, &bias)
-        }
-        Init::Identity => filled(identity(&main)),
-        Init::LeastSquares => Err(Error::block(
-            &block.name,
-            "least-squares needs images; it is a matter for the study, not of the weights alone",
-        )),
-    }
-}
-
-/// Puts the affine map y = W * x + b before the closing activation into the substitute.
-///
-/// `weight` is `[o, i / groups, k, k]` (`[o, i]` for a linear substitute), `bias` has `o` elements. Where there is a
-/// norm, it gets running mean 0, running variance 1, weight sqrt(1 + eps) and bias b: in evaluation mode the map is
-/// exact (to a rounding).
-///
-/// # Errors
-/// No substitute (the block was dropped, or this is another network); weights of another shape than its own.
-pub fn set_affine(child: &mut Network, block: &Block, weight: Tensor, bias: &[f32]) -> Result<(), Error> {
-    let main = Main::of(child, block)?
-        .ok_or_else(|| Error::block(&block.name, "it has no substitute to fill: it was dropped"))?;
-    if weight.shape != main.shape || weight.data.len() != main.len() || bias.len() != main.filters {
-        let problem = format!(
-            "its substitute takes a weight of {:?} and {} biases, not {:?} and {}",
-            main.shape,
-            main.filters,
-            weight.shape,
-            bias.len()
-        );
-        return Err(Error::block(&block.name, problem));
-    }
-    let filters = [main.filters];
-    child.weights.insert(format!("{}.weight", main.layer), weight);
-    if let Some(eps) = norm_eps(&child.graph, block) {
-        let slope = (1.0 + f64::from(eps)).sqrt() as f32;
-        set_norm(
-            child,
-            block,
-            [vec![slope; main.filters], bias.to_vec(), vec![0.0; main.filters], vec![1.0; main.filters]],
-        );
-    } else {
-        child.weights.insert(format!("{}.bias", main.layer), Tensor::new(&filters, bias.to_vec()));
-    }
-    Ok(())
-}
-
-/// Gives the substitute's norm the running statistics `mean` and `variance` and changes its weight and bias so that
-/// the function in evaluation mode stays the same.
-///
-/// With the statistics that the substitute's convolution has on data, one element a filter, training mode starts from
-/// that same function too, where it would otherwise normalise it away. With a = weight / sqrt(variance₀ + eps) for the
-/// old variance₀ and mean₀: weight ← a sqrt(variance + eps), bias ← bias + a (mean − mean₀). Nothing happens where
-/// there is no norm.
-///
-/// # Errors
-/// Other numbers of elements than filters; a variance below 0 or anything not finite.
-pub fn calibrate(child: &mut Network, block: &Block, mean: &[f32], variance: &[f32]) -> Result<(), Error> {
-    let Some(eps) = norm_eps(&child.graph, block) else { return Ok(()) };
-    let eps = f64::from(eps);
-    let Some([weight, bias, old_mean, old_variance]) = norm(child, block) else {
-        return Err(Error::block(&block.name, "the weights of its substitute's norm are missing"));
-    };
-    let sound = mean.iter().all(|m| m.is_finite()) && variance.iter().all(|v| v.is_finite() && *v >= 0.0);
-    if mean.len() != weight.len() || variance.len() != weight.len() || !sound {
-        let problem = format!("its substitute's norm takes {} finite means and variances", weight.len());
-        return Err(Error::block(&block.name, problem));
-    }
-    let (mut new_weight, mut new_bias) = (Vec::new(), Vec::new());
-    for filter in 0..weight.len() {
-        let slope = f64::from(weight[filter]) / (f64::from(old_variance[filter]) + eps).sqrt();
-        new_weight.push((slope * (f64::from(variance[filter]) + eps).sqrt()) as f32);
-        let shift = f64::from(mean[filter]) - f64::from(old_mean[filter]);
-        new_bias.push((f64::from(bias[filter]) + slope * shift) as f32);
-    }
-    set_norm(child, block, [new_weight, new_bias, mean.to_vec(), variance.to_vec()]);
-    Ok(())
-}
-
-/// The parent's tensor before the block's closing activation: what the substitute's affine map stands for. The block's
-/// output where none closes it, or where pooling follows the activation.
-pub fn target_tensor(parent: &Graph, block: &Block) -> String {
-    let pooled = block.layers.iter().rev().filter_map(|name| parent.layer(name));
-    let pooled = pooled
-        .take_while(|layer| !matches!(layer.kind, Kind::Activation(_)))
-        .any(|layer| matches!(layer.kind, Kind::MaxPool(_)));
-    match closing_activation(parent, block) {
-        Some(layer) if !pooled => layer.inputs[0].clone(),
-        _ => block.output.clone(),
-    }
-}
-
-/// What closes the block, if an activation does: the substitute's own activation.
-pub fn closing(parent: &Graph, block: &Block) -> Option<Activation> {
-    match closing_activation(parent, block)?.kind {
-        Kind::Activation(activation) => Some(activation),
-        _ => None,
-    }
-}
-
-/// The substitute's convolution or linear layer, in figures.
-struct Main {
-    layer: String,
-    /// Of its weight: `[o, i / groups, k, k]` or `[o, i]`.
-    shape: Vec<usize>,
-    filters: usize,
-    channels: usize,
-    groups: usize,
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    /// Rows above and columns to the left.
-    padding: [usize; 2],
-}
-
-impl Main {
-    /// `None` where the block was dropped.
-    fn of(child: &Network, block: &Block) -> Result<Option<Main>, Error> {
-        let named = |part: &str| child.graph.layer(&format!("{}.{part}", block.name));
-        let Some(layer) = named("conv").or_else(|| named("linear")) else { return Ok(None) };
-        let channels = match layer.inputs.first() {
-            Some(input) => child.graph.shape_of(input)?,
-            None => return Err(Error::layer(&layer.name, "it has no input")),
-        };
-        let shape = layer.parameters(channels).swap_remove(0).1;
-        let channels = channels.channels;
-        let layer_name = layer.name.clone();
-        Ok(Some(match &layer.kind {
-            Kind::Conv(conv) => Main {
-                layer: layer_name,
-                shape,
-                filters: conv.filters,
-                channels,
-                groups: conv.groups,
-                kernel: conv.kernel,
-                stride: conv.stride,
-                padding: [conv.padding.top, conv.padding.left],
-            },
-            Kind::Linear { features, .. } => Main {
-                layer: layer_name,
-                shape,
-                filters: *features,
-                channels,
-                groups: 1,
-                kernel: [1; 2],
-                stride: [1; 2],
-                padding: [0; 2],
-            },
-            _ => return Err(Error::layer(&layer.name, "it is neither a convolution nor linear, as a substitute is")),
-        }))
-    }
-
-    fn per_group(&self) -> usize {
-        self.channels / self.groups
-    }
-
-    fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// Builds a weight from its elements at (filter, channel of all, row, column).
-    fn fill(&self, mut element: impl FnMut(usize, usize, usize, usize) -> f32) -> Vec<f32> {
-        let mut data = Vec::with_capacity(self.len());
-        let filters_per_group = self.filters / self.groups;
-        for filter in 0..self.filters {
-            let first = filter / filters_per_group * self.per_group();
-            for channel in first..first + self.per_group() {
-                for row in 0..self.kernel[0] {
-                    for column in 0..self.kernel[1] {
-                        data.push(element(filter, channel, row, column));
-                    }
-                }
+        InitialValues::WithNorm { weight, bias, norm } => {
+            set_affine(child, block, weight, &bias)?;
+            if norm.iter().any(|part| part.len() != layer.filters) {
+                let problem = format!("init {init} gives its norm another number of elements than {}", layer.filters);
+                return Err(Error::block(&block.name, problem));
+            }
+            if weights::norm_eps(&child.graph, block).is_some() {
+                weights::set_norm(child, block, norm);
             }
         }
-        data
     }
-}
-
-fn identity(main: &Main) -> Vec<f32> {
-    let filters_per_group = main.filters / main.groups;
-    let place = [0, 1].map(|axis| main.padding[axis].min(main.kernel[axis] - 1));
-    main.fill(|filter, channel, row, column| {
-        let within = (filter % filters_per_group) % main.per_group();
-        let own = filter / filters_per_group * main.per_group() + within;
-        if channel == own && [row, column] == place { 1.0 } else { 0.0 }
-    })
-}
-
-const NORM: [&str; 4] = ["weight", "bias", "running_mean", "running_var"];
-
-fn norm_eps(graph: &Graph, block: &Block) -> Option<f32> {
-    match graph.layer(&format!("{}.norm", block.name))?.kind {
-        Kind::BatchNorm { eps, .. } => Some(eps),
-        _ => None,
-    }
-}
-
-fn norm(child: &Network, block: &Block) -> Option<[Vec<f32>; 4]> {
-    let part = |name: &str| child.weights.get(&format!("{}.norm.{name}", block.name)).map(|tensor| tensor.data.clone());
-    let [weight, bias, mean, variance] = NORM.map(part);
-    let parts = [weight?, bias?, mean?, variance?];
-    parts.iter().all(|part| part.len() == parts[0].len()).then_some(parts)
-}
-
-fn set_norm(child: &mut Network, block: &Block, values: [Vec<f32>; 4]) {
-    for (name, data) in NORM.iter().zip(values) {
-        child.weights.insert(format!("{}.norm.{name}", block.name), Tensor { shape: vec![data.len()], data });
-    }
-}
-
-fn plain_norm(child: &mut Network, block: &Block) {
-    if let Some([weight, ..]) = norm(child, block) {
-        let count = weight.len();
-        set_norm(child, block, [vec![1.0; count], vec![0.0; count], vec![0.0; count], vec![1.0; count]]);
-    }
+    Ok(())
 }

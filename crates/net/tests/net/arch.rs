@@ -33,19 +33,19 @@ fn imagenet_networks_have_torchvisions_size() {
 
 /// Parameters from the table of Y. Idelbayev's README: 0.27M, 0.46M, 0.66M, 0.85M, 1.7M.
 #[test]
-fn cifar_resnets_have_their_size() {
+fn cifar_resnets_have_the_published_size() {
     for (name, thousands) in [(20, 270), (32, 460), (44, 660), (56, 850), (110, 1730)] {
         let total = cost::total(&build(&format!("cifar-resnet{name}"), 32, 10)).unwrap();
         assert!(total.parameters.abs_diff(thousands * 1000) < 10_000, "{name}: {}", total.parameters);
     }
     let graph = build("cifar-resnet20", 32, 10);
-    let convolutions = graph.layers.iter().filter(|l| matches!(l.kind, Kind::Conv(_) | Kind::Linear { .. })).count();
+    let convolutions = graph.layers.iter().filter(|l| matches!(l.kind, Kind::Conv(_) | Kind::Linear(_))).count();
     assert_eq!(convolutions, 20);
     assert_eq!(graph.shape_of("layer3.2.relu").unwrap(), Shape::new(64, 8, 8));
 }
 
 #[test]
-fn small_vggs_pool_while_there_is_something_to_pool() {
+fn small_vggs_pool_while_there_are_two_rows() {
     for (size, last) in [(28, 512), (32, 512), (64, 512 * 4)] {
         let graph = arch::build(&ArchSpec::named("vgg16_bn"), Shape::new(1, size, size), 10).unwrap();
         assert_eq!(graph.shape_of("flatten").unwrap(), Shape::new(last, 1, 1), "{size}");
@@ -59,7 +59,7 @@ fn small_vggs_pool_while_there_is_something_to_pool() {
 }
 
 #[test]
-fn width_and_plan() {
+fn width_and_plan_set_the_channels() {
     let spec = ArchSpec { width: 0.25, ..ArchSpec::named("vgg16_bn") };
     let graph = arch::build(&spec, Shape::new(3, 32, 32), 10).unwrap();
     assert_eq!(graph.shape_of("features.0").unwrap().channels, 16);

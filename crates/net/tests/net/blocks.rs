@@ -2,7 +2,7 @@
 
 use nettriage_net::arch::{self, ArchSpec};
 use nettriage_net::block::{self, Block};
-use nettriage_net::{Conv, Graph, INPUT, Kind, Layer, Shape, Window};
+use nettriage_net::{Conv, Graph, INPUT, Kind, Layer, Shape, Window, layer};
 
 use crate::reference::{chain, conv, norm, relu};
 
@@ -33,7 +33,7 @@ fn vgg_has_a_block_between_two_poolings() {
             expected.iter().map(|(a, b)| (format!("features.{a}"), format!("features.{b}"))).collect();
         assert_eq!(ends(&build("vgg16_bn", size)), expected, "{size}");
     }
-    // Stages of one convolution are what a substitute would be already.
+    // A stage of one convolution is no block: a substitute would be the same.
     assert_eq!(ends(&build("vgg11", 32)).len(), 3);
 }
 
@@ -85,8 +85,8 @@ fn inverted_residuals_keep_their_expansion() {
         kind,
     };
     graph.layers.push(add("c.add", &["c.project", "b.project"], Kind::Add));
-    graph.layers.push(add("pool", &["c.add"], Kind::AdaptiveAvgPool { height: 1, width: 1 }));
-    graph.layers.push(add("fc", &["pool"], Kind::Linear { features: 10, bias: true }));
+    graph.layers.push(add("pool", &["c.add"], Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 })));
+    graph.layers.push(add("fc", &["pool"], Kind::Linear(layer::Linear { features: 10, bias: true })));
     graph.output = "fc".into();
     assert_eq!(ends(&graph), pairs(&[("stem", "project.norm"), ("b.expand", "c.add")]));
 }
@@ -94,14 +94,14 @@ fn inverted_residuals_keep_their_expansion() {
 #[test]
 fn the_classifier_is_in_no_block() {
     let pool = Kind::MaxPool(Window::square(2));
-    let last = Kind::AdaptiveAvgPool { height: 1, width: 1 };
+    let last = Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 });
     let layers = vec![
-        ("lrn", Kind::LocalResponseNorm { size: 5, alpha: 1e-4, beta: 0.75, bias: 1.0 }),
+        ("lrn", Kind::LocalResponseNorm(layer::LocalResponseNorm { size: 5, alpha: 1e-4, beta: 0.75, bias: 1.0 })),
         ("relu0", relu()),
         ("a", conv(8, 3)),
         ("b", conv(8, 3)),
         ("b.act", relu()),
-        ("drop", Kind::Dropout { p: 0.5 }),
+        ("drop", Kind::Dropout(layer::Dropout { p: 0.5 })),
         ("pool", pool),
         ("c", conv(8, 3)),
         ("d", conv(8, 3)),
@@ -122,13 +122,13 @@ fn a_strided_convolution_begins_a_block() {
         ("d", conv(8, 3)),
         ("e", conv(8, 3)),
         ("f", Kind::Flatten),
-        ("g", Kind::Linear { features: 10, bias: true }),
+        ("g", Kind::Linear(layer::Linear { features: 10, bias: true })),
     ];
     assert_eq!(ends(&chain(Shape::new(3, 16, 16), layers)), pairs(&[("a", "b"), ("c", "e")]));
 }
 
 #[test]
-fn ranges() {
+fn ranges_are_checked() {
     let graph = build("cifar-resnet20", 32);
     let inner = block::range(&graph, "inner", "layer2.1.conv1", "layer2.1.bn2").unwrap();
     assert_eq!((inner.input.as_str(), inner.output.as_str()), ("layer2.0.relu", "layer2.1.bn2"));
@@ -151,7 +151,7 @@ fn ranges() {
 }
 
 #[test]
-fn numbers_in_use_are_skipped() {
+fn block_numbers_in_use_are_skipped() {
     let mut graph = chain(Shape::new(3, 8, 8), vec![("block1.conv", conv(4, 3)), ("b", conv(4, 3)), ("c", conv(4, 3))]);
     graph.name = "child".into();
     assert_eq!(block::find(&graph)[0].name, "block2");

@@ -1,13 +1,13 @@
 //! The defining property of every init.
 
 use nettriage_net::block::{self, Block};
-use nettriage_net::init::{self, Init};
+use nettriage_net::init::{self, Init, InitMethod, InitProblem, InitialValues};
 use nettriage_net::surgery::{self, Substitute};
-use nettriage_net::{Conv, INPUT, Kind, Layer, Network, Padding, Shape, Tensor, Window, slice};
-use rand::SeedableRng;
+use nettriage_net::{Conv, Error, INPUT, Kind, Layer, Network, Padding, Shape, Tensor, Window, layer, slice};
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::reference::{self, Picture, chain, conv, norm, random_network, relu};
+use crate::reference::{self, Values, chain, conv, norm, random_network, relu};
 
 fn rng() -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(7)
@@ -25,7 +25,7 @@ fn convolution(kernel: usize) -> Substitute {
 }
 
 /// The largest difference over the largest value, `border` rows and columns left out on each side.
-fn difference(a: &Picture, b: &Picture, border: usize) -> f64 {
+fn difference(a: &Values, b: &Values, border: usize) -> f64 {
     assert_eq!(a.shape, b.shape);
     let (mut largest, mut scale) = (0.0f64, 0.0f64);
     for c in 0..a.shape.channels {
@@ -43,7 +43,7 @@ fn difference(a: &Picture, b: &Picture, border: usize) -> f64 {
 /// A linear block followed by a ReLU, which the substitute keeps.
 fn assert_collapse_is_exact(parent: &Network, block: &Block, kernel: usize, border: usize) {
     let child = child_of(parent, block, convolution(kernel), Init::Collapse);
-    let image = Picture::random(parent.graph.input, 3);
+    let image = Values::random(parent.graph.input, 3);
     let error = difference(&reference::run(&child, &image), &reference::run(parent, &image), border);
     assert!(error < 1e-5, "relative difference {error} with kernel {kernel}");
 }
@@ -61,9 +61,9 @@ fn collapse_equals_a_linear_block() {
     let block = block::range(&parent.graph, "x", "a", "e").unwrap();
     assert_collapse_is_exact(&parent, &block, 5, 2);
     assert_collapse_is_exact(&parent, &block, 7, 2);
-    // A kernel that is too small cuts taps off and is no longer exact.
+    // A kernel that is too small leaves taps out and is no longer exact.
     let child = child_of(&parent, &block, convolution(3), Init::Collapse);
-    let image = Picture::random(parent.graph.input, 3);
+    let image = Values::random(parent.graph.input, 3);
     assert!(difference(&reference::run(&child, &image), &reference::run(&parent, &image), 2) > 1e-2);
 }
 
@@ -102,7 +102,7 @@ fn collapse_follows_strides_and_dilations() {
 }
 
 #[test]
-fn collapse_follows_sums_and_joins() {
+fn collapse_follows_sums_and_concatenations() {
     let layer = |name: &str, inputs: &[&str], kind: Kind| Layer {
         name: name.into(),
         inputs: inputs.iter().map(|input| input.to_string()).collect(),
@@ -118,7 +118,7 @@ fn collapse_follows_sums_and_joins() {
             layer("conv", &["stem"], strided),
             layer("norm", &["conv"], norm()),
             layer("cut", &["stem"], Kind::MaxPool(halved)),
-            layer("pad", &["cut"], Kind::Pad { channels: [1, 1], padding: Padding::default(), value: 0.0 }),
+            layer("pad", &["cut"], Kind::Pad(layer::Pad { channels: [1, 1], padding: Padding::default(), value: 0.0 })),
             layer("add", &["norm", "pad"], Kind::Add),
             layer("left", &["add"], conv(2, 3)),
             layer("right", &["add"], conv(3, 1)),
@@ -134,17 +134,17 @@ fn collapse_follows_sums_and_joins() {
 
 #[test]
 fn collapse_of_linear_layers() {
-    let dense = |features| Kind::Linear { features, bias: true };
+    let dense = |features| Kind::Linear(layer::Linear { features, bias: true });
     let layers = vec![("a", dense(7)), ("b", dense(5)), ("c", norm()), ("d", relu())];
     let parent = random_network(chain(Shape::new(6, 1, 1), layers), 6);
     let block = block::range(&parent.graph, "x", "a", "d").unwrap();
     let child = child_of(&parent, &block, Substitute::Linear, Init::Collapse);
-    let image = Picture::random(parent.graph.input, 4);
+    let image = Values::random(parent.graph.input, 4);
     assert!(difference(&reference::run(&child, &image), &reference::run(&parent, &image), 0) < 1e-5);
 }
 
 #[test]
-fn collapse_refuses_what_multiplies() {
+fn collapse_refuses_products_of_tensors() {
     let layer = |name: &str, inputs: &[&str], kind: Kind| Layer {
         name: name.into(),
         inputs: inputs.iter().map(|input| input.to_string()).collect(),
@@ -173,12 +173,12 @@ fn set_affine_is_exact_and_calibrate_keeps_the_function() {
     let parent = random_network(chain(Shape::new(3, 6, 6), layers), 8);
     let block = block::range(&parent.graph, "x", "a", "e").unwrap();
     let mut child = surgery::compress(&parent, &[(block.clone(), convolution(3))]).unwrap();
-    let weight = Picture::random(Shape::new(5 * 3, 3, 3), 9).data.iter().map(|&w| w as f32).collect();
+    let weight = Values::random(Shape::new(5 * 3, 3, 3), 9).data.iter().map(|&w| w as f32).collect();
     let bias = [0.5, -0.25, 2.0, 0.0, -3.0];
     init::set_affine(&mut child, &block, Tensor::new(&[5, 3, 3, 3], weight), &bias).unwrap();
     child.check().unwrap();
 
-    let image = Picture::random(parent.graph.input, 10);
+    let image = Values::random(parent.graph.input, 10);
     let plain = reference::tensor(&child, &image, "x.conv");
     let normed = reference::tensor(&child, &image, "x.norm");
     for (index, (before, after)) in plain.data.iter().zip(&normed.data).enumerate() {
@@ -186,10 +186,10 @@ fn set_affine_is_exact_and_calibrate_keeps_the_function() {
         assert!((after - expected).abs() < 1e-6 * (1.0 + expected.abs()), "{after} for {expected}");
     }
 
-    // The statistics of the convolution's own output: then the norm's output has mean `bias` in training mode, as it
-    // has now.
-    let statistics = |picture: &Picture, c: usize| {
-        let part = &picture.data[c * 36..(c + 1) * 36];
+    // With the statistics of the convolution's own output, the norm's output has mean `bias` in training mode, as in
+    // evaluation mode.
+    let statistics = |values: &Values, c: usize| {
+        let part = &values.data[c * 36..(c + 1) * 36];
         let mean = part.iter().sum::<f64>() / 36.0;
         (mean, part.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / 36.0)
     };
@@ -205,16 +205,16 @@ fn set_affine_is_exact_and_calibrate_keeps_the_function() {
 }
 
 #[test]
-fn identity_passes_the_input_on() {
+fn identity_outputs_its_input() {
     let layers = vec![("a", conv(4, 3)), ("b", norm()), ("c", conv(4, 3)), ("d", norm())];
     let parent = random_network(chain(Shape::new(4, 6, 6), layers), 11);
     let block = block::range(&parent.graph, "x", "a", "d").unwrap();
-    let image = Picture::random(parent.graph.input, 12);
+    let image = Values::random(parent.graph.input, 12);
     for substitute in [convolution(3), convolution(1), Substitute::Conv { kernel: 3, groups: 4 }] {
         let child = child_of(&parent, &block, substitute, Init::Identity);
         assert!(difference(&reference::run(&child, &image), &image, 0) < 1e-6, "{substitute}");
     }
-    // On a drop there is no weight to set: the tensor goes on as it was, here as the input of what follows.
+    // A dropped block has no weight to set: its input is the input of the next layer.
     let inner = block::range(&parent.graph, "x", "b", "c").unwrap();
     let child = child_of(&parent, &inner, Substitute::Drop, Init::Identity);
     let kept = slice::between(&parent, INPUT, "a").unwrap();
@@ -228,7 +228,7 @@ fn first_and_last_are_the_blocks_own_layers() {
     let layers = vec![("a", conv(4, 3)), ("b", norm()), ("c", conv(4, 3)), ("d", norm()), ("e", relu())];
     let parent = random_network(chain(Shape::new(4, 6, 6), layers), 13);
     let block = block::range(&parent.graph, "x", "a", "e").unwrap();
-    let image = Picture::random(parent.graph.input, 14);
+    let image = Values::random(parent.graph.input, 14);
     for (init, from, to, conv, norm) in [(Init::First, INPUT, "b", "a", "b"), (Init::Last, "b", "d", "c", "d")] {
         let child = child_of(&parent, &block, convolution(3), init);
         assert_eq!(child.weights["x.conv.weight"], parent.weights[&format!("{conv}.weight")]);
@@ -257,7 +257,7 @@ fn first_is_adapted_where_shapes_differ() {
     }
     assert_eq!(child.weights["x.conv.bias"].data[2], parent.weights["a.bias"].data[0]);
 
-    // `last` has 2 channels for 4: each comes twice, over the root of two.
+    // `last` has 2 channels for 4: each is repeated, divided by the square root of 2.
     let child = child_of(&parent, &block, convolution(3), Init::Last);
     let (weight, own) = (&child.weights["x.conv.weight"].data, &parent.weights["c.weight"].data);
     let expected = own[9] * 0.5f32.sqrt();
@@ -299,7 +299,7 @@ fn random_inits_have_their_variances() {
 }
 
 #[test]
-fn names() {
+fn names_are_parsed() {
     for name in ["xavier", "first", "last", "mean", "collapse", "least-squares", "identity"] {
         assert_eq!(name.parse::<Init>().unwrap().to_string(), name);
     }
@@ -311,4 +311,82 @@ fn names() {
     let mut child = surgery::compress(&parent, &[(block.clone(), convolution(3))]).unwrap();
     assert!(init::apply(Init::LeastSquares, &mut child, &parent, &block, &mut rng()).is_err());
     assert_eq!(init::target_tensor(&parent.graph, &block), "b");
+}
+
+/// Every weight the filter's number, every bias half of it.
+struct Numbered;
+
+impl InitMethod for Numbered {
+    fn name(&self) -> &str {
+        "numbered"
+    }
+
+    fn describe(&self) -> &str {
+        "W[o] = o, b[o] = o / 2"
+    }
+
+    fn is_random(&self) -> bool {
+        false
+    }
+
+    fn is_calibrated(&self) -> bool {
+        true
+    }
+
+    fn values(&self, problem: &InitProblem<'_>, _: &mut dyn Rng) -> Result<InitialValues, Error> {
+        if problem.layer.filters > 100 {
+            return Err(problem.error("too many filters to number"));
+        }
+        let bias = (0..problem.layer.filters).map(|filter| filter as f32 / 2.0).collect();
+        Ok(InitialValues::Affine { weight: problem.layer.weight(|filter, _, _, _| filter as f32), bias })
+    }
+}
+
+#[test]
+fn a_registered_init_is_one_like_the_others() {
+    assert!("numbered".parse::<Init>().is_err());
+    let init = init::register(Numbered).unwrap();
+    assert_eq!("numbered".parse::<Init>().unwrap(), init);
+    assert_eq!(serde_json::to_string(&init).unwrap(), "\"numbered\"");
+    assert_eq!(serde_json::from_str::<Init>("\"numbered\"").unwrap(), init);
+    assert!(init::names().contains(&"numbered") && init::names().contains(&"least-squares"));
+    assert!("median".parse::<Init>().unwrap_err().to_string().contains("numbered"));
+    assert!(init::register(Numbered).unwrap_err().to_string().contains("already"));
+
+    let parent = random_network(chain(Shape::new(4, 6, 6), vec![("a", conv(3, 3)), ("b", conv(3, 3))]), 1);
+    let block = block::range(&parent.graph, "x", "a", "b").unwrap();
+    let child = child_of(&parent, &block, convolution(3), init);
+    assert_eq!(child.weights["x.conv.bias"].data, [0.0, 0.5, 1.0]);
+    assert_eq!(child.weights["x.conv.weight"].data[35..37], [0.0, 1.0]);
+
+    let parent = random_network(chain(Shape::new(1, 2, 2), vec![("a", conv(101, 1)), ("b", conv(101, 1))]), 1);
+    let block = block::range(&parent.graph, "x", "a", "b").unwrap();
+    let mut child = surgery::compress(&parent, &[(block.clone(), convolution(1))]).unwrap();
+    let error = init::apply(init, &mut child, &parent, &block, &mut rng()).unwrap_err().to_string();
+    assert_eq!(error, "block `x`: too many filters to number");
+}
+
+#[test]
+fn names_of_registered_inits_are_checked() {
+    struct Named(&'static str);
+    impl InitMethod for Named {
+        fn name(&self) -> &str {
+            self.0
+        }
+        fn describe(&self) -> &str {
+            ""
+        }
+        fn is_random(&self) -> bool {
+            true
+        }
+        fn is_calibrated(&self) -> bool {
+            false
+        }
+        fn values(&self, problem: &InitProblem<'_>, _: &mut dyn Rng) -> Result<InitialValues, Error> {
+            Err(problem.error("none"))
+        }
+    }
+    for name in ["", "a b", "he", "random", "collapse", "x/y"] {
+        assert!(init::register(Named(name)).is_err(), "{name}");
+    }
 }

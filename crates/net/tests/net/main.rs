@@ -3,6 +3,7 @@
 mod arch;
 mod blocks;
 mod inits;
+mod layers;
 mod reference;
 mod shapes;
 mod surgery;

@@ -1,6 +1,6 @@
-//! Shapes, costs and words of layers.
+//! Shapes, costs and descriptions of layers.
 
-use nettriage_net::{Conv, Graph, INPUT, Kind, Layer, Network, Padding, Shape, Window, cost};
+use nettriage_net::{Conv, Graph, INPUT, Kind, Layer, Network, Padding, Shape, Window, cost, layer};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -12,7 +12,7 @@ fn shape_after(input: Shape, kind: Kind) -> Result<Shape, String> {
 
 /// Worked examples of PyTorch's formulas for Conv2d, MaxPool2d and ConvTranspose2d (with floor).
 #[test]
-fn geometry() {
+fn shapes_follow_pytorchs_formulas() {
     let input = Shape::new(4, 15, 10);
     let strided = Conv { stride: [2, 3], dilation: [2, 1], ..Conv::same(6, 3) };
     // (15 + 2 - 2*2 - 1) / 2 + 1 = 7; (10 + 2 - 2 - 1) / 3 + 1 = 4.
@@ -23,12 +23,19 @@ fn geometry() {
     assert_eq!(shape_after(input, Kind::MaxPool(pool)), Ok(Shape::new(4, 8, 5)));
     // (15 - 1) * 2 - 2 * 1 + (3 - 1) + 1 + 1 = 30; (10 - 1) * 2 - 2 + 2 + 1 + 0 = 19.
     let conv = Conv { stride: [2, 2], ..Conv::same(6, 3) };
-    assert_eq!(shape_after(input, Kind::ConvTranspose { conv, output_padding: [1, 0] }), Ok(Shape::new(6, 30, 19)));
+    assert_eq!(
+        shape_after(input, Kind::ConvTranspose(layer::ConvTranspose { conv, output_padding: [1, 0] })),
+        Ok(Shape::new(6, 30, 19))
+    );
     assert_eq!(shape_after(input, Kind::Flatten), Ok(Shape::new(600, 1, 1)));
-    let pad = Kind::Pad { channels: [1, 2], padding: Padding { top: 1, bottom: 0, left: 0, right: 3 }, value: 0.0 };
+    let pad = Kind::Pad(layer::Pad {
+        channels: [1, 2],
+        padding: Padding { top: 1, bottom: 0, left: 0, right: 3 },
+        value: 0.0,
+    });
     assert_eq!(shape_after(input, pad), Ok(Shape::new(7, 16, 13)));
-    assert_eq!(shape_after(input, Kind::Upsample { factor: [2, 3] }), Ok(Shape::new(4, 30, 30)));
-    assert_eq!(shape_after(input, Kind::Slice { start: 1, end: 3 }), Ok(Shape::new(2, 15, 10)));
+    assert_eq!(shape_after(input, Kind::Upsample(layer::Upsample { factor: [2, 3] })), Ok(Shape::new(4, 30, 30)));
+    assert_eq!(shape_after(input, Kind::Slice(layer::Slice { start: 1, end: 3 })), Ok(Shape::new(2, 15, 10)));
 }
 
 #[test]
@@ -43,15 +50,15 @@ fn impossible_layers_are_refused_with_their_name() {
         (Kind::Conv(Conv { dilation: [usize::MAX; 2], ..Conv::same(6, 3) }), "overflows"),
         (Kind::Conv(Conv { padding: Padding::all(usize::MAX), ..Conv::same(6, 3) }), "overflows"),
         (conv(1 << 40, 3), "too large"),
-        (Kind::Linear { features: 3, bias: true }, "flatten"),
-        (Kind::Linear { features: usize::MAX, bias: true }, "flatten"),
+        (Kind::Linear(layer::Linear { features: 3, bias: true }), "flatten"),
+        (Kind::Linear(layer::Linear { features: usize::MAX, bias: true }), "flatten"),
         (Kind::MaxPool(Window { kernel: [2; 2], stride: [2; 2], padding: Padding::all(2) }), "padding"),
-        (Kind::Reshape { shape: Shape::new(3, 5, 5) }, "number of elements"),
-        (Kind::Reshape { shape: Shape::new(usize::MAX, 5, 5) }, "too large"),
-        (Kind::ChannelShuffle { groups: 3 }, "groups"),
-        (Kind::Slice { start: 2, end: 5 }, "channels"),
-        (Kind::Dropout { p: 1.0 }, "probability"),
-        (Kind::Upsample { factor: [usize::MAX, 2] }, "too many"),
+        (Kind::Reshape(layer::Reshape { shape: Shape::new(3, 5, 5) }), "number of elements"),
+        (Kind::Reshape(layer::Reshape { shape: Shape::new(usize::MAX, 5, 5) }), "too large"),
+        (Kind::ChannelShuffle(layer::ChannelShuffle { groups: 3 }), "groups"),
+        (Kind::Slice(layer::Slice { start: 2, end: 5 }), "channels"),
+        (Kind::Dropout(layer::Dropout { p: 1.0 }), "probability"),
+        (Kind::Upsample(layer::Upsample { factor: [usize::MAX, 2] }), "too many"),
         (Kind::Add, "two inputs"),
     ];
     for (kind, part) in cases {
@@ -62,7 +69,7 @@ fn impossible_layers_are_refused_with_their_name() {
 }
 
 #[test]
-fn graphs_that_do_not_hang_together_are_refused() {
+fn inconsistent_graphs_are_refused() {
     let layer = |name: &str, inputs: &[&str], kind: Kind| Layer {
         name: name.into(),
         inputs: inputs.iter().map(|input| input.to_string()).collect(),
@@ -85,21 +92,21 @@ fn graphs_that_do_not_hang_together_are_refused() {
     fails(graph(vec![layer("a", &[INPUT], relu())], "z"), "`z`");
     fails(graph(vec![layer("a", &[INPUT], relu()), layer("b", &[INPUT], relu())], "b"), "nothing uses");
     fails(graph(vec![layer("a", &[INPUT], conv(4, 2)), layer("b", &["a", INPUT], Kind::Add)], "b"), "differ in shape");
-    // A (C, 1, 1) tensor is spread: squeeze-excite.
-    let pooled = Kind::AdaptiveAvgPool { height: 1, width: 1 };
+    // A (C, 1, 1) tensor is broadcast: squeeze-and-excitation.
+    let pooled = Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 });
     let excite = graph(vec![layer("a", &[INPUT], pooled), layer("b", &[INPUT, "a"], Kind::Mul)], "b");
     assert_eq!(excite.output_shape().unwrap(), Shape::new(4, 5, 5));
 }
 
 #[test]
-fn costs() {
+fn costs_are_counted_by_hand() {
     let grouped = Conv { groups: 2, bias: false, stride: [2, 2], ..Conv::same(6, 3) };
     let layers = vec![
         ("a", conv(8, 3)),
         ("n", norm()),
         ("b", Kind::Conv(grouped)),
         ("f", Kind::Flatten),
-        ("l", Kind::Linear { features: 10, bias: true }),
+        ("l", Kind::Linear(layer::Linear { features: 10, bias: true })),
     ];
     let graph = chain(Shape::new(3, 8, 8), layers);
     let each: Vec<(u64, u64)> = cost::per_layer(&graph).unwrap().iter().map(|c| (c.parameters, c.macs)).collect();
@@ -109,19 +116,19 @@ fn costs() {
 }
 
 #[test]
-fn words() {
+fn layers_are_described() {
     let describe = |kind: Kind| Layer { name: "x".into(), inputs: vec![INPUT.into()], kind }.describe();
     assert_eq!(describe(conv(64, 3)), "conv 3x3, 64");
     let odd = Conv { stride: [2, 2], groups: 4, padding: Padding::default(), ..Conv::same(64, 3) };
     assert_eq!(describe(Kind::Conv(odd)), "conv 3x3, 64, stride 2, groups 4, padding 0");
     assert_eq!(describe(Kind::MaxPool(Window::square(2))), "max pool 2x2");
     assert_eq!(describe(relu()), "relu");
-    assert_eq!(describe(Kind::Linear { features: 10, bias: true }), "linear 10");
-    assert_eq!(describe(Kind::AdaptiveAvgPool { height: 1, width: 1 }), "global average pool");
+    assert_eq!(describe(Kind::Linear(layer::Linear { features: 10, bias: true })), "linear 10");
+    assert_eq!(describe(Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 })), "global average pool");
 }
 
 #[test]
-fn weights_must_fit() {
+fn weights_must_fit_the_graph() {
     let graph = chain(Shape::new(3, 4, 4), vec![("a", conv(4, 3)), ("n", norm())]);
     let network = random_network(graph, 1);
     network.check().unwrap();
@@ -136,10 +143,10 @@ fn weights_must_fit() {
 }
 
 #[test]
-fn first_weights_follow_the_seed() {
+fn initial_weights_follow_the_seed() {
     let graph = chain(
         Shape::new(16, 4, 4),
-        vec![("a", conv(64, 3)), ("f", Kind::Flatten), ("l", Kind::Linear { features: 50, bias: true })],
+        vec![("a", conv(64, 3)), ("f", Kind::Flatten), ("l", Kind::Linear(layer::Linear { features: 50, bias: true }))],
     );
     let make = |seed| Network::initialised(graph.clone(), &mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
     let network = make(1);

@@ -3,11 +3,11 @@
 use nettriage_net::arch::{self, ArchSpec};
 use nettriage_net::block::{self, Block};
 use nettriage_net::surgery::{self, Substitute};
-use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Network, Padding, Shape, Window, cost, slice};
+use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Network, Padding, Shape, Window, cost, layer, slice};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::reference::{self, Picture, chain, conv, norm, random_network, relu};
+use crate::reference::{self, Values, chain, conv, norm, random_network, relu};
 
 const CONV3: Substitute = Substitute::Conv { kernel: 3, groups: 1 };
 
@@ -30,7 +30,7 @@ fn every_block_of_every_architecture_can_be_replaced() {
             let costs = [&parent, &child].map(|network| cost::total(&network.graph).unwrap().macs);
             // A dense 3x3 convolution may cost more than a bottleneck's thin ones.
             assert!(costs[1] < costs[0] || name.ends_with("50"), "{name}");
-            // All that was kept is the parent's own.
+            // Kept layers have the parent's weights.
             let kept = |key: &&String| child.weights.contains_key(*key);
             assert!(parent.weights.keys().filter(kept).all(|key| parent.weights[key] == child.weights[key]));
             for (block, _) in replacements {
@@ -49,7 +49,7 @@ fn every_block_of_every_architecture_can_be_replaced() {
 }
 
 #[test]
-fn a_substitute_is_as_its_block_closes() {
+fn a_substitute_has_the_norm_and_activation_that_close_the_block() {
     let parent = build("vgg16_bn", 0.1);
     let block = block::find(&parent.graph).swap_remove(1);
     let child = surgery::compress(&parent, &[(block.clone(), CONV3)]).unwrap();
@@ -74,7 +74,7 @@ fn a_substitute_is_as_its_block_closes() {
 }
 
 #[test]
-fn prelu_slopes_stay() {
+fn prelu_slopes_are_kept() {
     let prelu = Kind::Activation(Activation::Prelu);
     let parent =
         random_network(chain(Shape::new(2, 6, 6), vec![("a", conv(3, 3)), ("b", conv(3, 3)), ("c", prelu)]), 2);
@@ -107,7 +107,7 @@ fn geometry_of_substitutes() {
 }
 
 #[test]
-fn drop_joins_equal_shapes_only() {
+fn drop_needs_equal_shapes() {
     let parent = build("cifar-resnet20", 0.5);
     let unit = block::range(&parent.graph, "unit", "layer2.1.conv1", "layer2.1.relu").unwrap();
     let child = surgery::compress(&parent, &[(unit.clone(), Substitute::Drop)]).unwrap();
@@ -124,7 +124,7 @@ fn drop_joins_equal_shapes_only() {
 }
 
 #[test]
-fn neighbours_can_go_together_and_overlaps_cannot() {
+fn adjacent_blocks_can_be_replaced_together_and_overlapping_ones_cannot() {
     let layers = vec![("a", conv(4, 3)), ("b", conv(4, 3)), ("c", conv(4, 3)), ("d", conv(4, 3)), ("e", relu())];
     let parent = random_network(chain(Shape::new(4, 6, 6), layers), 1);
     let range = |name, first, last| block::range(&parent.graph, name, first, last).unwrap();
@@ -147,7 +147,7 @@ fn neighbours_can_go_together_and_overlaps_cannot() {
 
 #[test]
 fn linear_substitutes() {
-    let dense = |features| Kind::Linear { features, bias: true };
+    let dense = |features| Kind::Linear(layer::Linear { features, bias: true });
     let layers = vec![("f", Kind::Flatten), ("a", dense(9)), ("b", relu()), ("c", dense(5)), ("d", relu())];
     let parent = random_network(chain(Shape::new(2, 2, 2), layers), 1);
     let block = block::range(&parent.graph, "x", "a", "d").unwrap();
@@ -162,8 +162,8 @@ fn linear_substitutes() {
 }
 
 #[test]
-fn what_stands_for_a_vector_is_a_vector() {
-    let dense = |features| Kind::Linear { features, bias: true };
+fn a_substitute_for_a_vector_ends_with_flatten() {
+    let dense = |features| Kind::Linear(layer::Linear { features, bias: true });
     let layers =
         vec![("a", conv(4, 3)), ("b", relu()), ("f", Kind::Flatten), ("c", dense(9)), ("d", relu()), ("e", dense(5))];
     let parent = random_network(chain(Shape::new(2, 3, 3), layers), 1);
@@ -176,9 +176,12 @@ fn what_stands_for_a_vector_is_a_vector() {
         assert_eq!(child.graph.shape_of("x.flatten").unwrap(), Shape::new(shape[0], shape[1], shape[2]));
         assert_eq!(child.graph.output, then.unwrap_or("x.flatten"));
     }
-    // A picture stays a picture, of one pixel too.
+    // A feature map stays one, with one position too.
     let parent = random_network(
-        chain(Shape::new(2, 3, 3), vec![("a", conv(2, 3)), ("p", Kind::AdaptiveAvgPool { height: 1, width: 1 })]),
+        chain(
+            Shape::new(2, 3, 3),
+            vec![("a", conv(2, 3)), ("p", Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 }))],
+        ),
         1,
     );
     let block = block::range(&parent.graph, "x", "a", "p").unwrap();
@@ -187,7 +190,7 @@ fn what_stands_for_a_vector_is_a_vector() {
 }
 
 #[test]
-fn reinit_draws_the_block_alone() {
+fn reinit_changes_the_block_alone() {
     let parent = build("vgg16_bn", 0.1);
     let block = block::find(&parent.graph).swap_remove(2);
     let mut rng = ChaCha8Rng::seed_from_u64(5);
@@ -201,9 +204,9 @@ fn reinit_draws_the_block_alone() {
 }
 
 #[test]
-fn slices_compute_their_part() {
+fn slices_compute_the_same_tensors() {
     let parent = build("cifar-resnet20", 0.25);
-    let image = Picture::random(parent.graph.input, 3);
+    let image = Values::random(parent.graph.input, 3);
     let block = block::find(&parent.graph).swap_remove(1);
     let part = slice::between(&parent, &block.input, &block.output).unwrap();
     part.check().unwrap();
@@ -220,13 +223,13 @@ fn slices_compute_their_part() {
     assert!(slice::between(&parent, "linear", "conv1").is_err());
     let same = slice::between(&parent, "relu", "relu").unwrap();
     assert_eq!(
-        reference::run(&same, &Picture::random(same.graph.input, 1)).shape,
+        reference::run(&same, &Values::random(same.graph.input, 1)).shape,
         parent.graph.shape_of("relu").unwrap()
     );
 }
 
 #[test]
-fn substitutes_in_words() {
+fn substitutes_as_text() {
     for text in ["conv3x3", "conv1x1", "conv3x3g4", "linear", "drop"] {
         let substitute: Substitute = text.parse().unwrap();
         assert_eq!(substitute.to_string(), text);
@@ -242,7 +245,7 @@ fn substitutes_in_words() {
 }
 
 #[test]
-fn a_graph_that_was_changed_is_refused() {
+fn a_block_of_another_graph_is_refused() {
     let parent = build("vgg11", 0.1);
     let block = block::find(&parent.graph).swap_remove(0);
     let mut other = parent.clone();
