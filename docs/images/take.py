@@ -14,7 +14,8 @@ from playwright.sync_api import sync_playwright
 
 # Name of the figure: selector of the element, and its largest height in pixels.
 FIGURES = {
-    "answer": ("#answer", 1000),
+    "answer": ("#answer", 862),
+    "verdicts": ("#answer .verdicts", 500),
     "matrix": ("#matrix", 1000),
     "curves": ("#curves", 1000),
     "recovery": ("#findings figure", 800),
