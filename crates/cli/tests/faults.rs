@@ -177,7 +177,7 @@ fn a_worker_without_memory_takes_only_its_trial_and_retry_opens_it_again() {
     let reasons: Vec<String> =
         run.records().unwrap().iter().filter(|r| r.readings.is_none()).map(|r| format!("{:?}", r.outcome)).collect();
     // A step that does not fit ends with its own words, anything else that does not with the whole process.
-    let memory = ["this machine does not give", "AllocError", "memory allocation"];
+    let memory = ["more than this machine provides", "AllocError", "memory allocation"];
     assert!(reasons.iter().all(|reason| memory.iter().any(|words| reason.contains(words))), "{reasons:?}");
     assert!(
         reasons.iter().any(|r| r.contains("its worker died 2 times") && r.contains("memory allocation")),

@@ -1,10 +1,10 @@
-//! Seconds of one training step and one forward pass, in the JSON lines of PyTorch's `torch_step.py`.
+//! Times one training step and one forward pass. Prints JSON lines with the keys of PyTorch's `torch_step.py`.
 //!
 //!     cargo run --release -p nettriage-engine --example step -- --threads 2 --steps 9 --only vgg16,small
 //!
-//! The same networks, hashed weights and images as there, so losses can be compared digit by digit. `--exact` rules out
-//! convolution algorithms that round more coarsely than a direct sum. Beyond PyTorch's keys every line has
-//! `memory_mib` (all that the model holds, in MiB) and `faults` (page faults over the timed steps).
+//! Networks, weights and images are those of that script, so losses can be compared digit by digit. `--exact` excludes
+//! convolution algorithms with a larger rounding error than a direct sum. Additional keys: `memory_mib` (everything that the model
+//! holds, in MiB) and `faults` (page faults during the timed steps).
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -34,7 +34,7 @@ const WORKLOADS: [Workload; 4] = [
 ];
 
 impl Workload {
-    /// Multiply-accumulates of one image, as the script counts them.
+    /// Multiply-accumulate operations of one image, as the script counts them.
     fn macs(&self) -> usize {
         let (mut size, mut channels, mut macs) = (self.size, self.channels, 0);
         for &width in self.plan {
@@ -82,24 +82,24 @@ fn arguments() -> Result<Arguments, String> {
     Ok(parsed)
 }
 
-/// Page faults of this process so far, where the system tells (minor and major, `/proc/self/stat`).
+/// Page faults of this process so far, minor and major, from `/proc/self/stat`; `None` on other systems.
 fn faults() -> Option<u64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     Some(fields.get(7)?.parse::<u64>().ok()? + fields.get(9)?.parse::<u64>().ok()?)
 }
 
-/// What is measured of a run of steps.
-struct Measured {
+/// The measurements of one workload.
+struct Measurements {
     seconds: Vec<f64>,
     losses: Vec<f64>,
     memory: usize,
     faults: Option<u64>,
 }
 
-/// Seconds of `steps` calls, after `warm` that are not counted.
-fn measure(warm: usize, steps: usize, mut call: impl FnMut()) -> (Vec<f64>, Option<u64>) {
-    (0..warm).for_each(|_| call());
+/// The seconds of each of `steps` calls after `warm_up` calls, and the page faults during them.
+fn measure(warm_up: usize, steps: usize, mut call: impl FnMut()) -> (Vec<f64>, Option<u64>) {
+    (0..warm_up).for_each(|_| call());
     let before = faults();
     let seconds = (0..steps)
         .map(|_| {
@@ -111,7 +111,7 @@ fn measure(warm: usize, steps: usize, mut call: impl FnMut()) -> (Vec<f64>, Opti
     (seconds, faults().zip(before).map(|(after, before)| after - before))
 }
 
-fn run(workload: &Workload, arguments: &Arguments, train: bool) -> Result<Measured, nettriage_engine::Error> {
+fn run(workload: &Workload, arguments: &Arguments, train: bool) -> Result<Measurements, nettriage_engine::Error> {
     let network = vgg(workload.plan, workload.channels, workload.size, workload.batch_norm);
     let (images, labels) = (images(workload.batch, network.graph.input), labels(workload.batch));
     let base = if train {
@@ -133,7 +133,7 @@ fn run(workload: &Workload, arguments: &Arguments, train: bool) -> Result<Measur
             std::hint::black_box(model.forward(&images).iter().sum::<f32>());
         })
     };
-    Ok(Measured { seconds, losses, memory: model.memory_bytes(), faults })
+    Ok(Measurements { seconds, losses, memory: model.memory_bytes(), faults })
 }
 
 fn main() {
@@ -150,13 +150,13 @@ fn main() {
             });
             let mut sorted = measured.seconds;
             sorted.sort_by(f64::total_cmp);
-            let middle = (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0;
+            let median = (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0;
             let operations = (if train { 6 } else { 2 } * workload.macs() * workload.batch) as f64;
             let line = json!({
                 "peer": "nettriage", "workload": workload.name, "kind": kind, "layout": "channels_last",
                 "device": "cpu", "precision": "f32", "exact": arguments.exact,
-                "seconds": round(middle, 5), "min": round(sorted[0], 5), "max": round(sorted[sorted.len() - 1], 5),
-                "gflops": round(operations / middle / 1e9, 1),
+                "seconds": round(median, 5), "min": round(sorted[0], 5), "max": round(sorted[sorted.len() - 1], 5),
+                "gflops": round(operations / median / 1e9, 1),
                 "losses": measured.losses.iter().map(|&l| round(l, 5)).collect::<Vec<_>>(),
                 "memory_mib": round(measured.memory as f64 / f64::from(1 << 20), 1), "faults": measured.faults,
             });

@@ -1,49 +1,50 @@
-//! What can go wrong before any arithmetic starts.
+//! Errors of building a model and of loading weights into it.
 
-/// Why a model cannot be made, or will not take the weights it is given.
+/// Why a model cannot be built, or refuses the weights that it is given.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The network itself is not sound.
+    /// The network itself is invalid.
     #[error(transparent)]
     Network(#[from] nettriage_net::Error),
-    /// A layer was named that the network does not have, or that is not computed.
+    /// An option names a layer that the network does not have.
     #[error("no layer {name:?} in network {network:?}: name one of its layers for {purpose}")]
     Layer {
         /// The name as given.
         name: String,
         /// The network's name.
         network: String,
-        /// What it was named for.
+        /// The option's purpose.
         purpose: &'static str,
     },
-    /// A weight has no place in the network, or another shape.
-    #[error("weight {name:?} {problem}: give the weights of this very network")]
+    /// A weight that the network does not have, or whose shape differs.
+    #[error("weight {name:?} {problem}: the weights must belong to this network")]
     Weight {
         /// `<layer>.<parameter>`.
         name: String,
-        /// What is the matter with it.
+        /// What is wrong with it.
         problem: String,
     },
-    /// An option out of its range.
+    /// An option outside its range.
     #[error("option {option} is {value}: it must be {allowed}")]
     Option {
         /// The option's name.
         option: &'static str,
         /// The value as given.
         value: String,
-        /// What would be allowed.
+        /// The values that are allowed.
         allowed: &'static str,
     },
-    /// The buffers do not fit into memory.
+    /// The model does not fit into memory.
     #[error(
-        "network {network:?} at batch {batch} needs {bytes} bytes of buffers, which this machine does not give: take a smaller batch"
+        "network {network:?} with batches of {batch} images needs {bytes} bytes of memory, more than this machine provides: \
+         use a smaller batch"
     )]
     Memory {
         /// The network's name.
         network: String,
-        /// The batch asked for.
+        /// The batch size, in images.
         batch: usize,
-        /// Bytes of buffers (at most `u64::MAX`).
+        /// Bytes needed (at most `u64::MAX`).
         bytes: u64,
     },
 }

@@ -1,19 +1,22 @@
-//! Losses: each returns its mean over the batch and writes its gradient.
+//! Loss functions. Each returns the loss, averaged over the batch, and writes its gradient.
 
 use nettriage_kernels::simd::vectorised;
 
-/// The softmax of `logits / temperature`, as the largest scaled logit and the sum of exponentials above it.
+/// The softmax of `logits / temperature`, as (m, Z): m is the largest scaled logit, Z the sum of exp(logit / temperature - m).
+/// NaN among the logits makes both NaN.
 fn partition(logits: &[f32], temperature: f64) -> (f64, f64) {
     let largest = logits.iter().fold(f32::NEG_INFINITY, |m, &v| if v > m || v.is_nan() { v } else { m });
     let largest = f64::from(largest) / temperature;
     (largest, logits.iter().map(|&v| (f64::from(v) / temperature - largest).exp()).sum())
 }
 
-/// Mean cross entropy of the softmax of `logits` (n x `classes`) against `labels` (n), as
-/// `torch.nn.functional.cross_entropy`. Writes dLoss/dLogits to `grad` (n x `classes`).
+/// Cross entropy of the softmax, averaged over the batch, as `torch.nn.functional.cross_entropy`:
+/// -1/N sum over n of log softmax(logits[n])[labels[n]], in nats.
+///
+/// `logits` are (N, C) with C = `classes`, `labels` (N). Writes dLoss/dLogits, (N, C), to `grad`.
 ///
 /// # Panics
-/// If the lengths disagree or a label is not below `classes`.
+/// If the lengths do not match or a label is not less than `classes`.
 pub fn cross_entropy(logits: &[f32], labels: &[u16], classes: usize, grad: &mut [f32]) -> f64 {
     assert_eq!(logits.len(), labels.len() * classes, "logits of {} images with {classes} classes", labels.len());
     assert_eq!(grad.len(), logits.len(), "gradient and logits");
@@ -31,12 +34,15 @@ pub fn cross_entropy(logits: &[f32], labels: &[u16], classes: usize, grad: &mut 
     loss * scale
 }
 
-/// Knowledge distillation (Hinton, Vinyals and Dean, arXiv:1503.02531), the mean over the batch of
-/// (1 - `alpha`) CE + `alpha` T^2 KL(softmax(teacher / T) || softmax(logits / T)), T the `temperature`.
-/// Alpha 0.9 and T 4 are usual. All of `logits`, `teacher_logits`, `grad` are n x `classes`.
+/// Knowledge distillation (Hinton, Vinyals and Dean, arXiv:1503.02531, section 2), averaged over the batch:
+/// (1 - `alpha`) CE(logits, labels) + `alpha` T^2 KL(softmax(teacher / T) || softmax(logits / T)), T = `temperature`.
+/// The gradient of the second term with respect to a logit is `alpha` T (q - p), their equation 2 times T^2.
+/// Usual values are `alpha` = 0.9 and T = 4.
+///
+/// `logits` and `teacher_logits` are (N, C) with C = `classes`, `labels` (N). Writes dLoss/dLogits, (N, C), to `grad`.
 ///
 /// # Panics
-/// If the lengths disagree or a label is not below `classes`.
+/// If the lengths do not match or a label is not less than `classes`.
 pub fn distillation(
     logits: &[f32],
     teacher_logits: &[f32],
@@ -47,7 +53,7 @@ pub fn distillation(
     grad: &mut [f32],
 ) -> f64 {
     assert_eq!(teacher_logits.len(), logits.len(), "the teacher's logits and the student's");
-    let hard = cross_entropy(logits, labels, classes, grad);
+    let cross_entropy = cross_entropy(logits, labels, classes, grad);
     let (t, alpha) = (f64::from(temperature), f64::from(alpha));
     let scale = 1.0 / labels.len().max(1) as f64;
     let mut divergence = 0.0;
@@ -63,13 +69,15 @@ pub fn distillation(
             *grad = ((1.0 - alpha) * f64::from(*grad) + alpha * t * (q - p) * scale) as f32;
         }
     }
-    (1.0 - alpha) * hard + alpha * t * t * divergence * scale
+    (1.0 - alpha) * cross_entropy + alpha * t * t * divergence * scale
 }
 
-/// Mean squared error over all elements, as `torch.nn.functional.mse_loss`. Writes 2 (output - target) / elements to `grad`.
+/// Mean squared error over all M elements, as `torch.nn.functional.mse_loss`: 1/M sum of (output - target)^2.
+///
+/// `output` and `target` have any one shape, usually (N, H, W, C). Writes 2 (output - target) / M to `grad`, in that shape.
 ///
 /// # Panics
-/// If the lengths disagree.
+/// If the lengths do not match.
 pub fn mean_squared(output: &[f32], target: &[f32], grad: &mut [f32]) -> f64 {
     assert!(output.len() == target.len() && grad.len() == output.len(), "output, target and gradient");
     let scale = 2.0 / output.len().max(1) as f32;
@@ -77,10 +85,10 @@ pub fn mean_squared(output: &[f32], target: &[f32], grad: &mut [f32]) -> f64 {
     let total: f64 = vectorised(
         #[inline(always)]
         || {
-            // A loop, as what iterators do with closures is not always compiled for the processor.
+            // A loop: closures passed to iterator adaptors are not always compiled for the chosen instruction set.
             let mut total = 0.0;
             for ((output, target), grad) in runs {
-                total += squared(output, target, scale, grad);
+                total += squared_error(output, target, scale, grad);
             }
             total
         },
@@ -88,12 +96,12 @@ pub fn mean_squared(output: &[f32], target: &[f32], grad: &mut [f32]) -> f64 {
     total / output.len().max(1) as f64
 }
 
-/// Elements whose squares are summed before these sums are.
+/// Elements per partial sum.
 const RUN: usize = 4096;
 
-/// The sum of squared differences, in eight lanes: exact enough for a run, and in a fixed order.
+/// The sum of squared differences in eight f64 lanes, in a fixed order.
 #[inline(always)]
-fn squared(output: &[f32], target: &[f32], scale: f32, grad: &mut [f32]) -> f64 {
+fn squared_error(output: &[f32], target: &[f32], scale: f32, grad: &mut [f32]) -> f64 {
     let mut lanes = [0f64; 8];
     let ((outputs, output), (targets, target)) = (output.as_chunks::<8>(), target.as_chunks::<8>());
     let (grads, grad) = grad.as_chunks_mut::<8>();
@@ -120,7 +128,7 @@ mod tests {
     const TEACHER: [f32; 8] = [1.0, 0.0, 1.5, -0.5, 0.3, 2.0, -1.0, 0.7];
     const LABELS: [u16; 2] = [2, 1];
 
-    fn check(loss: impl Fn(&[f32], &mut [f32]) -> f64, x: &[f32]) {
+    fn check_gradient(loss: impl Fn(&[f32], &mut [f32]) -> f64, x: &[f32]) {
         let mut grad = vec![0.0; x.len()];
         loss(x, &mut grad);
         for i in 0..x.len() {
@@ -135,19 +143,19 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_the_losses() {
-        check(|x, g| cross_entropy(x, &LABELS, 4, g), &LOGITS);
-        check(|x, g| distillation(x, &TEACHER, &LABELS, 4, 4.0, 0.9, g), &LOGITS);
-        check(|x, g| distillation(x, &TEACHER, &LABELS, 4, 2.5, 0.3, g), &LOGITS);
-        check(|x, g| mean_squared(x, &TEACHER, g), &LOGITS);
+    fn gradients_match_central_differences() {
+        check_gradient(|x, g| cross_entropy(x, &LABELS, 4, g), &LOGITS);
+        check_gradient(|x, g| distillation(x, &TEACHER, &LABELS, 4, 4.0, 0.9, g), &LOGITS);
+        check_gradient(|x, g| distillation(x, &TEACHER, &LABELS, 4, 2.5, 0.3, g), &LOGITS);
+        check_gradient(|x, g| mean_squared(x, &TEACHER, g), &LOGITS);
     }
 
-    // PyTorch 2.x in f32.
+    // PyTorch 2.x in f32: F.cross_entropy; 0.1 * CE + 0.9 * 16 * F.kl_div(log_softmax(x/4), softmax(t/4), reduction="batchmean");
+    // F.mse_loss.
     const TORCH: [f64; 3] = [1.2639607191085815, 0.8168579936027527, 1.4550000429153442];
 
     #[test]
-    fn values_are_pytorchs() {
-        // F.cross_entropy; 0.1 * CE + 0.9 * 16 * F.kl_div(log_softmax(x/4), softmax(t/4), reduction="batchmean"); F.mse_loss.
+    fn values_match_pytorch() {
         let mut grad = [0.0; 8];
         assert!((cross_entropy(&LOGITS, &LABELS, 4, &mut grad) - TORCH[0]).abs() < 1e-6);
         assert!((distillation(&LOGITS, &TEACHER, &LABELS, 4, 4.0, 0.9, &mut grad) - TORCH[1]).abs() < 1e-6);
@@ -155,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mean_square_of_any_length() {
+    fn mean_squared_error_of_every_length() {
         for length in [1, 7, 8, 9, 4096, 4099, 10_001] {
             let output: Vec<f32> = (0..length).map(|i| (i * 7919 % 101) as f32 / 50.0 - 1.0).collect();
             let target: Vec<f32> = (0..length).map(|i| (i * 6007 % 97) as f32 / 48.0 - 1.0).collect();
@@ -172,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn extremes_stay_finite_and_nan_is_seen() {
+    fn extreme_logits_give_a_finite_loss_and_nan_propagates() {
         let mut grad = [0.0; 2];
         assert!((cross_entropy(&[1e30, -1e30], &[0], 2, &mut grad)).abs() < 1e-12);
         assert!(distillation(&[0.0, 0.0], &[1e30, -1e30], &[0], 2, 4.0, 0.9, &mut grad).is_finite());

@@ -1,224 +1,299 @@
-//! Where every tensor and gradient lives, and what the backward sweep does, decided once.
+//! The execution plan: the buffer of every tensor and gradient, and what the backward pass does, decided once per model.
 
 use std::collections::BTreeMap;
 
-use crate::lower::{Lowered, TensorId};
-use crate::memory::{Lifetime, pack};
-use crate::op::{IMAGES, Op, Place};
+use crate::lowering::{LoweredModel, Node, TensorId};
+use crate::operation::{BufferView, InputView, Operation};
+use crate::packing::{Lifetime, pack};
 
-/// What happens to the gradient of one input of a node.
+/// Where the gradient of an operation's input comes from. `V` is a tensor: a [`BufferView`] once buffers are assigned.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Target {
-    /// Nothing below needs it.
-    None,
-    /// It is the output's gradient, in the same buffer.
-    Shared,
-    /// It is the output's gradient, to be copied, or added where an earlier node of the sweep has written already.
-    Passed { to: Place, first: bool },
-    /// It is computed, into `to` itself or into `scratch` to be added to it.
-    Computed { to: Place, scratch: Option<Place> },
+pub(crate) enum InputGradient<V> {
+    /// It is not needed.
+    NotNeeded,
+    /// It is the gradient of the output, in the same buffer.
+    InPlace,
+    /// It is the gradient of the output, copied to `to`, or added to what `to` already holds.
+    PassedThrough { to: V, accumulate: bool },
+    /// It is computed: into `to`, or into `temporary` and then added to `to`.
+    Computed { to: V, temporary: Option<V> },
 }
 
-/// A node with its places.
-pub(crate) struct Step {
-    pub op: Box<dyn Op>,
-    pub inputs: Vec<Place>,
-    pub output: Place,
-    pub saved: Option<Place>,
-    /// The gradient of the output, where the backward sweep comes by here.
-    pub gradient: Option<Place>,
-    pub targets: Vec<Target>,
-    /// Which of the watched gradients is that of the output.
-    pub watched: Option<usize>,
-}
-
-/// The whole model's order of work.
-pub(crate) struct Plan {
-    pub steps: Vec<Step>,
-    pub output: Place,
-    /// Where the sweep begins, if anything trains.
-    pub gradient: Option<Place>,
-    pub kept: BTreeMap<String, Place>,
-    /// Gradients that stay readable: which one, and how many elements an image.
-    pub watched: BTreeMap<String, (usize, usize)>,
-    /// Elements per image of every buffer.
-    pub sizes: Vec<usize>,
-}
-
-/// Moments: node i runs forward at i and backward at 2 n - i; the loss is at n; everything is over at 2 n + 1.
-struct Times {
-    nodes: usize,
-}
-
-impl Times {
-    fn loss(&self) -> usize {
-        self.nodes
-    }
-    fn backward(&self, node: usize) -> usize {
-        2 * self.nodes - node
-    }
-    fn end(&self) -> usize {
-        2 * self.nodes + 1
-    }
-}
-
-/// Plans the buffers of a lowered model.
-pub(crate) fn plan(model: Lowered) -> Plan {
-    let Lowered { mut nodes, elements, kept, watched, output, whole_sweep } = model;
-    let mut seen: Vec<TensorId> = watched.values().copied().collect();
-    seen.sort_unstable();
-    seen.dedup();
-    let times = Times { nodes: nodes.len() };
-
-    // Which tensors have something trainable at or below them, and which nodes the sweep passes.
-    let mut trainable = vec![false; elements.len()];
-    for node in &nodes {
-        trainable[node.output] = node.trains || whole_sweep || node.inputs.iter().any(|&t| trainable[t]);
-    }
-    let mut contributions = vec![0usize; elements.len()];
-    contributions[output] += usize::from(trainable[output]);
-    let mut swept = vec![false; nodes.len()];
-    for (i, node) in nodes.iter().enumerate().rev() {
-        swept[i] = trainable[node.output] && contributions[node.output] > 0;
-        if swept[i] {
-            node.inputs.iter().filter(|&&t| trainable[t]).for_each(|&t| contributions[t] += 1);
+impl<V: Copy> InputGradient<V> {
+    fn map<W>(self, view: impl Fn(V) -> W) -> InputGradient<W> {
+        match self {
+            InputGradient::NotNeeded => InputGradient::NotNeeded,
+            InputGradient::InPlace => InputGradient::InPlace,
+            InputGradient::PassedThrough { to, accumulate } => {
+                InputGradient::PassedThrough { to: view(to), accumulate }
+            }
+            InputGradient::Computed { to, temporary } => {
+                InputGradient::Computed { to: view(to), temporary: temporary.map(view) }
+            }
         }
     }
+}
 
-    // The ReLU below a convolution: its mask goes onto the gradient as the convolution writes it, if nothing else adds to that
-    // and nobody reads it.
-    let mut producer = vec![None; elements.len()];
+/// An operation with its tensors.
+pub(crate) struct PlannedOperation {
+    pub operation: Box<dyn Operation>,
+    pub inputs: Vec<InputView>,
+    pub output: BufferView,
+    /// The operation's own tensor that is kept from forward to backward.
+    pub saved: Option<BufferView>,
+    /// The gradient of the output; `None` where the backward pass skips the operation.
+    pub gradient: Option<BufferView>,
+    /// One for each input.
+    pub input_gradients: Vec<InputGradient<BufferView>>,
+    /// Index of the buffer that keeps a copy of the output's gradient for the caller.
+    pub kept_gradient: Option<usize>,
+}
+
+/// All operations of a model, in the order of the forward pass.
+pub(crate) struct ExecutionPlan {
+    pub operations: Vec<PlannedOperation>,
+    pub output: BufferView,
+    /// The gradient of the output, if anything trains.
+    pub output_gradient: Option<BufferView>,
+    /// Tensors that the caller can read, by layer.
+    pub kept: BTreeMap<String, BufferView>,
+    /// Gradients that the caller can read, by layer, in buffers of their own.
+    pub kept_gradients: BTreeMap<String, BufferView>,
+    /// Elements per image of every shared buffer.
+    pub buffer_sizes: Vec<usize>,
+    /// Elements per image of every kept gradient.
+    pub kept_gradient_sizes: Vec<usize>,
+}
+
+/// Time steps: operation i runs forward at i and backward at 2 n - i; the loss is computed at n; 2 n + 1 is the end.
+struct Timeline {
+    operations: usize,
+}
+
+impl Timeline {
+    fn loss(&self) -> usize {
+        self.operations
+    }
+    fn backward(&self, operation: usize) -> usize {
+        2 * self.operations - operation
+    }
+    fn end(&self) -> usize {
+        2 * self.operations + 1
+    }
+}
+
+/// How gradients flow back from the output.
+struct GradientFlow {
+    /// For each tensor, whether its gradient is needed: something at or below it trains.
+    needed: Vec<bool>,
+    /// For each tensor, how many gradients add up to its own.
+    contributions: Vec<usize>,
+    /// For each node, whether the backward pass visits it.
+    visited: Vec<bool>,
+}
+
+impl GradientFlow {
+    fn new(nodes: &[Node], tensors: usize, output: TensorId, full_backward: bool) -> GradientFlow {
+        let mut needed = vec![false; tensors];
+        for node in nodes {
+            needed[node.output] = node.trains || full_backward || node.inputs.iter().any(|&t| needed[t]);
+        }
+        let mut contributions = vec![0usize; tensors];
+        contributions[output] += usize::from(needed[output]);
+        let mut visited = vec![false; nodes.len()];
+        for (i, node) in nodes.iter().enumerate().rev() {
+            visited[i] = needed[node.output] && contributions[node.output] > 0;
+            if visited[i] {
+                node.inputs.iter().filter(|&&t| needed[t]).for_each(|&t| contributions[t] += 1);
+            }
+        }
+        GradientFlow { needed, contributions, visited }
+    }
+}
+
+/// Fuses the backward pass of a ReLU into the convolution that reads its output, which then masks the gradient as it writes
+/// it. Only where nothing else is added to that gradient and the caller does not read it.
+fn fuse_relu_backward(nodes: &mut [Node], flow: &GradientFlow, kept_gradients: &[TensorId]) {
+    let mut producer = vec![None; flow.needed.len()];
     for i in 0..nodes.len() {
         producer[nodes[i].output] = Some(i);
         let t = nodes[i].inputs[0];
-        if let Some(below) = producer[t].filter(|_| swept[i] && trainable[t] && contributions[t] == 1)
-            && nodes[below].op.masks()
-            && !seen.contains(&t)
-            && nodes[i].op.mask_input()
+        let sole_contribution = flow.visited[i] && flow.needed[t] && flow.contributions[t] == 1;
+        if let Some(below) = producer[t].filter(|_| sole_contribution)
+            && nodes[below].operation.applies_relu_backward()
+            && !kept_gradients.contains(&t)
+            && nodes[i].operation.fuse_input_relu_backward()
         {
-            nodes[below].op.comes_masked();
+            nodes[below].operation.set_fused_relu_backward();
         }
     }
+}
 
-    // Lifetimes of values.
+/// Tensors by kind; each [`Tensor`] is an index into one of these lists.
+struct Tensors {
+    values: Vec<Lifetime>,
+    saved: Vec<Lifetime>,
+    gradients: Vec<Lifetime>,
+    temporaries: Vec<Lifetime>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Tensor {
+    Value(TensorId),
+    Saved(usize),
+    Gradient(usize),
+    Temporary(usize),
+}
+
+/// Assigns the buffers of a lowered model.
+pub(crate) fn plan(model: LoweredModel) -> ExecutionPlan {
+    let LoweredModel { mut nodes, elements, kept, kept_gradients, output, full_backward } = model;
+    let mut with_kept_gradient: Vec<TensorId> = kept_gradients.values().copied().collect();
+    with_kept_gradient.sort_unstable();
+    with_kept_gradient.dedup();
+
+    let flow = GradientFlow::new(&nodes, elements.len(), output, full_backward);
+    fuse_relu_backward(&mut nodes, &flow, &with_kept_gradient);
+
+    let timeline = Timeline { operations: nodes.len() };
+    let (values, saved) = forward_lifetimes(&nodes, &elements, &flow, &timeline, kept.values().chain([&output]));
+    let mut tensors = Tensors {
+        values,
+        saved: saved.iter().map(|&(_, lifetime)| lifetime).collect(),
+        gradients: Vec::new(),
+        temporaries: Vec::new(),
+    };
+    let (gradient_of, input_gradients) = gradients(&nodes, &elements, &flow, &timeline, output, &mut tensors);
+
+    // One packing for all tensors; tensor 0 belongs to the caller.
+    let Tensors { values, saved: saved_lifetimes, gradients, temporaries } = tensors;
+    let all = [&values[1..], &saved_lifetimes, &gradients, &temporaries].concat();
+    let packing = pack(&all);
+    let view = |tensor: Tensor| {
+        let index = match tensor {
+            Tensor::Value(t) => t - 1,
+            Tensor::Saved(i) => values.len() - 1 + i,
+            Tensor::Gradient(i) => values.len() - 1 + saved.len() + i,
+            Tensor::Temporary(i) => values.len() - 1 + saved.len() + gradients.len() + i,
+        };
+        BufferView { buffer: packing.buffer_of[index], elements: all[index].elements }
+    };
+    let input_view =
+        |t: TensorId| if t == 0 { InputView::Images(elements[0]) } else { InputView::Buffer(view(Tensor::Value(t))) };
+    let kept_index = |tensor: TensorId| with_kept_gradient.iter().position(|&t| t == tensor);
+
+    let operations = nodes
+        .into_iter()
+        .zip(input_gradients)
+        .enumerate()
+        .map(|(i, (node, input_gradients))| PlannedOperation {
+            inputs: node.inputs.iter().map(|&t| input_view(t)).collect(),
+            output: view(Tensor::Value(node.output)),
+            saved: saved.iter().position(|&(owner, _)| owner == i).map(|s| view(Tensor::Saved(s))),
+            gradient: gradient_of[node.output].filter(|_| flow.visited[i]).map(|id| view(Tensor::Gradient(id))),
+            input_gradients: input_gradients.into_iter().map(|gradient| gradient.map(view)).collect(),
+            kept_gradient: kept_index(node.output),
+            operation: node.operation,
+        })
+        .collect();
+    ExecutionPlan {
+        operations,
+        output: view(Tensor::Value(output)),
+        output_gradient: gradient_of[output].map(|id| view(Tensor::Gradient(id))),
+        kept: kept.into_iter().map(|(name, t)| (name, view(Tensor::Value(t)))).collect(),
+        kept_gradients: kept_gradients
+            .into_iter()
+            .filter_map(|(name, t)| Some((name, BufferView { buffer: kept_index(t)?, elements: elements[t] })))
+            .collect(),
+        buffer_sizes: packing.sizes,
+        kept_gradient_sizes: with_kept_gradient.iter().map(|&t| elements[t]).collect(),
+    }
+}
+
+/// The lifetimes of all tensors of the forward pass, and of the operations' own saved tensors with the index of their node.
+fn forward_lifetimes<'a>(
+    nodes: &[Node],
+    elements: &[usize],
+    flow: &GradientFlow,
+    timeline: &Timeline,
+    readable: impl Iterator<Item = &'a TensorId>,
+) -> (Vec<Lifetime>, Vec<(usize, Lifetime)>) {
     let mut values: Vec<Lifetime> = elements.iter().map(|&elements| Lifetime { elements, start: 0, end: 0 }).collect();
     let mut saved = Vec::new();
     for (i, node) in nodes.iter().enumerate() {
-        let reads = node.op.reads();
-        let (again, last) = (swept[i], times.backward(i));
-        (values[node.output].start, values[node.output].end) = (i, if again && reads.output { last } else { i });
+        let needs = node.operation.saved_for_backward();
+        let last_use = |needed: bool| if flow.visited[i] && needed { timeline.backward(i) } else { i };
+        (values[node.output].start, values[node.output].end) = (i, last_use(needs.output));
         for &t in &node.inputs {
-            values[t].end = values[t].end.max(if again && reads.inputs { last } else { i });
+            values[t].end = values[t].end.max(last_use(needs.inputs));
         }
-        if node.op.saved() > 0 {
-            saved.push((i, Lifetime { elements: node.op.saved(), start: i, end: if again { last } else { i } }));
+        let elements = node.operation.saved_elements();
+        if elements > 0 {
+            saved.push((i, Lifetime { elements, start: i, end: last_use(true) }));
         }
     }
-    for &t in kept.values().chain([&output]) {
-        values[t].end = times.end();
+    for &t in readable {
+        values[t].end = timeline.end();
     }
+    (values, saved)
+}
 
-    // Gradients: shared along nodes that pass them on, where the tensor has no other reader.
+/// Adds the gradients of the backward pass to `tensors`. Returns for each tensor the index of its gradient, and for each node
+/// where its inputs' gradients come from. A gradient that passes through to a tensor without other consumers stays in its buffer.
+#[allow(clippy::type_complexity)]
+fn gradients(
+    nodes: &[Node],
+    elements: &[usize],
+    flow: &GradientFlow,
+    timeline: &Timeline,
+    output: TensorId,
+    tensors: &mut Tensors,
+) -> (Vec<Option<usize>>, Vec<Vec<InputGradient<Tensor>>>) {
+    let Tensors { gradients, temporaries, .. } = tensors;
     let mut gradient_of: Vec<Option<usize>> = vec![None; elements.len()];
-    let mut gradients: Vec<Lifetime> = Vec::new();
-    let mut scratch: Vec<Lifetime> = Vec::new();
-    if contributions[output] > 0 {
+    if flow.contributions[output] > 0 {
         gradient_of[output] = Some(0);
-        gradients.push(Lifetime { elements: elements[output], start: times.loss(), end: times.loss() });
+        gradients.push(Lifetime { elements: elements[output], start: timeline.loss(), end: timeline.loss() });
     }
-    /// A target before slots are known: indices into `gradients` and `scratch`.
-    enum Draft {
-        None,
-        Shared,
-        Passed(usize, bool),
-        Computed(usize, Option<usize>),
-    }
-    let mut drafts: Vec<Vec<Draft>> = Vec::new();
+    let mut input_gradients = Vec::with_capacity(nodes.len());
     for (i, node) in nodes.iter().enumerate().rev() {
-        let now = times.backward(i);
-        let mut list = Vec::new();
-        let own = if swept[i] { gradient_of[node.output] } else { None };
+        let now = timeline.backward(i);
+        let own = gradient_of[node.output].filter(|_| flow.visited[i]);
         if let Some(own) = own {
             gradients[own].end = now;
         }
-        let mut shared = false;
+        let mut in_place = false;
+        let mut list = Vec::with_capacity(node.inputs.len());
         for (k, &t) in node.inputs.iter().enumerate() {
-            let (Some(own), true) = (own, trainable[t]) else {
-                list.push(Draft::None);
+            let (Some(own), true) = (own, flow.needed[t]) else {
+                list.push(InputGradient::NotNeeded);
                 continue;
             };
-            let passes = node.op.passes(k);
-            let draft = match gradient_of[t] {
-                None if passes && !shared && contributions[t] == 1 => {
-                    shared = true;
-                    gradient_of[t] = Some(own);
-                    Draft::Shared
-                }
-                None => {
-                    gradients.push(Lifetime { elements: elements[t], start: now, end: now });
-                    gradient_of[t] = Some(gradients.len() - 1);
-                    if passes {
-                        Draft::Passed(gradients.len() - 1, true)
-                    } else {
-                        Draft::Computed(gradients.len() - 1, None)
-                    }
-                }
-                Some(id) if passes => Draft::Passed(id, false),
-                Some(id) => {
-                    scratch.push(Lifetime { elements: elements[t], start: now, end: now });
-                    Draft::Computed(id, Some(scratch.len() - 1))
-                }
-            };
-            if let Some(id) = gradient_of[t] {
-                gradients[id].end = now;
+            let passes_through = node.operation.passes_gradient_through(k);
+            let first = gradient_of[t].is_none();
+            if first && passes_through && !in_place && flow.contributions[t] == 1 {
+                in_place = true;
+                gradient_of[t] = Some(own);
+                list.push(InputGradient::InPlace);
+                continue;
             }
-            list.push(draft);
+            let id = *gradient_of[t].get_or_insert_with(|| {
+                gradients.push(Lifetime { elements: elements[t], start: now, end: now });
+                gradients.len() - 1
+            });
+            gradients[id].end = now;
+            let to = Tensor::Gradient(id);
+            list.push(if passes_through {
+                InputGradient::PassedThrough { to, accumulate: !first }
+            } else if first {
+                InputGradient::Computed { to, temporary: None }
+            } else {
+                temporaries.push(Lifetime { elements: elements[t], start: now, end: now });
+                InputGradient::Computed { to, temporary: Some(Tensor::Temporary(temporaries.len() - 1)) }
+            });
         }
-        drafts.push(list);
+        input_gradients.push(list);
     }
-    drafts.reverse();
-
-    // One packing for everything; tensor 0 lives with the caller.
-    let mut all: Vec<Lifetime> = values[1..].to_vec();
-    let (saved_at, gradients_at) = (all.len(), all.len() + saved.len());
-    all.extend(saved.iter().map(|(_, lifetime)| *lifetime));
-    all.extend(&gradients);
-    let scratch_at = all.len();
-    all.extend(&scratch);
-    let packing = pack(&all);
-    let place = |index: usize| Place { slot: packing.slots[index], elements: all[index].elements };
-    let value = |t: TensorId| if t == 0 { Place { slot: IMAGES, elements: elements[0] } } else { place(t - 1) };
-
-    let mut steps = Vec::with_capacity(nodes.len());
-    for ((i, node), drafts) in nodes.into_iter().enumerate().zip(drafts) {
-        let gradient = if swept[i] { gradient_of[node.output] } else { None };
-        let targets = drafts.iter().map(|draft| match *draft {
-            Draft::None => Target::None,
-            Draft::Shared => Target::Shared,
-            Draft::Passed(id, first) => Target::Passed { to: place(gradients_at + id), first },
-            Draft::Computed(id, temporary) => {
-                Target::Computed { to: place(gradients_at + id), scratch: temporary.map(|id| place(scratch_at + id)) }
-            }
-        });
-        steps.push(Step {
-            inputs: node.inputs.iter().map(|&t| value(t)).collect(),
-            output: value(node.output),
-            saved: saved.iter().position(|&(owner, _)| owner == i).map(|s| place(saved_at + s)),
-            gradient: gradient.map(|id| place(gradients_at + id)),
-            targets: targets.collect(),
-            watched: seen.iter().position(|&t| t == node.output),
-            op: node.op,
-        });
-    }
-    Plan {
-        steps,
-        output: value(output),
-        gradient: gradient_of[output].map(|id| place(gradients_at + id)),
-        kept: kept.into_iter().map(|(name, t)| (name, value(t))).collect(),
-        watched: watched
-            .into_iter()
-            .filter_map(|(name, t)| Some((name, (seen.iter().position(|&s| s == t)?, elements[t]))))
-            .collect(),
-        sizes: packing.sizes,
-    }
+    input_gradients.reverse();
+    (gradient_of, input_gradients)
 }

@@ -1,33 +1,34 @@
-//! The learning rate over the steps of a training.
+//! Learning-rate schedules.
 
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate changes from the first step to the last.
+/// How the learning rate changes over the steps of a training run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
-    /// The base rate throughout.
+    /// The base rate at every step.
     Constant,
-    /// base / 2 (1 + cos(pi step / total)) (Loshchilov and Hutter, arXiv:1608.03983, without restarts).
+    /// base / 2 (1 + cos(pi step / total)): Loshchilov and Hutter, SGDR, arXiv:1608.03983, equation 5, without restarts.
     Cosine,
-    /// PyTorch's `OneCycleLR` with its defaults: from base / 25 up to base over the first 30% of the steps and
-    /// down to base / 250,000 at the last, both along half a cosine.
+    /// PyTorch's `OneCycleLR` with its defaults (Smith and Topin, arXiv:1708.07120): from base / 25 up to base over the first
+    /// 30% of the steps, then down to base / 250,000 at the last step, each along half a cosine.
     OneCycle,
-    /// The base rate times `factor` to the number of periods gone.
+    /// The base rate times `factor` for each completed period.
     Step {
-        /// One period, as a share of the total.
+        /// Length of a period, as a fraction of all steps.
         every: f64,
-        /// What a period's end multiplies the rate by.
+        /// Factor applied to the rate at the end of each period.
         factor: f32,
     },
 }
 
 impl Schedule {
-    /// The rate of step `step` (from 0) of `total` for the base rate `base` (the largest, for one-cycle).
+    /// The learning rate of step `step` (counted from 0) of `total` steps. `base` is the base rate (one-cycle: the largest rate).
     pub fn rate(&self, base: f32, step: usize, total: usize) -> f32 {
         let (peak, step, total) = (f64::from(base), step as f64, total.max(1) as f64);
-        let cosine =
-            |from: f64, to: f64, share: f64| to + (from - to) / 2.0 * (1.0 + (std::f64::consts::PI * share).cos());
+        let cosine = |from: f64, to: f64, fraction: f64| {
+            to + (from - to) / 2.0 * (1.0 + (std::f64::consts::PI * fraction).cos())
+        };
         let rate = match *self {
             Schedule::Constant => peak,
             Schedule::Cosine => cosine(peak, 0.0, (step / total).min(1.0)),
@@ -55,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_cycle_agrees_with_pytorch() {
+    fn one_cycle_matches_pytorch() {
         // torch.optim.lr_scheduler.OneCycleLR(SGD(lr=..), max_lr=0.1, total_steps=10), PyTorch 2.x: get_last_lr() before each step.
         let expected = [
             0.004,
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_others_by_hand() {
+    fn constant_cosine_and_step_match_hand_computed_rates() {
         assert_eq!(Schedule::Constant.rate(0.3, 7, 9), 0.3);
         assert_eq!(Schedule::Cosine.rate(1.0, 0, 8), 1.0);
         assert!((Schedule::Cosine.rate(1.0, 4, 8) - 0.5).abs() < 1e-7);
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn no_total_makes_a_rate_that_is_not_finite() {
+    fn rates_are_finite_for_every_number_of_steps() {
         for total in 0..12 {
             for step in 0..=total + 1 {
                 for schedule in [Schedule::Cosine, Schedule::OneCycle, Schedule::Step { every: 0.0, factor: 0.5 }] {

@@ -1,4 +1,4 @@
-//! What the engine promises whatever the numbers are: bits that depend on the work alone, frozen layers that stay as they are.
+//! Guarantees that hold for any numbers: reproducible bits, unchanged frozen layers, errors for invalid options.
 
 mod common;
 
@@ -11,7 +11,7 @@ use nettriage_net::{Conv, INPUT, Kind, Network, Shape, Tensor, Weights, Window, 
 
 fn samples() -> Vec<Network> {
     let mut biased = vgg(&[8, 16, 0, 24, 24, 0], 3, 12, true);
-    // A bias before the norm, so that cutting between the two would show.
+    // Non-zero biases before the norms, so that an error in splitting between the two is visible.
     for (name, tensor) in &mut biased.weights {
         if name.ends_with(".bias") || name.ends_with("running_mean") {
             tensor.data = hashed(tensor.data.len(), 5, 0.3);
@@ -20,7 +20,7 @@ fn samples() -> Vec<Network> {
     vec![biased, vgg(&[16, 0, 16, 0], 1, 10, false), residual(8, 12, 3, 8)]
 }
 
-/// Some steps of training; the weights after them and the losses' bits.
+/// Trains for some steps; returns the weights after them, and the bits of the losses.
 fn train(network: &Network, options: &Options, n: usize, steps: usize) -> (Weights, Vec<u64>) {
     let mut model = Model::new(network, options).expect("a model");
     let (images, labels) = (images(n, network.graph.input), labels(n));
@@ -36,27 +36,27 @@ fn train(network: &Network, options: &Options, n: usize, steps: usize) -> (Weigh
 }
 
 #[test]
-fn an_images_bits_do_not_depend_on_its_batch_or_on_threads() {
+fn outputs_do_not_depend_on_batch_size_or_threads() {
     for network in samples() {
         let n = 11;
         let all = images(n, network.graph.input);
-        let each = network.graph.input.elements();
+        let elements = network.graph.input.elements();
         let mut reference: Option<Vec<f32>> = None;
         for (batch, threads) in [(n, 1), (n, 2), (n, 5), (1, 1), (1, 2), (4, 2), (3, 1), (32, 3)] {
             let options = Options { threads, ..Options::inference(batch) };
             let mut model = Model::new(&network, &options).unwrap();
-            let output: Vec<f32> = all.chunks(batch * each).flat_map(|part| model.forward(part).to_vec()).collect();
+            let output: Vec<f32> = all.chunks(batch * elements).flat_map(|part| model.forward(part).to_vec()).collect();
             let reference = reference.get_or_insert_with(|| output.clone());
             assert_eq!(reference, &output, "batch {batch}, {threads} threads");
         }
-        // A model that trains gives the same bits in evaluation mode.
+        // A training model gives the same bits in evaluation mode.
         let mut model = Model::new(&network, &Options::training(n, Optimizer::sgd())).unwrap();
         assert_eq!(Some(model.forward(&all).to_vec()), reference);
     }
 }
 
 #[test]
-fn training_gives_the_same_bits_on_any_number_of_threads() {
+fn training_does_not_depend_on_threads_or_batch_capacity() {
     for network in samples() {
         let optimizer = Optimizer::AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 };
         for optimizer in [Optimizer::sgd(), optimizer] {
@@ -65,22 +65,22 @@ fn training_gives_the_same_bits_on_any_number_of_threads() {
                 let options = Options { threads, ..Options::training(20, optimizer) };
                 assert_eq!(one, train(&network, &options, 20, 4), "{threads} threads");
             }
-            // Nor does room for more images than come.
+            // The same with a larger maximum batch.
             assert_eq!(one, train(&network, &Options::training(64, optimizer), 20, 4));
         }
     }
 }
 
 #[test]
-fn slices_give_the_whole_networks_bits() {
+fn a_split_network_gives_the_bits_of_the_whole() {
     let n = 5;
-    let mut cuts = 0;
+    let mut splits = 0;
     for network in samples() {
         let input = images(n, network.graph.input);
         let mut whole = Model::new(&network, &Options::inference(n)).unwrap();
         let want = whole.forward(&input).to_vec();
-        for cut in &network.graph.layers {
-            let name = cut.name.as_str();
+        for split in &network.graph.layers {
+            let name = split.name.as_str();
             let (Ok(below), Ok(above)) =
                 (slice::between(&network, INPUT, name), slice::between(&network, name, &network.graph.output))
             else {
@@ -91,15 +91,15 @@ fn slices_give_the_whole_networks_bits() {
             }
             let mut below = Model::new(&below, &Options::inference(n)).unwrap();
             let mut above = Model::new(&above, &Options { threads: 2, ..Options::inference(n) }).unwrap();
-            assert_eq!(above.forward(below.forward(&input)), want, "cut at {name}");
-            cuts += 1;
+            assert_eq!(above.forward(below.forward(&input)), want, "split at {name}");
+            splits += 1;
         }
     }
-    assert!(cuts > 20, "only {cuts} cuts were possible");
+    assert!(splits > 20, "only {splits} splits were possible");
 }
 
 #[test]
-fn keeping_a_tensor_changes_no_bit_and_gives_the_right_one() {
+fn kept_activations_are_correct_and_change_no_output() {
     for network in samples() {
         let n = 3;
         let input = images(n, network.graph.input);
@@ -109,25 +109,25 @@ fn keeping_a_tensor_changes_no_bit_and_gives_the_right_one() {
             let options = Options { keep: keep.clone(), trainable, ..Options::inference(n) };
             let mut model = Model::new(&network, &options).unwrap();
             assert_eq!(model.forward(&input), want);
-            assert_eq!(model.value(&network.graph.output), Some(&want[..]));
-            assert!(model.value("nobody").is_none());
+            assert_eq!(model.activation(&network.graph.output), Some(&want[..]));
+            assert!(model.activation("missing").is_none());
             for layer in &network.graph.layers {
                 let Ok(slice) = slice::between(&network, INPUT, &layer.name) else { continue };
                 let mut part = Model::new(&slice, &Options::inference(n)).unwrap();
-                assert_eq!(model.value(&layer.name), Some(part.forward(&input)), "{}", layer.name);
+                assert_eq!(model.activation(&layer.name), Some(part.forward(&input)), "{}", layer.name);
             }
         }
     }
 }
 
 #[test]
-fn frozen_layers_stay_byte_identical_and_the_others_move() {
+fn frozen_layers_keep_their_bits_and_trainable_ones_change() {
     for network in samples() {
-        let shapes: Vec<&str> = network.graph.layers.iter().map(|l| l.name.as_str()).collect();
+        let names: Vec<&str> = network.graph.layers.iter().map(|l| l.name.as_str()).collect();
         let sets: [BTreeSet<String>; 3] = [
-            shapes.iter().filter(|n| n.contains('2') || n.starts_with("bn")).map(ToString::to_string).collect(),
+            names.iter().filter(|n| n.contains('2') || n.starts_with("bn")).map(ToString::to_string).collect(),
             BTreeSet::from(["head".to_string()]),
-            shapes.iter().filter(|n| n.contains("norm") || n.contains('n')).map(ToString::to_string).collect(),
+            names.iter().filter(|n| n.contains("norm") || n.contains('n')).map(ToString::to_string).collect(),
         ];
         for set in sets {
             let options =
@@ -136,7 +136,7 @@ fn frozen_layers_stay_byte_identical_and_the_others_move() {
             for (name, before) in &network.weights {
                 let owner = name.rsplit_once('.').unwrap().0;
                 if set.contains(owner) && name.ends_with("bias") {
-                    continue; // The gradient of a bias before a batch norm is zero.
+                    continue; // The gradient of a bias before a batch norm is 0.
                 }
                 if set.contains(owner) {
                     assert_ne!(&after[name], before, "{name} trains");
@@ -151,7 +151,7 @@ fn frozen_layers_stay_byte_identical_and_the_others_move() {
                 assert_eq!(model.gradient(name).is_some(), set.contains(owner) && !running, "{name}");
             }
         }
-        // Nothing trains: no step changes anything.
+        // With an inference model, no step changes anything.
         let options = Options { trainable: Trainable::Nothing, ..Options::training(16, Optimizer::sgd()) };
         assert_eq!(train(&network, &options, 16, 2).0, network.weights);
     }
@@ -159,7 +159,7 @@ fn frozen_layers_stay_byte_identical_and_the_others_move() {
 
 #[test]
 fn frozen_layers_run_in_evaluation_mode_while_others_train() {
-    // With only the head trainable, everything before it gives what evaluation gives, even in training.
+    // With only the head trainable, a training pass gives the output of an evaluation pass.
     let network = &samples()[0];
     let options = Options {
         trainable: Trainable::Layers(BTreeSet::from(["head".to_string()])),
@@ -169,7 +169,7 @@ fn frozen_layers_run_in_evaluation_mode_while_others_train() {
     let input = images(6, network.graph.input);
     let train = model.forward_train(&input, 3).to_vec();
     assert_eq!(train, model.forward(&input));
-    // And the sweep needs far less memory than one through all layers.
+    // Its backward pass needs far less memory than one through all layers.
     let all = Model::new(network, &Options::training(6, Optimizer::sgd())).unwrap();
     assert!(
         2 * model.memory_bytes() < all.memory_bytes() + (1 << 20),
@@ -180,7 +180,7 @@ fn frozen_layers_run_in_evaluation_mode_while_others_train() {
 }
 
 #[test]
-fn dropout_follows_its_seed_and_scales_what_it_keeps() {
+fn dropout_depends_on_its_seed_and_scales_the_kept_elements() {
     let shape = Shape::new(8, 6, 6);
     let graph =
         chain(shape, &[("a", Kind::Conv(Conv::same(8, 1))), ("drop", Kind::Dropout(layer::Dropout { p: 0.3 }))]);
@@ -203,13 +203,13 @@ fn dropout_follows_its_seed_and_scales_what_it_keeps() {
     for (&y, &x) in first.iter().zip(&input) {
         assert!(y == 0.0 || (y - x / 0.7).abs() < 1e-5, "{y} from {x}");
     }
-    // The gradient passes where the element did: that of the bias is the sum of the factors.
+    // The gradient is multiplied by the same factors: that of the bias is their sum.
     model.backward(&input, &vec![1.0; input.len()]);
     let bias = model.gradient("a.bias").unwrap();
     let factors: f64 = first.iter().map(|&y| if y == 0.0 { 0.0 } else { 1.0 / 0.7 }).sum();
     let total: f64 = bias.data.iter().map(|&v| f64::from(v)).sum();
     assert!((total - factors).abs() < 1e-3 * factors, "{total} {factors}");
-    // Frozen, it drops nothing.
+    // A frozen layer drops nothing.
     let only = Trainable::Layers(BTreeSet::from(["a".to_string()]));
     let mut model =
         Model::new(&network, &Options { trainable: only, ..Options::training(n, Optimizer::sgd()) }).unwrap();
@@ -217,14 +217,14 @@ fn dropout_follows_its_seed_and_scales_what_it_keeps() {
 }
 
 #[test]
-fn running_statistics_move_as_pytorchs_do() {
+fn running_statistics_are_updated_as_in_pytorch() {
     let shape = Shape::new(2, 3, 3);
     let mut network =
         network(chain(shape, &[("norm", Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 }))]), 1);
     network.weights.insert("norm.running_mean".into(), Tensor::new(&[2], vec![0.5, -1.0]));
     network.weights.insert("norm.running_var".into(), Tensor::new(&[2], vec![2.0, 3.0]));
     let n = 4;
-    // A mean far above the deviation: a sum of squares alone would lose it.
+    // A mean far above the deviation: the sum of squares alone would lose all digits of the variance.
     let input: Vec<f32> = hashed(n * shape.elements(), 2, 1.0).iter().map(|v| v + 1000.0).collect();
     let mut model = Model::new(&network, &Options::training(n, Optimizer::sgd())).unwrap();
     model.forward_train(&input, 0);
@@ -242,7 +242,7 @@ fn running_statistics_move_as_pytorchs_do() {
 }
 
 #[test]
-fn clipping_scales_the_whole_gradient_to_the_norm() {
+fn clipping_scales_the_gradient_to_the_given_norm() {
     let network = &samples()[1];
     let plain = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
     let mut model = Model::new(network, &Options::training(8, plain)).unwrap();
@@ -261,17 +261,17 @@ fn clipping_scales_the_whole_gradient_to_the_norm() {
     assert!((norm - squares.sqrt()).abs() < 1e-5 * norm);
     assert!(norm > 0.25, "the case must clip");
     let after = model.weights();
-    let moved: f64 = network
+    let distance: f64 = network
         .weights
         .iter()
         .flat_map(|(name, before)| before.data.iter().zip(&after[name].data))
         .map(|(a, b)| f64::from(a - b).powi(2))
         .sum();
-    assert!((moved.sqrt() - 0.25).abs() < 1e-4, "{}", moved.sqrt());
+    assert!((distance.sqrt() - 0.25).abs() < 1e-4, "{}", distance.sqrt());
 }
 
 #[test]
-fn weights_go_in_and_out_in_the_net_crates_layout() {
+fn weights_can_be_replaced_and_read_back() {
     let (a, b) = (&samples()[0], vgg(&[8, 16, 0, 24, 24, 0], 3, 12, true));
     let input = images(4, a.graph.input);
     let want = Model::new(a, &Options::inference(4)).unwrap().forward(&input).to_vec();
@@ -288,12 +288,12 @@ fn weights_go_in_and_out_in_the_net_crates_layout() {
 }
 
 #[test]
-fn bad_requests_are_errors() {
+fn invalid_options_are_errors() {
     let network = &samples()[1];
     let base = Options::training(2, Optimizer::sgd());
-    let keep = Options { keep: vec!["nobody".into()], ..base.clone() };
+    let keep = Options { keep: vec!["missing".into()], ..base.clone() };
     assert!(matches!(Model::new(network, &keep), Err(Error::Layer { .. })));
-    let train = Options { trainable: Trainable::Layers(BTreeSet::from(["nobody".into()])), ..base.clone() };
+    let train = Options { trainable: Trainable::Layers(BTreeSet::from(["missing".into()])), ..base.clone() };
     assert!(matches!(Model::new(network, &train), Err(Error::Layer { .. })));
     assert!(matches!(Model::new(network, &Options { batch: 0, ..base.clone() }), Err(Error::Option { .. })));
     assert!(matches!(Model::new(network, &Options { threads: 0, ..base.clone() }), Err(Error::Option { .. })));
@@ -307,7 +307,7 @@ fn bad_requests_are_errors() {
 }
 
 #[test]
-fn the_input_as_output_and_tensors_that_need_no_work() {
+fn the_input_can_be_the_output_of_layers_that_compute_nothing() {
     let mut graph = chain(Shape::new(3, 1, 1), &[("flat", Kind::Flatten), ("same", Kind::Identity)]);
     graph.layers.push(layer("pool", &["same"], Kind::MaxPool(Window::square(1))));
     graph.output = "pool".into();
@@ -316,6 +316,6 @@ fn the_input_as_output_and_tensors_that_need_no_work() {
     let mut model = Model::new(&network, &options).unwrap();
     let input = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
     assert_eq!(model.forward(&input), input);
-    assert_eq!(model.value("flat"), Some(&input[..]));
-    assert_eq!(model.value("same"), Some(&input[..]));
+    assert_eq!(model.activation("flat"), Some(&input[..]));
+    assert_eq!(model.activation("same"), Some(&input[..]));
 }

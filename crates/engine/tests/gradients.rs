@@ -1,4 +1,4 @@
-//! Every layer's output and gradients against an f64 reference and its central differences.
+//! The output and gradients of every layer, compared with an f64 reference and its central differences.
 
 mod common;
 
@@ -11,9 +11,9 @@ use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Padding, Shape, Weight
 
 const IMAGES: usize = 3;
 
-/// The images as weights: image i of the batch is row i of the identity, a linear layer turns it into column i of its
-/// weight, a reshape into a picture. So the gradient of that weight is the gradient of every image.
-fn with_images(shape: Shape, layers: Vec<nettriage_net::Layer>, output: &str) -> Graph {
+/// Puts layers that produce the input tensor "x" in front: image i of the batch is row i of the identity, which a linear layer maps
+/// to column i of its weight and a reshape to a feature map. So the gradient of that weight is the gradient of x.
+fn with_trainable_input(shape: Shape, layers: Vec<nettriage_net::Layer>, output: &str) -> Graph {
     let mut all = vec![
         layer("images", &[INPUT], Kind::Linear(layer::Linear { features: shape.elements(), bias: false })),
         layer("x", &["images"], Kind::Reshape(layer::Reshape { shape })),
@@ -22,16 +22,16 @@ fn with_images(shape: Shape, layers: Vec<nettriage_net::Layer>, output: &str) ->
     Graph { name: "test".into(), input: Shape::new(IMAGES, 1, 1), layers: all, output: output.into() }
 }
 
-/// Compares output, and gradients of all weights that train, for the loss sum of (coefficient x output).
+/// Compares the output, and the gradients of all trainable weights for the loss sum of (coefficient x output).
 fn check_training(graph: Graph, trainable: Trainable, tolerance: f64) {
     check_weights(graph, trainable, tolerance, |_| ());
 }
 
-/// The same with weights that `change` has changed.
+/// As [`check_training`], with weights that `change` modifies.
 fn check_weights(graph: Graph, trainable: Trainable, tolerance: f64, change: impl Fn(&mut Weights)) {
     let mut network = network(graph, 7);
     change(&mut network.weights);
-    // Pictures of size 1, whatever the number of images.
+    // Elements of x up to 1, whatever the number of images.
     if let Some(images) = network.weights.get_mut("images.weight") {
         images.data = hashed(images.data.len(), 4, 1.0);
     }
@@ -71,32 +71,32 @@ fn check_weights(graph: Graph, trainable: Trainable, tolerance: f64, change: imp
             continue;
         };
         let step = 1e-5;
-        let mut moved = weights.clone();
-        // All elements of a small weight; of a large one, some all over it (the stride is prime).
-        let places: Vec<usize> = (0..data.len().min(24)).map(|k| k * 7919 % data.len()).collect();
-        let numeric: Vec<f64> = places
+        let mut changed = weights.clone();
+        // All elements of a small weight; of a large one, 24 spread over it (the stride is prime).
+        let indices: Vec<usize> = (0..data.len().min(24)).map(|k| k * 7919 % data.len()).collect();
+        let numeric: Vec<f64> = indices
             .iter()
             .map(|&i| {
                 let mut at = |v: f64| {
-                    moved.get_mut(name).unwrap()[i] = v;
-                    loss(&moved)
+                    changed.get_mut(name).unwrap()[i] = v;
+                    loss(&changed)
                 };
                 let slope = (at(data[i] + step) - at(data[i] - step)) / (2.0 * step);
                 at(data[i]);
                 slope
             })
             .collect();
-        let computed: Vec<f32> = places.iter().map(|&i| gradient.data[i]).collect();
-        let away = distance(&computed, &numeric);
-        assert!(away < tolerance, "gradient of {name} in {:?}: {away}", graph.layers);
+        let computed: Vec<f32> = indices.iter().map(|&i| gradient.data[i]).collect();
+        let error = distance(&computed, &numeric);
+        assert!(error < tolerance, "gradient of {name} in {:?}: {error}", graph.layers);
         checked += 1;
     }
     assert!(checked > 0);
 }
 
-/// One layer of one input, on pictures of `shape`.
+/// Checks one layer of one input of `shape`.
 fn check(shape: Shape, kind: Kind) {
-    check_training(with_images(shape, vec![layer("y", &["x"], kind)], "y"), Trainable::All, 1e-5);
+    check_training(with_trainable_input(shape, vec![layer("y", &["x"], kind)], "y"), Trainable::All, 1e-5);
 }
 
 fn conv(
@@ -155,7 +155,7 @@ fn norms() {
     );
     let named = ["images", "x", "y", "z"].map(String::from).into();
     let affine = vec![layer("y", &["x"], Kind::Affine), layer("z", &["y"], Kind::Activation(Activation::Relu))];
-    check_training(with_images(shape, affine, "z"), Trainable::Layers(named), 1e-5);
+    check_training(with_trainable_input(shape, affine, "z"), Trainable::Layers(named), 1e-5);
 }
 
 #[test]
@@ -178,8 +178,8 @@ fn activations() {
     for activation in all {
         check(Shape::new(5, 3, 3), Kind::Activation(activation));
     }
-    // Wide enough to reach the flat ends.
-    let graph = with_images(
+    // Inputs large enough to reach the constant ends of the function.
+    let graph = with_trainable_input(
         Shape::new(5, 2, 2),
         vec![layer("wide", &["x"], Kind::Affine), layer("y", &["wide"], Kind::Activation(HardSwish))],
         "y",
@@ -218,7 +218,7 @@ fn pooling() {
 }
 
 #[test]
-fn joins() {
+fn sums_products_and_concatenations() {
     let shape = Shape::new(3, 4, 2);
     let pooled = || layer("mean", &["x"], Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 }));
     for kind in [Kind::Add, Kind::Mul] {
@@ -236,7 +236,7 @@ fn joins() {
         {
             let mut layers = layers(inputs);
             layers.retain(|l| inputs.contains(&l.name.as_str()) || l.name == "y" || l.name == "z");
-            check_training(with_images(shape, layers, "z"), Trainable::All, 1e-5);
+            check_training(with_trainable_input(shape, layers, "z"), Trainable::All, 1e-5);
         }
     }
     let parts = vec![
@@ -244,11 +244,11 @@ fn joins() {
         layer("slice", &["x"], Kind::Slice(layer::Slice { start: 1, end: 3 })),
         layer("y", &["gate", "x", "slice", "gate"], Kind::Concat),
     ];
-    check_training(with_images(shape, parts, "y"), Trainable::All, 1e-5);
+    check_training(with_trainable_input(shape, parts, "y"), Trainable::All, 1e-5);
 }
 
 #[test]
-fn shapes() {
+fn layers_that_move_elements() {
     let shape = Shape::new(6, 2, 3);
     check(shape, Kind::Flatten);
     check(shape, Kind::Reshape(layer::Reshape { shape: Shape::new(4, 9, 1) }));
@@ -270,9 +270,9 @@ fn shapes() {
     check(shape, Kind::Dropout(layer::Dropout { p: 0.0 }));
 }
 
-/// Conv, norm and ReLU run as one node: every mixture of what trains.
+/// Convolution, norm, ReLU and pooling run as one operation: every combination of trainable layers.
 #[test]
-fn joined_layers() {
+fn fused_layers() {
     let shape = Shape::new(3, 5, 5);
     let relu = Kind::Activation(Activation::Relu);
     let norm = Kind::BatchNorm(layer::BatchNorm { eps: 1e-3, momentum: 0.1 });
@@ -299,7 +299,7 @@ fn joined_layers() {
                 layers.push(layer("pool", &["relu"], Kind::MaxPool(Window::square(2))));
                 let train: BTreeSet<String> = train.iter().map(ToString::to_string).collect();
                 println!("{names} bias {bias} train {train:?}");
-                check_training(with_images(shape, layers, "pool"), Trainable::Layers(train), 2e-5);
+                check_training(with_trainable_input(shape, layers, "pool"), Trainable::Layers(train), 2e-5);
             }
         }
     }
@@ -311,13 +311,12 @@ fn joined_layers() {
         layer("head", &["act"], Kind::Linear(layer::Linear { features: 4, bias: true })),
         layer("last", &["head"], relu),
     ];
-    check_training(with_images(shape, head, "last"), Trainable::All, 2e-5);
+    check_training(with_trainable_input(shape, head, "last"), Trainable::All, 2e-5);
 }
 
-/// Pooling joins a conv's node too: where a norm's weights are positive, negative, and so small that its output does not tell
-/// its input.
+/// Pooling after a norm: with positive and negative weights, and weights so small that the norm cannot be inverted.
 #[test]
-fn pooled_norms() {
+fn norms_fused_with_pooling() {
     let shape = Shape::new(3, 6, 4);
     let relu = Kind::Activation(Activation::Relu);
     for with_relu in [false, true] {
@@ -331,7 +330,7 @@ fn pooled_norms() {
             }
             let before = if with_relu { "relu" } else { "norm" };
             layers.push(layer("pool", &[before], Kind::MaxPool(Window::square(2))));
-            check_weights(with_images(shape, layers, "pool"), Trainable::All, 2e-5, |weights| {
+            check_weights(with_trainable_input(shape, layers, "pool"), Trainable::All, 2e-5, |weights| {
                 weights.get_mut("norm.weight").unwrap().data = weight.to_vec();
                 weights.get_mut("norm.bias").unwrap().data = vec![0.1, 0.3, -0.2, 0.4];
             });
@@ -339,7 +338,7 @@ fn pooled_norms() {
     }
 }
 
-/// A residual unit whose input is read three times.
+/// A residual unit whose input has three consumers.
 #[test]
 fn a_residual_unit() {
     let relu = || Kind::Activation(Activation::Relu);
@@ -360,12 +359,12 @@ fn a_residual_unit() {
         layer("flat", &["mean"], Kind::Flatten),
         layer("head", &["flat"], Kind::Linear(layer::Linear { features: 3, bias: true })),
     ];
-    check_training(with_images(Shape::new(3, 4, 4), layers, "head"), Trainable::All, 1e-4);
+    check_training(with_trainable_input(Shape::new(3, 4, 4), layers, "head"), Trainable::All, 1e-4);
 }
 
-/// The network's own input, without the trick of [`with_images`].
+/// Layers that read the images directly, without [`with_trainable_input`].
 #[test]
-fn from_the_images_on() {
+fn layers_on_the_images() {
     let relu = Kind::Activation(Activation::Relu);
     let layers = [
         ("c1", Kind::Conv(Conv::same(5, 3))),
@@ -379,10 +378,10 @@ fn from_the_images_on() {
     check_training(chain(Shape::new(2, 6, 6), &layers), Trainable::All, 1e-5);
 }
 
-/// Gradients of inner tensors of a network in which every layer is frozen, against those of central differences: the tensor
-/// is moved by a bias that is added to it.
+/// Gradients of inner tensors of a network in which every layer is frozen, compared with central differences: a bias is added to
+/// the tensor.
 #[test]
-fn outputs_of_frozen_layers() {
+fn output_gradients_of_frozen_layers() {
     let bias = |name: &str, input: &str| layer(name, &[input], Kind::Affine);
     let relu = |name: &str, input: &str| layer(name, &[input], Kind::Activation(Activation::Relu));
     let conv3 = |name: &str, input: &str| layer(name, &[input], Kind::Conv(Conv::same(4, 3)));
@@ -402,8 +401,8 @@ fn outputs_of_frozen_layers() {
     let input = hashed(n * 72, 3, 1.0);
     let coefficients = hashed(n * 4 * 6, 55, 1.0);
     let frozen = Trainable::Layers(BTreeSet::new());
-    let gradients = names.map(str::to_owned).to_vec();
-    let options = Options { trainable: frozen, gradients, ..Options::training(n, Optimizer::sgd()) };
+    let keep_gradients = names.map(str::to_owned).to_vec();
+    let options = Options { trainable: frozen, keep_gradients, ..Options::training(n, Optimizer::sgd()) };
     let mut model = Model::new(&network, &options).unwrap();
     model.forward_train(&input, 0);
     model.backward(&input, &coefficients);
@@ -415,7 +414,7 @@ fn outputs_of_frozen_layers() {
         network.weights.iter().map(|(k, t)| (k.clone(), t.data.iter().map(|&v| f64::from(v)).collect())).collect();
     for name in names {
         let found = model.output_gradient(name).unwrap();
-        // The tensor's sum over places and images, channel by channel, is what a bias added to it changes.
+        // The gradient of a bias is the sum of the tensor's gradient over images and positions.
         let mut graph = network.graph.clone();
         let at = graph.position(name).unwrap();
         graph
@@ -423,16 +422,16 @@ fn outputs_of_frozen_layers() {
             .iter_mut()
             .flat_map(|l| &mut l.inputs)
             .filter(|input| *input == name)
-            .for_each(|i| *i = "moved".into());
-        graph.layers.insert(at + 1, bias("moved", name));
+            .for_each(|i| *i = "biased".into());
+        graph.layers.insert(at + 1, bias("biased", name));
         if graph.output == name {
-            graph.output = "moved".into();
+            graph.output = "biased".into();
         }
         for channel in 0..4 {
             let loss = |step: f64| -> f64 {
                 let mut weights = weights.clone();
-                weights.insert("moved.weight".into(), vec![1.0; 4]);
-                weights.insert("moved.bias".into(), (0..4).map(|c| if c == channel { step } else { 0.0 }).collect());
+                weights.insert("biased.weight".into(), vec![1.0; 4]);
+                weights.insert("biased.bias".into(), (0..4).map(|c| if c == channel { step } else { 0.0 }).collect());
                 let output = run(&graph, &weights, &batch, &BTreeSet::new())[&graph.output].nhwc();
                 output.iter().zip(&coefficients).map(|(y, &c)| y * f64::from(c)).sum()
             };
@@ -441,8 +440,8 @@ fn outputs_of_frozen_layers() {
             assert!((slope - sum).abs() < 1e-4 * (1.0 + slope.abs()), "{name}, channel {channel}: {sum} and {slope}");
         }
     }
-    let nothing = Options { gradients: vec!["a".into()], ..Options::inference(n) };
+    let nothing = Options { keep_gradients: vec!["a".into()], ..Options::inference(n) };
     assert!(Model::new(&network, &nothing).is_err());
-    let nobody = Options { gradients: vec!["nobody".into()], ..options };
-    assert!(Model::new(&network, &nobody).is_err());
+    let missing = Options { keep_gradients: vec!["missing".into()], ..options };
+    assert!(Model::new(&network, &missing).is_err());
 }

@@ -1,4 +1,4 @@
-//! Whole trainings against PyTorch's losses, made by `torch_losses.py` beside this file.
+//! Whole training runs, compared with losses that PyTorch computed (`torch_losses.py` beside this file).
 
 mod common;
 
@@ -15,7 +15,7 @@ struct Case {
     schedule: Schedule,
     rate: f32,
     clip: Option<f32>,
-    /// Of twelve training steps, and then one in evaluation mode; in f64 arithmetic.
+    /// The losses of twelve training steps, and then one in evaluation mode; computed in f64.
     losses: Vec<f64>,
 }
 
@@ -27,7 +27,7 @@ enum Spec {
 }
 
 #[test]
-fn losses_are_pytorchs() {
+fn losses_match_pytorch() {
     let cases: Vec<Case> = serde_json::from_str(include_str!("torch_losses.json")).expect("the stored cases");
     assert_eq!(cases.len(), 4);
     for case in &cases {
@@ -43,15 +43,15 @@ fn losses_are_pytorchs() {
             let (images, labels) = (images(case.batch, network.graph.input), labels(case.batch));
             let mut gradient = vec![0.0; case.batch * 10];
             let steps = case.losses.len() - 1;
-            // PyTorch's one-cycle schedule steps once more after the last training step.
+            // PyTorch's one-cycle schedule counts one step after the last training step.
             let total = if case.schedule == Schedule::OneCycle { steps + 1 } else { steps };
             for (step, &want) in case.losses[..steps].iter().enumerate() {
                 let got = loss::cross_entropy(model.forward_train(&images, step as u64), &labels, 10, &mut gradient);
-                let away = (got - want).abs() / want;
-                println!("{} (exact {exact}), step {step}: {got:.7}, {want:.7}: {away:.1e}", case.name);
-                // F(4x4, 3x3) rounds ten times as coarsely as a direct sum, and training multiplies what it left over.
+                let error = (got - want).abs() / want;
+                println!("{} (exact {exact}), step {step}: {got:.7}, {want:.7}: {error:.1e}", case.name);
+                // Winograd F(4x4, 3x3) has ten times the rounding error of a direct sum, and training amplifies it.
                 let tolerance = if exact || step < 6 { 1e-4 } else { 1e-3 };
-                assert!(away < tolerance, "{} (exact {exact}), step {step}: {got}, not {want}", case.name);
+                assert!(error < tolerance, "{} (exact {exact}), step {step}: {got}, not {want}", case.name);
                 model.backward(&images, &gradient);
                 model.step(case.schedule.rate(case.rate, step, total), case.clip);
             }

@@ -81,7 +81,7 @@ def vgg(plan, channels, size, batch_norm):
 
 
 class Residual(nn.Module):
-    """Stem, a unit that keeps its shape, a unit that halves the picture with a 1x1 shortcut, mean, linear."""
+    """Stem, a unit that keeps its shape, a unit that halves the feature map with a 1x1 shortcut, mean, linear."""
 
     def __init__(self, residual, channels, size):
         super().__init__()

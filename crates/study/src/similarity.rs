@@ -166,7 +166,7 @@ impl Probe<'_> {
         for index in 0..batches {
             model.forward(images.batch(index * batch..(index + 1) * batch)?);
             for (tensor, name) in names.iter().enumerate() {
-                let values = model.value(name).unwrap_or_default();
+                let values = model.activation(name).unwrap_or_default();
                 let at = (tensor * batches + index) * size;
                 gram(values, batch, &mut centred, &mut all[at..at + size]);
             }

@@ -188,7 +188,7 @@ impl<'a> Session<'a> {
         };
         let trainable = if local { Trainable::Layers(self.child.substitute_layers.clone()) } else { Trainable::All };
         let training = Options::training(children.batch, children.optimizer);
-        let options = Options { threads, trainable, exact: children.exact, whole_sweep: !reuse.backward, ..training };
+        let options = Options { threads, trainable, exact: children.exact, full_backward: !reuse.backward, ..training };
         let mut model = Model::new(&slice::between(&self.child.network, &from, &to)?, &options)?;
         self.last = None;
         let mut inputs = activations(&from)?;

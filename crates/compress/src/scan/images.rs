@@ -87,7 +87,7 @@ impl Tensors {
         if name == INPUT {
             return &self.images;
         }
-        let value = self.model.as_ref().and_then(|model| model.value(name));
+        let value = self.model.as_ref().and_then(|model| model.activation(name));
         value.expect("every tensor that is read was named")
     }
 }
@@ -117,7 +117,8 @@ impl Gradients {
         let gradients = names.iter().map(|name| (*name).to_owned()).collect();
         let frozen = Trainable::Layers(std::collections::BTreeSet::new());
         let training = Options::training(batch, Optimizer::sgd());
-        let model = Model::new(network, &Options { threads, exact, gradients, trainable: frozen, ..training })?;
+        let model =
+            Model::new(network, &Options { threads, exact, keep_gradients: gradients, trainable: frozen, ..training })?;
         let (elements, classes) = (network.graph.input.elements(), network.graph.output_shape()?.elements());
         Ok(Gradients { model, images: Vec::new(), gradient: Vec::new(), elements, classes })
     }

@@ -1,20 +1,20 @@
-//! The input as it is, in a tensor of the model's own.
+//! A copy of the input.
 
-use crate::op::{Context, Inputs, Op, Reads};
+use crate::operation::{Context, Inputs, Operation, SavedForBackward};
 
 /// y = x.
 pub(crate) struct Copy;
 
-impl Op for Copy {
-    fn reads(&self) -> Reads {
-        Reads::default()
+impl Operation for Copy {
+    fn saved_for_backward(&self) -> SavedForBackward {
+        SavedForBackward::default()
     }
 
     fn forward(&mut self, _: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], _: &mut [f32]) {
         y.copy_from_slice(x.get(0));
     }
 
-    fn passes(&self, _: usize) -> bool {
+    fn passes_gradient_through(&self, _: usize) -> bool {
         true
     }
 }

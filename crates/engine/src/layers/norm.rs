@@ -1,85 +1,98 @@
-//! Batch normalisation and per-channel affine maps, alone or behind a convolution, with the ReLU that may follow.
+//! Batch normalisation (Ioffe and Szegedy, arXiv:1502.03167) and per-channel affine layers, alone or fused into a convolution,
+//! with the ReLU that may follow.
 
 use nettriage_kernels::pool::Pool;
+use nettriage_net::{Kind, layer};
 
-use crate::layers::channelwise::{Coefficients, Moments, Products, apply, apply_in_place, backward, scale_masked};
-use crate::layers::columns::Columns;
-use crate::layers::tiles::{Known, Largest, Peaks, Tiles};
-use crate::op::{Context, Inputs, Op, Reads};
-use crate::params::{ParamId, Params};
+use super::channel_reduction::ChannelReduction;
+use super::max_pool_2x2::{MaxGradientMoments, MaxPool2x2, MomentsAndMax, OutputGradientMoments};
+use super::norm_loops::{
+    Coefficients, GradientMoments, Moments, norm_backward, scale_and_shift, scale_and_shift_in_place, scale_gradient,
+};
+use crate::Error;
+use crate::lowering::LayerContext;
+use crate::operation::{Context, Inputs, Operation, SavedForBackward};
+use crate::parameters::{ParameterId, Parameters};
 
-/// How much larger than its weight what a norm adds may be for z to be told from y: six bits are lost at most.
-const TOLD: f32 = 64.0;
-
-/// The statistics of a batch norm.
-pub(crate) struct Statistics {
-    /// Running mean.
-    pub mean: ParamId,
-    /// Running variance.
-    pub variance: ParamId,
-    /// Added to the variance.
-    pub eps: f32,
-    /// Share of the batch in the running statistics.
-    pub momentum: f32,
+/// The norm of the current layer, which is a batch norm or an affine layer; fuses a ReLU.
+pub(super) fn build(layer: &mut LayerContext<'_, '_>) -> Result<Norm, Error> {
+    let weight = layer.weight("weight")?;
+    let bias = layer.weight("bias")?;
+    let statistics = match *layer.kind() {
+        Kind::BatchNorm(layer::BatchNorm { eps, momentum }) => Some(RunningStatistics {
+            mean: layer.statistic("running_mean")?,
+            variance: layer.statistic("running_var")?,
+            eps,
+            momentum,
+        }),
+        _ => None,
+    };
+    let (channels, trains) = (layer.output().channels, layer.trains());
+    let zeros = || vec![0.0; channels];
+    Ok(Norm {
+        weight,
+        bias,
+        statistics,
+        relu: layer.fuse_relu(),
+        channels,
+        trains,
+        fused_relu_backward: false,
+        scale: zeros(),
+        shift: zeros(),
+        folded_versions: None,
+        mean: zeros(),
+        inverse_deviation: zeros(),
+        slope: zeros(),
+        constant: zeros(),
+        reduction: ChannelReduction::new(if trains { channels } else { 0 }),
+    })
 }
 
-/// y = relu(x * scale + shift) per channel, where scale and shift come from running or batch statistics, or from an affine layer.
-pub(crate) struct Norm {
-    weight: ParamId,
-    bias: ParamId,
-    statistics: Option<Statistics>,
+/// The running statistics of a batch norm.
+struct RunningStatistics {
+    mean: ParameterId,
+    variance: ParameterId,
+    /// Added to the variance.
+    eps: f32,
+    /// Weight of the batch's statistics in the running ones.
+    momentum: f32,
+}
+
+/// y = relu(x scale + shift) per channel. Scale and shift follow from the statistics of the batch (a batch norm that trains, in
+/// training), from running statistics (any other batch norm), or are the weights themselves (an affine layer).
+pub(super) struct Norm {
+    weight: ParameterId,
+    bias: ParameterId,
+    statistics: Option<RunningStatistics>,
     relu: bool,
     channels: usize,
     trains: bool,
-    /// Whether the gradient comes with ReLU's mask on.
-    masked: bool,
+    /// Whether the consumer applies the backward pass of the ReLU.
+    fused_relu_backward: bool,
     scale: Vec<f32>,
     shift: Vec<f32>,
-    /// Versions of the weights that `scale` and `shift` were made from; `None` where they come from a batch.
-    folded: Option<[u64; 4]>,
+    /// Versions of the weights and statistics that `scale` and `shift` were folded from; `None` if they are those of a batch.
+    folded_versions: Option<[u64; 4]>,
+    /// Mean and 1 / standard deviation of the last batch.
     mean: Vec<f32>,
-    inverse: Vec<f32>,
+    inverse_deviation: Vec<f32>,
+    /// See [`Coefficients`].
     slope: Vec<f32>,
     constant: Vec<f32>,
-    columns: Columns<2>,
+    reduction: ChannelReduction<2>,
 }
 
-impl Norm {
-    /// A batch norm, or without `statistics` an affine layer. `trains` is its layer's.
-    pub fn new(
-        weight: ParamId,
-        bias: ParamId,
-        statistics: Option<Statistics>,
-        relu: bool,
-        channels: usize,
-        trains: bool,
-    ) -> Norm {
-        let zeros = || vec![0.0; channels];
-        Norm {
-            weight,
-            bias,
-            statistics,
-            relu,
-            channels,
-            trains,
-            masked: false,
-            scale: zeros(),
-            shift: zeros(),
-            folded: None,
-            mean: zeros(),
-            inverse: zeros(),
-            slope: zeros(),
-            constant: zeros(),
-            columns: Columns::new(if trains { channels } else { 0 }),
-        }
-    }
+/// The largest ratio of the norm's offsets to its weight at which (y - bias) / scale may stand for z - mean in the gradient of
+/// the weight: cancellation then costs at most six bits.
+const MAX_CANCELLATION: f32 = 64.0;
 
-    /// Whether it is computed from the batch in training: then adding a constant to a channel of its input changes nothing.
-    pub fn centres(&self) -> bool {
+impl Norm {
+    /// Whether it normalises by batch statistics in training: then a constant added to a channel of its input has no effect.
+    pub fn uses_batch_statistics(&self) -> bool {
         self.trains && self.statistics.is_some()
     }
 
-    /// Whether it trains.
+    /// Whether its weights train.
     pub fn trains(&self) -> bool {
         self.trains
     }
@@ -89,24 +102,25 @@ impl Norm {
         self.relu
     }
 
-    /// Scale and shift of the evaluation mode.
-    pub fn fold(&mut self, params: &Params) -> (&[f32], &[f32]) {
+    /// Scale and shift in evaluation mode, updated if the weights have changed.
+    pub fn fold(&mut self, parameters: &Parameters) -> (&[f32], &[f32]) {
         let statistics = self.statistics.as_ref();
+        let version = |id: ParameterId| parameters.get(id).version;
         let versions = [
-            params.get(self.weight).version,
-            params.get(self.bias).version,
-            statistics.map_or(0, |s| params.get(s.mean).version),
-            statistics.map_or(0, |s| params.get(s.variance).version),
+            version(self.weight),
+            version(self.bias),
+            statistics.map_or(0, |s| version(s.mean)),
+            statistics.map_or(0, |s| version(s.variance)),
         ];
-        if self.folded != Some(versions) {
-            self.folded = Some(versions);
-            let (weight, bias) = (params.value(self.weight), params.value(self.bias));
+        if self.folded_versions != Some(versions) {
+            self.folded_versions = Some(versions);
+            let (weight, bias) = (parameters.value(self.weight), parameters.value(self.bias));
             match statistics {
                 Some(s) => {
-                    let (mean, variance) = (params.value(s.mean), params.value(s.variance));
+                    let (mean, variance) = (parameters.value(s.mean), parameters.value(s.variance));
                     for c in 0..self.channels {
-                        let inverse = 1.0 / (f64::from(variance[c]) + f64::from(s.eps)).sqrt();
-                        let scale = f64::from(weight[c]) * inverse;
+                        let inverse_deviation = 1.0 / (f64::from(variance[c]) + f64::from(s.eps)).sqrt();
+                        let scale = f64::from(weight[c]) * inverse_deviation;
                         self.scale[c] = scale as f32;
                         self.shift[c] = (f64::from(bias[c]) - f64::from(mean[c]) * scale) as f32;
                     }
@@ -120,157 +134,173 @@ impl Norm {
         (&self.scale, &self.shift)
     }
 
-    /// Scale and shift from the batch `x` (rows x channels), whose statistics also move the running ones. The pixels that
-    /// will be the largest of each tile are put into `pooled`, if there is one.
-    fn fold_batch(&mut self, x: &[f32], pooled: Option<(Tiles, &mut [f32])>, params: &mut Params, pool: &Pool) {
-        let Some(s) = &self.statistics else { unreachable!("asked for only with statistics") };
+    /// Scale and shift from the batch `x` (rows x channels), whose statistics also update the running ones. With `pooled`, writes
+    /// there the element of each 2x2 window that the norm makes the largest.
+    fn fold_batch(
+        &mut self,
+        x: &[f32],
+        pooled: Option<(MaxPool2x2, &mut [f32])>,
+        parameters: &mut Parameters,
+        pool: &Pool,
+    ) {
+        let Some(s) = &self.statistics else { unreachable!("only called for batch norms") };
         let (channels, rows) = (self.channels, x.len() / self.channels);
-        // Sums of the distance to each channel's first element: no cancellation where the mean is large.
+        // Sums of the distance to the channel's first element: no cancellation where the mean is large.
         let origin = &x[..channels];
         let sums = match pooled {
-            None => self.columns.sum(pool, rows, &mut [], &Moments { x, origin }),
-            Some((tiles, y)) => {
-                // Not in use until the gradient's turn.
+            None => self.reduction.sum(pool, rows, &mut [], &Moments { x, origin }),
+            Some((shape, y)) => {
+                // `slope` is free until the backward pass.
                 let sign = &mut self.slope;
-                for (sign, &weight) in sign.iter_mut().zip(params.value(self.weight)) {
+                for (sign, &weight) in sign.iter_mut().zip(parameters.value(self.weight)) {
                     *sign = if weight < 0.0 { -1.0 } else { 1.0 };
                 }
-                self.columns.sum(pool, y.len() / channels, y, &Peaks { tiles, z: x, origin, sign })
+                self.reduction.sum(pool, y.len() / channels, y, &MomentsAndMax { shape, z: x, origin, sign })
             }
         };
         let count = rows as f64;
         let unbiased = count / (count - 1.0).max(1.0);
-        let share = f64::from(s.momentum);
+        let momentum = f64::from(s.momentum);
         for c in 0..channels {
             let offset = sums[c] / count;
             let mean = f64::from(origin[c]) + offset;
             let variance = (sums[channels + c] / count - offset * offset).max(0.0);
-            let inverse = 1.0 / (variance + f64::from(s.eps)).sqrt();
-            let scale = f64::from(params.value(self.weight)[c]) * inverse;
-            (self.mean[c], self.inverse[c]) = (mean as f32, inverse as f32);
+            let inverse_deviation = 1.0 / (variance + f64::from(s.eps)).sqrt();
+            let scale = f64::from(parameters.value(self.weight)[c]) * inverse_deviation;
+            (self.mean[c], self.inverse_deviation[c]) = (mean as f32, inverse_deviation as f32);
             self.scale[c] = scale as f32;
-            self.shift[c] = (f64::from(params.value(self.bias)[c]) - mean * scale) as f32;
-            let blend =
-                |running: &mut f32, new: f64| *running = ((1.0 - share) * f64::from(*running) + share * new) as f32;
-            blend(&mut params.get_mut(s.mean).value[c], mean);
-            blend(&mut params.get_mut(s.variance).value[c], variance * unbiased);
+            self.shift[c] = (f64::from(parameters.value(self.bias)[c]) - mean * scale) as f32;
+            let update = |running: &mut f32, new: f64| {
+                *running = ((1.0 - momentum) * f64::from(*running) + momentum * new) as f32;
+            };
+            update(&mut parameters.get_mut(s.mean).value[c], mean);
+            update(&mut parameters.get_mut(s.variance).value[c], variance * unbiased);
         }
-        params.get_mut(s.mean).version += 1;
-        params.get_mut(s.variance).version += 1;
-        self.folded = None;
+        parameters.get_mut(s.mean).version += 1;
+        parameters.get_mut(s.variance).version += 1;
+        self.folded_versions = None;
     }
 
-    /// y from x (rows x channels): on batch statistics where the layer trains and `train` says so. With `tiles` y is pooled.
+    /// y from x (rows x channels); in `training`, a batch norm that trains uses batch statistics. With `max_pool`, y is pooled.
     pub fn forward(
         &mut self,
-        train: bool,
+        training: bool,
         x: &[f32],
         y: &mut [f32],
-        tiles: Option<Tiles>,
-        params: &mut Params,
+        max_pool: Option<MaxPool2x2>,
+        parameters: &mut Parameters,
         pool: &Pool,
     ) {
-        if train && self.centres() {
-            match tiles {
-                None => self.fold_batch(x, None, params, pool),
-                Some(tiles) => {
-                    self.fold_batch(x, Some((tiles, &mut *y)), params, pool);
-                    return apply_in_place(&self.scale, &self.shift, self.relu, y, pool);
+        if training && self.uses_batch_statistics() {
+            match max_pool {
+                None => self.fold_batch(x, None, parameters, pool),
+                Some(shape) => {
+                    self.fold_batch(x, Some((shape, &mut *y)), parameters, pool);
+                    return scale_and_shift_in_place(&self.scale, &self.shift, self.relu, y, pool);
                 }
             }
         } else {
-            self.fold(params);
+            self.fold(parameters);
         }
-        match tiles {
-            Some(tiles) => tiles.forward(x, Some((&self.scale, &self.shift, self.relu)), y, pool),
-            None => apply(x, &self.scale, &self.shift, self.relu, y, pool),
+        match max_pool {
+            Some(shape) => shape.forward(x, Some((&self.scale, &self.shift, self.relu)), y, pool),
+            None => scale_and_shift(x, &self.scale, &self.shift, self.relu, y, pool),
         }
     }
 
-    /// Turns `g`, the gradient of y, into that of x, and writes the weights' gradients if they train.
+    /// Turns `g`, the gradient of y, into that of x, and writes the gradients of the weights if they train.
     ///
-    /// x is only read where the layer trains; otherwise ReLU's mask comes from `y`, unless it is on already (`None`).
-    pub fn backward(&mut self, x: &[f32], y: Option<&[f32]>, g: &mut [f32], params: &mut Params, pool: &Pool) {
+    /// x is only read if the layer trains; otherwise `y` gives the ReLU's mask, unless the consumer has applied it (`None`).
+    pub fn backward(&mut self, x: &[f32], y: Option<&[f32]>, g: &mut [f32], parameters: &mut Parameters, pool: &Pool) {
         if !self.trains {
-            return scale_masked(g, y.filter(|_| self.relu), &self.scale, pool);
+            return scale_gradient(g, y.filter(|_| self.relu), &self.scale, pool);
         }
+        match self.relu {
+            true => self.backward_trained::<true>(x, g, parameters, pool),
+            false => self.backward_trained::<false>(x, g, parameters, pool),
+        }
+    }
+
+    fn backward_trained<const RELU: bool>(
+        &mut self,
+        x: &[f32],
+        g: &mut [f32],
+        parameters: &mut Parameters,
+        pool: &Pool,
+    ) {
         let rows = g.len() / self.channels;
         let (scale, shift, mean) = (&self.scale[..], &self.shift[..], &self.mean[..]);
-        if self.relu {
-            self.columns.sum(pool, rows, &mut [], &Products::<true> { g, x, mean, scale, shift });
-        } else {
-            self.columns.sum(pool, rows, &mut [], &Products::<false> { g, x, mean, scale, shift });
-        }
-        let relu = self.relu;
-        let k = self.settle(rows, params);
-        if relu { backward::<true>(x, &k, g, pool) } else { backward::<false>(x, &k, g, pool) }
+        self.reduction.sum(pool, rows, &mut [], &GradientMoments::<RELU> { g, x, mean, scale, shift });
+        norm_backward::<RELU>(x, &self.write_gradients(rows, parameters), g, pool);
     }
 
-    /// As [`Norm::backward`] for a layer that trains and is pooled: from `y` and `gy` of the pooled pixels to the gradient of x,
-    /// in place of x.
+    /// As [`Norm::backward`] for a layer that trains and whose output is pooled: turns x into its gradient, from the pooled output
+    /// `y` and its gradient `gy`.
     pub fn backward_pooled(
         &mut self,
-        tiles: Tiles,
+        shape: MaxPool2x2,
         x: &mut [f32],
         y: &[f32],
         gy: &[f32],
-        params: &mut Params,
+        parameters: &mut Parameters,
         pool: &Pool,
     ) {
-        let places = gy.len() / self.channels;
-        let bias = params.value(self.bias);
-        let invertible = |c: usize| {
-            let terms = bias[c].abs() + self.shift[c].abs();
-            self.scale[c] != 0.0 && terms <= TOLD * (params.value(self.weight)[c]).abs()
-        };
-        let known = (0..self.channels).all(invertible);
-        if known {
-            self.slope.iter_mut().zip(&self.scale).for_each(|(inverse, scale)| *inverse = 1.0 / scale);
-        }
-        let (z, scale, shift, mean) = (&*x, &self.scale[..], &self.shift[..], &self.mean[..]);
-        let inverse = &self.slope[..];
-        if known && self.relu {
-            self.columns.sum(pool, places, &mut [], &Known::<true> { y, gy, bias, inverse });
-        } else if known {
-            self.columns.sum(pool, places, &mut [], &Known::<false> { y, gy, bias, inverse });
-        } else if self.relu {
-            let terms = Largest::<true> { tiles, z, gy, mean, scale, shift };
-            self.columns.sum(pool, places, &mut [], &terms);
-        } else {
-            let terms = Largest::<false> { tiles, z, gy, mean, scale, shift };
-            self.columns.sum(pool, places, &mut [], &terms);
-        }
-        let relu = self.relu;
-        let k = self.settle(x.len() / self.channels, params);
-        if relu {
-            tiles.backward_norm::<true>(&k, gy, x, pool);
-        } else {
-            tiles.backward_norm::<false>(&k, gy, x, pool);
+        match self.relu {
+            true => self.backward_pooled_relu::<true>(shape, x, y, gy, parameters, pool),
+            false => self.backward_pooled_relu::<false>(shape, x, y, gy, parameters, pool),
         }
     }
 
-    /// From the sums of g and of g (x - mean) over `rows` rows, just made: the weights' gradients, and how x gets its own.
-    ///
-    /// dBias = sum of g; dWeight = sum of g (x - mean) / deviation;
-    /// dX = scale (g - dBias / n - (x - mean) / deviation * dWeight / n), for an affine layer scale g.
-    fn settle(&mut self, rows: usize, params: &mut Params) -> Coefficients<'_> {
-        let count = rows as f64;
-        let batch = self.statistics.is_some();
-        let (of_bias, of_weight) = self.columns.last().split_at(self.channels);
-        for (gradient, &sum) in params.get_mut(self.bias).gradient.iter_mut().zip(of_bias) {
-            *gradient = sum as f32;
+    fn backward_pooled_relu<const RELU: bool>(
+        &mut self,
+        shape: MaxPool2x2,
+        x: &mut [f32],
+        y: &[f32],
+        gy: &[f32],
+        parameters: &mut Parameters,
+        pool: &Pool,
+    ) {
+        let positions = gy.len() / self.channels;
+        let (weight, bias) = (parameters.value(self.weight), parameters.value(self.bias));
+        let invertible = |c: usize| {
+            let offsets = bias[c].abs() + self.shift[c].abs();
+            self.scale[c] != 0.0 && offsets <= MAX_CANCELLATION * weight[c].abs()
+        };
+        if (0..self.channels).all(invertible) {
+            let inverse_scale = &mut self.slope;
+            inverse_scale.iter_mut().zip(&self.scale).for_each(|(inverse, scale)| *inverse = 1.0 / scale);
+            let summand = OutputGradientMoments::<RELU> { y, gy, bias, inverse_scale };
+            self.reduction.sum(pool, positions, &mut [], &summand);
+        } else {
+            let (scale, shift, mean) = (&self.scale[..], &self.shift[..], &self.mean[..]);
+            let summand = MaxGradientMoments::<RELU> { shape, z: x, gy, mean, scale, shift };
+            self.reduction.sum(pool, positions, &mut [], &summand);
         }
-        let gradient = &mut params.get_mut(self.weight).gradient;
+        let rows = x.len() / self.channels;
+        shape.backward_norm::<RELU>(&self.write_gradients(rows, parameters), gy, x, pool);
+    }
+
+    /// Writes the gradients of the weights, from the sums of g and of g (x - mean) just computed over `rows` rows, and returns the
+    /// coefficients of the gradient of x.
+    ///
+    /// With deviation d: dBias = sum of g; dWeight = sum of g (x - mean) / d; dx = scale (g - dBias / n - (x - mean) / d * dWeight / n)
+    /// for batch statistics (Ioffe and Szegedy, section 3), scale g for an affine layer.
+    fn write_gradients(&mut self, rows: usize, parameters: &mut Parameters) -> Coefficients<'_> {
+        let count = rows as f64;
+        let on_batch = self.statistics.is_some();
+        let (bias_sums, weight_sums) = self.reduction.last().split_at(self.channels);
+        parameters.write_gradient(self.bias, bias_sums);
+        let gradient = &mut parameters.get_mut(self.weight).gradient;
         for c in 0..self.channels {
-            if batch {
-                let (a, mean) = (f64::from(self.scale[c]), f64::from(self.mean[c]));
-                let inverse = f64::from(self.inverse[c]);
-                let slope = -a * inverse * inverse * of_weight[c] / count;
-                gradient[c] = (of_weight[c] * inverse) as f32;
+            if on_batch {
+                let (scale, mean) = (f64::from(self.scale[c]), f64::from(self.mean[c]));
+                let inverse_deviation = f64::from(self.inverse_deviation[c]);
+                let slope = -scale * inverse_deviation * inverse_deviation * weight_sums[c] / count;
+                gradient[c] = (weight_sums[c] * inverse_deviation) as f32;
                 self.slope[c] = slope as f32;
-                self.constant[c] = (-a * of_bias[c] / count - slope * mean) as f32;
+                self.constant[c] = (-scale * bias_sums[c] / count - slope * mean) as f32;
             } else {
-                gradient[c] = of_weight[c] as f32;
+                gradient[c] = weight_sums[c] as f32;
                 (self.slope[c], self.constant[c]) = (0.0, 0.0);
             }
         }
@@ -279,34 +309,35 @@ impl Norm {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        24 * self.channels + self.columns.bytes()
+        6 * size_of::<f32>() * self.channels + self.reduction.bytes()
     }
 }
 
-impl Op for Norm {
-    fn reads(&self) -> Reads {
-        Reads { inputs: self.trains, output: self.masks() }
+impl Operation for Norm {
+    fn saved_for_backward(&self) -> SavedForBackward {
+        SavedForBackward { inputs: self.trains, output: self.applies_relu_backward() }
     }
 
-    fn masks(&self) -> bool {
-        !self.trains && self.relu && !self.masked
+    fn applies_relu_backward(&self) -> bool {
+        !self.trains && self.relu && !self.fused_relu_backward
     }
 
-    fn comes_masked(&mut self) {
-        self.masked = true;
+    fn set_fused_relu_backward(&mut self) {
+        self.fused_relu_backward = true;
     }
 
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], _: &mut [f32]) {
-        Norm::forward(self, cx.train, x.get(0), y, None, cx.params, cx.pool);
+        Norm::forward(self, cx.training, x.get(0), y, None, cx.parameters, cx.pool);
     }
 
-    fn passes(&self, _: usize) -> bool {
+    fn passes_gradient_through(&self, _: usize) -> bool {
         true
     }
 
     fn backward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &[f32], _: &mut [f32], gy: &mut [f32]) {
         let x = if self.trains { x.get(0) } else { &[] };
-        Norm::backward(self, x, (!self.masked).then_some(y), gy, cx.params, cx.pool);
+        let y = (!self.fused_relu_backward).then_some(y);
+        Norm::backward(self, x, y, gy, cx.parameters, cx.pool);
     }
 
     fn bytes(&self) -> usize {

@@ -1,54 +1,49 @@
-//! Softmax over the channels, and its logarithm.
+//! Softmax over the channels, and log softmax.
 
-use crate::op::{Context, Inputs, Op, Reads};
+use super::for_each_row;
+use crate::lowering::LayerContext;
+use crate::operation::{Context, Inputs, Operation, SavedForBackward};
 
-/// Softmax of every position's `channels` elements.
-pub(crate) struct Softmax {
+/// Softmax over the channels of each position; with `log`, its logarithm.
+pub(super) fn build(layer: &LayerContext<'_, '_>, log: bool) -> Softmax {
+    Softmax { channels: layer.input().channels, log }
+}
+
+/// y_c = exp(x_c) / sum over k of exp(x_k), or its logarithm.
+pub(super) struct Softmax {
     channels: usize,
     log: bool,
 }
 
-impl Softmax {
-    /// On `channels` channels; `log` for its logarithm.
-    pub fn new(channels: usize, log: bool) -> Softmax {
-        Softmax { channels, log }
-    }
-}
-
-impl Op for Softmax {
-    fn reads(&self) -> Reads {
-        Reads { inputs: false, output: true }
+impl Operation for Softmax {
+    fn saved_for_backward(&self) -> SavedForBackward {
+        SavedForBackward { inputs: false, output: true }
     }
 
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], _: &mut [f32]) {
-        let (x, size) = (x.get(0), self.channels * super::CHUNK.div_ceil(self.channels));
-        cx.pool.chunks(y, size, |i, y| {
-            for (y, x) in y.chunks_exact_mut(self.channels).zip(x[i * size..].chunks_exact(self.channels)) {
-                let largest = x.iter().fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m });
-                let sum: f64 = x.iter().map(|&v| f64::from(v - largest).exp()).sum();
-                for (y, &v) in y.iter_mut().zip(x) {
-                    let v = f64::from(v - largest);
-                    *y = if self.log { v - sum.ln() } else { v.exp() / sum } as f32;
-                }
+        for_each_row(y, x.get(0), self.channels, cx.pool, |y, x| {
+            let largest = x.iter().fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m });
+            let sum: f64 = x.iter().map(|&v| f64::from(v - largest).exp()).sum();
+            for (y, &v) in y.iter_mut().zip(x) {
+                let v = f64::from(v - largest);
+                *y = if self.log { v - sum.ln() } else { v.exp() / sum } as f32;
             }
         });
     }
 
-    fn passes(&self, _: usize) -> bool {
+    fn passes_gradient_through(&self, _: usize) -> bool {
         true
     }
 
+    /// Softmax: dx_c = y_c (g_c - sum over k of g_k y_k). Log softmax: dx_c = g_c - exp(y_c) * (sum over k of g_k).
     fn backward(&mut self, cx: &mut Context<'_>, _: Inputs<'_>, y: &[f32], _: &mut [f32], gy: &mut [f32]) {
-        let size = self.channels * super::CHUNK.div_ceil(self.channels);
-        cx.pool.chunks(gy, size, |i, g| {
-            for (g, y) in g.chunks_exact_mut(self.channels).zip(y[i * size..].chunks_exact(self.channels)) {
-                if self.log {
-                    let sum: f32 = g.iter().sum();
-                    g.iter_mut().zip(y).for_each(|(g, &y)| *g -= y.exp() * sum);
-                } else {
-                    let dot: f32 = g.iter().zip(y).map(|(&g, &y)| g * y).sum();
-                    g.iter_mut().zip(y).for_each(|(g, &y)| *g = y * (*g - dot));
-                }
+        for_each_row(gy, y, self.channels, cx.pool, |g, y| {
+            if self.log {
+                let sum: f32 = g.iter().sum();
+                g.iter_mut().zip(y).for_each(|(g, &y)| *g -= y.exp() * sum);
+            } else {
+                let dot: f32 = g.iter().zip(y).map(|(&g, &y)| g * y).sum();
+                g.iter_mut().zip(y).for_each(|(g, &y)| *g = y * (*g - dot));
             }
         });
     }

@@ -1,4 +1,4 @@
-//! What the tests share: hashed numbers, small graphs, and an f64 reference of every layer in naive loops.
+//! Shared by the tests: hashed numbers, small graphs, and an f64 reference of every layer in naive loops.
 #![allow(dead_code)]
 
 pub mod peers;
@@ -6,7 +6,7 @@ pub mod reference;
 
 use nettriage_net::{Graph, INPUT, Kind, Layer, Network, Shape, Tensor, Weights};
 
-/// The generator of PyTorch's step benchmark: element i of `stream`, in [-scale, scale).
+/// Deterministic pseudorandom numbers in [-scale, scale), as in the PyTorch scripts: the first `n` elements of `stream`.
 pub fn hashed(n: usize, stream: u32, scale: f32) -> Vec<f32> {
     (0..n as u32)
         .map(|i| {
@@ -19,12 +19,12 @@ pub fn hashed(n: usize, stream: u32, scale: f32) -> Vec<f32> {
         .collect()
 }
 
-/// A layer on the one before it (or on those named).
+/// A layer with these inputs.
 pub fn layer(name: &str, inputs: &[&str], kind: Kind) -> Layer {
     Layer { name: name.into(), inputs: inputs.iter().map(ToString::to_string).collect(), kind }
 }
 
-/// Layers in a row, from (name, kind).
+/// A chain of layers, from (name, kind).
 pub fn chain(input: Shape, layers: &[(&str, Kind)]) -> Graph {
     let mut before = INPUT.to_string();
     let layers = layers
@@ -34,7 +34,7 @@ pub fn chain(input: Shape, layers: &[(&str, Kind)]) -> Graph {
     Graph { name: "test".into(), input, layers, output: before }
 }
 
-/// Hashed weights for a graph, away from anything special: variances and norms' weights positive.
+/// A graph with hashed weights; variances and the weights of norms are positive.
 pub fn network(graph: Graph, stream: u32) -> Network {
     let shapes = graph.shapes().expect("a sound graph");
     let mut weights = Weights::new();
@@ -60,7 +60,7 @@ pub fn network(graph: Graph, stream: u32) -> Network {
     network
 }
 
-/// The largest distance of `got` from `want`, relative to the largest of `want` (or 0.2, where all should vanish).
+/// The largest absolute error of `got`, relative to the largest element of `want` (at least 0.2, for tensors near 0).
 pub fn distance(got: &[f32], want: &[f64]) -> f64 {
     assert_eq!(got.len(), want.len());
     let largest = want.iter().fold(0.2f64, |m, v| m.max(v.abs()));

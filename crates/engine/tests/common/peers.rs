@@ -1,11 +1,11 @@
-//! The networks of the PyTorch scripts, with the same hashed weights.
+//! The networks, images and labels of the PyTorch scripts, with the same hashed numbers.
 
 use super::{hashed, layer};
 use nettriage_net::{
     Activation, Conv, Graph, INPUT, Kind, Layer, Network, Padding, Shape, Tensor, Weights, Window, layer,
 };
 
-/// Builds layer by layer; every weight comes from the next stream.
+/// Builds a network layer by layer; each weight tensor comes from the next stream.
 pub struct Builder {
     layers: Vec<Layer>,
     weights: Weights,
@@ -19,7 +19,7 @@ impl Builder {
         self.last = name;
     }
 
-    fn after(&mut self, name: String, kind: Kind) {
+    fn push_next(&mut self, name: String, kind: Kind) {
         let last = self.last.clone();
         self.push(name, &[&last], kind);
     }
@@ -43,18 +43,18 @@ impl Builder {
         for (parameter, value) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
             self.weights.insert(format!("{name}.{parameter}"), Tensor::full(&[channels], value));
         }
-        self.after(name, Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 }));
+        self.push_next(name, Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 }));
     }
 
     fn relu(&mut self, name: String) {
-        self.after(name, Kind::Activation(Activation::Relu));
+        self.push_next(name, Kind::Activation(Activation::Relu));
     }
 
     fn head(mut self, input: Shape, features: usize) -> Network {
-        self.after("flatten".into(), Kind::Flatten);
+        self.push_next("flatten".into(), Kind::Flatten);
         self.weight("head", &[10, features], (3.0 / features as f64).sqrt());
         self.weights.insert("head.bias".into(), Tensor::zeros(&[10]));
-        self.after("head".into(), Kind::Linear(layer::Linear { features: 10, bias: true }));
+        self.push_next("head".into(), Kind::Linear(layer::Linear { features: 10, bias: true }));
         let graph = Graph { name: "peer".into(), input, layers: self.layers, output: "head".into() };
         let network = Network { graph, weights: self.weights };
         network.check().expect("a sound network");
@@ -66,13 +66,13 @@ fn builder() -> Builder {
     Builder { layers: Vec::new(), weights: Weights::new(), stream: 1, last: INPUT.into() }
 }
 
-/// 0 stands for a 2x2 max-pool, any other number for a 3x3 convolution with that many filters.
+/// A VGG: in `plan`, 0 is 2x2 max pooling, n > 0 a 3x3 convolution with n filters.
 pub fn vgg(plan: &[usize], mut channels: usize, size: usize, batch_norm: bool) -> Network {
     let input = Shape::new(channels, size, size);
     let (mut net, mut side) = (builder(), size);
     for (i, &width) in plan.iter().enumerate() {
         if width == 0 {
-            net.after(format!("pool{i}"), Kind::MaxPool(Window::square(2)));
+            net.push_next(format!("pool{i}"), Kind::MaxPool(Window::square(2)));
             side /= 2;
             continue;
         }
@@ -87,7 +87,7 @@ pub fn vgg(plan: &[usize], mut channels: usize, size: usize, batch_norm: bool) -
     net.head(input, channels * side * side)
 }
 
-/// `Residual` of `torch_losses.py`.
+/// The network `Residual` of `torch_losses.py`.
 pub fn residual(narrow: usize, wide: usize, channels: usize, size: usize) -> Network {
     let mut net = builder();
     let conv = |filters, kernel, stride: usize| Conv {
@@ -115,11 +115,11 @@ pub fn residual(narrow: usize, wide: usize, channels: usize, size: usize) -> Net
     net.norm("down_norm".into(), wide);
     net.push("b_sum".into(), &["bn2", "down_norm"], Kind::Add);
     net.relu("br2".into());
-    net.after("mean".into(), Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 }));
+    net.push_next("mean".into(), Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 }));
     net.head(Shape::new(channels, size, size), wide)
 }
 
-/// The scripts' images: hashed in N x C x H x W order, handed out as N x H x W x C.
+/// The scripts' images: hashed in N x C x H x W order, returned as N x H x W x C.
 pub fn images(batch: usize, shape: Shape) -> Vec<f32> {
     let nchw = hashed(batch * shape.elements(), 1000, 1.0);
     let mut nhwc = vec![0.0; nchw.len()];

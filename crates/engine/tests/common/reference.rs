@@ -1,4 +1,4 @@
-//! A whole network in f64: every layer as its definition reads, N x C x H x W, one loop an axis.
+//! A reference implementation in f64: every layer directly from its definition, N x C x H x W, one loop per axis.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Padding, Shape, Window
 /// Weights in f64.
 pub type Weights64 = BTreeMap<String, Vec<f64>>;
 
-/// A batch of pictures, N x C x H x W.
+/// A tensor, N x C x H x W.
 #[derive(Clone, Debug)]
 pub struct Batch {
     pub n: usize,
@@ -20,10 +20,10 @@ impl Batch {
         Batch { n, shape, data: vec![0.0; n * shape.elements()] }
     }
 
-    /// From N x H x W x C.
+    /// Converts from N x H x W x C.
     pub fn from_nhwc(n: usize, shape: Shape, data: &[f32]) -> Batch {
         let mut batch = Batch::zeros(n, shape);
-        for (i, c, h, w) in batch.places() {
+        for (i, c, h, w) in batch.indices() {
             let from = ((i * shape.height + h) * shape.width + w) * shape.channels + c;
             let at = batch.at(i, c, h, w);
             batch.data[at] = f64::from(data[from]);
@@ -31,11 +31,11 @@ impl Batch {
         batch
     }
 
-    /// To N x H x W x C.
+    /// Converts to N x H x W x C.
     pub fn nhwc(&self) -> Vec<f64> {
         let s = self.shape;
         let mut data = vec![0.0; self.data.len()];
-        for (i, c, h, w) in self.places() {
+        for (i, c, h, w) in self.indices() {
             data[((i * s.height + h) * s.width + w) * s.channels + c] = self.data[self.at(i, c, h, w)];
         }
         data
@@ -49,30 +49,30 @@ impl Batch {
         self.data[self.at(i, c, h, w)]
     }
 
-    /// The element, or `None` outside the picture.
+    /// The element, or `None` in the padding.
     fn inside(&self, i: usize, c: usize, h: isize, w: isize) -> Option<f64> {
-        let fits = h >= 0 && w >= 0 && (h as usize) < self.shape.height && (w as usize) < self.shape.width;
-        fits.then(|| self.get(i, c, h as usize, w as usize))
+        let inside = h >= 0 && w >= 0 && (h as usize) < self.shape.height && (w as usize) < self.shape.width;
+        inside.then(|| self.get(i, c, h as usize, w as usize))
     }
 
-    fn places(&self) -> Vec<(usize, usize, usize, usize)> {
+    fn indices(&self) -> Vec<(usize, usize, usize, usize)> {
         let s = self.shape;
-        let mut places = Vec::with_capacity(self.data.len());
+        let mut indices = Vec::with_capacity(self.data.len());
         for i in 0..self.n {
             for c in 0..s.channels {
                 for h in 0..s.height {
                     for w in 0..s.width {
-                        places.push((i, c, h, w));
+                        indices.push((i, c, h, w));
                     }
                 }
             }
         }
-        places
+        indices
     }
 
     fn map(&self, f: impl Fn(usize, f64) -> f64) -> Batch {
         let mut out = self.clone();
-        for (i, c, h, w) in self.places() {
+        for (i, c, h, w) in self.indices() {
             let at = self.at(i, c, h, w);
             out.data[at] = f(c, self.data[at]);
         }
@@ -80,7 +80,7 @@ impl Batch {
     }
 }
 
-/// Every tensor of the graph. Batch norms of layers in `training` use the batch's statistics.
+/// Computes every tensor of the graph. Batch norms of the layers in `training` use the statistics of the batch.
 pub fn run(graph: &Graph, weights: &Weights64, input: &Batch, training: &BTreeSet<String>) -> BTreeMap<String, Batch> {
     let shapes = graph.shapes().expect("a sound graph");
     let mut tensors = BTreeMap::from([(INPUT.to_string(), input.clone())]);
@@ -122,7 +122,7 @@ fn compute<'w>(
             if training {
                 for c in 0..shape.channels {
                     let values: Vec<f64> = first
-                        .places()
+                        .indices()
                         .into_iter()
                         .filter(|p| p.1 == c)
                         .map(|(i, c, h, w)| first.get(i, c, h, w))
@@ -144,14 +144,14 @@ fn compute<'w>(
         }
         Kind::Activation(f) => y = first.map(|_, v| activation(*f, v)),
         Kind::MaxPool(window) => {
-            for (i, c, h, w) in y.places() {
+            for (i, c, h, w) in y.indices() {
                 let seen = taps(window, h, w).into_iter().filter_map(|(h, w)| first.inside(i, c, h, w));
                 let at = y.at(i, c, h, w);
                 y.data[at] = seen.fold(f64::NEG_INFINITY, f64::max);
             }
         }
         Kind::AvgPool(layer::AvgPool { window, count_padding }) => {
-            for (i, c, h, w) in y.places() {
+            for (i, c, h, w) in y.indices() {
                 let taps = taps(window, h, w);
                 let seen: Vec<f64> = taps.iter().filter_map(|&(h, w)| first.inside(i, c, h, w)).collect();
                 let count = if *count_padding { taps.len() } else { seen.len() };
@@ -160,7 +160,7 @@ fn compute<'w>(
             }
         }
         Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height, width }) => {
-            for (i, c, h, w) in y.places() {
+            for (i, c, h, w) in y.indices() {
                 let rows = h * first.shape.height / height..((h + 1) * first.shape.height).div_ceil(*height);
                 let columns = w * first.shape.width / width..((w + 1) * first.shape.width).div_ceil(*width);
                 let count = (rows.len() * columns.len()) as f64;
@@ -171,7 +171,7 @@ fn compute<'w>(
             }
         }
         Kind::Add | Kind::Mul => {
-            for (i, c, h, w) in y.places() {
+            for (i, c, h, w) in y.indices() {
                 let values = x.iter().map(|x| if x.shape == shape { x.get(i, c, h, w) } else { x.get(i, c, 0, 0) });
                 let at = y.at(i, c, h, w);
                 y.data[at] = if *kind == Kind::Add { values.sum() } else { values.product() };
@@ -180,7 +180,7 @@ fn compute<'w>(
         Kind::Concat => {
             let mut start = 0;
             for x in x {
-                for (i, c, h, w) in x.places() {
+                for (i, c, h, w) in x.indices() {
                     let at = y.at(i, start + c, h, w);
                     y.data[at] = x.get(i, c, h, w);
                 }
@@ -192,7 +192,7 @@ fn compute<'w>(
             let each = shape.channels / groups;
             for g in 0..*groups {
                 for k in 0..each {
-                    for (i, _, h, w) in y.places().into_iter().filter(|p| p.1 == 0) {
+                    for (i, _, h, w) in y.indices().into_iter().filter(|p| p.1 == 0) {
                         let at = y.at(i, k * groups + g, h, w);
                         y.data[at] = first.get(i, g * each + k, h, w);
                     }
@@ -200,26 +200,26 @@ fn compute<'w>(
             }
         }
         Kind::Slice(layer::Slice { start, .. }) => {
-            for (i, c, h, w) in y.places() {
+            for (i, c, h, w) in y.indices() {
                 let at = y.at(i, c, h, w);
                 y.data[at] = first.get(i, start + c, h, w);
             }
         }
         Kind::Pad(layer::Pad { channels, padding, value }) => {
             y.data.fill(f64::from(*value));
-            for (i, c, h, w) in first.places() {
+            for (i, c, h, w) in first.indices() {
                 let at = y.at(i, c + channels[0], h + padding.top, w + padding.left);
                 y.data[at] = first.get(i, c, h, w);
             }
         }
         Kind::Upsample(layer::Upsample { factor }) => {
-            for (i, c, h, w) in y.places() {
+            for (i, c, h, w) in y.indices() {
                 let at = y.at(i, c, h, w);
                 y.data[at] = first.get(i, c, h / factor[0], w / factor[1]);
             }
         }
         Kind::LocalResponseNorm(layer::LocalResponseNorm { size, alpha, beta, bias }) => {
-            for (i, c, h, w) in y.places() {
+            for (i, c, h, w) in y.indices() {
                 let mut squares = 0.0;
                 for other in 0..shape.channels {
                     let offset = other as isize - c as isize;
@@ -233,7 +233,7 @@ fn compute<'w>(
             }
         }
         Kind::Softmax(layer::Softmax { log }) => {
-            for (i, c, h, w) in y.places() {
+            for (i, c, h, w) in y.indices() {
                 let sum: f64 = (0..shape.channels).map(|c| first.get(i, c, h, w).exp()).sum();
                 let share = first.get(i, c, h, w).exp() / sum;
                 let at = y.at(i, c, h, w);
@@ -245,7 +245,7 @@ fn compute<'w>(
     y
 }
 
-/// Rows and columns that a window sees at an output place, padding included.
+/// Rows and columns of the window of an output position, padding included.
 fn taps(window: &Window, h: usize, w: usize) -> Vec<(isize, isize)> {
     let Window { kernel, stride, padding } = *window;
     let mut taps = Vec::new();
@@ -261,7 +261,7 @@ fn taps(window: &Window, h: usize, w: usize) -> Vec<(isize, isize)> {
 fn conv2d(conv: &Conv, x: &Batch, weight: &[f64], bias: Option<&Vec<f64>>, y: &mut Batch) {
     let Conv { kernel: [rows, columns], stride, padding: Padding { top, left, .. }, dilation, groups, .. } = *conv;
     let (inside, outside) = (x.shape.channels / groups, conv.filters / groups);
-    for (i, o, h, w) in y.places() {
+    for (i, o, h, w) in y.indices() {
         let mut sum = bias.map_or(0.0, |b| b[o]);
         for c in 0..inside {
             for kh in 0..rows {
@@ -279,15 +279,15 @@ fn conv2d(conv: &Conv, x: &Batch, weight: &[f64], bias: Option<&Vec<f64>>, y: &m
     }
 }
 
-/// Every input element adds its multiple of the kernel to the output (PyTorch's definition).
+/// Each input element adds a multiple of the kernel to the output (PyTorch's definition).
 fn transposed(conv: &Conv, x: &Batch, weight: &[f64], bias: Option<&Vec<f64>>, y: &mut Batch) {
     let Conv { kernel: [rows, columns], stride, padding, dilation, groups, .. } = *conv;
     let (inside, outside) = (x.shape.channels / groups, conv.filters / groups);
-    for (i, o, h, w) in y.places() {
+    for (i, o, h, w) in y.indices() {
         let at = y.at(i, o, h, w);
         y.data[at] = bias.map_or(0.0, |b| b[o]);
     }
-    for (i, c, h, w) in x.places() {
+    for (i, c, h, w) in x.indices() {
         for o in 0..outside {
             for kh in 0..rows {
                 for kw in 0..columns {
@@ -337,7 +337,7 @@ fn activation(f: Activation, x: f64) -> f64 {
     }
 }
 
-/// The normal distribution's cumulative function by its series, 1/2 + density(x) (x + x^3/3 + x^5/15 + ...).
+/// The cumulative distribution function of the normal distribution, by its series, 1/2 + density(x) (x + x^3/3 + x^5/15 + ...).
 fn normal(x: f64) -> f64 {
     let (mut term, mut sum, mut odd) = (x, x, 1.0);
     for _ in 0..200 {
