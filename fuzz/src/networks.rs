@@ -84,7 +84,7 @@ pub fn legacy(bytes: &[u8]) -> usize {
 
 /// A safetensors file, with our graph or without.
 pub fn safetensors(bytes: &[u8]) -> usize {
-    match load::from_bytes("x.safetensors", bytes, &load::Options::default()) {
+    match load::from_bytes("x.safetensors", bytes, &load::LoadOptions::default()) {
         Ok(loaded) => {
             check_graph(&loaded.network.graph);
             loaded.network.check().unwrap();

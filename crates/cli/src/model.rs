@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nettriage_formats::load::{self, Loaded, Options};
+use nettriage_formats::load::{self, LoadOptions, Loaded};
 use nettriage_net::arch::{self, ArchSpec};
 use nettriage_net::{Graph, Shape};
 use nettriage_study::{Study, StudyContext};
@@ -13,7 +13,7 @@ use crate::fail::Fail;
 /// Reads the network's file.
 pub fn load(args: &Model) -> Result<Loaded, Fail> {
     let path = Path::new(&args.model);
-    let mut options = Options { classes: args.classes, input: input(args)?, ..Options::default() };
+    let mut options = LoadOptions { classes: args.classes, input: input(args)?, ..LoadOptions::default() };
     if let Some(arch) = &args.arch {
         options = options.arch(arch);
         options.arch = options.arch.map(|spec| ArchSpec { width: args.width, ..spec });

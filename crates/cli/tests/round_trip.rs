@@ -62,13 +62,13 @@ fn networks_of_others() {
         for entry in std::fs::read_dir(folder.join(part)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|ending| ending == "onnx") {
-                survives(&path.display().to_string(), &load(&path, &load::Options::default()).unwrap().network);
+                survives(&path.display().to_string(), &load(&path, &load::LoadOptions::default()).unwrap().network);
                 count += 1;
             }
         }
     }
     for (file, arch) in [("resnet20-12fca82f.th", "cifar-resnet20"), ("resnet44-014dd654.th", "cifar-resnet44")] {
-        let options = load::Options::default().arch(arch);
+        let options = load::LoadOptions::default().arch(arch);
         survives(file, &load(folder.join("cifar10_resnet").join(file), &options).unwrap().network);
         count += 1;
     }

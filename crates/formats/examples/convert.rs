@@ -5,7 +5,7 @@
 //! cargo run --release -p nettriage-formats --example convert -- resnet20-12fca82f.th resnet20.onnx cifar-resnet20
 //! ```
 
-use nettriage_formats::load::{Options, load};
+use nettriage_formats::load::{LoadOptions, load};
 use nettriage_formats::{onnx, safetensors};
 use nettriage_net::{block, drawing};
 
@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         [from, to, arch] => (from, to, Some(arch)),
         _ => return Err("convert FROM TO [ARCH]".into()),
     };
-    let options = arch.map_or_else(Options::default, |arch| Options::default().arch(arch));
+    let options = arch.map_or_else(LoadOptions::default, |arch| LoadOptions::default().arch(arch));
     let loaded = load(from, &options)?;
     for note in &loaded.notes {
         eprintln!("{from}: {note}");

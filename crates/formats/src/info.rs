@@ -1,4 +1,4 @@
-//! What a network's file does not say: how its images were normalised, which class is which, how large its input is.
+//! What a network's file does not hold: the normalisation of its images, the names of its classes, the size of its input.
 
 use std::path::Path;
 
@@ -17,21 +17,21 @@ use nettriage_net::{Error, Shape, printable};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelInfo {
-    /// Subtracted from each channel of pixels scaled to 0..1; empty if not known.
+    /// Subtracted from each channel of pixels scaled to 0..1; empty if unknown.
     pub mean: Vec<f32>,
-    /// What each channel is then divided by; empty if not known.
+    /// Divisor of each channel after that; empty if unknown.
     pub std: Vec<f32>,
-    /// Names of the classes, in the order of the outputs; empty if not known.
+    /// Names of the classes, in the order of the outputs; empty if unknown.
     pub classes: Vec<String>,
     /// Channels, rows and columns of an image.
     pub input: Option<[usize; 3]>,
 }
 
 impl ModelInfo {
-    /// Reads the file beside a network; `None` where there is none.
+    /// Reads the file beside a network, if it exists.
     ///
     /// # Errors
-    /// A file that cannot be read or is not as this says.
+    /// A file that cannot be read, or has unknown keys or invalid values.
     pub fn beside(network: impl AsRef<Path>) -> Result<Option<ModelInfo>, Error> {
         let network = network.as_ref();
         let mut longer = network.as_os_str().to_os_string();
@@ -51,7 +51,7 @@ impl ModelInfo {
     /// From the text of such a file.
     ///
     /// # Errors
-    /// What is wrong, in one line.
+    /// The problem, in one line.
     pub fn parse(text: &str) -> Result<ModelInfo, String> {
         let info: ModelInfo = toml::from_str(text).map_err(|error| {
             let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
@@ -59,17 +59,21 @@ impl ModelInfo {
             format!("line {line}: {}; its keys are mean, std, classes and input", printable(&message))
         })?;
         if info.mean.len() != info.std.len() {
-            return Err(format!("{} means and {} deviations: one of each a channel", info.mean.len(), info.std.len()));
+            return Err(format!(
+                "{} means and {} deviations; give one of each per channel",
+                info.mean.len(),
+                info.std.len()
+            ));
         }
         if info.mean.iter().any(|m| !m.is_finite()) || info.std.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
-            return Err("means are finite numbers, and deviations such above 0".into());
+            return Err("means must be finite, and deviations finite and above 0".into());
         }
         Ok(info)
     }
 
     /// The text of such a file.
     pub fn to_toml(&self) -> String {
-        // JSON's lists of numbers and strings are TOML's too.
+        // Lists of numbers and strings are the same in JSON and TOML.
         let list = |values: serde_json::Result<String>| values.unwrap_or_default();
         let mut text = String::new();
         if !self.mean.is_empty() {
@@ -88,7 +92,7 @@ impl ModelInfo {
         text
     }
 
-    /// The input's shape, if it is known.
+    /// The input's shape, if known.
     pub fn input_shape(&self) -> Option<Shape> {
         self.input.map(|[channels, height, width]| Shape::new(channels, height, width))
     }

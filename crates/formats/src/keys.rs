@@ -1,10 +1,10 @@
-//! Weights by the keys of other people's checkpoints, onto the keys of a graph.
+//! Matches the keys of a checkpoint with the weights of a graph.
 //!
-//! Tried are the keys as they are, without the prefixes that wrappers add (`module.`, `model.`, `_orig_mod.` and so
-//! on), and under the names that common CIFAR repositories give the same layers; the layout that fits most keys is
-//! taken. A bias of a convolution whose batch norm follows, where the graph has none, goes into the running mean: (x +
-//! b) − mean = x − (mean − b). Where not one key fits but every tensor in the file's order has the name's ending and
-//! the shape of the graph's in its order, they are taken by order.
+//! Keys are tried as they are, without the prefixes that wrappers add (`module.`, `model.`, `_orig_mod.` and so on), and
+//! under the names that common CIFAR repositories give the same layers; the layout that matches most keys is matched. A
+//! convolution's bias before a batch norm, where the graph has none, is subtracted from the running mean: (x + b) − mean
+//! = x − (mean − b). If no key matches, but the tensors in the file's order have the endings and shapes of the graph's
+//! weights in their order, they are matched by order.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,7 +14,7 @@ use nettriage_net::{Error, Graph, Kind, Network, Tensor, Weights, expected_weigh
 const PREFIXES: [&str; 9] =
     ["module.", "model.", "net.", "network.", "_orig_mod.", "backbone.", "encoder.", "resnet.", "vgg."];
 
-/// Renamings of parts of keys, by repository: as they are; kuangliu's ResNets; heads by any name.
+/// Replacements of parts of keys: none; kuangliu's ResNets; names of the head; timm's VGGs.
 const LAYOUTS: [&[(&str, &str)]; 6] = [
     &[],
     &[("shortcut.", "downsample."), ("linear.", "fc.")],
@@ -24,14 +24,14 @@ const LAYOUTS: [&[(&str, &str)]; 6] = [
     &[("pre_logits.fc1.", "classifier.0."), ("pre_logits.fc2.", "classifier.3."), ("head.fc.", "classifier.6.")],
 ];
 
-/// Keys that hold no weight: counters of training steps, and what a profiler leaves behind.
+/// Keys that hold no weight: step counters, and entries of profilers.
 fn is_counter(key: &str) -> bool {
     ["num_batches_tracked", "total_ops", "total_params"].contains(&key.rsplit('.').next().unwrap_or(key))
 }
 
-/// A network of this graph with the weights of a checkpoint, and what a reader should know of how they were found.
+/// A network of this graph with the weights of a checkpoint, and notes on how they were matched.
 ///
-/// `source` are names and shapes in the file's order; `fetch` reads one of them.
+/// `source` are names and shapes in the file's order; `fetch` reads one of the tensors.
 pub(crate) fn fit(
     graph: Graph,
     source: &[(String, Vec<usize>)],
@@ -40,62 +40,65 @@ pub(crate) fn fit(
     let source: Vec<&(String, Vec<usize>)> = source.iter().filter(|(key, _)| !is_counter(key)).collect();
     let expected = expected_weights(&graph)?;
     let mut notes = Vec::new();
-    let mut plan = Plan::best(&graph, &expected, &source);
-    if !plan.is_complete()
-        && plan.taken.is_empty()
-        && let Some(taken) = by_order(&expected, &source)
+    let mut assignment = Assignment::best(&graph, &expected, &source);
+    if !assignment.is_complete()
+        && assignment.matched.is_empty()
+        && let Some(matched) = match_by_order(&expected, &source)
     {
         notes.push(
-            "no key of the file is one of the network's; its tensors were taken in their order, all of which fit"
+            "no key of the file is one of the network's; all shapes match in order, so its tensors were matched by order"
                 .into(),
         );
-        plan = Plan { taken, ..Plan::default() };
+        assignment = Assignment { matched, ..Assignment::default() };
     }
-    if !plan.is_complete() {
-        return Err(Error::Weights { network: graph.name.clone(), problem: plan.problem() });
+    if !assignment.is_complete() {
+        return Err(Error::Weights { network: graph.name.clone(), problem: assignment.problem() });
     }
     let mut weights = Weights::new();
     for (key, shape) in &expected {
-        let mut tensor = fetch(&plan.taken[key])?;
+        let mut tensor = fetch(&assignment.matched[key])?;
         tensor.shape.clone_from(shape);
         weights.insert(key.clone(), tensor);
     }
-    for (bias, mean) in &plan.folded {
+    for (bias, mean) in &assignment.folded {
         let bias = fetch(bias)?;
         if let Some(mean) = weights.get_mut(mean) {
             mean.data.iter_mut().zip(&bias.data).for_each(|(mean, bias)| *mean -= bias);
         }
     }
-    if !plan.folded.is_empty() {
-        notes.push(format!("{} biases before a batch norm were put into its running mean", plan.folded.len()));
+    if !assignment.folded.is_empty() {
+        notes.push(format!(
+            "{} biases before a batch norm were subtracted from its running mean",
+            assignment.folded.len()
+        ));
     }
     let network = Network { graph, weights };
     network.check()?;
     Ok((network, notes))
 }
 
-/// Which key of the file serves which of the network's.
+/// An assignment of the file's keys to the network's.
 #[derive(Default)]
-struct Plan {
-    taken: BTreeMap<String, String>,
-    /// Biases of the file, and the running means that take them.
+struct Assignment {
+    matched: BTreeMap<String, String>,
+    /// Biases of the file, and the running means from which they are subtracted.
     folded: Vec<(String, String)>,
     missing: Vec<String>,
     unexpected: Vec<String>,
     misshapen: Vec<String>,
 }
 
-impl Plan {
-    fn best(graph: &Graph, expected: &[(String, Vec<usize>)], source: &[&(String, Vec<usize>)]) -> Plan {
-        let mut best: Option<Plan> = None;
+impl Assignment {
+    fn best(graph: &Graph, expected: &[(String, Vec<usize>)], source: &[&(String, Vec<usize>)]) -> Assignment {
+        let mut best: Option<Assignment> = None;
         for prefix in prefixes(source) {
             for layout in LAYOUTS {
-                let plan = Plan::of(graph, expected, source, &prefix, layout);
-                if plan.is_complete() {
-                    return plan;
+                let assignment = Assignment::of(graph, expected, source, &prefix, layout);
+                if assignment.is_complete() {
+                    return assignment;
                 }
-                if best.as_ref().is_none_or(|best| plan.taken.len() > best.taken.len()) {
-                    best = Some(plan);
+                if best.as_ref().is_none_or(|best| assignment.matched.len() > best.matched.len()) {
+                    best = Some(assignment);
                 }
             }
         }
@@ -108,37 +111,39 @@ impl Plan {
         source: &[&(String, Vec<usize>)],
         prefix: &str,
         layout: &[(&str, &str)],
-    ) -> Plan {
-        let mut plan = Plan::default();
+    ) -> Assignment {
+        let mut assignment = Assignment::default();
         let mut offered: HashMap<String, &(String, Vec<usize>)> = HashMap::new();
         for entry in source {
             match entry.0.strip_prefix(prefix) {
                 Some(key) => drop(offered.insert(renamed(key, layout), entry)),
-                None => plan.unexpected.push(entry.0.clone()),
+                None => assignment.unexpected.push(entry.0.clone()),
             }
         }
         for (key, shape) in expected {
             match offered.remove(key) {
-                None => plan.missing.push(key.clone()),
-                Some((name, found)) if same(found, shape) => drop(plan.taken.insert(key.clone(), name.clone())),
-                Some((_, found)) => plan.misshapen.push(format!("{key} is {found:?}, not {shape:?}")),
+                None => assignment.missing.push(key.clone()),
+                Some((name, found)) if same_shape(found, shape) => {
+                    drop(assignment.matched.insert(key.clone(), name.clone()))
+                }
+                Some((_, found)) => assignment.misshapen.push(format!("{key} is {found:?}, not {shape:?}")),
             }
         }
         let mut rest: Vec<_> = offered.into_iter().collect();
         rest.sort();
         for (key, (name, shape)) in rest {
-            match norm_after(graph, &key) {
+            match running_mean_after(graph, &key) {
                 Some(norm) if expected.iter().any(|(k, s)| *k == norm && s == shape) => {
-                    plan.folded.push((name.clone(), norm))
+                    assignment.folded.push((name.clone(), norm))
                 }
-                _ => plan.unexpected.push(name.clone()),
+                _ => assignment.unexpected.push(name.clone()),
             }
         }
-        plan
+        assignment
     }
 
     fn is_complete(&self) -> bool {
-        self.missing.is_empty() && self.unexpected.is_empty() && self.misshapen.is_empty() && !self.taken.is_empty()
+        self.missing.is_empty() && self.unexpected.is_empty() && self.misshapen.is_empty() && !self.matched.is_empty()
     }
 
     fn problem(&self) -> String {
@@ -150,11 +155,11 @@ impl Plan {
                 parts.push(format!("{word}: {}", shorten(names)));
             }
         }
-        if parts.is_empty() { "the file holds none".into() } else { parts.join("; ") }
+        if parts.is_empty() { "the file has no tensors".into() } else { parts.join("; ") }
     }
 }
 
-/// The prefixes to try: none, then those that all keys share, one more at a time.
+/// The prefixes to try: none, then those that all keys share, each longer than the last.
 fn prefixes(source: &[&(String, Vec<usize>)]) -> Vec<String> {
     let mut prefixes = vec![String::new()];
     loop {
@@ -176,7 +181,7 @@ fn prefixes(source: &[&(String, Vec<usize>)]) -> Vec<String> {
 fn renamed(key: &str, layout: &[(&str, &str)]) -> String {
     let mut key = key.to_string();
     for (from, to) in layout {
-        // A whole part of the key, not the end of a longer one.
+        // Only whole components of the key.
         if let Some(at) = key.find(from).filter(|&at| at == 0 || key.as_bytes()[at - 1] == b'.') {
             key.replace_range(at..at + from.len(), to);
         }
@@ -184,14 +189,14 @@ fn renamed(key: &str, layout: &[(&str, &str)]) -> String {
     key
 }
 
-/// Equal shapes; or a matrix that is kept as a convolution over the whole picture.
-fn same(found: &[usize], wanted: &[usize]) -> bool {
+/// Equal shapes, or a matrix that is stored as a convolution over the whole feature map.
+fn same_shape(found: &[usize], wanted: &[usize]) -> bool {
     let flattened = wanted.len() == 2 && found.len() == 4 && found[0] == wanted[0];
     found == wanted || flattened && found[1..].iter().try_fold(1usize, |n, &e| n.checked_mul(e)) == Some(wanted[1])
 }
 
-/// The running mean that can take a bias which the graph's convolution does not have.
-fn norm_after(graph: &Graph, key: &str) -> Option<String> {
+/// The running mean of the batch norm after the convolution of this bias, if the graph's convolution has no bias.
+fn running_mean_after(graph: &Graph, key: &str) -> Option<String> {
     let layer = graph.layer(key.strip_suffix(".bias")?)?;
     let without = matches!(&layer.kind, Kind::Conv(conv) if !conv.bias);
     let mut users = graph.layers.iter().filter(|other| other.inputs.contains(&layer.name));
@@ -199,7 +204,10 @@ fn norm_after(graph: &Graph, key: &str) -> Option<String> {
     (without && users.next().is_none()).then(|| format!("{}.running_mean", norm.name))
 }
 
-fn by_order(expected: &[(String, Vec<usize>)], source: &[&(String, Vec<usize>)]) -> Option<BTreeMap<String, String>> {
+fn match_by_order(
+    expected: &[(String, Vec<usize>)],
+    source: &[&(String, Vec<usize>)],
+) -> Option<BTreeMap<String, String>> {
     let ending = |key: &str| key.rsplit('.').next().map(str::to_string);
     let fits = expected.len() == source.len()
         && expected

@@ -1,36 +1,38 @@
-//! The front door: any network in any file, recognised by its content.
+//! Loads a network from any file. The format is recognised by the file's content.
 
 use std::path::{Path, PathBuf};
 
 use ::safetensors::tensor::SafeTensors;
+use nettriage_net::arch::{self, ArchSpec};
+use nettriage_net::{Error, Graph, Network, Shape, Tensor};
 
 use crate::info::ModelInfo;
 use crate::onnx::{self, Layout, ReadOptions};
 use crate::pytorch::{self, Checkpoint};
 use crate::{keys, safetensors};
-use nettriage_net::arch::{self, ArchSpec};
-use nettriage_net::{Error, Graph, Network, Shape, Tensor};
 
-/// What a file may not say by itself.
+/// What the file may not hold.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// The architecture, for files that hold weights alone.
+pub struct LoadOptions {
+    /// The architecture, for files that hold weights only.
     pub arch: Option<ArchSpec>,
-    /// In the architecture's place, a file that holds the graph: a network of ours, an ONNX model, or a graph as JSON.
+    /// Instead of an architecture, a file that holds the graph: a safetensors file with a graph, an ONNX model, or a
+    /// graph as JSON.
     pub graph: Option<PathBuf>,
-    /// Number of classes; otherwise the rows of the last matrix.
+    /// Number of classes; by default the rows of the last matrix.
     pub classes: Option<usize>,
-    /// Shape of an image (C, H, W); otherwise the file's, or what is usual for the architecture.
+    /// Shape (C, H, W) of an image; by default the file's, or the usual one of the architecture.
     pub input: Option<Shape>,
-    /// Which of several outputs is meant (ONNX).
+    /// The output to take of an ONNX model with several.
     pub output: Option<String>,
-    /// What is known of the network besides; otherwise the file beside it is read.
+    /// Class names, normalisation and input size; by default read from the file beside the network.
     pub info: Option<ModelInfo>,
 }
 
-impl Options {
-    /// Takes the name of a built-in architecture, or the path of a file that holds a graph: what `--arch` takes.
-    pub fn arch(mut self, text: &str) -> Options {
+impl LoadOptions {
+    /// Sets the architecture by the name of a built-in one, or by the path of a file that holds a graph: the argument of
+    /// `--arch`.
+    pub fn arch(mut self, text: &str) -> LoadOptions {
         if arch::names().contains(&text) || !Path::new(text).exists() {
             self.arch = Some(ArchSpec::named(text));
         } else {
@@ -40,16 +42,16 @@ impl Options {
     }
 }
 
-/// What kind of file it was.
+/// The format of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Safetensors with our graph.
+    /// Safetensors with a graph in the metadata.
     Nettriage,
-    /// Safetensors with weights alone.
+    /// Safetensors with weights only.
     Safetensors,
     /// ONNX.
     Onnx,
-    /// A checkpoint of PyTorch.
+    /// A PyTorch checkpoint.
     PyTorch,
 }
 
@@ -58,41 +60,42 @@ pub enum Format {
 pub struct Loaded {
     /// The network.
     pub network: Network,
-    /// The order of axes that the model itself takes; the network here takes (C, H, W).
+    /// The order of axes of the model's own input; the network here takes (C, H, W).
     pub layout: Layout,
-    /// What is known besides.
+    /// Class names, normalisation and input size, if known.
     pub info: ModelInfo,
-    /// The file's kind.
+    /// The file's format.
     pub format: Format,
-    /// What a reader should know of how it was read.
+    /// Notes for the user on how the file was read.
     pub notes: Vec<String>,
 }
 
-/// Reads a network: safetensors (ours, or any with an architecture), ONNX, or a checkpoint of PyTorch with an
-/// architecture.
+/// Loads a network: ONNX, safetensors, or a PyTorch checkpoint. Files that hold weights only need an architecture or a
+/// graph in `options`.
 ///
 /// # Errors
-/// A file that cannot be read, or is none of these; weights that do not fit the architecture, with the missing and the
-/// unexpected; an architecture that must be told.
-pub fn load(path: impl AsRef<Path>, options: &Options) -> Result<Loaded, Error> {
+/// A file that cannot be read, or has none of these formats; weights that do not fit the architecture, with the missing
+/// and the unexpected ones; a missing architecture.
+pub fn load(path: impl AsRef<Path>, options: &LoadOptions) -> Result<Loaded, Error> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(|error| Error::file(path.display(), error))?;
     let info = match &options.info {
         Some(info) => info.clone(),
         None => ModelInfo::beside(path)?.unwrap_or_default(),
     };
-    from_bytes(path, &bytes, &Options { info: Some(info), ..options.clone() })
+    from_bytes(path, &bytes, &LoadOptions { info: Some(info), ..options.clone() })
 }
 
-/// Reads a network from its file's bytes; `path` names it in errors and says where external data would lie.
+/// Loads a network from the bytes of a file. `path` names it in errors and locates external data.
 ///
 /// # Errors
 /// As [`load`].
-pub fn from_bytes(path: impl AsRef<Path>, bytes: &[u8], options: &Options) -> Result<Loaded, Error> {
+pub fn from_bytes(path: impl AsRef<Path>, bytes: &[u8], options: &LoadOptions) -> Result<Loaded, Error> {
     let path = path.as_ref();
     let info = options.info.clone().unwrap_or_default();
-    let options = Options { input: options.input.or(info.input_shape()), ..options.clone() };
-    let (network, layout, format, notes) = read(path, bytes, &options, &info).map_err(|error| named(path, error))?;
+    let options = LoadOptions { input: options.input.or(info.input_shape()), ..options.clone() };
+    let parts = read(path, bytes, &options, &info).map_err(|error| with_path(path, error))?;
+    let Parts { network, layout, format, notes } = parts;
     for (word, values) in [("means", info.mean.len()), ("deviations", info.std.len())] {
         if values != 0 && values != network.graph.input.channels {
             let problem = format!("{values} {word} are given for images of {}", network.graph.input);
@@ -102,67 +105,78 @@ pub fn from_bytes(path: impl AsRef<Path>, bytes: &[u8], options: &Options) -> Re
     Ok(Loaded { network, layout, info, format, notes })
 }
 
-type Parts = (Network, Layout, Format, Vec<String>);
+struct Parts {
+    network: Network,
+    layout: Layout,
+    format: Format,
+    notes: Vec<String>,
+}
 
-fn read(path: &Path, bytes: &[u8], options: &Options, info: &ModelInfo) -> Result<Parts, Error> {
+fn read(path: &Path, bytes: &[u8], options: &LoadOptions, info: &ModelInfo) -> Result<Parts, Error> {
     if pytorch::is_checkpoint(bytes) {
-        let checkpoint = Checkpoint::parse(bytes)?;
-        let source: Vec<(String, Vec<usize>)> =
-            checkpoint.shapes().map(|(name, shape)| (name.into(), shape.into())).collect();
-        let (graph, layout) = graph_for(options, info, &source)?;
-        let (network, notes) = keys::fit(graph, &source, |name| checkpoint.tensor(name))?;
-        return Ok((network, layout, Format::PyTorch, notes));
+        return read_checkpoint(bytes, options, info);
     }
     if is_safetensors(bytes) {
-        let fail = |problem: String| Error::file("safetensors", problem);
-        if safetensors::graph_in(bytes).map_err(fail)?.is_some() {
-            let network = safetensors::from_bytes(bytes)?;
-            return Ok((network, Layout::ChannelsFirst, Format::Nettriage, Vec::new()));
-        }
-        let file =
-            SafeTensors::deserialize(bytes).map_err(|error| fail(format!("not a sound safetensors file: {error}")))?;
-        // The header's own order is by type and offset; most writers keep the order of the layers there.
-        let mut source: Vec<(String, Vec<usize>, usize)> = Vec::new();
-        for (name, view) in file.iter() {
-            source.push((name.to_string(), view.shape().to_vec(), view.data().as_ptr() as usize));
-        }
-        source.sort_by_key(|(_, _, place)| *place);
-        let source: Vec<(String, Vec<usize>)> = source.into_iter().map(|(name, shape, _)| (name, shape)).collect();
-        let (graph, layout) = graph_for(options, info, &source)?;
-        let weights = safetensors::weights_in(&file).map_err(fail)?;
-        let fetch = |name: &str| -> Result<Tensor, Error> {
-            weights
-                .get(name)
-                .cloned()
-                .ok_or_else(|| Error::file("safetensors", format!("tensor `{name}` is not there")))
-        };
-        let (network, notes) = keys::fit(graph, &source, fetch)?;
-        return Ok((network, layout, Format::Safetensors, notes));
+        return read_safetensors(bytes, options, info);
     }
     if bytes.first() == Some(&b'{') {
-        return Err(Error::file(
-            "graph",
-            "it holds a graph without weights; give it as `--arch` to a file that holds them",
-        ));
+        let problem =
+            "it holds a graph without weights; pass it with `--arch`, together with a file that holds weights";
+        return Err(Error::file("graph", problem));
     }
     if bytes.get(257..262) == Some(b"ustar") {
-        // Says what to do with PyTorch's oldest format.
+        // PyTorch's oldest format: the error says how to convert it.
         Checkpoint::parse(bytes)?;
     }
-    let told = ReadOptions { input: options.input, output: options.output.clone() };
-    let model = onnx::from_file_bytes(path, bytes, &told).map_err(|error| match error {
+    let read_options = ReadOptions { input: options.input, output: options.output.clone() };
+    let model = onnx::from_file_bytes(path, bytes, &read_options).map_err(|error| match error {
         Error::File { path, problem } if problem.starts_with("not a") => {
-            let problem = format!("it is none of the files that are read here (safetensors, ONNX, PyTorch): {problem}");
+            let problem = format!("its format is unknown; ONNX, PyTorch and safetensors files are read: {problem}");
             Error::File { path, problem }
         }
         other => other,
     })?;
     let layout = model.layout;
-    Ok((model.into_network()?, layout, Format::Onnx, Vec::new()))
+    Ok(Parts { network: model.into_network()?, layout, format: Format::Onnx, notes: Vec::new() })
 }
 
-/// Puts the file's path before a message that lacks it.
-fn named(path: &Path, error: Error) -> Error {
+fn read_checkpoint(bytes: &[u8], options: &LoadOptions, info: &ModelInfo) -> Result<Parts, Error> {
+    let checkpoint = Checkpoint::parse(bytes)?;
+    let source: Vec<(String, Vec<usize>)> =
+        checkpoint.shapes().map(|(name, shape)| (name.into(), shape.into())).collect();
+    let (graph, layout) = graph_for(options, info, &source)?;
+    let (network, notes) = keys::fit(graph, &source, |name| checkpoint.tensor(name))?;
+    Ok(Parts { network, layout, format: Format::PyTorch, notes })
+}
+
+fn read_safetensors(bytes: &[u8], options: &LoadOptions, info: &ModelInfo) -> Result<Parts, Error> {
+    let fail = |problem: String| Error::file("safetensors", problem);
+    if safetensors::graph_in(bytes).map_err(fail)?.is_some() {
+        let network = safetensors::from_bytes(bytes)?;
+        let (layout, format) = (Layout::ChannelsFirst, Format::Nettriage);
+        return Ok(Parts { network, layout, format, notes: Vec::new() });
+    }
+    let file =
+        SafeTensors::deserialize(bytes).map_err(|error| fail(format!("not a valid safetensors file: {error}")))?;
+    // The header is in any order; most writers store the data in the order of the layers.
+    let mut source: Vec<(String, Vec<usize>, usize)> = Vec::new();
+    for (name, view) in file.iter() {
+        source.push((name.to_string(), view.shape().to_vec(), view.data().as_ptr() as usize));
+    }
+    source.sort_by_key(|(_, _, address)| *address);
+    let source: Vec<(String, Vec<usize>)> = source.into_iter().map(|(name, shape, _)| (name, shape)).collect();
+    let (graph, layout) = graph_for(options, info, &source)?;
+    let weights = safetensors::weights_in(&file).map_err(fail)?;
+    let fetch = |name: &str| -> Result<Tensor, Error> {
+        let tensor = weights.get(name).cloned();
+        tensor.ok_or_else(|| Error::file("safetensors", format!("no tensor `{name}`")))
+    };
+    let (network, notes) = keys::fit(graph, &source, fetch)?;
+    Ok(Parts { network, layout, format: Format::Safetensors, notes })
+}
+
+/// Adds the file's path to an error without it.
+fn with_path(path: &Path, error: Error) -> Error {
     match error {
         Error::File { path: place, problem } if place == path.display().to_string() => {
             Error::File { path: place, problem }
@@ -176,14 +190,18 @@ fn is_safetensors(bytes: &[u8]) -> bool {
     size <= bytes.len() as u64 && bytes.get(8) == Some(&b'{')
 }
 
-/// The graph for weights that come without one, and the order of its input's axes.
-fn graph_for(options: &Options, info: &ModelInfo, source: &[(String, Vec<usize>)]) -> Result<(Graph, Layout), Error> {
+/// The graph for weights without one, and the order of its input's axes.
+fn graph_for(
+    options: &LoadOptions,
+    info: &ModelInfo,
+    source: &[(String, Vec<usize>)],
+) -> Result<(Graph, Layout), Error> {
     if let Some(path) = &options.graph {
         return graph_in(path, options);
     }
     let spec = options.arch.as_ref().ok_or_else(|| {
         let problem = format!(
-            "it holds weights alone; say `--arch` with one of {}, or with a file that holds the graph",
+            "it holds weights only; give `--arch` one of {}, or a file that holds the graph",
             arch::names().join(", ")
         );
         Error::file("weights", problem)
@@ -194,7 +212,7 @@ fn graph_for(options: &Options, info: &ModelInfo, source: &[(String, Vec<usize>)
         .classes
         .or(known)
         .or(last)
-        .ok_or_else(|| Error::file("weights", "the number of classes must be told"))?;
+        .ok_or_else(|| Error::file("weights", "its number of classes is unknown; give `--classes N`"))?;
     let input = options.input.unwrap_or_else(|| {
         let channels =
             source.iter().find(|(_, shape)| shape.len() == 4).map_or(3, |(_, shape)| shape[1].clamp(1, 1024));
@@ -210,8 +228,8 @@ fn graph_for(options: &Options, info: &ModelInfo, source: &[(String, Vec<usize>)
     Ok((arch::build(spec, input, classes)?, Layout::ChannelsFirst))
 }
 
-/// The graph in a file: a network of ours, an ONNX model, or the graph alone as JSON.
-fn graph_in(path: &Path, options: &Options) -> Result<(Graph, Layout), Error> {
+/// The graph in a file: safetensors with a graph, an ONNX model, or a graph as JSON.
+fn graph_in(path: &Path, options: &LoadOptions) -> Result<(Graph, Layout), Error> {
     let bytes = std::fs::read(path).map_err(|error| Error::file(path.display(), error))?;
     let fail = |problem: String| Error::file(path.display(), problem);
     if bytes.first() == Some(&b'{') {
@@ -221,11 +239,11 @@ fn graph_in(path: &Path, options: &Options) -> Result<(Graph, Layout), Error> {
     }
     if is_safetensors(&bytes) {
         let graph = safetensors::graph_in(&bytes).map_err(fail)?;
-        let graph = graph.ok_or_else(|| fail("it holds weights but no graph of ours".into()))?;
+        let graph = graph.ok_or_else(|| fail("it holds weights without a graph".into()))?;
         graph.check()?;
         return Ok((graph, Layout::ChannelsFirst));
     }
-    let told = ReadOptions { input: options.input, output: options.output.clone() };
-    let model = onnx::read(path, &told)?;
+    let read_options = ReadOptions { input: options.input, output: options.output.clone() };
+    let model = onnx::read(path, &read_options)?;
     Ok((model.graph, model.layout))
 }

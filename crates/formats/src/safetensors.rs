@@ -1,13 +1,12 @@
-//! Networks in safetensors files: the weights as tensors, the graph as JSON in the metadata under `nettriage`.
+//! Networks in safetensors files: the weights as tensors, the graph as JSON in the metadata under the key `nettriage`.
 //!
-//! The metadata is `{"version": 1, "graph": …}`. Any safetensors reader sees the weights; this one also rebuilds the
-//! network.
+//! The metadata is `{"version": 1, "graph": …}`. Every safetensors reader can read the weights; this one also reads the
+//! graph.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use ::safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
@@ -25,19 +24,19 @@ struct Header {
     graph: Graph,
 }
 
-/// Writes the network beside `path` and renames it there, so that no reader sees half a file.
+/// Writes the network to a temporary file beside `path`, which is then renamed: no reader sees a partial file.
 ///
 /// # Errors
-/// A network that is not sound, or a file that cannot be written.
+/// Those of [`Network::check`]; a file that cannot be written.
 pub fn save(network: &Network, path: impl AsRef<Path>) -> Result<(), Error> {
-    write_atomically(path.as_ref(), &to_bytes(network)?)
+    write_file(path.as_ref(), &to_bytes(network)?)
 }
 
-/// Writes the weights alone, under the keys of PyTorch's own model of the same architecture, so that
-/// `load_state_dict(load_file(path))` takes them whole.
+/// Writes the weights without the graph, under the keys of PyTorch's model of the same architecture, for
+/// `load_state_dict(load_file(path))`.
 ///
-/// The keys are those of the layers. torchvision's VGGs with batch norm have biases before each norm, which do nothing and
-/// which the networks here lack: they are written as zeros.
+/// torchvision's VGGs with batch norm have a bias before each norm, which has no effect and which the networks here lack;
+/// it is written as zeros.
 ///
 /// # Errors
 /// As [`save`].
@@ -55,13 +54,13 @@ pub fn save_state_dict(network: &Network, path: impl AsRef<Path>) -> Result<(), 
             weights.insert(format!("{}.bias", layer.name), Tensor::zeros(&[conv.filters]));
         }
     }
-    write_atomically(path.as_ref(), &weights_to_bytes(&weights, None)?)
+    write_file(path.as_ref(), &weights_to_bytes(&weights, None)?)
 }
 
 /// Reads a network that [`save`] wrote.
 ///
 /// # Errors
-/// A file that cannot be read, is no safetensors file, holds no graph of ours, or whose weights do not fit it.
+/// A file that cannot be read, is no safetensors file, has no graph in its metadata, or whose weights do not fit the graph.
 pub fn load(path: impl AsRef<Path>) -> Result<Network, Error> {
     let path = path.as_ref();
     let bytes = fs::read(path).map_err(|error| Error::file(path.display(), error))?;
@@ -71,7 +70,7 @@ pub fn load(path: impl AsRef<Path>) -> Result<Network, Error> {
 /// The network as the bytes of a safetensors file. Equal networks give equal bytes.
 ///
 /// # Errors
-/// A network that is not sound.
+/// Those of [`Network::check`].
 pub fn to_bytes(network: &Network) -> Result<Vec<u8>, Error> {
     network.check()?;
     let header = Header { version: VERSION, graph: network.graph.clone() };
@@ -94,8 +93,8 @@ pub(crate) fn weights_to_bytes(weights: &Weights, metadata: Option<HashMap<Strin
 }
 
 fn parse(bytes: &[u8]) -> Result<Network, String> {
-    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("not a sound safetensors file: {error}"))?;
-    let graph = graph_in(bytes)?.ok_or("it holds weights but no graph of ours; say `--arch NAME`")?;
+    let file = SafeTensors::deserialize(bytes).map_err(|error| format!("not a valid safetensors file: {error}"))?;
+    let graph = graph_in(bytes)?.ok_or("it holds weights without a graph; give its architecture with `--arch NAME`")?;
     let weights = weights_in(&file)?;
     let network = Network { graph, weights };
     network.check().map_err(|error| error.to_string())?;
@@ -105,7 +104,7 @@ fn parse(bytes: &[u8]) -> Result<Network, String> {
 /// The graph in the metadata, if there is one.
 pub(crate) fn graph_in(bytes: &[u8]) -> Result<Option<Graph>, String> {
     let (_, metadata) =
-        SafeTensors::read_metadata(bytes).map_err(|error| format!("not a sound safetensors file: {error}"))?;
+        SafeTensors::read_metadata(bytes).map_err(|error| format!("not a valid safetensors file: {error}"))?;
     let Some(json) = metadata.metadata().as_ref().and_then(|map| map.get(METADATA_KEY)) else { return Ok(None) };
     #[derive(Deserialize)]
     struct Version {
@@ -162,28 +161,9 @@ pub(crate) fn half(bits: u16) -> f32 {
     }
 }
 
-/// Writes to a file of its own in the same folder, then renames it.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let beside = temporary(path);
-    let write = || {
-        let mut file = fs::File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    };
-    write().map_err(|error: std::io::Error| {
-        // What is left of the attempt helps nobody; that it could not be removed matters less than the error itself.
-        let _ = fs::remove_file(&beside);
-        Error::file(path.display(), error)
-    })
-}
-
-fn temporary(path: &Path) -> PathBuf {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-    path.with_file_name(name)
+/// Writes a file atomically.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    nettriage_files::write_atomic(path, bytes).map_err(|error| Error::file(path.display(), error))
 }
 
 struct Bytes<'a>(&'a Tensor);

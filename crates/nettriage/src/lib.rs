@@ -48,7 +48,7 @@ pub use nettriage_compress::prescribe::{Bounds, Limit};
 pub use nettriage_compress::scan::{Choice, Method, Scope};
 pub use nettriage_data::{self as data, Augmentation, Dataset, Normalization};
 pub use nettriage_engine::{Optimizer, Schedule};
-pub use nettriage_formats::load::{Loaded, Options as LoadOptions, load};
+pub use nettriage_formats::load::{LoadOptions, Loaded, load};
 pub use nettriage_formats::{onnx, safetensors};
 pub use nettriage_net::init::Init;
 pub use nettriage_net::surgery::Substitute;

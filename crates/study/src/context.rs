@@ -191,7 +191,7 @@ pub fn context_of(run: &Run, data_dir: Option<&Path>, runtime: RuntimeOptions) -
 /// Reads a trained network from any file that [`load`] knows.
 fn read_parent(study: &Study, file: &Path, classes: usize) -> Result<(Network, ModelInfo), Error> {
     let arch = study.architecture();
-    let loaded = load::load(file, &load::Options { arch, classes: Some(classes), ..load::Options::default() })?;
+    let loaded = load::load(file, &load::LoadOptions { arch, classes: Some(classes), ..load::LoadOptions::default() })?;
     Ok((loaded.network, loaded.info))
 }
 

@@ -41,7 +41,7 @@ impl<'a> Node<'a> {
         self.attribute(name).and_then(|attribute| attribute.g.as_deref())
     }
 
-    /// Name of the input at that place, if it is there.
+    /// Name of input `index`, unless it is omitted.
     pub fn input(&self, index: usize) -> Option<&'a str> {
         self.proto.input.get(index).map(String::as_str).filter(|name| !name.is_empty())
     }
@@ -56,13 +56,4 @@ impl<'a> Node<'a> {
         let domain = if self.proto.domain.is_empty() { String::new() } else { format!("{}.", self.proto.domain) };
         format!("node `{}` ({domain}{})", name.map_or("", String::as_str), self.op())
     }
-}
-
-/// An axis counted from the end where negative.
-pub fn axis(index: i64, rank: usize) -> Result<usize, String> {
-    let positive = if index < 0 { index.checked_add(rank as i64) } else { Some(index) };
-    positive
-        .and_then(|i| usize::try_from(i).ok())
-        .filter(|&i| i < rank)
-        .ok_or_else(|| format!("axis {index} of {rank}"))
 }

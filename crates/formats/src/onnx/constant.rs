@@ -1,13 +1,14 @@
-//! Constants of an ONNX graph: initializers, and what folds to them.
+//! Constants of an ONNX graph: initializers and folded nodes.
 
 use std::path::Path;
 use std::rc::Rc;
 
-use super::proto::{TensorProto, data_type};
+use super::proto::TensorProto;
+use super::proto::tensor_proto::{DataLocation, DataType};
 use crate::safetensors::half;
-use crate::walk::Walk;
+use crate::strided::StridedIndices;
 
-/// The most elements that folding makes of smaller things.
+/// The most elements of a folded constant that is larger than its inputs.
 const MAX_FOLDED: usize = 1 << 24;
 /// The most elements of one constant, declared or filled.
 const MAX_ELEMENTS: usize = 1 << 30;
@@ -21,7 +22,7 @@ pub struct Constant {
 
 #[derive(Clone, Debug)]
 enum Data {
-    /// Every element the same: weights that are only declared take no memory until they are asked for.
+    /// All elements equal, stored once.
     Fill(f64, bool),
     Floats(Rc<[f32]>),
     Ints(Rc<[i64]>),
@@ -52,7 +53,7 @@ impl Constant {
     }
 
     /// Elements in memory that no other constant shares.
-    pub fn held(&self) -> usize {
+    pub fn owned(&self) -> usize {
         match &self.data {
             Data::Fill(..) => 0,
             Data::Floats(values) => {
@@ -72,8 +73,8 @@ impl Constant {
         }
     }
 
-    /// Elements that it has in memory, shared or not; none where they are only declared.
-    pub fn dense(&self) -> usize {
+    /// Elements in memory, shared or not.
+    pub fn stored(&self) -> usize {
         if matches!(self.data, Data::Fill(..)) { 0 } else { self.len() }
     }
 
@@ -106,7 +107,7 @@ impl Constant {
         }
     }
 
-    /// The elements as integers, if there are few.
+    /// The elements as integers, at most 2^20.
     pub fn to_ints(&self) -> Result<Vec<i64>, String> {
         if self.len() > 1 << 20 {
             return Err(format!("a list of {} integers is too long", self.len()));
@@ -146,8 +147,8 @@ impl Constant {
         Constant { dims: self.dims.clone(), data }
     }
 
-    /// Elements chosen by index into a new shape.
-    fn choose(&self, dims: Vec<usize>, index: impl Iterator<Item = usize>) -> Constant {
+    /// Elements selected by index, in a new shape.
+    fn select(&self, dims: Vec<usize>, index: impl Iterator<Item = usize>) -> Constant {
         let data = match &self.data {
             Data::Fill(value, is_int) => Data::Fill(*value, *is_int),
             Data::Floats(values) => Data::Floats(index.map(|i| values[i]).collect()),
@@ -160,8 +161,8 @@ impl Constant {
         let strides = strides(&self.dims);
         let dims: Vec<usize> = order.iter().map(|&axis| self.dims[axis]).collect();
         let steps: Vec<isize> = order.iter().map(|&axis| strides[axis]).collect();
-        let indices = Walk::new(0, &dims, &steps);
-        self.choose(dims, indices)
+        let indices = StridedIndices::new(0, &dims, &steps);
+        self.select(dims, indices)
     }
 
     /// `indices` along `axis` (ONNX `Gather`): a scalar index removes the axis.
@@ -182,7 +183,7 @@ impl Constant {
             let chosen = &chosen;
             chosen.iter().flat_map(move |i| (0..inner).map(move |n| (o * extent + i) * inner + n))
         });
-        Ok(self.choose(dims, index))
+        Ok(self.select(dims, index))
     }
 
     /// Every `step`-th element from `start` on, `number` of them, along `axis`.
@@ -192,11 +193,11 @@ impl Constant {
         let mut steps = strides(&self.dims);
         let first = start.saturating_mul(steps[axis] as usize);
         steps[axis] = steps[axis].saturating_mul(step as isize);
-        let indices = Walk::new(first, &dims, &steps);
-        self.choose(dims, indices)
+        let indices = StridedIndices::new(first, &dims, &steps);
+        self.select(dims, indices)
     }
 
-    pub fn joined(parts: &[&Constant], axis: usize) -> Result<Constant, String> {
+    pub fn concatenated(parts: &[&Constant], axis: usize) -> Result<Constant, String> {
         let first = parts[0];
         let mut dims = first.dims.clone();
         dims[axis] = 0;
@@ -204,7 +205,7 @@ impl Constant {
             let same =
                 part.dims.len() == dims.len() && (0..dims.len()).all(|i| i == axis || part.dims[i] == first.dims[i]);
             if !same || part.is_int() != first.is_int() {
-                return Err("its constants do not fit together".into());
+                return Err("the shapes of its constants do not match".into());
             }
             dims[axis] += part.dims[axis];
         }
@@ -233,17 +234,17 @@ impl Constant {
 
     /// Elementwise, with NumPy's broadcasting.
     pub fn combined(&self, other: &Constant, function: impl Fn(f64, f64) -> f64) -> Result<Constant, String> {
-        let dims = broadcast(&self.dims, &other.dims).ok_or("its constants do not fit together")?;
+        let dims = broadcast(&self.dims, &other.dims).ok_or("the shapes of its constants do not match")?;
         let is_int = self.is_int() && other.is_int();
         if let (Data::Fill(a, _), Data::Fill(b, _)) = (&self.data, &other.data) {
             return Constant::fill(dims, function(*a, *b), is_int);
         }
-        // No larger than what is in memory already, unless small.
+        // The result may be large only if one of the inputs is as large.
         if ![self, other].iter().any(|constant| constant.dims == dims && !matches!(constant.data, Data::Fill(..))) {
             limited(&dims)?;
         }
-        let places = |constant: &Constant| Walk::new(0, &dims, &broadcast_strides(&constant.dims, &dims));
-        let values = places(self).zip(places(other)).map(|(i, j)| function(self.get(i), other.get(j)));
+        let indices = |constant: &Constant| StridedIndices::new(0, &dims, &broadcast_strides(&constant.dims, &dims));
+        let values = indices(self).zip(indices(other)).map(|(i, j)| function(self.get(i), other.get(j)));
         Ok(if is_int {
             Constant::ints(dims.clone(), values.map(|v| v as i64).collect())
         } else {
@@ -251,7 +252,7 @@ impl Constant {
         })
     }
 
-    /// From a tensor of the file; `folder` is where its external data would lie.
+    /// From a tensor of the file; `folder` is where its external data are.
     pub fn from_proto(tensor: &TensorProto, folder: Option<&Path>) -> Result<Constant, String> {
         let mut dims = Vec::with_capacity(tensor.dims.len().min(16));
         for &dim in &tensor.dims {
@@ -259,7 +260,7 @@ impl Constant {
         }
         let len = count(&dims).ok_or_else(|| format!("a constant of {dims:?} is too large"))?;
         let external;
-        let raw: &[u8] = if tensor.data_location == 1 || !tensor.external_data.is_empty() {
+        let raw: &[u8] = if tensor.data_location() == DataLocation::External || !tensor.external_data.is_empty() {
             external = external_data(tensor, folder)?;
             &external
         } else {
@@ -312,25 +313,34 @@ fn broadcast_strides(dims: &[usize], to: &[usize]) -> Vec<isize> {
     (0..to.len()).map(step).collect()
 }
 
+/// The element type of this number in `TensorProto.data_type`.
+pub fn element_type(number: i32) -> DataType {
+    DataType::try_from(number).unwrap_or(DataType::Undefined)
+}
+
+pub fn is_integer(element: DataType) -> bool {
+    use DataType::*;
+    matches!(element, Int8 | Uint8 | Int32 | Int64 | Bool)
+}
+
 fn typed(tensor: &TensorProto) -> Result<Data, String> {
-    use data_type::*;
-    Ok(match tensor.data_type {
-        FLOAT => Data::Floats(tensor.float_data.as_slice().into()),
-        DOUBLE => Data::Floats(tensor.double_data.iter().map(|&v| v as f32).collect()),
-        INT64 => Data::Ints(tensor.int64_data.as_slice().into()),
-        INT32 | INT8 | UINT8 | BOOL => Data::Ints(tensor.int32_data.iter().map(|&v| i64::from(v)).collect()),
-        FLOAT16 => Data::Floats(tensor.int32_data.iter().map(|&v| half(v as u16)).collect()),
-        BFLOAT16 => Data::Floats(tensor.int32_data.iter().map(|&v| f32::from_bits((v as u32) << 16)).collect()),
-        other => return Err(unknown(other)),
+    use DataType::*;
+    Ok(match element_type(tensor.data_type) {
+        Float => Data::Floats(tensor.float_data.as_slice().into()),
+        Double => Data::Floats(tensor.double_data.iter().map(|&v| v as f32).collect()),
+        Int64 => Data::Ints(tensor.int64_data.as_slice().into()),
+        Int32 | Int8 | Uint8 | Bool => Data::Ints(tensor.int32_data.iter().map(|&v| i64::from(v)).collect()),
+        Float16 => Data::Floats(tensor.int32_data.iter().map(|&v| half(v as u16)).collect()),
+        Bfloat16 => Data::Floats(tensor.int32_data.iter().map(|&v| f32::from_bits((v as u32) << 16)).collect()),
+        _ => return Err(unknown(tensor.data_type)),
     })
 }
 
-fn unknown(data_type: i32) -> String {
-    format!("its element type is number {data_type}; float, double, half, bfloat16, integers and booleans are read")
+fn unknown(number: i32) -> String {
+    format!("its element type is number {number}; float, double, half, bfloat16, integers and booleans are read")
 }
 
-fn from_raw(kind: i32, raw: &[u8]) -> Result<Data, String> {
-    use data_type::*;
+fn from_raw(number: i32, raw: &[u8]) -> Result<Data, String> {
     fn each<const N: usize, T>(raw: &[u8], read: impl Fn([u8; N]) -> T) -> Result<Rc<[T]>, String> {
         let (chunks, rest) = raw.as_chunks::<N>();
         if !rest.is_empty() {
@@ -338,30 +348,31 @@ fn from_raw(kind: i32, raw: &[u8]) -> Result<Data, String> {
         }
         Ok(chunks.iter().map(|chunk| read(*chunk)).collect())
     }
-    Ok(match kind {
-        FLOAT => Data::Floats(each(raw, f32::from_le_bytes)?),
-        DOUBLE => Data::Floats(each(raw, |b| f64::from_le_bytes(b) as f32)?),
-        FLOAT16 => Data::Floats(each(raw, |b| half(u16::from_le_bytes(b)))?),
-        BFLOAT16 => Data::Floats(each(raw, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))?),
-        INT64 => Data::Ints(each(raw, i64::from_le_bytes)?),
-        INT32 => Data::Ints(each(raw, |b| i64::from(i32::from_le_bytes(b)))?),
-        INT8 => Data::Ints(each(raw, |[b]: [u8; 1]| i64::from(b as i8))?),
-        UINT8 | BOOL => Data::Ints(each(raw, |[b]: [u8; 1]| i64::from(b))?),
-        other => return Err(unknown(other)),
+    Ok(match element_type(number) {
+        DataType::Float => Data::Floats(each(raw, f32::from_le_bytes)?),
+        DataType::Double => Data::Floats(each(raw, |b| f64::from_le_bytes(b) as f32)?),
+        DataType::Float16 => Data::Floats(each(raw, |b| half(u16::from_le_bytes(b)))?),
+        DataType::Bfloat16 => Data::Floats(each(raw, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))?),
+        DataType::Int64 => Data::Ints(each(raw, i64::from_le_bytes)?),
+        DataType::Int32 => Data::Ints(each(raw, |b| i64::from(i32::from_le_bytes(b)))?),
+        DataType::Int8 => Data::Ints(each(raw, |[b]: [u8; 1]| i64::from(b as i8))?),
+        DataType::Uint8 | DataType::Bool => Data::Ints(each(raw, |[b]: [u8; 1]| i64::from(b))?),
+        _ => return Err(unknown(number)),
     })
 }
 
-/// The bytes of a tensor kept in a file beside the model, which must lie in the model's folder or below.
+/// The bytes of a tensor in a file beside the model, which must be in the model's folder or below.
 fn external_data(tensor: &TensorProto, folder: Option<&Path>) -> Result<Vec<u8>, String> {
     use std::io::{Read, Seek, SeekFrom};
     use std::path::Component;
     let entry =
         |key: &str| tensor.external_data.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
     let location = entry("location").ok_or("its external data have no location")?;
-    let folder =
-        folder.ok_or_else(|| format!("its data lie in `{location}`, and only a model read from a file has such"))?;
+    let folder = folder.ok_or_else(|| {
+        format!("its data are in `{location}`; only a model that is read from a file can have external data")
+    })?;
     if !Path::new(location).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-        return Err(format!("its external data lie outside the model's folder: `{location}`"));
+        return Err(format!("its external data are outside the model's folder: `{location}`"));
     }
     let number = |key: &str| {
         entry(key).map(|text| text.parse::<u64>().map_err(|_| format!("its external {key} is `{text}`"))).transpose()

@@ -1,12 +1,12 @@
-//! Folding: nodes whose inputs are all known give constants.
+//! Constant folding: nodes whose inputs are all constants.
 
 use std::path::Path;
 
-use super::attributes::{Node, axis};
-use super::constant::Constant;
-use super::reshape::{permutation, resolve};
+use super::attributes::Node;
+use super::axes::{axis, permutation, resolve, slices};
+use super::constant::{Constant, element_type, is_integer};
 
-/// The outputs of a node whose inputs are these constants (`None` for one left out).
+/// The outputs of a node whose inputs are these constants (`None` for an omitted one).
 pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) -> Result<Vec<Constant>, String> {
     let input = |index: usize| inputs.get(index).copied().flatten();
     let needed = |index: usize| input(index).ok_or_else(|| format!("its input {index} is missing"));
@@ -22,15 +22,14 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
             let dims = extents(&needed(0)?.to_ints()?)?;
             let value = node.tensor("value").map(|tensor| Constant::from_proto(tensor, folder)).transpose()?;
             let (value, is_int) = value.map_or((Some(0.0), false), |v| (v.scalar(), v.is_int()));
-            one(Constant::fill(dims, value.ok_or("its value is no single number")?, is_int)?)
+            one(Constant::fill(dims, value.ok_or("its value is not a scalar")?, is_int)?)
         }
         "Shape" => one(ints(needed(0)?.dims.iter().map(|&d| d as i64).collect())),
         "Size" => one(Constant::ints(Vec::new(), vec![needed(0)?.len() as i64])),
         "Identity" | "Dropout" => one(needed(0)?.clone()),
         "Cast" => {
-            use super::proto::data_type::*;
-            let to = node.int("to").unwrap_or(1) as i32;
-            one(needed(0)?.cast(matches!(to, INT8 | UINT8 | INT32 | INT64 | BOOL)))
+            let to = element_type(node.int("to").unwrap_or(1) as i32);
+            one(needed(0)?.cast(is_integer(to)))
         }
         "Reshape" => {
             let x = needed(0)?;
@@ -72,7 +71,7 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
         "Concat" => {
             let parts: Vec<&Constant> = inputs.iter().copied().flatten().collect();
             let rank = parts.first().ok_or("it has no inputs")?.dims.len();
-            one(Constant::joined(&parts, axis(node.int("axis").unwrap_or(0), rank)?)?)
+            one(Constant::concatenated(&parts, axis(node.int("axis").unwrap_or(0), rank)?)?)
         }
         "Slice" => {
             let mut x = needed(0)?.clone();
@@ -82,8 +81,7 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
             one(x)
         }
         "Range" => {
-            let number =
-                |index: usize| needed(index)?.scalar().ok_or_else(|| "its bounds are no single numbers".to_string());
+            let number = |index: usize| needed(index)?.scalar().ok_or_else(|| "its bounds are not scalars".to_string());
             let (start, limit, delta) = (number(0)?, number(1)?, number(2)?);
             let count = ((limit - start) / delta).ceil();
             if !(count.is_finite() && count <= 1e6) {
@@ -121,7 +119,10 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
             let second = choice.combined(b, |c, b| if c != 0.0 { 0.0 } else { b })?;
             one(first.combined(&second, |a, b| a + b)?)
         }
-        _ => Err("this operator on constants is not folded here; simplify the model first, as with onnxsim".into()),
+        _ => {
+            Err("this operator on constants is not supported; simplify the model first, for example with onnxsim"
+                .into())
+        }
     }
 }
 
@@ -131,7 +132,7 @@ fn arithmetic(op: &str, a: &Constant, b: &Constant) -> Result<Constant, String> 
         "Add" | "Sum" => a.combined(b, |a, b| a + b),
         "Sub" => a.combined(b, |a, b| a - b),
         "Mul" => a.combined(b, |a, b| a * b),
-        // Integer division is towards zero, and by zero it is nothing.
+        // Integer division truncates; division by zero is undefined in ONNX.
         "Div" if is_int => a.combined(b, |a, b| if b == 0.0 { 0.0 } else { (a / b).trunc() }),
         "Div" => a.combined(b, |a, b| a / b),
         "Mod" => a.combined(b, |a, b| if b == 0.0 { 0.0 } else { a - (a / b).floor() * b }),
@@ -161,54 +162,4 @@ fn literal(node: &Node, folder: Option<&Path>) -> Result<Constant, String> {
 
 fn extents(list: &[i64]) -> Result<Vec<usize>, String> {
     list.iter().map(|&extent| usize::try_from(extent).map_err(|_| format!("an extent of {extent}"))).collect()
-}
-
-/// What a Slice takes along one axis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Range {
-    pub start: usize,
-    pub step: i64,
-    pub number: usize,
-}
-
-/// The ranges of a Slice node, axis by axis. `listed` finds a list by attribute name or by input.
-pub fn slices(
-    dims: &[usize],
-    listed: impl Fn(&str, usize) -> Result<Option<Vec<i64>>, String>,
-) -> Result<Vec<(usize, Range)>, String> {
-    let starts = listed("starts", 1)?.ok_or("it has no starts")?;
-    let ends = listed("ends", 2)?.ok_or("it has no ends")?;
-    let axes = listed("axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
-    let steps = listed("steps", 4)?.unwrap_or_else(|| vec![1; starts.len()]);
-    if ends.len() != starts.len() || axes.len() != starts.len() || steps.len() != starts.len() {
-        return Err("its starts, ends, axes and steps are not of one length".into());
-    }
-    let mut ranges = Vec::new();
-    for index in 0..starts.len() {
-        let at = axis(axes[index], dims.len())?;
-        let (extent, step) = (dims[at] as i64, steps[index]);
-        let from_end = |position: i64| if position < 0 { position.saturating_add(extent) } else { position };
-        let (start, end) = (from_end(starts[index]), from_end(ends[index]));
-        let (start, number) = match step {
-            0 => return Err("a step of 0".into()),
-            1.. => {
-                let (start, end) = (start.clamp(0, extent), end.clamp(0, extent));
-                (start, steps_in(end - start, step))
-            }
-            _ => {
-                let (start, end) = (start.clamp(0, extent - 1), end.clamp(-1, extent - 1));
-                (start, steps_in(start - end, step.saturating_neg()))
-            }
-        };
-        if ranges.iter().any(|(other, _)| *other == at) {
-            return Err("its axes repeat".into());
-        }
-        ranges.push((at, Range { start: start.max(0) as usize, step, number: number as usize }));
-    }
-    Ok(ranges)
-}
-
-fn steps_in(distance: i64, step: i64) -> i64 {
-    let distance = distance.max(0);
-    distance / step + i64::from(distance % step != 0)
 }

@@ -1,99 +1,96 @@
-//! Fusing: several ONNX operators that are one layer for triage.
+//! Fusion of operators that are one layer here:
 //!
-//! - compositions of functions of one number that are a known activation (SiLU, GELU, hard swish, hard sigmoid,
-//!   ReLU6): they are told by their values, whatever way they are written;
-//! - a multiplication and addition of constants after a convolution, linear layer or batch norm goes into its weights,
-//!   one after another into one affine layer;
-//! - zeros around a picture go into the padding of the convolution that follows.
+//! - compositions of elementwise functions that are a known activation (SiLU, GELU, hard swish, hard sigmoid, ReLU6),
+//!   recognised by their values, so that any way of writing them is found;
+//! - constants that are multiplied or added after a convolution, linear layer, batch norm or affine layer, which go into
+//!   its weights;
+//! - zero padding before a convolution, which becomes the convolution's padding.
 
 use std::collections::HashMap;
 
-use super::constant::Constant;
-use super::import::{Function, Importer, Made, Op};
 use nettriage_net::{Activation, Kind, layer};
 
-/// Fuses what can be; returns the output's name.
-pub fn fuse(importer: &mut Importer, output: String) -> String {
-    for index in 0..importer.made.len() {
-        if let Some((kind, input)) = response_norm(importer, index) {
-            importer.made[index].op = Op::Kind(kind);
-            importer.made[index].inputs = vec![input];
+use super::builder::{Function, GraphBuilder, Op, PendingNode};
+use super::constant::Constant;
+
+/// Fuses operators; returns the output's name.
+pub fn fuse(builder: &mut GraphBuilder, output: String) -> String {
+    for index in 0..builder.nodes.len() {
+        if let Some((kind, input)) = response_norm(builder, index) {
+            builder.nodes[index].op = Op::Kind(kind);
+            builder.nodes[index].inputs = vec![input];
         }
     }
-    for index in (0..importer.made.len()).rev() {
-        if let Some((activation, input)) = recognised(importer, index) {
-            let made = &mut importer.made[index];
-            made.op = Op::Kind(Kind::Activation(activation));
-            made.inputs = vec![input];
-            // Those of the affine layer that it may have been.
-            let keys = ["weight", "bias"].map(|part| format!("{}.{part}", made.name));
-            keys.iter().for_each(|key| drop(importer.constants.remove(key)));
+    for index in (0..builder.nodes.len()).rev() {
+        if let Some((activation, input)) = recognise(builder, index) {
+            let node = &mut builder.nodes[index];
+            node.op = Op::Kind(Kind::Activation(activation));
+            node.inputs = vec![input];
+            // It may have been an affine layer.
+            let keys = ["weight", "bias"].map(|part| format!("{}.{part}", node.name));
+            keys.iter().for_each(|key| drop(builder.weights.remove(key)));
         }
     }
-    let mut uses = uses(importer, &output);
+    let mut uses = uses(builder, &output);
     let mut alias: HashMap<String, String> = HashMap::new();
-    for index in 0..importer.made.len() {
-        let made = &mut importer.made[index];
-        // What leads nowhere must change nothing: the inner parts of an activation often scale what it works on.
-        if !uses.contains_key(&made.name) {
+    for index in 0..builder.nodes.len() {
+        let node = &mut builder.nodes[index];
+        // The inner parts of a recognised activation are unused now; their constants must not be fused into its input.
+        if !uses.contains_key(&node.name) {
             continue;
         }
-        for input in &mut made.inputs {
+        for input in &mut node.inputs {
             if let Some(other) = alias.get(input) {
                 *input = other.clone();
             }
         }
-        let [input] = made.inputs.as_slice() else { continue };
-        let Some(&before) = importer.places.get(input) else { continue };
-        let (name, input) = (made.name.clone(), input.clone());
+        let [input] = node.inputs.as_slice() else { continue };
+        let Some(&before) = builder.positions.get(input) else { continue };
+        let (name, input) = (node.name.clone(), input.clone());
         let alone = uses.get(&input) == Some(&1);
-        let is = |wanted: fn(&Kind) -> bool| matches!(&importer.made[index].op, Op::Kind(kind) if wanted(kind));
+        let is = |wanted: fn(&Kind) -> bool| matches!(&builder.nodes[index].op, Op::Kind(kind) if wanted(kind));
         if is(|kind| matches!(kind, Kind::Affine)) {
-            if does_nothing(importer, &name) || (alone && absorbed(importer, &name, before)) {
+            if is_identity(builder, &name) || (alone && fold_affine(builder, &name, before)) {
                 let users = uses.get(&name).copied().unwrap_or(0);
-                // The layer's own use of its input goes; its users take it.
+                // The affine layer no longer uses its input; its users do.
                 let known = uses.get(&input).copied().unwrap_or(1);
                 uses.insert(input.clone(), known - 1 + users);
                 alias.insert(name, input);
             }
         } else if alone && is(|kind| matches!(kind, Kind::Conv(_))) {
-            padded(importer, index, before);
+            fuse_padding(builder, index, before);
         } else if alone && is(|kind| matches!(kind, Kind::AdaptiveAvgPool(_))) {
-            pooled(importer, index, before);
+            fuse_pooling(builder, index, before);
         }
     }
     alias.get(&output).cloned().unwrap_or(output)
 }
 
-fn uses(importer: &Importer, output: &str) -> HashMap<String, usize> {
-    // What leads nowhere, as the inner parts of an activation that was recognised, does not count.
+fn uses(builder: &GraphBuilder, output: &str) -> HashMap<String, usize> {
+    // Unused nodes, such as the inner parts of a recognised activation, do not count.
     let mut needed: HashMap<String, usize> = HashMap::from([(output.to_string(), 1)]);
-    for made in importer.made.iter().rev() {
-        if needed.contains_key(&made.name) {
-            made.inputs.iter().for_each(|input| *needed.entry(input.clone()).or_default() += 1);
+    for node in builder.nodes.iter().rev() {
+        if needed.contains_key(&node.name) {
+            node.inputs.iter().for_each(|input| *needed.entry(input.clone()).or_default() += 1);
         }
     }
     needed
 }
 
-fn constant<'a>(importer: &'a Importer, layer: &str, part: &str) -> Option<&'a Constant> {
-    importer.constants.get(&format!("{layer}.{part}"))
-}
-
-fn does_nothing(importer: &Importer, affine: &str) -> bool {
-    let all = |part: &str| constant(importer, affine, part).and_then(Constant::uniform);
+fn is_identity(builder: &GraphBuilder, affine: &str) -> bool {
+    let all = |part: &str| builder.weight(affine, part).and_then(Constant::uniform);
     all("weight") == Some(1.0) && all("bias") == Some(0.0)
 }
 
-/// Puts the affine layer into the weights of the layer before it, if it has such.
-fn absorbed(importer: &mut Importer, affine: &str, before: usize) -> bool {
+/// Folds the affine layer into the weights of the layer before it, if that has suitable ones.
+fn fold_affine(builder: &mut GraphBuilder, affine: &str, before: usize) -> bool {
     let (Some(scale), Some(shift)) =
-        (constant(importer, affine, "weight").cloned(), constant(importer, affine, "bias").cloned())
+        (builder.weight(affine, "weight").cloned(), builder.weight(affine, "bias").cloned())
     else {
         return false;
     };
-    let name = importer.made[before].name.clone();
-    let (rank, biased) = match &mut importer.made[before].op {
+    let name = builder.nodes[before].name.clone();
+    let (rank, biased) = match &mut builder.nodes[before].op {
         Op::Kind(Kind::Conv(conv)) => (4, std::mem::replace(&mut conv.bias, true)),
         Op::Kind(Kind::Linear(layer::Linear { bias, .. })) => (2, std::mem::replace(bias, true)),
         Op::Kind(Kind::BatchNorm(_) | Kind::Affine) => (1, true),
@@ -102,73 +99,72 @@ fn absorbed(importer: &mut Importer, affine: &str, before: usize) -> bool {
     let mut extents = vec![1; rank];
     extents[0] = scale.len();
     let multiplied = |constant: &Constant, by: &Constant| constant.combined(by, |a, b| a * b);
-    let weight = constant(importer, &name, "weight").zip(scale.reshaped(extents).ok());
+    let weight = builder.weight(&name, "weight").zip(scale.reshaped(extents).ok());
     let weight = weight.and_then(|(weight, factor)| {
         if scale.uniform() == Some(1.0) { Some(weight.clone()) } else { multiplied(weight, &factor).ok() }
     });
-    let bias =
-        if biased { constant(importer, &name, "bias").and_then(|bias| multiplied(bias, &scale).ok()) } else { None };
+    let bias = if biased { builder.weight(&name, "bias").and_then(|bias| multiplied(bias, &scale).ok()) } else { None };
     let bias = match bias {
         Some(bias) => bias.combined(&shift, |a, b| a + b).ok(),
         None => Some(shift),
     };
-    // All of one shape by construction: a linear layer's constants were checked when it was made.
+    // The shapes match: they were checked when the layers were added.
     if let (Some(weight), Some(bias)) = (weight, bias) {
-        importer.put(&name, "weight", weight);
-        importer.put(&name, "bias", bias);
+        builder.replace_weight(&name, "weight", weight);
+        builder.replace_weight(&name, "bias", bias);
     }
     true
 }
 
-fn padded(importer: &mut Importer, index: usize, before: usize) {
-    let Op::Kind(Kind::Pad(layer::Pad { channels: [0, 0], padding, value: 0.0 })) = importer.made[before].op else {
+fn fuse_padding(builder: &mut GraphBuilder, index: usize, before: usize) {
+    let Op::Kind(Kind::Pad(layer::Pad { channels: [0, 0], padding, value: 0.0 })) = builder.nodes[before].op else {
         return;
     };
-    let inputs = importer.made[before].inputs.clone();
-    let made = &mut importer.made[index];
-    if let Op::Kind(Kind::Conv(conv)) = &mut made.op {
+    let inputs = builder.nodes[before].inputs.clone();
+    let node = &mut builder.nodes[index];
+    if let Op::Kind(Kind::Conv(conv)) = &mut node.op {
         let own = &mut conv.padding;
         own.top += padding.top;
         own.bottom += padding.bottom;
         own.left += padding.left;
         own.right += padding.right;
-        made.inputs = inputs;
+        node.inputs = inputs;
     }
 }
 
-/// Adaptive pooling of the rows, then of the columns, is one of both: its regions are rectangles.
-fn pooled(importer: &mut Importer, index: usize, before: usize) {
-    let first = &importer.made[before];
-    let entering = importer.places.get(&first.inputs[0]).map_or(importer.input, |&at| importer.made[at].shape);
+/// Adaptive pooling of the rows and then of the columns is adaptive pooling of both.
+fn fuse_pooling(builder: &mut GraphBuilder, index: usize, before: usize) {
+    let first = &builder.nodes[before];
+    let entering = builder.shape_of(&first.inputs[0]);
     let rows_alone = matches!(first.op, Op::Kind(Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { width, .. })) if width == entering.width);
-    let same_rows = importer.made[index].shape.height == first.shape.height;
+    let same_rows = builder.nodes[index].shape.height == first.shape.height;
     if rows_alone && same_rows {
-        importer.made[index].inputs = first.inputs.clone();
+        builder.nodes[index].inputs = first.inputs.clone();
     }
 }
 
 /// Local response norm as PyTorch writes it: x / (bias + alpha mean(x² over neighbouring channels)) ^ beta. Its window
-/// is ONNX's, and ours, where it is odd; an even one lies otherwise.
-fn response_norm(importer: &Importer, index: usize) -> Option<(Kind, String)> {
-    let made = |name: &str| importer.places.get(name).map(|&at| &importer.made[at]);
-    let Op::Function(Function::Divide) = importer.made[index].op else { return None };
-    let [x, below] = importer.made[index].inputs.as_slice() else { return None };
-    let power = made(below)?;
+/// is the one of ONNX's LRN if its size is odd.
+fn response_norm(builder: &GraphBuilder, index: usize) -> Option<(Kind, String)> {
+    let node = |name: &str| builder.positions.get(name).map(|&at| &builder.nodes[at]);
+    let Op::Function(Function::Divide) = builder.nodes[index].op else { return None };
+    let [x, below] = builder.nodes[index].inputs.as_slice() else { return None };
+    let power = node(below)?;
     let Op::Function(Function::Power(beta)) = power.op else { return None };
     let (mut scale, mut shift) = (1.0, 0.0);
-    let mut inner = made(&power.inputs[0])?;
+    let mut inner = node(&power.inputs[0])?;
     while let Op::Kind(Kind::Affine) = inner.op {
-        let part = |part: &str| constant(importer, &inner.name, part).and_then(Constant::uniform);
+        let part = |part: &str| builder.weight(&inner.name, part).and_then(Constant::uniform);
         (scale, shift) = (scale * part("weight")?, shift + scale * part("bias")?);
-        inner = made(&inner.inputs[0])?;
+        inner = node(&inner.inputs[0])?;
     }
     let Op::Function(Function::ChannelMean(size)) = inner.op else { return None };
-    let padded = made(&inner.inputs[0])?;
+    let padded = node(&inner.inputs[0])?;
     let Op::Kind(Kind::Pad(layer::Pad { channels, padding, value: 0.0 })) = padded.op else { return None };
     if size.is_multiple_of(2) || channels != [size / 2; 2] || padding != Default::default() {
         return None;
     }
-    let square = made(&padded.inputs[0])?;
+    let square = node(&padded.inputs[0])?;
     let squared = match &square.op {
         Op::Kind(Kind::Mul) => square.inputs.iter().all(|input| input == x),
         Op::Function(Function::Power(2.0)) => square.inputs[0] == *x,
@@ -179,8 +175,8 @@ fn response_norm(importer: &Importer, index: usize) -> Option<(Kind, String)> {
     squared.then(|| (kind, x.clone()))
 }
 
-/// The most layers that one activation is written as.
-const LARGEST: usize = 16;
+/// The most operators that one activation is written as.
+const MAX_OPERATORS: usize = 16;
 
 const KNOWN: [Activation; 6] = [
     Activation::Silu,
@@ -191,42 +187,42 @@ const KNOWN: [Activation; 6] = [
     Activation::Clip { min: 0.0, max: 6.0 },
 ];
 
-/// The activation that the layer closes, with its input, if it takes two layers or more to write it.
-fn recognised(importer: &Importer, index: usize) -> Option<(Activation, String)> {
-    let closing = matches!(
-        importer.made[index].op,
+/// The activation whose last operator this node is, with its input, if it is written as two operators or more.
+fn recognise(builder: &GraphBuilder, index: usize) -> Option<(Activation, String)> {
+    let may_be_last = matches!(
+        builder.nodes[index].op,
         Op::Kind(Kind::Mul | Kind::Affine | Kind::Add | Kind::Activation(Activation::Clip { .. } | Activation::Relu))
             | Op::Function(Function::Divide)
     );
-    if !closing {
+    if !may_be_last {
         return None;
     }
-    // All tensors that it could be a function of: what is reached over elementwise layers.
+    // Candidates for the input: all tensors that are reached over elementwise nodes.
     let mut reached: Vec<&str> = Vec::new();
     let mut open = vec![index];
     while let Some(at) = open.pop() {
-        let made = &importer.made[at];
-        if pointwise(importer, made, &[1.0; 2]).is_none() {
+        let node = &builder.nodes[at];
+        if pointwise(builder, node, &[1.0; 2]).is_none() {
             continue;
         }
-        for input in &made.inputs {
+        for input in &node.inputs {
             if !reached.contains(&input.as_str()) {
                 reached.push(input);
-                open.extend(importer.places.get(input));
+                open.extend(builder.positions.get(input));
             }
         }
-        if reached.len() > LARGEST {
+        if reached.len() > MAX_OPERATORS {
             return None;
         }
     }
-    let direct = &importer.made[index].inputs;
+    let direct = &builder.nodes[index].inputs;
     reached.into_iter().find_map(|input| {
         let single = direct.iter().all(|d| d == input);
-        let shape = importer.places.get(input).map_or(importer.input, |&at| importer.made[at].shape);
-        if single || shape != importer.made[index].shape {
+        let shape = builder.shape_of(input);
+        if single || shape != builder.nodes[index].shape {
             return None;
         }
-        let value = |x: f64| evaluate(importer, index, input, x, &mut HashMap::new());
+        let value = |x: f64| evaluate(builder, index, input, x, &mut HashMap::new());
         value(1.0)?;
         let same = |activation: &&Activation| {
             (-20..=20).map(|step| f64::from(step) * 0.437).all(|x| {
@@ -238,35 +234,35 @@ fn recognised(importer: &Importer, index: usize) -> Option<(Activation, String)>
     })
 }
 
-/// The layer's value where `input` is x, if it depends on nothing else.
-fn evaluate(importer: &Importer, at: usize, input: &str, x: f64, known: &mut HashMap<usize, f64>) -> Option<f64> {
+/// The node's value for `input` = x, if it depends on nothing else.
+fn evaluate(builder: &GraphBuilder, at: usize, input: &str, x: f64, known: &mut HashMap<usize, f64>) -> Option<f64> {
     if let Some(value) = known.get(&at) {
         return Some(*value);
     }
-    if known.len() > LARGEST {
+    if known.len() > MAX_OPERATORS {
         return None;
     }
-    let made = &importer.made[at];
-    // Told before the inputs are followed, so that the recursion stays within elementwise layers.
-    pointwise(importer, made, &[1.0; 2])?;
+    let node = &builder.nodes[at];
+    // Checked before the inputs are followed, so that the recursion stays within elementwise nodes.
+    pointwise(builder, node, &[1.0; 2])?;
     known.insert(at, f64::NAN);
-    let values = made.inputs.iter().map(|name| {
-        if name == input { Some(x) } else { evaluate(importer, *importer.places.get(name)?, input, x, known) }
+    let values = node.inputs.iter().map(|name| {
+        if name == input { Some(x) } else { evaluate(builder, *builder.positions.get(name)?, input, x, known) }
     });
     let values: Vec<f64> = values.collect::<Option<_>>()?;
-    let value = pointwise(importer, made, &values)?;
+    let value = pointwise(builder, node, &values)?;
     known.insert(at, value);
     Some(value)
 }
 
-/// A layer's value for these inputs' values, if it works on each number alone and alike.
-fn pointwise(importer: &Importer, made: &Made, values: &[f64]) -> Option<f64> {
+/// The node's value for these values of its inputs, if it is elementwise with the same function for all elements.
+fn pointwise(builder: &GraphBuilder, node: &PendingNode, values: &[f64]) -> Option<f64> {
     let x = *values.first()?;
-    match &made.op {
+    match &node.op {
         Op::Kind(Kind::Mul) => Some(values.iter().product()),
         Op::Kind(Kind::Add) => Some(values.iter().sum()),
         Op::Kind(Kind::Affine) => {
-            let part = |part: &str| constant(importer, &made.name, part).and_then(Constant::uniform);
+            let part = |part: &str| builder.weight(&node.name, part).and_then(Constant::uniform);
             Some(x * part("weight")? + part("bias")?)
         }
         Op::Kind(Kind::Activation(activation)) => apply(activation, x),

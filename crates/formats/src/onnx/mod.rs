@@ -1,95 +1,49 @@
-//! ONNX models in and out.
+//! ONNX models, read and written.
 //!
-//! Reading takes the graph as it is at run time, opset 7 to 22: constants are folded, shapes computed, reshapings
-//! followed (`view`), and each remaining operator becomes one layer; then what is one layer for triage is fused.
-//! Writing gives opset 17.
+//! Operator sets 7 to 22 are read. The importer walks the nodes in order (`import`): nodes whose inputs are constants
+//! are folded (`fold`), reshapes and transposes only change how a tensor is viewed (`symbolic`), and every other
+//! operator becomes one layer (`operators`, `binary`, `windows`, `reshape`), collected by `builder`. Afterwards `fuse`
+//! merges operators that are one layer here. Models are written with operator set 17.
 
 mod attributes;
+mod axes;
+mod binary;
+mod builder;
 mod constant;
 mod fold;
 mod fuse;
 mod import;
-mod joins;
-mod ops;
+mod model;
+mod operators;
 mod proto;
 mod reshape;
+mod symbolic;
 #[cfg(test)]
 mod tests;
-mod view;
+mod translate;
 mod windows;
 mod write;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
+use nettriage_net::Error;
 use prost::Message;
 
+pub use model::{Layout, Model, ReadOptions};
 pub use write::{to_bytes, write};
-
-use constant::Constant;
-use nettriage_net::{Error, Graph, Network, Shape, Tensor, Weights};
-
-/// The order of axes in which a model takes its images.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Layout {
-    /// (N, C, H, W), as PyTorch has it.
-    #[default]
-    ChannelsFirst,
-    /// (N, H, W, C), as TensorFlow has it.
-    ChannelsLast,
-}
-
-/// What a reader may have to be told.
-#[derive(Clone, Debug, Default)]
-pub struct ReadOptions {
-    /// Shape of an image (C, H, W), where the model leaves it open.
-    pub input: Option<Shape>,
-    /// Which of several outputs is meant.
-    pub output: Option<String>,
-}
-
-/// A model as it was read: its graph, and its weights until they are asked for.
-#[derive(Clone, Debug)]
-pub struct Model {
-    /// The graph.
-    pub graph: Graph,
-    /// The order of axes of the model's own input.
-    pub layout: Layout,
-    constants: BTreeMap<String, Constant>,
-}
-
-impl Model {
-    /// The network with all weights in memory. (A model may declare gigabytes of equal weights in a few bytes.)
-    ///
-    /// # Errors
-    /// More than 2^30 weights; those of [`Network::check`].
-    pub fn into_network(self) -> Result<Network, Error> {
-        let total = self.constants.values().map(Constant::len).fold(0usize, usize::saturating_add);
-        if total > 1 << 30 {
-            return Err(Error::Weights { network: self.graph.name, problem: format!("{total} of them are too many") });
-        }
-        let dense = |(key, constant): (String, Constant)| {
-            (key, Tensor { shape: constant.dims.clone(), data: constant.to_floats() })
-        };
-        let weights: Weights = self.constants.into_iter().map(dense).collect();
-        let network = Network { graph: self.graph, weights };
-        network.check()?;
-        Ok(network)
-    }
-}
 
 /// Reads an ONNX file, and its external data beside it.
 ///
 /// # Errors
-/// A file that cannot be read or is no ONNX model; an operator, or a use of one, that has no layer here, by its node's
-/// name; an input whose shape must be told.
+/// A file that cannot be read or is no ONNX model; an operator, or a use of one, that is not supported, with its node's
+/// name; an input with dynamic axes whose shape `options` do not give.
 pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Model, Error> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(|error| Error::file(path.display(), error))?;
     from_file_bytes(path, &bytes, options)
 }
 
-/// Reads the bytes of a file that lies at `path`, and its external data beside it.
+/// Reads the bytes of a file at `path`, and its external data beside it.
 pub(crate) fn from_file_bytes(path: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Model, Error> {
     let folder = path.parent().unwrap_or(Path::new("."));
     parse(bytes, Some(folder), options).map_err(|problem| Error::file(path.display(), problem))
@@ -105,8 +59,10 @@ pub fn from_bytes(bytes: &[u8], options: &ReadOptions) -> Result<Model, Error> {
 
 fn parse(bytes: &[u8], folder: Option<&Path>, options: &ReadOptions) -> Result<Model, String> {
     if !proto::plausible(bytes) {
-        return Err("not a sound ONNX model: it announces more parts than it can hold".into());
+        return Err(
+            "not a valid ONNX model: it declares more nodes and tensors than a file of its size can hold".into()
+        );
     }
-    let model = proto::ModelProto::decode(bytes).map_err(|error| format!("not a sound ONNX model: {error}"))?;
+    let model = proto::ModelProto::decode(bytes).map_err(|error| format!("not a valid ONNX model: {error}"))?;
     import::model(model, folder, options)
 }

@@ -1,117 +1,121 @@
-//! Operators that move nothing, and what makes a tensor plain where a layer needs it so.
+//! Operators that only change how a tensor is viewed (Reshape, Transpose, Squeeze), and the layers that restore (N, C, H,
+//! W) or (N, F) order where another layer needs it.
 
-use super::attributes::{Node, axis};
-use super::constant::Constant;
-use super::import::{Importer, Op, Value};
-use super::view::{Atom, Axis, Live};
 use nettriage_net::{INPUT, Kind, layer};
 
-impl Importer {
-    /// The input at that place as (N, C, H, W), by a layer where it is not.
-    pub fn picture(&mut self, node: &Node, index: usize) -> Result<Live, String> {
-        let live = self.live(node, index)?;
-        if live.is_plain() && live.dims.len() == 4 {
-            return Ok(live);
+use super::attributes::Node;
+use super::axes::{axis, permutation, resolve};
+use super::builder::Op;
+use super::constant::{Constant, broadcast};
+use super::symbolic::{Axis, AxisFactor, SymbolicTensor, size};
+use super::translate::{Translator, Value};
+
+impl Translator {
+    /// Input `index` as (N, C, H, W); a shuffle or reshape layer is added where it is not.
+    pub fn as_feature_map(&mut self, node: &Node, index: usize) -> Result<SymbolicTensor, String> {
+        let x = self.symbolic(node, index)?;
+        if x.is_plain() && x.dims.len() == 4 {
+            return Ok(x);
         }
-        let kind = if let Some(groups) = live.shuffle() {
+        let kind = if let Some(groups) = x.shuffle() {
             Kind::ChannelShuffle(layer::ChannelShuffle { groups })
-        } else if let Some(shape) = live.unflattened() {
+        } else if let Some(shape) = x.unflattened() {
             Kind::Reshape(layer::Reshape { shape })
         } else {
-            return Err(format!("its input of shape {:?} is no batch of pictures (N, C, H, W)", live.extents()));
+            return Err(format!("its input of shape {:?} is not a batch of feature maps (N, C, H, W)", x.extents()));
         };
-        let word = if matches!(kind, Kind::Reshape(_)) { "reshape" } else { "shuffle" };
-        let (name, shape) = self.emit(node, &beside(&live, word), Op::Kind(kind), &[&live])?;
-        let plain = Live::picture(name, shape, live.batch_size());
+        let suffix = if matches!(kind, Kind::Reshape(_)) { "reshape" } else { "shuffle" };
+        let (name, shape) = self.add(node, &derived_name(&x, suffix), Op::Kind(kind), &[&x])?;
+        let plain = SymbolicTensor::channels_first(name, shape, x.batch_size());
         Ok(self.replace(node, index, plain))
     }
 
-    /// The input at that place as (N, F) of a tensor of ours of shape (F, 1, 1), its features perhaps in another order.
-    pub fn vector(&mut self, node: &Node, index: usize) -> Result<Live, String> {
-        let live = self.live(node, index)?;
-        if live.feature_order().is_none() {
-            return Err(format!("its input of shape {:?} is no batch of vectors (N, F)", live.extents()));
+    /// Input `index` as (N, F), a view of a tensor of shape (F, 1, 1) here; its features may be permuted.
+    pub fn as_vector(&mut self, node: &Node, index: usize) -> Result<SymbolicTensor, String> {
+        let x = self.symbolic(node, index)?;
+        if x.feature_order().is_none() {
+            return Err(format!("its input of shape {:?} is not a batch of vectors (N, F)", x.extents()));
         }
-        let (height, width) = (live.shape.height, live.shape.width);
+        let (height, width) = (x.shape.height, x.shape.width);
         if (height, width) == (1, 1) {
-            return Ok(live);
+            return Ok(x);
         }
-        let (name, shape) = self.emit(node, &beside(&live, "flatten"), Op::Kind(Kind::Flatten), &[&live])?;
-        let flat = |atom: &Atom| {
-            let step = match atom.axis {
-                Axis::Row => atom.step * width,
-                Axis::Column => atom.step,
-                _ => atom.step * height * width,
+        let (name, shape) = self.add(node, &derived_name(&x, "flatten"), Op::Kind(Kind::Flatten), &[&x])?;
+        let flat = |factor: &AxisFactor| {
+            let step = match factor.axis {
+                Axis::Row => factor.step * width,
+                Axis::Column => factor.step,
+                _ => factor.step * height * width,
             };
-            Atom { axis: Axis::Channel, step, size: atom.size }
+            AxisFactor { axis: Axis::Channel, step, size: factor.size }
         };
-        let features = live.dims[1].iter().map(flat).collect();
-        let mut vector = Live::vector(name, shape.channels, live.batch_size());
+        let features = x.dims[1].iter().map(flat).collect();
+        let mut vector = SymbolicTensor::vector(name, shape.channels, x.batch_size());
         let whole = vector.dims[1].clone();
         vector.dims[1] = features;
-        // (C, H, W) order is one stretch of the vector; the view would otherwise keep its three atoms.
-        if live.feature_order().is_some_and(|order| order.iter().enumerate().all(|(i, &at)| i == at)) {
+        // In (C, H, W) order the features are one factor; without this the view would keep three.
+        if x.feature_order().is_some_and(|order| order.iter().enumerate().all(|(i, &at)| i == at)) {
             vector.dims[1] = whole;
         }
         Ok(self.replace(node, index, vector))
     }
 
-    /// What was made plain once stays so for the tensor's other uses.
-    fn replace(&mut self, node: &Node, index: usize, live: Live) -> Live {
+    /// Later uses of the tensor take the new layer too.
+    fn replace(&mut self, node: &Node, index: usize, x: SymbolicTensor) -> SymbolicTensor {
         if let Some(name) = node.input(index) {
-            self.values.insert(name.to_string(), Value::Live(live.clone()));
+            self.values.insert(name.to_string(), Value::Symbolic(x.clone()));
         }
-        live
+        x
     }
 
-    pub fn reshaping(&mut self, node: &Node) -> Result<Live, String> {
-        let live = self.live(node, 0)?;
-        let extents = live.extents();
+    pub fn reshaping(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
+        let x = self.symbolic(node, 0)?;
+        let extents = x.extents();
         match node.op() {
-            "Identity" | "Cast" => Ok(live),
+            "Identity" | "Cast" => Ok(x),
             "Flatten" => {
                 let rank = extents.len();
                 let at = node.int("axis").unwrap_or(1);
                 let at = if at == rank as i64 { rank } else { axis(at, rank)? };
                 let sides = [extents[..at].iter().product(), extents[at..].iter().product()];
-                live.reshaped(&sides)
+                x.reshaped(&sides)
             }
             "Reshape" => {
-                let target = self.needed(node, 1)?.to_ints()?;
-                live.reshaped(&resolve(&target, &extents, node.int("allowzero") == Some(1))?)
+                let target = self.required(node, 1)?.to_ints()?;
+                x.reshaped(&resolve(&target, &extents, node.int("allowzero") == Some(1))?)
             }
             "Transpose" => {
                 let reversed: Vec<i64> = (0..extents.len() as i64).rev().collect();
-                Ok(live.transposed(&permutation(node.ints("perm").unwrap_or(&reversed), extents.len())?))
+                Ok(x.transposed(&permutation(node.ints("perm").unwrap_or(&reversed), extents.len())?))
             }
             "Expand" => {
-                let target = self.needed(node, 1)?.to_ints()?;
+                let target = self.required(node, 1)?.to_ints()?;
                 let same = target.len() <= extents.len()
                     && target.iter().rev().zip(extents.iter().rev()).all(|(&t, &e)| t == 1 || t == e as i64);
-                if same { Ok(live) } else { Err("only an Expand that changes nothing has a place here".into()) }
+                if same { Ok(x) } else { Err("only an Expand to the same shape is supported".into()) }
             }
             "Squeeze" => {
                 let axes = self.axes(node, extents.len())?;
                 let mut dims = Vec::new();
-                for (at, dim) in live.dims.iter().enumerate() {
+                for (at, dim) in x.dims.iter().enumerate() {
                     let chosen = axes.as_ref().map_or(at > 0 && extents[at] == 1, |axes| axes.contains(&at));
                     if chosen && (!dim.is_empty()) {
-                        return Err(format!("axis {at} of {extents:?} cannot be taken away"));
+                        return Err(format!("axis {at} of {extents:?} has an extent above 1 and cannot be squeezed"));
                     }
                     if !chosen {
                         dims.push(dim.clone());
                     }
                 }
-                Ok(Live { dims, ..live })
+                Ok(SymbolicTensor { dims, ..x })
             }
             _ => {
                 let given = self.listed_axes(node)?.ok_or("it has no axes")?;
                 let rank = extents.len() + given.len();
                 let axes = given.iter().map(|&at| axis(at, rank)).collect::<Result<Vec<_>, _>>()?;
-                let mut rest = live.dims.iter();
+                let mut rest = x.dims.iter();
                 let dims = (0..rank).map(|at| if axes.contains(&at) { Some(Vec::new()) } else { rest.next().cloned() });
                 let dims = dims.collect::<Option<Vec<_>>>().ok_or("its axes repeat")?;
-                Ok(Live { dims, ..live })
+                Ok(SymbolicTensor { dims, ..x })
             }
         }
     }
@@ -129,12 +133,12 @@ impl Importer {
         listed.map(|axes| axes.iter().map(|&at| axis(at, rank)).collect()).transpose()
     }
 
-    /// Layer weights that a constant of ONNX's shape gives our tensor's channels, which it must vary over alone.
-    pub fn per_channel(&self, live: &Live, constant: &Constant) -> Result<Constant, String> {
-        let extents = live.extents();
-        let channels = live.shape.channels;
-        let fits = super::constant::broadcast(&constant.dims, &extents).is_some_and(|dims| dims == extents);
-        let problem = || format!("a constant of {:?} on {extents:?} is not one number a channel", constant.dims);
+    /// One number per channel from a constant that is broadcast to `x`; it may vary along the channels only.
+    pub fn per_channel(&self, x: &SymbolicTensor, constant: &Constant) -> Result<Constant, String> {
+        let extents = x.extents();
+        let channels = x.shape.channels;
+        let fits = broadcast(&constant.dims, &extents).is_some_and(|dims| dims == extents);
+        let problem = || format!("a constant of {:?} on {extents:?} is not one number per channel", constant.dims);
         if let Some(value) = constant.uniform().filter(|_| fits || constant.len() == 1) {
             return Constant::fill(vec![channels], value, false);
         }
@@ -142,13 +146,13 @@ impl Importer {
         let varying: Vec<usize> =
             (0..constant.dims.len()).filter(|&i| constant.dims[i] != 1).map(|i| i + missing).collect();
         let ([at], true) = (varying.as_slice(), fits) else { return Err(problem()) };
-        let atoms = &live.dims[*at];
-        if atoms.iter().any(|atom| atom.axis != Axis::Channel) || super::view::size(atoms) != channels {
+        let factors = &x.dims[*at];
+        if factors.iter().any(|factor| factor.axis != Axis::Channel) || size(factors) != channels {
             return Err(problem());
         }
         let mut order = vec![0];
-        for atom in atoms {
-            order = order.iter().flat_map(|&base| (0..atom.size).map(move |i| base + i * atom.step)).collect();
+        for factor in factors {
+            order = order.iter().flat_map(|&base| (0..factor.size).map(move |i| base + i * factor.step)).collect();
         }
         let mut values = vec![0.0; channels];
         order.iter().enumerate().for_each(|(index, &channel)| values[channel] = constant.get(index) as f32);
@@ -156,45 +160,7 @@ impl Importer {
     }
 }
 
-/// A name for a layer that ONNX has not: after the tensor that it works on.
-fn beside(live: &Live, word: &str) -> String {
-    if live.tensor == INPUT { word.to_string() } else { format!("{}.{word}", live.tensor) }
-}
-
-/// The extents that a Reshape asks for: 0 copies, -1 takes what is left.
-pub fn resolve(target: &[i64], extents: &[usize], zero_is_zero: bool) -> Result<Vec<usize>, String> {
-    let fail = || format!("{extents:?} cannot be reshaped to {target:?}");
-    let total = extents.iter().try_fold(1usize, |n, &e| n.checked_mul(e)).ok_or_else(fail)?;
-    let mut open = None;
-    let mut result = Vec::with_capacity(target.len().min(16));
-    for (at, &extent) in target.iter().enumerate() {
-        result.push(match extent {
-            0 if !zero_is_zero => *extents.get(at).ok_or_else(fail)?,
-            -1 if open.is_none() => {
-                open = Some(at);
-                1
-            }
-            _ => usize::try_from(extent).map_err(|_| fail())?,
-        });
-    }
-    let known = result.iter().try_fold(1usize, |n, &e| n.checked_mul(e)).ok_or_else(fail)?;
-    if let Some(at) = open {
-        if known == 0 || !total.is_multiple_of(known) {
-            return Err(fail());
-        }
-        result[at] = total / known;
-    } else if known != total {
-        return Err(fail());
-    }
-    Ok(result)
-}
-
-pub fn permutation(order: &[i64], rank: usize) -> Result<Vec<usize>, String> {
-    let axes = order.iter().map(|&at| axis(at, rank)).collect::<Result<Vec<_>, _>>()?;
-    let mut seen = axes.clone();
-    seen.sort_unstable();
-    if seen.len() != rank || seen.iter().enumerate().any(|(i, &at)| i != at) {
-        return Err(format!("{order:?} is no order of {rank} axes"));
-    }
-    Ok(axes)
+/// A name for a layer without an ONNX node: that of its input with a suffix.
+fn derived_name(x: &SymbolicTensor, suffix: &str) -> String {
+    if x.name == INPUT { suffix.to_string() } else { format!("{}.{suffix}", x.name) }
 }

@@ -1,14 +1,19 @@
-//! Operators and patterns, each on a small model built here: which layers they become.
-//!
-//! That the layers also compute what the operators do is checked against onnxruntime, where networks run.
+//! Operators and patterns, each in a small model: which layers they become. That the layers compute the same values is
+//! checked against onnxruntime elsewhere.
 
 use prost::Message;
 
-use super::proto::*;
-use super::{Model, ReadOptions, from_bytes};
 use nettriage_net::{Activation, Kind, Padding, Shape, layer};
 
-/// A model in the making: nodes in order, constants by name.
+use super::proto::tensor_proto::{DataLocation, DataType};
+use super::proto::tensor_shape_proto::{Dimension, dimension};
+use super::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
+};
+use super::{Layout, Model, ReadOptions, from_bytes};
+
+/// Builds a model: nodes in order, constants by name.
 #[derive(Default)]
 struct Build {
     graph: GraphProto,
@@ -16,9 +21,10 @@ struct Build {
 }
 
 fn dims(list: &[i64]) -> TypeProto {
-    let dim = |&extent: &i64| DimensionProto { dim_value: (extent > 0).then_some(extent), dim_param: None };
+    let dim = |&extent: &i64| Dimension { value: (extent > 0).then_some(dimension::Value::DimValue(extent)) };
     let shape = TensorShapeProto { dim: list.iter().map(dim).collect() };
-    TypeProto { tensor_type: Some(TensorTypeProto { elem_type: data_type::FLOAT, shape: Some(shape) }) }
+    let tensor = type_proto::Tensor { elem_type: DataType::Float.into(), shape: Some(shape) };
+    TypeProto { value: Some(type_proto::Value::TensorType(tensor)) }
 }
 
 fn model(input: &[i64]) -> Build {
@@ -51,7 +57,7 @@ impl Build {
     fn floats(mut self, name: &str, dims: &[i64], data: &[f32]) -> Build {
         let float_data = data.to_vec();
         let (name, dims) = (name.into(), dims.to_vec());
-        let tensor = TensorProto { name, dims, data_type: data_type::FLOAT, float_data, ..Default::default() };
+        let tensor = TensorProto { name, dims, data_type: DataType::Float.into(), float_data, ..Default::default() };
         self.graph.initializer.push(tensor);
         self
     }
@@ -70,7 +76,7 @@ impl Build {
         self.graph.initializer.push(TensorProto {
             name: name.into(),
             dims: vec![data.len() as i64],
-            data_type: data_type::INT64,
+            data_type: DataType::Int64.into(),
             int64_data: data.to_vec(),
             ..Default::default()
         });
@@ -111,11 +117,11 @@ impl Build {
 }
 
 fn constants(model: &Model, key: &str) -> Vec<f32> {
-    model.constants[key].to_floats()
+    model.weights[key].to_floats()
 }
 
 #[test]
-fn activations_are_told_by_their_values() {
+fn activations_are_recognised_by_their_values() {
     let x = || model(&[1, 2, 4, 4]);
     assert_eq!(x().node("Sigmoid", "x", "s", vec![]).node("Mul", "x s", "y", vec![]).words(), ["silu"]);
     let gelu = x().number("a", std::f32::consts::SQRT_2).number("one", 1.0).number("half", 0.5);
@@ -137,14 +143,14 @@ fn activations_are_told_by_their_values() {
     let bound = |name: &str, f: f32| AttributeProto { name: name.into(), f, ..Default::default() };
     let older = vec![bound("min", 0.0), bound("max", 6.0)];
     assert_eq!(x().opset(7).node("Clip", "x", "y", older).words(), ["relu6"]);
-    // One that only looks like it stays as it is written.
+    // x · sigmoid(1.7 x) is not SiLU.
     let near = x().number("f", 1.7).node("Mul", "x f", "b", vec![]).node("Sigmoid", "b", "s", vec![]);
     assert_eq!(near.node("Mul", "x s", "y", vec![]).words(), ["affine", "sigmoid", "multiply"]);
     x().node("Exp", "x", "y", vec![]).fails(&["(Exp)", "SiLU"]);
 }
 
 #[test]
-fn constants_after_a_layer_go_into_it() {
+fn constants_after_a_layer_are_folded_into_it() {
     let conv = || {
         let weight = model(&[1, 1, 4, 4]).counted("c.weight", &[2, 1, 1, 1]).counted("s", &[2, 1, 1]);
         weight.floats("b", &[1, 2, 1, 1], &[5.0, 7.0]).node("Conv", "x c.weight", "c", vec![])
@@ -174,21 +180,21 @@ fn constants_after_a_layer_go_into_it() {
     let minus = model(&[1, 2, 3, 3]).number("c", 3.0).node("Sub", "c x", "y", vec![]).read().unwrap();
     assert_eq!((constants(&minus, "y.weight"), constants(&minus, "y.bias")), (vec![-1.0; 2], vec![3.0; 2]));
     model(&[1, 2, 3, 3]).number("c", 3.0).node("Div", "c x", "y", vec![]).fails(&["`y` (Div)"]);
-    model(&[1, 2, 3, 3]).counted("c", &[3, 3]).node("Add", "c x", "y", vec![]).fails(&["one number a channel"]);
+    model(&[1, 2, 3, 3]).counted("c", &[3, 3]).node("Add", "c x", "y", vec![]).fails(&["one number per channel"]);
 }
 
 #[test]
-fn layouts_are_followed() {
-    // NHWC in, a convolution, flattened in (H, W, C) order: the matrix's columns are put in ours.
+fn layouts_are_tracked() {
+    // NHWC in, a convolution, flattened in (H, W, C) order: the matrix's columns are permuted to (C, H, W) order.
     let tf = model(&[-1, 2, 3, 2]).counted("w", &[2, 2, 1, 1]).counted("m", &[12, 1]).list("flat", &[-1, 12]);
     let tf = tf.node("Transpose", "x", "a", vec![ints("perm", &[0, 3, 1, 2])]).node("Conv", "a w", "b", vec![]);
     let tf = tf.node("Transpose", "b", "c", vec![ints("perm", &[0, 2, 3, 1])]).node("Reshape", "c flat", "d", vec![]);
     let tf = tf.node("MatMul", "d m", "y", vec![]).read().unwrap();
-    assert_eq!((tf.layout, tf.graph.input), (super::Layout::ChannelsLast, Shape::new(2, 2, 3)));
-    // Our element (c, h, w) is ONNX's (h * 3 + w) * 2 + c.
+    assert_eq!((tf.layout, tf.graph.input), (Layout::ChannelsLast, Shape::new(2, 2, 3)));
+    // Element (c, h, w) is ONNX's (h * 3 + w) * 2 + c.
     let expected: Vec<f32> = (0..2).flat_map(|c| (0..6).map(move |pixel| (pixel * 2 + c) as f32)).collect();
     assert_eq!(constants(&tf, "y.weight"), expected);
-    // A matrix on the channels of an NHWC picture is a 1x1 convolution.
+    // A matrix on the channels of an NHWC feature map is a 1x1 convolution.
     let dense =
         model(&[1, 4, 5, 3]).counted("m", &[3, 6]).node("MatMul", "x m", "a", vec![]).node("Relu", "a", "b", vec![]);
     let dense = dense.node("Transpose", "b", "y", vec![ints("perm", &[0, 3, 1, 2])]).read().unwrap();
@@ -205,7 +211,7 @@ fn layouts_are_followed() {
         ["global average pool", "linear 2"]
     );
     model(&[1, 4, 3, 3]).node("ReduceMean", "x", "y", vec![ints("axes", &[1])]).fails(&["rows or columns"]);
-    model(&[1, 2, 3, 3]).node("Transpose", "x", "y", vec![ints("perm", &[0, 1, 1, 2])]).fails(&["no order"]);
+    model(&[1, 2, 3, 3]).node("Transpose", "x", "y", vec![ints("perm", &[0, 1, 1, 2])]).fails(&["not a permutation"]);
     let wrong = model(&[1, 2, 3, 3]).list("t", &[1, 17]).node("Reshape", "x t", "y", vec![]);
     wrong.fails(&["`y` (Reshape)", "[1, 2, 3, 3]", "[1, 17]"]);
 }
@@ -238,7 +244,7 @@ fn channels_are_sliced_shuffled_and_split() {
     let sliced = sliced.list("pads", &[0, 1, 0, 0, 0, 1, 0, 0]).node("Slice", "x start end axes step", "s", vec![]);
     assert_eq!(sliced.node("Pad", "s pads", "y", vec![]).words(), ["max pool 1x1, stride 2", "pad channels 1+1"]);
     let cropped = model(&[1, 2, 5, 5]).list("start", &[1]).list("end", &[4]).list("axes", &[2]);
-    cropped.node("Slice", "x start end axes", "y", vec![]).fails(&["(Slice)", "run of channels"]);
+    cropped.node("Slice", "x start end axes", "y", vec![]).fails(&["(Slice)", "range of channels"]);
 }
 
 #[test]
@@ -264,11 +270,11 @@ fn windows() {
 }
 
 #[test]
-fn what_cannot_be_is_said() {
+fn unsupported_models_are_refused() {
     model(&[1, 2, 3, 3])
         .node("NonMaxSuppression", "x", "y", vec![])
-        .fails(&["`y` (NonMaxSuppression)", "no layer here"]);
-    model(&[1, 2, 3, 3]).node("Relu", "z", "y", vec![]).fails(&["`z` comes from nowhere"]);
+        .fails(&["`y` (NonMaxSuppression)", "not supported"]);
+    model(&[1, 2, 3, 3]).node("Relu", "z", "y", vec![]).fails(&["no node gives its input `z`"]);
     model(&[1, 2, 3, 3]).opset(6).node("Relu", "x", "y", vec![]).fails(&["operator set is 6", "version_converter"]);
     model(&[1, 2, -1, 3]).node("Relu", "x", "y", vec![]).fails(&["input `x`", "--input"]);
     let mut two = model(&[1, 2, 3, 3]);
@@ -287,14 +293,14 @@ fn what_cannot_be_is_said() {
 }
 
 #[test]
-fn external_data_are_read_from_the_models_folder_alone() {
+fn external_data_are_read_only_from_the_models_folder() {
     let folder = tempfile::tempdir().unwrap();
     let mut build = model(&[1, 2, 3, 3]).floats("w", &[1, 2, 1, 1], &[]).node("Mul", "x w", "y", vec![]);
     let entry = |key: &str, value: &str| StringStringEntryProto { key: key.into(), value: value.into() };
     let write = |build: &Build, location: &str, offset: &str| {
         let mut graph = build.graph.clone();
         graph.output = vec![ValueInfoProto { name: "y".into(), r#type: None }];
-        graph.initializer[0].data_location = 1;
+        graph.initializer[0].data_location = DataLocation::External.into();
         graph.initializer[0].external_data =
             vec![entry("location", location), entry("offset", offset), entry("length", "8")];
         let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 13 }];

@@ -1,31 +1,38 @@
-//! Networks as ONNX models: opset 17, a batch of any size, weights as initializers under our names.
+//! Networks as ONNX models: operator set 17, a dynamic batch axis, weights as initializers named `<layer>.<parameter>`.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use prost::Message;
 
-use super::proto::*;
-use crate::safetensors;
 use nettriage_net::{Activation, Conv, Error, INPUT, Kind, Layer, Network, Padding, Shape, Tensor, Window, layer};
+
+use super::proto::attribute_proto::AttributeType;
+use super::proto::tensor_proto::DataType;
+use super::proto::tensor_shape_proto::{Dimension, dimension};
+use super::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto, type_proto,
+};
+use crate::safetensors;
 
 const OPSET: i64 = 17;
 /// The oldest version of the format that has that operator set.
 const IR_VERSION: i64 = 8;
 
-/// Writes the network as an ONNX file, by way of a file beside it that is renamed.
+/// Writes the network as an ONNX file: to a temporary file beside it, which is then renamed.
 ///
 /// # Errors
 /// As [`to_bytes`]; a file that cannot be written.
 pub fn write(network: &Network, path: impl AsRef<Path>) -> Result<(), Error> {
-    safetensors::write_atomically(path.as_ref(), &to_bytes(network)?)
+    safetensors::write_file(path.as_ref(), &to_bytes(network)?)
 }
 
 /// The network as an ONNX model: input `input` (N, C, H, W), each tensor named after the layer that gives it, each
-/// weight `<layer>.<parameter>`. Dropout is written as it stands, which does nothing in inference.
+/// weight `<layer>.<parameter>`. Dropout nodes are kept; they do nothing in inference.
 ///
 /// # Errors
-/// A network that is not sound; more than 2 GiB of weights, which the format cannot hold.
+/// Those of [`Network::check`]; more than 2 GiB of weights, which the format cannot hold.
 pub fn to_bytes(network: &Network) -> Result<Vec<u8>, Error> {
     network.check()?;
     let graph = &network.graph;
@@ -43,7 +50,7 @@ pub fn to_bytes(network: &Network) -> Result<Vec<u8>, Error> {
     let mut output = graph.output.clone();
     if output == INPUT {
         output = "output".into();
-        writer.plain("Identity", &[INPUT], &output, Vec::new());
+        writer.node("Identity", &[INPUT], &output, Vec::new());
     }
     let shape = graph.output_shape()?;
     let rank = writer.ranks.get(&output).copied().unwrap_or(4);
@@ -65,11 +72,12 @@ pub fn to_bytes(network: &Network) -> Result<Vec<u8>, Error> {
 }
 
 fn value(name: &str, shape: Shape, rank: usize) -> ValueInfoProto {
-    let fixed = |extent: usize| DimensionProto { dim_value: Some(extent as i64), dim_param: None };
-    let mut dim = vec![DimensionProto { dim_value: None, dim_param: Some("N".into()) }];
+    let fixed = |extent: usize| Dimension { value: Some(dimension::Value::DimValue(extent as i64)) };
+    let mut dim = vec![Dimension { value: Some(dimension::Value::DimParam("N".into())) }];
     dim.extend([shape.channels, shape.height, shape.width].map(fixed).into_iter().take(rank - 1));
-    let tensor_type = TensorTypeProto { elem_type: data_type::FLOAT, shape: Some(TensorShapeProto { dim }) };
-    ValueInfoProto { name: name.into(), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+    let tensor = type_proto::Tensor { elem_type: DataType::Float.into(), shape: Some(TensorShapeProto { dim }) };
+    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)) };
+    ValueInfoProto { name: name.into(), r#type: Some(r#type) }
 }
 
 struct Writer<'a> {
@@ -93,18 +101,18 @@ impl Writer<'_> {
         }
     }
 
-    /// A name of its own: the one wished for, if no layer has it.
-    fn fresh(&mut self, wish: String) -> String {
-        let mut name = wish.clone();
+    /// A unique name: the given one, with a number if it is taken.
+    fn unique_name(&mut self, wanted: String) -> String {
+        let mut name = wanted.clone();
         let mut number = 1;
         while !self.names.insert(name.clone()) {
             number += 1;
-            name = format!("{wish}_{number}");
+            name = format!("{wanted}_{number}");
         }
         name
     }
 
-    fn plain(&mut self, op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) {
+    fn node(&mut self, op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>) {
         self.nodes.push(NodeProto {
             input: inputs.iter().map(|input| input.to_string()).collect(),
             output: vec![output.into()],
@@ -115,18 +123,18 @@ impl Writer<'_> {
         });
     }
 
-    /// A step on the way to a layer's output.
-    fn step(&mut self, layer: &Layer, op: &str, inputs: &[&str], attribute: Vec<AttributeProto>) -> String {
-        let name = self.fresh(format!("{}/{op}", layer.name));
-        self.plain(op, inputs, &name, attribute);
+    /// A node that gives an intermediate tensor of a layer.
+    fn intermediate(&mut self, layer: &Layer, op: &str, inputs: &[&str], attribute: Vec<AttributeProto>) -> String {
+        let name = self.unique_name(format!("{}/{op}", layer.name));
+        self.node(op, inputs, &name, attribute);
         name
     }
 
-    fn floats(&mut self, wish: String, dims: &[usize], data: &[f32]) -> String {
-        let name = self.fresh(wish);
+    fn floats(&mut self, wanted: String, dims: &[usize], data: &[f32]) -> String {
+        let name = self.unique_name(wanted);
         self.initializers.push(TensorProto {
             dims: dims.iter().map(|&d| d as i64).collect(),
-            data_type: data_type::FLOAT,
+            data_type: DataType::Float.into(),
             name: name.clone(),
             raw_data: data.iter().flat_map(|value| value.to_le_bytes()).collect(),
             ..Default::default()
@@ -134,11 +142,11 @@ impl Writer<'_> {
         name
     }
 
-    fn ints(&mut self, wish: String, data: &[i64]) -> String {
-        let name = self.fresh(wish);
+    fn ints(&mut self, wanted: String, data: &[i64]) -> String {
+        let name = self.unique_name(wanted);
         self.initializers.push(TensorProto {
             dims: vec![data.len() as i64],
-            data_type: data_type::INT64,
+            data_type: DataType::Int64.into(),
             name: name.clone(),
             raw_data: data.iter().flat_map(|value| value.to_le_bytes()).collect(),
             ..Default::default()
@@ -156,8 +164,8 @@ impl Writer<'_> {
         self.floats(key, shape, data)
     }
 
-    /// A weight of one number a channel, of the shape that multiplies or adds to a tensor of this rank.
-    fn spread(&mut self, layer: &Layer, part: &str, rank: usize) -> String {
+    /// A weight of one number per channel, of a shape that broadcasts to a tensor of this rank.
+    fn per_channel(&mut self, layer: &Layer, part: &str, rank: usize) -> String {
         let key = format!("{}.{part}", layer.name);
         let data = &self.network.weights[&key].data;
         let dims = if rank == 4 { vec![data.len(), 1, 1] } else { vec![data.len()] };
@@ -174,10 +182,10 @@ impl Writer<'_> {
             return tensor.to_string();
         }
         let name = if rank == 2 {
-            self.step(layer, "Flatten", &[tensor], vec![int("axis", 1)])
+            self.intermediate(layer, "Flatten", &[tensor], vec![int("axis", 1)])
         } else {
             let axes = self.ints(format!("{}.axes", layer.name), &[2, 3]);
-            self.step(layer, "Unsqueeze", &[tensor, &axes], Vec::new())
+            self.intermediate(layer, "Unsqueeze", &[tensor, &axes], Vec::new())
         };
         self.ranks.insert(name.clone(), rank);
         name
@@ -185,7 +193,7 @@ impl Writer<'_> {
 
     fn layer(&mut self, layer: &Layer, shapes: &[Shape], shape: Shape) -> Result<(), String> {
         let out = layer.name.as_str();
-        let pictures = matches!(
+        let spatial = matches!(
             layer.kind,
             Kind::Conv(_)
                 | Kind::ConvTranspose(_)
@@ -200,7 +208,7 @@ impl Writer<'_> {
         let mixed = layer.inputs.iter().any(|input| self.rank(input) == 4);
         let wanted = match layer.kind {
             Kind::Linear(_) => 2,
-            _ if pictures || mixed => 4,
+            _ if spatial || mixed => 4,
             _ => 2,
         };
         let inputs: Vec<String> = layer.inputs.iter().map(|input| self.as_rank(layer, input, wanted)).collect();
@@ -210,22 +218,22 @@ impl Writer<'_> {
         match &layer.kind {
             Kind::Conv(conv) => {
                 let inputs = self.weighted(layer, x, conv.bias);
-                self.plain("Conv", &refs(&inputs), out, convolution(conv));
+                self.node("Conv", &refs(&inputs), out, convolution(conv));
             }
             Kind::ConvTranspose(layer::ConvTranspose { conv, output_padding }) => {
                 let inputs = self.weighted(layer, x, conv.bias);
                 let mut attributes = convolution(conv);
                 attributes.push(ints("output_padding", &pair(*output_padding)));
-                self.plain("ConvTranspose", &refs(&inputs), out, attributes);
+                self.node("ConvTranspose", &refs(&inputs), out, attributes);
             }
             Kind::Linear(layer::Linear { bias, .. }) => {
                 let inputs = self.weighted(layer, x, *bias);
-                self.plain("Gemm", &refs(&inputs), out, vec![int("transB", 1)]);
+                self.node("Gemm", &refs(&inputs), out, vec![int("transB", 1)]);
             }
             Kind::BatchNorm(layer::BatchNorm { eps, momentum }) => {
                 let mut inputs = vec![x.to_string()];
                 inputs.extend(["weight", "bias", "running_mean", "running_var"].map(|part| self.weight(layer, part)));
-                self.plain(
+                self.node(
                     "BatchNormalization",
                     &refs(&inputs),
                     out,
@@ -233,72 +241,72 @@ impl Writer<'_> {
                 );
             }
             Kind::Affine => {
-                let scale = self.spread(layer, "weight", wanted);
-                let scaled = self.step(layer, "Mul", &[x, &scale], Vec::new());
-                let shift = self.spread(layer, "bias", wanted);
-                self.plain("Add", &[&scaled, &shift], out, Vec::new());
+                let scale = self.per_channel(layer, "weight", wanted);
+                let scaled = self.intermediate(layer, "Mul", &[x, &scale], Vec::new());
+                let shift = self.per_channel(layer, "bias", wanted);
+                self.node("Add", &[&scaled, &shift], out, Vec::new());
             }
             Kind::Activation(activation) => self.activation(layer, x, activation, wanted),
-            Kind::MaxPool(window) => self.plain("MaxPool", &[x], out, pool(window)),
+            Kind::MaxPool(window) => self.node("MaxPool", &[x], out, pool(window)),
             Kind::AvgPool(layer::AvgPool { window, count_padding }) => {
                 let mut attributes = pool(window);
                 attributes.push(int("count_include_pad", i64::from(*count_padding)));
-                self.plain("AveragePool", &[x], out, attributes);
+                self.node("AveragePool", &[x], out, attributes);
             }
             Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 }) => {
-                self.plain("GlobalAveragePool", &[x], out, Vec::new())
+                self.node("GlobalAveragePool", &[x], out, Vec::new())
             }
             Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height, width }) => {
                 self.adaptive(layer, x, shapes[0], [*height, *width])
             }
-            Kind::Add => self.fold(layer, "Add", &inputs),
-            Kind::Mul => self.fold(layer, "Mul", &inputs),
-            Kind::Concat => self.plain("Concat", &inputs, out, vec![int("axis", 1)]),
+            Kind::Add => self.chain(layer, "Add", &inputs),
+            Kind::Mul => self.chain(layer, "Mul", &inputs),
+            Kind::Concat => self.node("Concat", &inputs, out, vec![int("axis", 1)]),
             Kind::Flatten => {
-                self.plain("Flatten", &[x], out, vec![int("axis", 1)]);
+                self.node("Flatten", &[x], out, vec![int("axis", 1)]);
                 rank = 2;
             }
             Kind::Reshape(layer::Reshape { shape }) => {
                 let target = [0, shape.channels as i64, shape.height as i64, shape.width as i64];
                 let target = self.ints(format!("{out}.shape"), &target);
-                self.plain("Reshape", &[x, &target], out, Vec::new());
+                self.node("Reshape", &[x, &target], out, Vec::new());
                 rank = 4;
             }
             Kind::ChannelShuffle(layer::ChannelShuffle { groups }) => {
                 let [h, w] = [shape.height as i64, shape.width as i64];
                 let split = [0, *groups as i64, (shape.channels / groups) as i64, h, w];
                 let split = self.ints(format!("{out}.split"), &split);
-                let apart = self.step(layer, "Reshape", &[x, &split], Vec::new());
-                let swapped = self.step(layer, "Transpose", &[&apart], vec![ints("perm", &[0, 2, 1, 3, 4])]);
+                let apart = self.intermediate(layer, "Reshape", &[x, &split], Vec::new());
+                let swapped = self.intermediate(layer, "Transpose", &[&apart], vec![ints("perm", &[0, 2, 1, 3, 4])]);
                 let joined = self.ints(format!("{out}.shape"), &[0, shape.channels as i64, h, w]);
-                self.plain("Reshape", &[&swapped, &joined], out, Vec::new());
+                self.node("Reshape", &[&swapped, &joined], out, Vec::new());
             }
             Kind::Slice(layer::Slice { start, end }) => {
                 let lists = [("starts", *start as i64), ("ends", *end as i64), ("axes", 1)];
                 let lists = lists.map(|(word, value)| self.ints(format!("{out}.{word}"), &[value]));
-                self.plain("Slice", &[x, &lists[0], &lists[1], &lists[2]], out, Vec::new());
+                self.node("Slice", &[x, &lists[0], &lists[1], &lists[2]], out, Vec::new());
             }
             Kind::Pad(layer::Pad { channels, padding, value }) => {
                 let Padding { top, bottom, left, right } = *padding;
                 let pads = [0, channels[0], top, left, 0, channels[1], bottom, right].map(|amount| amount as i64);
                 let pads = self.ints(format!("{out}.pads"), &pads);
                 let value = self.number(layer, *value);
-                self.plain("Pad", &[x, &pads, &value], out, Vec::new());
+                self.node("Pad", &[x, &pads, &value], out, Vec::new());
             }
-            Kind::Upsample(layer::Upsample { factor }) => self.enlarged(layer, x, *factor, out),
+            Kind::Upsample(layer::Upsample { factor }) => self.upsample(layer, x, *factor, out),
             Kind::LocalResponseNorm(layer::LocalResponseNorm { size, alpha, beta, bias }) => {
                 let attributes =
                     vec![int("size", *size as i64), float("alpha", *alpha), float("beta", *beta), float("bias", *bias)];
-                self.plain("LRN", &[x], out, attributes);
+                self.node("LRN", &[x], out, attributes);
             }
             Kind::Dropout(layer::Dropout { p }) => {
                 let ratio = self.number(layer, *p);
-                self.plain("Dropout", &[x, &ratio], out, Vec::new());
+                self.node("Dropout", &[x, &ratio], out, Vec::new());
             }
             Kind::Softmax(layer::Softmax { log }) => {
-                self.plain(if *log { "LogSoftmax" } else { "Softmax" }, &[x], out, vec![int("axis", 1)])
+                self.node(if *log { "LogSoftmax" } else { "Softmax" }, &[x], out, vec![int("axis", 1)])
             }
-            Kind::Identity => self.plain("Identity", &[x], out, Vec::new()),
+            Kind::Identity => self.node("Identity", &[x], out, Vec::new()),
         }
         self.ranks.insert(layer.name.clone(), rank);
         Ok(())
@@ -312,18 +320,18 @@ impl Writer<'_> {
         inputs
     }
 
-    fn fold(&mut self, layer: &Layer, op: &str, inputs: &[&str]) {
+    fn chain(&mut self, layer: &Layer, op: &str, inputs: &[&str]) {
         let mut sum = inputs[0].to_string();
         for (index, input) in inputs.iter().enumerate().skip(1) {
             if index + 1 == inputs.len() {
-                self.plain(op, &[&sum, input], &layer.name, Vec::new());
+                self.node(op, &[&sum, input], &layer.name, Vec::new());
             } else {
-                sum = self.step(layer, op, &[&sum, input], Vec::new());
+                sum = self.intermediate(layer, op, &[&sum, input], Vec::new());
             }
         }
     }
 
-    fn enlarged(&mut self, layer: &Layer, x: &str, factor: [usize; 2], out: &str) {
+    fn upsample(&mut self, layer: &Layer, x: &str, factor: [usize; 2], out: &str) {
         let scales =
             self.floats(format!("{}.scales", layer.name), &[4], &[1.0, 1.0, factor[0] as f32, factor[1] as f32]);
         let attributes = vec![
@@ -331,53 +339,53 @@ impl Writer<'_> {
             text("coordinate_transformation_mode", "asymmetric"),
             text("nearest_mode", "floor"),
         ];
-        self.plain("Resize", &[x, "", &scales], out, attributes);
+        self.node("Resize", &[x, "", &scales], out, attributes);
     }
 
-    /// Adaptive pooling: plain pooling if the grid divides the picture, repetition if the picture divides the grid, else
-    /// two products with the matrices whose rows take the means of its regions.
+    /// Adaptive average pooling: average pooling if the output size divides the input size, upsampling if the input size
+    /// divides the output size, otherwise products with the two matrices of region means.
     fn adaptive(&mut self, layer: &Layer, x: &str, from: Shape, to: [usize; 2]) {
         let extents = [from.height, from.width];
         if extents == to {
-            self.plain("Identity", &[x], &layer.name, Vec::new());
+            self.node("Identity", &[x], &layer.name, Vec::new());
         } else if (0..2).all(|axis| extents[axis].is_multiple_of(to[axis])) {
             let kernel = [extents[0] / to[0], extents[1] / to[1]];
             let window = Window { kernel, stride: kernel, padding: Padding::default() };
-            self.plain("AveragePool", &[x], &layer.name, pool(&window));
+            self.node("AveragePool", &[x], &layer.name, pool(&window));
         } else if (0..2).all(|axis| to[axis].is_multiple_of(extents[axis])) {
-            self.enlarged(layer, x, [to[0] / extents[0], to[1] / extents[1]], &layer.name);
+            self.upsample(layer, x, [to[0] / extents[0], to[1] / extents[1]], &layer.name);
         } else {
             let rows = region_means(extents[0], to[0]);
             let rows = self.floats(format!("{}.rows", layer.name), &[to[0], extents[0]], &rows);
             let (columns, [wide, narrow]) = (region_means(extents[1], to[1]), [extents[1], to[1]]);
             let columns: Vec<f32> = (0..wide * narrow).map(|at| columns[at % narrow * wide + at / narrow]).collect();
             let columns = self.floats(format!("{}.columns", layer.name), &[wide, narrow], &columns);
-            let by_rows = self.step(layer, "MatMul", &[&rows, x], Vec::new());
-            self.plain("MatMul", &[&by_rows, &columns], &layer.name, Vec::new());
+            let by_rows = self.intermediate(layer, "MatMul", &[&rows, x], Vec::new());
+            self.node("MatMul", &[&by_rows, &columns], &layer.name, Vec::new());
         }
     }
 
     fn activation(&mut self, layer: &Layer, x: &str, activation: &Activation, rank: usize) {
         let out = layer.name.as_str();
         match *activation {
-            Activation::Relu => self.plain("Relu", &[x], out, Vec::new()),
-            Activation::LeakyRelu { slope } => self.plain("LeakyRelu", &[x], out, vec![float("alpha", slope)]),
+            Activation::Relu => self.node("Relu", &[x], out, Vec::new()),
+            Activation::LeakyRelu { slope } => self.node("LeakyRelu", &[x], out, vec![float("alpha", slope)]),
             Activation::Prelu => {
-                let slope = self.spread(layer, "weight", rank);
-                self.plain("PRelu", &[x, &slope], out, Vec::new());
+                let slope = self.per_channel(layer, "weight", rank);
+                self.node("PRelu", &[x, &slope], out, Vec::new());
             }
             Activation::Clip { min, max } => {
                 let [min, max] = [min, max].map(|bound| self.number(layer, bound));
-                self.plain("Clip", &[x, &min, &max], out, Vec::new());
+                self.node("Clip", &[x, &min, &max], out, Vec::new());
             }
-            Activation::Sigmoid => self.plain("Sigmoid", &[x], out, Vec::new()),
+            Activation::Sigmoid => self.node("Sigmoid", &[x], out, Vec::new()),
             Activation::HardSigmoid { alpha, beta } => {
-                self.plain("HardSigmoid", &[x], out, vec![float("alpha", alpha), float("beta", beta)]);
+                self.node("HardSigmoid", &[x], out, vec![float("alpha", alpha), float("beta", beta)]);
             }
-            Activation::HardSwish => self.plain("HardSwish", &[x], out, Vec::new()),
+            Activation::HardSwish => self.node("HardSwish", &[x], out, Vec::new()),
             Activation::Silu => {
-                let gate = self.step(layer, "Sigmoid", &[x], Vec::new());
-                self.plain("Mul", &[x, &gate], out, Vec::new());
+                let gate = self.intermediate(layer, "Sigmoid", &[x], Vec::new());
+                self.node("Mul", &[x, &gate], out, Vec::new());
             }
             Activation::Gelu { tanh } => {
                 let inner = if tanh {
@@ -385,35 +393,35 @@ impl Writer<'_> {
                 } else {
                     self.times(layer, x, std::f32::consts::FRAC_1_SQRT_2)
                 };
-                let curve = self.step(layer, if tanh { "Tanh" } else { "Erf" }, &[&inner], Vec::new());
+                let curve = self.intermediate(layer, if tanh { "Tanh" } else { "Erf" }, &[&inner], Vec::new());
                 let one = self.number(layer, 1.0);
-                let share = self.step(layer, "Add", &[&curve, &one], Vec::new());
-                let product = self.step(layer, "Mul", &[x, &share], Vec::new());
+                let share = self.intermediate(layer, "Add", &[&curve, &one], Vec::new());
+                let product = self.intermediate(layer, "Mul", &[x, &share], Vec::new());
                 let half = self.number(layer, 0.5);
-                self.plain("Mul", &[&product, &half], out, Vec::new());
+                self.node("Mul", &[&product, &half], out, Vec::new());
             }
-            Activation::Tanh => self.plain("Tanh", &[x], out, Vec::new()),
-            Activation::Elu { alpha } => self.plain("Elu", &[x], out, vec![float("alpha", alpha)]),
+            Activation::Tanh => self.node("Tanh", &[x], out, Vec::new()),
+            Activation::Elu { alpha } => self.node("Elu", &[x], out, vec![float("alpha", alpha)]),
         }
     }
 
     fn times(&mut self, layer: &Layer, x: &str, factor: f32) -> String {
         let factor = self.number(layer, factor);
-        self.step(layer, "Mul", &[x, &factor], Vec::new())
+        self.intermediate(layer, "Mul", &[x, &factor], Vec::new())
     }
 
     /// sqrt(2 / pi) (x + 0.044715 x³), the argument of GELU's approximation.
     fn tanh_argument(&mut self, layer: &Layer, x: &str) -> String {
-        let square = self.step(layer, "Mul", &[x, x], Vec::new());
-        let cube = self.step(layer, "Mul", &[&square, x], Vec::new());
+        let square = self.intermediate(layer, "Mul", &[x, x], Vec::new());
+        let cube = self.intermediate(layer, "Mul", &[&square, x], Vec::new());
         let bent = self.times(layer, &cube, 0.044715);
-        let sum = self.step(layer, "Add", &[x, &bent], Vec::new());
+        let sum = self.intermediate(layer, "Add", &[x, &bent], Vec::new());
         self.times(layer, &sum, (2.0 / std::f32::consts::PI).sqrt())
     }
 }
 
-/// The matrix, `[to, from]`, that takes `from` numbers to the means of `to` regions of adaptive pooling: region i is
-/// floor(i from / to) to ceil((i + 1) from / to).
+/// The matrix `[to, from]` of adaptive average pooling along one axis: row i averages positions floor(i from / to) to
+/// ceil((i + 1) from / to).
 pub(super) fn region_means(from: usize, to: usize) -> Vec<f32> {
     let mut matrix = vec![0.0; from * to];
     for (i, row) in matrix.chunks_exact_mut(from).enumerate() {
@@ -432,19 +440,24 @@ fn pair(values: [usize; 2]) -> [i64; 2] {
 }
 
 fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { name: name.into(), i: value, r#type: attribute_type::INT, ..Default::default() }
+    AttributeProto { name: name.into(), i: value, r#type: AttributeType::Int.into(), ..Default::default() }
 }
 
 fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto { name: name.into(), ints: values.to_vec(), r#type: attribute_type::INTS, ..Default::default() }
+    AttributeProto {
+        name: name.into(),
+        ints: values.to_vec(),
+        r#type: AttributeType::Ints.into(),
+        ..Default::default()
+    }
 }
 
 fn float(name: &str, value: f32) -> AttributeProto {
-    AttributeProto { name: name.into(), f: value, r#type: attribute_type::FLOAT, ..Default::default() }
+    AttributeProto { name: name.into(), f: value, r#type: AttributeType::Float.into(), ..Default::default() }
 }
 
 fn text(name: &str, value: &str) -> AttributeProto {
-    AttributeProto { name: name.into(), s: value.into(), r#type: attribute_type::STRING, ..Default::default() }
+    AttributeProto { name: name.into(), s: value.into(), r#type: AttributeType::String.into(), ..Default::default() }
 }
 
 fn pads(padding: &Padding) -> AttributeProto {

@@ -1,7 +1,7 @@
 //! The zip format of `torch.save`: `<name>/data.pkl` and one file a storage, `<name>/data/<key>`, stored without
 //! compression.
 //!
-//! Only such archives are read: entries are slices of the file, and nothing is unpacked.
+//! Entries are slices of the file; nothing is decompressed.
 
 use std::collections::HashMap;
 
@@ -9,8 +9,8 @@ use super::pickle::Machine;
 use super::tensors::Storages;
 use super::unpickle;
 
-/// What is said of a program: it holds code beside its weights, and code is not run here.
-const SCRIPT: &str = "it is a TorchScript program; export it to ONNX, or save `model.state_dict()`";
+/// TorchScript files hold code beside their weights; code is never executed here.
+const TORCHSCRIPT: &str = "it is a TorchScript program; export the model to ONNX, or save `model.state_dict()`";
 
 pub fn is_archive(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04")
@@ -28,7 +28,7 @@ pub fn read(bytes: &[u8]) -> Result<(Machine, u32, Storages<'_>), String> {
         .iter()
         .any(|name| name.strip_prefix(root).is_some_and(|rest| rest == "constants.pkl" || rest.starts_with("code/")))
     {
-        return Err(SCRIPT.into());
+        return Err(TORCHSCRIPT.into());
     }
     if let Some((_, order)) = entries.iter().find(|(name, _)| name.strip_prefix(root) == Some("byteorder"))
         && *order != b"little"
@@ -49,14 +49,14 @@ pub fn read(bytes: &[u8]) -> Result<(Machine, u32, Storages<'_>), String> {
 /// Names and contents of an archive's entries (APPNOTE.TXT of PKWARE, sections 4.3.7 to 4.3.16, with the zip64
 /// extension).
 fn entries(bytes: &[u8]) -> Result<Vec<(String, &[u8])>, String> {
-    let broken = || "not a sound zip archive: the file is cut short or damaged".to_string();
+    let broken = || "not a valid zip archive: the file is truncated or damaged".to_string();
     let short = |at: usize| {
         at.checked_add(2).and_then(|end| bytes.get(at..end)).map(|b| u64::from(u16::from_le_bytes([b[0], b[1]])))
     };
     let field = |at: usize| Some(u64::from(u32::from_le_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?)));
     let long = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at.checked_add(8)?)?.try_into().ok()?));
 
-    // The end record stands at the end, before a comment of at most 65,535 bytes.
+    // The end record is followed by a comment of at most 65,535 bytes.
     let from = bytes.len().saturating_sub(22 + 65_535);
     let tail = &bytes[from..];
     let end = from + tail.windows(4).rposition(|window| window == b"PK\x05\x06").ok_or_else(broken)?;
@@ -68,7 +68,7 @@ fn entries(bytes: &[u8]) -> Result<Vec<(String, &[u8])>, String> {
         }
         (count, at) = (long(end + 32).ok_or_else(broken)?, long(end + 48).ok_or_else(broken)?);
     }
-    // Every entry takes 46 bytes of the directory at least.
+    // Every entry takes at least 46 bytes of the directory.
     if count > bytes.len() as u64 / 46 {
         return Err(broken());
     }
@@ -84,14 +84,14 @@ fn entries(bytes: &[u8]) -> Result<Vec<(String, &[u8])>, String> {
         let name = bytes.get(at + 46..at + 46 + name_length).ok_or_else(broken)?;
         let name = String::from_utf8_lossy(name).into_owned();
         if method != 0 && (name.contains("/code/") || name.ends_with("/constants.pkl")) {
-            return Err(SCRIPT.into());
+            return Err(TORCHSCRIPT.into());
         }
         if method != 0 {
             return Err(format!("its entry `{name}` is compressed, which PyTorch's never are"));
         }
         let extra = bytes.get(at + 46 + name_length..at + 46 + name_length + extra_length).ok_or_else(broken)?;
         let mut sizes = [field(at + 24), field(at + 20), field(at + 42)].map(|size| size.unwrap_or(u64::MAX));
-        widen(&mut sizes, extra);
+        read_zip64(&mut sizes, extra);
         let [size, packed, header] = sizes;
         if size != packed {
             return Err(broken());
@@ -109,8 +109,8 @@ fn entries(bytes: &[u8]) -> Result<Vec<(String, &[u8])>, String> {
     Ok(entries)
 }
 
-/// Fields that are all ones stand, in order, in the zip64 extra field (tag 1).
-fn widen(sizes: &mut [u64; 3], mut extra: &[u8]) {
+/// Fields of all ones are in the zip64 extra field (tag 1), in order.
+fn read_zip64(sizes: &mut [u64; 3], mut extra: &[u8]) {
     while let [a, b, c, d, rest @ ..] = extra {
         let (tag, length) = (u16::from_le_bytes([*a, *b]), usize::from(u16::from_le_bytes([*c, *d])));
         let Some((content, after)) = rest.split_at_checked(length) else { return };

@@ -1,5 +1,5 @@
-//! The legacy format of `torch.save`: four pickles (magic number, protocol, system, object), a fifth with the
-//! storages' keys, then for each of them its number of elements and its bytes.
+//! The legacy format of `torch.save`: four pickles (magic number, protocol, system, object), a fifth with the keys of the
+//! storages, then for each storage its number of elements and its bytes.
 
 use std::collections::HashMap;
 
@@ -28,15 +28,16 @@ pub fn read(bytes: &[u8]) -> Result<(Machine, u32, Storages<'_>), String> {
     next()?;
     let ((machine, root), _) = next()?;
     let ((keys, list), mut at) = next()?;
-    let Value::List(list) = keys.get(list) else { return Err("its list of storages is none".into()) };
+    let Value::List(list) = keys.get(list) else { return Err("its list of storages is not a list".into()) };
     let sizes = storages(&machine);
     let mut found = HashMap::new();
     for &key in list.iter() {
-        let key = text(&keys, key).ok_or("its list of storages has a key that is no text")?;
-        let ends = || format!("it ends within storage `{key}`: the file is cut short");
+        let key = text(&keys, key).ok_or("its list of storages has a key that is not a string")?;
+        let ends = || format!("it ends within storage `{key}`: the file is truncated");
         let count = bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes).ok_or_else(ends)?;
         at += 8;
-        let size = *sizes.get(key).ok_or_else(|| format!("its storage `{key}` is of no type that is read"))?;
+        let size =
+            *sizes.get(key).ok_or_else(|| format!("its storage `{key}` has an element type that is not read"))?;
         let length = usize::try_from(count).ok().and_then(|count| count.checked_mul(size)).ok_or_else(ends)?;
         let content = at.checked_add(length).and_then(|end| bytes.get(at..end)).ok_or_else(ends)?;
         found.insert(key.to_string(), content);

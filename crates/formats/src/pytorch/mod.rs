@@ -1,9 +1,8 @@
-//! PyTorch checkpoints in: the tensors of a `.pt`, `.pth`, `.th` or `.pth.tar` file, and nothing else of it.
+//! PyTorch checkpoints: the tensors of a `.pt`, `.pth`, `.th` or `.pth.tar` file.
 //!
-//! Both formats of `torch.save` are read: the zip archive (since 1.6) and the legacy one, a row of pickles and raw
-//! storages. A pickle is a program; here it is never run. A small interpreter follows its stack and builds plain
-//! values (`pickle`); of all the functions and classes that it may name, only those that stand for tensors and plain
-//! containers are known, and any other is refused by name.
+//! Both formats of `torch.save` are read: the zip archive (since 1.6) and the legacy one, a sequence of pickles and raw
+//! storages. A pickle is a program, which is never executed here. A small interpreter follows its stack and builds plain
+//! values (`pickle`). It knows only the functions and classes of tensors and plain containers.
 
 mod archive;
 mod legacy;
@@ -16,8 +15,7 @@ use nettriage_net::{Error, Tensor};
 use pickle::{Machine, Value};
 pub(crate) use tensors::{Found, Storages};
 
-/// The tensors of a checkpoint, by their keys in its state dict, in the file's order; read from the bytes when asked
-/// for.
+/// The tensors of a checkpoint by their keys in its state dict, in the file's order. Values are read on access.
 #[derive(Debug)]
 pub struct Checkpoint<'a> {
     found: Vec<Found>,
@@ -28,8 +26,8 @@ impl<'a> Checkpoint<'a> {
     /// Reads the structure of a checkpoint.
     ///
     /// # Errors
-    /// Bytes that are no checkpoint of PyTorch; a pickle that names what is neither tensor nor plain container (a
-    /// whole module, say); no state dict in it.
+    /// Bytes that are no PyTorch checkpoint; a pickle with objects other than tensors and plain containers, such as a
+    /// whole module; a file without a state dict.
     pub fn parse(bytes: &'a [u8]) -> Result<Checkpoint<'a>, Error> {
         parse(bytes).map_err(|problem| Error::file("PyTorch checkpoint", problem))
     }
@@ -42,29 +40,28 @@ impl<'a> Checkpoint<'a> {
     /// The tensor of that name as `f32`, contiguous.
     ///
     /// # Errors
-    /// A name that is not there; an element type that is not read; a tensor that its storage does not hold.
+    /// An unknown name; an element type that is not read; a tensor that exceeds its storage.
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let fail = |problem: String| Error::file(format!("PyTorch checkpoint, tensor `{name}`"), problem);
-        let found = self.found.iter().find(|found| found.name == name).ok_or_else(|| fail("it is not there".into()))?;
+        let found = self.found.iter().find(|found| found.name == name).ok_or_else(|| fail("no such tensor".into()))?;
         self.storages.read(found).map_err(fail)
     }
 
     /// All tensors, in the file's order.
     ///
     /// # Errors
-    /// As [`Checkpoint::tensor`]; tensors that together are four times larger than the file, as ones that overlap can
-    /// be.
+    /// As [`Checkpoint::tensor`]; tensors that share storage so that together they are larger than the file.
     pub fn tensors(&self) -> Result<Vec<(String, Tensor)>, Error> {
         let total =
             self.found.iter().map(|found| found.shape.iter().product::<usize>()).fold(0usize, usize::saturating_add);
         if total > self.storages.bytes() {
-            return Err(Error::file("PyTorch checkpoint", "its tensors overlap in ways that no state dict has"));
+            return Err(Error::file("PyTorch checkpoint", "its tensors overlap and are together larger than the file"));
         }
         self.found.iter().map(|found| Ok((found.name.clone(), self.tensor(&found.name)?))).collect()
     }
 }
 
-/// Whether the bytes look like a checkpoint of PyTorch.
+/// Whether the bytes start like a PyTorch checkpoint.
 pub fn is_checkpoint(bytes: &[u8]) -> bool {
     archive::is_archive(bytes) || legacy::is_legacy(bytes)
 }
@@ -89,15 +86,15 @@ fn parse(bytes: &[u8]) -> Result<Checkpoint<'_>, String> {
     } else if legacy::is_legacy(bytes) {
         legacy::read(bytes)?
     } else if bytes.get(257..262) == Some(b"ustar") {
-        return Err("it is a tar archive, the format of PyTorch before 0.1.10; load it there and save it anew".into());
+        return Err("it is a tar archive, the format of PyTorch before 0.1.10; load it with that version and save it again with a current one".into());
     } else {
-        return Err("not a checkpoint of PyTorch".into());
+        return Err("not a PyTorch checkpoint".into());
     };
     let found = tensors::state_dict(&machine, root)?;
     Ok(Checkpoint { found, storages })
 }
 
-/// A pickle's values and the one that it leaves.
+/// The values of a pickle, and the number of its result.
 type Unpickled = (Machine, u32);
 
 fn unpickle(bytes: &[u8], budget: usize) -> Result<(Unpickled, usize), String> {

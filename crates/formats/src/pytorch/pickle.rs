@@ -1,16 +1,15 @@
-//! A pickle's stack machine (Python's `pickletools` describes every opcode), building values and running nothing.
+//! The stack machine of pickles (Python's `pickletools` describes every opcode). It builds values and executes nothing.
 //!
-//! Values stand in one list and refer to each other by number, so that no nesting, however deep, needs the program's
-//! own stack.
+//! Values are in one list and refer to each other by index, so that deep nesting does not use the call stack.
 
 use std::collections::HashMap;
 
-/// One value. Containers hold the numbers of others.
+/// A value. Containers hold the indices of others.
 #[derive(Debug)]
 pub enum Value {
     None,
     Int(i64),
-    /// A number whose value plays no part: a float, a boolean, a long integer.
+    /// A number whose value is not used: a float, a boolean, a long integer.
     Number,
     Text(Box<str>),
     List(Vec<u32>),
@@ -20,23 +19,23 @@ pub enum Value {
     Global(Box<str>),
     /// `torch._utils._rebuild_tensor` and its like, with their arguments.
     Tensor(u32),
-    /// What a persistent id stands for: PyTorch's storages.
+    /// A persistent id: a storage of PyTorch.
     Persistent(u32),
-    /// An object of a class that is known to be plain and whose content plays no part.
+    /// An object whose content is not used.
     Plain,
-    /// Where the arguments of a later opcode begin.
+    /// The start of the arguments of a later opcode.
     Mark,
 }
 
-/// How a name is treated.
+/// What calling a known global gives.
 enum Known {
-    /// Its call gives a tensor.
+    /// A tensor.
     Tensor,
-    /// Its call gives the first argument: a parameter its tensor.
+    /// The first argument: a parameter gives its tensor.
     First,
-    /// Its call gives a dictionary, filled later.
+    /// A dictionary, filled later.
     Dict,
-    /// Names a storage's element type, or something plain.
+    /// A storage type, or an object whose content is not used.
     Plain,
 }
 
@@ -72,7 +71,7 @@ fn known(name: &str) -> Option<Known> {
     })
 }
 
-/// The interpreter and all values that it made.
+/// The interpreter and all values that it built.
 #[derive(Debug)]
 pub struct Machine {
     values: Vec<Value>,
@@ -90,7 +89,7 @@ struct Input<'a> {
 impl<'a> Input<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
         let end = self.at.checked_add(count).filter(|&end| end <= self.bytes.len());
-        let end = end.ok_or("its pickle ends in the middle")?;
+        let end = end.ok_or("its pickle is truncated")?;
         let taken = &self.bytes[self.at..end];
         self.at = end;
         Ok(taken)
@@ -101,20 +100,20 @@ impl<'a> Input<'a> {
     }
 
     fn sized(&mut self, size: usize) -> Result<&'a [u8], String> {
-        let length = usize::try_from(self.number(size)?).map_err(|_| "its pickle ends in the middle")?;
+        let length = usize::try_from(self.number(size)?).map_err(|_| "its pickle is truncated")?;
         self.take(length)
     }
 
     fn line(&mut self) -> Result<&'a str, String> {
         let rest = &self.bytes[self.at..];
-        let length = rest.iter().position(|&byte| byte == b'\n').ok_or("its pickle ends in the middle")?;
+        let length = rest.iter().position(|&byte| byte == b'\n').ok_or("its pickle is truncated")?;
         let line = self.take(length + 1)?;
-        std::str::from_utf8(&line[..length]).map_err(|_| "its pickle has a name that is no text".into())
+        std::str::from_utf8(&line[..length]).map_err(|_| "its pickle has a name that is not a string".into())
     }
 }
 
 impl Machine {
-    /// For a file of so many bytes: the number of values is bounded by it, so that a small file stays small in memory.
+    /// For a file of this size in bytes, which bounds the number of values.
     pub fn new(file: usize) -> Machine {
         Machine { values: Vec::new(), stack: Vec::new(), memo: HashMap::new(), budget: 4096 + file / 8 }
     }
@@ -137,15 +136,15 @@ impl Machine {
     }
 
     fn pop(&mut self) -> Result<u32, String> {
-        let id = self.stack.pop().ok_or("its pickle takes more from its stack than is there")?;
-        if matches!(self.get(id), Value::Mark) { Err("its pickle takes a mark for a value".into()) } else { Ok(id) }
+        let id = self.stack.pop().ok_or("its pickle pops from an empty stack")?;
+        if matches!(self.get(id), Value::Mark) { Err("its pickle uses a mark as a value".into()) } else { Ok(id) }
     }
 
     fn top(&self) -> Result<u32, String> {
-        self.stack.last().copied().ok_or_else(|| "its pickle takes more from its stack than is there".into())
+        self.stack.last().copied().ok_or_else(|| "its pickle pops from an empty stack".into())
     }
 
-    /// What was pushed since the last mark.
+    /// The values pushed since the last mark.
     fn since_mark(&mut self) -> Result<Vec<u32>, String> {
         let mark =
             self.stack.iter().rposition(|&id| matches!(self.get(id), Value::Mark)).ok_or("its pickle lacks a mark")?;
@@ -160,7 +159,7 @@ impl Machine {
         Ok(items)
     }
 
-    /// Follows one pickle from the beginning of the bytes; gives its value and where it ends.
+    /// Interprets one pickle at the start of the bytes; returns its result and its length.
     pub fn run(&mut self, bytes: &[u8]) -> Result<(u32, usize), String> {
         let mut input = Input { bytes, at: 0 };
         loop {
@@ -174,13 +173,11 @@ impl Machine {
 
     fn step(&mut self, opcode: u8, input: &mut Input) -> Result<(), String> {
         match opcode {
-            // PROTO, FRAME: nothing to build.
+            // PROTO and FRAME build nothing.
             0x80 => input.take(1).map(drop),
             0x95 => input.take(8).map(drop),
             b'(' => self.push(Value::Mark),
-            b'0' => {
-                self.stack.pop().map(drop).ok_or_else(|| "its pickle takes more from its stack than is there".into())
-            }
+            b'0' => self.stack.pop().map(drop).ok_or_else(|| "its pickle pops from an empty stack".into()),
             b'1' => self.since_mark().map(drop),
             b'2' => {
                 let top = self.top()?;
@@ -300,7 +297,7 @@ impl Machine {
                 self.remember(key)
             }
             b'p' => {
-                let key = input.line()?.parse().map_err(|_| "its pickle has a memo that is no number")?;
+                let key = input.line()?.parse().map_err(|_| "its pickle has a memo key that is not a number")?;
                 self.remember(key)
             }
             0x94 => self.remember(self.memo.len() as u64),
@@ -313,7 +310,7 @@ impl Machine {
                 self.recall(key)
             }
             b'g' => {
-                let key = input.line()?.parse().map_err(|_| "its pickle has a memo that is no number")?;
+                let key = input.line()?.parse().map_err(|_| "its pickle has a memo key that is not a number")?;
                 self.recall(key)
             }
             b'c' => {
@@ -325,7 +322,7 @@ impl Machine {
                 let parts = self.popped(2)?;
                 let name = |id: u32| match self.get(id) {
                     Value::Text(text) => Ok(text.to_string()),
-                    _ => Err("its pickle has a name that is no text".to_string()),
+                    _ => Err("its pickle has a name that is not a string".to_string()),
                 };
                 let full = format!("{}.{}", name(parts[0])?, name(parts[1])?);
                 self.global(full)
@@ -338,13 +335,13 @@ impl Machine {
                 let parts = self.popped(3)?;
                 self.call(parts[0], parts[1])
             }
-            // BUILD: the state of what stands below it. A tensor or container is complete without.
+            // BUILD: sets the state of the object below. Tensors and containers are complete without it.
             b'b' => self.pop().map(drop),
             b'Q' => {
                 let id = self.pop()?;
                 self.push(Value::Persistent(id))
             }
-            other => Err(format!("its pickle has the opcode {other:#04x}, which no checkpoint of tensors needs")),
+            other => Err(format!("its pickle has the opcode {other:#04x}, which is not supported")),
         }
     }
 
@@ -367,7 +364,7 @@ impl Machine {
         match &mut self.values[list as usize] {
             Value::List(list) => list.extend(items),
             Value::Plain => {}
-            _ => return Err("its pickle appends to what is no list".into()),
+            _ => return Err("its pickle appends to a value that is not a list".into()),
         }
         Ok(())
     }
@@ -377,7 +374,7 @@ impl Machine {
         match &mut self.values[dict as usize] {
             Value::Dict(dict) => dict.extend(items.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value))),
             Value::Plain => {}
-            _ => return Err("its pickle sets an item of what is no dictionary".into()),
+            _ => return Err("its pickle sets an item of a value that is not a dictionary".into()),
         }
         Ok(())
     }
@@ -389,7 +386,7 @@ impl Machine {
     }
 
     fn recall(&mut self, key: u64) -> Result<(), String> {
-        let id = *self.memo.get(&key).ok_or("its pickle recalls what it never kept")?;
+        let id = *self.memo.get(&key).ok_or("its pickle reads an unset memo entry")?;
         self.stack.push(id);
         Ok(())
     }
@@ -427,7 +424,7 @@ impl Machine {
                 self.push(Value::Dict(pairs))
             }
             Some(Known::Plain) => self.push(Value::Plain),
-            None => Err("its pickle calls what is no function".into()),
+            None => Err("its pickle calls a value that is not a function".into()),
         }
     }
 

@@ -1,11 +1,11 @@
-//! Tensors in a checkpoint's values: the state dict among them, and the storages that hold the numbers.
+//! The state dict among a checkpoint's values, and the storages of its tensors.
 
 use std::collections::{HashMap, HashSet};
 
 use super::pickle::{Machine, Value};
 use super::{number, text};
 use crate::safetensors::half;
-use crate::walk::Walk;
+use crate::strided::StridedIndices;
 use nettriage_net::Tensor;
 
 /// A tensor as the pickle describes it.
@@ -95,20 +95,19 @@ impl Storages<'_> {
             let reach = extent.saturating_sub(1).checked_mul(stride);
             last = reach.and_then(|reach| last.checked_add(reach)).ok_or("its shape overflows")?;
         }
-        // No more elements than the storage has: a tensor that repeats elements could be of any size.
+        // A tensor with stride 0 repeats elements and could have any size; at most the storage's size is read.
         if count > 0 && (last >= held || count > held) {
             return Err(format!("its shape {:?} does not fit into the {held} elements of its storage", found.shape));
         }
-        // Bounded by the check above, but for a tensor without elements, where no step is taken.
+        // The indices are in bounds by the check above; an empty tensor has none.
         let steps: Vec<isize> = found.strides.iter().map(|&stride| stride as isize).collect();
-        let indices = Walk::new(found.offset, &found.shape, &steps);
+        let indices = StridedIndices::new(found.offset, &found.shape, &steps);
         let data = indices.map(|index| found.element.read(bytes, index)).collect();
         Ok(Tensor { shape: found.shape.clone(), data })
     }
 }
 
-/// The tensors of the state dict: the dictionary from names to tensors that has the most of them, those under the
-/// usual keys first.
+/// The tensors of the state dict: the dictionary with the most named tensors, preferring those under a usual key.
 pub fn state_dict(machine: &Machine, root: u32) -> Result<Vec<Found>, String> {
     const USUAL: [&str; 8] =
         ["state_dict", "model_state_dict", "model", "net", "network", "params", "weights", "model_state"];
@@ -140,7 +139,7 @@ pub fn state_dict(machine: &Machine, root: u32) -> Result<Vec<Found>, String> {
     for &(key, value) in pairs.iter() {
         if let (Some(name), Value::Tensor(arguments)) = (text(machine, key), machine.get(value)) {
             if !names.insert(name) {
-                return Err(format!("tensor `{name}` is there twice"));
+                return Err(format!("tensor `{name}` occurs twice"));
             }
             found.push(tensor(machine, name, *arguments).map_err(|problem| format!("tensor `{name}`: {problem}"))?);
         }

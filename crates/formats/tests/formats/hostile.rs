@@ -1,4 +1,4 @@
-//! Damaged files: no panic, no hang, and whatever is accepted is sound. Seeded, so that a failure comes again.
+//! Damaged files: no panic, no hang, and every accepted network is valid. Seeded, so that failures repeat.
 
 use std::time::{Duration, Instant};
 

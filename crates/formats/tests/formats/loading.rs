@@ -1,7 +1,7 @@
-//! The front door: every file of `../shared/networks`, and keys of other repositories.
+//! Loading: every file of `../shared/networks`, and keys of other repositories.
 
 use nettriage_formats::info::ModelInfo;
-use nettriage_formats::load::{Format, Options, load};
+use nettriage_formats::load::{Format, LoadOptions, load};
 use nettriage_formats::onnx::Layout;
 use nettriage_formats::{onnx, safetensors};
 use nettriage_net::arch::{self, ArchSpec};
@@ -11,8 +11,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::shared;
 
-fn arch(name: &str) -> Options {
-    Options::default().arch(name)
+fn arch(name: &str) -> LoadOptions {
+    LoadOptions::default().arch(name)
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn cifar_resnets_load_by_name() {
         assert_eq!(block::find(&loaded.network.graph).len(), count);
         assert!(loaded.notes.is_empty());
 
-        let message = load(&path, &Options::default()).unwrap_err().to_string();
+        let message = load(&path, &LoadOptions::default()).unwrap_err().to_string();
         assert!(message.contains("--arch") && message.contains("cifar-resnet20"), "{message}");
         let message = load(&path, &arch("cifar-resnet32")).unwrap_err().to_string();
         assert!(message.contains("missing: ") || message.contains("unexpected: "), "{message}");
@@ -48,9 +48,9 @@ fn checkpoints_load_onto_the_graph_of_an_onnx_model() {
     for name in ["mnist_lenet/lenet", "cifar10_small/cifar_base_kw", "cifar10_small/resnet_2b"] {
         let Some(model) = shared::network(&format!("{name}.onnx")) else { return };
         let checkpoint = shared::network(&format!("{name}.pth")).unwrap();
-        let from_onnx = load(&model, &Options::default()).unwrap();
+        let from_onnx = load(&model, &LoadOptions::default()).unwrap();
         assert_eq!(from_onnx.format, Format::Onnx);
-        let from_torch = load(&checkpoint, &Options { graph: Some(model), ..Options::default() }).unwrap();
+        let from_torch = load(&checkpoint, &LoadOptions { graph: Some(model), ..LoadOptions::default() }).unwrap();
         assert_eq!(from_torch.format, Format::PyTorch);
         assert_eq!(from_torch.network.graph, from_onnx.network.graph, "{name}");
         assert_eq!(from_torch.network.weights, from_onnx.network.weights, "{name}");
@@ -78,13 +78,13 @@ const MNIST_CONV: &str = r#"{"name": "mnist-conv", "input": {"channels": 1, "hei
 
 /// One architecture, two states of its training, a checkpoint and plain safetensors: both onto a graph of ours.
 #[test]
-fn weights_alone_load_onto_a_graph_of_ours() {
+fn weights_only_files_load_onto_a_given_graph() {
     let Some(torch) = shared::network("mnist_conv/mnist.pt") else { return };
     let plain = shared::network("mnist_conv/mnist.safetensors").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let graph = folder.path().join("graph.json");
     std::fs::write(&graph, MNIST_CONV).unwrap();
-    let options = Options { graph: Some(graph.clone()), ..Options::default() };
+    let options = LoadOptions { graph: Some(graph.clone()), ..LoadOptions::default() };
     let (a, b) = (load(&torch, &options).unwrap(), load(&plain, &options).unwrap());
     assert_eq!((a.format, b.format), (Format::PyTorch, Format::Safetensors));
     assert!(a.network.graph == b.network.graph);
@@ -96,12 +96,12 @@ fn weights_alone_load_onto_a_graph_of_ours() {
     }
     let blocks = block::find(&a.network.graph);
     assert_eq!((blocks.len(), blocks[0].layers[0].as_str(), blocks[0].output.as_str()), (1, "conv1", "norm1"));
-    // A graph alone is no network.
-    assert!(load(&graph, &Options::default()).unwrap_err().to_string().contains("without weights"));
-    // Ours brings its graph along.
+    // A graph without weights is refused.
+    assert!(load(&graph, &LoadOptions::default()).unwrap_err().to_string().contains("without weights"));
+    // Our own safetensors files hold their graph.
     let ours = folder.path().join("ours.safetensors");
     safetensors::save(&a.network, &ours).unwrap();
-    let again = load(&ours, &Options::default()).unwrap();
+    let again = load(&ours, &LoadOptions::default()).unwrap();
     assert!(again.format == Format::Nettriage && again.network == a.network);
 }
 
@@ -127,7 +127,7 @@ fn through(network: &Network, name: &str, rename: impl Fn(&str) -> String) -> Re
     });
     std::fs::write(&path, ::safetensors::serialize(views, None).unwrap()).unwrap();
     let spec = ArchSpec { width: 0.1, ..ArchSpec::named(name) };
-    let options = Options { arch: Some(spec), input: Some(network.graph.input), ..Options::default() };
+    let options = LoadOptions { arch: Some(spec), input: Some(network.graph.input), ..LoadOptions::default() };
     let loaded = load(&path, &options).map_err(|error| error.to_string())?;
     Ok((loaded.network, loaded.notes))
 }
@@ -167,11 +167,11 @@ fn biases_before_a_norm_go_into_its_mean() {
 }
 
 #[test]
-fn what_is_known_besides_stands_beside_the_network() {
+fn the_sidecar_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("net.safetensors");
     safetensors::save(&random("vgg11", 32), &path).unwrap();
-    assert_eq!(load(&path, &Options::default()).unwrap().info, ModelInfo::default());
+    assert_eq!(load(&path, &LoadOptions::default()).unwrap().info, ModelInfo::default());
     let info = ModelInfo {
         mean: vec![0.5, 0.25, 0.125],
         std: vec![1.0, 2.0, 0.5],
@@ -179,7 +179,7 @@ fn what_is_known_besides_stands_beside_the_network() {
         input: Some([3, 32, 32]),
     };
     std::fs::write(folder.path().join("net.toml"), info.to_toml()).unwrap();
-    assert_eq!(load(&path, &Options::default()).unwrap().info, info);
+    assert_eq!(load(&path, &LoadOptions::default()).unwrap().info, info);
     for (text, part) in [
         ("means = [1]", "keys are mean"),
         ("mean = [1.0]", "1 means and 0"),
@@ -187,12 +187,15 @@ fn what_is_known_besides_stands_beside_the_network() {
         ("mean = [", "line 1"),
     ] {
         std::fs::write(folder.path().join("net.toml"), text).unwrap();
-        let message = load(&path, &Options::default()).unwrap_err().to_string();
+        let message = load(&path, &LoadOptions::default()).unwrap_err().to_string();
         assert!(message.contains(part) && message.contains("net.toml") && !message.contains('\n'), "{message}");
     }
     std::fs::write(folder.path().join("net.toml"), "mean = [0.5]\nstd = [1.0]").unwrap();
     assert!(
-        load(&path, &Options::default()).unwrap_err().to_string().contains("1 means are given for images of 3x32x32")
+        load(&path, &LoadOptions::default())
+            .unwrap_err()
+            .to_string()
+            .contains("1 means are given for images of 3x32x32")
     );
 }
 

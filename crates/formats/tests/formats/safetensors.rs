@@ -1,4 +1,4 @@
-//! Networks to safetensors and back, and files that mean harm.
+//! Networks to safetensors and back, and damaged files.
 
 use nettriage_formats::safetensors;
 use nettriage_net::arch::{self, ArchSpec};
@@ -25,7 +25,7 @@ fn small() -> Network {
 }
 
 #[test]
-fn there_and_back() {
+fn networks_survive_a_round_trip() {
     for name in ["vgg11_bn", "cifar-resnet20", "resnet50"] {
         let spec = ArchSpec { width: 0.1, ..ArchSpec::named(name) };
         let network = random_network(arch::build(&spec, Shape::new(3, 32, 32), 10).unwrap(), 9);
@@ -43,7 +43,7 @@ fn there_and_back() {
 }
 
 #[test]
-fn what_cannot_be_written_or_read_is_said() {
+fn errors_name_the_file_or_the_weight() {
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("no/such/folder/net.safetensors");
     assert!(safetensors::save(&small(), &absent).unwrap_err().to_string().contains("net.safetensors"));
@@ -74,7 +74,7 @@ fn damaged_files_are_refused_without_panic() {
             let at = rng.random_range(0..header);
             damaged[at] = rng.random();
         }
-        // Whatever is accepted is sound.
+        // Every accepted network is valid.
         if let Ok(network) = safetensors::from_bytes(&damaged) {
             network.check().unwrap();
         }

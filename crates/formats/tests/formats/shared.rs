@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 /// A file under `networks` in the folder that `NETTRIAGE_SHARED` names, or in `../shared` beside the repository.
-/// `None`, loudly, where there is no such folder.
+/// `None`, with a warning, if there is no such folder.
 pub fn network(path: &str) -> Option<PathBuf> {
     let root = std::env::var_os("NETTRIAGE_SHARED")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared")), PathBuf::from);

@@ -158,7 +158,7 @@ fn what_cannot_be_cut_is_refused_with_the_nearest_range() {
 
 /// The same networks written by us and read again are the same graph with the same weights.
 #[test]
-fn there_and_back_again() {
+fn models_survive_a_round_trip() {
     let small = EXPECTED.iter().filter(|expected| expected.parameters < 2_000_000);
     for expected in small {
         let Some(path) = shared::network(&format!("{}.onnx", expected.file)) else { return };

@@ -1,0 +1,83 @@
+//! What operators work with: the values of ONNX tensors by name, and the graph under construction.
+
+use std::collections::HashMap;
+
+use nettriage_net::{Kind, Shape};
+
+use super::attributes::Node;
+use super::builder::{GraphBuilder, Op};
+use super::constant::Constant;
+use super::symbolic::SymbolicTensor;
+
+/// The value of an ONNX tensor: known at import, or computed from the image.
+#[derive(Clone, Debug)]
+pub enum Value {
+    Constant(Constant),
+    Symbolic(SymbolicTensor),
+}
+
+/// Translates operators into layers. Its methods are implemented by group of operators in `operators`, `binary`,
+/// `windows` and `reshape`.
+pub struct Translator {
+    pub values: HashMap<String, Value>,
+    pub builder: GraphBuilder,
+}
+
+impl Translator {
+    /// Input `index`, which must depend on the image.
+    pub fn symbolic(&self, node: &Node, index: usize) -> Result<SymbolicTensor, String> {
+        match node.input(index).and_then(|name| self.values.get(name)) {
+            Some(Value::Symbolic(tensor)) => Ok(tensor.clone()),
+            _ => Err(format!("its input {index} must depend on the image")),
+        }
+    }
+
+    /// Input `index`, if there is one; it must be a constant.
+    pub fn constant(&self, node: &Node, index: usize) -> Result<Option<Constant>, String> {
+        let Some(name) = node.input(index) else { return Ok(None) };
+        match self.values.get(name) {
+            Some(Value::Constant(constant)) => Ok(Some(constant.clone())),
+            Some(Value::Symbolic(_)) => {
+                Err(format!("its input `{name}` depends on the image; only a constant is supported there"))
+            }
+            None => Err(format!("no node gives its input `{name}`")),
+        }
+    }
+
+    /// Input `index`, which must be a constant.
+    pub fn required(&self, node: &Node, index: usize) -> Result<Constant, String> {
+        self.constant(node, index)?.ok_or_else(|| format!("its input {index} is missing"))
+    }
+
+    /// Adds a layer whose name derives from `wanted`. Returns its name and the shape of its output.
+    pub fn add(
+        &mut self,
+        node: &Node,
+        wanted: &str,
+        op: Op,
+        inputs: &[&SymbolicTensor],
+    ) -> Result<(String, Shape), String> {
+        let shapes: Vec<Shape> = inputs.iter().map(|tensor| tensor.shape).collect();
+        let names = inputs.iter().map(|tensor| tensor.name.clone()).collect();
+        self.builder.add(node, wanted, op, names, &shapes)
+    }
+
+    /// Adds a layer that keeps its input's shape, and so the view of it.
+    pub fn add_elementwise(&mut self, node: &Node, kind: Kind, x: &SymbolicTensor) -> Result<SymbolicTensor, String> {
+        let (name, _) = self.add(node, &layer_name(node), Op::Kind(kind), &[x])?;
+        Ok(x.renamed(name))
+    }
+}
+
+/// A layer's name from its node.
+pub fn layer_name(node: &Node) -> String {
+    let outputs = node.proto.output.first().cloned().unwrap_or_default();
+    if node.proto.name.is_empty() { outputs } else { node.proto.name.clone() }
+}
+
+/// A layer's name from its weight's name, as exporters write them; otherwise from its node.
+pub fn layer_name_from_weight(node: &Node, index: usize) -> String {
+    let weight = node.input(index).unwrap_or_default();
+    let layer = [".weight", "_w_0", "/kernel:0"].iter().find_map(|ending| weight.strip_suffix(ending));
+    layer.filter(|name| !name.is_empty()).map_or_else(|| layer_name(node), str::to_string)
+}
