@@ -163,19 +163,19 @@ fn f1_error_rates_are_nominal() {
     println!("\n| truth | verdict | stated |\n|---|--:|---|");
     // All blocks equal: "different" is an error.
     let wrong = count(&bare(), 1_000_000, 3.0, |a| a.f1.as_ref().unwrap().verdict == F1Verdict::Different);
-    print("F1, all blocks alike: *different*", wrong, "at most 5%");
-    assert_at_most("different though alike", wrong, n, 0.05);
+    print("F1, all blocks equal: *different*", wrong, "at most 5%");
+    assert_at_most("different though equal", wrong, n, 0.05);
     // One block a margin worse: "equivalent" is an error.
     let edge = Truth { child: |block, _, _| if block == 0 { 0.87 } else { 0.9 }, ..bare() };
     let wrong = count(&edge, 2_000_000, 3.0, |a| a.f1.as_ref().unwrap().verdict == F1Verdict::Equivalent);
     print("F1, one block worse by the margin: *equivalent*", wrong, "at most 5%");
     assert_at_most("equivalent at the margin", wrong, n, 0.05);
     // Power: a test that never decides would pass the checks above.
-    let alike = Truth { images: 4000, ..bare() };
+    let equal = Truth { images: 4000, ..bare() };
     let options_margin = 2.0;
-    let right = count(&alike, 3_000_000, options_margin, |a| a.f1.as_ref().unwrap().verdict == F1Verdict::Equivalent);
-    print("F1, all alike, 4,000 images: *equivalent* within 2 points", right, "power");
-    assert_at_least("equivalent where alike", right, n, 0.6);
+    let right = count(&equal, 3_000_000, options_margin, |a| a.f1.as_ref().unwrap().verdict == F1Verdict::Equivalent);
+    print("F1, all equal, 4,000 images: *equivalent* within 2 points", right, "power");
+    assert_at_least("equivalent where equal", right, n, 0.6);
     let far = Truth { child: |block, _, _| if block == 0 { 0.8 } else { 0.9 }, ..bare() };
     let right = count(&far, 4_000_000, 1.0, |a| a.f1.as_ref().unwrap().verdict == F1Verdict::Different);
     print("F1, one block 10 points worse: *different*", right, "power");

@@ -311,7 +311,7 @@ fn one_seed_gives_no_verdict() {
 
 #[test]
 fn the_schema_names_every_key() {
-    // `checks/exports.py` validates in full; this tells at once that a field was added without its schema.
+    // `checks/exports.py` validates in full; this fails as soon as a field is missing from the schema.
     let schema: serde_json::Value = serde_json::from_str(include_str!("../schema.json")).unwrap();
     let analysis = analyse(&Truth::small().simulate(1), &Options::default());
     let value = serde_json::to_value(&analysis).unwrap();

@@ -138,7 +138,7 @@ fn zero_variance_over_seeds_is_named() {
 }
 
 #[test]
-fn a_parent_from_a_file_is_not_said_to_be_trained_here() {
+fn a_parent_from_a_file_is_not_reported_as_trained() {
     let mut data = Truth::small().simulate(1);
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("parent-from-file");
     let card_of = |data: &RunData| {
@@ -177,7 +177,7 @@ fn disturbed_times_are_not_reported() {
     let one = analysed(&data);
     assert_eq!(one.cells[one.blocks[0].cell.unwrap()].latency, None);
     assert!(one.cells[one.blocks[1].cell.unwrap()].latency.is_some());
-    // Controls have the parent's own architecture: with 608 µs beside 55 µs no time can be trusted.
+    // Controls have the parent's own architecture: with 608 µs against 55 µs no time can be trusted.
     for record in data.records.iter_mut().filter(|record| record.spec.role == Role::ParentContinued) {
         let inference = record.clock.inference.as_mut().unwrap();
         (inference.network[0], inference.parent[0]) = (608e-6, 55e-6);

@@ -31,13 +31,8 @@ plots.curves = {
       const high = d3.max([...own, ...controlOf(name)].map(row => row.high));
       return [low, Math.max(high, parent ?? high)];
     });
-    const shared = [d3.min(ranges, range => range[0]), d3.max(ranges, range => range[1])];
-    // A panel that would use less than a third of the shared axis looks flat: each panel then has its own.
-    const free = ranges.some(([low, high]) => high - low < (shared[1] - shared[0]) / 3);
-    const domain = ([low, high]) => {
-      const space = Math.max(0.5, 0.08 * (high - low));
-      return [Math.max(0, low - space), Math.min(100, high + space)];
-    };
+    const { free, axes } = panelAxes(ranges, 1);
+    const domain = ([low, high]) => [Math.max(0, low), Math.min(100, high)];
     const key = row => [row.block, row.substitute, row.init, row.scheme].join("\u0000");
     const drawPanel = (name, panelWidth) => {
       const own = children.filter(row => row[panel] === name);
@@ -54,7 +49,7 @@ plots.curves = {
         marginLeft: 40,
         marginRight: 20,
         x: { label: "images trained on", ticks: 4, tickFormat: short, labelAnchor: "center", labelArrow: "none" },
-        y: { label: null, domain: domain(free ? ranges[panels.indexOf(name)] : shared), ticks: 5, grid: true },
+        y: { label: null, domain: domain(axes[panels.indexOf(name)]), ticks: 5, grid: true },
         marks: [
           Plot.frame({ stroke: css("--line") }),
           parent == null ? null : Plot.ruleY([parent], { stroke: css("--soft"), strokeWidth: 1.5 }),
@@ -72,8 +67,8 @@ plots.curves = {
       });
     };
     const legend = lineLegend(names[line], lines);
-    const axes = free ? "; each panel has its own axis" : "";
-    legend.append(make("span", { className: "unit" }, `vertical: validation accuracy, %${axes}`));
+    const note = free ? "; each panel has its own axis" : "";
+    legend.append(make("span", { className: "unit" }, `vertical: validation accuracy, %${note}`));
     return [legend, panelGrid(panels, width, drawPanel)];
   },
 };

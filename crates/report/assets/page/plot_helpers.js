@@ -61,4 +61,15 @@ const panelGrid = (names, width, draw) => {
   grid.append(...names.map(name => draw(name, Math.floor(width / columns))));
   return grid;
 };
+// The vertical axis of each panel, given the ranges of their values. All share one, unless a panel would use less than a
+// third of it and look flat: then each has its own, at least `least` long.
+const panelAxes = (ranges, least) => {
+  const shared = [d3.min(ranges, range => range[0]), d3.max(ranges, range => range[1])];
+  const free = ranges.some(([low, high]) => high - low < (shared[1] - shared[0]) / 3);
+  const axis = ([low, high]) => {
+    const space = Math.max(0.08 * (high - low), (least - (high - low)) / 2);
+    return [low - space, high + space];
+  };
+  return { free, axes: ranges.map(range => axis(free ? range : shared)) };
+};
 const panelTitle = text => Plot.text([text], { frameAnchor: "top-left", dy: -16, fontWeight: 600 });

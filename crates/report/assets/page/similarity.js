@@ -5,13 +5,14 @@ plots.similarity = {
       layers.map(({ layer, before, after }) => ({ block, layer, before, after, trials })),
     ),
   draw(rows, width) {
-    const blocks = blockNames.filter(name => rows.some(row => row.block === name));
-    const compared = data.layers.filter(name => rows.some(row => row.layer === name));
     const known = rows.filter(row => row.after != null || row.before != null);
-    const low = Math.min(
-      0,
-      d3.min(known, row => Math.min(row.before ?? 1, row.after ?? 1)),
-    );
+    const blocks = blockNames.filter(name => known.some(row => row.block === name));
+    const compared = data.layers.filter(name => known.some(row => row.layer === name));
+    const ranges = blocks.map(name => {
+      const own = known.filter(row => row.block === name);
+      return [d3.min(own, row => Math.min(row.before ?? 1, row.after ?? 1)), 1];
+    });
+    const { free, axes } = panelAxes(ranges, 0.1);
     const title = row =>
       `${row.block} replaced\n${row.layer}\nbefore training ${number(row.before, 3)}\n` +
       `after training ${number(row.after, 3)}\n${row.trials} trials`;
@@ -35,7 +36,7 @@ plots.similarity = {
           labelAnchor: "center",
           labelArrow: "none",
         },
-        y: { label: null, domain: [low, 1.03], ticks: 5, grid: true },
+        y: { label: null, domain: axes[blocks.indexOf(name)], ticks: 5, grid: true },
         marks: [
           Plot.frame({ stroke: css("--line") }),
           Plot.lineY(
@@ -55,6 +56,8 @@ plots.similarity = {
         ],
       });
     };
-    return panelGrid(blocks, width, drawPanel);
+    const unit = `vertical: linear CKA${free ? "; each panel has its own axis" : ""}`;
+    const legend = make("div", { className: "legend" }, make("span", { className: "unit" }, unit));
+    return [legend, panelGrid(blocks, width, drawPanel)];
   },
 };

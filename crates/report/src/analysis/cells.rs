@@ -59,7 +59,7 @@ pub struct Cell {
     pub cost: Cost,
     /// Inference time of the child divided by the parent's: the median over paired passes of all trials with this block and
     /// substitute, which share one architecture. Absent if the check of the time measurement failed
-    /// ([`super::Analysis::timing`]) or if the interval is wider than 0.2.
+    /// ([`super::Analysis::timing`]) or if the interval is wider than 0.3.
     pub latency: Option<f64>,
     /// The distribution-free 95% interval of `latency`; of several processes, from the lowest to the highest end.
     pub latency_interval: Option<[f64; 2]>,

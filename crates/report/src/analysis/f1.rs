@@ -83,7 +83,7 @@ pub struct Pair {
 }
 
 /// Tests F1; `None` with fewer than two blocks. A parent at chance or a block with missing trials leaves it undecided.
-pub(crate) fn judge(index: &Index, headline: &Headline, margin: f64, validity: &Validity) -> Option<F1> {
+pub(crate) fn test(index: &Index, headline: &Headline, margin: f64, validity: &Validity) -> Option<F1> {
     let blocks: Vec<(&str, &Series)> = headline
         .substitutes
         .iter()

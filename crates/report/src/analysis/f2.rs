@@ -63,7 +63,7 @@ pub struct F2 {
 }
 
 /// Tests F2; `None` where no scheme trains the whole network.
-pub(crate) fn judge(index: &Index, margin: f64, validity: &Validity) -> Option<F2> {
+pub(crate) fn test(index: &Index, margin: f64, validity: &Validity) -> Option<F2> {
     let plain = choose(index, |scheme| scheme.global && !scheme.distills);
     let headline = plain.or_else(|| choose(index, |scheme| scheme.global))?;
     let groups: Vec<(&str, &Group)> = headline

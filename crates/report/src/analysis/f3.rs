@@ -107,7 +107,7 @@ struct Stratum {
 
 /// Tests F3; `None` where the study has no such pair of schemes. Cells with diverged or failed trials are left out, and a
 /// parent at chance leaves it undecided.
-pub(crate) fn judge(index: &Index, margin: f64, validity: &Validity) -> Option<F3> {
+pub(crate) fn test(index: &Index, margin: f64, validity: &Validity) -> Option<F3> {
     let mut everything = Vec::new();
     let mut pairs = Vec::new();
     for scheme in index.data.plan.schemes.iter().filter(|scheme| scheme.distills) {
@@ -191,8 +191,8 @@ fn compare(index: &Index, distilled: &str, plain: &str, strata: &[Stratum], marg
     })
 }
 
-/// The mean over strata for each unit, on the units that every stratum has; per image where every stratum knows its
-/// images, since strata share their test images.
+/// The mean over strata for each unit, on the units that every stratum has; per image where every stratum has
+/// per-image results, since strata share their test images.
 fn pooled(each: impl Iterator<Item = Differences>, strata: &[Stratum], unit: Unit) -> Differences {
     let each: Vec<Differences> = each.collect();
     // Strata that lack a unit (a missing trial) are left out, so that every mean is over the same units.

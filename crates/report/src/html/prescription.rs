@@ -49,9 +49,9 @@ pub fn prescription(prescription: &Prescription) -> String {
             h2 { "Other budgets" }
             p {
                 "The Pareto front of predicted drop and predicted cost, added up from the scan, before refitting and training. Squares: \
-                 plans that were built and measured."
+                 plans that were built and measured. Line: no plan is both faster and more accurate."
             }
-            figure.front { (plot(prescription)) }
+            figure.front { div.scroll { (plot(prescription)) } }
             (table("plain left", &front_header, front.collect()))
         }
     };
@@ -68,7 +68,7 @@ fn plot(prescription: &Prescription) -> Markup {
     let y = |drop: f64| 20.0 + (height - 70.0) * drop.max(0.0) / largest;
     let px = |pixels: f64| format!("{pixels:.1}");
     let line: Vec<String> =
-        points.iter().map(|plan| format!("{:.1} {:.1}", x(plan.milliseconds), y(plan.drop))).collect();
+        fastest(&points).iter().map(|plan| format!("{:.1} {:.1}", x(plan.milliseconds), y(plan.drop))).collect();
     html! {
         svg viewBox={ "0 0 " (width) " " (height) } role="img" aria-label="Predicted drop against milliseconds" {
             @for drop in ticks(largest) {
@@ -94,6 +94,20 @@ fn plot(prescription: &Prescription) -> Markup {
     }
 }
 
+/// The plans for which no other is both faster and more accurate, from fast to slow. The front is that of the budget's cost,
+/// which need not be time.
+fn fastest<'p>(plans: &[&'p FrontPoint]) -> Vec<&'p FrontPoint> {
+    let mut sorted = plans.to_vec();
+    sorted.sort_by(|a, b| a.milliseconds.total_cmp(&b.milliseconds).then(a.drop.total_cmp(&b.drop)));
+    let mut least = f64::INFINITY;
+    sorted.retain(|plan| {
+        let better = plan.drop < least;
+        least = least.min(plan.drop);
+        better
+    });
+    sorted
+}
+
 /// Round values from 0 to `largest`, three to six of them.
 fn ticks(largest: f64) -> Vec<f64> {
     let step = crate::format::round_step(largest / 4.0);
@@ -108,6 +122,20 @@ fn tick_label(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_line_leaves_out_plans_that_another_beats_in_both() {
+        let plan = |milliseconds: f64, drop: f64| FrontPoint {
+            drop,
+            cost: nettriage_records::plan::Cost::default(),
+            milliseconds,
+            replaced: vec![],
+            tried: None,
+        };
+        let plans = [plan(3.0, 0.0), plan(2.0, 1.0), plan(2.5, 1.5), plan(1.0, 4.0)];
+        let line = fastest(&plans.iter().collect::<Vec<_>>());
+        assert_eq!(line.iter().map(|plan| plan.milliseconds).collect::<Vec<_>>(), [1.0, 2.0, 3.0]);
+    }
 
     #[test]
     fn ticks_are_round_numbers() {
