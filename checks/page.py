@@ -60,6 +60,11 @@ def check_page(browser, page_file, width, theme, shots):
     for table in page.locator("main table").all():
         require(table.locator(".sort").count() > 0, f"{name}: a table that does not sort")
 
+    # A table that is wider than its box says that it scrolls.
+    hinted = """() => [...document.querySelectorAll('.scroll:not(.scrolled)')].filter(box => box.checkVisibility() && box.scrollWidth > box.clientWidth + 4)
+      .every(box => getComputedStyle(box, '::before').content.includes('scroll'))"""
+    require(page.evaluate(hinted), f"{name}: a wide table without a hint")
+
     # Sorting: the last column, largest first, then smallest first.
     heads = page.locator("#matrix .sort")
     last = heads.nth(heads.count() - 1)
@@ -94,6 +99,8 @@ def check_page(browser, page_file, width, theme, shots):
     for details in page.locator("details > summary").all():
         details.click()
     require(page.evaluate(OVERFLOW) == [], f"{name}: too wide when opened: {page.evaluate(OVERFLOW)}")
+    page.wait_for_timeout(100)  # The hint follows the layout.
+    require(page.evaluate(hinted), f"{name}: a wide table without a hint when opened")
     page.locator("#theme").click()
     require(page.evaluate("document.documentElement.dataset.theme") != theme, f"{name}: the theme does not change")
 

@@ -64,3 +64,5 @@ const hintScroll = box => {
   box.addEventListener("scroll", () => box.classList.add("scrolled"), { once: true, passive: true });
 };
 $$(".scroll").forEach(hintScroll);
+// The size of a box in closed details is known only once they open.
+addEventListener("toggle", event => $$(".scroll", event.target).forEach(showScrollHint), true);
