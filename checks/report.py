@@ -118,7 +118,7 @@ class Study:
 
     def at_chance(self):
         test = self.analysis["validity"]["chance"]
-        return test is not None and test["p"] >= 0.05
+        return test is not None and test["p"] >= 0.001
 
     def unit(self, key):
         return key[0] if self.by_parent else key

@@ -75,6 +75,11 @@ fn a_parent_at_chance_gets_no_verdict() {
     assert!(!page.contains("can be one conv3x3"));
     let text = terminal(&data, &analysis);
     assert!(text.contains("not shown to be better than chance") && !text.contains("holds here"));
+    // An untrained network may exceed chance by a few points: 53 of 360 with ten classes was one.
+    let mut data = data;
+    let parent = &mut data.parents[0].test;
+    (parent.images, parent.correct, parent.top1) = (360, 53, 53.0 / 360.0);
+    assert!(analysed(&data).validity.parent_at_chance());
     // A parent at 90% of ten classes is not at chance.
     assert!(!analysed(&Truth::small().simulate(4)).validity.parent_at_chance());
 }

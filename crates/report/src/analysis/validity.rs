@@ -7,6 +7,10 @@ use super::headline::Headline;
 use super::index::Index;
 use crate::stats::distributions::binomial_tail;
 
+/// Level of the test against chance. It is strict because untrained networks exceed chance by a few points now and then: their
+/// features are not independent of the class.
+const CHANCE_LEVEL: f64 = 0.001;
+
 /// What limits the conclusions of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -38,9 +42,9 @@ pub struct ChanceTest {
 }
 
 impl Validity {
-    /// Whether the parent's accuracy is not shown to be better than chance, at 5%. Then there are no verdicts.
+    /// Whether the parent's accuracy is not shown to be better than chance. Then there are no verdicts.
     pub fn parent_at_chance(&self) -> bool {
-        self.chance.is_some_and(|test| test.p >= 0.05)
+        self.chance.is_some_and(|test| test.p >= CHANCE_LEVEL)
     }
 }
 
