@@ -153,7 +153,7 @@ def modules():
     yield "hardswish_written", Fn(lambda x: x * F.relu6(x + 3) / 6), image
     yield "gelu_written", Fn(lambda x: x * 0.5 * (1 + torch.erf(x / 2 ** 0.5))), image
     yield "gelu_tanh_written", Fn(lambda x: 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x ** 3)))), image
-    yield "refused_mish", Fn(F.mish), image
+    yield "mish", Fn(F.mish), image
     yield "quick_gelu", Fn(lambda x: x * torch.sigmoid(1.702 * x)), image
     yield "swish_beta_outputs", nn.Sequential(after(nn.SiLU(), nn.Conv2d(8, 8, 1)), nn.SiLU(), head()), image
     yield "lrn", after(nn.LocalResponseNorm(5), head()), image

@@ -51,6 +51,7 @@ def activation(layer, x):
         "clip": lambda: x.clamp(layer.get("min"), layer.get("max")),
         "sigmoid": lambda: torch.sigmoid(x),
         "silu": lambda: F.silu(x),
+        "mish": lambda: F.mish(x),
         "tanh": lambda: torch.tanh(x),
         "hard-swish": lambda: F.hardswish(x),
         "gelu": lambda: F.gelu(x, approximate="tanh" if layer.get("tanh") else "none"),

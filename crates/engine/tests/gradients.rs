@@ -172,6 +172,7 @@ fn activations() {
         Silu,
         Gelu { tanh: false },
         Gelu { tanh: true },
+        Mish,
         Tanh,
         Elu { alpha: 0.7 },
     ];

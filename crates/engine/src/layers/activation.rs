@@ -67,6 +67,16 @@ fn gelu_inner(x: f32) -> (f32, f32) {
     (ROOT * (x + 0.044715 * x * x * x), ROOT * (1.0 + 3.0 * 0.044715 * x * x))
 }
 
+/// tanh(ln(1 + exp(x))) = n / (n + 2) with n = exp(x) (exp(x) + 2): no overflow, and exact for large negative x.
+fn tanh_softplus(x: f32) -> f32 {
+    // From here on the result rounds to 1.
+    if x > 20.0 {
+        return 1.0;
+    }
+    let n = x.exp() * (x.exp() + 2.0);
+    n / (n + 2.0)
+}
+
 /// f(x).
 fn value(f: Activation, x: f32) -> f32 {
     match f {
@@ -96,6 +106,7 @@ fn value(f: Activation, x: f32) -> f32 {
         Activation::Silu => x * sigmoid(x),
         Activation::Gelu { tanh: false } => x * phi(x),
         Activation::Gelu { tanh: true } => 0.5 * x * (1.0 + gelu_inner(x).0.tanh()),
+        Activation::Mish => x * tanh_softplus(x),
         Activation::Tanh => x.tanh(),
         Activation::Elu { alpha } => {
             if x > 0.0 {
@@ -150,6 +161,10 @@ fn derivative(f: Activation, x: f32) -> f32 {
             let (inner, inner_derivative) = gelu_inner(x);
             let t = inner.tanh();
             0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner_derivative
+        }
+        Activation::Mish => {
+            let t = tanh_softplus(x);
+            t + x * (1.0 - t * t) * sigmoid(x)
         }
         Activation::Tanh => {
             let t = x.tanh();

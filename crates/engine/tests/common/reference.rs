@@ -326,6 +326,7 @@ fn activation(f: Activation, x: f64) -> f64 {
         Activation::Gelu { tanh: true } => {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
         }
+        Activation::Mish => x * x.exp().ln_1p().tanh(),
         Activation::Tanh => x.tanh(),
         Activation::Elu { alpha } => {
             if x > 0.0 {

@@ -178,10 +178,11 @@ fn response_norm(builder: &GraphBuilder, index: usize) -> Option<(Kind, String)>
 /// The most operators that one activation is written as.
 const MAX_OPERATORS: usize = 16;
 
-const KNOWN: [Activation; 6] = [
+const KNOWN: [Activation; 7] = [
     Activation::Silu,
     Activation::Gelu { tanh: false },
     Activation::Gelu { tanh: true },
+    Activation::Mish,
     Activation::HardSwish,
     Activation::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 },
     Activation::Clip { min: 0.0, max: 6.0 },
@@ -297,6 +298,7 @@ fn apply(activation: &Activation, x: f64) -> Option<f64> {
         Activation::Gelu { tanh: true } => {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
         }
+        Activation::Mish => x * x.exp().ln_1p().tanh(),
         Activation::Tanh => x.tanh(),
         Activation::Elu { alpha } => {
             if x > 0.0 {

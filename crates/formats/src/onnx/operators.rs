@@ -56,6 +56,7 @@ fn activation(translator: &Translator, node: &Node) -> Result<Option<Kind>, Stri
         "HardSwish" => Activation::HardSwish,
         "Swish" if float("alpha", 1.0) == 1.0 => Activation::Silu,
         "Gelu" => Activation::Gelu { tanh: node.text("approximate") == Some("tanh") },
+        "Mish" => Activation::Mish,
         "Clip" => {
             let bound = |name: &str, index: usize, usual: f32| -> Result<f32, String> {
                 let given = translator.constant(node, index)?;

@@ -134,6 +134,9 @@ fn activations_are_recognised_by_their_values() {
     let tanh = tanh.node("Mul", "x half", "w", vec![]).node("Mul", "w v", "y", vec![]).read().unwrap();
     let [layer] = tanh.graph.layers.as_slice() else { panic!("{:?}", tanh.graph.layers) };
     assert_eq!(layer.kind, Kind::Activation(Activation::Gelu { tanh: true }));
+    let mish = x().node("Softplus", "x", "s", vec![]).node("Tanh", "s", "t", vec![]);
+    assert_eq!(mish.node("Mul", "x t", "y", vec![]).words(), ["mish"]);
+    assert_eq!(x().opset(18).node("Mish", "x", "y", vec![]).words(), ["mish"]);
     let swish = x().number("three", 3.0).number("zero", 0.0).number("six", 6.0);
     let swish = swish.node("Add", "x three", "a", vec![]).node("Clip", "a zero six", "b", vec![]);
     let swish = swish.node("Mul", "x b", "c", vec![]).node("Div", "c six", "y", vec![]);

@@ -400,6 +400,12 @@ impl Writer<'_> {
                 let half = self.number(layer, 0.5);
                 self.node("Mul", &[&product, &half], out, Vec::new());
             }
+            Activation::Mish => {
+                // The operator Mish exists from operator set 18 on.
+                let softplus = self.intermediate(layer, "Softplus", &[x], Vec::new());
+                let gate = self.intermediate(layer, "Tanh", &[&softplus], Vec::new());
+                self.node("Mul", &[x, &gate], out, Vec::new());
+            }
             Activation::Tanh => self.node("Tanh", &[x], out, Vec::new()),
             Activation::Elu { alpha } => self.node("Elu", &[x], out, vec![float("alpha", alpha)]),
         }

@@ -43,6 +43,8 @@ pub enum Activation {
         /// Whether the tanh approximation is meant.
         tanh: bool,
     },
+    /// x * tanh(ln(1 + exp(x))) (Misra, arXiv:1908.08681).
+    Mish,
     /// Hyperbolic tangent.
     Tanh,
     /// x where x > 0, `alpha` (exp(x) - 1) elsewhere (Clevert et al., arXiv:1511.07289).
@@ -60,7 +62,11 @@ impl Activation {
             Activation::LeakyRelu { slope } => *slope >= 0.0,
             Activation::HardSigmoid { alpha, .. } | Activation::Elu { alpha } => *alpha >= 0.0,
             // The slopes of a PReLU are learned and may become negative.
-            Activation::Prelu | Activation::HardSwish | Activation::Silu | Activation::Gelu { .. } => false,
+            Activation::Prelu
+            | Activation::HardSwish
+            | Activation::Silu
+            | Activation::Gelu { .. }
+            | Activation::Mish => false,
         }
     }
 }
@@ -78,6 +84,7 @@ impl Operation for Activation {
             | Activation::HardSwish
             | Activation::Silu
             | Activation::Gelu { .. }
+            | Activation::Mish
             | Activation::Tanh => {}
         }
         Ok(inputs[0])
@@ -94,6 +101,7 @@ impl Operation for Activation {
             | Activation::HardSwish
             | Activation::Silu
             | Activation::Gelu { .. }
+            | Activation::Mish
             | Activation::Tanh
             | Activation::Elu { .. } => Vec::new(),
         }
@@ -127,6 +135,7 @@ impl Operation for Activation {
             Activation::HardSwish => "hard swish".into(),
             Activation::Silu => "silu".into(),
             Activation::Gelu { .. } => "gelu".into(),
+            Activation::Mish => "mish".into(),
             Activation::Tanh => "tanh".into(),
             Activation::Elu { alpha } => format!("elu {alpha}"),
         }

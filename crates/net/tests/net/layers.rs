@@ -38,6 +38,7 @@ fn the_json_of_every_kind_is_fixed() {
             Kind::Activation(Activation::Gelu { tanh: true }),
             r#""kind":"activation","function":"gelu","tanh":true"#.into(),
         ),
+        (Kind::Activation(Activation::Mish), r#""kind":"activation","function":"mish""#.into()),
         (Kind::MaxPool(window), format!(r#""kind":"max-pool",{window_json}"#)),
         (
             Kind::AvgPool(layer::AvgPool { window, count_padding: true }),
