@@ -18,12 +18,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// Of the run in a folder.
+    /// Of the run in a folder. Reading changes no file: damaged records are treated as absent.
     ///
     /// # Errors
     /// A folder that holds no run; records that cannot be read.
     pub fn open(folder: impl AsRef<Path>) -> Result<Report, Error> {
-        Report::of(Run::open(folder.as_ref())?)
+        Report::of(Run::open(folder.as_ref())?.read_only())
     }
 
     /// Of a run.

@@ -75,7 +75,7 @@ fn is_loopback(host: IpAddr) -> bool {
 async fn guard(State(served): State<Arc<Served>>, request: Request, next: Next) -> Response {
     let name = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     if served.loopback && !name.is_some_and(is_own_name) {
-        return (StatusCode::FORBIDDEN, "ask by the address that `nettriage serve` told\n").into_response();
+        return (StatusCode::FORBIDDEN, "use the address that `nettriage serve` printed\n").into_response();
     }
     let mut response = next.run(request).await;
     let headers = [
