@@ -1,4 +1,4 @@
-//! Bad input: one clear line that names the place and the remedy, exit code 2, nothing lost.
+//! Bad input: one line that names the place and the remedy, exit code 2, and no data lost.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use common::{Place, STUDY, assert_same, digests, nettriage, refused, skipped, succeeded};
 
-/// What `run` says of the study with `from` replaced by `to`.
+/// The error of `run` for the study with `from` replaced by `to`.
 #[track_caller]
 fn refusal(from: &str, to: &str) -> String {
     assert!(STUDY.contains(from));
@@ -30,13 +30,13 @@ fn a_study_that_is_not_toml() {
 }
 
 #[test]
-fn a_study_that_is_not_there() {
+fn a_missing_study() {
     let error = refused(&nettriage().args(["run", "nowhere.toml"]).output().unwrap());
     assert!(error.contains("nowhere.toml") && error.contains("such as studies/digits.toml"), "{error}");
 }
 
 #[test]
-fn a_data_set_that_is_not_there() {
+fn a_missing_data_set() {
     let place = Place::new(&STUDY.replace("\"digits\"", "\"mnist\""));
     let empty = tempfile::tempdir().unwrap();
     let run = place.run("run", &[]).env("NETTRIAGE_DATA", empty.path()).output().unwrap();
@@ -69,7 +69,7 @@ fn a_truncated_data_file() {
 }
 
 #[test]
-fn a_block_that_cannot_be_cut() {
+fn a_block_that_cannot_be_replaced() {
     let residual = STUDY.replace("arch = \"vgg\"\nplan = [[6, 6], [8, 8]]", "arch = \"cifar-resnet20\"\nwidth = 0.25");
     let cut = "\n[[triage.block]]\nname = \"half\"\nfirst = \"layer1.0.conv1\"\nlast = \"layer1.0.bn1\"\n";
     let across = cut.replace("layer1.0.bn1", "layer1.1.conv1");
@@ -111,7 +111,7 @@ fn another_study_in_the_same_folder() {
 }
 
 #[test]
-fn a_run_that_is_not_there() {
+fn a_missing_run() {
     for command in ["status", "report"] {
         let error = refused(&nettriage().args([command, "/nowhere/at/all"]).output().unwrap());
         assert!(error.contains("/nowhere/at/all"), "{error}");
@@ -119,7 +119,7 @@ fn a_run_that_is_not_there() {
 }
 
 #[test]
-fn a_network_file_that_is_none() {
+fn a_file_that_is_not_a_network() {
     let place = Place::new("");
     std::fs::write(place.path("net.safetensors"), b"\xff\xff\xff\xff\xff\xff\xff\x7f{}").unwrap();
     let error = refused(&nettriage().arg("inspect").arg(place.path("net.safetensors")).output().unwrap());
@@ -127,7 +127,7 @@ fn a_network_file_that_is_none() {
 }
 
 #[test]
-fn a_loss_that_explodes_ends_its_trial_not_the_study() {
+fn a_diverging_trial_does_not_end_the_study() {
     let place = Place::new(&STUDY.replace("batch = 32\nrate = 0.02", "batch = 32\nrate = 1e38"));
     succeeded(&place.run("run", &[]).output().unwrap());
     let status = nettriage().args(["status", "--json"]).arg(place.path("run")).output().unwrap();
@@ -138,7 +138,7 @@ fn a_loss_that_explodes_ends_its_trial_not_the_study() {
     assert_eq!(status["failed"], 0, "{status}");
 }
 
-/// A file system of 256 KiB; `None`, said loudly, where this user may not mount one.
+/// Mounts a file system of 256 KiB; prints that the test is skipped and returns `None` if this user may not mount one.
 fn small_disk(at: &std::path::Path) -> Option<()> {
     std::fs::create_dir(at).unwrap();
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(at).output();
@@ -157,7 +157,7 @@ fn a_full_disk() {
         return;
     }
     let full = place.run("disk/run", &[]).output().unwrap();
-    // Room again: the same command goes on and ends as if nothing had been.
+    // With free space again the same command resumes and completes.
     let remount = Command::new("mount").args(["-o", "remount,size=64m"]).arg(&disk).status().unwrap();
     let resumed = place.run("disk/run", &[]).output().unwrap();
     let records = if resumed.status.success() { digests(&disk.join("run")) } else { Default::default() };

@@ -1,11 +1,11 @@
-//! Controls and readings that hold whatever the numbers are.
+//! Properties of controls and readings that do not depend on the measured numbers.
 
 mod common;
 
 use common::{Place, STUDY, succeeded};
 use serde_json::Value;
 
-/// The common study with one init, schemes of every kind, and no controls but those that these tests are about.
+/// The common study with one init, schemes of every kind, and only the controls under test.
 fn study() -> String {
     let (head, _) = STUDY.split_once("[triage]").unwrap();
     let schemes = r#"["none", "local", "global", "hint-then-distill"]"#;
@@ -22,7 +22,7 @@ fn records(place: &Place) -> Vec<Value> {
 }
 
 #[test]
-fn a_placebo_is_the_parent_trained_on_and_readings_know_where_nothing_changed() {
+fn a_placebo_equals_the_fine_tuned_parent_and_unchanged_tensors_have_similarity_one() {
     let place = Place::new(&study());
     succeeded(&place.run("run", &[]).output().unwrap());
     let records = records(&place);
@@ -39,7 +39,7 @@ fn a_placebo_is_the_parent_trained_on_and_readings_know_where_nothing_changed() 
             assert_eq!(own[reading], other[reading], "{reading}");
         }
         for layer in own["similarity"]["layers"].as_array().unwrap() {
-            // Before training it is the parent.
+            // Before training it equals the parent.
             assert!(layer["before"].is_null() || (layer["before"].as_f64().unwrap() - 1.0).abs() < 1e-6, "{layer}");
         }
     }
@@ -50,7 +50,7 @@ fn a_placebo_is_the_parent_trained_on_and_readings_know_where_nothing_changed() 
         assert!(known.len() > 2);
         let scheme = child["spec"]["scheme"].as_str().unwrap();
         assert!(scheme != "none" || known.iter().all(|layer| layer["before"] == layer["after"]));
-        // The second block's children are the parent's below it, and stay so where the substitute trains alone.
+        // Below the second block a child equals the parent, also after training if only the substitute trains.
         if child["spec"]["block"] == "block2" {
             assert!((at(known[0], "before") - 1.0).abs() < 1e-6);
             assert!(scheme == "global" || scheme == "hint-then-distill" || (at(known[0], "after") - 1.0).abs() < 1e-6);
@@ -66,13 +66,13 @@ fn a_placebo_is_the_parent_trained_on_and_readings_know_where_nothing_changed() 
     let page = std::fs::read_to_string(place.path("run/report.html")).unwrap();
     let machine = of("child")[0]["clock"]["machine"]["processor"].as_str().unwrap();
     assert!(page.contains("placebo: no layer replaced") && page.contains(machine));
-    // Nothing of the page comes from the machine that renders it: other machines in the records, other words.
-    let pictures: Value = serde_json::from_slice(&std::fs::read(place.path("run/pictures.json")).unwrap()).unwrap();
-    assert_eq!(pictures["payload"]["shape"], serde_json::json!([8, 8, 1]));
-    assert_eq!(pictures["payload"]["labels"].as_array().unwrap().len(), 100);
+    // The page shows the machines of the records, not the one that renders it.
+    let images: Value = serde_json::from_slice(&std::fs::read(place.path("run/pictures.json")).unwrap()).unwrap();
+    assert_eq!(images["payload"]["shape"], serde_json::json!([8, 8, 1]));
+    assert_eq!(images["payload"]["labels"].as_array().unwrap().len(), 100);
 }
 
-/// Three classes of noisy grey, 16 to train on and 8 to test on each.
+/// A folder of noisy grey images in three classes, each with 16 training and 8 test images.
 fn grey_folder(folder: &std::path::Path) {
     let mut state = 1_u32;
     for (part, count) in [("train", 16), ("val", 8)] {
@@ -80,21 +80,21 @@ fn grey_folder(folder: &std::path::Path) {
             let inside = folder.join(part).join(format!("class{class}"));
             std::fs::create_dir_all(&inside).unwrap();
             for number in 0..count {
-                let picture = image::GrayImage::from_fn(8, 8, |_, _| {
+                let image = image::GrayImage::from_fn(8, 8, |_, _| {
                     state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                     image::Luma([64 * class + (state >> 25) as u8])
                 });
-                picture.save(inside.join(format!("{number}.png"))).unwrap();
+                image.save(inside.join(format!("{number}.png"))).unwrap();
             }
         }
     }
 }
 
 #[test]
-fn trials_on_a_part_of_a_folders_test_images_are_compared_with_the_parent_on_the_same_ones() {
+fn trials_on_a_subset_of_test_images_are_compared_with_the_parent_on_the_same_subset() {
     let place = Place::new("");
-    grey_folder(&place.path("pictures"));
-    // What is trained at no rate stays as it is.
+    grey_folder(&place.path("images"));
+    // With a learning rate of 0 training changes nothing.
     let study = format!(
         r#"
 name = "grey"
@@ -123,7 +123,7 @@ reinit = []
 drop = []
 schemes = ["global"]
 "#,
-        place.path("pictures")
+        place.path("images")
     );
     std::fs::write(place.path("study.toml"), study).unwrap();
     succeeded(&place.run("run", &[]).output().unwrap());
@@ -131,6 +131,6 @@ schemes = ["global"]
     let placebo = records.iter().find(|record| record["spec"]["role"] == "placebo").unwrap();
     assert_eq!(placebo["readings"]["test"]["images"], 9);
     assert_eq!(placebo["readings"]["test"]["agreement"], 1.0);
-    let pictures: Value = serde_json::from_slice(&std::fs::read(place.path("run/pictures.json")).unwrap()).unwrap();
-    assert_eq!(pictures["payload"]["labels"], serde_json::json!([0, 1, 2, 0, 1, 2, 0, 1, 2]));
+    let images: Value = serde_json::from_slice(&std::fs::read(place.path("run/pictures.json")).unwrap()).unwrap();
+    assert_eq!(images["payload"]["labels"], serde_json::json!([0, 1, 2, 0, 1, 2, 0, 1, 2]));
 }

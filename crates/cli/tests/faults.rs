@@ -1,5 +1,5 @@
-//! Faults: killed processes, full disks, torn records, jumping clocks. Whatever happens, the next run goes on, and the
-//! records in the end are those of a run that nothing happened to.
+//! Faults: killed processes, full disks, truncated records, jumping clocks. After any of them the next call resumes the run, and the
+//! final records equal those of a run without faults.
 
 mod common;
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use common::{Place, STUDY, assert_same, digests, nettriage, refused, skipped, succeeded};
 use nettriage_records::Run;
 
-/// Random moments, other ones in every run; the seed is printed so that a failure can be repeated.
+/// Random delays, different in every run; the seed is printed so that a failure can be repeated.
 struct Moments(u64);
 
 impl Moments {
@@ -22,7 +22,7 @@ impl Moments {
         Moments(seed)
     }
 
-    /// A whole number below `end` (Knuth's MMIX generator, upper bits).
+    /// An integer below `end` (Knuth's MMIX generator, upper bits).
     fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
@@ -43,7 +43,7 @@ fn short() -> String {
         .replace("seeds = 2", "seeds = 1")
 }
 
-fn quietly(command: &mut Command) -> Child {
+fn spawn_silent(command: &mut Command) -> Child {
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
@@ -51,18 +51,18 @@ fn kill(pid: u32) -> bool {
     Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status().unwrap().success()
 }
 
-/// Processes that `pid` started and that are still there.
+/// Running child processes of `pid`.
 fn children(pid: u32) -> Vec<u32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()).collect()
 }
 
-/// Waits until something is so, a minute at the most.
+/// Waits until a condition holds, for at most a minute.
 #[track_caller]
-fn until(what: &str, mut so: impl FnMut() -> bool) {
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
-    while !so() {
+    while !condition() {
         assert!(begin.elapsed() < Duration::from_secs(60), "never: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -82,7 +82,7 @@ fn the_parent_process_is_killed_thirty_times() {
     while kills < 30 {
         let (out, on) = (format!("killed{round}"), if round % 2 == 0 { "processes" } else { "local" });
         loop {
-            let mut run = quietly(&mut place.run(&out, &["--on", on, "--workers", "2"]));
+            let mut run = spawn_silent(&mut place.run(&out, &["--on", on, "--workers", "2"]));
             moments.wait(10, 500);
             if run.try_wait().unwrap().is_some() {
                 break;
@@ -104,8 +104,8 @@ fn workers_are_killed_thirty_times() {
     let (mut kills, mut round) = (0, 0);
     while kills < 30 {
         let out = format!("run{round}");
-        // Far more attempts than kills: none of these trials may be given up.
-        let mut run = quietly(&mut place.run(&out, &["--on", "processes", "--workers", "2", "--retries", "1000"]));
+        // Far more attempts than kills, so that no trial fails.
+        let mut run = spawn_silent(&mut place.run(&out, &["--on", "processes", "--workers", "2", "--retries", "1000"]));
         while run.try_wait().unwrap().is_none() {
             moments.wait(20, 150);
             let workers = children(run.id());
@@ -123,9 +123,10 @@ fn workers_are_killed_thirty_times() {
 fn worker_processes_share_the_options_and_end_with_their_parent() {
     let place = Place::new(&STUDY.replace("images = 96", "images = 96000"));
     let options = ["--data-memory", "64", "--disk-cache", "10", "--threads", "3", "--no-reuse", "hint"];
-    let mut run = quietly(&mut place.run("run", &[&["--on", "processes", "--workers", "2"], &options[..]].concat()));
+    let mut run =
+        spawn_silent(&mut place.run("run", &[&["--on", "processes", "--workers", "2"], &options[..]].concat()));
     let words = |pid| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
-    // A process is its parent's copy for a moment.
+    // Between fork and exec a process is a copy of its parent.
     let workers = || children(run.id()).into_iter().filter(|&pid| words(pid).contains(" trial ")).collect::<Vec<_>>();
     until("two workers", || workers().len() == 2);
     let workers = workers();
@@ -139,16 +140,16 @@ fn worker_processes_share_the_options_and_end_with_their_parent() {
     run.wait().unwrap();
     let alive = |pid: &u32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // Gone, or waiting for somebody to collect it.
+        // Gone, or a zombie.
         !stat.is_empty() && !stat.contains(") Z ")
     };
     until("no worker", || !workers.iter().any(alive));
 }
 
 #[test]
-fn a_worker_without_memory_takes_only_its_trial_and_retry_opens_it_again() {
-    // Steps of 300 images need more than the limit; a trial without training does not. Both by tens of megabytes: what
-    // else a process maps differs between machines.
+fn a_worker_without_memory_fails_only_its_trial_and_retry_reopens_it() {
+    // Steps of 300 images need more memory than the limit, a trial without training less. The margins are tens of megabytes,
+    // because the other mappings of a process differ between machines.
     let study =
         short().replace("batch = 32\nrate = 0.02", "batch = 300\nrate = 0.02").replace("images = 96", "images = 300");
     let study = study.replace("plan = [[6, 6], [8, 8]]", "plan = [[192, 192], [192, 192]]");
@@ -156,7 +157,7 @@ fn a_worker_without_memory_takes_only_its_trial_and_retry_opens_it_again() {
     let study = format!("{}schemes = [\"none\", \"global\"]\n", study.split("schemes =").next().unwrap());
     let place = Place::new(&study);
     let whole = place.complete("whole", &["--workers", "1", "--cache", "0"]);
-    // The parent is there before the limit is.
+    // The parent is trained before the limit is set.
     let mut train = nettriage();
     train.arg("train").arg(place.path("study.toml")).arg("--out").arg(place.path("run"));
     succeeded(&train.output().unwrap());
@@ -176,14 +177,14 @@ fn a_worker_without_memory_takes_only_its_trial_and_retry_opens_it_again() {
     let run = Run::open(&place.path("run")).unwrap();
     let reasons: Vec<String> =
         run.records().unwrap().iter().filter(|r| r.readings.is_none()).map(|r| format!("{:?}", r.outcome)).collect();
-    // A step that does not fit ends with its own words, anything else that does not with the whole process.
+    // A step that does not fit fails with its own message; another failed allocation ends the process.
     let memory = ["more than this machine provides", "AllocError", "memory allocation"];
     assert!(reasons.iter().all(|reason| memory.iter().any(|words| reason.contains(words))), "{reasons:?}");
     assert!(
         reasons.iter().any(|r| r.contains("its worker died 2 times") && r.contains("memory allocation")),
         "{reasons:?}"
     );
-    // Failures stay until they are opened again.
+    // Failures stay until they are reopened.
     let before = digests(&place.path("run"));
     assert_same(&before, &place.complete("run", &[]));
     let opened = succeeded(&nettriage().arg("retry").arg(place.path("run")).output().unwrap());
@@ -194,7 +195,7 @@ fn a_worker_without_memory_takes_only_its_trial_and_retry_opens_it_again() {
 }
 
 #[test]
-fn torn_and_altered_records_are_set_aside_and_redone() {
+fn truncated_and_altered_records_are_set_aside_and_computed_again() {
     let mut moments = Moments::new("torn");
     let place = Place::new(&short());
     let whole = place.complete("run", &[]);
@@ -223,7 +224,7 @@ fn torn_and_altered_records_are_set_aside_and_redone() {
     assert_same(&whole, &digests(&place.path("run")));
 }
 
-/// A clock that is set forth and back while the run goes on, by libfaketime.
+/// libfaketime sets the clock forward and back during the run.
 #[test]
 fn a_clock_that_jumps() {
     let libraries = [
@@ -242,10 +243,10 @@ fn a_clock_that_jumps() {
         let mut command = place.run(on, &["--on", on]);
         command.env("LD_PRELOAD", library).env("FAKETIME_TIMESTAMP_FILE", &clock);
         command.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        let mut run = quietly(&mut command);
+        let mut run = spawn_silent(&mut command);
         let mut jumps = ["+40d", "-300d", "+0", "-2h"].iter().cycle();
         while run.try_wait().unwrap().is_none() {
-            // Whole or not at all here too.
+            // Files are complete or absent here too.
             let next = place.path("clock.next");
             fs::write(&next, jumps.next().unwrap()).unwrap();
             fs::rename(&next, &clock).unwrap();
@@ -284,13 +285,13 @@ fn two_runs_at_once() {
 fn two_writers_of_the_same_trials() {
     let place = Place::new(&short());
     let whole = place.complete("run", &[]);
-    let trial = || quietly(nettriage().args(["trial", "--index", "0-12", "--plan"]).arg(place.path("run")));
+    let trial = || spawn_silent(nettriage().args(["trial", "--index", "0-12", "--plan"]).arg(place.path("run")));
     let mut both = [trial(), trial()];
     both.iter_mut().for_each(|trial| assert!(trial.wait().unwrap().success()));
     assert_same(&whole, &digests(&place.path("run")));
 }
 
-/// A file system of so many KiB, taken away in the end; `None`, said loudly, where this user may not mount one.
+/// A file system of a given size, unmounted on drop. `None`, and a line that the test is skipped, if this user may not mount one.
 struct Disk<'a>(&'a Path);
 
 impl Disk<'_> {
@@ -355,7 +356,7 @@ fn a_folder_that_cannot_be_written() {
         let error = refused(&command.output().unwrap());
         assert!(error.contains("disk/") && error.to_lowercase().contains("read-only"), "{error}");
     }
-    // Reading needs no writing.
+    // Reading works without write permission.
     let status = succeeded(&nettriage().arg("status").arg(place.path("disk/run")).output().unwrap());
     assert!(status.contains("left     0"), "{status}");
     let mut report = nettriage();
@@ -384,7 +385,7 @@ fn a_plan_of_another_version() {
             "{error}"
         );
     }
-    // The same version of files, but a program that plans otherwise.
+    // The same file version, but another plan by the program.
     fs::write(&path, text).unwrap();
     let mut plan = Run::open(&place.path("run")).unwrap().plan().clone();
     plan.trials[3].id = "0123456789abcdef".to_owned();
@@ -397,7 +398,7 @@ fn a_plan_of_another_version() {
 }
 
 #[test]
-fn an_interrupted_run_says_what_is_saved_and_how_to_go_on() {
+fn an_interrupted_run_prints_what_is_saved_and_how_to_resume() {
     let place = Place::new(STUDY);
     let whole = place.complete("whole", &[]);
     for (on, signal) in [("local", "-INT"), ("processes", "-TERM")] {

@@ -1,7 +1,7 @@
-//! Networks from the outside give the outputs that their own libraries give.
+//! Networks of other programs give the same outputs here as in onnxruntime and PyTorch.
 //!
-//! Needs the folder of networks (`NETTRIAGE_SHARED`, or `../shared` beside the repository) and a Python with onnxruntime
-//! and PyTorch (`NETTRIAGE_PYTHON`); says loudly where it must skip.
+//! Needs the folder of networks (`NETTRIAGE_SHARED`, or `../shared` next to the repository) and a Python with onnxruntime
+//! and PyTorch (`NETTRIAGE_PYTHON`); prints `SKIPPED` without them.
 
 mod common;
 
@@ -12,12 +12,12 @@ use common::outside::{ROOT, agree, array, python, tools};
 use common::{nettriage, skipped, succeeded};
 use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Layer, Padding, Shape, layer};
 
-/// The reference library's outputs and ours on its seeded inputs, or on `given` ones.
+/// Outputs of the reference library and of nettriage, on seeded random inputs or on `given` ones.
 fn both(python: &Path, network: &Path, arch: Option<&str>, given: Option<&Path>) -> (Vec<f32>, Vec<f32>) {
     both_under(python, network, arch.map(|arch| (arch, arch)), given)
 }
 
-/// The same where the architecture goes by one name there and by another here.
+/// The same for an architecture with different names there and here.
 fn both_under(python: &Path, network: &Path, arch: Option<(&str, &str)>, given: Option<&Path>) -> (Vec<f32>, Vec<f32>) {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -77,7 +77,7 @@ fn checkpoints_with_the_graph_of_an_onnx_file() {
     }
 }
 
-/// The graph of `mnist_conv`, which comes in no file.
+/// The graph of `mnist_conv`, which the files of weights do not contain.
 fn mnist_conv() -> Graph {
     let mut layers: Vec<Layer> = Vec::new();
     let mut add = |name: &str, kind: Kind| {
@@ -138,14 +138,14 @@ fn built_in_architectures_go_from_pytorch_and_back() {
         }
         std::fs::remove_file(at("pth")).unwrap();
     }
-    // All of them, but `vgg`, which is what a plan says.
+    // All of them except `vgg`, which needs a plan.
     for name in nettriage_net::arch::names() {
         assert!(name == "vgg" || covered.contains(&name), "{name} is compared with nothing");
     }
     torch("check");
 }
 
-/// CIFAR-10's files, if they are there.
+/// The folder of CIFAR-10's files, if it exists.
 fn cifar10(test: &str) -> Option<PathBuf> {
     let data = std::env::var_os("NETTRIAGE_DATA").map(|root| Path::new(&root).join("cifar10")).filter(|p| p.is_dir());
     if data.is_none() {
@@ -155,10 +155,10 @@ fn cifar10(test: &str) -> Option<PathBuf> {
 }
 
 #[test]
-fn cifar_resnets_get_as_many_images_right_as_in_pytorch() {
+fn cifar_resnets_have_the_accuracy_that_they_have_in_pytorch() {
     let test = "cifar_resnets_get_as_many_images_right_as_in_pytorch";
     let (Some((_, networks)), Some(data)) = (tools(test), cifar10(test)) else { return };
-    // What PyTorch 2.15 gets for the same files and normalisation.
+    // Correct images in PyTorch 2.15 with the same files and normalisation.
     for (file, arch, right) in
         [("resnet20-12fca82f.th", "cifar-resnet20", 9173), ("resnet44-014dd654.th", "cifar-resnet44", 9310)]
     {
@@ -200,7 +200,7 @@ fn triage_and_export(test: &str, file: &str, parent: &str) {
     same_on_the_whole_test_set(&python, &onnx, &cifar10);
 }
 
-/// onnxruntime and we choose the same class for each of CIFAR-10's 10,000 test images.
+/// onnxruntime and nettriage predict the same class for each of CIFAR-10's 10,000 test images.
 fn same_on_the_whole_test_set(python: &Path, onnx: &Path, cifar10: &Path) {
     let logits = onnx.with_extension("npy");
     let mut ours = nettriage();

@@ -1,4 +1,4 @@
-//! ONNX -> nettriage -> ONNX -> nettriage: what comes out of the engine is the same, bit by bit.
+//! ONNX -> nettriage -> ONNX -> nettriage: the outputs are bit-identical.
 
 mod common;
 
@@ -39,7 +39,7 @@ fn survives(what: &str, network: &Network) {
 #[test]
 fn every_built_in_architecture() {
     let plan = Some(vec![vec![8, 8], vec![12]]);
-    // 32 is what CIFAR has; at 160 the large VGGs pool 5 x 5 to 7 x 7, which no pooling operator of ONNX does.
+    // 32 is the image size of CIFAR. At 160 the large VGGs pool 5 x 5 to 7 x 7, for which ONNX has no pooling operator.
     for size in [32, 160] {
         for name in arch::names() {
             if size == 160 && name.starts_with("cifar") {

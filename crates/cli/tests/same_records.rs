@@ -1,4 +1,4 @@
-//! The same study gives the same records, whatever the workers, the cache, and the number of times it is killed.
+//! A study gives the same records with any number of workers, any cache and any number of interruptions.
 
 mod common;
 
@@ -12,16 +12,16 @@ fn workers_and_cache_change_no_record() {
     let place = Place::new(STUDY);
     let plain = place.complete("plain", &["--workers", "1", "--cache", "0"]);
     let shared = place.complete("shared", &["--workers", "3"]);
-    // So little memory that activations are evicted all the time.
+    // So little memory that activations are evicted continually.
     let scarce = place.complete("scarce", &["--workers", "2", "--cache", "1"]);
     assert!(plain.len() > 200, "{} files", plain.len());
     assert_same(&plain, &shared);
     assert_same(&plain, &scarce);
 }
 
-/// Every saving by itself, all of them, activations on the disk, the data set on the disk, threads inside trials.
+/// Each kind of reuse disabled, all disabled, activations on disk, the data set on disk, threads inside trials.
 #[test]
-fn no_saving_changes_a_record() {
+fn reuse_changes_no_record() {
     let place = Place::new(STUDY);
     let usual = place.complete("usual", &["--workers", "2"]);
     let scratch = place.path("scratch");
@@ -47,10 +47,10 @@ fn no_saving_changes_a_record() {
     assert_eq!(std::fs::read_dir(scratch).unwrap().count(), 0, "nothing is left behind");
 }
 
-/// What one trial alone regresses is computed as it is wanted and leaves the next block's input behind, what several do is
-/// kept: a trial is the same either way.
+/// The hint target of a single trial is streamed, and the look-ahead cache gets the next block's input; a target of several trials is
+/// stored. The records are the same either way.
 #[test]
-fn a_target_that_passes_is_the_target_that_is_kept() {
+fn a_streamed_target_equals_a_stored_one() {
     let start = STUDY.find("inits").unwrap();
     let study = |inits: &str| {
         let controls = "parent_continued = []\nplacebo = []\nreinit = []\ndrop = []\n";
@@ -69,24 +69,24 @@ fn a_target_that_passes_is_the_target_that_is_kept() {
     }
 }
 
-/// Rounded activations are another study, whose records say so; how they are kept makes no difference to it.
+/// With rounded activations the study is another one, and its records say so; where they are stored does not matter.
 #[test]
-fn half_precision_is_asked_for_and_stands_in_the_record() {
+fn half_precision_is_recorded() {
     let place = Place::new(&STUDY.replace("[triage]", "activations = \"f16\"\n[triage]"));
     let kept = place.complete("activations", &["--workers", "2"]);
     let plain = place.complete("plain", &["--workers", "1", "--cache", "0"]);
     let disk = place.complete("disk", &["--cache", "0", "--disk-cache", "64"]);
-    let anew = place.complete("anew", &["--workers", "3", "--no-reuse", "activations"]);
+    let again = place.complete("again", &["--workers", "3", "--no-reuse", "activations"]);
     assert_same(&kept, &plain);
     assert_same(&kept, &disk);
-    assert_same(&kept, &anew);
+    assert_same(&kept, &again);
     let unrounded = Place::new(STUDY);
     let full = unrounded.complete("full", &[]);
     let trials = |digests: &std::collections::BTreeMap<String, String>| {
         digests.keys().filter(|k| k.starts_with("trials/")).cloned().collect::<std::collections::BTreeSet<_>>()
     };
     assert!(trials(&kept).is_disjoint(&trials(&full)), "other trials with other names");
-    // The parent itself starts from the images, whatever is rounded for its children.
+    // The parent's own trial starts from the images, so nothing of it is rounded.
     let own = |place: &Place, run: &str, digests| {
         let records = trials(digests).into_iter().map(|record| {
             let text = std::fs::read_to_string(place.path(run).join(record)).unwrap();
@@ -104,9 +104,9 @@ fn half_precision_is_asked_for_and_stands_in_the_record() {
     }
 }
 
-/// Readings that are left out are another study too, whose other readings are the same.
+/// A study without some readings is another study, and its other readings are the same.
 #[test]
-fn readings_that_are_left_out_change_no_other() {
+fn left_out_readings_do_not_change_others() {
     let readings = |study: &str| {
         let place = Place::new(study);
         let digests = place.complete("run", &[]);
@@ -141,7 +141,7 @@ fn a_run_killed_ten_times_ends_with_the_same_records() {
     let whole = place.complete("whole", &[]);
     for kill in 0..10u64 {
         let mut child = place.run("killed", &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Moments spread over start, the parent's training and the trials.
+        // Delays spread over the start, the parent's training and the trials.
         std::thread::sleep(Duration::from_millis(20 + kill * kill * 17 % 400));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -150,7 +150,7 @@ fn a_run_killed_ten_times_ends_with_the_same_records() {
 }
 
 #[test]
-fn one_trial_alone_gives_the_record_of_the_whole_run() {
+fn a_single_trial_gives_the_same_record_as_the_whole_run() {
     let place = Place::new(STUDY);
     let whole = place.complete("run", &[]);
     let run = place.path("run");

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use common::{Place, STUDY, nettriage};
 use serde_json::Value;
 
-/// A run whose parent is trained and nothing else.
+/// A run with a trained parent and no trials.
 fn trained() -> Place {
     let place =
         Place::new(&STUDY.replace("[[6, 6], [8, 8]]", "[[8, 8, 8], [16, 16]]").replace("epochs = 2", "epochs = 12"));
@@ -35,7 +35,7 @@ fn scan(place: &Place, out: &str, more: &[&str]) -> Value {
     json(place, out)
 }
 
-/// Everything but clock readings.
+/// The scan without timings.
 fn timeless(mut scan: Value) -> Value {
     scan["took"] = Value::Null;
     fn strip(value: &mut Value) {
@@ -60,7 +60,7 @@ fn a_scan_is_the_same_with_any_threads_and_memory() {
     let little = scan(&place, "little.json", &["--threads", "2", "--memory", "0"]);
     assert_eq!(timeless(one.clone()), timeless(three));
     assert_eq!(timeless(one.clone()), timeless(little));
-    // Every range of more than one convolution is there, across the pooling too.
+    // The scan has every range of more than one convolution, also across the pooling.
     let ranges = one["ranges"].as_array().unwrap();
     let wide = |r: &&Value| r["units"][0].as_u64().unwrap() < 3 && r["units"][1].as_u64().unwrap() > 3;
     assert!(ranges.iter().filter(wide).count() >= 4, "{}", ranges.len());
@@ -72,7 +72,7 @@ fn a_scan_is_the_same_with_any_threads_and_memory() {
     let blind = scan(&place, "blind.json", &["--unlabelled"]);
     assert!(blind["ranges"][0]["candidates"][0]["accuracy"].is_null());
     let agreement = |scan: &Value| scan["ranges"][0]["candidates"][0]["agreement"].clone();
-    assert_eq!(agreement(&one), agreement(&blind), "labels change nothing but what is said of them");
+    assert_eq!(agreement(&one), agreement(&blind), "labels affect only the accuracy");
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_substitutes_accuracy_is_that_of_the_network_that_prescribe_writes() {
     let after = &prescription["test"][1];
     assert!(after["cost"]["macs"].as_u64().unwrap() <= macs * 3 / 4);
     assert_eq!(after["cost"], prescription["predicted"]["cost"], "cost adds up exactly");
-    // The file, evaluated by itself, gives the accuracy that its card promises.
+    // The exported file has the accuracy that its model card states.
     let mut command = nettriage();
     command.arg("evaluate").arg(place.path("child.onnx")).args(["--data", "digits", "--json"]);
     let evaluated: Value = serde_json::from_slice(&succeeds(command).stdout).unwrap();
@@ -104,7 +104,7 @@ fn a_substitutes_accuracy_is_that_of_the_network_that_prescribe_writes() {
 fn a_single_range_is_built_as_it_was_judged() {
     let place = trained();
     let mut found = scan(&place, "scan.json", &["--threads", "2"]);
-    // A scan of one range with one candidate leaves nothing to choose, and nothing to interact with.
+    // With one range and one candidate there is no choice, and no interaction between replacements.
     let macs = |value: &Value| value["cost"]["macs"].as_u64().unwrap();
     let saved = |range: &Value, candidate: &Value| macs(range).saturating_sub(macs(candidate));
     let ranges = found["ranges"].as_array().unwrap();
@@ -199,7 +199,7 @@ fn test_images_that_judge_are_not_tested_on() {
     let (whole, parted) =
         (made(&["--judged", "100"], "whole"), made(&["--judged", "100", "--judge-on-test"], "parted"));
     assert_eq!(parted["judged_from"], "the first 100 test images; the test set is the others");
-    // Right ones among the 100 and the other 260 are those of all 360.
+    // The correct ones among the 100 and the other 260 sum to those of all 360.
     let right = |figures: &Value, images: f64| (figures["accuracy"].as_f64().unwrap() * images).round();
     let parts = right(&parted["before"], 100.0) + right(&parted["test"][0], 260.0);
     assert_eq!(parts, right(&whole["test"][0], 360.0));

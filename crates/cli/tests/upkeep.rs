@@ -1,4 +1,4 @@
-//! Limits, halving, merging and what else keeps long studies in hand.
+//! Commands for long studies: limits, halving, merging, status.
 
 mod common;
 
@@ -21,14 +21,14 @@ fn merge(place: &Place, from: &[&str], out: &str) -> std::process::Output {
 }
 
 #[test]
-fn a_run_in_portions_ends_as_the_run_at_once() {
+fn a_run_in_several_calls_equals_a_run_in_one() {
     let place = Place::new(STUDY);
     let whole = place.complete("whole", &["--on", "processes"]);
     for _ in 0..3 {
         place.complete("parts", &["--max-trials", "40"]);
     }
     assert_eq!(status(&place.path("parts"))["done"], 120);
-    // A time that is over before the first trial.
+    // A time limit that ends before the first trial.
     let said = place.run("parts", &["--max-time", "0.001s"]).output().unwrap();
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.contains("stopped at its limit") && said.contains("resume with"), "{said}");
@@ -37,7 +37,7 @@ fn a_run_in_portions_ends_as_the_run_at_once() {
 }
 
 #[test]
-fn merged_shards_are_the_whole() {
+fn merged_shards_equal_the_complete_run() {
     let place = Place::new(STUDY);
     let whole = place.complete("whole", &[]);
     let trials = Run::open(&place.path("whole")).unwrap().plan().trials.len();
@@ -51,14 +51,14 @@ fn merged_shards_are_the_whole() {
     let said = succeeded(&merge(&place, &["a", "b"], "c"));
     assert!(said.contains(&format!("{trials} of {trials} trials (2 of them in several runs")), "{said}");
     assert_same(&whole, &digests(&place.path("c")));
-    // Into one that is there; nothing is left to run.
+    // Into an existing run; no trial is left.
     succeeded(&merge(&place, &["b"], "a"));
     assert_same(&whole, &digests(&place.path("a")));
     assert_same(&whole, &place.complete("c", &[]));
 }
 
 #[test]
-fn what_does_not_belong_together_is_not_merged() {
+fn runs_that_do_not_match_are_not_merged() {
     let place = Place::new(STUDY);
     place.complete("a", &["--max-trials", "2"]);
     let other = Place::new(&STUDY.replace("rate = 0.02", "rate = 0.03"));
@@ -66,7 +66,7 @@ fn what_does_not_belong_together_is_not_merged() {
     let error = refused(&merge(&place, &["a", other.path("b").to_str().unwrap()], "c"));
     assert!(error.contains("rate = 0.02") && error.contains("rate = 0.03") && error.contains("line"), "{error}");
     assert!(!place.path("c").exists());
-    // The same plan, another result.
+    // The same plan, but a different result.
     place.complete("b", &["--max-trials", "2"]);
     let run = Run::open(&place.path("b")).unwrap();
     let mut record = run.records().unwrap().remove(1);
@@ -75,7 +75,7 @@ fn what_does_not_belong_together_is_not_merged() {
     let error = refused(&merge(&place, &["a", "b"], "c"));
     assert!(error.contains("readings.test.loss") && error.contains(&record.spec.id), "{error}");
     assert!(!place.path("c").exists());
-    // A torn record vouches for nothing.
+    // A truncated record is not merged.
     let file = place.path("b/trials").join(format!("{}.json", record.spec.id));
     let mut bytes = fs::read(&file).unwrap();
     let at = bytes.len() / 2;
@@ -88,18 +88,18 @@ fn what_does_not_belong_together_is_not_merged() {
 }
 
 #[test]
-fn halving_spares_seeds_and_says_so() {
+fn halving_skips_seeds_and_prints_it() {
     let study = STUDY.replace("seeds = 2", "seeds = 4").replace("[children]", "[halving]\n[children]");
     let place = Place::new(&study);
     let halved = place.complete("halved", &["--on", "processes"]);
     let now = status(&place.path("halved"));
     assert!(now["skipped"].as_u64().unwrap() > 0 && now["left"] == 0, "{now}");
-    // The same whatever the executor and however often it was stopped.
+    // The same with any executor and after any interruption.
     while status_left(&place, "parts") {
         place.complete("parts", &["--max-trials", "100", "--workers", "2"]);
     }
     assert_same(&halved, &digests(&place.path("parts")));
-    // Every pair has its first seed, controls have all, and what was run is what a run without halving gives.
+    // Every pair has its first seed, controls have all seeds, and records equal those of a run without halving.
     let run = Run::open(&place.path("halved")).unwrap();
     let skipped = run.halving().unwrap().unwrap().skipped;
     for spec in &run.plan().trials {
@@ -128,7 +128,7 @@ fn a_dry_run_estimates_and_writes_nothing() {
 }
 
 #[test]
-fn a_log_in_json_is_one_object_a_line() {
+fn a_json_log_has_one_object_per_line() {
     let place = Place::new(STUDY);
     let output = place.run("run", &["--log-format", "json"]).output().unwrap();
     succeeded(&output);
@@ -143,7 +143,7 @@ fn a_log_in_json_is_one_object_a_line() {
 }
 
 #[test]
-fn a_watched_run_is_told_to_its_end() {
+fn a_watched_run_is_reported_until_its_end() {
     let place = Place::new(STUDY);
     place.complete("run", &["--max-trials", "1"]);
     let watch =
@@ -157,7 +157,7 @@ fn a_watched_run_is_told_to_its_end() {
 }
 
 #[test]
-fn bad_words_are_refused_in_one_line() {
+fn bad_arguments_are_refused_in_one_line() {
     let place = Place::new(STUDY);
     place.complete("run", &["--max-trials", "1"]);
     let run = place.path("run");
@@ -179,7 +179,7 @@ fn bad_words_are_refused_in_one_line() {
     let slurm = place.run("run", &["--on", "slurm"]).env("PATH", "/nowhere").output().unwrap();
     let error = refused(&slurm);
     assert!(error.contains("needs Slurm's commands"), "{error}");
-    // What the command line itself refuses.
+    // Errors of the command line itself.
     for words in [&["--max-time", "90"][..], &["--max-trials", "0"], &["--on", "cloud"], &["--retries", "many"]] {
         let output = place.run("run", words).output().unwrap();
         assert_eq!(output.status.code(), Some(2));

@@ -15,14 +15,14 @@ fn peak() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
 }
 
-const MANY: usize = 400 << 20;
+const IMAGE_BYTES: usize = 400 << 20;
 
 /// A compressed file of `start`, then 400 MiB of zeros.
 fn bomb(path: &Path, start: &[u8]) {
     let mut encoder = GzEncoder::new(std::fs::File::create(path).unwrap(), Compression::fast());
     encoder.write_all(start).unwrap();
     let zeros = vec![0; 1 << 20];
-    for _ in 0..MANY >> 20 {
+    for _ in 0..IMAGE_BYTES >> 20 {
         encoder.write_all(&zeros).unwrap();
     }
     encoder.finish().unwrap();
@@ -32,7 +32,7 @@ fn tar_header(name: &str, kind: tar::EntryType) -> Vec<u8> {
     let mut header = tar::Header::new_gnu();
     header.set_path(name).unwrap();
     header.set_entry_type(kind);
-    header.set_size(MANY as u64);
+    header.set_size(IMAGE_BYTES as u64);
     header.set_cksum();
     header.as_bytes().to_vec()
 }

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn temporary_files_are_told_from_others_by_their_exact_form() {
+    fn temporary_files_are_recognised_by_their_exact_form() {
         let ours = temporary_path(Path::new("trials/0a.json"));
         assert_eq!(temporary_target(ours.file_name().unwrap().to_str().unwrap()), Some("0a.json"));
         assert_eq!(temporary_target("child-0a.safetensors.123-4.tmp"), Some("child-0a.safetensors"));

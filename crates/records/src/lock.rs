@@ -53,7 +53,7 @@ pub(crate) fn acquire(folder: &Path) -> Result<Lock, Error> {
         Err(TryLockError::WouldBlock) => {
             return Err(Error::Locked { path: folder.into(), pid: holder(&mut file) });
         }
-        // A file system without locks: two processes would repeat work, but not damage records.
+        // A file system without locks: two processes would repeat work, but not corrupt records.
         Err(TryLockError::Error(_)) => {}
     }
     let id = format!("{}\n", std::process::id());

@@ -141,8 +141,8 @@ mod tests {
 
     #[test]
     fn seconds_start_at_the_end_of_the_parent_and_exclude_pauses() {
-        // Session at 100: parent ready at 160, two workers, last trial ends at 200: 40 seconds, of which the five
-        // between the parent's end and the first trial's start are shared work. Session at 1000: 30 seconds more.
+        // Session at 100: parent ready at 160, two workers, last trial ends at 200: 40 seconds; the first
+        // five, before the first trial starts, are shared work. Session at 1000: 30 seconds more.
         let parents = [header(160.0, 60.0)];
         let trials = [header(185.0, 20.0), header(200.0, 30.0), header(1030.0, 25.0)];
         assert_eq!(trials_seconds(&[100.0, 1000.0], &parents, &trials), 70.0);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// A study of seconds: two blocks, every kind of init, scheme and control.
+/// A study that takes seconds: two blocks, every kind of init, scheme and control.
 pub const STUDY: &str = r#"
 name = "small"
 [data]
@@ -36,7 +36,7 @@ inits = ["random", "first", "last", "mean", "collapse", "least-squares"]
 schemes = ["none", "local", "hint", "distill-local", "global", "distill-global", "hint-then-distill", "hint-then-global"]
 "#;
 
-/// A folder of its own with a study file in it.
+/// A temporary folder with a study file.
 pub struct Place {
     pub folder: tempfile::TempDir,
 }
@@ -76,7 +76,7 @@ pub fn succeeded(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// The one line that a refused command prints, its exit code checked.
+/// Checks the exit code of a refused command, and returns the line that it prints.
 #[track_caller]
 pub fn refused(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -87,14 +87,14 @@ pub fn refused(output: &Output) -> String {
     errors[0].to_owned()
 }
 
-/// For every record and parent of a run, the digest of all that is no clock reading; then the weights' bytes.
+/// The digest without timings of every record and parent of a run, and the bytes of its weights.
 pub fn digests(run: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for part in ["parents", "trials", "weights"] {
         for entry in std::fs::read_dir(run.join(part)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "tmp") {
-                // What a killed process left half-written; swept away after an hour.
+                // A temporary file of a killed process, which is removed after an hour.
                 continue;
             }
             let bytes = std::fs::read(&path).unwrap();
@@ -117,7 +117,7 @@ pub fn digests(run: &Path) -> BTreeMap<String, String> {
     found
 }
 
-/// Says that a test cannot run here, past the test harness, which keeps a passing test's output to itself.
+/// Prints that a test is skipped, directly to standard error, because the test harness captures the output of passing tests.
 pub fn skipped(why: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "SKIPPED {why}");

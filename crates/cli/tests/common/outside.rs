@@ -1,4 +1,4 @@
-//! Other people's libraries and files, where they are there.
+//! Libraries and files that not every machine has.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -8,7 +8,7 @@ use super::skipped;
 
 pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// The Python that has them, if it is told.
+/// The Python with the libraries, if `NETTRIAGE_PYTHON` is set.
 pub fn python(test: &str) -> Option<PathBuf> {
     let python = std::env::var_os("NETTRIAGE_PYTHON").map(PathBuf::from);
     if python.is_none() {
@@ -17,7 +17,7 @@ pub fn python(test: &str) -> Option<PathBuf> {
     python
 }
 
-/// The folder of networks, if it is there.
+/// The folder of networks, if it exists.
 pub fn networks(test: &str) -> Option<PathBuf> {
     let shared = std::env::var_os("NETTRIAGE_SHARED").map_or(Path::new(ROOT).join("../shared"), PathBuf::from);
     let networks = shared.join("networks");
@@ -28,7 +28,7 @@ pub fn networks(test: &str) -> Option<PathBuf> {
     Some(networks)
 }
 
-/// The Python and the folder of networks, if both are there.
+/// The Python and the folder of networks, if both exist.
 pub fn tools(test: &str) -> Option<(PathBuf, PathBuf)> {
     python(test).zip(networks(test))
 }

@@ -56,7 +56,7 @@ pub(super) fn fetch_file(
                     return fs::rename(&part, &place).map_err(Error::io("write", &place));
                 }
                 restart(&mut output, &part)?;
-                // The resumed part may have been of another file: try once more from the beginning.
+                // The resumed part may have been of another file: try again from the beginning.
                 if !std::mem::take(&mut resumed) {
                     return Err(Error::Download {
                         address,
