@@ -168,7 +168,7 @@ impl<'a> Session<'a> {
         };
         let to = match stage.loss {
             Loss::Hint => self.child.block_output.clone(),
-            _ => self.child.network.graph.output.clone(),
+            Loss::CrossEntropy | Loss::Distillation => self.child.network.graph.output.clone(),
         };
         let mut objective = match (stage.loss, &self.child.block) {
             (Loss::CrossEntropy, _) => Objective::CrossEntropy,
