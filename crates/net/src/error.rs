@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// Text of a message with control characters escaped: names come from files, and a terminal would obey them.
+/// Text of a message with control characters escaped: names come from files, and a terminal executes control sequences.
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(char::is_control) {
         return Cow::Borrowed(text);

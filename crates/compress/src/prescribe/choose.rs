@@ -93,7 +93,7 @@ fn cost_saved(scan: &Scan, range: usize, number: usize, metric: CostMetric) -> f
     }
 }
 
-/// The labels that no other dominates, by rising drop.
+/// The labels that no other dominates, in ascending order of drop.
 fn undominated(mut labels: Vec<Label>) -> Vec<Label> {
     labels.sort_by(|a, b| a.drop.cmp(&b.drop).then(b.saved.total_cmp(&a.saved)));
     let mut most = f64::NEG_INFINITY;

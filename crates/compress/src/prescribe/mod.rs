@@ -155,7 +155,7 @@ pub fn search(
         Ok(made)
     };
     let (mut best, mut nearest): (Option<Attempt>, Option<Attempt>) = (None, None);
-    // The front is sorted by rising drop and falling cost, so the plans that satisfy the cost bounds come last.
+    // The front is sorted by ascending drop and descending cost, so the plans that satisfy the cost bounds come last.
     let first_satisfying = plans.iter().position(|plan| bounds.satisfies(plan, problem.scan));
     match (bounds.drop, first_satisfying) {
         (_, None) if plans.len() > 1 => nearest = Some(attempt(plans.len() - 1)?),

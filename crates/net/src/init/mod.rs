@@ -71,7 +71,7 @@ macro_rules! inits {
         #[serde(try_from = "String", into = "String")]
         pub enum Init {
             $($(#[doc = $doc])+ $init,)+
-            /// One of the program's own: see [`register`].
+            /// A user-defined one: see [`register`].
             Custom(Registered),
         }
 
@@ -135,7 +135,7 @@ impl Init {
         self.method().needs_images()
     }
 
-    /// Whether the substitute's norm is to be [calibrated](calibrate) afterwards.
+    /// Whether the substitute's norm must be [calibrated](calibrate) afterwards.
     pub fn is_calibrated(self) -> bool {
         self.method().is_calibrated()
     }
@@ -155,7 +155,7 @@ pub fn names() -> Vec<&'static str> {
     built_in.chain(registry::names()).collect()
 }
 
-/// Makes an init of the program's own known by its name, in this process, until it ends: from then on studies may name
+/// Registers a user-defined init under its name until this process ends: from then on studies may name
 /// it. A worker process that runs trials of such a study must register it too.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Inits of the program's own, by name.
+//! User-defined inits, by name.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -9,7 +9,7 @@ use super::method::InitMethod;
 
 static REGISTRY: RwLock<Vec<Registered>> = RwLock::new(Vec::new());
 
-/// An init of the program's own, which lives until the process ends. Two are equal if their names are.
+/// A user-defined init, which lives until the process ends. Two are equal if their names are.
 #[derive(Clone, Copy)]
 pub struct Registered(&'static dyn InitMethod);
 

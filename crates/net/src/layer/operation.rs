@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::Shape;
 use crate::shape::positions;
 
-/// Everything that is known of a kind of layer. No method has a default, so that a new kind forgets none.
+/// The properties of a kind of layer. No method has a default, so that a new kind must define all.
 pub(super) trait Operation {
     /// The output shape for one input or more, or what is wrong in words.
     fn output(&self, inputs: &[Shape]) -> Result<Shape, String>;
