@@ -1,4 +1,4 @@
-//! A study with an init of the program's own: every filter of the substitute averages its inputs.
+//! A study with a user-defined init: every filter of the substitute averages its inputs.
 //!
 //!     cargo run --release -p nettriage --example custom_init
 

@@ -7,7 +7,7 @@ use super::headline::Headline;
 use super::index::Index;
 use crate::stats::distributions::binomial_tail;
 
-/// Level of the test against chance. It is strict because untrained networks exceed chance by a few points now and then: their
+/// Level of the test against chance. It is strict because untrained networks exceed chance by a few points occasionally: their
 /// features are not independent of the class.
 const CHANCE_LEVEL: f64 = 0.001;
 
