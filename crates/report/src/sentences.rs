@@ -214,8 +214,8 @@ pub(crate) fn cautions(analysis: &Analysis) -> Vec<String> {
     }
     if let Some(check) = analysis.timing.filter(|check| !check.passed) {
         cautions.push(format!(
-            "No inference times: networks with the parent's architecture took {} times ({} to {}) the parent's time, where 1 is \
-             right, so the machine was disturbed.",
+            "No inference times: the controls have the parent's architecture, but took {} times ({} to {}) its time, so the \
+             machine was disturbed.",
             number(check.ratio, 2),
             number(check.interval[0], 2),
             number(check.interval[1], 2)
