@@ -1,6 +1,7 @@
 //! `inspect`: what a network consists of.
 
 use comfy_table::{CellAlignment, Table, presets};
+use nettriage_formats::shared::SharedWeights;
 use nettriage_net::{Graph, block, cost, drawing};
 use serde_json::json;
 
@@ -10,14 +11,14 @@ use crate::{model, report};
 
 /// `nettriage inspect MODEL`.
 pub fn inspect(args: &args::Inspect) -> Result<(), Fail> {
-    let graph = model::graph(&args.model)?;
+    let (graph, shared) = model::graph(&args.model)?;
     if let Some(path) = &args.svg {
         report::write(path, &drawing::svg(&graph, &block::find(&graph))?)?;
     }
-    if args.json { print_json(&graph) } else { print_table(&graph) }
+    if args.json { print_json(&graph, &shared) } else { print_table(&graph, &shared) }
 }
 
-fn print_table(graph: &Graph) -> Result<(), Fail> {
+fn print_table(graph: &Graph, shared: &[SharedWeights]) -> Result<(), Fail> {
     use std::io::Write;
     let (shapes, costs, total) = (graph.shapes()?, cost::per_layer(graph)?, cost::total(graph)?);
     let blocks = block::find(graph);
@@ -43,6 +44,14 @@ fn print_table(graph: &Graph) -> Result<(), Fail> {
     writeln!(out, "{}, input {}", graph.name, graph.input)?;
     writeln!(out, "{table}")?;
     writeln!(out, "{} parameters, {} MACs an image", grouped(total.parameters), grouped(total.macs))?;
+    for shared in shared {
+        let copies = grouped(shared.added() as u64);
+        writeln!(
+            out,
+            "{copies} of them are copies of weights that layers share in the file: {}",
+            shared.layers.join(", ")
+        )?;
+    }
     for block in &blocks {
         let (first, last) = (block.layers.first(), block.layers.last());
         let (first, last) = (first.map_or("", String::as_str), last.map_or("", String::as_str));
@@ -52,7 +61,7 @@ fn print_table(graph: &Graph) -> Result<(), Fail> {
     Ok(())
 }
 
-fn print_json(graph: &Graph) -> Result<(), Fail> {
+fn print_json(graph: &Graph, shared: &[SharedWeights]) -> Result<(), Fail> {
     let (shapes, costs, total) = (graph.shapes()?, cost::per_layer(graph)?, cost::total(graph)?);
     let layers = graph.layers.iter().zip(&shapes).zip(&costs).map(|((layer, shape), cost)| {
         json!({
@@ -71,6 +80,7 @@ fn print_json(graph: &Graph) -> Result<(), Fail> {
         "blocks": blocks.collect::<Vec<_>>(),
         "parameters": total.parameters,
         "macs": total.macs,
+        "shared_in_file": shared.iter().map(|s| json!({ "layers": s.layers, "elements": s.elements })).collect::<Vec<_>>(),
     });
     println!("{value:#}");
     Ok(())

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use nettriage_formats::load::{self, LoadOptions, Loaded};
+use nettriage_formats::shared::SharedWeights;
 use nettriage_net::arch::{self, ArchSpec};
 use nettriage_net::{Graph, Shape};
 use nettriage_study::{Study, StudyContext};
@@ -23,15 +24,17 @@ pub fn load(args: &Model) -> Result<Loaded, Fail> {
     Ok(loaded)
 }
 
-/// The structure alone: of a file, of a study's parent, or of an architecture's name.
-pub fn graph(args: &Model) -> Result<Graph, Fail> {
+/// The structure of a file, of a study's parent, or of an architecture's name, and the layers that share weights in the
+/// file.
+pub fn graph(args: &Model) -> Result<(Graph, Vec<SharedWeights>), Fail> {
     let path = Path::new(&args.model);
     if path.extension().is_some_and(|e| e == "toml") {
         let (study, text) = Study::read(path)?;
-        return Ok(StudyContext::new(study, text, None)?.graph);
+        return Ok((StudyContext::new(study, text, None)?.graph, Vec::new()));
     }
     if path.exists() {
-        return Ok(load(args)?.network.graph);
+        let loaded = load(args)?;
+        return Ok((loaded.network.graph, loaded.shared));
     }
     if !arch::names().contains(&args.model.as_str()) {
         return Err(Fail::Message(format!(
@@ -42,7 +45,7 @@ pub fn graph(args: &Model) -> Result<Graph, Fail> {
     }
     let spec = ArchSpec { width: args.width, ..ArchSpec::named(&args.model) };
     let input = input(args)?.unwrap_or(Shape::new(3, 32, 32));
-    Ok(arch::build(&spec, input, args.classes.unwrap_or(10))?)
+    Ok((arch::build(&spec, input, args.classes.unwrap_or(10))?, Vec::new()))
 }
 
 fn input(args: &Model) -> Result<Option<Shape>, Fail> {

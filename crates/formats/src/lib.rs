@@ -27,4 +27,5 @@ pub mod load;
 pub mod onnx;
 pub mod pytorch;
 pub mod safetensors;
+pub mod shared;
 mod strided;

@@ -9,6 +9,7 @@ use nettriage_net::{Error, Graph, Network, Shape, Tensor};
 use crate::info::ModelInfo;
 use crate::onnx::{self, Layout, ReadOptions};
 use crate::pytorch::{self, Checkpoint};
+use crate::shared::SharedWeights;
 use crate::{keys, safetensors};
 
 /// What the file may not hold.
@@ -66,7 +67,9 @@ pub struct Loaded {
     pub info: ModelInfo,
     /// The file's format.
     pub format: Format,
-    /// Notes for the user on how the file was read.
+    /// Layers that share weights in the file; in the network each has a copy of its own.
+    pub shared: Vec<SharedWeights>,
+    /// Notes for the user on how the file was read, one for each of `shared` among them.
     pub notes: Vec<String>,
 }
 
@@ -95,20 +98,22 @@ pub fn from_bytes(path: impl AsRef<Path>, bytes: &[u8], options: &LoadOptions) -
     let info = options.info.clone().unwrap_or_default();
     let options = LoadOptions { input: options.input.or(info.input_shape()), ..options.clone() };
     let parts = read(path, bytes, &options, &info).map_err(|error| with_path(path, error))?;
-    let Parts { network, layout, format, notes } = parts;
+    let Parts { network, layout, format, shared, mut notes } = parts;
+    notes.extend(shared.iter().map(SharedWeights::note));
     for (word, values) in [("means", info.mean.len()), ("deviations", info.std.len())] {
         if values != 0 && values != network.graph.input.channels {
             let problem = format!("{values} {word} are given for images of {}", network.graph.input);
             return Err(Error::file(path.display(), problem));
         }
     }
-    Ok(Loaded { network, layout, info, format, notes })
+    Ok(Loaded { network, layout, info, format, shared, notes })
 }
 
 struct Parts {
     network: Network,
     layout: Layout,
     format: Format,
+    shared: Vec<SharedWeights>,
     notes: Vec<String>,
 }
 
@@ -136,8 +141,8 @@ fn read(path: &Path, bytes: &[u8], options: &LoadOptions, info: &ModelInfo) -> R
         }
         other => other,
     })?;
-    let layout = model.layout;
-    Ok(Parts { network: model.into_network()?, layout, format: Format::Onnx, notes: Vec::new() })
+    let (layout, shared) = (model.layout, model.shared.clone());
+    Ok(Parts { network: model.into_network()?, layout, format: Format::Onnx, shared, notes: Vec::new() })
 }
 
 fn read_checkpoint(bytes: &[u8], options: &LoadOptions, info: &ModelInfo) -> Result<Parts, Error> {
@@ -146,7 +151,7 @@ fn read_checkpoint(bytes: &[u8], options: &LoadOptions, info: &ModelInfo) -> Res
         checkpoint.shapes().map(|(name, shape)| (name.into(), shape.into())).collect();
     let (graph, layout) = graph_for(options, info, &source)?;
     let (network, notes) = keys::fit(graph, &source, |name| checkpoint.tensor(name))?;
-    Ok(Parts { network, layout, format: Format::PyTorch, notes })
+    Ok(Parts { network, layout, format: Format::PyTorch, shared: checkpoint.shared(), notes })
 }
 
 fn read_safetensors(bytes: &[u8], options: &LoadOptions, info: &ModelInfo) -> Result<Parts, Error> {
@@ -154,7 +159,7 @@ fn read_safetensors(bytes: &[u8], options: &LoadOptions, info: &ModelInfo) -> Re
     if safetensors::graph_in(bytes).map_err(fail)?.is_some() {
         let network = safetensors::from_bytes(bytes)?;
         let (layout, format) = (Layout::ChannelsFirst, Format::Nettriage);
-        return Ok(Parts { network, layout, format, notes: Vec::new() });
+        return Ok(Parts { network, layout, format, shared: Vec::new(), notes: Vec::new() });
     }
     let file =
         SafeTensors::deserialize(bytes).map_err(|error| fail(format!("not a valid safetensors file: {error}")))?;
@@ -172,7 +177,8 @@ fn read_safetensors(bytes: &[u8], options: &LoadOptions, info: &ModelInfo) -> Re
         tensor.ok_or_else(|| Error::file("safetensors", format!("no tensor `{name}`")))
     };
     let (network, notes) = keys::fit(graph, &source, fetch)?;
-    Ok(Parts { network, layout, format: Format::Safetensors, notes })
+    // A safetensors file cannot say that tensors share their elements.
+    Ok(Parts { network, layout, format: Format::Safetensors, shared: Vec::new(), notes })
 }
 
 /// Adds the file's path to an error without it.

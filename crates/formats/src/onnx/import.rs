@@ -11,6 +11,7 @@ use super::constant::Constant;
 use super::model::{Layout, Model, ReadOptions};
 use super::proto::type_proto::Value::TensorType;
 use super::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_shape_proto::dimension};
+use super::readers::WeightReaders;
 use super::symbolic::SymbolicTensor;
 use super::translate::{Translator, Value};
 use super::{fold, fuse, operators};
@@ -43,7 +44,7 @@ pub fn model(model: ModelProto, folder: Option<&Path>, options: &ReadOptions) ->
     let (image, layout) = image(input, &graph, options)?;
     let builder = GraphBuilder::new(image.shape, declared);
     values.insert(input.name.clone(), Value::Symbolic(image));
-    let mut translator = Translator { values, builder };
+    let mut translator = Translator { values, builder, readers: WeightReaders::default() };
     for proto in &graph.node {
         let node = Node { proto, opset };
         visit(&mut translator, &node, folder, 0).map_err(|problem| format!("{}: {problem}", node.label()))?;
@@ -52,7 +53,8 @@ pub fn model(model: ModelProto, folder: Option<&Path>, options: &ReadOptions) ->
     let mut builder = translator.builder;
     let output = fuse::fuse(&mut builder, output.name);
     let (graph, weights) = builder.finish(&graph.name, output)?;
-    Ok(Model { graph, layout, weights })
+    let shared = translator.readers.shared(&graph);
+    Ok(Model { graph, layout, shared, weights })
 }
 
 /// The model's input, and the order of its axes.
@@ -154,6 +156,7 @@ fn visit(translator: &mut Translator, node: &Node, folder: Option<&Path>, depth:
     }
     let results = if constants.len() == node.proto.input.len() {
         let folded = fold::node(node, &constants, folder)?;
+        translator.readers.folded(node, &constants, &folded);
         // A Constant node holds its value in the file, as an initializer does.
         let owned = folded.iter().map(Constant::owned).sum();
         if node.op() == "Constant" {
@@ -162,7 +165,10 @@ fn visit(translator: &mut Translator, node: &Node, folder: Option<&Path>, depth:
         translator.builder.charge(owned)?;
         folded.into_iter().map(Value::Constant).collect()
     } else {
-        operators::node(translator, node)?
+        let before = translator.builder.nodes.len();
+        let results = operators::node(translator, node)?;
+        translator.readers.translated(node, &translator.values, &translator.builder.nodes[before..]);
+        results
     };
     for (name, value) in node.proto.output.iter().zip(results) {
         define(translator, name, value)?;

@@ -16,6 +16,7 @@ mod import;
 mod model;
 mod operators;
 mod proto;
+mod readers;
 mod reshape;
 mod symbolic;
 #[cfg(test)]

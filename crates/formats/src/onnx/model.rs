@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use nettriage_net::{Error, Graph, Network, Shape, Tensor, Weights};
 
 use super::constant::Constant;
+use crate::shared::SharedWeights;
 
 /// The order of axes in which a model takes its images.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Model {
     pub graph: Graph,
     /// The order of axes of the model's own input.
     pub layout: Layout,
+    /// Layers that share weights in the file; here each has a copy of its own.
+    pub shared: Vec<SharedWeights>,
     pub(super) weights: BTreeMap<String, Constant>,
 }
 

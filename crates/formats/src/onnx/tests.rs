@@ -321,3 +321,47 @@ fn external_data_are_read_only_from_the_models_folder() {
         assert!(write(&build, location, "0").unwrap_err().contains("outside the model's folder"));
     }
 }
+
+/// One convolution four times, and one matrix in two products, once transposed for each.
+#[test]
+fn weights_that_layers_share_are_named_and_counted_as_copies() {
+    let mut build = model(&[1, 2, 4, 4]).counted("c.weight", &[2, 2, 3, 3]).floats("c.bias", &[2], &[1.0, 2.0]);
+    let pads = || vec![ints("pads", &[1, 1, 1, 1])];
+    for (input, output) in [("x", "a"), ("a", "b"), ("b", "d"), ("d", "e")] {
+        build = build.node("Conv", &format!("{input} c.weight c.bias"), output, pads());
+    }
+    let read = build.node("Relu", "e", "y", vec![]).read().unwrap();
+    let layers: Vec<&str> = read.graph.layers[..4].iter().map(|layer| layer.name.as_str()).collect();
+    assert_eq!(read.shared.len(), 1);
+    assert_eq!(read.shared[0].layers, layers);
+    assert_eq!((read.shared[0].elements, read.shared[0].added()), (38, 3 * 38));
+    let note = read.shared[0].note();
+    assert!(note.contains("share weights") && note.contains("separately") && !note.contains('\n'), "{note}");
+    assert_eq!(nettriage_net::cost::total(&read.graph).unwrap().parameters, 4 * 38);
+
+    let twice = model(&[1, 3]).counted("w", &[3, 3]).node("Transpose", "w", "t", vec![]);
+    let twice = twice.node("Transpose", "w", "u", vec![]).node("MatMul", "x t", "a", vec![]);
+    let read = twice.node("MatMul", "a u", "y", vec![]).read().unwrap();
+    assert_eq!((read.shared.len(), read.shared[0].layers.len(), read.shared[0].elements), (1, 2, 9));
+}
+
+/// Exporters store equal constants once: that is not a weight that layers share.
+#[test]
+fn equal_scalars_and_zero_vectors_are_no_shared_weights() {
+    let build =
+        model(&[1, 2, 4, 4]).counted("v", &[2, 2, 1, 1]).counted("w", &[2, 2, 1, 1]).floats("zero", &[2], &[0.0; 2]);
+    let build = build.node("Conv", "x v zero", "a", vec![]).node("Conv", "a w zero", "b", vec![]).number("two", 2.0);
+    let read = build.node("Mul", "b two", "c", vec![]).node("Relu", "c", "d", vec![]).node("Mul", "d two", "y", vec![]);
+    assert_eq!(read.read().unwrap().shared, []);
+}
+
+/// PyTorch exports a classifier that ends with global pooling as (N, C, 1, 1), and with softmax as the same.
+#[test]
+fn outputs_of_one_position_are_class_vectors() {
+    let pooled = || model(&[1, 2, 4, 4]).node("GlobalAveragePool", "x", "p", vec![]);
+    assert_eq!(pooled().read().unwrap().graph.output_shape().unwrap(), Shape::new(2, 1, 1));
+    for opset in [11, 17] {
+        let softmax = pooled().opset(opset).node("Softmax", "p", "y", vec![int("axis", 1)]);
+        assert_eq!(softmax.read().unwrap().graph.output_shape().unwrap(), Shape::new(2, 1, 1), "{opset}");
+    }
+}

@@ -7,6 +7,7 @@ use nettriage_net::{Kind, Shape};
 use super::attributes::Node;
 use super::builder::{GraphBuilder, Op};
 use super::constant::Constant;
+use super::readers::WeightReaders;
 use super::symbolic::SymbolicTensor;
 
 /// The value of an ONNX tensor: known at import, or computed from the image.
@@ -21,6 +22,7 @@ pub enum Value {
 pub struct Translator {
     pub values: HashMap<String, Value>,
     pub builder: GraphBuilder,
+    pub readers: WeightReaders,
 }
 
 impl Translator {

@@ -9,8 +9,10 @@ mod legacy;
 mod pickle;
 mod tensors;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::shared::SharedWeights;
 use nettriage_net::{Error, Tensor};
 use pickle::{Machine, Value};
 pub(crate) use tensors::{Found, Storages};
@@ -35,6 +37,17 @@ impl<'a> Checkpoint<'a> {
     /// Names and shapes, in the file's order.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.found.iter().map(|found| (found.name.as_str(), found.shape.as_slice()))
+    }
+
+    /// Layers whose tensors are the same elements of the same storage, as those of a module that is registered twice.
+    pub fn shared(&self) -> Vec<SharedWeights> {
+        let mut layers: BTreeMap<_, (usize, Vec<String>)> = BTreeMap::new();
+        for found in &self.found {
+            let layer = found.name.rsplit_once('.').map_or(found.name.as_str(), |(layer, _)| layer);
+            let elements = found.shape.iter().product();
+            layers.entry(found.place()).or_insert((elements, Vec::new())).1.push(layer.to_string());
+        }
+        SharedWeights::of_tensors(layers.into_values().map(|(elements, layers)| (layers, elements)))
     }
 
     /// The tensor of that name as `f32`, contiguous.

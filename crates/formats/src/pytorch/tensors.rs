@@ -19,6 +19,13 @@ pub struct Found {
     element: Element,
 }
 
+impl Found {
+    /// Storage, first element, shape and strides: two tensors with the same are the same elements.
+    pub fn place(&self) -> (&str, usize, &[usize], &[usize]) {
+        (&self.storage, self.offset, &self.shape, &self.strides)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Element {
     F64,

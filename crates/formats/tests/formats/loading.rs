@@ -1,11 +1,12 @@
 //! Loading: every file of `../shared/networks`, and keys of other repositories.
 
 use nettriage_formats::info::ModelInfo;
-use nettriage_formats::load::{Format, LoadOptions, load};
+use nettriage_formats::load::{Format, LoadOptions, from_bytes, load};
 use nettriage_formats::onnx::Layout;
+use nettriage_formats::shared::SharedWeights;
 use nettriage_formats::{onnx, safetensors};
 use nettriage_net::arch::{self, ArchSpec};
-use nettriage_net::{Network, Shape, block, drawing};
+use nettriage_net::{Graph, INPUT, Kind, Layer, Network, Shape, block, cost, drawing, layer};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -229,4 +230,28 @@ fn drawings_hold_every_layer_and_block() {
     let edges: usize = network.graph.layers.iter().map(|layer| layer.inputs.len()).sum();
     assert_eq!(svg.matches("<path ").count(), edges);
     assert!(blocks.iter().all(|block| svg.contains(&format!(">{}<", block.name))));
+}
+
+/// `tied.pt`: a module with `b = Linear(2, 2)`, `c = b` and `d = Linear(2, 3)`, saved by `torch.save` of PyTorch 2.15.
+#[test]
+fn tensors_that_share_storage_are_loaded_as_copies_with_a_note() {
+    let folder = tempfile::tempdir().unwrap();
+    let linear = |name: &str, input: &str, features| Layer {
+        name: name.into(),
+        inputs: vec![input.into()],
+        kind: Kind::Linear(layer::Linear { features, bias: true }),
+    };
+    let layers = vec![linear("b", INPUT, 2), linear("c", "b", 2), linear("d", "c", 3)];
+    let graph = Graph { name: "tied".into(), input: Shape::new(2, 1, 1), layers, output: "d".into() };
+    let file = folder.path().join("graph.json");
+    std::fs::write(&file, serde_json::to_string(&graph).unwrap()).unwrap();
+
+    let options = LoadOptions { graph: Some(file), ..LoadOptions::default() };
+    let loaded = from_bytes("tied.pt", include_bytes!("tied.pt"), &options).unwrap();
+    let weights = &loaded.network.weights;
+    assert_eq!((&weights["b.weight"], &weights["b.bias"]), (&weights["c.weight"], &weights["c.bias"]));
+    assert_eq!(loaded.shared, [SharedWeights { layers: vec!["b".into(), "c".into()], elements: 6 }]);
+    assert!(loaded.notes.len() == 1 && loaded.notes[0].contains("layers b, c share weights"), "{:?}", loaded.notes);
+    // Copies are counted: 6 + 6 + 9.
+    assert_eq!(cost::total(&loaded.network.graph).unwrap().parameters, 21);
 }
