@@ -9,7 +9,7 @@ use nettriage_formats::info::ModelInfo;
 use nettriage_formats::safetensors;
 use nettriage_net::Network;
 use nettriage_records::Run;
-use nettriage_study::{RuntimeOptions, StudyContext, context_of};
+use nettriage_study::{RuntimeOptions, StudyContext, ValidationFrom, context_of};
 use nettriage_train::{check_images, without_softmax};
 
 use crate::Error;
@@ -93,12 +93,24 @@ impl Subject {
         labelled: bool,
     ) -> Result<Subject, Error> {
         let (context, network) = parent_of(run, seed, data_dir)?;
-        let judged = first(&context.data.train, &context.validation, judged.unwrap_or(JUDGED));
+        let count = judged.unwrap_or(JUDGED);
+        let (train, judged, kind) = match context.study.data.validation_from {
+            ValidationFrom::Train => {
+                (context.train, first(&context.data.train, &context.validation, count), "validation images")
+            }
+            // Validation images of the test set are for the study alone, so training images are set apart.
+            ValidationFrom::Test => {
+                let count = count.min(context.train.len() / 5).max(1);
+                let mut train = context.train;
+                let judged = train.split_off(train.len().saturating_sub(count));
+                (train, judged, "training images")
+            }
+        };
         Ok(Subject {
             network,
             source: run.folder().display().to_string(),
-            train: context.train,
-            judged_from: format!("{} validation images of the run", judged.len()),
+            train,
+            judged_from: format!("{} {kind} of the run", judged.len()),
             judged,
             normalization: context.normalization,
             augment: context.study.data.augment,

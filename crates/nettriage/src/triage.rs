@@ -54,6 +54,8 @@ impl<'a> Triage<'a> {
                 dir: None,
                 size: data.height,
                 validation,
+                validation_from: Default::default(),
+                seen: None,
                 train: None,
                 test: None,
                 augment: Augmentation::default(),

@@ -2,17 +2,18 @@
 
 use std::path::Path;
 
-use nettriage_data::{Dataset, Normalization, Stream, first};
+use nettriage_data::{Dataset, Images, Normalization, Stream, first};
 use nettriage_formats::info::ModelInfo;
 use nettriage_formats::load;
 use nettriage_net::block::Block;
-use nettriage_net::{Graph, Network, Shape, arch, block};
+use nettriage_net::{Graph, Network, Shape, arch, block, cost};
 use nettriage_records::Run;
 use nettriage_train::{check_images, seed, without_softmax};
 
 use crate::Error;
+use crate::limits::{PARAMETERS, PARENT_STREAM};
 use crate::options::RuntimeOptions;
-use crate::study::Study;
+use crate::study::{Data, Study, ValidationFrom};
 
 /// A study with its data set and its network's structure in memory.
 pub struct StudyContext {
@@ -26,11 +27,11 @@ pub struct StudyContext {
     pub normalization: Normalization,
     /// Training images, indices into `data.train`.
     pub train: Vec<u32>,
-    /// Validation images, indices into `data.train`.
+    /// Validation images, indices into `data.train`, or into `data.test` where the study takes them from there.
     pub validation: Vec<u32>,
     /// Test images of trials, indices into `data.test`: the first of `whole_test`.
     pub test: Vec<u32>,
-    /// All test images, on which parents are tested.
+    /// All test images, on which parents are tested, without those that validate.
     pub whole_test: Vec<u32>,
     /// The parent's structure.
     pub graph: Graph,
@@ -40,6 +41,8 @@ pub struct StudyContext {
     pub blocks: Vec<Block>,
     /// How the machine is used.
     pub runtime: RuntimeOptions,
+    /// What a reader should know before the study runs.
+    pub notes: Vec<String>,
 }
 
 impl StudyContext {
@@ -89,35 +92,28 @@ impl StudyContext {
         given: Option<(Network, ModelInfo)>,
         runtime: RuntimeOptions,
     ) -> Result<StudyContext, Error> {
-        let split = nettriage_data::split(&data.train, study.data.validation, seed::seed("split", &[]));
-        if split.train.is_empty() {
-            return Err(Error::Plan(format!(
-                "[data] validation = {} leaves no training image of {}; choose fewer",
-                study.data.validation,
-                data.train.len()
-            )));
-        }
+        let Split { train: all_train, validation, whole_test } = split(&study, &data)?;
         study.data.augment.check(data.shape())?;
         let known = given.as_ref().map(|(_, info)| info).filter(|info| !info.mean.is_empty());
         let mean = study.parent.mean.as_ref().or(known.map(|info| &info.mean));
         let std = study.parent.std.as_ref().or(known.map(|info| &info.std));
         let normalization = match (mean, std) {
             (Some(mean), Some(std)) => given_normalization(mean, std, data.channels)?,
-            _ => Normalization::of(&data.train, data.shape(), &split.train),
+            _ => Normalization::of(&data.train, data.shape(), &all_train),
         };
-        let train = first(&data.train, &split.train, study.data.train.unwrap_or(usize::MAX));
-        let whole_test: Vec<u32> = (0..data.test.len() as u32).collect();
-        let whole_test = first(&data.test, &whole_test, usize::MAX);
+        let train = first(&data.train, &all_train, study.data.train.unwrap_or(usize::MAX));
         let test = first(&data.test, &whole_test, study.data.test.unwrap_or(usize::MAX));
 
         let given = given.map(|(network, _)| without_softmax(network));
         let input = Shape::new(data.channels, data.height, data.width);
-        let graph = match (&given, study.architecture()) {
-            (Some(network), _) => network.graph.clone(),
-            (None, Some(spec)) => arch::build(&spec, input, data.classes.len())?,
-            (None, None) => return Err(Error::Plan("[parent] needs `arch` or `file`".into())),
+        let graph = match (&given, study.graph_file(), study.architecture()) {
+            (Some(network), ..) => network.graph.clone(),
+            (None, Some(file), _) => read_graph(file)?,
+            (None, None, Some(spec)) => arch::build(&spec, input, data.classes.len())?,
+            (None, None, None) => return Err(Error::Plan("[parent] needs `arch` or `file`".into())),
         };
         check_fit(&graph, &data)?;
+        check_size(&study, &graph, train.len(), given.is_some())?;
         let blocks = if study.triage.blocks.is_empty() {
             block::find(&graph)
         } else {
@@ -130,12 +126,13 @@ impl StudyContext {
                 graph.name
             )));
         }
+        let notes = notes(&study);
         Ok(StudyContext {
             study,
             text,
             normalization,
             train,
-            validation: first(&data.train, &split.validation, usize::MAX),
+            validation,
             test,
             whole_test,
             graph,
@@ -143,6 +140,7 @@ impl StudyContext {
             blocks,
             data,
             runtime,
+            notes,
         })
     }
 
@@ -158,6 +156,14 @@ impl StudyContext {
         let images = (epochs * self.train.len() as f64).ceil() as usize;
         let stream = seed::seed("stream of the parent's images", &[&seed.to_string()]);
         Stream::new(&self.train, images, &self.study.data.augment, stream)
+    }
+
+    /// The images that [`StudyContext::validation`] points into.
+    pub fn validation_images(&self) -> &Images {
+        match self.study.data.validation_from {
+            ValidationFrom::Train => &self.data.train,
+            ValidationFrom::Test => &self.data.test,
+        }
     }
 
     /// The block of that name.
@@ -185,14 +191,108 @@ pub fn context_of(run: &Run, data_dir: Option<&Path>, runtime: RuntimeOptions) -
         let problem = "a program made this study in memory; only that program can continue it or run its trials again";
         return Err(Error::Study { file, problem: problem.to_owned() });
     }
-    StudyContext::with(Study::parse(text, &file)?, text.clone(), data_dir, runtime)
+    let mut study = Study::parse(text, &file)?;
+    if let Ok(folder) = std::fs::read_to_string(run.folder().join(STUDY_FOLDER)) {
+        study.resolve(Path::new(&folder));
+    }
+    StudyContext::with(study, text.clone(), data_dir, runtime)
+}
+
+/// The file of a run that says in which folder its study file was, for the relative paths in it.
+const STUDY_FOLDER: &str = "study-folder";
+
+/// Stores where the study file of a run is, so that other processes find the files that it names.
+///
+/// # Errors
+/// If it cannot be stored.
+pub fn store_study_folder(run: &Run, study: &Path) -> Result<(), Error> {
+    let fail = |path: &Path, source| Error::Io { path: path.display().to_string(), source };
+    let file = std::path::absolute(study).map_err(|error| fail(study, error))?;
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let place = run.folder().join(STUDY_FOLDER);
+    // A path that is no text cannot be named in a study's text either.
+    nettriage_files::write_atomic(&place, folder.to_string_lossy().as_bytes()).map_err(|error| fail(&place, error))
+}
+
+/// Which images are for what.
+struct Split {
+    train: Vec<u32>,
+    validation: Vec<u32>,
+    whole_test: Vec<u32>,
+}
+
+fn split(study: &Study, data: &Dataset) -> Result<Split, Error> {
+    let (count, seed) = (study.data.validation, seed::seed("split", &[]));
+    let every = |images: &Images| (0..images.len() as u32).collect::<Vec<u32>>();
+    let from_test = study.data.validation_from == ValidationFrom::Test;
+    let (from, kind) = if from_test { (&data.test, "test") } else { (&data.train, "training") };
+    let nettriage_data::Split { train: rest, validation } = nettriage_data::split(from, count, seed);
+    if rest.is_empty() {
+        let all = from.len();
+        return Err(Error::Plan(format!("[data] validation = {count} leaves no {kind} image of {all}; choose fewer")));
+    }
+    let (train, test) = if from_test { (every(&data.train), rest) } else { (rest, every(&data.test)) };
+    Ok(Split {
+        train,
+        validation: first(from, &validation, usize::MAX),
+        whole_test: first(&data.test, &test, usize::MAX),
+    })
+}
+
+/// Refuses what no machine could hold, before anything is computed.
+fn check_size(study: &Study, graph: &Graph, train: usize, given: bool) -> Result<(), Error> {
+    let parameters = cost::total(graph)?.parameters;
+    if let Some(remedy) = PARAMETERS.problem(parameters as f64) {
+        return Err(Error::Plan(format!("{} has {parameters} parameters: {remedy}", graph.name)));
+    }
+    let epochs = study.parent.training.as_ref().filter(|_| !given).map_or(0.0, |training| training.epochs);
+    let images = (epochs * train as f64).ceil();
+    match PARENT_STREAM.problem(images.max(1.0)) {
+        Some(remedy) => {
+            Err(Error::Plan(format!("[parent.training] epochs is {epochs}, {images} images in all: {remedy}")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What a reader should know before the study runs.
+fn notes(study: &Study) -> Vec<String> {
+    let Data { validation, validation_from, seen, .. } = &study.data;
+    let mut notes = study.notes();
+    if study.parent.file.is_some() && *validation_from == ValidationFrom::Train && seen.unwrap_or(true) {
+        notes.push(format!(
+            "the parent is read from a file and may have been trained on the {validation} validation images, which are \
+             taken from the training set; if it was not, write `seen = false` into [data]; `validation_from = \"test\"` \
+             takes them from the test set"
+        ));
+    }
+    notes
 }
 
 /// Reads a trained network from any file that [`load`] knows.
 fn read_parent(study: &Study, file: &Path, classes: usize) -> Result<(Network, ModelInfo), Error> {
-    let arch = study.architecture();
-    let loaded = load::load(file, &load::LoadOptions { arch, classes: Some(classes), ..load::LoadOptions::default() })?;
+    let options = match study.graph_file() {
+        Some(graph) => load::LoadOptions { graph: Some(graph.to_owned()), ..load::LoadOptions::default() },
+        None => load::LoadOptions { arch: study.architecture(), ..load::LoadOptions::default() },
+    };
+    let loaded = load::load(file, &load::LoadOptions { classes: Some(classes), ..options })?;
+    if study.parent.arch.is_some() && matches!(loaded.format, load::Format::Nettriage | load::Format::Onnx) {
+        let file = file.display();
+        return Err(Error::Plan(format!("{file}: it holds its own graph: leave `arch` out of [parent], or `file`")));
+    }
     Ok((loaded.network, loaded.info))
+}
+
+/// The structure in the file that `arch` names in place of a built-in architecture.
+fn read_graph(file: &Path) -> Result<Graph, Error> {
+    let fail = |problem: String| Error::Study { file: file.display().to_string(), problem };
+    let bytes = std::fs::read(file).map_err(|error| fail(error.to_string()))?;
+    if bytes.first() != Some(&b'{') {
+        return Ok(load::load(file, &load::LoadOptions::default())?.network.graph);
+    }
+    let graph: Graph = serde_json::from_slice(&bytes).map_err(|error| fail(format!("not a graph: {error}")))?;
+    graph.check()?;
+    Ok(graph)
 }
 
 fn given_normalization(mean: &[f32], std: &[f32], channels: usize) -> Result<Normalization, Error> {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nettriage_engine::{Model, Options};
 use nettriage_net::Network;
+use nettriage_net::surgery::Substitute;
 use nettriage_records::Plan;
 use nettriage_records::plan::{BlockSummary, Role, TrialSpec};
 use nettriage_train::scheme::{Loss, Scheme, Train};
@@ -71,9 +72,16 @@ pub fn estimate(
         parents: parents as f64 * parent / workers as f64,
         trials: (single + shared) / workers as f64,
         trial: if pending.is_empty() { 0.0 } else { (single + shared) / pending.len() as f64 },
-        bytes: PROGRAM + copies * data as u64 + workers as u64 * step.bytes + cache as u64,
+        bytes: PROGRAM
+            + copies * data as u64
+            + workers as u64 * step.bytes
+            + cache as u64
+            + costs.least_squares_bytes(pending, workers),
     })
 }
+
+/// Bytes per element of a Gram matrix while it is solved: sums in f64 and f32, the centred system, its copy with the ridge, the factor.
+const EQUATION_BYTES: u64 = 36;
 
 /// The program itself, before it loads anything.
 const PROGRAM: u64 = 16 << 20;
@@ -91,11 +99,13 @@ struct StepCost {
 
 fn measure(context: &StudyContext, workers: usize) -> Result<StepCost, Error> {
     let children = &context.study.children;
+    // As training does.
+    let size = children.batch.min(children.images);
     let mut rng = seed::rng("measurement", &[]);
     let network = Network::initialised(context.graph.clone(), &mut rng)?;
     let together = Barrier::new(workers);
     let one = || -> Result<StepCost, Error> {
-        let training = Options::training(children.batch, children.optimizer);
+        let training = Options::training(size, children.optimizer);
         let model = Model::new(&network, &Options { exact: children.exact, ..training });
         let inference = Options { exact: children.exact, ..Options::inference(EVALUATION_BATCH) };
         let evaluator = Model::new(&network, &inference);
@@ -104,8 +114,8 @@ fn measure(context: &StudyContext, workers: usize) -> Result<StepCost, Error> {
         let (mut model, mut evaluator) = (model?, evaluator?);
         let elements = context.graph.input.elements();
         let image = |n: usize| (0..n * elements).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect::<Vec<f32>>();
-        let (batch, plain) = (image(children.batch), image(EVALUATION_BATCH));
-        let grad = vec![1e-6; children.batch * context.classes()];
+        let (batch, plain) = (image(size), image(EVALUATION_BATCH));
+        let grad = vec![1e-6; size * context.classes()];
         let train = repeat(|| {
             model.forward_train(&batch, 1);
             model.backward(&batch, &grad);
@@ -116,7 +126,7 @@ fn measure(context: &StudyContext, workers: usize) -> Result<StepCost, Error> {
         });
         let weights: usize = network.weights.values().map(|tensor| 4 * tensor.data.len()).sum();
         Ok(StepCost {
-            train: train / children.batch as f64,
+            train: train / size as f64,
             forward: forward / EVALUATION_BATCH as f64,
             // Beside the models: the network, its best state, and what it began as.
             bytes: (model.memory_bytes() + 2 * evaluator.memory_bytes() + 4 * weights) as u64,
@@ -214,6 +224,25 @@ impl Costs<'_> {
         let filters = read(Reading::Filters, 200.0) * (head + own);
         let latency = read(Reading::Latency, 192.0) * (1.0 + head + own + tail);
         seconds + forward * ((evaluations as f64 + tests) * seen + filters + latency)
+    }
+
+    /// Bytes of the normal equations that `workers` may solve at a time: those of the largest substitutes.
+    fn least_squares_bytes(&self, pending: &[usize], workers: usize) -> u64 {
+        let mut unknowns = std::collections::BTreeMap::new();
+        for spec in pending.iter().map(|&place| &self.plan.trials[place]) {
+            let solved = spec.init.as_deref() == Some("least-squares");
+            if let (true, Some(block), Some(name)) = (solved, self.block(spec), spec.substitute.as_deref()) {
+                let area = match name.parse() {
+                    Ok(Substitute::Conv { kernel, .. }) => kernel * kernel,
+                    _ => 1,
+                };
+                let channels = if name == "linear" { block.input.iter().product() } else { block.input[0] };
+                unknowns.insert((&spec.parent, &block.name, name), (area * channels + 1) as u64);
+            }
+        }
+        let mut bytes: Vec<u64> = unknowns.into_values().map(|n| EQUATION_BYTES * n * n).collect();
+        bytes.sort_unstable();
+        bytes.iter().rev().take(workers).sum()
     }
 
     /// Seconds and bytes of the parent's activations that trials share: each is computed once.

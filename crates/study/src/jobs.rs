@@ -1,7 +1,6 @@
 //! The trials of a plan as jobs, for executors that do not depend on trials.
 
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -15,6 +14,7 @@ use nettriage_train::scheme::{Loss, Scheme, Train};
 
 use crate::context::StudyContext;
 use crate::estimate::estimate;
+use crate::panics::contained;
 use crate::shared::{Parent, SharedWork};
 use crate::study::Keep;
 use crate::{Error, parent, sample_images, trial};
@@ -254,8 +254,7 @@ fn run_trial(
     let _mark = run.begin(&spec.id)?;
     let parent = parents.iter().find(|p| p.id == spec.parent);
     let parent = parent.ok_or_else(|| Error::Plan(format!("trial {}: its parent is not in the plan", spec.id)))?;
-    let result = catch_unwind(AssertUnwindSafe(|| trial::run(shared, parent, spec, threads)));
-    let record = match result {
+    let record = match contained(|| trial::run(shared, parent, spec, threads)) {
         Ok(Ok(finished)) => {
             match (shared.context.study.children.keep, &finished.network, &finished.substitute) {
                 (Keep::Network, Some(network), _) => safetensors::save(network, run.child_weights_path(&spec.id))?,
@@ -265,15 +264,10 @@ fn run_trial(
             finished.record
         }
         Ok(Err(error)) => failed(spec, error.to_string()),
-        Err(panic) => failed(spec, format!("internal error: {}", message(panic.as_ref()))),
+        Err(panic) => failed(spec, panic),
     };
     run.write(&record)?;
     Ok(record)
-}
-
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
 }
 
 /// The record of a trial that could not be run.

@@ -107,8 +107,6 @@ fn train(
     let exact = context.study.children.exact;
     let mut rng = seed::rng("parent's weights", &[&spec.seed.to_string()]);
     let mut network = Network::initialised(context.graph.clone(), &mut rng)?;
-    let options = Options { threads, exact, ..Options::training(training.batch, training.optimizer) };
-    let mut model = Model::new(&network, &options)?;
     let mut evaluator = Model::new(&network, &Options { threads, exact, ..Options::inference(EVALUATION_BATCH) })?;
     let source = |set, batch| shared.activations(&images(spec, &network, set, batch, threads));
     let mut stream = source(ImageSet::ParentStream(spec.seed), training.batch)?;
@@ -122,6 +120,10 @@ fn train(
         dropout_seed: seed::seed("parent's dropout", &[&spec.seed.to_string()]),
     };
     let total = stream.len();
+    // A batch beyond the images would take memory for none of them.
+    let batch = training.batch.min(total).max(1);
+    let options = Options { threads, exact, ..Options::training(batch, training.optimizer) };
+    let mut model = Model::new(&network, &options)?;
     let mut recorder = CurveRecorder::new(total, POINTS);
     let mut curve: Vec<CurvePoint> = Vec::new();
     let after = |model: &Model, step: StageStep| -> Result<(), Error> {

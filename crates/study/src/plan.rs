@@ -18,12 +18,14 @@ use serde_json::json;
 
 use crate::Error;
 use crate::context::StudyContext;
-use crate::study::{Children, Keep};
+use crate::limits::TRIALS;
+use crate::study::{Children, Keep, Study, ValidationFrom};
 
 /// Everything that the study will do.
 pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
     let study = &context.study;
     let schemes: Vec<Scheme> = study.triage.schemes.iter().filter_map(|name| study.scheme(name)).collect();
+    check_count(study, context.blocks.len())?;
     let parents = parents(context)?;
     let blank = blank(&context.graph)?;
     let blocks = context.blocks.iter().map(|b| summarise_block(context, &blank, b)).collect::<Result<Vec<_>, _>>()?;
@@ -59,6 +61,21 @@ pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
         trials,
         margin: study.children.margin / 100.0,
     })
+}
+
+/// Refuses a plan of too many trials, by an upper bound of their number.
+fn check_count(study: &Study, blocks: usize) -> Result<(), Error> {
+    let triage = &study.triage;
+    let (schemes, children) = (triage.schemes.len(), triage.inits.len() * triage.substitutes.len());
+    // Every block has its children and three controls, every seed two more.
+    let of_seed = schemes as f64 * (blocks as f64 * (children + 3) as f64 + 2.0);
+    let trials = study.parent.seeds as f64 * (1.0 + study.children.seeds as f64 * of_seed);
+    match TRIALS.problem(trials) {
+        Some(remedy) => Err(Error::Plan(format!(
+            "the study has up to {trials} trials: {remedy}; lower the seeds, or leave inits or schemes out"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The graph with weights of zero: enough for surgery and costs.
@@ -132,14 +149,19 @@ fn summarise_scheme(scheme: &Scheme, all: &[Scheme], budget: usize) -> SchemeSum
 /// Everything about the data that determines a result.
 fn data_key(context: &StudyContext) -> serde_json::Value {
     let data = &context.study.data;
-    json!({
+    let mut key = json!({
         "checksum": context.data.checksum,
         "validation": data.validation,
         "train": data.train,
         "augment": data.augment,
         "mean": context.normalization.mean,
         "std": context.normalization.std,
-    })
+    });
+    // Left out where it is the default, so that ids stay as they were.
+    if data.validation_from == ValidationFrom::Test {
+        key["validation_from"] = json!("test");
+    }
+    key
 }
 
 fn parents(context: &StudyContext) -> Result<Vec<ParentSpec>, Error> {

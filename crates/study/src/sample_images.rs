@@ -22,7 +22,7 @@ pub(crate) fn of(context: &StudyContext) -> SampleImages {
     SampleImages {
         version: VERSION,
         shape: [data.height, data.width, data.channels],
-        validation: SampleImages::encode(&bytes(&data.train, validation)),
+        validation: SampleImages::encode(&bytes(context.validation_images(), validation)),
         test: SampleImages::encode(&bytes(&data.test, test)),
         // All labels, because the report needs the share of the most frequent class.
         labels: context.test.iter().map(|&i| data.test.labels[i as usize]).collect(),

@@ -175,7 +175,7 @@ impl<'a> SharedWork<'a> {
         match set {
             ImageSet::Stream(seed) => train(context.stream(seed).examples),
             ImageSet::ParentStream(seed) => train(context.parent_stream(seed).examples),
-            ImageSet::Validation => plain(&data.train, &context.validation),
+            ImageSet::Validation => plain(context.validation_images(), &context.validation),
             ImageSet::Test => plain(&data.test, &context.test),
             ImageSet::WholeTest => plain(&data.test, &context.whole_test),
             ImageSet::Calibration => {

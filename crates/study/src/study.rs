@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nettriage_data::Augmentation;
 use nettriage_engine::{Optimizer, Schedule};
-use nettriage_net::arch::ArchSpec;
+use nettriage_net::arch::{self, ArchSpec};
 use nettriage_net::init::Init;
 use nettriage_net::surgery::Substitute;
 use nettriage_train::Precision;
@@ -13,6 +13,7 @@ use nettriage_train::scheme::{Loss, PRESETS, Scheme, preset};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::limits::{self, Entry};
 
 /// A study: one network, one data set, and the substitutes, inits and schemes to try on them.
 #[derive(Clone, Debug, Deserialize)]
@@ -49,8 +50,14 @@ pub struct Data {
     /// For `folder`: images are resized and cropped to this many pixels a side.
     #[serde(default = "thirty_two")]
     pub size: usize,
-    /// Images carved from the training set, class by class, for every choice that is made.
+    /// Images set apart, class by class, for every choice that is made.
     pub validation: usize,
+    /// Where they are taken from; the images that remain train or test.
+    #[serde(default)]
+    pub validation_from: ValidationFrom,
+    /// Whether the parent in `file` was trained on the training images that validate; assumed if left out.
+    #[serde(default)]
+    pub seen: Option<bool>,
     /// Number of remaining training images to use, the first in the file's order; all if left out.
     #[serde(default)]
     pub train: Option<usize>,
@@ -62,6 +69,17 @@ pub struct Data {
     pub augment: Augmentation,
 }
 
+/// Where validation images are taken from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ValidationFrom {
+    /// The training set.
+    #[default]
+    Train,
+    /// The test set: for a parent that was trained on all training images.
+    Test,
+}
+
 fn thirty_two() -> usize {
     32
 }
@@ -70,7 +88,7 @@ fn thirty_two() -> usize {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Parent {
-    /// A built-in architecture, such as `vgg16_bn`; `vgg` with `plan`.
+    /// A built-in architecture, such as `vgg16_bn`; `vgg` with `plan`; or a file that holds the graph.
     #[serde(default)]
     pub arch: Option<String>,
     /// For `vgg`: the convolutions' filters, stage by stage.
@@ -330,8 +348,29 @@ impl Study {
             file: file.clone(),
             problem: format!("{error}; name a study's TOML file, such as studies/digits.toml"),
         })?;
-        let study = Study::parse(&text, &file)?;
+        let mut study = Study::parse(&text, &file)?;
+        study.resolve(path.parent().unwrap_or(Path::new("")));
         Ok((study, text))
+    }
+
+    /// Takes the relative paths of the study as relative to `folder`, that of its file.
+    pub(crate) fn resolve(&mut self, folder: &Path) {
+        let Parent { arch, file, .. } = &mut self.parent;
+        for path in [file, &mut self.data.dir].into_iter().flatten() {
+            *path = folder.join(&*path);
+        }
+        if let Some(name) = arch.as_mut().filter(|name| !arch::names().contains(&name.as_str())) {
+            let path = folder.join(&*name);
+            if let Some(path) = path.to_str().filter(|_| path.exists()) {
+                *name = path.to_owned();
+            }
+        }
+    }
+
+    /// The file that holds the graph, if `arch` names no built-in architecture.
+    pub(crate) fn graph_file(&self) -> Option<&Path> {
+        let arch = self.parent.arch.as_deref().filter(|name| !arch::names().contains(name))?;
+        Some(Path::new(arch)).filter(|path| path.exists())
     }
 
     /// Reads a study from text; `file` names it in errors.
@@ -399,51 +438,26 @@ impl Study {
             }
             _ => {}
         }
+        let Data { validation_from, seen, .. } = &self.data;
+        if seen.is_some() && (self.parent.file.is_none() || *validation_from == ValidationFrom::Test) {
+            return Some("[data] `seen` is about a parent in `file` and validation images of the training set".into());
+        }
+        let Parent { arch, plan, batch_norm, width, .. } = &self.parent;
+        let of_arch = [("plan", plan.is_some()), ("batch_norm", batch_norm.is_some()), ("width", *width != 1.0)];
+        if let Some((key, _)) = of_arch.iter().find(|(_, given)| *given && arch.is_none()) {
+            return Some(format!("[parent] `{key}` belongs to a built-in architecture: add `arch`, or leave it out"));
+        }
         if self.parent.mean.is_some() != self.parent.std.is_some() {
             return Some("[parent] `mean` and `std` go together".into());
         }
-        let positive = [
-            ("[children] seeds", self.children.seeds as usize),
-            ("[children] images", self.children.images),
-            ("[children] batch", self.children.batch),
-            ("[children] curve", self.children.curve),
-            ("[children] calibration", self.children.calibration),
-            ("[data] validation", self.data.validation),
-            ("[data] size", self.data.size),
-            ("[data] train", self.data.train.unwrap_or(1)),
-            ("[data] test", self.data.test.unwrap_or(1)),
-            ("[parent] seeds", self.parent.seeds as usize),
-            ("[parent.training] batch", self.parent.training.as_ref().map_or(1, |t| t.batch)),
-        ];
-        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Some(format!("{key} is 0: choose 1 or more"));
-        }
-        let rates = [
-            ("[children] rate", self.children.rate),
-            ("[parent.training] rate", self.parent.training.as_ref().map_or(1.0, |t| t.rate)),
-            ("[parent.training] epochs", self.parent.training.as_ref().map_or(1.0, |t| t.epochs as f32)),
-            ("[parent] width", self.parent.width as f32),
-        ];
-        if let Some((key, value)) = rates.iter().find(|(_, value)| !(*value > 0.0 && value.is_finite())) {
-            return Some(format!("{key} is {value}: choose a positive number"));
-        }
-        if !(0.0..=100.0).contains(&self.children.margin) {
-            return Some(format!("[children] margin is {}: choose 0 to 100 percentage points", self.children.margin));
-        }
-        if let Some(keep) = self.halving.as_ref().map(|h| h.keep).filter(|keep| !(*keep > 0.0 && *keep < 1.0)) {
-            return Some(format!("[halving] keep is {keep}: choose a share between 0 and 1"));
+        if let Some(problem) = limits::entries(self).iter().find_map(Entry::problem) {
+            return Some(problem);
         }
         if let Some(problem) = self.schemes.iter().find_map(Scheme::problem) {
             return Some(problem);
         }
-        let named = [&self.triage.parent_continued, &self.triage.placebo, &self.triage.reinit, &self.triage.drop];
-        let named = named.into_iter().flatten().flatten().chain(&self.triage.schemes);
-        for name in named {
-            if self.scheme(name).is_none() {
-                let own = self.schemes.iter().map(|s| s.name.as_str());
-                let near = nearest(name, PRESETS.into_iter().chain(own));
-                return Some(format!("[triage] there is no scheme `{name}`; the nearest is `{near}`"));
-            }
+        if let Some(problem) = self.twice().or_else(|| self.unknown_scheme()) {
+            return Some(problem);
         }
         let empty = [
             ("substitutes", self.triage.substitutes.is_empty()),
@@ -451,6 +465,57 @@ impl Study {
             ("schemes", self.triage.schemes.is_empty()),
         ];
         empty.iter().find(|(_, empty)| *empty).map(|(key, _)| format!("[triage] {key} is empty: name at least one"))
+    }
+
+    /// The lists of `[triage]` that name schemes for controls.
+    fn controls(&self) -> [(&'static str, &Option<Vec<String>>); 4] {
+        let Triage { parent_continued, placebo, reinit, drop, .. } = &self.triage;
+        [("parent_continued", parent_continued), ("placebo", placebo), ("reinit", reinit), ("drop", drop)]
+    }
+
+    /// What is named twice where once is meant.
+    fn twice(&self) -> Option<String> {
+        let Triage { blocks, substitutes, inits, schemes, .. } = &self.triage;
+        let strings = |values: &[Substitute]| values.iter().map(Substitute::to_string).collect();
+        let lists: [(&str, Vec<String>); 5] = [
+            ("[[triage.block]] name", blocks.iter().map(|block| block.name.clone()).collect()),
+            ("[triage] substitutes", strings(substitutes)),
+            ("[triage] inits", inits.iter().map(Init::to_string).collect()),
+            ("[triage] schemes", schemes.clone()),
+            ("[[scheme]] name", self.schemes.iter().map(|scheme| scheme.name.clone()).collect()),
+        ];
+        let problem = lists.iter().find_map(|(key, names)| {
+            let twice = names.iter().enumerate().find(|(place, name)| names[..*place].contains(name))?.1;
+            Some(format!("{key}: `{twice}` is named twice: remove one, or rename it"))
+        });
+        problem.or_else(|| {
+            let same = |a: &BlockRange, b: &BlockRange| a.first == b.first && a.last == b.last;
+            let (place, block) = blocks.iter().enumerate().find(|(i, b)| blocks[..*i].iter().any(|a| same(a, b)))?;
+            let other = blocks[..place].iter().find(|a| same(a, block))?;
+            Some(format!("[[triage.block]] `{}` and `{}` are the same layers: remove one", other.name, block.name))
+        })
+    }
+
+    /// A scheme that is defined nowhere, or a control by a scheme that no child is trained by.
+    fn unknown_scheme(&self) -> Option<String> {
+        let schemes = &self.triage.schemes;
+        if let Some(name) = schemes.iter().find(|name| self.scheme(name).is_none()) {
+            let own = self.schemes.iter().map(|s| s.name.as_str());
+            let near = nearest(name, PRESETS.into_iter().chain(own));
+            return Some(format!("[triage] there is no scheme `{name}`; the nearest is `{near}`"));
+        }
+        self.controls().into_iter().find_map(|(key, names)| {
+            let name = names.iter().flatten().find(|name| !schemes.contains(name))?;
+            let known = schemes.join(", ");
+            Some(format!("[triage] {key}: `{name}` is not among `schemes` ({known}), so it would control nothing"))
+        })
+    }
+
+    /// What a reader of the study should know before it runs: keys that have no effect.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let unused = self.parent.file.is_some() && self.parent.training.is_some();
+        let note = "[parent.training] has no effect: the parent is read from `file`";
+        unused.then(|| note.to_owned()).into_iter().collect()
     }
 }
 
@@ -549,9 +614,63 @@ rate = 0.02
             ("[parent.training]\nepochs = 1\nrate = 0.1", "", "[parent.training]"),
             ("arch = \"vgg\"", "", "needs `arch`"),
             ("[children]", "[halving]\nkeep = 1.0\n[children]", "keep is 1"),
+            ("seeds = 2", "seeds = 1000000000000000000", "[children] seeds is 1e18: choose"),
         ] {
             let message = refusal(&SMALL.replace(from, to));
             assert!(message.contains(word), "{to}: {message}");
         }
+    }
+
+    #[test]
+    fn duplicates_are_refused_by_their_key() {
+        let scheme = "[[scheme]]\nname = \"mine\"\nstages = []\n";
+        let block = |name: &str, last: &str| {
+            format!("[[triage.block]]\nname = \"{name}\"\nfirst = \"features.0\"\nlast = \"{last}\"\n")
+        };
+        let triage = |text: &str| format!("[triage]\n{text}\n");
+        for (more, words) in [
+            (triage("inits = [\"first\", \"random\", \"first\"]"), "[triage] inits: `first` is named twice"),
+            (triage("schemes = [\"local\", \"local\"]"), "[triage] schemes: `local` is named twice"),
+            (triage("substitutes = [\"conv3x3\", \"conv3x3\"]"), "[triage] substitutes: `conv3x3` is named twice"),
+            (scheme.repeat(2), "[[scheme]] name: `mine` is named twice"),
+            (block("a", "x") + &block("a", "y"), "[[triage.block]] name: `a` is named twice"),
+            (block("a", "x") + &block("b", "x"), "[[triage.block]] `a` and `b` are the same layers"),
+        ] {
+            let message = refusal(&format!("{SMALL}{more}"));
+            assert!(message.starts_with("small.toml: ") && message.contains(words), "{more}: {message}");
+        }
+    }
+
+    #[test]
+    fn settings_without_effect_are_refused() {
+        for (from, to, words) in [
+            (
+                "[children]",
+                "[triage]\nschemes = [\"local\"]\nreinit = [\"global\"]\n[children]",
+                "reinit: `global` is not",
+            ),
+            ("arch = \"vgg\"\n", "file = \"net.onnx\"\n", "`plan` belongs to a built-in architecture"),
+            ("arch = \"vgg\"\nplan = [[8, 8], [16, 16]]", "file = \"net.onnx\"\nwidth = 0.5", "`width` belongs"),
+            ("validation = 100", "validation = 100\nseen = false", "`seen` is about a parent in `file`"),
+        ] {
+            assert!(SMALL.contains(from));
+            let message = refusal(&SMALL.replace(from, to));
+            assert!(message.contains(words), "{to}: {message}");
+        }
+    }
+
+    #[test]
+    fn paths_are_relative_to_the_study_file() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("graph.json"), "{}").unwrap();
+        let path = folder.path().join("study.toml");
+        let text = SMALL.replace("name = \"digits\"", "name = \"digits\"\ndir = \"data\"");
+        let text =
+            text.replace("arch = \"vgg\"\nplan = [[8, 8], [16, 16]]", "arch = \"graph.json\"\nfile = \"net.pt\"");
+        std::fs::write(&path, text).unwrap();
+        let (study, _) = Study::read(&path).unwrap();
+        assert_eq!(study.data.dir, Some(folder.path().join("data")));
+        assert_eq!(study.parent.file, Some(folder.path().join("net.pt")));
+        assert_eq!(study.graph_file(), Some(&*folder.path().join("graph.json")));
     }
 }

@@ -187,7 +187,8 @@ impl<'a> Session<'a> {
             (Loss::Hint, None) => Objective::Hint { target: activations(&graph.output)?, rest: None },
         };
         let trainable = if local { Trainable::Layers(self.child.substitute_layers.clone()) } else { Trainable::All };
-        let training = Options::training(children.batch, children.optimizer);
+        // A batch beyond the stage's images would take memory for none of them.
+        let training = Options::training(children.batch.min(images.len()).max(1), children.optimizer);
         let options = Options { threads, trainable, exact: children.exact, full_backward: !reuse.backward, ..training };
         let mut model = Model::new(&slice::between(&self.child.network, &from, &to)?, &options)?;
         self.last = None;

@@ -111,7 +111,7 @@ impl Scheme {
         let stated: Vec<f64> = self.stages.iter().filter_map(|s| s.share).collect();
         let all_or_none = stated.is_empty() || stated.len() == self.stages.len();
         let sum: f64 = stated.iter().sum();
-        if !all_or_none || stated.iter().any(|s| *s <= 0.0) || (!stated.is_empty() && (sum - 1.0).abs() > 1e-6) {
+        if !all_or_none || !stated.iter().all(|s| *s > 0.0) || (!stated.is_empty() && (sum - 1.0).abs() > 1e-6) {
             return Some(format!("scheme `{name}`: give every stage a share above 0, in all 1, or none a share"));
         }
         None
