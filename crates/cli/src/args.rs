@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use nettriage_study::Limit;
 
 /// Which blocks of a convolutional network matter, which could be a single layer, and at what cost.
 #[derive(Parser)]
@@ -24,6 +25,8 @@ pub enum Command {
     Run(Run),
     /// Train a study's parents only
     Train(Train),
+    /// Write a study file for a network and a data set, with comments
+    Init(Init),
     /// Run one trial of a plan: what executors call
     Trial(Trial),
     /// Progress of a run
@@ -51,13 +54,39 @@ pub enum Command {
     /// Data sets: fetch, list, show
     #[command(subcommand)]
     Data(Data),
+    /// Print completions of commands and flags for a shell
+    Completions(Completions),
+    /// Write a manual page for every command
+    Man(Man),
+}
+
+/// `completions`.
+#[derive(clap::Args)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `man`.
+#[derive(clap::Args)]
+pub struct Man {
+    /// Folder to write the pages into
+    pub dir: PathBuf,
 }
 
 /// What `run` and `train` have in common.
 #[derive(clap::Args)]
 pub struct Train {
     /// Study file (TOML)
-    pub study: PathBuf,
+    #[arg(required_unless_present = "model")]
+    pub study: Option<PathBuf>,
+    /// In place of a study file: the network's file, or the name of a built-in architecture; `nettriage init` shows the study
+    #[arg(long, value_name = "FILE", requires = "data", conflicts_with = "study")]
+    pub model: Option<String>,
+    /// Data set of --model
+    #[arg(long, value_name = "NAME", requires = "model")]
+    pub data: Option<String>,
     /// Folder of the run [default: runs/<study name>-<hash of the plan>]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -65,10 +94,10 @@ pub struct Train {
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Trials at a time, one thread each [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole::<u16>(THREADS))]
     pub workers: Option<u16>,
     /// MiB of memory for activations that trials share; 0 stores none and gives the same records
-    #[arg(long, value_name = "MIB", default_value_t = 4096)]
+    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = whole::<usize>(MIB))]
     pub cache: usize,
     /// How the machine is used
     #[command(flatten)]
@@ -76,6 +105,22 @@ pub struct Train {
     /// Form of the progress on standard error
     #[arg(long, value_name = "FORM", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+/// `init`.
+#[derive(clap::Args)]
+pub struct Init {
+    /// The network's file, or the name of a built-in architecture
+    pub model: String,
+    /// Data set that the network was trained for, or shall be trained for
+    #[arg(long, value_name = "NAME")]
+    pub data: String,
+    /// Folder of the data set's files; for `--data folder`, the folder or tar itself
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where to write the study [default: study.toml]
+    #[arg(long, short, value_name = "FILE", default_value = "study.toml", hide_default_value = true)]
+    pub output: PathBuf,
 }
 
 /// `run`.
@@ -88,13 +133,13 @@ pub struct Run {
     #[arg(long, value_name = "WHERE", value_enum, default_value_t = On::Local)]
     pub on: On,
     /// How often a trial whose worker died is run again before it is recorded as failed
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = whole::<u32>(RETRIES))]
     pub retries: u32,
     /// Start no trial after this long, such as 90s, 30m, 8h, 2d
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub max_time: Option<Duration>,
     /// Run at most N trials now
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(TRIALS))]
     pub max_trials: Option<u64>,
     /// Print the plan, with an estimate of seconds and memory from a short measurement, and stop
     #[arg(long)]
@@ -111,7 +156,7 @@ pub struct Slurm {
     #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
     pub slurm_option: Vec<String>,
     /// Most tasks at once [default: as many as the cluster allows]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(TRIALS))]
     pub slurm_tasks: Option<u32>,
     /// How long a task should take; it gets as many trials as fit
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10m")]
@@ -141,29 +186,57 @@ pub enum LogFormat {
     Json,
 }
 
+const THREADS: Limit = Limit::between(1.0, 1024.0, "each needs a processor and tensors of its own");
+const MIB: Limit = Limit::between(0.0, 16_777_216.0, "MiB: 16 TiB");
+const RETRIES: Limit = Limit::between(0.0, 1000.0, "a trial that fails as often fails always");
+const TRIALS: Limit = Limit::between(1.0, 1e6, "a plan has no more trials");
+const UNIX_TIME: Limit = Limit::between(0.0, 1e11, "seconds since 1970");
+const DURATION: Limit = Limit::above_zero(10.0 * 365.0 * 86_400.0, "seconds: ten years");
+
+/// Reads whole numbers within a limit.
+fn whole<T: TryFrom<u64>>(limit: Limit) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let number = text.parse::<u64>().ok().filter(|number| limit.admits(*number as f64));
+        number.and_then(|number| T::try_from(number).ok()).ok_or_else(|| format!("write a whole number, {limit}"))
+    }
+}
+
+/// Reads numbers within a limit.
+fn real(limit: Limit) -> impl Fn(&str) -> Result<f64, String> + Clone {
+    move |text| {
+        let number = text.parse::<f64>().ok().filter(|number| limit.admits(*number));
+        number.ok_or_else(|| format!("write a number, {limit}"))
+    }
+}
+
 /// A duration with its unit: 90s, 30m, 8h, 2d.
 fn duration(text: &str) -> Result<Duration, String> {
     let unit = |c: char| [('s', 1.0), ('m', 60.0), ('h', 3600.0), ('d', 86_400.0)].into_iter().find(|u| u.0 == c);
     let number = text.strip_suffix(|c| unit(c).is_some()).and_then(|number| number.parse::<f64>().ok());
     let seconds = number.zip(text.chars().last().and_then(unit)).map(|(number, (_, seconds))| number * seconds);
-    let found = seconds.filter(|s| *s > 0.0).and_then(|s| Duration::try_from_secs_f64(s).ok());
-    found.ok_or_else(|| "write a number and its unit, such as 90s, 30m, 8h or 2d".to_owned())
+    match seconds {
+        None => Err("write a number and its unit, such as 90s, 30m, 8h or 2d".to_owned()),
+        Some(seconds) => match DURATION.problem(seconds) {
+            Some(remedy) => Err(remedy),
+            None => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
+        },
+    }
 }
 
 /// How the machine is used; no record depends on it.
 #[derive(clap::Args)]
 pub struct Runtime {
     /// MiB of memory for the decoded data set; a larger one is streamed from a file
-    #[arg(long, value_name = "MIB", default_value_t = 8192)]
+    #[arg(long, value_name = "MIB", default_value_t = 8192, value_parser = whole::<u64>(MIB))]
     pub data_memory: u64,
     /// MiB of disk for activations that exceed --cache
-    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    #[arg(long, value_name = "MIB", default_value_t = 0, value_parser = whole::<usize>(MIB))]
     pub disk_cache: usize,
     /// Folder for files of what exceeds memory [default: the system's for temporary files]
     #[arg(long, value_name = "DIR")]
     pub scratch: Option<PathBuf>,
     /// Threads inside a trial [default: 1, with `trial` one per core; a Slurm task has as many as its cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole::<u16>(THREADS))]
     pub threads: Option<u16>,
     /// Optimisations to disable, to measure what each gives: all, or some of prefix, evaluation, hint, activations, backward, solutions
     #[arg(long, value_name = "LIST", default_value = "")]
@@ -197,10 +270,10 @@ pub struct Trial {
     #[arg(long)]
     pub missing: bool,
     /// MiB of memory for activations that trials share
-    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = whole::<usize>(MIB))]
     pub cache: usize,
     /// Start no trial after this time, in seconds since 1970
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = real(UNIX_TIME))]
     pub until: Option<f64>,
     /// Folder of the data set's files
     #[arg(long, value_name = "DIR")]
@@ -515,12 +588,18 @@ pub struct Evaluate {
 /// `export`.
 #[derive(clap::Args)]
 pub struct Export {
-    /// The network, or the folder of a run with --trial
+    /// The network, or the folder of a run with --trial or --block
     #[command(flatten)]
     pub model: Model,
     /// A trial of the run, by its id or its index in the plan: its network is written, with a model card beside it
     #[arg(long, value_name = "ID")]
     pub trial: Option<String>,
+    /// A block of the run, with --best: the network of its best child is written
+    #[arg(long, value_name = "NAME", requires = "best", conflicts_with = "trial")]
+    pub block: Option<String>,
+    /// The init and scheme with the highest mean validation accuracy over the seeds, and the best of these children
+    #[arg(long, requires = "block")]
+    pub best: bool,
     /// Folder of the data set's files, if the trial has to be run again
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -563,6 +642,8 @@ pub enum Data {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]
@@ -575,8 +656,87 @@ mod tests {
         }
     }
 
+    /// What the commands say of `--flag=value` beside what they require.
+    fn said(flag: &str, value: &str) -> Vec<Option<String>> {
+        let flag = format!("--{flag}={value}");
+        let commands: [&[&str]; 3] =
+            [&["run", "study.toml"], &["train", "study.toml"], &["trial", "--plan", "run", "--index", "0"]];
+        let has = |command: &str| {
+            let name = flag[2..].split('=').next();
+            let args = Args::command();
+            args.find_subcommand(command).unwrap().get_arguments().any(|arg| arg.get_long() == name)
+        };
+        let arguments = |command: &[&str]| {
+            let words = std::iter::once("nettriage").chain(command.iter().copied()).chain([flag.as_str()]);
+            words.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let commands = commands.into_iter().filter(|command| has(command[0]));
+        commands.map(|command| Args::try_parse_from(arguments(command)).err().map(|e| e.to_string())).collect()
+    }
+
+    /// Flag, whether 0 and 1 are accepted, the largest accepted value. Above it and the type's largest are refused.
+    const NUMBERS: [(&str, bool, bool, u64); 9] = [
+        ("workers", false, true, 1024),
+        ("threads", false, true, 1024),
+        ("cache", true, true, 1 << 24),
+        ("disk-cache", true, true, 1 << 24),
+        ("data-memory", true, true, 1 << 24),
+        ("retries", true, true, 1000),
+        ("max-trials", false, true, 1_000_000),
+        ("slurm-tasks", false, true, 1_000_000),
+        ("until", true, true, 100_000_000_000),
+    ];
+    const DURATIONS: [&str; 2] = ["max-time", "slurm-chunk"];
+    const OTHERS: [&str; 12] = [
+        "out",
+        "data-dir",
+        "log-format",
+        "on",
+        "slurm-option",
+        "scratch",
+        "no-reuse",
+        "plan",
+        "index",
+        "model",
+        "data",
+        "help",
+    ];
+
+    #[test]
+    fn every_number_of_run_train_and_trial_is_bounded() {
+        for (flag, zero, one, most) in NUMBERS {
+            for (value, accepted) in [(0, zero), (1, one), (most, true), (most + 1, false), (u64::MAX, false)] {
+                let said = said(flag, &value.to_string());
+                assert!(!said.is_empty(), "{flag}");
+                for said in said {
+                    assert_eq!(said.is_none(), accepted, "--{flag} {value}: {said:?}");
+                    assert!(said.is_none_or(|said| said.contains(&format!("--{flag} <"))), "--{flag} {value}");
+                }
+            }
+            assert!(["-1", "nan", "1e400", ""].iter().all(|value| said(flag, value).iter().all(Option::is_some)));
+        }
+        for flag in DURATIONS {
+            for (value, accepted) in [("0s", false), ("1s", true), ("3650d", true), ("3651d", false), ("1e300d", false)]
+            {
+                assert!(said(flag, value).iter().all(|said| said.is_none() == accepted), "--{flag} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_table_of_flags_is_complete() {
+        let args = Args::command();
+        for command in ["run", "train", "trial"] {
+            let flags = args.find_subcommand(command).unwrap().get_arguments();
+            for flag in flags.filter(|flag| flag.get_action().takes_values()).filter_map(|flag| flag.get_long()) {
+                let known = NUMBERS.iter().any(|(name, ..)| *name == flag);
+                assert!(known || DURATIONS.contains(&flag) || OTHERS.contains(&flag), "--{flag}: add it to a table");
+            }
+        }
+    }
+
     #[test]
     fn the_command_line_is_well_formed() {
-        <Args as clap::CommandFactory>::command().debug_assert();
+        Args::command().debug_assert();
     }
 }

@@ -1,4 +1,4 @@
-//! What ends a command early: one line for the user, exit code 2.
+//! What ends a command without success: one line for the user, and the exit code.
 
 use std::fmt::{Display, Formatter, Result};
 use std::io::{Error, ErrorKind};
@@ -9,6 +9,8 @@ use std::path::Path;
 pub enum Fail {
     /// Anything that the user should read.
     Message(String),
+    /// The command came to its end, but trials failed: exit code 1.
+    FailedTrials(String),
     /// The reader of our output went away: no fault.
     ClosedPipe,
 }
@@ -24,16 +26,20 @@ impl Fail {
         Fail::Message(format!("{}: {error}{remedy}", path.display()))
     }
 
-    /// Whether the reader of our output went away.
-    pub fn is_closed_pipe(&self) -> bool {
-        matches!(self, Fail::ClosedPipe)
+    /// 0 if it is no fault, 1 if trials failed, 2 if the command could not do what was requested.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Fail::ClosedPipe => 0,
+            Fail::FailedTrials(_) => 1,
+            Fail::Message(_) => 2,
+        }
     }
 }
 
 impl Display for Fail {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         match self {
-            Fail::Message(message) => f.write_str(message),
+            Fail::Message(message) | Fail::FailedTrials(message) => f.write_str(message),
             Fail::ClosedPipe => f.write_str("the output was closed"),
         }
     }

@@ -2,9 +2,11 @@
 
 mod args;
 mod data;
+mod documentation;
 mod evaluate;
 mod export;
 mod fail;
+mod init;
 mod inspect;
 mod interrupt;
 mod memory;
@@ -24,27 +26,61 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use args::{Args, Command};
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use fail::Fail;
 
 /// Runs the command that `arguments` name, the program's name first, as the `nettriage` program does.
 ///
-/// A problem is printed to standard error in one line, with exit code 2.
+/// A problem is printed to standard error in one line. Exit code 2 means that the command could not do what was requested,
+/// 1 that trials of a study failed.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match dispatch(Args::parse_from(arguments).command) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let args = match Args::try_parse_from(&arguments) {
+        Ok(args) => args,
+        Err(error) => return refused(&error, &arguments),
+    };
+    match dispatch(args.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(fail) if fail.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(Fail::ClosedPipe) => ExitCode::SUCCESS,
         Err(fail) => {
             eprintln!("error: {fail}");
-            ExitCode::from(2)
+            ExitCode::from(fail.exit_code())
         }
     }
+}
+
+/// Help and version as they are; a wrong command line in one line that names the help.
+fn refused(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    if !error.use_stderr() {
+        // If this fails, standard output is closed.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let commands = Args::command();
+    let command = arguments.iter().skip(1).find_map(|word| commands.find_subcommand(word.to_str()?));
+    let help = command.map_or("nettriage --help".to_owned(), |c| format!("nettriage {} --help", c.get_name()));
+    let problem = match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "error: name a command".to_owned(),
+        _ => one_line(&error.to_string()),
+    };
+    eprintln!("{problem}; see `{help}`");
+    ExitCode::from(2)
+}
+
+/// clap's message without its usage.
+fn one_line(message: &str) -> String {
+    let lines = message.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let lines: Vec<&str> = lines.map(|line| line.trim_end_matches('.')).collect();
+    lines.join(" ").replace(" tip: ", "; ").replace(" [possible values: ", " [known: ")
 }
 
 fn dispatch(command: Command) -> Result<(), Fail> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Train(args) => run::train(&args),
+        Command::Init(args) => init::init(&args),
         Command::Trial(args) => trial::trial(&args),
         Command::Status(args) => status::status(&args),
         Command::Serve(args) => serve::serve(&args),
@@ -58,5 +94,7 @@ fn dispatch(command: Command) -> Result<(), Fail> {
         Command::Evaluate(args) => evaluate::evaluate(&args),
         Command::Export(args) => export::export(&args),
         Command::Data(args) => data::data(&args),
+        Command::Completions(args) => documentation::completions(&args),
+        Command::Man(args) => documentation::man(&args),
     }
 }

@@ -14,6 +14,9 @@ use crate::fail::Fail;
 /// Reads the network's file.
 pub fn load(args: &Model) -> Result<Loaded, Fail> {
     let path = Path::new(&args.model);
+    if path.is_dir() {
+        return Err(Fail::Message(folder_in_place_of_a_file(path)));
+    }
     let mut options = LoadOptions { classes: args.classes, input: input(args)?, ..LoadOptions::default() };
     if let Some(arch) = &args.arch {
         options = options.arch(arch);
@@ -22,6 +25,18 @@ pub fn load(args: &Model) -> Result<Loaded, Fail> {
     let loaded = load::load(path, &options)?;
     loaded.notes.iter().for_each(|note| eprintln!("note: {note}"));
     Ok(loaded)
+}
+
+/// What to do with a folder where a network's file is needed.
+fn folder_in_place_of_a_file(path: &Path) -> String {
+    let folder = path.display();
+    if path.join("plan.json").is_file() {
+        return format!(
+            "{folder}: a run's folder; `nettriage export {folder} --block NAME --best -o child.onnx` or `--trial ID` writes a \
+             network of it, and its parents are in {folder}/weights"
+        );
+    }
+    format!("{folder}: a folder; name the network's file in it (.onnx, .safetensors, .pt)")
 }
 
 /// The structure of a file, of a study's parent, or of an architecture's name, and the layers that share weights in the

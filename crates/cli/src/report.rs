@@ -50,8 +50,23 @@ pub fn report(args: &args::Report) -> Result<(), Fail> {
 pub fn conclude(run: &Path, page: &Path) -> Result<(), Fail> {
     let report = Report::open(run)?;
     write(page, &report.html())?;
-    std::io::stdout().lock().write_all(report.text().as_bytes())?;
+    let text = at_chance(&report.analysis).unwrap_or_default() + &report.text();
+    std::io::stdout().lock().write_all(text.as_bytes())?;
     Ok(())
+}
+
+/// A line that comes before all results: the parent has learned nothing that its test images show.
+fn at_chance(analysis: &nettriage_report::Analysis) -> Option<String> {
+    let test = analysis.validity.chance.filter(|_| analysis.validity.parent_at_chance())?;
+    let percent = |share: f64| format!("{:.2}%", 100.0 * share);
+    Some(format!(
+        "The parent is at chance: {} of {} test images correct ({}), the most frequent class alone gives {}. No result \
+         below says which block matters; train the parent further, or check its data and normalisation.\n",
+        test.correct,
+        test.images,
+        percent(test.correct as f64 / test.images as f64),
+        percent(test.chance)
+    ))
 }
 
 /// Writes a file atomically.

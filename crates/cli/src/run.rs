@@ -8,14 +8,16 @@ use std::time::{Duration, Instant};
 
 use indicatif::{BinaryBytes, HumanDuration};
 use nettriage_jobs::{Executor, Processes, Slurm, Threads, slurm};
+use nettriage_records::record::Outcome;
 use nettriage_records::{Plan, Run};
 use nettriage_study::{
     Estimate, Limits, Progress, Resources, Study, StudyContext, TrialJobs, estimate, execute, folder_name,
-    pending_work, plan, train_parents,
+    pending_work, plan, store_study_folder, train_parents,
 };
 
 use crate::args::{self, LogFormat, On};
 use crate::fail::Fail;
+use crate::init;
 use crate::interrupt::Interrupt;
 use crate::memory;
 use crate::progress::{ProgressReporter, title};
@@ -31,7 +33,11 @@ pub fn run(args: &args::Run) -> Result<(), Fail> {
     let folder = folder(&args.train, &plan);
     let run = Run::create(&folder, &plan)?;
     let _lock = run.lock()?;
+    if let Some(study) = &args.train.study {
+        store_study_folder(&run, study)?;
+    }
     let reporter = Arc::new(ProgressReporter::new(args.train.log_format));
+    context.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
     let resume = resume_command(&args.train, &folder);
     let interrupt = shutdown_message(args, &reporter, &folder, &resume)?;
     reporter.note(&format!(
@@ -60,20 +66,29 @@ pub fn run(args: &args::Run) -> Result<(), Fail> {
     let page = folder.join("report.html");
     report::conclude(&folder, &page)?;
     let status = run.status()?;
-    if status.failed > 0 {
-        reporter.note(&format!(
-            "{} trials failed: their records say why; `nettriage retry {}` runs them again",
-            status.failed,
-            folder.display()
-        ));
-    }
     if complete {
         reporter.note(&format!("done in {:#}", HumanDuration(begin.elapsed())));
     } else {
         reporter.note(&format!("stopped at its limit: {} trials are left; {resume}", status.left));
     }
     println!("report: {}", page.display());
+    if status.failed > 0 {
+        return Err(Fail::FailedTrials(failures(&run, status.failed)?));
+    }
     Ok(())
+}
+
+/// How many trials failed, why the first did, and what to do.
+fn failures(run: &Run, failed: usize) -> Result<String, Fail> {
+    let reason = run.records()?.into_iter().find_map(|record| match record.outcome {
+        Outcome::Failed { reason } => reason.lines().next().map(str::to_owned),
+        _ => None,
+    });
+    let folder = run.folder().display();
+    let reason = reason.unwrap_or_default();
+    Ok(format!(
+        "{failed} trials failed, the first by this: {reason}; `nettriage retry {folder}` opens them for the next `run`"
+    ))
 }
 
 /// `nettriage train STUDY`.
@@ -81,7 +96,11 @@ pub fn train(args: &args::Train) -> Result<(), Fail> {
     let (context, plan) = prepare(args)?;
     let run = Run::create(&folder(args, &plan), &plan)?;
     let _lock = run.lock()?;
+    if let Some(study) = &args.study {
+        store_study_folder(&run, study)?;
+    }
     let reporter = ProgressReporter::new(args.log_format);
+    context.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
     let result = train_parents(&run, &context, resources(args), &reporter);
     reporter.finish();
     result?;
@@ -99,7 +118,14 @@ pub fn train(args: &args::Train) -> Result<(), Fail> {
 }
 
 fn prepare(args: &args::Train) -> Result<(StudyContext, Plan), Fail> {
-    let (study, text) = Study::read(&args.study)?;
+    let (study, text) = match (&args.study, &args.model, &args.data) {
+        (Some(study), ..) => Study::read(study)?,
+        (None, Some(model), Some(data)) => {
+            let text = init::study(model, data, args.data_dir.as_deref(), init::absolute)?;
+            (Study::parse(&text, "the study of --model and --data")?, text)
+        }
+        _ => return Err(Fail::Message("name a study file, or --model and --data".into())),
+    };
     let context = StudyContext::with(study, text, args.data_dir.as_deref(), args.runtime.resolved())?;
     let plan = plan(&context)?;
     Ok((context, plan))
@@ -192,7 +218,16 @@ fn absolute(path: &Path) -> Result<String, Fail> {
 }
 
 fn resume_command(args: &args::Train, folder: &Path) -> String {
-    format!("resume with: nettriage run {} --out {}", args.study.display(), folder.display())
+    format!("resume with: nettriage run {} --out {}", study_arguments(args).join(" "), folder.display())
+}
+
+/// The arguments that name the study.
+fn study_arguments(args: &args::Train) -> Vec<String> {
+    match (&args.study, &args.model, &args.data) {
+        (Some(study), ..) => vec![study.display().to_string()],
+        (None, Some(model), Some(data)) => ["--model", model, "--data", data].map(str::to_owned).to_vec(),
+        _ => Vec::new(),
+    }
 }
 
 /// Installs the message that a signal ends with.
@@ -240,7 +275,8 @@ fn expectation(args: &args::Run, run: &Run, context: &StudyContext) -> Result<Op
 /// The estimate that a dry run of this program makes in a separate process; none if it fails.
 fn measured_in_a_process(args: &args::Run, folder: &Path) -> Option<Estimate> {
     let mut command = Command::new(std::env::current_exe().ok()?);
-    command.args(["run", "--dry-run", "--on", "processes", "--log-format", "json"]).arg(&args.train.study);
+    command.args(["run", "--dry-run", "--on", "processes", "--log-format", "json"]);
+    command.args(study_arguments(&args.train));
     command.arg("--out").arg(folder).args(["--workers", &resources(&args.train).workers.to_string()]);
     command.args(budget_options(&args.train, args.train.cache, 1).ok()?);
     let output = command.stderr(Stdio::null()).output().ok()?;
@@ -280,6 +316,7 @@ fn estimate_against_actual(expected: &Estimate, took: Duration, complete: bool) 
 
 /// Prints the plan and the estimate for its pending trials.
 fn dry_run(args: &args::Run, context: &StudyContext, plan: &Plan) -> Result<(), Fail> {
+    context.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     let json = args.train.log_format == LogFormat::Json;
     for (index, spec) in plan.trials.iter().enumerate() {

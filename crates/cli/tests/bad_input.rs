@@ -88,6 +88,61 @@ fn too_many_validation_images() {
 }
 
 #[test]
+fn numbers_beyond_their_bounds_are_refused_before_anything_is_computed() {
+    for (from, to, words) in [
+        ("seeds = 2", "seeds = 1000000000000000000", "[children] seeds is 1e18: choose at least 1"),
+        ("images = 96", "images = 1000000000000", "[children] images is 1e12: choose at least 1"),
+        ("curve = 2", "curve = 1000000000000000000", "[children] curve is 1e18"),
+        ("batch = 32\nrate = 0.02", "batch = 1000000\nrate = 0.02", "[children] batch is 1000000"),
+        ("batch = 32\nrate = 0.02", "batch = 32\nrate = 1e38", "[children] rate is 1e38"),
+        ("epochs = 2", "epochs = 1000000", "[parent.training] epochs is 1000000, 300000000 images in all"),
+        ("plan = [[6, 6], [8, 8]]", "plan = [[60000, 60000]]", "parameters: choose"),
+        ("seeds = 2", "seeds = 10000", "the study has up to"),
+    ] {
+        let error = refusal(from, to);
+        assert!(error.contains(words), "{to}: {error}");
+    }
+    let place = Place::new(STUDY);
+    let error = refused(&place.run("run", &["--workers", "65535"]).output().unwrap());
+    assert!(error.contains("--workers") && error.contains("at most 1024"), "{error}");
+    assert!(!place.path("run").exists());
+}
+
+#[test]
+fn a_wrong_command_line_gives_one_line_with_the_help_to_read() {
+    for (arguments, words, help) in [
+        (&["run"][..], "<STUDY>", "nettriage run --help"),
+        (&["run", "study.toml", "--wrokers", "3"], "--workers", "nettriage run --help"),
+        (&["run", "study.toml", "--on", "mars"], "processes", "nettriage run --help"),
+        (&["run", "study.toml", "--max-time", "soon"], "such as 90s", "nettriage run --help"),
+        (&["run", "--model", "net.onnx"], "--data", "nettriage run --help"),
+        (&["export", "run", "--block", "block1", "-o", "x.onnx"], "--best", "nettriage export --help"),
+        (&["frobnicate"], "frobnicate", "nettriage --help"),
+        (&[], "command", "nettriage --help"),
+    ] {
+        let output = nettriage().args(arguments).output().unwrap();
+        let error = refused(&output);
+        assert!(error.contains(words) && error.contains(&format!("see `{help}`")), "{error}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr).lines().count(), 1);
+    }
+    assert!(succeeded(&nettriage().args(["run", "--help"]).output().unwrap()).contains("--max-trials"));
+    assert!(succeeded(&nettriage().arg("--version").output().unwrap()).starts_with("nettriage "));
+}
+
+#[test]
+fn a_folder_in_place_of_a_network() {
+    let place = Place::new(STUDY);
+    place.complete("run", &["--max-trials", "1"]);
+    let run = place.path("run");
+    for command in [&["evaluate", "--data", "digits"][..], &["export", "-o", "x.onnx"], &["inspect"]] {
+        let error = refused(&nettriage().args(command).arg(&run).output().unwrap());
+        assert!(error.contains("a run's folder") && error.contains("nettriage export"), "{error}");
+        let error = refused(&nettriage().args(command).arg(place.folder.path()).output().unwrap());
+        assert!(error.contains("a folder; name the network's file"), "{error}");
+    }
+}
+
+#[test]
 fn a_second_run_on_the_same_folder() {
     let place = Place::new(&STUDY.replace("epochs = 2", "epochs = 2000"));
     let mut first = place.run("run", &[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -128,7 +183,11 @@ fn a_file_that_is_not_a_network() {
 
 #[test]
 fn a_diverging_trial_does_not_end_the_study() {
-    let place = Place::new(&STUDY.replace("batch = 32\nrate = 0.02", "batch = 32\nrate = 1e38"));
+    // Weights grow by 1 - rate x decay in every step.
+    let optimizer = "optimizer = { sgd = { momentum = 0.9, nesterov = false, weight_decay = 1.0 } }";
+    let study = STUDY.replace("batch = 32\nrate = 0.02", &format!("batch = 4\nrate = 1000\n{optimizer}"));
+    assert_ne!(study, STUDY);
+    let place = Place::new(&study);
     succeeded(&place.run("run", &[]).output().unwrap());
     let status = nettriage().args(["status", "--json"]).arg(place.path("run")).output().unwrap();
     let status: serde_json::Value = serde_json::from_str(&succeeded(&status)).unwrap();

@@ -167,8 +167,8 @@ fn a_worker_without_memory_fails_only_its_trial_and_retry_reopens_it() {
     limited.arg(run.get_program()).args(run.get_args()).env("RUST_BACKTRACE", "1");
     let output = limited.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    succeeded(&output);
-    assert!(said.contains("a worker died"), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("a worker died") && said.contains("trials failed, the first by this: "), "{said}");
     let status = |key: &str| {
         let output = nettriage().args(["status", "--json"]).arg(place.path("run")).output().unwrap();
         serde_json::from_str::<serde_json::Value>(&succeeded(&output)).unwrap()[key].as_u64().unwrap()
@@ -186,7 +186,8 @@ fn a_worker_without_memory_fails_only_its_trial_and_retry_reopens_it() {
     );
     // Failures stay until they are reopened.
     let before = digests(&place.path("run"));
-    assert_same(&before, &place.complete("run", &[]));
+    assert_eq!(place.run("run", &[]).output().unwrap().status.code(), Some(1));
+    assert_same(&before, &digests(&place.path("run")));
     let opened = succeeded(&nettriage().arg("retry").arg(place.path("run")).output().unwrap());
     assert!(opened.contains(&format!("{} failed trials are open again", reasons.len())), "{opened}");
     let again = place.complete("run", &[]);

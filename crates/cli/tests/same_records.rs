@@ -47,6 +47,20 @@ fn reuse_changes_no_record() {
     assert_eq!(std::fs::read_dir(scratch).unwrap().count(), 0, "nothing is left behind");
 }
 
+/// Activations that cannot be stored are computed again, and one note says so.
+#[test]
+fn a_scratch_folder_that_cannot_be_written_changes_no_record() {
+    let place = Place::new(STUDY);
+    let usual = place.complete("usual", &["--workers", "2"]);
+    let options = ["--workers", "2", "--cache", "0", "--disk-cache", "100", "--scratch", "/nonexistent"];
+    let output = place.run("nowhere", &options).output().unwrap();
+    succeeded(&output);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(said.matches("activations cannot be stored").count(), 1, "{said}");
+    assert!(said.contains("--scratch") && said.contains("/nonexistent"), "{said}");
+    assert_same(&usual, &digests(&place.path("nowhere")));
+}
+
 /// The hint target of a single trial is streamed, and the look-ahead cache gets the next block's input; a target of several trials is
 /// stored. The records are the same either way.
 #[test]

@@ -187,3 +187,24 @@ fn bad_arguments_are_refused_in_one_line() {
         assert!(said.contains(words[0]), "{said}");
     }
 }
+
+#[test]
+fn the_estimate_of_memory_counts_least_squares() {
+    let (head, _) = STUDY.split_once("[triage]").unwrap();
+    let controls = "parent_continued = []\nplacebo = []\nreinit = []\ndrop = []\n";
+    let study = format!("{head}[triage]\ninits = [\"least-squares\"]\nschemes = [\"none\"]\n{controls}");
+    // The last block's input has 256 channels: normal equations of 2,305 unknowns.
+    let place = Place::new(&study.replace("plan = [[6, 6], [8, 8]]", "plan = [[6, 6], [256, 256], [32, 32]]"));
+    let output = place.run("run", &["--workers", "1", "--cache", "0"]).output().unwrap();
+    succeeded(&output);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let line = said.lines().find(|line| line.contains("; it took ")).unwrap();
+    let mebibytes = |part: &str| -> f64 {
+        let (_, bytes) = part.split_once(" and ").unwrap();
+        let number: f64 = bytes.split_whitespace().next().unwrap().replace(',', "").parse().unwrap();
+        number * if bytes.contains("GiB") { 1024.0 } else { 1.0 }
+    };
+    let (estimated, took) = line.split_once("; it took ").unwrap();
+    let ratio = mebibytes(estimated) / mebibytes(took);
+    assert!((0.7..1.5).contains(&ratio), "{line}");
+}

@@ -3,6 +3,7 @@
 //! There are four addresses and no others: the page, the report, the events, the status. None takes a path or a
 //! parameter, and nothing is written, so that only the run's readings can be reached and nothing can be changed.
 
+mod connections;
 mod watch;
 
 use std::convert::Infallible;
@@ -18,6 +19,7 @@ use axum::middleware::{self, Next};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use connections::Bounded;
 use futures_util::Stream;
 use nettriage::Report;
 use nettriage_records::Run;
@@ -63,7 +65,7 @@ pub fn serve(args: &args::Serve) -> Result<(), Fail> {
             .route("/status.json", get(status))
             .layer(middleware::from_fn_with_state(served.clone(), guard))
             .with_state(served);
-        Ok(axum::serve(listener, routes).await?)
+        Ok(axum::serve(Bounded::new(listener), routes).await?)
     })
 }
 
