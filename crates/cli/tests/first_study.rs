@@ -110,12 +110,12 @@ fn the_architecture_may_be_a_file_that_holds_the_graph() {
     let study = of_file("", "arch = \"nets/net.safetensors\"").replace("file = \"nets/net", "file = \"weights");
     std::fs::write(place.path("of-file.toml"), study).unwrap();
     succeeded(&nettriage_in(&place, &["run", "of-file.toml", "--max-trials", "1", "--out", "read"]));
-    // The structure alone, trained anew.
+    // The structure alone, with new weights.
     let vgg = "arch = \"vgg\"\nplan = [[6, 6], [8, 8]]";
     let study = STUDY.replace(vgg, "arch = \"nets/net.safetensors\"");
     assert_ne!(study, STUDY);
-    std::fs::write(place.path("anew.toml"), study).unwrap();
-    succeeded(&nettriage_in(&place, &["run", "anew.toml", "--max-trials", "1", "--out", "trained"]));
+    std::fs::write(place.path("structure.toml"), study).unwrap();
+    succeeded(&nettriage_in(&place, &["run", "structure.toml", "--max-trials", "1", "--out", "trained"]));
 }
 
 #[test]
