@@ -131,6 +131,39 @@ class ReshapeArithmetic(nn.Module):
         return self.fc(x.reshape(x.size(0), x.size(1) * x.size(2) * x.size(3)))
 
 
+class TransformInput(nn.Module):
+    """Each channel scaled and shifted alone, as in torchvision's Inception."""
+
+    def __init__(self, order=(0, 1, 2)):
+        super().__init__()
+        self.order, self.conv = order, nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x):
+        parts = [x[:, c].unsqueeze(1) * (0.4 + 0.1 * c) + (0.3 - 0.2 * c) for c in self.order]
+        return self.conv(torch.cat(parts, 1))
+
+
+class ChannelOrder(nn.Module):
+    """Channels in another order before a normalisation and a convolution with padding."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.conv = function, nn.Conv2d(3, 8, 3, padding=1)
+        self.register_buffer("mean", torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1))
+
+    def forward(self, x):
+        return self.conv(self.function(x) * 2 - self.mean)
+
+
+class StandardisedConv(nn.Conv2d):
+    """Weight standardisation (Qiao et al., arXiv:1903.10520)."""
+
+    def forward(self, x):
+        w = self.weight
+        variance, mean = torch.var_mean(w, (1, 2, 3), keepdim=True, unbiased=False)
+        return self._conv_forward(x, (w - mean) / torch.sqrt(variance + 1e-5), self.bias)
+
+
 def head(channels=8, classes=5):
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
@@ -165,6 +198,12 @@ def modules():
     yield "conv_transpose_groups", nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 4, 2, 2, groups=2, bias=False)), image
     yield "batch_norm_first", nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()), image
     yield "batch_norm_vector", nn.Sequential(after(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)), image
+    yield "transform_input", TransformInput(), image
+    yield "transform_input_bgr", TransformInput((2, 1, 0)), image
+    yield "bgr_by_list", ChannelOrder(lambda x: x[:, [2, 1, 0]]), image
+    yield "bgr_by_flip", ChannelOrder(lambda x: x.flip(1)), image
+    yield "weight_norm", nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 8, 3)), nn.ReLU()), image
+    yield "weight_standardised", nn.Sequential(StandardisedConv(3, 8, 3), nn.ReLU()), image
     yield "max_pools", after(nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, 2, ceil_mode=True)), (3, 9, 11)
     yield "avg_pools", after(nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(3, 1, 1, count_include_pad=False)), (3, 9, 11)
     yield "avg_pool_ceil", after(nn.AvgPool2d(2, 2, ceil_mode=True)), (3, 9, 9)

@@ -1,6 +1,6 @@
 //! Binary operators (arithmetic of two tensors, or of a tensor and a constant), concatenation, slices and splits.
 
-use nettriage_net::{Activation, Kind, Padding, Window, layer};
+use nettriage_net::{Activation, Kind, Padding, Shape, Window, layer};
 
 use super::attributes::Node;
 use super::axes::{axis, slices};
@@ -183,14 +183,16 @@ impl Translator {
             let from_first =
                 range.start == 0 && range.step > 0 && range.number == extents[at].div_ceil(range.step as usize);
             match x.axis(at) {
-                Some(Axis::Channel) if range.step == 1 && range.number > 0 => {
-                    x = self.channels(node, &x, at, range.start, range.number)?;
+                Some(Axis::Channel) if range.number > 0 => {
+                    let position = |index: usize| range.start as i64 + index as i64 * range.step;
+                    let chosen: Vec<usize> = (0..range.number).map(|index| position(index) as usize).collect();
+                    x = self.select_channels(node, &x, at, &chosen)?;
                 }
                 Some(Axis::Row) if from_first => stride[0] = range.step as usize,
                 Some(Axis::Column) if from_first => stride[1] = range.step as usize,
                 _ => {
                     return Err(
-                        "only a range of channels, or every n-th row and column from the first, is supported".into()
+                        "only a range of channels, channels in reverse, or every n-th row and column from the first, is supported".into()
                     );
                 }
             }
@@ -212,6 +214,63 @@ impl Translator {
         }
     }
 
+    /// Gather along the channels, such as a change from RGB to BGR.
+    pub fn gather(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
+        let mut x = self.symbolic(node, 0)?;
+        if x.dims.len() == 2 {
+            x = self.as_vector(node, 0)?;
+        }
+        let at = axis(node.int("axis").unwrap_or(0), x.dims.len())?;
+        let indices = self.required(node, 1)?;
+        if x.channel_axis() != Some(at) || indices.dims.len() > 1 || indices.len() == 0 {
+            return Err(
+                "only a Gather along the channels, with a constant index or list of indices, is supported".into()
+            );
+        }
+        let chosen = channel_indices(&indices, x.shape.channels)?;
+        let mut result = self.select_channels(node, &x, at, &chosen)?;
+        if indices.dims.is_empty() {
+            result.dims.remove(at);
+        }
+        Ok(result)
+    }
+
+    /// GatherND along its first axis, the channels of a transposed tensor: PyTorch's exporter writes indexing by a list so.
+    pub fn gather_nd(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
+        let x = self.symbolic(node, 0)?;
+        let indices = self.required(node, 1)?;
+        let supported = x.channel_axis() == Some(0)
+            && node.int("batch_dims").unwrap_or(0) == 0
+            && matches!(indices.dims.as_slice(), &[count, 1] if count > 0);
+        if !supported {
+            return Err("only a GatherND along the channels, with a constant list of indices, is supported".into());
+        }
+        self.select_channels(node, &x, 0, &channel_indices(&indices, x.shape.channels)?)
+    }
+
+    /// These channels, in this order; `at` is the ONNX axis of the channels. One slice for each run of channels.
+    fn select_channels(
+        &mut self,
+        node: &Node,
+        x: &SymbolicTensor,
+        at: usize,
+        chosen: &[usize],
+    ) -> Result<SymbolicTensor, String> {
+        let mut parts = Vec::new();
+        let mut rest = chosen;
+        while let Some(&start) = rest.first() {
+            let run = rest.iter().enumerate().take_while(|(offset, channel)| **channel == start + offset).count();
+            parts.push(self.channels(node, x, at, start, run)?);
+            rest = &rest[run..];
+        }
+        if let [part] = parts.as_slice() {
+            return Ok(part.clone());
+        }
+        let inputs: Vec<&SymbolicTensor> = parts.iter().collect();
+        let (name, shape) = self.add(node, &layer_name(node), Op::Kind(Kind::Concat), &inputs)?;
+        Ok(with_channels(x, at, name, shape))
+    }
+
     /// Channels `start..start + number`; `at` is the ONNX axis of the channels.
     fn channels(
         &mut self,
@@ -221,11 +280,12 @@ impl Translator {
         start: usize,
         number: usize,
     ) -> Result<SymbolicTensor, String> {
+        if (start, number) == (0, x.shape.channels) {
+            return Ok(x.clone());
+        }
         let kind = Kind::Slice(layer::Slice { start, end: start + number });
         let (name, shape) = self.add(node, &layer_name(node), Op::Kind(kind), &[x])?;
-        let mut dims = x.dims.clone();
-        dims[at] = SymbolicTensor::vector(String::new(), shape.channels, 1).dims[1].clone();
-        Ok(SymbolicTensor { name, shape, dims })
+        Ok(with_channels(x, at, name, shape))
     }
 
     pub fn split(&mut self, node: &Node) -> Result<Vec<Value>, String> {
@@ -268,4 +328,20 @@ impl Translator {
         }
         Ok(parts)
     }
+}
+
+/// Indices of channels; negative ones count from the end.
+fn channel_indices(indices: &Constant, channels: usize) -> Result<Vec<usize>, String> {
+    let resolved = indices.to_ints()?.into_iter().map(|index| {
+        let index = if index < 0 { index.checked_add(channels as i64)? } else { index };
+        usize::try_from(index).ok().filter(|&index| index < channels)
+    });
+    resolved.collect::<Option<_>>().ok_or_else(|| format!("an index is outside its {channels} channels"))
+}
+
+/// The view of a tensor with other channels; `at` is the ONNX axis of the channels.
+fn with_channels(x: &SymbolicTensor, at: usize, name: String, shape: Shape) -> SymbolicTensor {
+    let mut dims = x.dims.clone();
+    dims[at] = SymbolicTensor::vector(String::new(), shape.channels, 1).dims[1].clone();
+    SymbolicTensor { name, shape, dims }
 }

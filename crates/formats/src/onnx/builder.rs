@@ -47,8 +47,10 @@ pub struct GraphBuilder {
     /// By `<layer>.<parameter>`.
     pub weights: BTreeMap<String, Constant>,
     pub input: Shape,
-    /// Elements that folded constants and weights may still take.
-    budget: usize,
+    /// Elements that folded constants and weights may still take in memory.
+    memory: usize,
+    /// Elements that folding may still compute.
+    work: usize,
 }
 
 impl GraphBuilder {
@@ -61,7 +63,8 @@ impl GraphBuilder {
             input,
             // Real models transpose and scale each weight a few times and compute small shape tensors. A file that
             // copies its weights over and over is refused.
-            budget: (1 << 22) + 4 * declared,
+            memory: (1 << 22) + 4 * declared,
+            work: (1 << 24) + 64 * declared,
         }
     }
 
@@ -110,16 +113,29 @@ impl GraphBuilder {
         self.positions.get(tensor).map_or(self.input, |&at| self.nodes[at].shape)
     }
 
-    /// Takes elements from the budget.
+    /// Takes elements that are kept in memory from the budget.
     pub fn charge(&mut self, elements: usize) -> Result<(), String> {
-        let left = self.budget.checked_sub(elements);
-        self.budget = left.ok_or("the constants computed up to here are many times larger than the file")?;
+        let left = self.memory.checked_sub(elements);
+        self.memory = left.ok_or("the constants computed up to here are many times larger than the file")?;
         Ok(())
     }
 
-    /// Adds to the budget for a tensor that the file holds in a Constant node.
+    /// Returns elements to the budget that are no longer in memory.
+    pub fn refund(&mut self, elements: usize) {
+        self.memory = self.memory.saturating_add(elements);
+    }
+
+    /// Takes elements that are read or computed once from the budget.
+    pub fn charge_work(&mut self, elements: usize) -> Result<(), String> {
+        let left = self.work.checked_sub(elements);
+        self.work = left.ok_or("its constants take many times more computation than the file is large")?;
+        Ok(())
+    }
+
+    /// Adds to the budgets for a tensor that the file holds in a Constant node.
     pub fn credit(&mut self, elements: usize) {
-        self.budget = self.budget.saturating_add(4 * elements);
+        self.memory = self.memory.saturating_add(4 * elements);
+        self.work = self.work.saturating_add(64 * elements);
     }
 
     fn unique_name(&self, wanted: &str, node: &Node) -> String {

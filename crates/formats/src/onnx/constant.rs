@@ -26,6 +26,9 @@ enum Data {
     Fill(f64, bool),
     Floats(Rc<[f32]>),
     Ints(Rc<[i64]>),
+    /// Integers of 8 bits, as quantised weights are stored.
+    Int8(Rc<[i8]>),
+    Uint8(Rc<[u8]>),
 }
 
 fn count(dims: &[usize]) -> Option<usize> {
@@ -54,23 +57,14 @@ impl Constant {
 
     /// Elements in memory that no other constant shares.
     pub fn owned(&self) -> usize {
-        match &self.data {
-            Data::Fill(..) => 0,
-            Data::Floats(values) => {
-                if Rc::strong_count(values) > 1 {
-                    0
-                } else {
-                    values.len()
-                }
-            }
-            Data::Ints(values) => {
-                if Rc::strong_count(values) > 1 {
-                    0
-                } else {
-                    values.len()
-                }
-            }
-        }
+        let shared = match &self.data {
+            Data::Fill(..) => true,
+            Data::Floats(values) => Rc::strong_count(values) > 1,
+            Data::Ints(values) => Rc::strong_count(values) > 1,
+            Data::Int8(values) => Rc::strong_count(values) > 1,
+            Data::Uint8(values) => Rc::strong_count(values) > 1,
+        };
+        if shared { 0 } else { self.len() }
     }
 
     /// Elements in memory, shared or not.
@@ -79,7 +73,7 @@ impl Constant {
     }
 
     pub fn is_int(&self) -> bool {
-        matches!(self.data, Data::Ints(_) | Data::Fill(_, true))
+        matches!(self.data, Data::Ints(_) | Data::Int8(_) | Data::Uint8(_) | Data::Fill(_, true))
     }
 
     /// Element `index` in row-major order.
@@ -88,6 +82,8 @@ impl Constant {
             Data::Fill(value, _) => *value,
             Data::Floats(values) => f64::from(values[index]),
             Data::Ints(values) => values[index] as f64,
+            Data::Int8(values) => f64::from(values[index]),
+            Data::Uint8(values) => f64::from(values[index]),
         }
     }
 
@@ -104,6 +100,8 @@ impl Constant {
             Data::Fill(value, _) => vec![*value as f32; self.len()],
             Data::Floats(values) => values.to_vec(),
             Data::Ints(values) => values.iter().map(|&v| v as f32).collect(),
+            Data::Int8(values) => values.iter().map(|&v| f32::from(v)).collect(),
+            Data::Uint8(values) => values.iter().map(|&v| f32::from(v)).collect(),
         }
     }
 
@@ -141,7 +139,7 @@ impl Constant {
             (Data::Fill(value, _), true) => Data::Fill(value.trunc(), true),
             (Data::Fill(value, _), false) => Data::Fill(*value, false),
             (Data::Floats(values), true) => Data::Ints(values.iter().map(|&v| v as i64).collect()),
-            (Data::Ints(values), false) => Data::Floats(values.iter().map(|&v| v as f32).collect()),
+            (Data::Ints(_) | Data::Int8(_) | Data::Uint8(_), false) => Data::Floats(self.to_floats().into()),
             (data, _) => data.clone(),
         };
         Constant { dims: self.dims.clone(), data }
@@ -153,6 +151,8 @@ impl Constant {
             Data::Fill(value, is_int) => Data::Fill(*value, *is_int),
             Data::Floats(values) => Data::Floats(index.map(|i| values[i]).collect()),
             Data::Ints(values) => Data::Ints(index.map(|i| values[i]).collect()),
+            Data::Int8(values) => Data::Int8(index.map(|i| values[i]).collect()),
+            Data::Uint8(values) => Data::Uint8(index.map(|i| values[i]).collect()),
         };
         Constant { dims, data }
     }
@@ -227,7 +227,7 @@ impl Constant {
         let data = match &self.data {
             Data::Fill(value, is_int) => Data::Fill(function(*value), *is_int),
             Data::Floats(values) => Data::Floats(values.iter().map(|&v| function(f64::from(v)) as f32).collect()),
-            Data::Ints(values) => Data::Ints(values.iter().map(|&v| function(v as f64) as i64).collect()),
+            _ => Data::Ints((0..self.len()).map(|index| function(self.get(index)) as i64).collect()),
         };
         Constant { dims: self.dims.clone(), data }
     }
@@ -252,6 +252,62 @@ impl Constant {
         })
     }
 
+    /// Combines the elements along `axes` in f64: `step` takes the intermediate result, starting at `initial`, and the next
+    /// element; `finish` takes the result and the number of elements. The axes keep extent 1 if `keep`.
+    pub fn reduced(
+        &self,
+        axes: &[usize],
+        keep: bool,
+        initial: f64,
+        step: impl Fn(f64, f64) -> f64,
+        finish: impl Fn(f64, f64) -> f64,
+    ) -> Result<Constant, String> {
+        if matches!(self.data, Data::Fill(..)) {
+            limited(&self.dims)?;
+        }
+        let extent = |at: usize| if axes.contains(&at) { 1 } else { self.dims[at] };
+        let wide: Vec<usize> = (0..self.dims.len()).map(extent).collect();
+        let mut sums = vec![initial; wide.iter().product()];
+        let targets = StridedIndices::new(0, &self.dims, &broadcast_strides(&wide, &self.dims));
+        for (index, target) in targets.enumerate() {
+            sums[target] = step(sums[target], self.get(index));
+        }
+        let count: usize = axes.iter().map(|&at| self.dims[at]).product();
+        let values = sums.into_iter().map(|sum| finish(sum, count as f64));
+        let dims: Vec<usize> = (0..wide.len()).filter(|at| keep || !axes.contains(at)).map(|at| wide[at]).collect();
+        Ok(if self.is_int() {
+            Constant::ints(dims, values.map(|value| value as i64).collect())
+        } else {
+            Constant::floats(dims, values.map(|value| value as f32).collect())
+        })
+    }
+
+    /// (x − zero) · scale in one pass, without a copy of the integers; both broadcast to the shape of x.
+    pub fn dequantized(&self, scale: &Constant, zero: &Constant) -> Result<Constant, String> {
+        for other in [scale, zero] {
+            if broadcast(&self.dims, &other.dims).as_ref() != Some(&self.dims) {
+                return Err(format!("{:?} does not broadcast to {:?}", other.dims, self.dims));
+            }
+        }
+        if matches!(self.data, Data::Fill(..)) {
+            limited(&self.dims)?;
+        }
+        let indices =
+            |constant: &Constant| StridedIndices::new(0, &self.dims, &broadcast_strides(&constant.dims, &self.dims));
+        let values = indices(scale).zip(indices(zero)).enumerate();
+        let values = values.map(|(index, (at, z))| ((self.get(index) - zero.get(z)) as f32) * scale.get(at) as f32);
+        Ok(Constant::floats(self.dims.clone(), values.collect()))
+    }
+
+    /// One number per position of `axis`, or a scalar, in a shape that broadcasts to tensors of this rank.
+    pub fn along_axis(&self, axis: usize, rank: usize) -> Result<Constant, String> {
+        let mut dims = vec![1; rank];
+        if self.len() != 1 {
+            dims[axis] = self.len();
+        }
+        self.reshaped(dims)
+    }
+
     /// From a tensor of the file; `folder` is where its external data are.
     pub fn from_proto(tensor: &TensorProto, folder: Option<&Path>) -> Result<Constant, String> {
         let mut dims = Vec::with_capacity(tensor.dims.len().min(16));
@@ -270,6 +326,8 @@ impl Constant {
         let held = match &data {
             Data::Floats(values) => values.len(),
             Data::Ints(values) => values.len(),
+            Data::Int8(values) => values.len(),
+            Data::Uint8(values) => values.len(),
             Data::Fill(..) => len,
         };
         if held != len {
@@ -355,8 +413,8 @@ fn from_raw(number: i32, raw: &[u8]) -> Result<Data, String> {
         DataType::Bfloat16 => Data::Floats(each(raw, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))?),
         DataType::Int64 => Data::Ints(each(raw, i64::from_le_bytes)?),
         DataType::Int32 => Data::Ints(each(raw, |b| i64::from(i32::from_le_bytes(b)))?),
-        DataType::Int8 => Data::Ints(each(raw, |[b]: [u8; 1]| i64::from(b as i8))?),
-        DataType::Uint8 | DataType::Bool => Data::Ints(each(raw, |[b]: [u8; 1]| i64::from(b))?),
+        DataType::Int8 => Data::Int8(each(raw, i8::from_le_bytes)?),
+        DataType::Uint8 | DataType::Bool => Data::Uint8(raw.into()),
         _ => return Err(unknown(number)),
     })
 }

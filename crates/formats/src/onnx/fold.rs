@@ -31,6 +31,7 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
             let to = element_type(node.int("to").unwrap_or(1) as i32);
             one(needed(0)?.cast(is_integer(to)))
         }
+        "CastLike" => one(needed(0)?.cast(needed(1)?.is_int())),
         "Reshape" => {
             let x = needed(0)?;
             let target = needed(1)?.to_ints()?;
@@ -99,14 +100,41 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
             let dims = extents(&needed(1)?.to_ints()?)?;
             one(needed(0)?.combined(&Constant::fill(dims, 0.0, needed(0)?.is_int())?, |a, _| a)?)
         }
+        "DequantizeLinear" => one(dequantized(node, needed(0)?, needed(1)?, input(2))?),
+        "BatchNormalization" => {
+            let parameters = [needed(1)?, needed(2)?, needed(3)?, needed(4)?];
+            one(normalised(node, needed(0)?, parameters)?)
+        }
+        op if op.starts_with("Reduce") => {
+            let x = needed(0)?;
+            let axes = match listed("axes", 1)?.filter(|axes| !axes.is_empty()) {
+                Some(axes) => axes.iter().map(|&at| axis(at, x.dims.len())).collect::<Result<Vec<_>, _>>()?,
+                None if node.int("noop_with_empty_axes") == Some(1) => return one(x.clone()),
+                None => (0..x.dims.len()).collect(),
+            };
+            one(reduced(op, x, &axes, node.int("keepdims") != Some(0))?)
+        }
+        "Clip" => {
+            let bound = |name: &str, index: usize, default: f64| {
+                input(index).and_then(Constant::scalar).or(node.float(name).map(f64::from)).unwrap_or(default)
+            };
+            let (min, max) = (bound("min", 1, f64::NEG_INFINITY), bound("max", 2, f64::INFINITY));
+            one(needed(0)?.mapped(|v| v.max(min).min(max)))
+        }
+        "Split" => split(node, needed(0)?, listed("split", 1)?),
         "Neg" => one(needed(0)?.mapped(|v| -v)),
+        "Log" => one(needed(0)?.mapped(f64::ln)),
+        "Sign" => one(needed(0)?.mapped(|v| if v == 0.0 { 0.0 } else { v.signum() })),
+        "Relu" => one(needed(0)?.mapped(|v| v.max(0.0))),
+        "Not" => one(needed(0)?.mapped(|v| f64::from(u8::from(v == 0.0)))),
         "Abs" => one(needed(0)?.mapped(f64::abs)),
         "Sqrt" => one(needed(0)?.mapped(f64::sqrt)),
         "Exp" => one(needed(0)?.mapped(f64::exp)),
         "Floor" => one(needed(0)?.mapped(f64::floor)),
         "Ceil" => one(needed(0)?.mapped(f64::ceil)),
         "Reciprocal" => one(needed(0)?.mapped(f64::recip)),
-        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Sum" | "Equal" | "Mod" => {
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Sum" | "Equal" | "Mod" | "Greater" | "Less"
+        | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or" => {
             let mut result = needed(0)?.clone();
             for index in 1..inputs.len() {
                 result = arithmetic(node.op(), &result, needed(index)?)?;
@@ -139,8 +167,97 @@ fn arithmetic(op: &str, a: &Constant, b: &Constant) -> Result<Constant, String> 
         "Pow" => a.combined(b, f64::powf),
         "Max" => a.combined(b, f64::max),
         "Min" => a.combined(b, f64::min),
-        _ => a.combined(b, |a, b| f64::from(u8::from(a == b))),
+        "Greater" => compared(a, b, |a, b| a > b),
+        "Less" => compared(a, b, |a, b| a < b),
+        "GreaterOrEqual" => compared(a, b, |a, b| a >= b),
+        "LessOrEqual" => compared(a, b, |a, b| a <= b),
+        "And" => compared(a, b, |a, b| a != 0.0 && b != 0.0),
+        "Or" => compared(a, b, |a, b| a != 0.0 || b != 0.0),
+        _ => compared(a, b, |a, b| a == b),
     }
+}
+
+fn compared(a: &Constant, b: &Constant, holds: impl Fn(f64, f64) -> bool) -> Result<Constant, String> {
+    Ok(a.combined(b, |a, b| f64::from(u8::from(holds(a, b))))?.cast(true))
+}
+
+/// (x − zero point) · scale, with one scale for the tensor or one per position of `axis`.
+fn dequantized(node: &Node, x: &Constant, scale: &Constant, zero_point: Option<&Constant>) -> Result<Constant, String> {
+    if node.int("block_size").unwrap_or(0) != 0 {
+        return Err("it has a scale per block, which is not supported; quantise per tensor or per channel".into());
+    }
+    let rank = x.dims.len();
+    let at = if scale.len() == 1 { 0 } else { axis(node.int("axis").unwrap_or(1), rank)? };
+    let fits = |_: String| format!("its scale or zero point does not fit its input {:?}", x.dims);
+    let scale = scale.along_axis(at, rank).map_err(fits)?;
+    let zero = match zero_point {
+        Some(zero) => zero.along_axis(at, rank).map_err(fits)?,
+        None => Constant::fill(vec![1; rank], 0.0, true)?,
+    };
+    x.dequantized(&scale, &zero).map_err(fits)
+}
+
+/// Batch normalisation of a constant (N, C, …): how weight standardisation is written in PyTorch.
+fn normalised(node: &Node, x: &Constant, parameters: [&Constant; 4]) -> Result<Constant, String> {
+    let rank = x.dims.len();
+    if rank < 2 {
+        return Err(format!("its input {:?} has no channels", x.dims));
+    }
+    let mut shaped = Vec::new();
+    for parameter in parameters {
+        shaped.push(parameter.cast(false).along_axis(1, rank)?);
+    }
+    let (mut mean, mut variance) = (shaped[2].clone(), shaped[3].clone());
+    if node.int("training_mode") == Some(1) {
+        let axes: Vec<usize> = (0..rank).filter(|&at| at != 1).collect();
+        mean = reduced("ReduceMean", x, &axes, true)?;
+        let centred = x.combined(&mean, |x, mean| x - mean)?;
+        variance = reduced("ReduceMean", &centred.mapped(|v| v * v), &axes, true)?;
+    }
+    let eps = f64::from(node.float("epsilon").unwrap_or(1e-5));
+    let centred = x.combined(&mean, |x, mean| x - mean)?;
+    let scaled = centred.combined(&variance, |x, variance| x / (variance + eps).sqrt())?;
+    scaled.combined(&shaped[0], |x, scale| x * scale)?.combined(&shaped[1], |x, bias| x + bias)
+}
+
+fn reduced(op: &str, x: &Constant, axes: &[usize], keep: bool) -> Result<Constant, String> {
+    let sum = |sum: f64, v: f64| sum + v;
+    match op {
+        "ReduceMean" => x.reduced(axes, keep, 0.0, sum, |sum, count| sum / count),
+        "ReduceSum" => x.reduced(axes, keep, 0.0, sum, |sum, _| sum),
+        "ReduceSumSquare" => x.reduced(axes, keep, 0.0, |sum, v| sum + v * v, |sum, _| sum),
+        "ReduceL1" => x.reduced(axes, keep, 0.0, |sum, v| sum + v.abs(), |sum, _| sum),
+        "ReduceL2" => x.reduced(axes, keep, 0.0, |sum, v| sum + v * v, |sum, _| sum.sqrt()),
+        "ReduceProd" => x.reduced(axes, keep, 1.0, |product, v| product * v, |product, _| product),
+        "ReduceMax" => x.reduced(axes, keep, f64::NEG_INFINITY, f64::max, |max, _| max),
+        "ReduceMin" => x.reduced(axes, keep, f64::INFINITY, f64::min, |min, _| min),
+        _ => {
+            Err("this reduction of constants is not supported; simplify the model first, for example with onnxsim"
+                .into())
+        }
+    }
+}
+
+fn split(node: &Node, x: &Constant, sizes: Option<Vec<i64>>) -> Result<Vec<Constant>, String> {
+    let at = axis(node.int("axis").unwrap_or(0), x.dims.len())?;
+    let outputs = node.proto.output.len().max(1);
+    let equal = x.dims[at].div_ceil(outputs);
+    let mut start = 0;
+    let mut parts = Vec::new();
+    for index in 0..outputs {
+        let size = match &sizes {
+            Some(sizes) => {
+                sizes.get(index).and_then(|&size| usize::try_from(size).ok()).ok_or("its sizes do not fit")?
+            }
+            None => equal.min(x.dims[at] - start),
+        };
+        if size > x.dims[at] - start {
+            return Err(format!("its parts exceed its input {:?}", x.dims));
+        }
+        parts.push(x.sliced(at, start, 1, size));
+        start += size;
+    }
+    Ok(parts)
 }
 
 fn literal(node: &Node, folder: Option<&Path>) -> Result<Constant, String> {

@@ -4,7 +4,8 @@
 //!   recognised by their values, so that any way of writing them is found;
 //! - constants that are multiplied or added after a convolution, linear layer, batch norm or affine layer, which go into
 //!   its weights;
-//! - zero padding before a convolution, which becomes the convolution's padding.
+//! - zero padding before a convolution, which becomes the convolution's padding;
+//! - channels of one tensor that are scaled and put into another order (`permute`).
 
 use std::collections::HashMap;
 
@@ -12,6 +13,7 @@ use nettriage_net::{Activation, Kind, layer};
 
 use super::builder::{Function, GraphBuilder, Op, PendingNode};
 use super::constant::Constant;
+use super::permute::fold_permutations;
 
 /// Fuses operators; returns the output's name.
 pub fn fuse(builder: &mut GraphBuilder, output: String) -> String {
@@ -31,6 +33,7 @@ pub fn fuse(builder: &mut GraphBuilder, output: String) -> String {
             keys.iter().for_each(|key| drop(builder.weights.remove(key)));
         }
     }
+    fold_permutations(builder, &output);
     let mut uses = uses(builder, &output);
     let mut alias: HashMap<String, String> = HashMap::new();
     for index in 0..builder.nodes.len() {
@@ -45,21 +48,26 @@ pub fn fuse(builder: &mut GraphBuilder, output: String) -> String {
             }
         }
         let [input] = node.inputs.as_slice() else { continue };
-        let Some(&before) = builder.positions.get(input) else { continue };
+        let before = builder.positions.get(input).copied();
         let (name, input) = (node.name.clone(), input.clone());
         let alone = uses.get(&input) == Some(&1);
         let is = |wanted: fn(&Kind) -> bool| matches!(&builder.nodes[index].op, Op::Kind(kind) if wanted(kind));
         if is(|kind| matches!(kind, Kind::Affine)) {
-            if is_identity(builder, &name) || (alone && fold_affine(builder, &name, before)) {
+            let removed = (before.is_some() || name != output) && is_identity(builder, &name)
+                || alone && before.is_some_and(|before| fold_affine(builder, &name, before));
+            if removed {
                 let users = uses.get(&name).copied().unwrap_or(0);
                 // The affine layer no longer uses its input; its users do.
                 let known = uses.get(&input).copied().unwrap_or(1);
                 uses.insert(input.clone(), known - 1 + users);
                 alias.insert(name, input);
             }
-        } else if alone && is(|kind| matches!(kind, Kind::Conv(_))) {
+            continue;
+        }
+        let Some(before) = before.filter(|_| alone) else { continue };
+        if is(|kind| matches!(kind, Kind::Conv(_))) {
             fuse_padding(builder, index, before);
-        } else if alone && is(|kind| matches!(kind, Kind::AdaptiveAvgPool(_))) {
+        } else if is(|kind| matches!(kind, Kind::AdaptiveAvgPool(_))) {
             fuse_pooling(builder, index, before);
         }
     }

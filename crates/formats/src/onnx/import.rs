@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use nettriage_net::{INPUT, Shape, shape};
+use nettriage_net::{INPUT, Shape, shape, shorten};
 
 use super::attributes::Node;
 use super::builder::GraphBuilder;
@@ -27,14 +27,15 @@ pub fn model(model: ModelProto, folder: Option<&Path>, options: &ReadOptions) ->
             "its operator set is {opset}; from 7 on they are read: convert it with onnx.version_converter"
         ));
     }
-    let graph = model.graph.ok_or("not an ONNX model: it holds no graph")?;
+    let mut graph = model.graph.ok_or("not an ONNX model: it holds no graph")?;
     let mut values = HashMap::new();
     let mut declared = 0usize;
-    for tensor in &graph.initializer {
-        let constant = Constant::from_proto(tensor, folder)
+    // Each tensor is dropped once it is converted, so that only one of them is in memory twice.
+    for tensor in std::mem::take(&mut graph.initializer) {
+        let constant = Constant::from_proto(&tensor, folder)
             .map_err(|problem| format!("initializer `{}`: {problem}", tensor.name))?;
         declared = declared.saturating_add(constant.owned());
-        values.insert(tensor.name.clone(), Value::Constant(constant));
+        values.insert(tensor.name, Value::Constant(constant));
     }
     let inputs: Vec<&ValueInfoProto> = graph.input.iter().filter(|input| !values.contains_key(&input.name)).collect();
     let [input] = inputs.as_slice() else {
@@ -45,9 +46,14 @@ pub fn model(model: ModelProto, folder: Option<&Path>, options: &ReadOptions) ->
     let builder = GraphBuilder::new(image.shape, declared);
     values.insert(input.name.clone(), Value::Symbolic(image));
     let mut translator = Translator { values, builder, readers: WeightReaders::default() };
+    let mut uses = HashMap::new();
+    count_uses(&graph, &mut uses);
     for proto in &graph.node {
         let node = Node { proto, opset };
         visit(&mut translator, &node, folder, 0).map_err(|problem| format!("{}: {problem}", node.label()))?;
+        for name in &proto.input {
+            drop_unused(&mut translator, &mut uses, name);
+        }
     }
     let output = output(&mut translator, &graph, options)?;
     let mut builder = translator.builder;
@@ -155,6 +161,7 @@ fn visit(translator: &mut Translator, node: &Node, folder: Option<&Path>, depth:
         }
     }
     let results = if constants.len() == node.proto.input.len() {
+        let read: usize = constants.iter().flatten().map(|constant| constant.stored()).sum();
         let folded = fold::node(node, &constants, folder)?;
         translator.readers.folded(node, &constants, &folded);
         // A Constant node holds its value in the file, as an initializer does.
@@ -163,6 +170,7 @@ fn visit(translator: &mut Translator, node: &Node, folder: Option<&Path>, depth:
             translator.builder.credit(owned);
         }
         translator.builder.charge(owned)?;
+        translator.builder.charge_work(read.saturating_add(owned))?;
         folded.into_iter().map(Value::Constant).collect()
     } else {
         let before = translator.builder.nodes.len();
@@ -174,6 +182,33 @@ fn visit(translator: &mut Translator, node: &Node, folder: Option<&Path>, depth:
         define(translator, name, value)?;
     }
     Ok(())
+}
+
+/// How often each tensor is an input of a node, in subgraphs too.
+fn count_uses<'a>(graph: &'a GraphProto, uses: &mut HashMap<&'a str, usize>) {
+    for node in &graph.node {
+        for name in &node.input {
+            *uses.entry(name).or_default() += 1;
+        }
+        for subgraph in node.attribute.iter().filter_map(|attribute| attribute.g.as_deref()) {
+            count_uses(subgraph, uses);
+        }
+    }
+    for output in &graph.output {
+        *uses.entry(&output.name).or_default() += 1;
+    }
+}
+
+/// Drops a constant after its last use.
+fn drop_unused(translator: &mut Translator, uses: &mut HashMap<&str, usize>, name: &str) {
+    let Some(count) = uses.get_mut(name) else { return };
+    *count = count.saturating_sub(1);
+    if *count == 0
+        && matches!(translator.values.get(name), Some(Value::Constant(_)))
+        && let Some(Value::Constant(constant)) = translator.values.remove(name)
+    {
+        translator.builder.refund(constant.owned());
+    }
 }
 
 fn define(translator: &mut Translator, name: &str, value: Value) -> Result<(), String> {
@@ -213,10 +248,22 @@ fn branch(translator: &mut Translator, node: &Node, folder: Option<&Path>, depth
 /// The output to take, as (N, C, H, W) or (N, F).
 fn output(translator: &mut Translator, graph: &GraphProto, options: &ReadOptions) -> Result<SymbolicTensor, String> {
     let names: Vec<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
+    let listed = || {
+        let described = |name: &&str| match translator.values.get(*name) {
+            Some(Value::Symbolic(tensor)) => format!("`{name}` {:?}", tensor.extents()),
+            _ => format!("`{name}`"),
+        };
+        shorten(&names.iter().map(described).collect::<Vec<_>>())
+    };
     let name = match (&options.output, names.as_slice()) {
         (Some(wanted), names) if names.contains(&wanted.as_str()) => wanted.clone(),
+        (Some(wanted), _) => return Err(format!("it has no output `{wanted}`; its outputs are {}", listed())),
         (None, [only]) => only.to_string(),
-        _ => return Err(format!("its outputs are {}; say which is meant", names.join(", "))),
+        (None, []) => return Err("it has no output; export the model again".into()),
+        (None, [first, ..]) => {
+            let count = names.len();
+            return Err(format!("it has {count} outputs: {}; choose one, such as `--graph-output {first}`", listed()));
+        }
     };
     let proto =
         NodeProto { name: "output".into(), op_type: "output".into(), input: vec![name.clone()], ..Default::default() };

@@ -15,6 +15,7 @@ mod fuse;
 mod import;
 mod model;
 mod operators;
+mod permute;
 mod proto;
 mod readers;
 mod reshape;

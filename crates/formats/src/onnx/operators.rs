@@ -17,8 +17,14 @@ pub fn node(translator: &mut Translator, node: &Node) -> Result<Vec<Value>, Stri
         let x = translator.symbolic(node, 0)?;
         return Ok(vec![Value::Symbolic(translator.add_elementwise(node, kind, &x)?)]);
     }
+    if node.op() == "CastLike"
+        && let Some(Value::Constant(constant)) = node.input(0).and_then(|name| translator.values.get(name))
+    {
+        // To the type of a tensor that is computed from the image, which is floating-point.
+        return Ok(vec![Value::Constant(constant.cast(false))]);
+    }
     let output = match node.op() {
-        "Identity" | "Cast" | "Flatten" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Expand" => {
+        "Identity" | "Cast" | "CastLike" | "Flatten" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Expand" => {
             translator.reshaping(node)
         }
         "Conv" => translator.convolution(node),
@@ -36,6 +42,12 @@ pub fn node(translator: &mut Translator, node: &Node) -> Result<Vec<Value>, Stri
         "Add" | "Sum" | "Sub" | "Mul" | "Div" | "Neg" | "Max" | "Min" => translator.arithmetic(node),
         "Concat" => translator.concat(node),
         "Slice" => translator.slice(node),
+        "Gather" => translator.gather(node),
+        "GatherND" => translator.gather_nd(node),
+        "QuantizeLinear" | "DequantizeLinear" | "DynamicQuantizeLinear" => {
+            Err("its activations are quantised; export the model before quantisation, or quantise its weights only"
+                .into())
+        }
         "Split" => return translator.split(node),
         "Shape" => return translator.shape(node).map(|constant| vec![Value::Constant(constant)]),
         _ => Err("this operator is not supported; replace it in the model, or cut the model before it".into()),

@@ -6,7 +6,7 @@ use nettriage_net::{INPUT, Kind, layer};
 use super::attributes::Node;
 use super::axes::{axis, permutation, resolve};
 use super::builder::Op;
-use super::constant::{Constant, broadcast};
+use super::constant::{Constant, broadcast, element_type, is_integer};
 use super::symbolic::{Axis, AxisFactor, SymbolicTensor, size};
 use super::translate::{Translator, Value};
 
@@ -72,7 +72,10 @@ impl Translator {
         let x = self.symbolic(node, 0)?;
         let extents = x.extents();
         match node.op() {
-            "Identity" | "Cast" => Ok(x),
+            "Cast" if is_integer(element_type(node.int("to").unwrap_or(1) as i32)) => {
+                Err("it rounds a tensor to integers, which is not supported".into())
+            }
+            "Identity" | "Cast" | "CastLike" => Ok(x),
             "Flatten" => {
                 let rank = extents.len();
                 let at = node.int("axis").unwrap_or(1);

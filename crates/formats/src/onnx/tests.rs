@@ -365,3 +365,164 @@ fn outputs_of_one_position_are_class_vectors() {
         assert_eq!(softmax.read().unwrap().graph.output_shape().unwrap(), Shape::new(2, 1, 1), "{opset}");
     }
 }
+
+/// A 1x1 convolution to one output with the weights 10, 20 and 30.
+fn weighted(build: Build, input: &str) -> Build {
+    build.floats("w", &[1, 3, 1, 1], &[10.0, 20.0, 30.0]).node("Conv", &format!("{input} w"), "conv", vec![])
+}
+
+#[test]
+fn input_arithmetic_becomes_an_affine_layer_and_a_permutation() {
+    // Inception's transform_input: each channel scaled and shifted alone.
+    let mut build = model(&[1, 3, 2, 2]).list("axis", &[1]);
+    for (channel, scale) in [("0", 2.0), ("1", 3.0), ("2", 4.0)] {
+        let index: i64 = channel.parse().unwrap();
+        build.graph.initializer.push(TensorProto {
+            name: format!("i{channel}"),
+            data_type: DataType::Int64.into(),
+            int64_data: vec![index],
+            ..Default::default()
+        });
+        build = build.number(&format!("s{channel}"), scale).number(&format!("b{channel}"), -scale);
+        build = build.node("Gather", &format!("x i{channel}"), &format!("g{channel}"), vec![int("axis", 1)]);
+        build = build.node("Unsqueeze", &format!("g{channel} axis"), &format!("u{channel}"), vec![]);
+        build = build.node("Mul", &format!("u{channel} s{channel}"), &format!("m{channel}"), vec![]);
+        build = build.node("Add", &format!("m{channel} b{channel}"), &format!("a{channel}"), vec![]);
+    }
+    let join = |order: &str| build_clone(&build).node("Concat", order, "c", vec![int("axis", 1)]);
+    let same = weighted(join("a0 a1 a2"), "c").read().unwrap();
+    assert_eq!(same.graph.layers.iter().map(|l| l.describe()).collect::<Vec<_>>(), ["affine", "conv 1x1, 1"]);
+    assert_eq!(
+        (constants(&same, "c.weight"), constants(&same, "c.bias")),
+        (vec![2.0, 3.0, 4.0], vec![-2.0, -3.0, -4.0])
+    );
+    assert_eq!(constants(&same, "conv.weight"), [10.0, 20.0, 30.0]);
+    // In another order: the affine layer keeps the order of the image, the convolution's weights change theirs.
+    let other = weighted(join("a2 a0 a1"), "c").read().unwrap();
+    assert_eq!(constants(&other, "c.weight"), [2.0, 3.0, 4.0]);
+    assert_eq!(constants(&other, "conv.weight"), [20.0, 30.0, 10.0]);
+
+    // BGR by Gather, and by a reversed slice, then a normalisation.
+    let gather = || model(&[1, 3, 2, 2]).list("bgr", &[2, 1, 0]).node("Gather", "x bgr", "y", vec![int("axis", 1)]);
+    let swapped = weighted(gather(), "y").read().unwrap();
+    assert_eq!(swapped.graph.layers.len(), 1, "{:?}", swapped.graph.layers);
+    assert_eq!(constants(&swapped, "conv.weight"), [30.0, 20.0, 10.0]);
+    let flipped = model(&[1, 3, 2, 2]).list("from", &[-1]).list("to", &[i64::MIN]).list("at", &[1]).list("step", &[-1]);
+    let flipped = flipped.node("Slice", "x from to at step", "f", vec![]).floats("s", &[3, 1, 1], &[1.0, 2.0, 3.0]);
+    let flipped = weighted(flipped.node("Mul", "f s", "y", vec![]), "y").read().unwrap();
+    assert_eq!(flipped.graph.layers.len(), 2);
+    assert_eq!(
+        (constants(&flipped, "y.weight"), constants(&flipped, "conv.weight")),
+        (vec![3.0, 2.0, 1.0], vec![30.0, 20.0, 10.0])
+    );
+    // Where nothing can take the permutation, it stays as slices and a concatenation.
+    assert_eq!(gather().words().last().unwrap(), "concat");
+    gather().list("far", &[3]).node("Gather", "x far", "z", vec![int("axis", 1)]).fails(&["(Gather)", "outside its 3"]);
+    model(&[1, 3, 2, 2])
+        .list("r", &[0])
+        .node("Gather", "x r", "y", vec![int("axis", 2)])
+        .fails(&["along the channels"]);
+}
+
+fn build_clone(build: &Build) -> Build {
+    Build { graph: build.graph.clone(), opset: build.opset }
+}
+
+#[test]
+fn computed_weights_are_folded() {
+    let conv = |build: Build| build.node("Conv", "x weight", "conv", vec![]).read().unwrap();
+    // Quantised weights, one scale and zero point per filter.
+    let mut quantised = model(&[1, 2, 2, 2]).floats("scale", &[2], &[0.5, 0.25]);
+    let bytes = |name: &str, dims: &[i64], data: &[i8]| TensorProto {
+        name: name.into(),
+        dims: dims.to_vec(),
+        data_type: DataType::Int8.into(),
+        raw_data: data.iter().map(|&v| v as u8).collect(),
+        ..Default::default()
+    };
+    quantised.graph.initializer.push(bytes("q", &[2, 2, 1, 1], &[-128, 127, 3, -3]));
+    quantised.graph.initializer.push(bytes("zero", &[2], &[0, 1]));
+    let quantised = conv(quantised.node("DequantizeLinear", "q scale zero", "weight", vec![int("axis", 0)]));
+    assert_eq!(constants(&quantised, "conv.weight"), [-64.0, 63.5, 0.5, -1.0]);
+    model(&[1, 2, 2, 2])
+        .number("s", 0.1)
+        .node("QuantizeLinear", "x s", "y", vec![])
+        .fails(&["(QuantizeLinear)", "activations are quantised"]);
+
+    // Weight normalisation: g v / |v|, per filter.
+    let normed =
+        model(&[1, 2, 2, 2]).floats("v", &[2, 2, 1, 1], &[3.0, 4.0, 6.0, 8.0]).floats("g", &[2, 1, 1, 1], &[5.0, 2.0]);
+    let normed = normed.node("ReduceL2", "v", "n", vec![ints("axes", &[1, 2, 3])]).node("Div", "v n", "u", vec![]);
+    let normed = conv(normed.node("Mul", "u g", "weight", vec![]));
+    let expected = [3.0, 4.0, 1.2, 1.6];
+    assert!(constants(&normed, "conv.weight").iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6));
+
+    // Weight standardisation, written out and by batch norm in training mode.
+    let v = || model(&[1, 2, 2, 2]).floats("v", &[1, 2, 1, 1], &[1.0, 5.0]);
+    let written = v().node("ReduceMean", "v", "m", vec![ints("axes", &[1, 2, 3])]).node("Sub", "v m", "d", vec![]);
+    let written = written.number("two", 2.0).node("Pow", "d two", "p", vec![]);
+    let written =
+        written.node("ReduceMean", "p", "var", vec![ints("axes", &[1, 2, 3])]).node("Sqrt", "var", "s", vec![]);
+    assert_eq!(constants(&conv(written.node("Div", "d s", "weight", vec![])), "conv.weight"), [-1.0, 1.0]);
+    let norm = v().list("flat", &[1, 1, 2]).list("back", &[1, 2, 1, 1]).floats("one", &[1], &[1.0]).floats(
+        "zero",
+        &[1],
+        &[0.0],
+    );
+    let epsilon = AttributeProto { name: "epsilon".into(), f: 0.0, ..Default::default() };
+    let norm = norm.node("Reshape", "v flat", "r", vec![]).opset(15).node(
+        "BatchNormalization",
+        "r one zero zero one",
+        "n mean variance",
+        vec![int("training_mode", 1), epsilon],
+    );
+    assert_eq!(constants(&conv(norm.node("Reshape", "n back", "weight", vec![])), "conv.weight"), [-1.0, 1.0]);
+
+    // PyTorch's exporter without its optimiser casts constants to the type of a tensor.
+    let cast =
+        model(&[1, 2, 2, 2]).list("two", &[2]).node("CastLike", "two x", "c", vec![]).node("Mul", "x c", "y", vec![]);
+    assert_eq!(constants(&cast.read().unwrap(), "y.weight"), [2.0, 2.0]);
+    let like =
+        model(&[1, 2, 2, 2]).number("one", 1.0).node("CastLike", "x one", "c", vec![]).node("Relu", "c", "y", vec![]);
+    assert_eq!(like.words(), ["relu"]);
+    model(&[1, 2, 2, 2]).node("Cast", "x", "y", vec![int("to", 3)]).fails(&["(Cast)", "rounds"]);
+}
+
+#[test]
+fn one_of_several_outputs_is_chosen_by_name() {
+    let bytes = || {
+        let mut graph = model(&[1, 2, 3, 3]).node("Relu", "x", "features", vec![]).graph;
+        let more = model(&[1, 2, 3, 3]).node("GlobalAveragePool", "features", "scores", vec![]).graph;
+        graph.node.extend(more.node);
+        graph.output = ["features", "scores"].map(|name| ValueInfoProto { name: name.into(), r#type: None }).to_vec();
+        let opset_import = vec![OperatorSetIdProto { domain: String::new(), version: 13 }];
+        ModelProto { graph: Some(graph), opset_import, ..Default::default() }.encode_to_vec()
+    };
+    let read = |output: Option<&str>| {
+        from_bytes(&bytes(), &ReadOptions { output: output.map(str::to_string), ..ReadOptions::default() })
+    };
+    let message = read(None).unwrap_err().to_string();
+    for part in ["2 outputs: `features` [1, 2, 3, 3], `scores` [1, 2, 1, 1]", "--graph-output features"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert_eq!(read(Some("scores")).unwrap().graph.output_shape().unwrap(), Shape::new(2, 1, 1));
+    assert_eq!(read(Some("features")).unwrap().graph.layers.len(), 1);
+    let message = read(Some("logits")).unwrap_err().to_string();
+    assert!(message.contains("no output `logits`") && message.contains("`scores`"), "{message}");
+}
+
+/// A chain of operators on a large constant computes many times more than the file holds.
+#[test]
+fn folding_is_bounded_by_the_size_of_the_file() {
+    let mut build = model(&[1, 1, 2, 2]).counted("v0", &[1 << 20]);
+    for step in 0..200 {
+        build = build.node("Neg", &format!("v{step}"), &format!("v{}", step + 1), vec![]);
+    }
+    build.node("Add", "x v200", "y", vec![]).fails(&["many times more computation"]);
+    // A few operators per weight are usual, and intermediate results are freed.
+    let mut build = model(&[1, 1, 2, 2]).counted("v0", &[1 << 20]);
+    for step in 0..20 {
+        build = build.node("Neg", &format!("v{step}"), &format!("v{}", step + 1), vec![]);
+    }
+    build.node("ReduceMean", "v20", "m", vec![int("keepdims", 0)]).node("Add", "x m", "y", vec![]).read().unwrap();
+}
