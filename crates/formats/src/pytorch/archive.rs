@@ -7,10 +7,14 @@ use std::collections::HashMap;
 
 use super::pickle::Machine;
 use super::tensors::Storages;
-use super::unpickle;
+use super::{EXPORT, unpickle};
 
 /// TorchScript files hold code beside their weights; code is never executed here.
-const TORCHSCRIPT: &str = "it is a TorchScript program; export the model to ONNX, or save `model.state_dict()`";
+fn torchscript() -> String {
+    format!(
+        "it is a TorchScript program; save the `state_dict()` of its model, or export the model: in Python, {EXPORT}"
+    )
+}
 
 pub fn is_archive(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04")
@@ -23,12 +27,14 @@ pub fn read(bytes: &[u8]) -> Result<(Machine, u32, Storages<'_>), String> {
         .iter()
         .find_map(|name| name.strip_suffix("data.pkl"))
         .filter(|root| root.is_empty() || root.ends_with('/'));
-    let root = root.ok_or("a zip archive, but not one of PyTorch: it holds no data.pkl")?;
+    let root = root.ok_or(
+        "a zip archive without data.pkl, which torch.save always writes; if it contains the network, unpack it",
+    )?;
     if names
         .iter()
         .any(|name| name.strip_prefix(root).is_some_and(|rest| rest == "constants.pkl" || rest.starts_with("code/")))
     {
-        return Err(TORCHSCRIPT.into());
+        return Err(torchscript());
     }
     if let Some((_, order)) = entries.iter().find(|(name, _)| name.strip_prefix(root) == Some("byteorder"))
         && *order != b"little"
@@ -84,7 +90,7 @@ fn entries(bytes: &[u8]) -> Result<Vec<(String, &[u8])>, String> {
         let name = bytes.get(at + 46..at + 46 + name_length).ok_or_else(broken)?;
         let name = String::from_utf8_lossy(name).into_owned();
         if method != 0 && (name.contains("/code/") || name.ends_with("/constants.pkl")) {
-            return Err(TORCHSCRIPT.into());
+            return Err(torchscript());
         }
         if method != 0 {
             return Err(format!("its entry `{name}` is compressed, which PyTorch's never are"));

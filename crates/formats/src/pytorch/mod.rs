@@ -7,36 +7,65 @@
 mod archive;
 mod legacy;
 mod pickle;
+mod state_dict;
 mod tensors;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use crate::shared::SharedWeights;
 use nettriage_net::{Error, Tensor};
+
 use pickle::{Machine, Value};
-pub(crate) use tensors::{Found, Storages};
+use state_dict::StateDict;
+use tensors::Storages;
+
+/// The call that writes an ONNX file from a model `model` in Python, with its batch norms as layers of their own.
+pub(crate) const EXPORT: &str = "torch.onnx.export(model.eval(), (torch.zeros(1, 3, 224, 224),), \"net.onnx\", dynamo=False, \
+     training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False), with the (N, C, H, W) of your images";
 
 /// The tensors of a checkpoint by their keys in its state dict, in the file's order. Values are read on access.
 #[derive(Debug)]
 pub struct Checkpoint<'a> {
-    found: Vec<Found>,
+    state_dict: StateDict,
+    /// Position in the state dict by name.
+    positions: HashMap<String, usize>,
     storages: Storages<'a>,
+    skipped: BTreeMap<String, usize>,
 }
 
 impl<'a> Checkpoint<'a> {
     /// Reads the structure of a checkpoint.
     ///
     /// # Errors
-    /// Bytes that are no PyTorch checkpoint; a pickle with objects other than tensors and plain containers, such as a
-    /// whole module; a file without a state dict.
+    /// Bytes that are no PyTorch checkpoint; a whole module; a file without a state dict, or with several versions of
+    /// the same weights.
     pub fn parse(bytes: &'a [u8]) -> Result<Checkpoint<'a>, Error> {
-        parse(bytes).map_err(|problem| Error::file("PyTorch checkpoint", problem))
+        Checkpoint::parse_key(bytes, None)
+    }
+
+    /// As [`Checkpoint::parse`], with the state dict under `key`: the keys of nested dictionaries joined by dots, or a
+    /// prefix of the tensors' names.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::parse`]; a key that does not exist.
+    pub fn parse_key(bytes: &'a [u8], key: Option<&str>) -> Result<Checkpoint<'a>, Error> {
+        parse(bytes, key).map_err(|problem| Error::file("PyTorch checkpoint", problem))
     }
 
     /// Names and shapes, in the file's order.
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
-        self.found.iter().map(|found| (found.name.as_str(), found.shape.as_slice()))
+        self.state_dict.tensors.iter().map(|found| (found.name.as_str(), found.shape.as_slice()))
+    }
+
+    /// Classes of the objects that were skipped, with their number: arguments, dates, arrays and the like.
+    pub fn skipped(&self) -> &BTreeMap<String, usize> {
+        &self.skipped
+    }
+
+    /// The key of the state dict, and those of the file's other dictionaries of tensors except optimiser states.
+    pub fn keys(&self) -> (&str, &[String]) {
+        (&self.state_dict.key, &self.state_dict.others)
     }
 
     /// Layers whose tensors are the same elements of the same storage, as those of a module that is registered twice.
@@ -56,8 +85,8 @@ impl<'a> Checkpoint<'a> {
     /// An unknown name; an element type that is not read; a tensor that exceeds its storage.
     pub fn tensor(&self, name: &str) -> Result<Tensor, Error> {
         let fail = |problem: String| Error::file(format!("PyTorch checkpoint, tensor `{name}`"), problem);
-        let found = self.found.iter().find(|found| found.name == name).ok_or_else(|| fail("no such tensor".into()))?;
-        self.storages.read(found).map_err(fail)
+        let position = *self.positions.get(name).ok_or_else(|| fail("no such tensor".into()))?;
+        self.storages.read(&self.state_dict.tensors[position]).map_err(fail)
     }
 
     /// All tensors, in the file's order.
@@ -65,12 +94,11 @@ impl<'a> Checkpoint<'a> {
     /// # Errors
     /// As [`Checkpoint::tensor`]; tensors that share storage so that together they are larger than the file.
     pub fn tensors(&self) -> Result<Vec<(String, Tensor)>, Error> {
-        let total =
-            self.found.iter().map(|found| found.shape.iter().product::<usize>()).fold(0usize, usize::saturating_add);
-        if total > self.storages.bytes() {
+        let sizes = self.shapes().map(|(_, shape)| shape.iter().fold(1usize, |n, &extent| n.saturating_mul(extent)));
+        if sizes.fold(0usize, usize::saturating_add) > self.storages.bytes() {
             return Err(Error::file("PyTorch checkpoint", "its tensors overlap and are together larger than the file"));
         }
-        self.found.iter().map(|found| Ok((found.name.clone(), self.tensor(&found.name)?))).collect()
+        self.shapes().map(|(name, _)| Ok((name.to_string(), self.tensor(name)?))).collect()
     }
 }
 
@@ -93,18 +121,21 @@ pub fn load(path: impl AsRef<Path>) -> Result<Vec<(String, Tensor)>, Error> {
     Checkpoint::parse(&bytes).and_then(|checkpoint| checkpoint.tensors()).map_err(named)
 }
 
-fn parse(bytes: &[u8]) -> Result<Checkpoint<'_>, String> {
+fn parse<'a>(bytes: &'a [u8], key: Option<&str>) -> Result<Checkpoint<'a>, String> {
     let (machine, root, storages) = if archive::is_archive(bytes) {
         archive::read(bytes)?
     } else if legacy::is_legacy(bytes) {
         legacy::read(bytes)?
     } else if bytes.get(257..262) == Some(b"ustar") {
-        return Err("it is a tar archive, the format of PyTorch before 0.1.10; load it with that version and save it again with a current one".into());
+        return Err("it is a tar archive, the format of PyTorch before 0.1.10; load it with that version and save it \
+                    again with a current one"
+            .into());
     } else {
         return Err("not a PyTorch checkpoint".into());
     };
-    let found = tensors::state_dict(&machine, root)?;
-    Ok(Checkpoint { found, storages })
+    let state_dict = state_dict::find(&machine, root, &storages, key, bytes.len())?;
+    let positions = state_dict.tensors.iter().enumerate().map(|(at, found)| (found.name.clone(), at)).collect();
+    Ok(Checkpoint { positions, storages, skipped: machine.skipped(), state_dict })
 }
 
 /// The values of a pickle, and the number of its result.

@@ -2,7 +2,10 @@
 //!
 //! Values are in one list and refer to each other by index, so that deep nesting does not use the call stack.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+
+/// Bytes that the values of any pickle may take.
+const MIN_BUDGET: usize = 128 << 10;
 
 /// A value. Containers hold the indices of others.
 #[derive(Debug)]
@@ -21,8 +24,10 @@ pub enum Value {
     Tensor(u32),
     /// A persistent id: a storage of PyTorch.
     Persistent(u32),
-    /// An object whose content is not used.
+    /// A plain value whose content is not used.
     Plain,
+    /// An object of an unknown class, by the index of its [`Value::Global`].
+    Object(u32),
     /// The start of the arguments of a later opcode.
     Mark,
 }
@@ -33,19 +38,22 @@ enum Known {
     Tensor,
     /// The first argument: a parameter gives its tensor.
     First,
+    /// The result of calling the first argument with the third: how tensors of a subclass are written.
+    Typed,
     /// A dictionary, filled later.
     Dict,
-    /// A storage type, or an object whose content is not used.
+    /// A plain value whose content is not used.
     Plain,
 }
 
+/// Functions and classes with a meaning here. All others give an [`Value::Object`], and nothing is ever executed.
 fn known(name: &str) -> Option<Known> {
     Some(match name {
         "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2" => Known::Tensor,
         "torch._utils._rebuild_parameter"
         | "torch._utils._rebuild_parameter_with_state"
         | "torch.nn.parameter.Parameter" => Known::First,
-        "torch._tensor._rebuild_from_type_v2" => return None,
+        "torch._tensor._rebuild_from_type_v2" => Known::Typed,
         "collections.OrderedDict"
         | "collections.defaultdict"
         | "collections.Counter"
@@ -77,6 +85,7 @@ pub struct Machine {
     values: Vec<Value>,
     stack: Vec<u32>,
     memo: HashMap<u64, u32>,
+    /// Bytes that values may still take.
     budget: usize,
 }
 
@@ -113,9 +122,17 @@ impl<'a> Input<'a> {
 }
 
 impl Machine {
-    /// For a file of this size in bytes, which bounds the number of values.
+    /// For a file of this size in bytes. The values may take twice as much, so that a small file cannot fill the memory:
+    /// a pickle can copy a list any number of times.
     pub fn new(file: usize) -> Machine {
-        Machine { values: Vec::new(), stack: Vec::new(), memo: HashMap::new(), budget: 4096 + file / 8 }
+        let budget = MIN_BUDGET + 2 * file;
+        Machine { values: Vec::new(), stack: Vec::new(), memo: HashMap::new(), budget }
+    }
+
+    fn charge(&mut self, bytes: usize) -> Result<(), String> {
+        let left = self.budget.checked_sub(bytes);
+        self.budget = left.ok_or("its pickle builds values that are many times larger than the file")?;
+        Ok(())
     }
 
     pub fn get(&self, id: u32) -> &Value {
@@ -127,11 +144,21 @@ impl Machine {
     }
 
     fn push(&mut self, value: Value) -> Result<(), String> {
-        if self.values.len() >= self.budget {
-            return Err("its pickle has more values than a checkpoint of its size".into());
-        }
+        let content = match &value {
+            Value::Text(text) | Value::Global(text) => text.len(),
+            Value::List(items) => size_of_val(items.as_slice()),
+            Value::Tuple(items) => size_of_val(items.as_ref()),
+            Value::Dict(pairs) => size_of_val(pairs.as_slice()),
+            _ => 0,
+        };
+        self.charge(size_of::<Value>() + content)?;
         self.values.push(value);
-        self.stack.push(self.values.len() as u32 - 1);
+        self.push_index(self.values.len() as u32 - 1)
+    }
+
+    fn push_index(&mut self, index: u32) -> Result<(), String> {
+        self.charge(size_of::<u32>())?;
+        self.stack.push(index);
         Ok(())
     }
 
@@ -181,8 +208,7 @@ impl Machine {
             b'1' => self.since_mark().map(drop),
             b'2' => {
                 let top = self.top()?;
-                self.stack.push(top);
-                Ok(())
+                self.push_index(top)
             }
             b'N' => self.push(Value::None),
             0x88 | 0x89 => self.push(Value::Number),
@@ -327,6 +353,27 @@ impl Machine {
                 let full = format!("{}.{}", name(parts[0])?, name(parts[1])?);
                 self.global(full)
             }
+            // INST and OBJ: an instance of a class of Python 2, its arguments above the mark.
+            b'i' => {
+                let module = input.line()?;
+                let name = input.line()?;
+                let arguments = self.since_mark()?;
+                self.global(format!("{module}.{name}"))?;
+                let class = self.pop()?;
+                self.push(Value::Tuple(arguments.into()))?;
+                let arguments = self.pop()?;
+                self.call(class, arguments)
+            }
+            b'o' => {
+                let mut arguments = self.since_mark()?;
+                if arguments.is_empty() {
+                    return Err("its pickle creates an object without a class".into());
+                }
+                let class = arguments.remove(0);
+                self.push(Value::Tuple(arguments.into()))?;
+                let arguments = self.pop()?;
+                self.call(class, arguments)
+            }
             b'R' | 0x81 => {
                 let parts = self.popped(2)?;
                 self.call(parts[0], parts[1])
@@ -361,9 +408,10 @@ impl Machine {
 
     fn extend(&mut self, items: Vec<u32>) -> Result<(), String> {
         let list = self.top()?;
+        self.charge(size_of_val(items.as_slice()))?;
         match &mut self.values[list as usize] {
             Value::List(list) => list.extend(items),
-            Value::Plain => {}
+            Value::Plain | Value::Object(_) => {}
             _ => return Err("its pickle appends to a value that is not a list".into()),
         }
         Ok(())
@@ -371,9 +419,10 @@ impl Machine {
 
     fn insert(&mut self, items: Vec<u32>) -> Result<(), String> {
         let dict = self.top()?;
+        self.charge(size_of_val(items.as_slice()))?;
         match &mut self.values[dict as usize] {
             Value::Dict(dict) => dict.extend(items.as_chunks::<2>().0.iter().map(|[key, value]| (*key, *value))),
-            Value::Plain => {}
+            Value::Plain | Value::Object(_) => {}
             _ => return Err("its pickle sets an item of a value that is not a dictionary".into()),
         }
         Ok(())
@@ -381,51 +430,76 @@ impl Machine {
 
     fn remember(&mut self, key: u64) -> Result<(), String> {
         let top = self.top()?;
-        self.memo.insert(key, top);
+        if self.memo.insert(key, top).is_none() {
+            self.charge(2 * size_of::<(u64, u32)>())?;
+        }
         Ok(())
     }
 
     fn recall(&mut self, key: u64) -> Result<(), String> {
         let id = *self.memo.get(&key).ok_or("its pickle reads an unset memo entry")?;
-        self.stack.push(id);
-        Ok(())
+        self.push_index(id)
     }
 
     fn global(&mut self, name: String) -> Result<(), String> {
-        if known(&name).is_none() {
-            return Err(format!(
-                "its pickle names `{name}`, which is no tensor and is not run here; save `model.state_dict()` alone"
-            ));
-        }
         self.push(Value::Global(name.into()))
     }
 
     fn call(&mut self, function: u32, arguments: u32) -> Result<(), String> {
-        let known = match self.get(function) {
-            Value::Global(name) => known(name),
-            _ => None,
+        let Value::Global(name) = self.get(function) else {
+            // A method or an instance: whatever it gives is not used.
+            return self.push(Value::Plain);
         };
-        let first = match self.get(arguments) {
-            Value::Tuple(items) => items.first().copied(),
+        let known = known(name);
+        let argument = |index: usize| match self.get(arguments) {
+            Value::Tuple(items) => items.get(index).copied(),
             _ => None,
         };
         match known {
             Some(Known::Tensor) => self.push(Value::Tensor(arguments)),
             Some(Known::First) => {
-                self.stack.push(first.ok_or("its pickle has a parameter without a tensor")?);
-                Ok(())
+                let first = argument(0).ok_or("its pickle has a parameter without a tensor")?;
+                self.push_index(first)
             }
+            Some(Known::Typed) => match (argument(0), argument(2)) {
+                // Without recursion: the function of a typed tensor is a plain one.
+                (Some(inner), Some(inner_arguments)) if !self.is_typed(inner) => self.call(inner, inner_arguments),
+                _ => Err("its pickle has a tensor of a subclass without its arguments".into()),
+            },
             Some(Known::Dict) => {
-                // An OrderedDict may come with its pairs as a list of tuples.
-                let pairs = match first.map(|id| self.get(id)) {
-                    Some(Value::List(items)) => items.iter().filter_map(|&item| self.pair(item)).collect(),
+                // An OrderedDict may have its pairs as a list of tuples.
+                let pairs = match argument(0).map(|id| self.get(id)) {
+                    Some(Value::List(items)) => {
+                        let size = items.len() * size_of::<(u32, u32)>();
+                        if size > self.budget {
+                            return self.charge(size);
+                        }
+                        items.iter().filter_map(|&item| self.pair(item)).collect()
+                    }
                     _ => Vec::new(),
                 };
                 self.push(Value::Dict(pairs))
             }
             Some(Known::Plain) => self.push(Value::Plain),
-            None => Err("its pickle calls a value that is not a function".into()),
+            None => self.push(Value::Object(function)),
         }
+    }
+
+    fn is_typed(&self, function: u32) -> bool {
+        matches!(self.get(function), Value::Global(name) if matches!(known(name), Some(Known::Typed)))
+    }
+
+    /// The classes of the objects that were skipped, with their number.
+    pub fn skipped(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for value in &self.values {
+            if let Value::Object(class) = value
+                && let Value::Global(name) = self.get(*class)
+            {
+                *counts.entry(name.to_string()).or_default() += 1;
+            }
+        }
+        counts
     }
 
     fn pair(&self, id: u32) -> Option<(u32, u32)> {

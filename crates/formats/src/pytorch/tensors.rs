@@ -1,6 +1,6 @@
-//! The state dict among a checkpoint's values, and the storages of its tensors.
+//! Tensors as a pickle describes them, and the storages that hold their elements.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::pickle::{Machine, Value};
 use super::{number, text};
@@ -86,13 +86,26 @@ impl Element {
 #[derive(Debug, Default)]
 pub struct Storages<'a>(pub HashMap<String, &'a [u8]>);
 
-impl Storages<'_> {
+impl<'a> Storages<'a> {
     pub fn bytes(&self) -> usize {
         self.0.values().map(|bytes| bytes.len()).sum()
     }
 
+    /// Whether two tensors of one shape hold the same elements; `None` if one of them cannot be read.
+    pub fn equal(&self, a: &Found, b: &Found) -> Option<bool> {
+        if (&a.storage, a.offset, &a.strides) == (&b.storage, b.offset, &b.strides) {
+            return Some(true);
+        }
+        let (left, right) = (self.elements(a).ok()?, self.elements(b).ok()?);
+        Some(left.map(f32::to_bits).eq(right.map(f32::to_bits)))
+    }
+
     pub fn read(&self, found: &Found) -> Result<Tensor, String> {
-        let bytes =
+        Ok(Tensor { shape: found.shape.clone(), data: self.elements(found)?.collect() })
+    }
+
+    fn elements(&self, found: &Found) -> Result<impl Iterator<Item = f32> + use<'a>, String> {
+        let bytes: &'a [u8] =
             self.0.get(&found.storage).ok_or_else(|| format!("its storage `{}` is not in the file", found.storage))?;
         let held = bytes.len() / found.element.size();
         let mut count = 1usize;
@@ -109,57 +122,17 @@ impl Storages<'_> {
         // The indices are in bounds by the check above; an empty tensor has none.
         let steps: Vec<isize> = found.strides.iter().map(|&stride| stride as isize).collect();
         let indices = StridedIndices::new(found.offset, &found.shape, &steps);
-        let data = indices.map(|index| found.element.read(bytes, index)).collect();
-        Ok(Tensor { shape: found.shape.clone(), data })
+        let element = found.element;
+        Ok(indices.map(move |index| element.read(bytes, index)))
     }
 }
 
-/// The tensors of the state dict: the dictionary with the most named tensors, preferring those under a usual key.
-pub fn state_dict(machine: &Machine, root: u32) -> Result<Vec<Found>, String> {
-    const USUAL: [&str; 8] =
-        ["state_dict", "model_state_dict", "model", "net", "network", "params", "weights", "model_state"];
-    let mut best: Option<(bool, usize, u32)> = None;
-    let mut seen = HashSet::new();
-    let mut open = vec![(root, false)];
-    while let Some((id, usual)) = open.pop() {
-        if !seen.insert(id) {
-            continue;
-        }
-        match machine.get(id) {
-            Value::Dict(pairs) => {
-                let tensors = pairs.iter().filter(|(key, value)| is_named_tensor(machine, *key, *value)).count();
-                if tensors > 0 && best.is_none_or(|(u, n, _)| (usual, tensors) > (u, n)) {
-                    best = Some((usual, tensors, id));
-                }
-                let usual_key = |key: u32| text(machine, key).is_some_and(|name| USUAL.contains(&name));
-                open.extend(pairs.iter().map(|&(key, value)| (value, usual || usual_key(key))));
-            }
-            Value::List(items) => open.extend(items.iter().map(|&item| (item, usual))),
-            Value::Tuple(items) => open.extend(items.iter().map(|&item| (item, usual))),
-            _ => {}
-        }
-    }
-    let (_, _, id) = best.ok_or("it holds no dictionary of tensors; save `model.state_dict()`")?;
-    let Value::Dict(pairs) = machine.get(id) else { return Ok(Vec::new()) };
-    let mut names = HashSet::new();
-    let mut found = Vec::new();
-    for &(key, value) in pairs.iter() {
-        if let (Some(name), Value::Tensor(arguments)) = (text(machine, key), machine.get(value)) {
-            if !names.insert(name) {
-                return Err(format!("tensor `{name}` occurs twice"));
-            }
-            found.push(tensor(machine, name, *arguments).map_err(|problem| format!("tensor `{name}`: {problem}"))?);
-        }
-    }
-    Ok(found)
-}
-
-fn is_named_tensor(machine: &Machine, key: u32, value: u32) -> bool {
+pub fn is_named_tensor(machine: &Machine, key: u32, value: u32) -> bool {
     text(machine, key).is_some() && matches!(machine.get(value), Value::Tensor(_))
 }
 
 /// (storage, offset, size, stride, …) of `_rebuild_tensor` and `_rebuild_tensor_v2`.
-fn tensor(machine: &Machine, name: &str, arguments: u32) -> Result<Found, String> {
+pub fn tensor(machine: &Machine, name: &str, arguments: u32) -> Result<Found, String> {
     let problem = || "it is not described as PyTorch describes tensors".to_string();
     let items = |id: u32| match machine.get(id) {
         Value::Tuple(items) => Some(items.as_ref()),
