@@ -387,6 +387,12 @@ pub struct Model {
     /// Number of classes, where the file does not say
     #[arg(long, value_name = "N")]
     pub classes: Option<usize>,
+    /// Weights of a checkpoint that holds several sets: the key of a dictionary, such as state_dict_ema, or a prefix of names
+    #[arg(long, value_name = "NAME")]
+    pub key: Option<String>,
+    /// Output of an ONNX model that has several
+    #[arg(long, value_name = "NAME")]
+    pub graph_output: Option<String>,
 }
 
 /// `inspect`.

@@ -17,7 +17,13 @@ pub fn load(args: &Model) -> Result<Loaded, Fail> {
     if path.is_dir() {
         return Err(Fail::Message(folder_in_place_of_a_file(path)));
     }
-    let mut options = LoadOptions { classes: args.classes, input: input(args)?, ..LoadOptions::default() };
+    let mut options = LoadOptions {
+        classes: args.classes,
+        input: input(args)?,
+        key: args.key.clone(),
+        output: args.graph_output.clone(),
+        ..LoadOptions::default()
+    };
     if let Some(arch) = &args.arch {
         options = options.arch(arch);
         options.arch = options.arch.map(|spec| ArchSpec { width: args.width, ..spec });

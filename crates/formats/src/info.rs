@@ -1,6 +1,8 @@
 //! What a network's file does not hold: the normalisation of its images, the names of its classes, the size of its input.
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,25 +29,59 @@ pub struct ModelInfo {
     pub input: Option<[usize; 3]>,
 }
 
+/// The file beside a network.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sidecar {
+    /// There is none.
+    Absent,
+    /// The description of the network.
+    Found(ModelInfo),
+    /// A file of the same name that is something else, with a note for the user.
+    Other(String),
+}
+
+/// Whether a TOML file has tables, which a [`ModelInfo`] has not.
+fn holds_sections(text: &str) -> bool {
+    let table = text.parse::<toml::Table>();
+    table.is_ok_and(|table| {
+        table.values().any(|value| match value {
+            toml::Value::Table(_) => true,
+            toml::Value::Array(items) => items.iter().any(toml::Value::is_table),
+            _ => false,
+        })
+    })
+}
+
 impl ModelInfo {
-    /// Reads the file beside a network, if it exists.
+    /// Reads the file beside a network: `net.onnx.toml`, otherwise `net.toml`. The latter may be another file, such as a
+    /// study.
     ///
     /// # Errors
     /// A file that cannot be read, or has unknown keys or invalid values.
-    pub fn beside(network: impl AsRef<Path>) -> Result<Option<ModelInfo>, Error> {
+    pub fn beside(network: impl AsRef<Path>) -> Result<Sidecar, Error> {
         let network = network.as_ref();
         let mut longer = network.as_os_str().to_os_string();
         longer.push(".toml");
-        for path in [longer.into(), network.with_extension("toml")] {
-            match std::fs::read_to_string(&path) {
-                Ok(text) => {
-                    return ModelInfo::parse(&text).map(Some).map_err(|problem| Error::file(path.display(), problem));
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        let longer = PathBuf::from(longer);
+        let shorter = network.with_extension("toml");
+        for path in [&longer, &shorter] {
+            let text = match std::fs::read_to_string(path) {
+                Ok(text) => text,
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(Error::file(path.display(), error)),
+            };
+            if *path == shorter && holds_sections(&text) {
+                return Ok(Sidecar::Other(format!(
+                    "{} is not read as the description of this network, since it has sections, as a study has; \
+                     a description is best named {}",
+                    path.display(),
+                    longer.display()
+                )));
             }
+            let info = ModelInfo::parse(&text).map_err(|problem| Error::file(path.display(), problem))?;
+            return Ok(Sidecar::Found(info));
         }
-        Ok(None)
+        Ok(Sidecar::Absent)
     }
 
     /// From the text of such a file.
@@ -67,6 +103,23 @@ impl ModelInfo {
         }
         if info.mean.iter().any(|m| !m.is_finite()) || info.std.iter().any(|s| !(s.is_finite() && *s > 0.0)) {
             return Err("means must be finite, and deviations finite and above 0".into());
+        }
+        if info.mean.iter().chain(&info.std).any(|value| *value > 1.0) {
+            let scaled =
+                |values: &[f32]| values.iter().map(|value| format!("{:.4}", value / 255.0)).collect::<Vec<_>>();
+            return Err(format!(
+                "means and deviations are of pixels scaled to 0..1, so at most 1; divided by 255 these are mean = [{}] and \
+                 std = [{}]",
+                scaled(&info.mean).join(", "),
+                scaled(&info.std).join(", ")
+            ));
+        }
+        let mut seen = HashSet::new();
+        if let Some(twice) = info.classes.iter().find(|class| !seen.insert(class.as_str())) {
+            return Err(format!("class `{}` occurs twice in classes", printable(twice)));
+        }
+        if info.input.is_some_and(|input| input.contains(&0)) {
+            return Err("input has an extent of 0; give channels, rows and columns".into());
         }
         Ok(info)
     }

@@ -52,7 +52,15 @@ pub(crate) fn fit(
         assignment = Assignment { matched, ..Assignment::default() };
     }
     if !assignment.is_complete() {
-        return Err(Error::Weights { network: graph.name.clone(), problem: assignment.problem() });
+        let mut problem = assignment.problem();
+        let sets = matching_prefixes(&graph, &expected, &source);
+        if let Some(first) = sets.first() {
+            problem += &format!(
+                "; the tensors under {} match alone: choose them, such as `--key {first}`",
+                shorten(&sets.iter().map(|set| format!("`{set}`")).collect::<Vec<_>>())
+            );
+        }
+        return Err(Error::Weights { network: graph.name.clone(), problem });
     }
     let mut weights = Weights::new();
     for (key, shape) in &expected {
@@ -75,6 +83,26 @@ pub(crate) fn fit(
     let network = Network { graph, weights };
     network.check()?;
     Ok((network, notes))
+}
+
+/// First components of the keys under which alone all weights of the graph are found: a file with several networks, or
+/// with two versions of one.
+fn matching_prefixes(
+    graph: &Graph,
+    expected: &[(String, Vec<usize>)],
+    source: &[&(String, Vec<usize>)],
+) -> Vec<String> {
+    const MAX_PREFIXES: usize = 16;
+    let first = |key: &str| key.split_once('.').map(|(first, _)| first.to_string());
+    let prefixes: BTreeSet<String> = source.iter().filter_map(|(key, _)| first(key)).collect();
+    if prefixes.len() > MAX_PREFIXES {
+        return Vec::new();
+    }
+    let matches = |prefix: &String| {
+        let part: Vec<_> = source.iter().copied().filter(|(key, _)| first(key).as_ref() == Some(prefix)).collect();
+        Assignment::best(graph, expected, &part).is_complete()
+    };
+    prefixes.into_iter().filter(matches).collect()
 }
 
 /// An assignment of the file's keys to the network's.
@@ -129,13 +157,12 @@ impl Assignment {
                 Some((_, found)) => assignment.misshapen.push(format!("{key} is {found:?}, not {shape:?}")),
             }
         }
+        let shapes: HashMap<&str, &Vec<usize>> = expected.iter().map(|(key, shape)| (key.as_str(), shape)).collect();
         let mut rest: Vec<_> = offered.into_iter().collect();
         rest.sort();
         for (key, (name, shape)) in rest {
             match running_mean_after(graph, &key) {
-                Some(norm) if expected.iter().any(|(k, s)| *k == norm && s == shape) => {
-                    assignment.folded.push((name.clone(), norm))
-                }
+                Some(norm) if shapes.get(norm.as_str()) == Some(&shape) => assignment.folded.push((name.clone(), norm)),
                 _ => assignment.unexpected.push(name.clone()),
             }
         }

@@ -21,6 +21,7 @@
 //! A checkpoint or safetensors file that holds weights only needs an architecture or a graph ([`load::LoadOptions`]).
 //! Class names, normalisation and input size are read from a TOML file beside the network ([`info::ModelInfo`]).
 
+mod identify;
 pub mod info;
 mod keys;
 pub mod load;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
-use ::safetensors::tensor::{Dtype, SafeTensors, View};
+use ::safetensors::tensor::{Dtype, SafeTensors, TensorView, View};
 use serde::{Deserialize, Serialize};
 
 use nettriage_net::{Error, Graph, Kind, Layer, Network, Tensor, Weights};
@@ -119,18 +119,19 @@ pub(crate) fn graph_in(bytes: &[u8]) -> Result<Option<Graph>, String> {
 }
 
 /// All tensors of a file as `f32`.
-pub(crate) fn weights_in(file: &SafeTensors<'_>) -> Result<Weights, String> {
-    let mut weights = Weights::new();
-    for (name, view) in file.iter() {
-        let data = floats(view.dtype(), view.data()).ok_or_else(|| {
-            format!("tensor `{name}` is of type {:?}; F32, F64, F16, BF16 and integers are read", view.dtype())
-        })?;
-        if data.len() != view.shape().iter().product::<usize>() {
-            return Err(format!("tensor `{name}` has {} elements and shape {:?}", data.len(), view.shape()));
-        }
-        weights.insert(name.to_string(), Tensor { shape: view.shape().to_vec(), data });
+fn weights_in(file: &SafeTensors<'_>) -> Result<Weights, String> {
+    file.iter().map(|(name, view)| Ok((name.to_string(), tensor(name, &view)?))).collect()
+}
+
+/// One tensor as `f32`.
+pub(crate) fn tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor, String> {
+    let data = floats(view.dtype(), view.data()).ok_or_else(|| {
+        format!("tensor `{name}` is of type {:?}; F32, F64, F16, BF16 and integers are read", view.dtype())
+    })?;
+    if data.len() != view.shape().iter().product::<usize>() {
+        return Err(format!("tensor `{name}` has {} elements and shape {:?}", data.len(), view.shape()));
     }
-    Ok(weights)
+    Ok(Tensor { shape: view.shape().to_vec(), data })
 }
 
 fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {

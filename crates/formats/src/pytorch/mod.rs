@@ -71,7 +71,7 @@ impl<'a> Checkpoint<'a> {
     /// Layers whose tensors are the same elements of the same storage, as those of a module that is registered twice.
     pub fn shared(&self) -> Vec<SharedWeights> {
         let mut layers: BTreeMap<_, (usize, Vec<String>)> = BTreeMap::new();
-        for found in &self.found {
+        for found in &self.state_dict.tensors {
             let layer = found.name.rsplit_once('.').map_or(found.name.as_str(), |(layer, _)| layer);
             let elements = found.shape.iter().product();
             layers.entry(found.place()).or_insert((elements, Vec::new())).1.push(layer.to_string());

@@ -175,8 +175,8 @@ fn the_sidecar_is_read() {
     assert_eq!(load(&path, &LoadOptions::default()).unwrap().info, ModelInfo::default());
     let info = ModelInfo {
         mean: vec![0.5, 0.25, 0.125],
-        std: vec![1.0, 2.0, 0.5],
-        classes: vec!["a \"b\"".into(), "ö".into()],
+        std: vec![1.0, 0.75, 0.5],
+        classes: ["a \"b\"", "ö", "c", "d", "e", "f", "g"].map(String::from).to_vec(),
         input: Some([3, 32, 32]),
     };
     std::fs::write(folder.path().join("net.toml"), info.to_toml()).unwrap();

@@ -6,3 +6,5 @@ mod loading;
 mod safetensors;
 mod shared;
 mod structure;
+mod torch_file;
+mod trust;
