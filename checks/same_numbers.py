@@ -18,7 +18,7 @@ import subprocess
 import sys
 
 # Fields that hold timings, or describe the process that ran. Everything else must be equal.
-TIMINGS = {"clock", "milliseconds", "took", "machine", "seconds", "finished", "started", "sha256", "digest", "checksum", "bytes"}
+TIMINGS = {"clock", "milliseconds", "took", "machine", "seconds", "finished", "started", "sha256", "digest", "checksum", "bytes", "weights"}
 
 # Fields and values that were renamed: the old name and the new name.
 RENAMED = {}

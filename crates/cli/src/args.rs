@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use nettriage_data::{ImageSize, Interpolation};
 use nettriage_study::Limit;
 
 /// Which blocks of a convolutional network matter, which could be a single layer, and at what cost.
@@ -370,6 +371,20 @@ pub struct Report {
     pub tensorboard: Option<PathBuf>,
 }
 
+/// How a folder of images is read.
+#[derive(clap::Args)]
+pub struct Folder {
+    /// For a folder: the shorter side of images is resized to this before the centre is cropped, such as 256 for 224
+    #[arg(long, value_name = "N")]
+    pub resize: Option<usize>,
+    /// For a folder: the filter of the resize, bilinear or bicubic
+    #[arg(long, value_name = "NAME", default_value = "bilinear")]
+    pub interpolation: Interpolation,
+    /// For a folder: skip images that cannot be decoded, and say how many
+    #[arg(long)]
+    pub skip_bad: bool,
+}
+
 /// A network, and what its file may not contain.
 #[derive(clap::Args)]
 pub struct Model {
@@ -421,6 +436,9 @@ pub struct Subject {
     /// Folder of the data set's files; for `--data folder`, the folder or tar itself
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// How a folder is read
+    #[command(flatten)]
+    pub folder: Folder,
     /// Use no labels: agreement with the original network replaces accuracy; with --data folder, all images below DIR
     #[arg(long)]
     pub unlabelled: bool,
@@ -571,6 +589,9 @@ pub struct Evaluate {
     /// Folder of the data set's files; for `--data folder`, the folder or tar itself
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// How a folder is read
+    #[command(flatten)]
+    pub folder: Folder,
     /// Mean per channel of pixels in 0 to 1 that the network was trained with
     #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "std")]
     pub mean: Option<Vec<f32>>,
@@ -637,9 +658,12 @@ pub enum Data {
         /// Where its files are
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
-        /// For a folder or tar: pixels a side
-        #[arg(long, default_value_t = 64)]
-        size: usize,
+        /// For a folder or tar: rows and columns of images
+        #[arg(long, value_name = "HxW", default_value = "64")]
+        size: ImageSize,
+        /// How a folder or tar is read
+        #[command(flatten)]
+        folder: Folder,
         /// Where to write the contact sheet
         #[arg(long, short, value_name = "PNG")]
         output: Option<PathBuf>,

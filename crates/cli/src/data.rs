@@ -5,16 +5,20 @@ use std::path::Path;
 
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+use nettriage_data::ImageSize;
 
 use crate::args;
 use crate::fail::Fail;
+use crate::output;
 
 /// `nettriage data …`.
 pub fn data(args: &args::Data) -> Result<(), Fail> {
     match args {
         args::Data::Get { name, dir } => get(name, dir.as_deref()),
         args::Data::List => list(),
-        args::Data::Show { name, dir, size, output } => show(name, dir.as_deref(), *size, output.as_deref()),
+        args::Data::Show { name, dir, size, folder, output } => {
+            show(name, dir.as_deref(), *size, folder, output.as_deref())
+        }
     }
 }
 
@@ -47,18 +51,30 @@ fn list() -> Result<(), Fail> {
     Ok(())
 }
 
-fn show(name: &str, dir: Option<&Path>, size: usize, output: Option<&Path>) -> Result<(), Fail> {
+fn show(
+    name: &str,
+    dir: Option<&Path>,
+    size: ImageSize,
+    folder: &args::Folder,
+    output: Option<&Path>,
+) -> Result<(), Fail> {
     let known = nettriage_data::list(None).iter().any(|set| set.name == name);
     let dataset = match (known, Path::new(name).exists()) {
-        (false, true) => nettriage_data::open_folder(Path::new(name), size)?,
+        (false, true) => nettriage_data::open_folder_with(Path::new(name), &folder.of_size(size))?,
         _ => nettriage_data::open(name, dir)?,
     };
+    if let Some(path) = output {
+        let inputs: Vec<&Path> = dir.into_iter().chain(Path::new(name).exists().then(|| Path::new(name))).collect();
+        output::check(&[path], &inputs)?;
+    }
+    dataset.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(["class", "train", "test"]);
     for class in nettriage_data::class_counts(&dataset) {
         table.add_row([class.name, class.train.to_string(), class.test.to_string()]);
     }
-    let mut out = std::io::stdout().lock();
+    let outputs: Vec<&Path> = output.into_iter().collect();
+    let mut out = output::messages(&outputs);
     let (train, test) = (dataset.train.len(), dataset.test.len());
     writeln!(out, "{}: {train} training and {test} test images of {}", dataset.name, dataset.shape())?;
     writeln!(out, "{table}")?;

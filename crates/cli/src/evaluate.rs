@@ -1,8 +1,8 @@
 //! `evaluate`: a network's accuracy on a data set, or its outputs for given inputs.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
-use std::path::Path;
+use std::io::{BufReader, Write};
+use std::path::{Path, PathBuf};
 
 use nettriage_data::fill_plain;
 use nettriage_engine::{Model, Options};
@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::args;
 use crate::fail::Fail;
 use crate::run::cores;
-use crate::{model, subject};
+use crate::{model, output, subject};
 
 /// Images that run through the network at a time.
 const BATCH: usize = 100;
@@ -26,10 +26,15 @@ pub fn evaluate(args: &args::Evaluate) -> Result<(), Fail> {
     if args.limit == Some(0) {
         return Err(Fail::Message("--limit is 0: choose 1 image or more".into()));
     }
-    let loaded = model::load(&args.model)?;
+    if let Some(logits) = &args.logits {
+        let mut inputs = output::with_sidecar(Path::new(&args.model.model)).to_vec();
+        inputs.extend(args.inputs.iter().chain(&args.data_dir).cloned());
+        output::check(&[logits], &output::as_paths(&inputs))?;
+    }
+    let mut loaded = model::load(&args.model)?;
     match (&args.inputs, &args.logits, &args.data) {
         (Some(inputs), Some(logits), _) => outputs(&loaded, inputs, logits),
-        (_, _, Some(data)) => accuracy(args, &loaded, data),
+        (_, _, Some(data)) => accuracy(args, &mut loaded, data),
         _ => Err(Fail::Message("name a data set with --data, or inputs with --inputs and --logits".into())),
     }
 }
@@ -38,9 +43,10 @@ fn runner(loaded: &Loaded) -> Result<Model, Fail> {
     Ok(Model::new(&loaded.network, &Options { threads: cores(), ..Options::inference(BATCH) })?)
 }
 
-fn accuracy(args: &args::Evaluate, loaded: &Loaded, name: &str) -> Result<(), Fail> {
+fn accuracy(args: &args::Evaluate, loaded: &mut Loaded, name: &str) -> Result<(), Fail> {
+    let dataset = subject::dataset(loaded, name, args.data_dir.as_deref(), &args.folder)?;
+    dataset.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let graph = &loaded.network.graph;
-    let dataset = subject::dataset(graph, name, args.data_dir.as_deref())?;
     let classes = dataset.classes.len();
     let said = args.mean.clone().zip(args.std.clone());
     let normalization = subject::normalization(said, &loaded.info, &dataset)?;
@@ -63,14 +69,17 @@ fn accuracy(args: &args::Evaluate, loaded: &Loaded, name: &str) -> Result<(), Fa
         write(path, &[images.len(), classes], &all)?;
     }
     let found = tally.finish().evaluation;
+    let outputs: Vec<&Path> = args.logits.iter().map(PathBuf::as_path).collect();
+    let mut messages = output::messages(&outputs);
     if args.json {
         let value = json!({
             "images": found.images, "correct": found.correct, "top1": found.top1, "top5": found.top5,
             "loss": found.loss, "calibration_error": found.calibration_error,
         });
-        println!("{value}");
+        writeln!(messages, "{value}")?;
     } else {
-        println!(
+        writeln!(
+            messages,
             "{} of {} test images right: top-1 {:.2}%, top-5 {:.2}%, loss {:.4}, calibration error {:.2}%",
             found.correct,
             found.images,
@@ -78,7 +87,7 @@ fn accuracy(args: &args::Evaluate, loaded: &Loaded, name: &str) -> Result<(), Fa
             100.0 * found.top5,
             found.loss,
             100.0 * found.calibration_error
-        );
+        )?;
     }
     Ok(())
 }
@@ -157,11 +166,10 @@ fn read(path: &Path) -> Result<(Vec<usize>, Vec<f32>), Fail> {
 
 fn write(path: &Path, shape: &[usize], values: &[f32]) -> Result<(), Fail> {
     let shape: Vec<u64> = shape.iter().map(|&n| n as u64).collect();
-    let save = || {
-        let file = BufWriter::new(File::create(path)?);
+    let save = |file: &mut dyn Write| {
         let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd()?;
         writer.extend(values.iter().copied())?;
         writer.finish()
     };
-    save().map_err(|e| Fail::file(path, e))
+    nettriage_files::write_output_with(path, save).map_err(|error| Fail::file(path, error))
 }

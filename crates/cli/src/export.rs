@@ -1,6 +1,7 @@
 //! `export`: a network, or a child of a run, as a file that others read.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 use nettriage_formats::info::ModelInfo;
@@ -14,13 +15,20 @@ use nettriage_study::{RuntimeOptions, context_of, recompute};
 use crate::args;
 use crate::fail::Fail;
 use crate::progress::title;
-use crate::{model, report};
+use crate::{model, output};
 
 /// `nettriage export MODEL -o FILE`.
 pub fn export(args: &args::Export) -> Result<(), Fail> {
-    if args.trial.is_none() && args.block.is_none() {
+    let of_run = args.trial.is_some() || args.block.is_some();
+    let card = args.output.with_extension("md");
+    let mut outputs = output::with_sidecar(&args.output).to_vec();
+    outputs.extend(of_run.then(|| card.clone()));
+    let inputs = output::with_sidecar(Path::new(&args.model.model));
+    output::check(&output::as_paths(&outputs), &output::as_paths(&inputs))?;
+    let mut messages = output::messages(&output::as_paths(&outputs));
+    if !of_run {
         let loaded = model::load(&args.model)?;
-        written(&loaded.network, args)?;
+        written(&loaded.network, args, &mut messages)?;
         return write_info(&loaded.info, &args.output);
     }
     let run = Run::open(Path::new(&args.model.model))?;
@@ -30,7 +38,7 @@ pub fn export(args: &args::Export) -> Result<(), Fail> {
         None => named(&run, args.trial.as_deref().unwrap_or_default())?,
     };
     let network = recompute(&run, &context_of(&run, args.data_dir.as_deref(), RuntimeOptions::default())?, spec)?;
-    written(&network, args)?;
+    written(&network, args, &mut messages)?;
     let info = ModelInfo {
         mean: plan.data.mean.clone(),
         std: plan.data.std.clone(),
@@ -38,9 +46,8 @@ pub fn export(args: &args::Export) -> Result<(), Fail> {
         input: Some(plan.data.shape),
     };
     write_info(&info, &args.output)?;
-    let card = args.output.with_extension("md");
-    report::write(&card, &nettriage_report::card(&run, spec)?)?;
-    println!("model card: {}", card.display());
+    output::write(&card, &nettriage_report::card(&run, spec)?)?;
+    writeln!(messages, "model card: {}", card.display())?;
     Ok(())
 }
 
@@ -82,26 +89,26 @@ fn best<'r>(run: &'r Run, block: &str) -> Result<&'r TrialSpec, Fail> {
 }
 
 /// Writes the network as the command line asks.
-fn written(network: &Network, args: &args::Export) -> Result<(), Fail> {
+fn written(network: &Network, args: &args::Export, messages: &mut dyn Write) -> Result<(), Fail> {
     if !args.state_dict {
-        return write(network, &args.output);
+        return write(network, &args.output, messages);
     }
     if args.output.extension().is_none_or(|ending| ending != "safetensors") {
         return Err(Fail::Message(format!("{}: --state-dict writes .safetensors", args.output.display())));
     }
     safetensors::save_state_dict(network, &args.output)?;
-    println!("weights: {}", args.output.display());
+    writeln!(messages, "weights: {}", args.output.display())?;
     Ok(())
 }
 
 /// Writes a network in the format that the file's name says.
-pub fn write(network: &Network, path: &Path) -> Result<(), Fail> {
+pub fn write(network: &Network, path: &Path, messages: &mut dyn Write) -> Result<(), Fail> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => onnx::write(network, path)?,
         Some("safetensors") => safetensors::save(network, path)?,
         _ => return Err(misnamed(path)),
     }
-    println!("network: {}", path.display());
+    writeln!(messages, "network: {}", path.display())?;
     Ok(())
 }
 
@@ -116,7 +123,5 @@ pub fn write_info(info: &ModelInfo, path: &Path) -> Result<(), Fail> {
     if text.is_empty() {
         return Ok(());
     }
-    let mut name = path.as_os_str().to_owned();
-    name.push(".toml");
-    report::write(Path::new(&name), &text)
+    output::write(&output::sidecar(path), &text)
 }

@@ -8,7 +8,7 @@ use nettriage_net::arch;
 use nettriage_study::template;
 
 use crate::fail::Fail;
-use crate::{args, report};
+use crate::{args, output as output_file};
 
 /// `nettriage init MODEL --data NAME`.
 pub fn init(args: &args::Init) -> Result<(), Fail> {
@@ -20,7 +20,7 @@ pub fn init(args: &args::Init) -> Result<(), Fail> {
     // Paths in a study are relative to its file.
     let text =
         study(model, data, data_dir.as_deref(), |path| if beside { Ok(path.to_owned()) } else { absolute(path) })?;
-    report::write(output, &text)?;
+    output_file::write(output, &text)?;
     println!("study: {}; next: nettriage run {} --dry-run", output.display(), output.display());
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! `inspect`: what a network consists of.
 
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
 use comfy_table::{CellAlignment, Table, presets};
 use nettriage_formats::shared::SharedWeights;
 use nettriage_net::{Graph, block, cost, drawing};
@@ -7,19 +10,23 @@ use serde_json::json;
 
 use crate::args;
 use crate::fail::Fail;
-use crate::{model, report};
+use crate::{model, output};
 
 /// `nettriage inspect MODEL`.
 pub fn inspect(args: &args::Inspect) -> Result<(), Fail> {
+    if let Some(path) = &args.svg {
+        output::check(&[path], &[Path::new(&args.model.model)])?;
+    }
     let (graph, shared) = model::graph(&args.model)?;
     if let Some(path) = &args.svg {
-        report::write(path, &drawing::svg(&graph, &block::find(&graph))?)?;
+        output::write(path, &drawing::svg(&graph, &block::find(&graph))?)?;
     }
-    if args.json { print_json(&graph, &shared) } else { print_table(&graph, &shared) }
+    let outputs: Vec<&Path> = args.svg.iter().map(PathBuf::as_path).collect();
+    let mut out = output::messages(&outputs);
+    if args.json { print_json(&graph, &shared, &mut out) } else { print_table(&graph, &shared, &mut out) }
 }
 
-fn print_table(graph: &Graph, shared: &[SharedWeights]) -> Result<(), Fail> {
-    use std::io::Write;
+fn print_table(graph: &Graph, shared: &[SharedWeights], out: &mut dyn Write) -> Result<(), Fail> {
     let (shapes, costs, total) = (graph.shapes()?, cost::per_layer(graph)?, cost::total(graph)?);
     let blocks = block::find(graph);
     let mut table = Table::new();
@@ -40,7 +47,6 @@ fn print_table(graph: &Graph, shared: &[SharedWeights]) -> Result<(), Fail> {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    let mut out = std::io::stdout().lock();
     writeln!(out, "{}, input {}", graph.name, graph.input)?;
     writeln!(out, "{table}")?;
     writeln!(out, "{} parameters, {} MACs an image", grouped(total.parameters), grouped(total.macs))?;
@@ -61,7 +67,7 @@ fn print_table(graph: &Graph, shared: &[SharedWeights]) -> Result<(), Fail> {
     Ok(())
 }
 
-fn print_json(graph: &Graph, shared: &[SharedWeights]) -> Result<(), Fail> {
+fn print_json(graph: &Graph, shared: &[SharedWeights], out: &mut dyn Write) -> Result<(), Fail> {
     let (shapes, costs, total) = (graph.shapes()?, cost::per_layer(graph)?, cost::total(graph)?);
     let layers = graph.layers.iter().zip(&shapes).zip(&costs).map(|((layer, shape), cost)| {
         json!({
@@ -82,7 +88,7 @@ fn print_json(graph: &Graph, shared: &[SharedWeights]) -> Result<(), Fail> {
         "macs": total.macs,
         "shared_in_file": shared.iter().map(|s| json!({ "layers": s.layers, "elements": s.elements })).collect::<Vec<_>>(),
     });
-    println!("{value:#}");
+    writeln!(out, "{value:#}")?;
     Ok(())
 }
 

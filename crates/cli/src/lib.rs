@@ -11,6 +11,7 @@ mod inspect;
 mod interrupt;
 mod memory;
 mod model;
+mod output;
 mod prescribe;
 mod progress;
 mod report;
@@ -35,6 +36,7 @@ use fail::Fail;
 /// A problem is printed to standard error in one line. Exit code 2 means that the command could not do what was requested,
 /// 1 that trials of a study failed.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    output::ignore_size_signal();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let args = match Args::try_parse_from(&arguments) {
         Ok(args) => args,

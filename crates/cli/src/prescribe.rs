@@ -1,6 +1,6 @@
 //! `prescribe`: a smaller network within bounds.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,7 +11,7 @@ use nettriage_records::prescription::Figures;
 use nettriage_records::scan::Scan;
 
 use crate::fail::Fail;
-use crate::{args, export, report, scan, subject};
+use crate::{args, export, output, scan, subject};
 
 /// Share of right predictions from which on the network has probably memorised the judged images.
 const MEMORISED: f64 = 0.99;
@@ -22,6 +22,12 @@ const ON_TEST: usize = 1000;
 pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
     // Everything that can be refused is checked before anything is computed.
     check_output(&args.output)?;
+    let beside = |extension: &str| args.output.with_extension(extension);
+    let mut outputs = output::with_sidecar(&args.output).to_vec();
+    outputs.extend(["md", "json", "html"].map(beside));
+    let mut inputs = output::with_sidecar(Path::new(&args.subject.model.model)).to_vec();
+    inputs.extend(args.scan.iter().chain(&args.subject.data_dir).cloned());
+    output::check(&output::as_paths(&outputs), &output::as_paths(&inputs))?;
     let bounds = bounds(args)?;
     let subject = subject::read(&args.subject)?;
     let training = (!args.no_training).then(|| training(args, &subject));
@@ -57,15 +63,15 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
             prescription.judged_from
         );
     }
-    export::write(&network, &args.output)?;
+    let mut messages = output::messages(&output::as_paths(&outputs));
+    export::write(&network, &args.output, &mut messages)?;
     export::write_info(&subject.info(), &args.output)?;
-    let beside = |extension: &str| args.output.with_extension(extension);
-    report::write(&beside("md"), &nettriage_report::prescription::markdown(&prescription, &command()))?;
+    output::write(&beside("md"), &nettriage_report::prescription::markdown(&prescription, &command()))?;
     let text = serde_json::to_string_pretty(&prescription).map_err(|e| Fail::Message(e.to_string()))?;
-    report::write(&beside("json"), &(text + "\n"))?;
-    report::write(&beside("html"), &nettriage_report::prescription::html(&prescription))?;
-    println!("model card: {}\npage: {}\n", beside("md").display(), beside("html").display());
-    print!("{}", nettriage_report::prescription::terminal(&prescription));
+    output::write(&beside("json"), &(text + "\n"))?;
+    output::write(&beside("html"), &nettriage_report::prescription::html(&prescription))?;
+    writeln!(messages, "model card: {}\npage: {}\n", beside("md").display(), beside("html").display())?;
+    write!(messages, "{}", nettriage_report::prescription::terminal(&prescription))?;
     Ok(())
 }
 

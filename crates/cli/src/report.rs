@@ -1,15 +1,21 @@
 //! `report`: the page and the exports of a run.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nettriage::Report;
 
 use crate::args;
 use crate::fail::Fail;
+use crate::output::{self, write, write_bytes};
 
 /// `nettriage report RUN`.
 pub fn report(args: &args::Report) -> Result<(), Fail> {
+    let files =
+        [&args.json, &args.csv, &args.csv_cells, &args.markdown, &args.parquet, &args.tensorboard, &args.output];
+    let outputs: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
+    let files: Vec<&Path> = outputs.iter().copied().filter(|path| Some(*path) != args.tensorboard.as_deref()).collect();
+    output::check(&files, &[&args.run])?;
     let Report { data, analysis, .. } = Report::open(&args.run)?;
     if let Some(with) = &args.with {
         let other = Report::open(with)?.analysis;
@@ -42,7 +48,7 @@ pub fn report(args: &args::Report) -> Result<(), Fail> {
     }
     let page = args.output.clone().unwrap_or_else(|| args.run.join("report.html"));
     write(&page, &nettriage_report::html(&data, &analysis))?;
-    println!("report: {}", page.display());
+    writeln!(output::messages(&outputs), "report: {}", page.display())?;
     Ok(())
 }
 
@@ -67,13 +73,4 @@ fn at_chance(analysis: &nettriage_report::Analysis) -> Option<String> {
         percent(test.correct as f64 / test.images as f64),
         percent(test.chance)
     ))
-}
-
-/// Writes a file atomically.
-pub fn write(path: &Path, text: &str) -> Result<(), Fail> {
-    write_bytes(path, text.as_bytes())
-}
-
-fn write_bytes(path: &Path, content: &[u8]) -> Result<(), Fail> {
-    nettriage_files::write_atomic(path, content).map_err(|error| Fail::file(path, error))
 }

@@ -127,6 +127,7 @@ fn prepare(args: &args::Train) -> Result<(StudyContext, Plan), Fail> {
         _ => return Err(Fail::Message("name a study file, or --model and --data".into())),
     };
     let context = StudyContext::with(study, text, args.data_dir.as_deref(), args.runtime.resolved())?;
+    context.data.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let plan = plan(&context)?;
     Ok((context, plan))
 }

@@ -1,7 +1,7 @@
 //! `scan`: which ranges of layers could be one layer, without training.
 
-use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::io::{IsTerminal, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -13,13 +13,19 @@ use nettriage_records::scan::Trust;
 use crate::args::{self, Ranges};
 use crate::fail::Fail;
 use crate::run::cores;
-use crate::{report, subject};
+use crate::{output, subject};
 
 /// Test images that `--on-test` judges by, unless --judged says otherwise.
 const ON_TEST: usize = 1000;
 
 /// `nettriage scan MODEL`.
 pub fn scan(args: &args::Scan) -> Result<(), Fail> {
+    let page = args.output.clone().unwrap_or_else(|| PathBuf::from("scan.html"));
+    let outputs: Vec<PathBuf> = args.json.iter().chain([&page]).cloned().collect();
+    let mut inputs = output::with_sidecar(Path::new(&args.subject.model.model)).to_vec();
+    inputs.extend(args.study.iter().chain(&args.subject.data_dir).cloned());
+    output::check(&output::as_paths(&outputs), &output::as_paths(&inputs))?;
+    let mut messages = output::messages(&output::as_paths(&outputs));
     let subject = subject::read(&args.subject)?;
     let scope = match args.ranges {
         Ranges::Blocks => Scope::Blocks,
@@ -38,14 +44,13 @@ pub fn scan(args: &args::Scan) -> Result<(), Fail> {
     let mut found = found?;
     found.trust = trust(args, &options)?;
 
-    print!("{}", nettriage_report::scan::terminal(&found));
+    write!(messages, "{}", nettriage_report::scan::terminal(&found))?;
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&found).map_err(|e| Fail::Message(e.to_string()))?;
-        report::write(path, &(text + "\n"))?;
+        output::write(path, &(text + "\n"))?;
     }
-    let page = args.output.clone().unwrap_or_else(|| PathBuf::from("scan.html"));
-    report::write(&page, &nettriage_report::scan::html(&found))?;
-    println!("page: {}", page.display());
+    output::write(&page, &nettriage_report::scan::html(&found))?;
+    writeln!(messages, "page: {}", page.display())?;
     Ok(())
 }
 

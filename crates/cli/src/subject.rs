@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use nettriage::Subject;
-use nettriage_data::{Dataset, Normalization};
+use nettriage_data::{Dataset, FolderOptions, ImageSize, MemoryBudget, Normalization};
 use nettriage_formats::info::ModelInfo;
+use nettriage_formats::load::Loaded;
 use nettriage_net::Graph;
 use nettriage_records::Run;
-use nettriage_train::check_images;
+use nettriage_train::{check_images, fit_classes};
 
 use crate::args;
 use crate::fail::Fail;
@@ -16,7 +17,9 @@ use crate::model;
 /// Reads the network and its data set.
 pub fn read(args: &args::Subject) -> Result<Subject, Fail> {
     let path = Path::new(&args.model.model);
-    if path.join("plan.json").is_file() { of_run(args, path) } else { of_file(args) }
+    let subject = if path.join("plan.json").is_file() { of_run(args, path)? } else { of_file(args)? };
+    subject.data.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    Ok(subject)
 }
 
 fn of_file(args: &args::Subject) -> Result<Subject, Fail> {
@@ -26,15 +29,15 @@ fn of_file(args: &args::Subject) -> Result<Subject, Fail> {
     if args.parent.is_some() {
         return Err(Fail::Message("--parent chooses among a run's parents; a file holds one network".into()));
     }
-    let loaded = model::load(&args.model)?;
-    let graph = &loaded.network.graph;
+    let mut loaded = model::load(&args.model)?;
     let data = match (name.as_str(), &args.data_dir) {
         ("folder", Some(dir)) if args.unlabelled => {
-            let data = nettriage_data::open_unlabelled(dir, graph.input.height)?;
+            let graph = &loaded.network.graph;
+            let data = with_channels(graph, nettriage_data::open_unlabelled(dir, &args.folder.options(graph))?)?;
             check_images(graph, &data)?;
             data
         }
-        (name, dir) => dataset(graph, name, dir.as_deref())?,
+        (name, dir) => dataset(&mut loaded, name, dir.as_deref(), &args.folder)?,
     };
     let normalization = normalization(args.mean.clone().zip(args.std.clone()), &loaded.info, &data)?;
     let subject = Subject::new(loaded.network, data, normalization, args.judged, !args.unlabelled)?;
@@ -52,16 +55,46 @@ fn of_run(args: &args::Subject, folder: &Path) -> Result<Subject, Fail> {
     Ok(Subject::of_run(&run, args.parent, args.data_dir.as_deref(), args.judged, !args.unlabelled)?)
 }
 
-/// Opens a data set and checks that the network fits it.
-pub fn dataset(graph: &Graph, name: &str, dir: Option<&Path>) -> Result<Dataset, Fail> {
+impl args::Folder {
+    /// The options of a folder for a network.
+    fn options(&self, graph: &Graph) -> FolderOptions {
+        self.of_size(ImageSize { height: graph.input.height, width: graph.input.width })
+    }
+
+    /// The options of a folder whose images get a size.
+    pub fn of_size(&self, size: ImageSize) -> FolderOptions {
+        FolderOptions {
+            resize: self.resize,
+            interpolation: self.interpolation,
+            skip_bad: self.skip_bad,
+            ..FolderOptions::new(size)
+        }
+    }
+}
+
+/// The images with as many channels as the network takes, if they are grey and it takes RGB.
+fn with_channels(graph: &Graph, data: Dataset) -> Result<Dataset, Fail> {
+    if graph.input.channels == 3 && data.channels == 1 {
+        return Ok(data.into_rgb(&MemoryBudget::default())?);
+    }
+    Ok(data)
+}
+
+/// Opens a data set for a network, and matches its classes with the network's outputs.
+pub fn dataset(loaded: &mut Loaded, name: &str, dir: Option<&Path>, folder: &args::Folder) -> Result<Dataset, Fail> {
+    let graph = &loaded.network.graph;
     let dataset = match (name, dir) {
-        ("folder", Some(dir)) => nettriage_data::open_folder(dir, graph.input.height)?,
+        ("folder", Some(dir)) => nettriage_data::open_folder_with(dir, &folder.options(graph))?,
         ("folder", None) => {
             return Err(Fail::Message("--data folder needs --data-dir, a folder or a tar of images".into()));
         }
         (name, dir) => nettriage_data::open(name, dir)?,
     };
+    let mut dataset = with_channels(graph, dataset)?;
     check_images(graph, &dataset)?;
+    let note = fit_classes(&mut loaded.network, &loaded.info.classes, &mut dataset)?;
+    dataset.notes.extend(note);
+    let graph = &loaded.network.graph;
     let (outputs, classes) = (graph.output_shape()?.elements(), dataset.classes.len());
     if outputs != classes {
         return Err(Fail::Message(format!(
@@ -79,14 +112,11 @@ pub fn normalization(
     dataset: &Dataset,
 ) -> Result<Normalization, Fail> {
     let known = (!info.mean.is_empty()).then(|| (info.mean.clone(), info.std.clone()));
+    let source = if said.is_some() { "--mean and --std" } else { "mean and std of the network's description" };
     let Some((mean, std)) = said.or(known) else {
         eprintln!("note: no --mean and --std: pixels are normalised by the training set's own statistics");
         let all: Vec<u32> = (0..dataset.train.len() as u32).collect();
         return Ok(Normalization::of(&dataset.train, dataset.shape(), &all));
     };
-    let channels = dataset.channels;
-    if mean.len() != channels || std.len() != channels || !std.iter().all(|s| *s > 0.0 && s.is_finite()) {
-        return Err(Fail::Message(format!("--mean and --std need {channels} numbers each, those of --std above 0")));
-    }
-    Ok(Normalization { mean, std })
+    Normalization::new(mean, std, dataset.channels).map_err(|problem| Fail::Message(format!("{source}: {problem}")))
 }

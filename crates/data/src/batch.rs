@@ -14,6 +14,34 @@ pub struct Normalization {
 }
 
 impl Normalization {
+    /// Checks the values that a user gives for `channels` channels.
+    ///
+    /// # Errors
+    /// What is wrong and what to do: another number of values, values that are not finite, a standard deviation that is not
+    /// above 0, or values above 1, which are those of pixels from 0 to 255.
+    pub fn new(mean: Vec<f32>, std: Vec<f32>, channels: usize) -> Result<Normalization, String> {
+        if mean.len() != channels || std.len() != channels {
+            let (means, stds) = (mean.len(), std.len());
+            return Err(format!(
+                "{means} values of mean and {stds} of std for images of {channels} channels: give {channels} each"
+            ));
+        }
+        if !mean.iter().chain(&std).all(|value| value.is_finite()) || !std.iter().all(|&std| std > 0.0) {
+            return Err("mean and std must be finite numbers, and std above 0".into());
+        }
+        if mean.iter().chain(&std).any(|&value| value > 1.0) {
+            let scaled = |values: &[f32]| {
+                values.iter().map(|value| format!("{:.4}", value / 255.0)).collect::<Vec<_>>().join(",")
+            };
+            return Err(format!(
+                "pixels are scaled to 0..1, so mean and std are at most 1; divided by 255 they are mean {} and std {}",
+                scaled(&mean),
+                scaled(&std)
+            ));
+        }
+        Ok(Normalization { mean, std })
+    }
+
     /// Mean and population standard deviation over all pixels of the images `indices`.
     ///
     /// The sums are exact integers, so the result depends neither on the order of the images nor on the machine. A constant

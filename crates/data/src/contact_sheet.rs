@@ -29,7 +29,7 @@ pub fn class_counts(dataset: &Dataset) -> Vec<ClassCount> {
 /// Images per row.
 const COLUMNS: usize = 16;
 /// Pixels between images.
-const GAP: usize = 2;
+const SPACING: usize = 2;
 /// Small images are enlarged by an integer factor to at least this size in pixels; images above four times this size are
 /// shrunk to that.
 const CELL: usize = 32;
@@ -59,7 +59,7 @@ pub fn contact_sheet(dataset: &Dataset, path: &Path) -> Result<(), Error> {
         }
     }
 
-    let extent = |cells: usize, side: usize| (GAP + cells * (side + GAP)) as u32;
+    let extent = |cells: usize, side: usize| (SPACING + cells * (side + SPACING)) as u32;
     let background = Rgb([255, 255, 255]);
     let mut sheet = RgbImage::from_pixel(extent(COLUMNS, width), extent(rows.len(), height), background);
     for (y, row) in rows.iter().enumerate() {
@@ -75,7 +75,7 @@ pub fn contact_sheet(dataset: &Dataset, path: &Path) -> Result<(), Error> {
     let encoded = sheet.write_to(&mut png, image::ImageFormat::Png);
     encoded
         .map_err(|error| Error::content(path, error.to_string(), "choose a data set with fewer or smaller images"))?;
-    nettriage_files::write_atomic(path, png.get_ref()).map_err(Error::io("write", path))
+    nettriage_files::write_output(path, png.get_ref()).map_err(Error::io("write", path))
 }
 
 /// A training image as RGB; unless there are three channels, the first is shown as grey.

@@ -105,6 +105,8 @@ pub struct Dataset {
     /// (N x H x W x C bytes) and all labels. The numbers are unsigned 64-bit, the labels unsigned 16-bit, little-endian.
     /// It does not depend on file names or compression.
     pub checksum: String,
+    /// What a user should know of the files, one line each: images that were skipped, classes without test images.
+    pub notes: Vec<String>,
 }
 
 impl Dataset {
@@ -112,7 +114,7 @@ impl Dataset {
     pub(crate) fn new(name: &str, shape: Shape, classes: Vec<String>, train: Images, test: Images) -> Dataset {
         let checksum = checksum(shape, classes.len(), &train, &test);
         let Shape { channels, height, width } = shape;
-        Dataset { name: name.to_string(), channels, height, width, classes, train, test, checksum }
+        Dataset { name: name.to_string(), channels, height, width, classes, train, test, checksum, notes: Vec::new() }
     }
 
     /// A data set from arrays: for the training and the test images N x H x W x C bytes, and N labels that are indices into
@@ -157,11 +159,43 @@ impl Dataset {
         Ok(self)
     }
 
+    /// The same images with three equal channels, for a network that takes RGB; images of three channels are unchanged.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the images have neither one nor three channels; [`Error::Spill`].
+    pub fn into_rgb(self, budget: &MemoryBudget) -> Result<Dataset, Error> {
+        if self.channels == 3 {
+            return Ok(self);
+        }
+        if self.channels != 1 {
+            return Err(Error::Setting(format!("{}: images of {} channels are not grey", self.name, self.channels)));
+        }
+        let Dataset { name, height, width, classes, train, test, mut notes, .. } = self;
+        let bytes = 3 * (train.pixels.len() + test.pixels.len()) as u64;
+        let memory = if bytes > budget.memory { 0 } else { bytes };
+        let budget = MemoryBudget { memory, folder: budget.folder.clone() };
+        let repeated = |images: Images| -> Result<Images, Error> {
+            let mut pixels = Pixels::zeros(3 * images.pixels.len(), &budget)?;
+            for (number, grey) in images.pixels.chunks(CHUNK).enumerate() {
+                let rgb: Vec<u8> = grey.iter().flat_map(|&byte| [byte; 3]).collect();
+                pixels.write(3 * CHUNK * number, &rgb);
+                images.pixels.used(grey.len());
+            }
+            Ok(Images { pixels, labels: images.labels })
+        };
+        notes.push(format!("{name}: grey images for a network that takes RGB: the channel is repeated"));
+        let shape = Shape { channels: 3, height, width };
+        Ok(Dataset { notes, ..Dataset::new(&name, shape, classes, repeated(train)?, repeated(test)?) })
+    }
+
     /// The shape of one image.
     pub fn shape(&self) -> Shape {
         Shape { channels: self.channels, height: self.height, width: self.width }
     }
 }
+
+/// Bytes that are converted at a time.
+const CHUNK: usize = 1 << 22;
 
 /// See [`Dataset::checksum`].
 fn checksum(shape: Shape, classes: usize, train: &Images, test: &Images) -> String {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::cifar::{CIFAR10, CIFAR100};
 use crate::folder::{Archive, Layout, decode_image};
-use crate::{Error, Images, Shape, idx};
+use crate::{Error, FolderOptions, ImageSize, Images, Shape, idx};
 
 const NAME: &str = "bytes";
 
@@ -44,6 +44,6 @@ pub fn archive(bytes: &[u8]) -> Result<(Vec<String>, usize, usize), Error> {
 /// An encoded image, brought to 16 x 16 x 3 bytes.
 pub fn image(bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut out = vec![0; 16 * 16 * 3];
-    decode_image(bytes, 16, &mut out)?;
+    decode_image(bytes, &FolderOptions::new(ImageSize::square(16)), &mut out)?;
     Ok(out)
 }

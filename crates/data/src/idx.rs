@@ -125,6 +125,10 @@ fn decode(name: &Path, mut stream: impl Read, length: Option<u64>, most: u64, ax
     let mut bytes = Vec::new();
     let read = stream.take(size + 1).read_to_end(&mut bytes);
     match read {
+        Err(cause) if cause.kind() == ErrorKind::UnexpectedEof && bytes.len() as u64 >= size => {
+            let problem = "ends within gzip's checksum, after all its content";
+            return Err(Error::content(name, problem, REMEDY));
+        }
         Err(cause) if cause.kind() == ErrorKind::UnexpectedEof => {
             return Err(wrong_length(expected, (header.len() + bytes.len()).to_string()));
         }

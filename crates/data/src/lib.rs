@@ -21,6 +21,7 @@
 
 mod batch;
 mod cifar;
+mod classes;
 mod contact_sheet;
 mod dataset;
 mod digits;
@@ -40,12 +41,13 @@ mod split;
 mod stream;
 
 pub use batch::{Normalization, fill, fill_plain};
+pub use classes::match_classes;
 pub use contact_sheet::{ClassCount, class_counts, contact_sheet};
 pub use dataset::{Dataset, Images, Shape};
 #[cfg(feature = "download")]
 pub use download::{DownloadProgress, get, get_from};
 pub use error::Error;
-pub use folder::{open_folder, open_folder_within, open_unlabelled};
+pub use folder::{FolderOptions, ImageSize, Interpolation, open_folder, open_folder_with, open_unlabelled};
 pub use list::{KnownSet, is_original, list};
 pub use memory::{MemoryBudget, Pages, Spill};
 pub use pixels::{Pixels, prefetch};

@@ -68,6 +68,14 @@ impl Pixels {
         }
     }
 
+    /// Drops the bytes from `len` on.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        if let Store::Memory(bytes) = &mut self.store {
+            bytes.truncate(len);
+        }
+    }
+
     fn exclusive(&mut self) -> &mut [u8] {
         match &mut self.store {
             Store::Memory(bytes) => bytes,

@@ -224,7 +224,7 @@ pub fn open_within(name: &str, dir: Option<&Path>, budget: &MemoryBudget) -> Res
 
 /// The folders that are searched for a set, in order; a download goes to the first.
 pub(crate) fn places(known: &Known, dir: Option<&Path>) -> Vec<PathBuf> {
-    if let Some(dir) = dir {
+    if let Some(dir) = dir.filter(|dir| !dir.as_os_str().is_empty()) {
         return vec![dir.join(known.name), dir.to_path_buf()];
     }
     if let Some(root) = std::env::var_os("NETTRIAGE_DATA").filter(|root| !root.is_empty()) {

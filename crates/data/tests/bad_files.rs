@@ -122,6 +122,8 @@ fn compressed_files_that_are_short_long_or_damaged() {
     }
     replaced("train-images-idx3-ubyte", &gzip(&images(6)[..51]), "expected 52 bytes, found 51");
     replaced("train-images-idx3-ubyte", &gzip(&[&images(6)[..], &[0]].concat()), "expected 52 bytes, found more");
+    let trailer = whole[..whole.len() - 3].to_vec();
+    replaced("train-images-idx3-ubyte", &trailer, "ends within gzip's checksum, after all its content");
     // Every flipped bit gives an error that names the file, unless the bit has no meaning (unused bits of the last byte).
     let mut harmless = 0;
     for at in 0..whole.len() {

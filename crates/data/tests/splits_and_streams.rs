@@ -244,3 +244,21 @@ fn the_embedded_digits_are_the_originals() {
     other.name = "my own".into();
     assert_eq!(nettriage_data::is_original(&other), None);
 }
+
+#[test]
+fn a_normalisation_for_pixels_up_to_255_is_refused_with_the_scaled_values() {
+    let check = |mean: &[f32], std: &[f32]| Normalization::new(mean.to_vec(), std.to_vec(), 3);
+    let good = check(&[0.485, 0.456, 0.406], &[0.229, 0.224, 0.225]).unwrap();
+    assert_eq!(good.mean, [0.485, 0.456, 0.406]);
+    check(&[0.0; 3], &[1.0; 3]).unwrap();
+    for (mean, std, words) in [
+        ([127.5; 3], [127.5; 3], "divided by 255 they are mean 0.5000,0.5000,0.5000 and std 0.5000,0.5000,0.5000"),
+        ([0.5; 3], [58.4, 57.1, 57.4], "std 0.2290,0.2239,0.2251"),
+        ([0.5; 3], [0.0; 3], "std above 0"),
+        ([f32::NAN; 3], [1.0; 3], "finite"),
+    ] {
+        let error = check(&mean, &std).unwrap_err();
+        assert!(error.contains(words) && !error.contains('\n'), "{error}");
+    }
+    assert!(check(&[0.5], &[0.5; 3]).unwrap_err().contains("give 3 each"));
+}

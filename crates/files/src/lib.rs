@@ -1,4 +1,7 @@
-//! Atomic file writing: a reader, and a crash, sees a file's old content or its new content, never a part.
+//! File writing: atomic replacement, and the outputs that a user names.
+//!
+//! With [`write_atomic`] a reader, and a crash, sees a file's old content or its new content, never a part. [`write_output`] does
+//! the same for a path that may also be a link, a device or standard output.
 //!
 //! ```
 //! let folder = tempfile::tempdir()?;
@@ -8,10 +11,14 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
-use std::fs::{self, File};
+mod output;
+
+use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use output::{check_outputs, is_standard_output, write_output, write_output_with};
 
 /// Writes `bytes` to a temporary file in the same folder, syncs it and renames it to `path`.
 ///
@@ -26,21 +33,32 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// Those of `write`, and as [`write_atomic`].
 pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let temporary = temporary_path(path);
+    replace(&temporary_path(path), path, |file| write(file).map(|()| None))
+}
+
+/// Writes `temporary` and renames it to `path`; `write` may return permissions for the file.
+fn replace(
+    temporary: &Path,
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<Option<Permissions>>,
+) -> io::Result<()> {
     let written = (|| {
-        let mut file = BufWriter::new(File::create_new(&temporary)?);
-        write(&mut file)?;
-        file.into_inner()?.sync_all()?;
-        fs::rename(&temporary, path)
+        let mut file = BufWriter::new(File::create_new(temporary)?);
+        let permissions = write(&mut file)?;
+        let file = file.into_inner()?;
+        if let Some(permissions) = permissions {
+            file.set_permissions(permissions)?;
+        }
+        file.sync_all()?;
+        fs::rename(temporary, path)
     })();
     if let Err(error) = written {
         // Best effort: the first error is the one to report.
-        let _ = fs::remove_file(&temporary);
+        let _ = fs::remove_file(temporary);
         return Err(error);
     }
     // The rename must reach the disk, too. Some file systems cannot sync a folder, which costs only durability.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if let Ok(folder) = File::open(folder) {
+    if let Ok(folder) = File::open(output::folder_of(path)) {
         let _ = folder.sync_all();
     }
     Ok(())

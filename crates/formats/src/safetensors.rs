@@ -24,7 +24,7 @@ struct Header {
     graph: Graph,
 }
 
-/// Writes the network to a temporary file beside `path`, which is then renamed: no reader sees a partial file.
+/// Writes the network; a regular file is replaced atomically.
 ///
 /// # Errors
 /// Those of [`Network::check`]; a file that cannot be written.
@@ -162,9 +162,9 @@ pub(crate) fn half(bits: u16) -> f32 {
     }
 }
 
-/// Writes a file atomically.
+/// Writes a file, atomically if it is a regular one.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    nettriage_files::write_atomic(path, bytes).map_err(|error| Error::file(path.display(), error))
+    nettriage_files::write_output(path, bytes).map_err(|error| Error::file(path.display(), error))
 }
 
 struct Bytes<'a>(&'a Tensor);

@@ -169,11 +169,10 @@ pub fn parent_of(run: &Run, seed: Option<u64>, data_dir: Option<&Path>) -> Resul
         let known: Vec<String> = plan.parents.iter().map(|p| p.seed.to_string()).collect();
         Error::Request(format!("{folder}: no parent of seed {}; there are {}", seed.unwrap_or(0), known.join(", ")))
     })?;
-    let weights = run.parent_weights_path(&spec.id);
-    if !weights.is_file() {
+    let Some(weights) = run.parent_weights(&spec.id)? else {
         let problem = "its parent is not trained yet: finish `nettriage run` or `nettriage train` first";
         return Err(Error::Request(format!("{folder}: {problem}")));
-    }
+    };
     let context = context_of(run, data_dir, RuntimeOptions::default())?;
-    Ok((context, safetensors::load(&weights)?))
+    Ok((context, safetensors::from_bytes(&weights)?))
 }

@@ -7,8 +7,10 @@
 //!
 //! The file is one JSON object. The header line suffices for the status of a large run, and `bytes` reveals a truncated file
 //! by its length. `checksum` is the SHA-256 of the payload's bytes; `digest` is that of the payload with its timings set to
-//! zero, so that two runs can be compared by their digests.
+//! zero, so that two runs can be compared by their digests. `weights`, if present, holds the SHA-256 of the files of weights
+//! that belong to the record.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -33,6 +35,9 @@ pub(crate) struct Header {
     pub bytes: usize,
     pub digest: String,
     pub checksum: String,
+    /// SHA-256 of each file of weights that belongs to the record, by its name. Empty in records of older versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<String, String>,
 }
 
 /// The state in a header.
@@ -132,7 +137,7 @@ fn digest_of<T: Payload>(payload: &T) -> String {
     id::hex(&serde_json::to_vec(&payload.without_timings()).expect("plain data"))
 }
 
-fn header<T: Payload>(payload: &T, text: &[u8]) -> Header {
+fn header<T: Payload>(payload: &T, text: &[u8], weights: BTreeMap<String, String>) -> Header {
     Header {
         version: VERSION,
         id: payload.id().to_owned(),
@@ -142,20 +147,28 @@ fn header<T: Payload>(payload: &T, text: &[u8]) -> Header {
         bytes: text.len(),
         digest: digest_of(payload),
         checksum: id::hex(text),
+        weights,
     }
 }
 
-/// The bytes of a file.
-pub(crate) fn encode<T: Payload>(payload: &T) -> Result<Vec<u8>, Error> {
+/// The header line, with its line end.
+fn encode_header(header: &Header) -> Vec<u8> {
+    let mut line = serde_json::to_vec(header).expect("plain data");
+    line.pop();
+    line.extend_from_slice(b",\n");
+    line
+}
+
+/// The bytes of a file; `weights` are the checksums of the weights that belong to it.
+pub(crate) fn encode<T: Payload>(payload: &T, weights: BTreeMap<String, String>) -> Result<Vec<u8>, Error> {
     let text = serde_json::to_vec(payload).expect("plain data");
     // JSON has no NaN and no infinity: they would be written as null, and the record could not be read.
     if serde_json::from_slice::<T>(&text).ok().as_ref() != Some(payload) {
         let problem = "holds a number that is not finite, so it cannot be written".to_owned();
         return Err(Error::Foreign { id: payload.id().to_owned(), problem });
     }
-    let mut bytes = serde_json::to_vec(&header(payload, &text)).expect("plain data");
-    bytes.pop();
-    bytes.extend_from_slice(b",\n\"payload\":");
+    let mut bytes = encode_header(&header(payload, &text, weights));
+    bytes.extend_from_slice(b"\"payload\":");
     bytes.extend_from_slice(&text);
     bytes.extend_from_slice(b"}\n");
     Ok(bytes)
@@ -184,7 +197,9 @@ pub(crate) fn decode<T: Payload>(bytes: &[u8]) -> Result<(Header, T), Unusable> 
         return Err(corrupt("its checksum does not match"));
     }
     let payload: T = serde_json::from_slice(text).map_err(|error| Unusable::Corrupt(error.to_string()))?;
-    if self::header(&payload, text) != header {
+    // The first line again, to the byte: an altered key would otherwise go unnoticed.
+    let line = encode_header(&self::header(&payload, text, header.weights.clone()));
+    if !bytes.starts_with(&line) {
         return Err(corrupt("its header does not match its content"));
     }
     Ok((header, payload))
@@ -209,7 +224,7 @@ pub(crate) fn read_header(path: &Path) -> Result<Option<Header>, Error> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io(path, error)),
     };
-    let mut start = [0; 512];
+    let mut start = [0; 1024];
     let mut filled = 0;
     while filled < start.len() {
         match file.read(&mut start[filled..]).map_err(|error| Error::io(path, error))? {

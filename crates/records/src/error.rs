@@ -70,6 +70,14 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// Weights that do not have the checksum in their record.
+    #[error("{}: its checksum is not the one in {}: the file was altered; remove both files and run the study again with the same --out (they are computed again)", path.display(), record.display())]
+    Weights {
+        /// The file of weights.
+        path: PathBuf,
+        /// The record.
+        record: PathBuf,
+    },
     /// Another process is running it.
     #[error("{}: already being run{}: wait for it to end, or choose another --out", path.display(), holder(*pid))]
     Locked {

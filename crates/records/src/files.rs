@@ -1,10 +1,10 @@
 //! Reading and writing the files of a run.
 
-use std::fs;
+use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::Error;
+use crate::{Error, id};
 
 /// Writes a file atomically: a reader, and a crash, sees its old content or its new content.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Error> {
@@ -37,19 +37,57 @@ pub(crate) fn set_aside(path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-/// Removes temporary files of killed processes once they are an hour old; a live writer needs milliseconds.
-pub(crate) fn remove_old_temporary_files(folder: &Path) {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let age = || {
-            let modified = entry.metadata().and_then(|meta| meta.modified()).ok()?;
-            SystemTime::now().duration_since(modified).ok()
-        };
-        if name.to_string_lossy().ends_with(".tmp") && age().is_some_and(|age| age > Duration::from_secs(3600)) {
-            let _ = fs::remove_file(entry.path());
+/// Files younger than this may belong to a running process.
+pub(crate) const GRACE: Duration = Duration::from_secs(3600);
+
+/// Removes temporary files of killed processes from a part of a run's folder, once they are older than [`GRACE`].
+pub(crate) fn remove_old_temporary_files(run: &Path, part: &str) {
+    for (path, metadata) in list(run, part).unwrap_or_default() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if is_temporary(part, &name) && is_old(&metadata) {
+            let _ = fs::remove_file(&path);
         }
     }
+}
+
+/// The regular files in a part of a run's folder. Symbolic links are not followed: neither files nor the part itself.
+pub(crate) fn list(run: &Path, part: &str) -> Result<Vec<(PathBuf, Metadata)>, Error> {
+    let folder = run.join(part);
+    if !part.is_empty() && !folder.symlink_metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Ok(Vec::new());
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&folder).map_err(|error| Error::io(&folder, error))? {
+        let path = entry.map_err(|error| Error::io(&folder, error))?.path();
+        if let Ok(metadata) = path.symlink_metadata()
+            && metadata.is_file()
+        {
+            files.push((path, metadata));
+        }
+    }
+    Ok(files)
+}
+
+/// Whether a file is older than [`GRACE`]. A modification time in the future (the clock was set back) gives no age.
+pub(crate) fn is_old(metadata: &Metadata) -> bool {
+    let age = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+    age.is_some_and(|age| age > GRACE)
+}
+
+/// Whether a name is that of a temporary file for a file of this part of a run.
+pub(crate) fn is_temporary(part: &str, name: &str) -> bool {
+    let Some(target) = nettriage_files::temporary_target(name) else { return false };
+    match part {
+        "" => ["plan.json", "pictures.json", "attempts.json", "halving.json", "sessions.jsonl", "report.html"]
+            .contains(&target),
+        "trials" | "parents" => target.strip_suffix(".json").is_some_and(id::is_content_id),
+        "weights" => weights_id(target).is_some(),
+        _ => false,
+    }
+}
+
+/// The id in the name of a file of weights, `{parent,child,substitute}-<id>.safetensors`.
+pub(crate) fn weights_id(name: &str) -> Option<&str> {
+    let (kind, id) = name.strip_suffix(".safetensors")?.split_once('-')?;
+    (matches!(kind, "parent" | "child" | "substitute") && id::is_content_id(id)).then_some(id)
 }

@@ -56,6 +56,6 @@ pub use lock::{Lock, Running};
 pub use merge::{Merged, merge};
 pub use plan::Plan;
 pub use record::{ParentRecord, Record, unix_time};
-pub use run::Run;
+pub use run::{Run, is_file_of};
 pub use sample_images::SampleImages;
 pub use status::Status;

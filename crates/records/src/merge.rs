@@ -1,7 +1,7 @@
 //! Merging runs of one plan from several machines.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::envelope::{self, Header, State};
 use crate::run::{difference, first_difference};
@@ -53,10 +53,8 @@ pub fn merge(from: &[Run], out: &Path) -> Result<(Run, Merged), Error> {
     for (part, chosen) in [("parents", &parents), ("trials", &trials)] {
         for (id, owners) in chosen {
             let owner = sources[owners[0]];
-            let kinds: &[&str] = if part == "parents" { &["parent"] } else { &["child", "substitute"] };
-            for kind in kinds {
-                let weights = PathBuf::from("weights").join(format!("{kind}-{id}.safetensors"));
-                copy(&owner.folder().join(&weights), &run.folder().join(&weights))?;
+            for (from, to) in owner.weights_paths(part, id).iter().zip(run.weights_paths(part, id)) {
+                copy(from, &to)?;
             }
             // The record last: its presence implies that its weights are complete.
             copy(&owner.file(part, id), &run.file(part, id))?;
@@ -104,13 +102,16 @@ fn choose<'a>(
                 return Err(results_differ(sources[owners[0].0], sources[*other], part, id));
             }
         }
-        // Records that are copied are verified completely.
+        // Records and weights that are copied are verified completely.
         for &(number, _) in &owners {
             let source = sources[number];
             let bytes = files::read(&source.file(part, id))?.unwrap_or_default();
             if !envelope::checksum_matches(&bytes) {
                 let path = source.file(part, id);
                 return Err(Error::Corrupt { path });
+            }
+            for path in source.weights_paths(part, id) {
+                source.read_weights(part, id, &path)?;
             }
         }
         chosen.push((id, owners.into_iter().map(|(number, _)| number).collect()));

@@ -1,6 +1,6 @@
 //! A run: the folder that holds a plan and its records.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,7 @@ impl Run {
                     let part = folder.join(part);
                     fs::create_dir_all(&part).map_err(|error| Error::io(&part, error))?;
                 }
-                files::write_atomic(&path, &envelope::encode(plan)?)?;
+                files::write_atomic(&path, &envelope::encode(plan, BTreeMap::new())?)?;
             }
             Err(error) => return Err(error),
         }
@@ -105,7 +105,7 @@ impl Run {
     pub fn lock(&self) -> Result<Lock, Error> {
         let lock = lock::acquire(&self.folder)?;
         for part in ["trials", "parents", "weights"] {
-            files::remove_old_temporary_files(&self.folder.join(part));
+            files::remove_old_temporary_files(&self.folder, part);
         }
         status::append_session(&self.folder)?;
         Ok(lock)
@@ -188,7 +188,7 @@ impl Run {
         if path.is_file() {
             return Ok(());
         }
-        files::write_atomic(&path, &envelope::encode(&images())?)
+        files::write_atomic(&path, &envelope::encode(&images(), BTreeMap::new())?)
     }
 
     /// Path of a parent's weights.
@@ -204,6 +204,67 @@ impl Run {
     /// Path of a substitute's weights.
     pub fn substitute_weights_path(&self, id: &str) -> PathBuf {
         self.folder.join("weights").join(format!("substitute-{id}.safetensors"))
+    }
+
+    /// A parent's weights, verified by the checksum in its record; `None` if there is no such file.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the file does not have that checksum. Records of older versions have none.
+    pub fn parent_weights(&self, id: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.read_weights("parents", id, &self.parent_weights_path(id))
+    }
+
+    /// A child's weights, as [`Run::parent_weights`].
+    ///
+    /// # Errors
+    /// As [`Run::parent_weights`].
+    pub fn child_weights(&self, id: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.read_weights("trials", id, &self.child_weights_path(id))
+    }
+
+    /// A substitute's weights, as [`Run::parent_weights`].
+    ///
+    /// # Errors
+    /// As [`Run::parent_weights`].
+    pub fn substitute_weights(&self, id: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.read_weights("trials", id, &self.substitute_weights_path(id))
+    }
+
+    /// Reads a file of weights and compares it with the checksum in the record of `id`, if there is one.
+    pub(crate) fn read_weights(&self, part: &str, id: &str, path: &Path) -> Result<Option<Vec<u8>>, Error> {
+        id::check(id)?;
+        let Some(bytes) = files::read(path)? else {
+            return Ok(None);
+        };
+        let record = self.file(part, id);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if let Some(header) = envelope::read_header(&record)?
+            && let Some(expected) = header.weights.get(&*name)
+            && *expected != id::hex(&bytes)
+        {
+            return Err(Error::Weights { path: path.into(), record });
+        }
+        Ok(Some(bytes))
+    }
+
+    /// The checksums of the weights that belong to a record; they are written before it.
+    fn weights_checksums(&self, part: &str, id: &str) -> Result<BTreeMap<String, String>, Error> {
+        let mut checksums = BTreeMap::new();
+        for path in self.weights_paths(part, id) {
+            if let Some(bytes) = files::read(&path)? {
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                checksums.insert(name, id::hex(&bytes));
+            }
+        }
+        Ok(checksums)
+    }
+
+    /// Paths of the weights that a record may have.
+    pub(crate) fn weights_paths(&self, part: &str, id: &str) -> Vec<PathBuf> {
+        match part {
+            "parents" => vec![self.parent_weights_path(id)],
+            _ => vec![self.child_weights_path(id), self.substitute_weights_path(id)],
+        }
     }
 
     /// The progress of the run, from the header line of every record.
@@ -243,7 +304,8 @@ impl Run {
     }
 
     fn put<T: Payload>(&self, part: &str, payload: &T) -> Result<(), Error> {
-        files::write_atomic(&self.file(part, payload.id()), &envelope::encode(payload)?)
+        let weights = self.weights_checksums(part, payload.id())?;
+        files::write_atomic(&self.file(part, payload.id()), &envelope::encode(payload, weights)?)
     }
 
     fn read<T: Payload>(&self, part: &str, id: &str) -> Result<Option<T>, Error> {
@@ -290,6 +352,34 @@ impl Run {
         });
         Ok(parts.into_iter().collect::<Result<Vec<_>, Error>>()?.concat())
     }
+}
+
+/// Whether a path is that of a file of the run in `folder`: its plan, a record, weights, a lock. Its page is not.
+pub fn is_file_of(folder: &Path, path: &Path) -> bool {
+    const PARTS: [&str; 12] = [
+        "plan.json",
+        "trials",
+        "parents",
+        "weights",
+        "running",
+        SAMPLE_IMAGES,
+        "attempts.json",
+        "halving.json",
+        "logs",
+        "slurm",
+        "sessions.jsonl",
+        "run.lock",
+    ];
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let resolved = path
+        .canonicalize()
+        .or_else(|_| -> std::io::Result<_> { Ok(parent.canonicalize()?.join(path.file_name().unwrap_or_default())) });
+    let (Ok(path), Ok(folder)) = (resolved, folder.canonicalize()) else { return false };
+    let below = path
+        .strip_prefix(folder)
+        .ok()
+        .and_then(|below| below.components().next().map(|part| part.as_os_str().to_owned()));
+    below.is_some_and(|part| PARTS.iter().any(|known| part == *known))
 }
 
 /// The most threads that read headers.

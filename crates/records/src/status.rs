@@ -136,7 +136,17 @@ mod tests {
     fn header(finished: f64, seconds: f64) -> Header {
         let text = String::new;
         let state = State::Done;
-        Header { version: 1, id: text(), state, finished, seconds, bytes: 0, digest: text(), checksum: text() }
+        Header {
+            version: 1,
+            id: text(),
+            state,
+            finished,
+            seconds,
+            bytes: 0,
+            digest: text(),
+            checksum: text(),
+            weights: Default::default(),
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nettriage_records::plan::*;
 use nettriage_records::record::*;
-use nettriage_records::{Error, Run, SampleImages, content_id, digest};
+use nettriage_records::{Error, Run, SampleImages, content_id, digest, merge};
 
 fn plan() -> Plan {
     let parent = content_id(&"parent");
@@ -319,4 +319,107 @@ fn status_counts_every_trial_once() {
     drop(marker);
     let status = run.status().unwrap();
     assert_eq!((status.running, status.left), (0, 1));
+}
+
+/// Writes the record of a trial with weights of its child, and returns the path of the weights.
+fn write_with_weights(run: &Run, record: &Record) -> std::path::PathBuf {
+    let path = run.child_weights_path(&record.spec.id);
+    fs::write(&path, b"weights").unwrap();
+    run.write(record).unwrap();
+    path
+}
+
+#[test]
+fn altered_weights_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan();
+    let run = Run::create(folder.path(), &plan).unwrap();
+    let record = record(&plan.trials[0], 100.0);
+    let id = &record.spec.id;
+    assert_eq!(run.child_weights(id).unwrap(), None);
+    let path = write_with_weights(&run, &record);
+    assert_eq!(run.child_weights(id).unwrap().unwrap(), b"weights");
+    assert_eq!(run.record(id).unwrap().unwrap(), record);
+    assert_eq!(run.status().unwrap().done, 1);
+    let text = fs::read_to_string(trial_file(folder.path(), &record)).unwrap();
+    assert!(text.lines().next().unwrap().contains(&format!("child-{id}.safetensors")));
+    fs::write(&path, b"Weights").unwrap();
+    let error = run.child_weights(id).unwrap_err();
+    assert!(matches!(error, Error::Weights { .. }), "{error}");
+    let error = error.to_string();
+    assert!(error.contains("child-") && error.contains("trials/") && !error.contains('\n'), "{error}");
+
+    // A merge neither copies nor accepts them.
+    let other = tempfile::tempdir().unwrap();
+    let target = tempfile::tempdir().unwrap();
+    let healthy = Run::create(other.path(), &plan).unwrap();
+    write_with_weights(&healthy, &record);
+    let error = merge(&[healthy, run], target.path()).unwrap_err();
+    assert!(matches!(error, Error::Weights { .. }), "{error}");
+
+    // An altered key of the checksums in the header is not accepted either.
+    let run = Run::open(other.path()).unwrap();
+    let file = trial_file(other.path(), &record);
+    fs::write(&file, fs::read_to_string(&file).unwrap().replacen("\"weights\":", "\"weightz\":", 1)).unwrap();
+    assert_eq!(run.record(id).unwrap(), None);
+}
+
+#[test]
+fn records_without_checksums_of_weights_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = plan();
+    let run = Run::create(folder.path(), &plan).unwrap();
+    // As versions wrote it that did not record checksums: the weights came without one.
+    let record = record(&plan.trials[0], 100.0);
+    run.write(&record).unwrap();
+    let text = fs::read_to_string(trial_file(folder.path(), &record)).unwrap();
+    assert!(!text.lines().next().unwrap().contains("weights"));
+    fs::write(run.child_weights_path(&record.spec.id), b"weights").unwrap();
+    assert_eq!(run.child_weights(&record.spec.id).unwrap().unwrap(), b"weights");
+    assert_eq!(run.record(&record.spec.id).unwrap(), Some(record));
+}
+
+#[cfg(unix)]
+#[test]
+fn only_own_files_are_swept_and_nothing_behind_links() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let plan = plan();
+    let run = Run::create(folder.path(), &plan).unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(7200);
+    let make = |path: &Path| {
+        let file = fs::File::create(path).unwrap();
+        file.set_modified(old).unwrap();
+    };
+    let id = &plan.trials[0].id;
+    let own = format!(".{id}.json.12.0.tmp");
+    let weights = format!("child-{id}.safetensors.12-0.tmp");
+    make(&folder.path().join("trials").join(&own));
+    make(&folder.path().join("trials/notes.tmp"));
+    // The folder of weights is a link to a folder that has both.
+    fs::remove_dir(folder.path().join("weights")).unwrap();
+    symlink(elsewhere.path(), folder.path().join("weights")).unwrap();
+    make(&elsewhere.path().join(&weights));
+    make(&elsewhere.path().join("my-model.safetensors"));
+    symlink(elsewhere.path().join(&weights), folder.path().join("parents").join(format!(".{id}.json.1.1.tmp")))
+        .unwrap();
+    let garbage: Vec<_> = run.garbage().unwrap().into_iter().map(|file| file.path).collect();
+    assert_eq!(garbage, [folder.path().join("trials").join(&own)]);
+    drop(run.lock().unwrap());
+    assert!(!folder.path().join("trials").join(&own).exists());
+    assert!(folder.path().join("trials/notes.tmp").exists());
+    assert!(elsewhere.path().join(&weights).exists() && elsewhere.path().join("my-model.safetensors").exists());
+}
+
+#[test]
+fn files_of_a_run_are_known() {
+    let folder = tempfile::tempdir().unwrap();
+    Run::create(folder.path(), &plan()).unwrap();
+    for name in ["plan.json", "trials/x.json", "weights/new", "run.lock", "pictures.json"] {
+        assert!(nettriage_records::is_file_of(folder.path(), &folder.path().join(name)), "{name}");
+    }
+    for name in ["report.html", "mine/plan.json", "../plan.json"] {
+        assert!(!nettriage_records::is_file_of(folder.path(), &folder.path().join(name)), "{name}");
+    }
 }

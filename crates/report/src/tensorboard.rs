@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nettriage_records::record::{CurvePoint, Evaluation};
 use prost::Message;
@@ -202,7 +202,8 @@ fn safe(text: &str) -> String {
 }
 
 struct Log {
-    file: io::BufWriter<std::fs::File>,
+    path: PathBuf,
+    content: Vec<u8>,
     time: f64,
 }
 
@@ -211,7 +212,7 @@ impl Log {
         std::fs::create_dir_all(folder)?;
         // TensorBoard looks for names of this form; the time in it orders several files of one run.
         let path = folder.join(format!("events.out.tfevents.{:010}.nettriage", time as u64));
-        let mut log = Log { file: io::BufWriter::new(std::fs::File::create(path)?), time };
+        let mut log = Log { path, content: Vec::new(), time };
         log.event(Event { wall_time: time, file_version: Some("brain.Event:2".to_owned()), ..Event::default() })?;
         Ok(log)
     }
@@ -219,10 +220,10 @@ impl Log {
     fn event(&mut self, event: Event) -> io::Result<()> {
         let data = event.encode_to_vec();
         let length = (data.len() as u64).to_le_bytes();
-        self.file.write_all(&length)?;
-        self.file.write_all(&masked(&length).to_le_bytes())?;
-        self.file.write_all(&data)?;
-        self.file.write_all(&masked(&data).to_le_bytes())
+        self.content.write_all(&length)?;
+        self.content.write_all(&masked(&length).to_le_bytes())?;
+        self.content.write_all(&data)?;
+        self.content.write_all(&masked(&data).to_le_bytes())
     }
 
     fn value(&mut self, examples: u64, value: Value) -> io::Result<()> {
@@ -273,8 +274,8 @@ impl Log {
         self.value(0, Value { tag: format!("_hparams_/{part}"), metadata, ..Value::default() })
     }
 
-    fn finish(mut self) -> io::Result<()> {
-        self.file.flush()
+    fn finish(self) -> io::Result<()> {
+        nettriage_files::write_output(&self.path, &self.content)
     }
 }
 

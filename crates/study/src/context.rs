@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use nettriage_data::{Dataset, Images, Normalization, Stream, first};
+use nettriage_data::{Dataset, FolderOptions, Images, MemoryBudget, Normalization, Stream, first};
 use nettriage_formats::info::ModelInfo;
 use nettriage_formats::load;
 use nettriage_net::block::Block;
 use nettriage_net::{Graph, Network, Shape, arch, block, cost};
 use nettriage_records::Run;
-use nettriage_train::{check_images, seed, without_softmax};
+use nettriage_train::{check_images, fit_classes, seed, without_softmax};
 
 use crate::Error;
 use crate::limits::{PARAMETERS, PARENT_STREAM};
@@ -60,15 +60,22 @@ impl StudyContext {
     ) -> Result<StudyContext, Error> {
         let memory = &runtime.memory;
         let dir = data_dir.or(study.data.dir.as_deref());
-        let data = match (study.data.name.as_str(), dir) {
-            ("folder", Some(dir)) => nettriage_data::open_folder_within(dir, study.data.size, memory)?,
+        let mut data = match (study.data.name.as_str(), dir) {
+            ("folder", Some(dir)) => nettriage_data::open_folder_with(dir, &folder_options(&study, memory))?,
             ("folder", None) => {
                 return Err(Error::Plan("[data] name = \"folder\" needs `dir`, a folder or a tar".into()));
             }
             (name, dir) => nettriage_data::open_within(name, dir, memory)?,
         };
-        let given =
+        let mut given =
             study.parent.file.as_deref().map(|file| read_parent(&study, file, data.classes.len())).transpose()?;
+        if let Some((network, info)) = &mut given {
+            if network.graph.input.channels == 3 && data.channels == 1 {
+                data = data.into_rgb(memory)?;
+            }
+            let note = fit_classes(network, &info.classes, &mut data)?;
+            data.notes.extend(note);
+        }
         StudyContext::assemble(study, text, data, given, runtime)
     }
 
@@ -98,7 +105,8 @@ impl StudyContext {
         let mean = study.parent.mean.as_ref().or(known.map(|info| &info.mean));
         let std = study.parent.std.as_ref().or(known.map(|info| &info.std));
         let normalization = match (mean, std) {
-            (Some(mean), Some(std)) => given_normalization(mean, std, data.channels)?,
+            (Some(mean), Some(std)) => Normalization::new(mean.clone(), std.clone(), data.channels)
+                .map_err(|problem| Error::Plan(format!("[parent] mean and std: {problem}")))?,
             _ => Normalization::of(&data.train, data.shape(), &all_train),
         };
         let train = first(&data.train, &all_train, study.data.train.unwrap_or(usize::MAX));
@@ -295,11 +303,15 @@ fn read_graph(file: &Path) -> Result<Graph, Error> {
     Ok(graph)
 }
 
-fn given_normalization(mean: &[f32], std: &[f32], channels: usize) -> Result<Normalization, Error> {
-    if mean.len() != channels || std.len() != channels || !std.iter().all(|s| *s > 0.0) {
-        return Err(Error::Plan(format!("[parent] `mean` and `std` need {channels} numbers each, and `std` above 0")));
+fn folder_options(study: &Study, memory: &MemoryBudget) -> FolderOptions {
+    let data = &study.data;
+    FolderOptions {
+        size: data.size,
+        resize: data.resize,
+        interpolation: data.interpolation,
+        skip_bad: data.skip_bad,
+        budget: memory.clone(),
     }
-    Ok(Normalization { mean: mean.to_vec(), std: std.to_vec() })
 }
 
 fn check_fit(graph: &Graph, data: &Dataset) -> Result<(), Error> {

@@ -125,9 +125,8 @@ fn pending(run: &Run) -> Result<Vec<usize>, Error> {
 
 /// The network of a trial: from its stored weights, or by running the trial again.
 pub fn recompute(run: &Run, context: &StudyContext, spec: &TrialSpec) -> Result<Network, Error> {
-    let kept = run.child_weights_path(&spec.id);
-    if kept.exists() {
-        return Ok(safetensors::load(kept)?);
+    if let Some(bytes) = run.child_weights(&spec.id)? {
+        return Ok(safetensors::from_bytes(&bytes)?);
     }
     let shared = SharedWork::new(context, 0);
     let parent = parent_of(run, spec)?;

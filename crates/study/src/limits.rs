@@ -139,9 +139,12 @@ impl Table {
     }
 
     fn data(&mut self, data: &Data) {
-        let Data { name: _, dir: _, size, validation, validation_from: _, seen: _, train, test, augment } = data;
+        let Data { name: _, dir: _, size, resize, validation, train, test, augment, .. } = data;
         let Augmentation { pad, flip: _ } = augment;
-        self.count("[data] size", *size, Limit::between(1.0, 4096.0, "images are decoded to size x size pixels"));
+        let pixels = Limit::between(1.0, 4096.0, "images are decoded to this many rows and columns");
+        self.count("[data] size", size.height, pixels);
+        self.count("[data] size", size.width, pixels);
+        resize.iter().for_each(|resize| self.count("[data] resize", *resize, pixels));
         self.count("[data] validation", *validation, COUNT);
         train.iter().for_each(|train| self.count("[data] train", *train, COUNT));
         test.iter().for_each(|test| self.count("[data] test", *test, COUNT));

@@ -29,9 +29,10 @@ pub fn prepare(
     mut progress: impl FnMut(usize, usize, &CurvePoint),
 ) -> Result<Parent, Error> {
     let path = run.parent_weights_path(&spec.id);
-    let known = run.parent(&spec.id)?.filter(|_| path.exists());
-    if known.is_some() {
-        let network = safetensors::load(&path)?;
+    if run.parent(&spec.id)?.is_some()
+        && let Some(bytes) = run.parent_weights(&spec.id)?
+    {
+        let network = safetensors::from_bytes(&bytes)?;
         return Ok(measure(shared, spec, network, threads)?.parent);
     }
     let begin = Instant::now();

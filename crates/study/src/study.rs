@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use nettriage_data::Augmentation;
+use nettriage_data::{Augmentation, ImageSize, Interpolation};
 use nettriage_engine::{Optimizer, Schedule};
 use nettriage_net::arch::{self, ArchSpec};
 use nettriage_net::init::Init;
@@ -47,9 +47,18 @@ pub struct Data {
     /// Where its files are; for `folder`, a folder or tar of `train/<class>/…` and `val/<class>/…`.
     #[serde(default)]
     pub dir: Option<PathBuf>,
-    /// For `folder`: images are resized and cropped to this many pixels a side.
+    /// For `folder`: rows and columns of images, such as `64` or `"48x64"`.
     #[serde(default = "thirty_two")]
-    pub size: usize,
+    pub size: ImageSize,
+    /// For `folder`: length of the shorter side before the centre is cropped, such as 256 for a size of 224.
+    #[serde(default)]
+    pub resize: Option<usize>,
+    /// For `folder`: the filter of the resize, `bilinear` or `bicubic`.
+    #[serde(default)]
+    pub interpolation: Interpolation,
+    /// For `folder`: whether images that cannot be decoded are skipped; otherwise they are an error.
+    #[serde(default)]
+    pub skip_bad: bool,
     /// Images set apart, class by class, for every choice that is made.
     pub validation: usize,
     /// Where they are taken from; the images that remain train or test.
@@ -80,8 +89,8 @@ pub enum ValidationFrom {
     Test,
 }
 
-fn thirty_two() -> usize {
-    32
+fn thirty_two() -> ImageSize {
+    ImageSize::square(32)
 }
 
 /// `[parent]`: the network under examination, trained by nettriage or read from a file.

@@ -16,7 +16,7 @@ mod training;
 mod values;
 
 pub use cache::{Cache, Reserved, Tier};
-pub use check::{check_images, without_softmax};
+pub use check::{check_images, fit_classes, without_softmax};
 pub use curve::CurveRecorder;
 pub use error::Error;
 pub use evaluate::{EVALUATION_BATCH, Outcome, Tally, evaluate};

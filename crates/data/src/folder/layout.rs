@@ -1,11 +1,12 @@
 //! Assignment of image files to classes, training set and test set by their names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
 use crate::Error;
+use crate::error::one_line;
 
 /// One image: its index in the list of names, and its class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,12 +15,15 @@ pub(crate) struct Item {
     pub label: u16,
 }
 
-/// Classes in alphabetical order, images in the order of their names.
+/// Images in the order of their classes and names.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
+    /// In alphabetical order, or in numeric order if all are whole numbers.
     pub classes: Vec<String>,
     pub train: Vec<Item>,
     pub test: Vec<Item>,
+    /// What a user should know of the layout, one line each.
+    pub notes: Vec<String>,
 }
 
 /// Without test images, one image of this many becomes a test image.
@@ -31,11 +35,19 @@ const REMEDY: &str = "arrange it as train/<class>/<image>, test/<class>/<image>"
 
 /// Whether a file is an image, by its extension. Hidden files, and those that macOS adds to archives, are not.
 pub(crate) fn is_image(name: &str) -> bool {
+    has_extension(name, &["jpg", "jpeg", "jfif", "png", "bmp", "webp", "ppm", "pgm", "pbm", "pnm"])
+}
+
+/// Whether a file is an image in a format that is not read, by its extension.
+pub(crate) fn is_other_image(name: &str) -> bool {
+    has_extension(name, &["tif", "tiff", "gif", "heic", "heif", "avif", "jp2", "jxl", "tga", "dng"])
+}
+
+fn has_extension(name: &str, known: &[&str]) -> bool {
     let hidden = |part: &str| part.starts_with('.') || part == "__MACOSX";
     let Some((_, ending)) = name.rsplit_once('.') else {
         return false;
     };
-    let known = ["jpg", "jpeg", "png", "bmp", "webp"];
     known.iter().any(|known| ending.eq_ignore_ascii_case(known)) && !name.split('/').any(hidden)
 }
 
@@ -50,7 +62,7 @@ impl Layout {
             .filter(|(parts, _): &(Vec<&str>, usize)| parts.len() > 1)
             .collect();
         if images.is_empty() {
-            return refuse("holds no images (jpg, png, bmp, webp) in class folders".into());
+            return refuse("holds no images (jpg, png, bmp, webp, pnm) in class folders".into());
         }
         images.sort();
         if let Some(pair) = images.windows(2).find(|pair| pair[0].0 == pair[1].0) {
@@ -83,34 +95,76 @@ impl Layout {
         let (test, train) = if test.is_empty() { take_test_images(train) } else { (test, train) };
 
         let classes: BTreeSet<&str> = train.iter().map(|(parts, _)| parts[0]).collect();
-        let classes: Vec<&str> = classes.into_iter().collect();
+        let mut classes: Vec<&str> = classes.into_iter().collect();
+        let mut notes: Vec<String> = sort_numbers(&mut classes).into_iter().collect();
         if train.is_empty() || test.is_empty() {
             return refuse(format!("{} images are too few to take test images from", names.len()));
         }
-        if !(2..=usize::from(u16::MAX)).contains(&classes.len()) {
+        if classes.len() < 2 {
             return refuse(format!("has {} class folder(s), at least 2 are needed", classes.len()));
         }
+        if classes.len() > usize::from(u16::MAX) {
+            let problem = format!("has {} class folders, more than {}", classes.len(), u16::MAX);
+            return Err(Error::content(path, problem, "choose fewer classes"));
+        }
+        let places: HashMap<&str, u16> =
+            classes.iter().enumerate().map(|(label, &class)| (class, label as u16)).collect();
         let labelled = |images: Vec<(&[&str], usize)>| -> Result<Vec<Item>, Error> {
-            let item = |(parts, source): (&[&str], usize)| match classes.binary_search(&parts[0]) {
-                Ok(label) => Ok(Item { source, label: label as u16 }),
-                Err(_) => Err(Error::content(
+            let item = |(parts, source): (&[&str], usize)| match places.get(parts[0]) {
+                Some(&label) => Ok(Item { source, label }),
+                None => Err(Error::content(
                     path,
                     format!("class {} has test images but no training images", parts[0]),
                     "add some to train, or remove the class",
                 )),
             };
-            images.into_iter().map(item).collect()
+            let mut items = images.into_iter().map(item).collect::<Result<Vec<_>, _>>()?;
+            items.sort_by_key(|item| item.label);
+            Ok(items)
         };
         let (train, test) = (labelled(train)?, labelled(test)?);
+        let tested: BTreeSet<u16> = test.iter().map(|item| item.label).collect();
+        let untested: Vec<&str> =
+            (0..).zip(&classes).filter(|(label, _)| !tested.contains(label)).map(|(_, &class)| class).collect();
+        if !untested.is_empty() {
+            let (count, all) = (untested.len(), classes.len());
+            notes.push(format!("{count} of {all} classes have no test images: {}", some(&untested)));
+        }
         let classes = classes.into_iter().map(str::to_string).collect();
-        Ok(Layout { classes, train, test })
+        Ok(Layout { classes, train, test, notes })
     }
+}
+
+/// Sorts class names that are all whole numbers by their values; a note if that differs from the alphabetical order.
+fn sort_numbers(classes: &mut [&str]) -> Option<String> {
+    let number =
+        |class: &str| class.bytes().all(|byte| byte.is_ascii_digit()).then(|| class.parse::<u64>().ok()).flatten();
+    if !classes.iter().all(|class| number(class).is_some()) {
+        return None;
+    }
+    let alphabetical = classes.to_vec();
+    classes.sort_by_key(|class| number(class));
+    let differs = classes != alphabetical;
+    differs.then(|| {
+        format!(
+            "class folders are whole numbers and are in numeric order: {}; torchvision's ImageFolder orders them as text ({}): \
+             for a network trained with it, name its outputs in that order with `classes` in <network>.toml",
+            some(classes),
+            some(&alphabetical)
+        )
+    })
+}
+
+/// Names for a message: at most five.
+pub(crate) fn some<S: AsRef<str>>(names: &[S]) -> String {
+    let first: Vec<&str> = names.iter().take(5).map(AsRef::as_ref).collect();
+    one_line(&format!("{}{}", first.join(", "), if names.len() > 5 { ", …" } else { "" }))
 }
 
 /// All images, in any folder, as training images without a class.
 pub(crate) fn unlabelled(path: &Path, names: &[String]) -> Result<Layout, Error> {
     if names.is_empty() {
-        let problem = "holds no images (jpg, png, bmp, webp)".to_owned();
+        let problem = "holds no images (jpg, png, bmp, webp, pnm)".to_owned();
         return Err(Error::content(path, problem, "name the folder or the archive that holds them"));
     }
     let mut sources: Vec<usize> = (0..names.len()).collect();
@@ -119,7 +173,7 @@ pub(crate) fn unlabelled(path: &Path, names: &[String]) -> Result<Layout, Error>
         return Err(Error::content(path, format!("holds {} twice", names[pair[0]]), "keep one of them"));
     }
     let train = sources.into_iter().map(|source| Item { source, label: 0 }).collect();
-    Ok(Layout { classes: Vec::new(), train, test: Vec::new() })
+    Ok(Layout { classes: Vec::new(), train, test: Vec::new(), notes: Vec::new() })
 }
 
 /// Removes folders that contain everything, while two components remain and the folder is not `train`.
@@ -146,4 +200,18 @@ fn take_test_images<'a>(images: Named<'a>) -> (Named<'a>, Named<'a>) {
         let number = hash[..8].iter().fold(0u64, |number, &byte| number << 8 | u64::from(byte));
         number.is_multiple_of(TEST_SHARE)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_classes_are_an_error_of_their_own() {
+        let names: Vec<String> =
+            (0..70_000).flat_map(|i| ["train", "test"].map(|part| format!("{part}/c{i}/1.png"))).collect();
+        let error = Layout::of(Path::new("set"), &names).unwrap_err().to_string();
+        assert!(error.contains("has 70000 class folders, more than 65535; choose fewer classes"), "{error}");
+        assert_eq!(Layout::of(Path::new("set"), &names[..2 * 65_535]).unwrap().classes.len(), 65_535);
+    }
 }

@@ -3,6 +3,7 @@
 mod archive;
 mod decode;
 mod layout;
+mod resample;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,8 +17,9 @@ use crate::{Dataset, Error, Images, MemoryBudget, Pixels, Shape};
 use layout::Item;
 
 pub(crate) use archive::Archive;
-pub(crate) use decode::{MAX_DECODED_BYTES, decode as decode_image};
+pub(crate) use decode::{Decoded, MAX_DECODED_BYTES, decode as decode_image};
 pub(crate) use layout::Layout;
+pub use resample::Interpolation;
 
 /// The largest image file that is read, in bytes.
 const LARGEST_FILE: u64 = 64 << 20;
@@ -27,10 +29,124 @@ const LARGEST_SET: u64 = 4 << 40;
 const LARGEST_SIZE: usize = 1024;
 /// Encoded bytes, and images, that are read before they are decoded in parallel.
 const BATCH: (usize, usize) = (32 << 20, 1024);
+/// The largest shorter side before a crop.
+const LARGEST_RESIZE: usize = 4096;
 /// The deepest nesting of folders.
 const DEPTH: usize = 8;
 
-/// Opens a folder, or a `.tar` or `.tar.gz` archive, of images (JPEG, PNG, BMP, WebP) in class folders.
+/// Rows and columns of the images that a network takes.
+///
+/// As text it is `HxW`, such as `224x192`, or one number for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ImageSize {
+    /// Rows, H.
+    pub height: usize,
+    /// Columns, W.
+    pub width: usize,
+}
+
+impl ImageSize {
+    /// `side` rows and columns.
+    pub fn square(side: usize) -> ImageSize {
+        ImageSize { height: side, width: side }
+    }
+}
+
+impl std::str::FromStr for ImageSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<ImageSize, String> {
+        let (height, width) = text.split_once('x').unwrap_or((text, text));
+        let side = |text: &str| text.parse().ok().filter(|side| (1..=LARGEST_SIZE).contains(side));
+        match (side(height), side(width)) {
+            (Some(height), Some(width)) => Ok(ImageSize { height, width }),
+            _ => {
+                Err(format!("{text}: give rows and columns, such as 224x192, or one number; 1 to {LARGEST_SIZE} each"))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for ImageSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}x{}", self.height, self.width)
+    }
+}
+
+impl serde::Serialize for ImageSize {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for ImageSize {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<ImageSize, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(untagged)]
+        enum Text {
+            Side(u64),
+            Pair(String),
+        }
+        let text = match Text::deserialize(deserializer)? {
+            Text::Side(side) => side.to_string(),
+            Text::Pair(text) => text,
+        };
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// How a folder of images is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderOptions {
+    /// The size of the images after resizing and cropping.
+    pub size: ImageSize,
+    /// Length of the shorter side before the centre of `size` is cropped, such as 256 for 224; without it, the smallest that
+    /// covers `size`.
+    pub resize: Option<usize>,
+    /// The filter of the resize.
+    pub interpolation: Interpolation,
+    /// Whether images that cannot be decoded are skipped and counted in [`Dataset::notes`]; otherwise they are an error.
+    pub skip_bad: bool,
+    /// Memory for the decoded images.
+    pub budget: MemoryBudget,
+}
+
+impl FolderOptions {
+    /// Images of `size`: the shorter side is resized to it, and the centre cropped.
+    pub fn new(size: ImageSize) -> FolderOptions {
+        FolderOptions {
+            size,
+            resize: None,
+            interpolation: Interpolation::default(),
+            skip_bad: false,
+            budget: MemoryBudget::default(),
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let ImageSize { height, width } = self.size;
+        if ![height, width].iter().all(|side| (1..=LARGEST_SIZE).contains(side)) {
+            return Err(Error::Setting(format!("image size {}: choose 1 to {LARGEST_SIZE}", self.size)));
+        }
+        let least = height.max(width);
+        if let Some(side) = self.resize
+            && !(least..=LARGEST_RESIZE).contains(&side)
+        {
+            return Err(Error::Setting(format!(
+                "resize {side}: choose {least} (the size {}) to {LARGEST_RESIZE}",
+                self.size
+            )));
+        }
+        Ok(())
+    }
+
+    /// Bytes of a decoded image, H x W x 3.
+    fn bytes(&self) -> usize {
+        self.size.height * self.size.width * 3
+    }
+}
+
+/// Opens a folder, or a `.tar` or `.tar.gz` archive, of images (JPEG, PNG, BMP, WebP, PNM) in class folders.
 ///
 /// The layout is `train/<class>/…` with `test/<class>/…` or `val/<class>/…` (also `valid`, `validation`). If both exist, `test`
 /// is the test set and `val` is added to the training images, from which [`crate::split()`] takes validation images. Without
@@ -39,9 +155,11 @@ const DEPTH: usize = 8;
 /// moves an existing one. An outer folder that contains everything is skipped, hidden files and other files are ignored, and
 /// images may be in sub-folders of their class.
 ///
-/// The centre square of each image is resized to `size` x `size` by a triangle filter (bilinear with antialiasing, the default
-/// of torchvision). EXIF orientation is ignored, and transparency is dropped. Images are RGB, or grey if all of them are.
-/// Classes are in alphabetical order.
+/// The shorter side of each image is resized to `size`, and the centre square is cropped: to the bit torchvision's
+/// `Resize(size)`, which is bilinear with antialiasing, and `CenterCrop(size)`. [`open_folder_with`] has more choices. As in
+/// torchvision's `ImageFolder`, an EXIF orientation is not applied, and transparency is dropped. Images are RGB, or grey if all
+/// of them are. Classes are in alphabetical order, or in numeric order if all their names are whole numbers.
+/// [`Dataset::notes`] tells of numeric order, of classes without test images, of folders without images and of orientations.
 ///
 /// An archive is read twice, entry by entry, and is not unpacked to the disk. Memory holds the decoded set (up to 8 GiB; a
 /// larger one goes to a file in the folder for temporary files), up to 1,024 encoded images, and one decoded image (at most
@@ -51,55 +169,88 @@ const DEPTH: usize = 8;
 /// [`Error::Setting`] for a `size` of 0 or above 1024; [`Error::Content`] for another layout
 /// or a damaged archive; [`Error::Undecodable`] naming the images that cannot be decoded.
 pub fn open_folder(path: &Path, size: usize) -> Result<Dataset, Error> {
-    open_folder_within(path, size, &MemoryBudget::default())
+    open_folder_with(path, &FolderOptions::new(ImageSize::square(size)))
 }
 
-/// As [`open_folder`], with a memory budget for the decoded images.
+/// As [`open_folder`], with options.
 ///
 /// # Errors
 /// As [`open_folder`]; and [`Error::Spill`].
-pub fn open_folder_within(path: &Path, size: usize, budget: &MemoryBudget) -> Result<Dataset, Error> {
-    open_with_layout(path, size, budget, Layout::of)
+pub fn open_folder_with(path: &Path, options: &FolderOptions) -> Result<Dataset, Error> {
+    open_with_layout(path, options, Layout::of)
 }
 
 /// Opens a folder or an archive of unlabelled images: all are training images, in order of their names, and there are no
-/// classes. Otherwise as [`open_folder`].
+/// classes. Otherwise as [`open_folder_with`].
 ///
 /// # Errors
 /// As [`open_folder`].
-pub fn open_unlabelled(path: &Path, size: usize) -> Result<Dataset, Error> {
-    open_with_layout(path, size, &MemoryBudget::default(), layout::unlabelled)
+pub fn open_unlabelled(path: &Path, options: &FolderOptions) -> Result<Dataset, Error> {
+    open_with_layout(path, options, layout::unlabelled)
 }
 
 /// Decodes the images that `arrange` assigns to the training and test set.
 fn open_with_layout(
     path: &Path,
-    size: usize,
-    budget: &MemoryBudget,
+    options: &FolderOptions,
     arrange: fn(&Path, &[String]) -> Result<Layout, Error>,
 ) -> Result<Dataset, Error> {
-    if !(1..=LARGEST_SIZE).contains(&size) {
-        return Err(Error::Setting(format!("image size {size}: choose 1 to {LARGEST_SIZE}")));
+    options.check()?;
+    if path.as_os_str().is_empty() {
+        return Err(Error::Setting("the folder's name is empty: name a folder or a tar of images".into()));
     }
     let source = Source::list(path)?;
-    let layout = arrange(path, source.names())?;
+    let mut layout = arrange(path, &source.names)?;
+    let mut notes = std::mem::take(&mut layout.notes);
+    if !source.others.is_empty() {
+        let (count, names) = (source.others.len(), layout::some(&source.others));
+        if !options.skip_bad {
+            let problem = format!("{count} images are in a format that is not read: {names}");
+            return Err(Error::content(path, problem, "convert them to PNG, or skip them (skip_bad, --skip-bad)"));
+        }
+        notes.push(format!("{count} images in a format that is not read are skipped: {names}"));
+    }
+    if !source.empty.is_empty() {
+        notes.push(format!("folders without images are ignored: {}", layout::some(&source.empty)));
+    }
     let total = layout.train.len() + layout.test.len();
-    let bytes = (total as u64).saturating_mul((size * size * 3) as u64);
+    let size = options.bytes();
+    let bytes = (total as u64).saturating_mul(size as u64);
     if bytes > LARGEST_SET {
         let gib = bytes >> 30;
-        let problem = format!("{total} images of {size}x{size} take {gib} GiB, more than 4096");
+        let problem = format!("{total} images of {} take {gib} GiB, more than 4096", options.size);
         return Err(Error::content(path, problem, "choose a smaller size or fewer images"));
     }
 
     // Training and test images are both in memory or both on the disk.
-    let memory = if bytes > budget.memory { 0 } else { bytes };
-    let budget = MemoryBudget { memory, folder: budget.folder.clone() };
-    let mut train = Pixels::zeros(layout.train.len() * size * size * 3, &budget)?;
-    let mut test = Pixels::zeros(layout.test.len() * size * size * 3, &budget)?;
-    let report = source.decode(path, &layout, size, &mut train, &mut test)?;
-    if report.bad > 0 {
+    let memory = if bytes > options.budget.memory { 0 } else { bytes };
+    let budget = MemoryBudget { memory, folder: options.budget.folder.clone() };
+    let mut train = Pixels::zeros(layout.train.len() * size, &budget)?;
+    let mut test = Pixels::zeros(layout.test.len() * size, &budget)?;
+    let report = source.decode(path, &layout, options, &mut train, &mut test)?;
+    let count = report.bad.len();
+    if count > 0 {
         let first = report.first.join("; ");
-        return Err(Error::Undecodable { folder: path.into(), bad: report.bad, total, first });
+        if !options.skip_bad {
+            return Err(Error::Undecodable { folder: path.into(), bad: count, total, first });
+        }
+        let trained = layout.train.len();
+        let (from_test, from_train): (Vec<usize>, Vec<usize>) = report.bad.iter().partition(|&&place| place >= trained);
+        let from_test: Vec<usize> = from_test.iter().map(|place| place - trained).collect();
+        remove(&mut layout.train, &mut train, size, &from_train);
+        remove(&mut layout.test, &mut test, size, &from_test);
+        if layout.train.is_empty() || (layout.test.is_empty() && !layout.classes.is_empty()) {
+            let problem =
+                format!("without the {count} images that cannot be decoded no training or no test images are left");
+            return Err(Error::content(path, problem, format!("replace them: {first}")));
+        }
+        notes.push(format!("{count} of {total} images cannot be decoded and are skipped: {first}"));
+    }
+    if report.oriented > 0 {
+        notes.push(format!(
+            "{} of {total} images have an EXIF orientation, which is not applied (as in torchvision's ImageFolder)",
+            report.oriented
+        ));
     }
     let channels = if report.coloured { 3 } else { 1 };
     let images = |mut pixels: Pixels, items: &[Item]| {
@@ -109,8 +260,22 @@ fn open_with_layout(
         Images { pixels, labels: items.iter().map(|item| item.label).collect() }
     };
     let (train, test) = (images(train, &layout.train), images(test, &layout.test));
-    let shape = Shape { channels, height: size, width: size };
-    Ok(Dataset::new(&name(path), shape, layout.classes, train, test))
+    let shape = Shape { channels, height: options.size.height, width: options.size.width };
+    Ok(Dataset { notes, ..Dataset::new(&name(path), shape, layout.classes, train, test) })
+}
+
+/// Removes the items at `bad`, ascending indices, and their `size` bytes of pixels.
+fn remove(items: &mut Vec<Item>, pixels: &mut Pixels, size: usize, bad: &[usize]) {
+    let good: Vec<usize> = (0..items.len()).filter(|place| bad.binary_search(place).is_err()).collect();
+    for (to, &from) in good.iter().enumerate() {
+        items[to] = items[from];
+        if to != from {
+            let image = pixels[from * size..][..size].to_vec();
+            pixels.write(to * size, &image);
+        }
+    }
+    items.truncate(good.len());
+    pixels.truncate(good.len() * size);
 }
 
 /// The name of the folder, or of the archive without its extension.
@@ -121,35 +286,37 @@ fn name(path: &Path) -> String {
     stem.to_string()
 }
 
-/// The source of the images: their names, and their files if it is a folder.
-enum Source {
-    Folder { names: Vec<String>, files: Vec<PathBuf> },
-    Archive { names: Vec<String> },
+/// The source of the images.
+struct Source {
+    /// Names of the images.
+    names: Vec<String>,
+    /// Their files, if the source is a folder; `None` for an archive.
+    files: Option<Vec<PathBuf>>,
+    /// Names of images in a format that is not read.
+    others: Vec<String>,
+    /// Names of folders without images.
+    empty: Vec<String>,
 }
 
 impl Source {
     fn list(path: &Path) -> Result<Source, Error> {
         let kind = std::fs::metadata(path).map_err(Error::io("open", path))?;
         if kind.is_dir() {
-            let mut found = Vec::new();
+            let mut found = Listing::default();
             walk(path, "", 0, &mut found)?;
-            let (names, files) = found.into_iter().unzip();
-            return Ok(Source::Folder { names, files });
+            let (names, files) = found.images.into_iter().unzip();
+            return Ok(Source { names, files: Some(files), others: found.others, empty: found.empty });
         }
-        let mut names = Vec::new();
+        let (mut names, mut others) = (Vec::new(), Vec::new());
         Archive::open(path)?.for_each(|entry| {
             if layout::is_image(entry.name) {
                 names.push(entry.name.to_string());
+            } else if layout::is_other_image(entry.name) {
+                others.push(entry.name.to_string());
             }
             Ok(())
         })?;
-        Ok(Source::Archive { names })
-    }
-
-    fn names(&self) -> &[String] {
-        match self {
-            Source::Folder { names, .. } | Source::Archive { names } => names,
-        }
+        Ok(Source { names, files: None, others, empty: Vec::new() })
     }
 
     /// Decodes every image of the layout to its position, a batch at a time.
@@ -157,7 +324,7 @@ impl Source {
         &self,
         path: &Path,
         layout: &Layout,
-        size: usize,
+        options: &FolderOptions,
         train: &mut Pixels,
         test: &mut Pixels,
     ) -> Result<Report, Error> {
@@ -166,7 +333,7 @@ impl Source {
         let mut report = Report::default();
         let mut pending: Vec<EncodedImage> = Vec::new();
         let mut put = |pending: &mut Vec<EncodedImage>| {
-            let (found, decoded) = decode_batch(pending, size);
+            let (found, decoded) = decode_batch(pending, options);
             report.add(found);
             for (place, bytes) in decoded {
                 match place.checked_sub(trained) {
@@ -175,8 +342,9 @@ impl Source {
                 }
             }
         };
-        match self {
-            Source::Folder { names, files } => {
+        let names = &self.names;
+        match &self.files {
+            Some(files) => {
                 for (place, item) in items.enumerate() {
                     let encoded = Encoded::File(&files[item.source]);
                     pending.push(EncodedImage { name: names[item.source].clone(), encoded, place });
@@ -186,7 +354,7 @@ impl Source {
                 }
                 put(&mut pending);
             }
-            Source::Archive { names } => {
+            None => {
                 let mut places: HashMap<&str, usize> =
                     items.enumerate().map(|(place, item)| (names[item.source].as_str(), place)).collect();
                 let mut held = 0;
@@ -235,22 +403,30 @@ enum Encoded<'a> {
 }
 
 /// Decodes images in parallel.
-fn decode_batch(pending: &mut Vec<EncodedImage>, size: usize) -> (Report, Vec<(usize, Vec<u8>)>) {
+fn decode_batch(pending: &mut Vec<EncodedImage>, options: &FolderOptions) -> (Report, Vec<(usize, Vec<u8>)>) {
     let decode = |EncodedImage { name, encoded, place }: EncodedImage| {
         let encoded = match encoded {
             Encoded::File(path) => read_small(path),
             Encoded::Bytes(bytes) => bytes,
         };
-        let mut out = vec![0; size * size * 3];
-        let outcome = encoded.and_then(|encoded| decode::decode(&encoded, size, &mut out));
-        ((name, outcome), (place, out))
+        let mut out = vec![0; options.bytes()];
+        let outcome = encoded.and_then(|encoded| decode::decode(&encoded, options, &mut out));
+        ((name, place, outcome), (place, out))
     };
     let (outcomes, decoded): (Vec<_>, Vec<_>) = std::mem::take(pending).into_par_iter().map(decode).unzip();
     (Report::of(outcomes), decoded)
 }
 
-/// The image files below a folder, with names relative to it, in order of the names.
-fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<(String, PathBuf)>) -> Result<(), Error> {
+/// What is in a folder and those below it, with names relative to it.
+#[derive(Default)]
+struct Listing {
+    images: Vec<(String, PathBuf)>,
+    others: Vec<String>,
+    empty: Vec<String>,
+}
+
+/// Lists the image files below a folder in order of their names.
+fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Listing) -> Result<(), Error> {
     if depth == DEPTH {
         let remedy = "arrange it as train/<class>/<image>, test/<class>/<image>";
         return Err(Error::content(folder, format!("is more than {DEPTH} folders deep"), remedy));
@@ -260,7 +436,7 @@ fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<(String, Path
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         let own = entry.file_name().to_string_lossy().into_owned();
-        if own.starts_with('.') {
+        if own.starts_with('.') || own == "__MACOSX" {
             continue;
         }
         let path = entry.path();
@@ -274,9 +450,17 @@ fn walk(folder: &Path, prefix: &str, depth: usize, found: &mut Vec<(String, Path
             }
         };
         if kind.is_dir() {
+            let before = (found.images.len() + found.others.len(), found.empty.len());
             walk(&path, &name, depth + 1, found)?;
+            if found.images.len() + found.others.len() == before.0 {
+                // The outermost folder without images stands for those in it.
+                found.empty.truncate(before.1);
+                found.empty.push(name);
+            }
         } else if kind.is_file() && layout::is_image(&name) {
-            found.push((name, path));
+            found.images.push((name, path));
+        } else if kind.is_file() && layout::is_other_image(&name) {
+            found.others.push(name);
         }
     }
     Ok(())
@@ -303,22 +487,30 @@ fn too_large(bytes: u64) -> String {
 /// The outcome of decoding.
 #[derive(Default)]
 struct Report {
-    bad: usize,
+    /// Places of the images that cannot be decoded, in ascending order.
+    bad: Vec<usize>,
+    /// Names of the first of them, with the reason.
     first: Vec<String>,
+    /// Whether any image is in colour.
     coloured: bool,
+    /// Number of images with an EXIF orientation.
+    oriented: usize,
 }
 
 impl Report {
     /// The number of bad images that are named.
     const NAMED: usize = 5;
 
-    fn of<N: std::fmt::Display>(results: Vec<(N, Result<bool, String>)>) -> Report {
+    fn of<N: std::fmt::Display>(results: Vec<(N, usize, Result<Decoded, String>)>) -> Report {
         let mut report = Report::default();
-        for (name, outcome) in results {
+        for (name, place, outcome) in results {
             match outcome {
-                Ok(grey) => report.coloured |= !grey,
+                Ok(decoded) => {
+                    report.coloured |= !decoded.grey;
+                    report.oriented += usize::from(decoded.oriented);
+                }
                 Err(reason) => {
-                    report.bad += 1;
+                    report.bad.push(place);
                     if report.first.len() < Report::NAMED {
                         report.first.push(one_line(&format!("{name} ({reason})")));
                     }
@@ -329,8 +521,10 @@ impl Report {
     }
 
     fn add(&mut self, other: Report) {
-        self.bad += other.bad;
+        self.bad.extend(other.bad);
+        self.bad.sort_unstable();
         self.coloured |= other.coloured;
+        self.oriented += other.oriented;
         let free = Report::NAMED - self.first.len();
         self.first.extend(other.first.into_iter().take(free));
     }

@@ -20,7 +20,7 @@ const OPSET: i64 = 17;
 /// The oldest version of the format that has that operator set.
 const IR_VERSION: i64 = 8;
 
-/// Writes the network as an ONNX file: to a temporary file beside it, which is then renamed.
+/// Writes the network as an ONNX file; a regular file is replaced atomically.
 ///
 /// # Errors
 /// As [`to_bytes`]; a file that cannot be written.
