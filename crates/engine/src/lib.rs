@@ -45,6 +45,7 @@ mod layers;
 pub mod loss;
 mod lowering;
 mod model;
+mod non_finite;
 mod operation;
 mod optimizer;
 mod options;
@@ -56,6 +57,7 @@ mod schedule;
 
 pub use error::Error;
 pub use model::Model;
+pub use non_finite::{NonFinite, first_non_finite};
 pub use optimizer::Optimizer;
 pub use options::{Options, Trainable};
 pub use schedule::Schedule;

@@ -44,21 +44,18 @@ impl Model {
     /// The network is invalid, an option is outside its range or names a layer that does not exist, or the model does not fit
     /// into memory.
     pub fn new(network: &Network, options: &Options) -> Result<Model, Error> {
-        network.check()?;
-        check_options(network, options)?;
-        let mut parameters = Parameters::new(&network.weights);
-        let plan = plan(lower(network, options, &mut parameters)?);
-        parameters.allocate_gradients(options.optimizer.state());
-        let updater = Updater::new(options.optimizer, &parameters);
-        let (buffers, kept_gradients) = allocate(network, options, &plan)?;
-        let pool = Pool::new(options.threads);
+        let Unallocated { plan, mut parameters, updater } = Unallocated::new(network, options)?;
+        parameters.allocate(&network.weights, options.optimizer.state());
+        let sizes = plan.buffer_sizes.iter().chain(&plan.kept_gradient_sizes).map(|size| size * options.batch);
+        let mut buffers = Buffer::several(&sizes.collect::<Vec<_>>());
+        let kept_gradients = buffers.split_off(plan.buffer_sizes.len());
         let mut scratch = Scratch::default();
-        scratch.reserve(plan.operations.iter().map(|planned| planned.operation.scratch_bytes()).max().unwrap_or(0));
+        scratch.reserve(plan.scratch_bytes());
         Ok(Model {
             plan,
             parameters,
             updater,
-            pool,
+            pool: Pool::new(options.threads),
             scratch,
             buffers,
             kept_gradients,
@@ -67,6 +64,16 @@ impl Model {
             last_batch: 0,
             last_training: None,
         })
+    }
+
+    /// The [`Model::memory_bytes`] of a model with these options, without allocating its activations, gradients and optimiser
+    /// state.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn memory_needed(network: &Network, options: &Options) -> Result<u64, Error> {
+        let unallocated = Unallocated::new(network, options)?;
+        unallocated.bytes(options).ok_or_else(|| too_large(network, options, None))
     }
 
     /// The output for `images` (N, H, W, C) in evaluation mode: (N, H, W, C), or (N, F).
@@ -80,6 +87,10 @@ impl Model {
 
     /// As [`Model::forward`], with the trainable layers in training mode: batch norm uses the statistics of the batch and
     /// updates the running ones, and dropout is active, by `seed`. Frozen layers stay in evaluation mode.
+    ///
+    /// A short batch, such as the last one of an epoch, counts as much as a full one in the running statistics, as in PyTorch. The
+    /// exception is a batch norm that sees a single value per channel (one image at one position), which has no variance: it uses
+    /// the running statistics and leaves them unchanged.
     ///
     /// # Panics
     /// As [`Model::forward`].
@@ -222,30 +233,59 @@ impl Model {
     /// Bytes of everything that the model holds: activations, weights (also packed ones), gradients, optimiser state, scratch.
     pub fn memory_bytes(&self) -> usize {
         let buffers: usize = self.buffers.iter().chain(&self.kept_gradients).map(Buffer::bytes).sum();
-        let operations: usize = self.plan.operations.iter().map(|planned| planned.operation.bytes()).sum();
-        buffers + operations + self.scratch.bytes() + self.parameters.bytes() + self.updater.bytes()
+        buffers + self.plan.operation_bytes() + self.scratch.bytes() + self.parameters.bytes() + self.updater.bytes()
     }
 }
 
-/// The buffers of activations and gradients, and those of the gradients that the caller can read.
-fn allocate(network: &Network, options: &Options, plan: &ExecutionPlan) -> Result<(Vec<Buffer>, Vec<Buffer>), Error> {
-    let sizes = || plan.buffer_sizes.iter().chain(&plan.kept_gradient_sizes).copied();
-    let elements = sizes().try_fold(0u64, |sum, size| sum.checked_add(size as u64));
-    let bytes = elements.and_then(|n| n.checked_mul(4)).and_then(|n| n.checked_mul(options.batch as u64));
-    let too_large = || Error::Memory {
-        network: network.graph.name.clone(),
-        batch: options.batch,
-        bytes: bytes.unwrap_or(u64::MAX),
-    };
-    if bytes.is_none_or(|bytes| bytes > isize::MAX as u64) {
-        return Err(too_large());
+/// A model before its memory is allocated.
+struct Unallocated {
+    plan: ExecutionPlan,
+    parameters: Parameters,
+    updater: Updater,
+}
+
+/// No processor addresses more bytes than this. The sizes of working memory, a small multiple of a tensor's, do not overflow.
+const ADDRESSABLE: u64 = 1 << 48;
+
+impl Unallocated {
+    /// Plans the model, and checks that the system provides its memory.
+    fn new(network: &Network, options: &Options) -> Result<Unallocated, Error> {
+        network.check()?;
+        check_options(network, options)?;
+        let shapes = network.graph.shapes()?;
+        let largest = shapes.iter().chain([&network.graph.input]).map(|shape| shape.elements() as u64).max();
+        let bytes = largest.and_then(|elements| elements.checked_mul(4)?.checked_mul(options.batch as u64));
+        if bytes.is_none_or(|bytes| bytes > ADDRESSABLE) {
+            return Err(too_large(network, options, bytes));
+        }
+        let mut parameters = Parameters::new(&network.weights);
+        let plan = plan(lower(network, options, &mut parameters)?);
+        let updater = Updater::new(options.optimizer, &parameters);
+        let model = Unallocated { plan, parameters, updater };
+        let bytes = model.bytes(options);
+        // Allocating a buffer aborts where the system refuses it, so ask first.
+        let provided = bytes
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .is_some_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok());
+        if provided { Ok(model) } else { Err(too_large(network, options, bytes)) }
     }
-    let sizes: Vec<usize> = sizes().map(|size| size * options.batch).collect();
-    // `Buffer` aborts where the system refuses the memory, so ask first.
-    Vec::<f32>::new().try_reserve_exact(sizes.iter().sum()).map_err(|_| too_large())?;
-    let mut buffers = Buffer::several(&sizes);
-    let kept_gradients = buffers.split_off(plan.buffer_sizes.len());
-    Ok((buffers, kept_gradients))
+
+    /// Bytes of the model; `None` if the number overflows.
+    fn bytes(&self, options: &Options) -> Option<u64> {
+        let Unallocated { plan, parameters, updater } = self;
+        let elements = plan
+            .buffer_sizes
+            .iter()
+            .chain(&plan.kept_gradient_sizes)
+            .try_fold(0u64, |sum, &size| sum.checked_add(size as u64))?;
+        let buffers = elements.checked_mul(4)?.checked_mul(options.batch as u64)?;
+        let own = plan.operation_bytes() + plan.scratch_bytes() + updater.bytes();
+        buffers.checked_add(parameters.bytes_needed(options.optimizer.state())?)?.checked_add(own as u64)
+    }
+}
+
+fn too_large(network: &Network, options: &Options, bytes: Option<u64>) -> Error {
+    Error::Memory { network: network.graph.name.clone(), batch: options.batch, bytes: bytes.unwrap_or(u64::MAX) }
 }
 
 fn view(buffers: &[Buffer], view: BufferView, n: usize) -> &[f32] {
@@ -268,6 +308,9 @@ fn put_back(buffers: &mut [Buffer], view: Option<BufferView>, buffer: Buffer) {
     }
 }
 
+/// More threads than processors of one machine: each has a stack and working memory of its own.
+const MAX_THREADS: usize = 4096;
+
 fn check_options(network: &Network, options: &Options) -> Result<(), Error> {
     let check_layer = |name: &String, purpose: &'static str| match network.graph.layer(name) {
         Some(_) => Ok(()),
@@ -282,10 +325,11 @@ fn check_options(network: &Network, options: &Options) -> Result<(), Error> {
         let allowed = "empty for an inference model (to freeze every layer, train an empty set of layers)";
         return Err(Error::Option { option: "keep_gradients", value: format!("{name:?}"), allowed });
     }
-    for (option, value) in [("batch", options.batch), ("threads", options.threads)] {
-        if value == 0 {
-            return Err(Error::Option { option, value: "0".into(), allowed: "at least 1" });
-        }
-    }
+    let check_range = |option, value: usize, range: std::ops::RangeInclusive<usize>, allowed| {
+        let fail = || Error::Option { option, value: value.to_string(), allowed };
+        if range.contains(&value) { Ok(()) } else { Err(fail()) }
+    };
+    check_range("batch", options.batch, 1..=usize::MAX, "at least 1")?;
+    check_range("threads", options.threads, 1..=MAX_THREADS, "from 1 to 4096")?;
     Ok(())
 }

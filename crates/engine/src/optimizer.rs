@@ -69,7 +69,7 @@ pub(crate) struct Updater {
 impl Updater {
     /// For the trainable weights of `parameters`.
     pub fn new(rule: Optimizer, parameters: &Parameters) -> Updater {
-        let largest = parameters.trainable().map(|parameter| parameter.value.len()).max().unwrap_or(0);
+        let largest = parameters.trainable().map(|parameter| parameter.len).max().unwrap_or(0);
         Updater { rule, steps: 0, partial: vec![0.0; largest.div_ceil(CHUNK)] }
     }
 

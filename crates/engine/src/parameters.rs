@@ -17,6 +17,8 @@ pub(crate) struct Parameter {
     pub name: String,
     /// Its shape, as in the network.
     pub shape: Vec<usize>,
+    /// Number of elements.
+    pub len: usize,
     /// Its elements.
     pub value: Buffer,
     /// dLoss/dValue; empty if it does not train.
@@ -38,18 +40,17 @@ pub(crate) struct Parameters {
 }
 
 impl Parameters {
-    /// A copy of the network's weights, none of them trainable yet.
+    /// The names and shapes of the network's weights, none of them trainable yet. [`Parameters::allocate`] copies their values.
     pub fn new(weights: &Weights) -> Parameters {
         let mut list = Vec::with_capacity(weights.len());
         let mut index = BTreeMap::new();
-        let sizes: Vec<usize> = weights.values().map(|tensor| tensor.data.len()).collect();
-        for ((name, tensor), mut value) in weights.iter().zip(Buffer::several(&sizes)) {
-            value.copy_from_slice(&tensor.data);
+        for (name, tensor) in weights {
             index.insert(name.clone(), list.len());
             list.push(Parameter {
                 name: name.clone(),
                 shape: tensor.shape.clone(),
-                value,
+                len: tensor.data.len(),
+                value: Buffer::default(),
                 gradient: Buffer::default(),
                 first: Buffer::default(),
                 second: Buffer::default(),
@@ -75,10 +76,16 @@ impl Parameters {
         self.list[id].trains = true;
     }
 
-    /// Allocates the gradient of every trainable weight, and the optimiser's `state`.
-    pub fn allocate_gradients(&mut self, state: OptimizerState) {
+    /// Allocates the weights, the gradient of every trainable weight and the optimiser's `state`, and copies `weights`, those of
+    /// [`Parameters::new`].
+    pub fn allocate(&mut self, weights: &Weights, state: OptimizerState) {
+        let sizes: Vec<usize> = self.list.iter().map(|parameter| parameter.len).collect();
+        for ((parameter, tensor), value) in self.list.iter_mut().zip(weights.values()).zip(Buffer::several(&sizes)) {
+            parameter.value = value;
+            parameter.value.copy_from_slice(&tensor.data);
+        }
         let present = [true, state.first, state.second];
-        let sizes = self.trainable().flat_map(|parameter| present.map(|p| if p { parameter.value.len() } else { 0 }));
+        let sizes = self.trainable().flat_map(|parameter| present.map(|p| if p { parameter.len } else { 0 }));
         let mut buffers = Buffer::several(&sizes.collect::<Vec<_>>()).into_iter();
         let mut next = || buffers.next().unwrap_or_default();
         for parameter in self.trainable_mut() {
@@ -142,6 +149,15 @@ impl Parameters {
             parameter.version += 1;
         }
         Ok(())
+    }
+
+    /// Bytes that [`Parameters::allocate`] allocates; `None` if the number overflows.
+    pub fn bytes_needed(&self, state: OptimizerState) -> Option<u64> {
+        let per_trainable = 2 + u64::from(state.first) + u64::from(state.second);
+        self.list.iter().try_fold(0u64, |sum, parameter| {
+            let buffers = if parameter.trains { per_trainable } else { 1 };
+            sum.checked_add((parameter.len as u64).checked_mul(4 * buffers)?)
+        })
     }
 
     /// Bytes held by weights, gradients and optimiser state.

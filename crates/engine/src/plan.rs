@@ -65,6 +65,19 @@ pub(crate) struct ExecutionPlan {
     pub kept_gradient_sizes: Vec<usize>,
 }
 
+impl ExecutionPlan {
+    /// Bytes that the operations hold themselves.
+    pub fn operation_bytes(&self) -> usize {
+        self.operations.iter().map(|planned| planned.operation.bytes()).sum()
+    }
+
+    /// Bytes of the working memory that the operations share, in whole floats.
+    pub fn scratch_bytes(&self) -> usize {
+        let most = self.operations.iter().map(|planned| planned.operation.scratch_bytes()).max();
+        most.unwrap_or(0).next_multiple_of(size_of::<f32>())
+    }
+}
+
 /// Time steps: operation i runs forward at i and backward at 2 n - i; the loss is computed at n; 2 n + 1 is the end.
 struct Timeline {
     operations: usize,

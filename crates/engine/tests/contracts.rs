@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use common::peers::{images, labels, residual, vgg};
 use common::{chain, hashed, layer, network};
-use nettriage_engine::{Error, Model, Optimizer, Options, Trainable, loss};
-use nettriage_net::{Conv, INPUT, Kind, Network, Shape, Tensor, Weights, Window, layer, slice};
+use nettriage_engine::{Error, Model, Optimizer, Options, Trainable, first_non_finite, loss};
+use nettriage_net::{Activation, Conv, INPUT, Kind, Network, Shape, Tensor, Weights, Window, layer, slice};
 
 fn samples() -> Vec<Network> {
     let mut biased = vgg(&[8, 16, 0, 24, 24, 0], 3, 12, true);
@@ -297,6 +297,8 @@ fn invalid_options_are_errors() {
     assert!(matches!(Model::new(network, &train), Err(Error::Layer { .. })));
     assert!(matches!(Model::new(network, &Options { batch: 0, ..base.clone() }), Err(Error::Option { .. })));
     assert!(matches!(Model::new(network, &Options { threads: 0, ..base.clone() }), Err(Error::Option { .. })));
+    assert!(matches!(Model::new(network, &Options { threads: 4097, ..base.clone() }), Err(Error::Option { .. })));
+    assert!(matches!(Model::new(network, &Options { threads: usize::MAX, ..base.clone() }), Err(Error::Option { .. })));
     assert!(matches!(
         Model::new(network, &Options { batch: usize::MAX / 2, ..base.clone() }),
         Err(Error::Memory { .. })
@@ -318,4 +320,85 @@ fn the_input_can_be_the_output_of_layers_that_compute_nothing() {
     assert_eq!(model.forward(&input), input);
     assert_eq!(model.activation("flat"), Some(&input[..]));
     assert_eq!(model.activation("same"), Some(&input[..]));
+}
+
+/// A batch norm on features sees one value per channel where the last batch of an epoch has one image.
+#[test]
+fn a_batch_norm_with_one_value_per_channel_uses_running_statistics() {
+    let layers = [
+        ("hidden", Kind::Linear(layer::Linear { features: 5, bias: true })),
+        ("norm", Kind::BatchNorm(layer::BatchNorm { eps: 1e-3, momentum: 0.1 })),
+        ("relu", Kind::Activation(Activation::Relu)),
+        ("second", Kind::BatchNorm(layer::BatchNorm { eps: 1e-3, momentum: 0.1 })),
+        ("head", Kind::Linear(layer::Linear { features: 3, bias: true })),
+    ];
+    let network = network(chain(Shape::new(4, 1, 1), &layers), 21);
+    let mut model = Model::new(&network, &Options::training(8, Optimizer::sgd())).unwrap();
+    let (image, coefficients) = (hashed(4, 6, 1.0), [1.0, -0.5, 0.25]);
+    let want = model.forward(&image).to_vec();
+    assert_eq!(model.forward_train(&image, 0), want);
+    let after = model.weights();
+    for name in ["norm.running_mean", "norm.running_var", "second.running_mean", "second.running_var"] {
+        assert_eq!(after[name], network.weights[name], "{name} is unchanged");
+    }
+    // The gradients are those of the evaluation mode.
+    model.backward(&image, &coefficients);
+    let loss = |name: &str, index: usize, step: f32| -> f64 {
+        let mut changed = network.clone();
+        changed.weights.get_mut(name).unwrap().data[index] += step;
+        let mut model = Model::new(&changed, &Options::inference(1)).unwrap();
+        model.forward(&image).iter().zip(coefficients).map(|(&y, c)| f64::from(y) * f64::from(c)).sum()
+    };
+    for name in
+        ["hidden.weight", "hidden.bias", "norm.weight", "norm.bias", "second.weight", "second.bias", "head.bias"]
+    {
+        let gradient = model.gradient(name).unwrap();
+        for (i, &g) in gradient.data.iter().enumerate() {
+            let numeric = (loss(name, i, 1e-2) - loss(name, i, -1e-2)) / 2e-2;
+            assert!((numeric - f64::from(g)).abs() < 1e-3, "{name}[{i}]: {g}, not {numeric}");
+        }
+    }
+    // A full batch after it has the results of one without it.
+    let mut fresh = Model::new(&network, &Options::training(8, Optimizer::sgd())).unwrap();
+    let images = hashed(8 * 4, 7, 1.0);
+    assert_eq!(model.forward_train(&images, 1), fresh.forward_train(&images, 1));
+    assert_eq!(model.weights(), fresh.weights());
+}
+
+#[test]
+fn the_first_layer_with_a_non_finite_output_is_named() {
+    let layers = [
+        ("conv", Kind::Conv(Conv::same(4, 3))),
+        ("norm", Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 })),
+        ("relu", Kind::Activation(Activation::Relu)),
+        ("pool", Kind::MaxPool(Window::square(2))),
+        ("flat", Kind::Flatten),
+        ("head", Kind::Linear(layer::Linear { features: 2, bias: true })),
+    ];
+    let shape = Shape::new(3, 4, 4);
+    let sound = network(chain(shape, &layers), 3);
+    let images = hashed(20 * shape.elements(), 5, 1.0);
+    assert_eq!(first_non_finite(&sound, &images).unwrap(), None);
+    let find = |network: &Network, images: &[f32]| first_non_finite(network, images).unwrap().expect("not finite");
+
+    // A NaN weight, in the middle of layers that run as one operation.
+    let mut broken = sound.clone();
+    broken.weights.get_mut("norm.bias").unwrap().data[2] = f32::NAN;
+    let found = find(&broken, &images);
+    assert_eq!((&found.layer[..], found.image, found.weight.as_deref()), ("norm", 0, Some("norm.bias")));
+    assert!(found.to_string().contains("\"norm\"") && !found.to_string().contains('\n'), "{found}");
+    // A variance whose root is not a number: every weight is finite.
+    let mut broken = sound.clone();
+    broken.weights.get_mut("norm.running_var").unwrap().data.fill(-1.0);
+    assert_eq!((find(&broken, &images).layer.as_str(), find(&broken, &images).weight), ("norm", None));
+    // Overflow: minus infinity before a ReLU, which hides it.
+    let mut broken = sound.clone();
+    broken.weights.get_mut("conv.bias").unwrap().data[1] = -f32::MAX;
+    broken.weights.get_mut("conv.weight").unwrap().data.fill(-f32::MAX);
+    assert_eq!(find(&broken, &vec![1.0; shape.elements()]).layer, "conv");
+    // One image of many.
+    let mut broken = images.clone();
+    broken[17 * shape.elements() + 3] = f32::INFINITY;
+    let found = find(&sound, &broken);
+    assert_eq!((&found.layer[..], found.image, found.value), (INPUT, 17, f32::INFINITY));
 }

@@ -33,7 +33,7 @@ pub(super) fn build(layer: &mut LayerContext<'_, '_>, conv: Conv) -> Result<Conv
     };
     let relu = norm.is_none() && layer.fuse_relu();
     let max_pool = match layer.next_fusion() {
-        Some(Fusion::MaxPool(window)) => MaxPool2x2::matching(output, window),
+        Some(Fusion::MaxPool(window)) => MaxPool2x2::matching(output, window, options.batch),
         _ => None,
     };
     if max_pool.is_some() {
@@ -138,7 +138,7 @@ impl Convolution {
         }
         let y = y.filter(|_| self.relu);
         match self.bias.as_mut().filter(|_| self.trains) {
-            Some(bias) if self.norm.as_ref().is_some_and(Norm::uses_batch_statistics) => bias.clear(cx.parameters),
+            Some(bias) if self.norm.as_ref().is_some_and(Norm::on_batch) => bias.clear(cx.parameters),
             Some(bias) => bias.write_gradient(gy, y, cx.parameters, cx.pool),
             None => {
                 if let Some(y) = y {
@@ -156,7 +156,7 @@ impl Convolution {
             Some(norm) if norm.trains() => {
                 norm.backward_pooled(shape, saved, y, gy, cx.parameters, cx.pool);
                 match bias {
-                    Some(bias) if norm.uses_batch_statistics() => bias.clear(cx.parameters),
+                    Some(bias) if norm.on_batch() => bias.clear(cx.parameters),
                     Some(bias) => bias.write_gradient(saved, None, cx.parameters, cx.pool),
                     None => {}
                 }

@@ -10,7 +10,7 @@ use crate::operation::{BackwardState, Context, Inputs, Operation, SavedForBackwa
 /// Max pooling that no convolution fuses.
 pub(super) fn build(layer: &LayerContext<'_, '_>, window: Window) -> MaxPool {
     let (input, output) = (layer.input(), layer.output());
-    MaxPool { input, output, window, fast: MaxPool2x2::matching(input, window) }
+    MaxPool { input, output, window, fast: MaxPool2x2::matching(input, window, layer.options().batch) }
 }
 
 /// y = the largest element of each window. Padding is never the largest.

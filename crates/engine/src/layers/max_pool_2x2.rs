@@ -18,10 +18,13 @@ pub(super) struct MaxPool2x2 {
 }
 
 impl MaxPool2x2 {
-    /// Max pooling of `input` over `window`, if that divides the input into 2x2 windows.
-    pub fn matching(input: Shape, window: Window) -> Option<MaxPool2x2> {
+    /// Max pooling of up to `batch` images of shape `input` over `window`, if that divides the input into 2x2 windows.
+    pub fn matching(input: Shape, window: Window, batch: usize) -> Option<MaxPool2x2> {
         let divides = input.height.is_multiple_of(2) && input.width.is_multiple_of(2);
-        (window == Window::square(2) && divides)
+        // `window_start` divides 32-bit numbers.
+        let positions = (input.height / 2 * (input.width / 2)).checked_mul(batch);
+        let indexable = positions.is_some_and(|positions| u32::try_from(positions).is_ok());
+        (window == Window::square(2) && divides && indexable)
             .then_some(MaxPool2x2 { channels: input.channels, width: input.width / 2 })
     }
 
@@ -38,7 +41,7 @@ impl MaxPool2x2 {
     /// Offset of the first of the four input pixels of the output pixel `position`, counted over all images.
     #[inline(always)]
     fn window_start(&self, position: usize) -> usize {
-        // Division of 32-bit numbers takes half the time; `check_positions` checks that they suffice.
+        // Division of 32-bit numbers takes half the time; `matching` checks that they suffice.
         let (position, width) = (position as u32, self.width as u32);
         (position / width) as usize * self.input_rows() + 2 * (position % width) as usize * self.channels
     }
@@ -371,5 +374,18 @@ impl Summand<1> for BiasGradient<'_> {
             }
             *sum = S::add(*sum, g);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_with_too_many_positions_for_32_bits_are_left_to_the_general_pooling() {
+        let (input, window) = (Shape::new(1, 224, 224), Window::square(2));
+        assert!(MaxPool2x2::matching(input, window, 300_000).is_some());
+        assert!(MaxPool2x2::matching(input, window, 400_000).is_none());
+        assert!(MaxPool2x2::matching(input, window, usize::MAX).is_none());
     }
 }

@@ -40,8 +40,9 @@ pub(super) fn build(layer: &mut LayerContext<'_, '_>) -> Result<Norm, Error> {
         scale: zeros(),
         shift: zeros(),
         folded_versions: None,
+        on_batch: false,
         mean: zeros(),
-        inverse_deviation: zeros(),
+        inverse_deviation: vec![1.0; channels],
         slope: zeros(),
         constant: zeros(),
         reduction: ChannelReduction::new(if trains { channels } else { 0 }),
@@ -73,7 +74,9 @@ pub(super) struct Norm {
     shift: Vec<f32>,
     /// Versions of the weights and statistics that `scale` and `shift` were folded from; `None` if they are those of a batch.
     folded_versions: Option<[u64; 4]>,
-    /// Mean and 1 / standard deviation of the last batch.
+    /// Whether `scale` and `shift` are those of a batch.
+    on_batch: bool,
+    /// Mean and 1 / standard deviation that `scale` and `shift` were folded from; 0 and 1 for an affine layer.
     mean: Vec<f32>,
     inverse_deviation: Vec<f32>,
     /// See [`Coefficients`].
@@ -87,9 +90,9 @@ pub(super) struct Norm {
 const MAX_CANCELLATION: f32 = 64.0;
 
 impl Norm {
-    /// Whether it normalises by batch statistics in training: then a constant added to a channel of its input has no effect.
-    pub fn uses_batch_statistics(&self) -> bool {
-        self.trains && self.statistics.is_some()
+    /// Whether the last forward pass normalised by batch statistics: then a constant added to a channel of its input has no effect.
+    pub fn on_batch(&self) -> bool {
+        self.on_batch
     }
 
     /// Whether its weights train.
@@ -114,6 +117,7 @@ impl Norm {
         ];
         if self.folded_versions != Some(versions) {
             self.folded_versions = Some(versions);
+            self.on_batch = false;
             let (weight, bias) = (parameters.value(self.weight), parameters.value(self.bias));
             match statistics {
                 Some(s) => {
@@ -121,6 +125,7 @@ impl Norm {
                     for c in 0..self.channels {
                         let inverse_deviation = 1.0 / (f64::from(variance[c]) + f64::from(s.eps)).sqrt();
                         let scale = f64::from(weight[c]) * inverse_deviation;
+                        (self.mean[c], self.inverse_deviation[c]) = (mean[c], inverse_deviation as f32);
                         self.scale[c] = scale as f32;
                         self.shift[c] = (f64::from(bias[c]) - f64::from(mean[c]) * scale) as f32;
                     }
@@ -179,9 +184,13 @@ impl Norm {
         parameters.get_mut(s.mean).version += 1;
         parameters.get_mut(s.variance).version += 1;
         self.folded_versions = None;
+        self.on_batch = true;
     }
 
     /// y from x (rows x channels); in `training`, a batch norm that trains uses batch statistics. With `max_pool`, y is pooled.
+    ///
+    /// A single row has no variance: normalised alone, every input would give the same output. Such a batch (one image at one
+    /// position) is normalised by the running statistics, which it does not update. (PyTorch refuses it.)
     pub fn forward(
         &mut self,
         training: bool,
@@ -191,7 +200,7 @@ impl Norm {
         parameters: &mut Parameters,
         pool: &Pool,
     ) {
-        if training && self.uses_batch_statistics() {
+        if training && self.trains && self.statistics.is_some() && x.len() > self.channels {
             match max_pool {
                 None => self.fold_batch(x, None, parameters, pool),
                 Some(shape) => {
@@ -284,23 +293,21 @@ impl Norm {
     /// coefficients of the gradient of x.
     ///
     /// With deviation d: dBias = sum of g; dWeight = sum of g (x - mean) / d; dx = scale (g - dBias / n - (x - mean) / d * dWeight / n)
-    /// for batch statistics (Ioffe and Szegedy, section 3), scale g for an affine layer.
+    /// for batch statistics (Ioffe and Szegedy, section 3), scale g otherwise.
     fn write_gradients(&mut self, rows: usize, parameters: &mut Parameters) -> Coefficients<'_> {
         let count = rows as f64;
-        let on_batch = self.statistics.is_some();
         let (bias_sums, weight_sums) = self.reduction.last().split_at(self.channels);
         parameters.write_gradient(self.bias, bias_sums);
         let gradient = &mut parameters.get_mut(self.weight).gradient;
         for c in 0..self.channels {
-            if on_batch {
+            let inverse_deviation = f64::from(self.inverse_deviation[c]);
+            gradient[c] = (weight_sums[c] * inverse_deviation) as f32;
+            if self.on_batch {
                 let (scale, mean) = (f64::from(self.scale[c]), f64::from(self.mean[c]));
-                let inverse_deviation = f64::from(self.inverse_deviation[c]);
                 let slope = -scale * inverse_deviation * inverse_deviation * weight_sums[c] / count;
-                gradient[c] = (weight_sums[c] * inverse_deviation) as f32;
                 self.slope[c] = slope as f32;
                 self.constant[c] = (-scale * bias_sums[c] / count - slope * mean) as f32;
             } else {
-                gradient[c] = weight_sums[c] as f32;
                 (self.slope[c], self.constant[c]) = (0.0, 0.0);
             }
         }
