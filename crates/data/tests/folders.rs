@@ -416,7 +416,7 @@ fn whole_numbers_are_in_numeric_order() {
 }
 
 #[test]
-fn classes_without_test_images_are_told() {
+fn classes_without_test_images_are_reported() {
     let files =
         [("train/a/1.png", png(1)), ("train/b/2.png", png(2)), ("train/c/3.png", png(3)), ("test/b/4.png", png(4))];
     assert_eq!(opened(&files, 8).notes, ["2 of 3 classes have no test images: a, c"]);

@@ -23,7 +23,7 @@ fn most(encoded: usize) -> u64 {
 pub(crate) struct Decoded {
     /// Whether the file is grey.
     pub grey: bool,
-    /// Whether it has an EXIF orientation that asks for a rotation or a reflection.
+    /// Whether it has an EXIF orientation that requires a rotation or a reflection.
     pub oriented: bool,
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Item {
 /// Images in the order of their classes and names.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
-    /// In alphabetical order, or in numeric order if all are whole numbers.
+    /// In alphabetical order, or in numeric order if all are integers.
     pub classes: Vec<String>,
     pub train: Vec<Item>,
     pub test: Vec<Item>,
@@ -135,7 +135,7 @@ impl Layout {
     }
 }
 
-/// Sorts class names that are all whole numbers by their values; a note if that differs from the alphabetical order.
+/// Sorts class names that are all integers by their values; a note if that differs from the alphabetical order.
 fn sort_numbers(classes: &mut [&str]) -> Option<String> {
     let number =
         |class: &str| class.bytes().all(|byte| byte.is_ascii_digit()).then(|| class.parse::<u64>().ok()).flatten();
@@ -147,7 +147,7 @@ fn sort_numbers(classes: &mut [&str]) -> Option<String> {
     let differs = classes != alphabetical;
     differs.then(|| {
         format!(
-            "class folders are whole numbers and are in numeric order: {}; torchvision's ImageFolder orders them as text ({}): \
+            "class folders are integers and are in numeric order: {}; torchvision's ImageFolder orders them as text ({}): \
              for a network trained with it, name its outputs in that order with `classes` in <network>.toml",
             some(classes),
             some(&alphabetical)

@@ -158,7 +158,7 @@ impl FolderOptions {
 /// The shorter side of each image is resized to `size`, and the centre square is cropped: to the bit torchvision's
 /// `Resize(size)`, which is bilinear with antialiasing, and `CenterCrop(size)`. [`open_folder_with`] has more choices. As in
 /// torchvision's `ImageFolder`, an EXIF orientation is not applied, and transparency is dropped. Images are RGB, or grey if all
-/// of them are. Classes are in alphabetical order, or in numeric order if all their names are whole numbers.
+/// of them are. Classes are in alphabetical order, or in numeric order if all their names are integers.
 /// [`Dataset::notes`] tells of numeric order, of classes without test images, of folders without images and of orientations.
 ///
 /// An archive is read twice, entry by entry, and is not unpacked to the disk. Memory holds the decoded set (up to 8 GiB; a
