@@ -155,8 +155,9 @@ impl FolderOptions {
 /// moves an existing one. An outer folder that contains everything is skipped, hidden files and other files are ignored, and
 /// images may be in sub-folders of their class.
 ///
-/// The shorter side of each image is resized to `size`, and the centre square is cropped: to the bit torchvision's
-/// `Resize(size)`, which is bilinear with antialiasing, and `CenterCrop(size)`. [`open_folder_with`] has more choices. As in
+/// The shorter side of each image is resized to `size`, and the centre square is cropped: as torchvision's
+/// `Resize(size)`, which is bilinear with antialiasing, and `CenterCrop(size)`. Equal to the bit, except for some images more than
+/// twice as high as wide, for which Pillow 13 resamples columns first. [`open_folder_with`] has more choices. As in
 /// torchvision's `ImageFolder`, an EXIF orientation is not applied, and transparency is dropped. Images are RGB, or grey if all
 /// of them are. Classes are in alphabetical order, or in numeric order if all their names are integers.
 /// [`Dataset::notes`] tells of numeric order, of classes without test images, of folders without images and of orientations.
