@@ -182,13 +182,16 @@ fn read_checkpoint(bytes: &[u8], options: &LoadOptions, info: &ModelInfo) -> Res
     let (key, others) = checkpoint.keys();
     if !others.is_empty() {
         let place = if key.is_empty() { "at its top level".to_string() } else { format!("under its key `{key}`") };
-        notes.push(format!("its weights are those {place}; it also holds tensors under {}", shorten(others)));
+        let others: Vec<String> =
+            others.iter().map(|key| if key.is_empty() { "its top level".into() } else { format!("`{key}`") }).collect();
+        notes.push(format!("its weights are those {place}; it also holds tensors under {}", shorten(&others)));
     }
     let skipped: Vec<String> =
         checkpoint.skipped().iter().map(|(class, count)| format!("{count} of {class}")).collect();
     if !skipped.is_empty() {
         let count: usize = checkpoint.skipped().values().sum();
-        notes.push(format!("{count} objects other than tensors were skipped, not executed: {}", shorten(&skipped)));
+        let objects = if count == 1 { "1 object".to_string() } else { format!("{count} objects") };
+        notes.push(format!("skipped without executing anything: {objects} other than tensors ({})", shorten(&skipped)));
     }
     Ok(Parts { network, layout, format: Format::PyTorch, shared: checkpoint.shared(), notes })
 }

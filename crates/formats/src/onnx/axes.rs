@@ -1,5 +1,7 @@
 //! Axes and extents as the attributes of Reshape, Transpose and Slice give them.
 
+use super::attributes::Node;
+
 /// An axis counted from the end where negative.
 pub fn axis(index: i64, rank: usize) -> Result<usize, String> {
     let positive = if index < 0 { index.checked_add(rank as i64) } else { Some(index) };
@@ -7,6 +9,17 @@ pub fn axis(index: i64, rank: usize) -> Result<usize, String> {
         .and_then(|i| usize::try_from(i).ok())
         .filter(|&i| i < rank)
         .ok_or_else(|| format!("axis {index} of {rank}"))
+}
+
+/// The axes that a Shape node gives the extents of: all of them, or a range from operator set 15 on.
+pub fn shape_range(node: &Node, rank: usize) -> std::ops::Range<usize> {
+    let position = |name: &str, default: usize| match node.int(name) {
+        Some(at) if at < 0 => at.saturating_add(rank as i64).max(0) as usize,
+        Some(at) => (at as usize).min(rank),
+        None => default,
+    };
+    let start = position("start", 0);
+    start..position("end", rank).max(start)
 }
 
 /// The extents of a Reshape: 0 copies the input's, -1 is inferred.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::attributes::Node;
-use super::axes::{axis, permutation, resolve, slices};
+use super::axes::{axis, permutation, resolve, shape_range, slices};
 use super::constant::{Constant, element_type, is_integer};
 
 /// The outputs of a node whose inputs are these constants (`None` for an omitted one).
@@ -24,7 +24,10 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
             let (value, is_int) = value.map_or((Some(0.0), false), |v| (v.scalar(), v.is_int()));
             one(Constant::fill(dims, value.ok_or("its value is not a scalar")?, is_int)?)
         }
-        "Shape" => one(ints(needed(0)?.dims.iter().map(|&d| d as i64).collect())),
+        "Shape" => {
+            let dims = &needed(0)?.dims;
+            one(ints(dims[shape_range(node, dims.len())].iter().map(|&d| d as i64).collect()))
+        }
         "Size" => one(Constant::ints(Vec::new(), vec![needed(0)?.len() as i64])),
         "Identity" | "Dropout" => one(needed(0)?.clone()),
         "Cast" => {

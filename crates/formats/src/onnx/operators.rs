@@ -3,7 +3,7 @@
 use nettriage_net::{Activation, Conv, Kind, Shape, layer};
 
 use super::attributes::Node;
-use super::axes::axis;
+use super::axes::{axis, shape_range};
 use super::binary::clip;
 use super::builder::{Function, Op};
 use super::constant::Constant;
@@ -101,13 +101,7 @@ impl Translator {
     fn shape(&self, node: &Node) -> Result<Constant, String> {
         let x = self.symbolic(node, 0)?;
         let extents: Vec<i64> = x.extents().iter().map(|&extent| extent as i64).collect();
-        let rank = extents.len() as i64;
-        let position = |name: &str, usual: i64| {
-            let at = node.int(name).unwrap_or(usual);
-            (if at < 0 { at.saturating_add(rank) } else { at }).clamp(0, rank) as usize
-        };
-        let (start, end) = (position("start", 0), position("end", rank));
-        let chosen = extents.get(start..end.max(start)).unwrap_or_default().to_vec();
+        let chosen = extents[shape_range(node, extents.len())].to_vec();
         Ok(Constant::ints(vec![chosen.len()], chosen))
     }
 

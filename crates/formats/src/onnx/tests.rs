@@ -482,6 +482,10 @@ fn computed_weights_are_folded() {
     let cast =
         model(&[1, 2, 2, 2]).list("two", &[2]).node("CastLike", "two x", "c", vec![]).node("Mul", "x c", "y", vec![]);
     assert_eq!(constants(&cast.read().unwrap(), "y.weight"), [2.0, 2.0]);
+    let part = vec![int("start", 0), int("end", 1)];
+    let zeros = model(&[1, 2, 2, 2]).counted("weight", &[3, 2, 1, 1]).opset(18).node("Shape", "weight", "s", part);
+    let zeros = zeros.number("zero", 0.0).node("Expand", "zero s", "b", vec![]).node("Conv", "x weight b", "c", vec![]);
+    assert_eq!(constants(&zeros.read().unwrap(), "c.bias"), [0.0; 3]);
     let like =
         model(&[1, 2, 2, 2]).number("one", 1.0).node("CastLike", "x one", "c", vec![]).node("Relu", "c", "y", vec![]);
     assert_eq!(like.words(), ["relu"]);

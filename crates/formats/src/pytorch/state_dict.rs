@@ -63,7 +63,8 @@ pub fn find(
     }
     let best = best.ok_or_else(|| format!("it holds no dictionary of tensors; in Python: {EXPORT}"))?;
     let others = |chosen: &Candidate| {
-        let paths = walk.candidates.iter().filter(|c| c.id != chosen.id).map(|c| walk.path(c.step));
+        let sets = walk.candidates.iter().filter(|c| c.id != chosen.id && c.tensors > 1);
+        let paths = sets.map(|c| walk.path(c.step));
         paths.filter(|path| !["optim", "sched", "scaler"].iter().any(|word| path.contains(word))).collect()
     };
     if let Some(key) = key {
