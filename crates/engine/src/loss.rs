@@ -11,7 +11,7 @@ fn partition(logits: &[f32], temperature: f64) -> (f64, f64) {
 }
 
 /// Cross entropy of the softmax, averaged over the batch, as `torch.nn.functional.cross_entropy`:
-/// -1/N sum over n of log softmax(logits[n])[labels[n]], in nats.
+/// -1/N sum over n of `log softmax(logits[n])[labels[n]]`, in nats.
 ///
 /// `logits` are (N, C) with C = `classes`, `labels` (N). Writes dLoss/dLogits, (N, C), to `grad`.
 ///

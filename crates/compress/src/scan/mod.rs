@@ -1,11 +1,9 @@
 //! The scan: every range of layers that could be one layer, without training and without labels.
 //!
-//! For each range and each single layer that fits its shapes, the weights are solved in closed form ([`fit_and_judge`]): the
+//! For each range and each single layer that fits its shapes, the weights are solved in closed form (`fit_and_judge`): the
 //! normal equations of many substitutes are accumulated in one pass over the images (`regression`, `accumulate`, `sums`), solved
 //! (`solve`) and judged by running the whole network with the substitute in the range's place (`judge`). Both are timed
 //! (`latency`).
-//!
-//! [`fit_and_judge`]: fit_and_judge::fit_and_judge
 
 mod accumulate;
 mod fit;
