@@ -141,9 +141,9 @@ def compare_with_local_run(workspace, cluster):
     run = workspace.start(MANY, "slurm", *options)
     require(run.wait(timeout=240) == 0, workspace.log("slurm"))
     log = workspace.log("slurm")
-    require("of an earlier call are in the queue still" in log, log)
+    require("of an earlier call are still in the queue" in log, log)
     # The trials of the lost tasks were submitted again by the first submitter, or by the second at its start.
-    resubmitted = log.find("\njob ", log.find("of an earlier call are in the queue still"))
+    resubmitted = log.find("\njob ", log.find("of an earlier call are still in the queue"))
     require("submitted again" in log or resubmitted >= 0, log)
     status = json.loads(workspace.status("slurm", "--json"))
     require(status["done"] + status["diverged"] == trials and status["failed"] == 0, status)

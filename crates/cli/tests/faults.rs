@@ -168,7 +168,7 @@ fn a_worker_without_memory_fails_only_its_trial_and_retry_reopens_it() {
     let output = limited.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("a worker died") && said.contains("trials failed, the first by this: "), "{said}");
+    assert!(said.contains("trials failed, the first by this: "), "{said}");
     let status = |key: &str| {
         let output = nettriage().args(["status", "--json"]).arg(place.path("run")).output().unwrap();
         serde_json::from_str::<serde_json::Value>(&succeeded(&output)).unwrap()[key].as_u64().unwrap()
@@ -177,13 +177,10 @@ fn a_worker_without_memory_fails_only_its_trial_and_retry_reopens_it() {
     let run = Run::open(&place.path("run")).unwrap();
     let reasons: Vec<String> =
         run.records().unwrap().iter().filter(|r| r.readings.is_none()).map(|r| format!("{:?}", r.outcome)).collect();
-    // A step that does not fit fails with its own message; another failed allocation ends the process.
+    // A model that does not fit fails with its own message; other failed allocations are panics or end the process.
     let memory = ["more than this machine provides", "AllocError", "memory allocation"];
     assert!(reasons.iter().all(|reason| memory.iter().any(|words| reason.contains(words))), "{reasons:?}");
-    assert!(
-        reasons.iter().any(|r| r.contains("its worker died 2 times") && r.contains("memory allocation")),
-        "{reasons:?}"
-    );
+    assert!(reasons.iter().any(|r| r.contains("more than this machine provides")), "{reasons:?}");
     // Failures stay until they are reopened.
     let before = digests(&place.path("run"));
     assert_eq!(place.run("run", &[]).output().unwrap().status.code(), Some(1));

@@ -66,7 +66,7 @@ fn a_scan_is_the_same_with_any_threads_and_memory() {
     assert!(ranges.iter().filter(wide).count() >= 4, "{}", ranges.len());
     let page = std::fs::read_to_string(place.path("scan.html")).unwrap();
     assert!(
-        page.contains("From layer to layer") && !page.contains("http://") && !page.contains("https://"),
+        page.contains("All candidates") && !page.contains("http://") && !page.contains("https://"),
         "the page stands alone"
     );
     let blind = scan(&place, "blind.json", &["--unlabelled"]);
@@ -84,7 +84,7 @@ fn a_substitutes_accuracy_is_that_of_the_network_that_prescribe_writes() {
     command.arg("prescribe").arg(place.path("run")).args(["--judged", "100", "--no-training", "--threads", "2"]);
     command.args(["--max-macs", "75%", "--scan"]).arg(place.path("scan.json")).arg("-o").arg(place.path("child.onnx"));
     let said = String::from_utf8(succeeds(command).stdout).unwrap();
-    assert!(said.contains("actual, test set"), "{said}");
+    assert!(said.contains("after, test set"), "{said}");
     let prescription = json(&place, "child.json");
     let replaced = prescription["replaced"].as_array().unwrap();
     assert!(!replaced.is_empty());
@@ -97,7 +97,7 @@ fn a_substitutes_accuracy_is_that_of_the_network_that_prescribe_writes() {
     let evaluated: Value = serde_json::from_slice(&succeeds(command).stdout).unwrap();
     assert_eq!(evaluated["top1"], after["accuracy"]);
     let card = std::fs::read_to_string(place.path("child.md")).unwrap();
-    assert!(card.contains("--max-macs 75%") && card.contains("Predicted and actual"), "{card}");
+    assert!(card.contains("--max-macs 75%") && card.contains("Predicted and measured"), "{card}");
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_drop_is_met_after_training_or_refused() {
         assert!(last.starts_with("error: ") && last.contains(word), "{said}");
         assert!(!place.path("none.onnx").exists());
     };
-    refused(&["--max-macs", "0.01%", "--no-training"], "the best that was found");
+    refused(&["--max-macs", "0.01%", "--no-training"], "the nearest network that was found");
     refused(&["--max-drop", "much"], "percentage points");
     refused(&["--max-latency", "0ms"], "above 0");
     refused(&["--max-drop", "1", "--scheme", "hint"], "distill-global");
@@ -205,7 +205,7 @@ fn test_images_that_judge_are_not_tested_on() {
     assert_eq!(parts, right(&whole["test"][0], 360.0));
 
     for (more, word) in
-        [(["--judged", "360"], "leaves none of the 360 test images"), (["--judged", "100"], "--unlabelled")]
+        [(["--judged", "360"], "leaves none of the 360 to test on"), (["--judged", "100"], "--unlabelled")]
     {
         let unlabelled = (word == "--unlabelled").then_some("--unlabelled");
         let more: Vec<&str> = more.into_iter().chain(["--judge-on-test"]).chain(unlabelled).collect();

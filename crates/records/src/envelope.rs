@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The file is one JSON object. The header line suffices for the status of a large run, and `bytes` reveals a truncated file
-//! by its length. `checksum` is the SHA-256 of the payload's bytes; `digest` is that of the payload with its timings set to
+//! by its length. `checksum` is the SHA-256 of the payload's bytes, and of `weights` if present; `digest` is that of the payload with its timings set to
 //! zero, so that two runs can be compared by their digests. `weights`, if present, holds the SHA-256 of the files of weights
 //! that belong to the record.
 
@@ -146,9 +146,17 @@ fn header<T: Payload>(payload: &T, text: &[u8], weights: BTreeMap<String, String
         seconds: payload.clock().seconds,
         bytes: text.len(),
         digest: digest_of(payload),
-        checksum: id::hex(text),
+        checksum: checksum(text, &weights),
         weights,
     }
+}
+
+/// SHA-256 of the payload's bytes, followed by the checksums of its weights as JSON if there are any.
+fn checksum(text: &[u8], weights: &BTreeMap<String, String>) -> String {
+    if weights.is_empty() {
+        return id::hex(text);
+    }
+    id::hex(&[text, &serde_json::to_vec(weights).expect("plain data")].concat())
 }
 
 /// The header line, with its line end.
@@ -193,7 +201,7 @@ pub(crate) fn decode<T: Payload>(bytes: &[u8]) -> Result<(Header, T), Unusable> 
     let header = parse_header(bytes)?;
     let whole: Whole = serde_json::from_slice(bytes).map_err(|_| corrupt("truncated"))?;
     let text = whole.payload.get().as_bytes();
-    if id::hex(text) != header.checksum {
+    if checksum(text, &header.weights) != header.checksum {
         return Err(corrupt("its checksum does not match"));
     }
     let payload: T = serde_json::from_slice(text).map_err(|error| Unusable::Corrupt(error.to_string()))?;
@@ -210,11 +218,13 @@ pub(crate) fn checksum_matches(bytes: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Whole<'a> {
         checksum: String,
+        #[serde(default)]
+        weights: BTreeMap<String, String>,
         #[serde(borrow)]
         payload: &'a RawValue,
     }
     let whole: Result<Whole, _> = serde_json::from_slice(bytes);
-    whole.is_ok_and(|whole| id::hex(whole.payload.get().as_bytes()) == whole.checksum)
+    whole.is_ok_and(|whole| checksum(whole.payload.get().as_bytes(), &whole.weights) == whole.checksum)
 }
 
 /// Reads the header line only; `None` if the file does not exist or its length does not match the header.

@@ -141,7 +141,7 @@ impl Table {
     fn data(&mut self, data: &Data) {
         let Data { name: _, dir: _, size, resize, validation, train, test, augment, .. } = data;
         let Augmentation { pad, flip: _ } = augment;
-        let pixels = Limit::between(1.0, 4096.0, "images are decoded to this many rows and columns");
+        let pixels = Limit::between(1.0, 1024.0, "images are decoded to this many rows and columns");
         self.count("[data] size", size.height, pixels);
         self.count("[data] size", size.width, pixels);
         resize.iter().for_each(|resize| self.count("[data] resize", *resize, pixels));
@@ -302,7 +302,7 @@ stages = [{ loss = "distillation", train = "all", share = 1.0, temperature = 4.0
 
     /// Key, whether 0 and 1 are accepted, the largest accepted value. Above it, below 0 and the type's largest are refused.
     const KEYS: [(&str, bool, bool, f64); 36] = [
-        ("[data] size", false, true, 4096.0),
+        ("[data] size", false, true, 1024.0),
         ("[data] validation", false, true, 4_294_967_295.0),
         ("[data] train", false, true, 4_294_967_295.0),
         ("[data] test", false, true, 4_294_967_295.0),
