@@ -174,7 +174,7 @@ def refused(workspace):
 
 
 def timed_out(workspace, run):
-    require(run.wait(timeout=240) == 0, workspace.log("long"))
+    require(run.wait(timeout=240) == 1, workspace.log("long"))
     status = json.loads(workspace.status("long", "--json"))
     require(status["failed"] == 1 and status["left"] == 0, status)
     failed = [whole for path in (workspace.folder / "long/trials").glob("*.json") if (whole := json.loads(path.read_bytes()))["state"] == "failed"]
