@@ -52,11 +52,11 @@ mod options;
 mod packing;
 mod parameters;
 mod plan;
-mod random;
+pub mod random;
 mod schedule;
 
 pub use error::Error;
-pub use model::Model;
+pub use model::{Model, check_options};
 pub use non_finite::{NonFinite, first_non_finite};
 pub use optimizer::Optimizer;
 pub use options::{Options, Trainable};

@@ -184,11 +184,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn trains(&self, layer: &Layer) -> bool {
-        match &self.options.trainable {
-            Trainable::Nothing => false,
-            Trainable::All => layers::trains_by_default(&layer.kind),
-            Trainable::Layers(names) => names.contains(&layer.name),
-        }
+        self.options.trainable.includes(layer)
     }
 }
 

@@ -250,7 +250,6 @@ const ADDRESSABLE: u64 = 1 << 48;
 impl Unallocated {
     /// Plans the model, and checks that the system provides its memory.
     fn new(network: &Network, options: &Options) -> Result<Unallocated, Error> {
-        network.check()?;
         check_options(network, options)?;
         let shapes = network.graph.shapes()?;
         let largest = shapes.iter().chain([&network.graph.input]).map(|shape| shape.elements() as u64).max();
@@ -311,7 +310,12 @@ fn put_back(buffers: &mut [Buffer], view: Option<BufferView>, buffer: Buffer) {
 /// More threads than processors of one machine: each has a stack and working memory of its own.
 const MAX_THREADS: usize = 4096;
 
-fn check_options(network: &Network, options: &Options) -> Result<(), Error> {
+/// Checks that the options suit the network, whichever engine runs it.
+///
+/// # Errors
+/// The network is invalid, an option is outside its range or names a layer that does not exist.
+pub fn check_options(network: &Network, options: &Options) -> Result<(), Error> {
+    network.check()?;
     let check_layer = |name: &String, purpose: &'static str| match network.graph.layer(name) {
         Some(_) => Ok(()),
         None => Err(Error::Layer { name: name.clone(), network: network.graph.name.clone(), purpose }),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use nettriage_net::{Kind, Layer};
 use serde::{Deserialize, Serialize};
 
 use crate::Optimizer;
@@ -19,6 +20,17 @@ pub enum Trainable {
     All,
     /// The layers of these names.
     Layers(BTreeSet<String>),
+}
+
+impl Trainable {
+    /// Whether a layer trains.
+    pub fn includes(&self, layer: &Layer) -> bool {
+        match self {
+            Trainable::Nothing => false,
+            Trainable::All => layer.kind != Kind::Affine,
+            Trainable::Layers(names) => names.contains(&layer.name),
+        }
+    }
 }
 
 /// How a model is built.

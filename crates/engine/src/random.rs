@@ -1,24 +1,35 @@
 //! A counter-based random generator: a number depends on its key and index alone, not on the order of the calls.
+//!
+//! Dropout uses it, in every engine, so that the same elements are dropped on every device.
+
+/// Added to the state for each index.
+pub const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// The shifts of the finaliser.
+pub const SHIFTS: [u32; 3] = [30, 27, 31];
+
+/// The factors of the finaliser, after its first and second shift.
+pub const FACTORS: [u64; 2] = [0xBF58_476D_1CE4_E5B9, 0x94D0_49BB_1331_11EB];
 
 /// The key of `layer` under `seed`.
-pub(crate) fn key(seed: u64, layer: &str) -> u64 {
+pub fn key(seed: u64, layer: &str) -> u64 {
     // FNV-1a over the name, so that a layer drops the same elements wherever it is in a graph.
     let name = layer
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    mix(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ name)
+    mix(seed.wrapping_mul(STEP) ^ name)
 }
 
 /// A uniform number in [0, 1) with 24 random bits, for the element `index` under `key`.
-pub(crate) fn uniform(key: u64, index: u64) -> f32 {
-    (mix(key.wrapping_add(index.wrapping_mul(0x9E37_79B9_7F4A_7C15))) >> 40) as f32 / (1 << 24) as f32
+pub fn uniform(key: u64, index: u64) -> f32 {
+    (mix(key.wrapping_add(index.wrapping_mul(STEP))) >> 40) as f32 / (1 << 24) as f32
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
+    z = (z ^ (z >> SHIFTS[0])).wrapping_mul(FACTORS[0]);
+    z = (z ^ (z >> SHIFTS[1])).wrapping_mul(FACTORS[1]);
+    z ^ (z >> SHIFTS[2])
 }
 
 #[cfg(test)]

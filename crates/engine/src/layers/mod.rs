@@ -105,11 +105,6 @@ impl Fusion {
     }
 }
 
-/// Whether a layer of this kind is among [`Trainable::All`](crate::Trainable::All).
-pub(crate) fn trains_by_default(kind: &Kind) -> bool {
-    *kind != Kind::Affine
-}
-
 /// Elements that one task of an elementwise operation works on.
 const CHUNK: usize = 1 << 14;
 

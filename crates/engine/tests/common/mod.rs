@@ -1,8 +1,9 @@
-//! Shared by the tests: hashed numbers, small graphs, and an f64 reference of every layer in naive loops.
+//! Shared by the tests of all engines: hashed numbers, small graphs, and an f64 reference of every layer in naive loops.
 #![allow(dead_code)]
 
 pub mod peers;
 pub mod reference;
+pub mod suite;
 
 use nettriage_net::{Graph, INPUT, Kind, Layer, Network, Shape, Tensor, Weights};
 

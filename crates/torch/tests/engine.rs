@@ -1,0 +1,86 @@
+//! The tests of every engine, and those against the first one, with PyTorch on the processor: the installation of `NETTRIAGE_TORCH`, else
+//! that of `NETTRIAGE_PYTHON`; prints `SKIPPED` without them.
+
+#[path = "../../engine/tests/common/mod.rs"]
+mod common;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use common::suite::{Engine, Model};
+use nettriage_engine::Options;
+use nettriage_net::{Network, Tensor, Weights};
+use nettriage_torch::{Device, Installation, Precision, Torch};
+
+/// PyTorch's engine.
+struct Peer(Torch);
+
+/// PyTorch, loaded once; `None` where neither variable names one. Named but unusable, it is a failure.
+fn peer() -> Option<&'static dyn Engine> {
+    static PEER: OnceLock<Option<Peer>> = OnceLock::new();
+    let found = PEER.get_or_init(|| {
+        let installation = Installation::find(Some(&folder()?)).unwrap();
+        Some(Peer(Torch::load(&installation, Device::Cpu, Precision::F32).unwrap()))
+    });
+    found.as_ref().map(|peer| peer as &dyn Engine)
+}
+
+fn folder() -> Option<PathBuf> {
+    if let Some(folder) = std::env::var_os("NETTRIAGE_TORCH") {
+        return Some(folder.into());
+    }
+    let Some(python) = std::env::var_os("NETTRIAGE_PYTHON") else {
+        println!("SKIPPED: neither NETTRIAGE_TORCH nor NETTRIAGE_PYTHON names a PyTorch");
+        return None;
+    };
+    let script = "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])";
+    let output = Command::new(python).args(["-c", script]).output().unwrap();
+    assert!(output.status.success(), "NETTRIAGE_PYTHON has no torch");
+    Some(String::from_utf8(output.stdout).unwrap().trim().into())
+}
+
+impl Engine for Peer {
+    fn model(&self, network: &Network, options: &Options) -> Result<Box<dyn Model>, String> {
+        let model = nettriage_torch::Model::new(&self.0, network, options).map_err(|error| error.to_string())?;
+        Ok(Box::new(Run(model)))
+    }
+}
+
+struct Run(nettriage_torch::Model);
+
+impl Model for Run {
+    fn forward(&mut self, images: &[f32]) -> Vec<f32> {
+        self.0.forward(images).unwrap().to_vec()
+    }
+
+    fn forward_train(&mut self, images: &[f32], seed: u64) -> Vec<f32> {
+        self.0.forward_train(images, seed).unwrap().to_vec()
+    }
+
+    fn backward(&mut self, _: &[f32], output_gradient: &[f32]) {
+        self.0.backward(output_gradient).unwrap();
+    }
+
+    fn step(&mut self, rate: f32, clip: Option<f32>) {
+        self.0.step(rate, clip).unwrap();
+    }
+
+    fn activation(&self, layer: &str) -> Option<Vec<f32>> {
+        self.0.activation(layer).map(<[f32]>::to_vec)
+    }
+
+    fn output_gradient(&self, layer: &str) -> Option<Vec<f32>> {
+        self.0.output_gradient(layer).map(<[f32]>::to_vec)
+    }
+
+    fn gradient(&self, weight: &str) -> Option<Tensor> {
+        self.0.gradient(weight).unwrap()
+    }
+
+    fn weights(&self) -> Weights {
+        self.0.weights().unwrap()
+    }
+}
+
+common::suite::engine_tests!(peer());
