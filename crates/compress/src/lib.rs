@@ -19,11 +19,13 @@
 
 mod error;
 mod latency;
+mod least_squares;
 mod moments;
 pub mod prescribe;
 pub mod scan;
 
 pub use error::Error;
 pub use latency::{Latencies, alternating};
+pub use least_squares::LeastSquares;
 pub use moments::Moments;
-pub use scan::{LeastSquares, as_conv};
+pub use scan::as_conv;

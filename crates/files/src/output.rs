@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use crate::{replace, temporary_path};
+use crate::atomic::{replace, temporary_path};
 
 /// What an output path leads to.
 enum Destination {

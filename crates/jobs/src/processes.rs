@@ -7,7 +7,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, mpsc};
 
 use super::threads::run_side_by_side;
-use super::{BoxError, Error, Executor, RemoteJobs, tail};
+use crate::log::tail;
+use crate::{BoxError, Error, Executor, RemoteJobs};
 
 /// Worker processes, one job at a time each.
 ///

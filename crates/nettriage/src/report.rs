@@ -37,7 +37,7 @@ impl Report {
             ..About::default()
         };
         let data = RunData::load(&run, about)?;
-        let analysis = analyse(&data, &Options { margin: 100.0 * data.plan.margin, ..Options::default() });
+        let analysis = analyse(&data, &Options { margin: data.plan.margin_pp(), ..Options::default() });
         Ok(Report { run, data, analysis })
     }
 

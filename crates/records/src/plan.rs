@@ -34,6 +34,13 @@ pub struct Plan {
     pub margin: f64,
 }
 
+impl Plan {
+    /// The recovery margin in percentage points.
+    pub fn margin_pp(&self) -> f64 {
+        100.0 * self.margin
+    }
+}
+
 /// The data set of a study.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DataSummary {

@@ -59,7 +59,7 @@ pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
         blocks,
         parents,
         trials,
-        margin: study.children.margin / 100.0,
+        margin: study.children.recovery_margin(),
     })
 }
 

@@ -223,6 +223,11 @@ impl Children {
         }
     }
 
+    /// How far below its parent a child counts as recovered, as a fraction of images: `margin` is in percentage points.
+    pub fn recovery_margin(&self) -> f64 {
+        self.margin / 100.0
+    }
+
     /// Whether trials have this reading.
     pub fn reads(&self, reading: Reading) -> bool {
         self.readings.contains(&reading)

@@ -271,8 +271,7 @@ impl<'a> Session<'a> {
             self.evaluator.update(&network)?;
             self.evaluator.test()?.evaluation
         };
-        let margin = self.shared.context.study.children.margin / 100.0;
-        let goal = self.parent.validation_top1 - margin;
+        let goal = self.parent.validation_top1 - self.shared.context.study.children.recovery_margin();
         let total = cost::total(&self.child.network.graph)?;
         let readings = Readings {
             before: self.before.evaluation.clone(),

@@ -11,8 +11,8 @@ use super::fit::Sources;
 use super::images::{Gradients, Tensors};
 use super::options::{Method, Options};
 use super::regression::{FitRequest, Regression, Solution};
-use super::solve::{self, Affine, Part, RIDGES, System};
-use super::sums::{Positions, Rows, Sums, add_product};
+use crate::least_squares::solve::{self, Affine, Part, RIDGES, System};
+use crate::least_squares::sums::{Positions, Rows, Sums, add_product};
 
 /// The tensors of a regression on a batch of images.
 pub struct BatchValues<'a> {

@@ -1,8 +1,8 @@
 //! The scan: every range of layers that could be one layer, without training and without labels.
 //!
 //! For each range and each single layer that fits its shapes, the weights are solved in closed form (`fit_and_judge`): the
-//! normal equations of many substitutes are accumulated in one pass over the images (`regression`, `accumulate`, `sums`), solved
-//! (`solve`) and judged by running the whole network with the substitute in the range's place (`judge`). Both are timed
+//! normal equations of many substitutes are accumulated in one pass over the images (`regression`, `accumulate`), solved
+//! (`crate::least_squares`) and judged by running the whole network with the substitute in the range's place (`judge`). Both are timed
 //! (`latency`).
 
 mod accumulate;
@@ -11,15 +11,12 @@ mod fit_and_judge;
 mod images;
 mod judge;
 mod latency;
-mod least_squares;
 mod options;
 mod parallel;
 mod ranges;
 mod refit;
 mod regression;
-mod solve;
 mod substitute;
-mod sums;
 mod units;
 
 use std::time::Instant;
@@ -29,7 +26,6 @@ use nettriage_records::scan::{self as records, Scan};
 
 pub use images::{Fill, Images};
 pub use latency::Stopwatch;
-pub use least_squares::LeastSquares;
 pub use options::{Choice, Method, Options, Phase, Progress, Scope};
 pub use ranges::as_conv;
 pub use refit::{Judge, Judgement, refit};

@@ -2,8 +2,8 @@
 
 use nettriage_net::{Activation, Conv, Shape};
 
-use super::solve::{Part, parts};
-use super::sums::{Rows, Sums, Window};
+use crate::least_squares::solve::{Part, parts};
+use crate::least_squares::sums::{Rows, Sums, Window};
 
 /// A substitute whose weights are solved.
 pub struct FitRequest {

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use self::queue::Task;
 use self::submission::Submission;
-use super::{Error, Executor, RemoteJobs, tail};
+use crate::log::tail;
+use crate::{Error, Executor, RemoteJobs};
 
 /// Array jobs through `sbatch`.
 pub struct Slurm {

@@ -1,4 +1,5 @@
-//! Least-squares init. It needs images, so that only its description is here; `nettriage-study` solves for it.
+//! Least-squares init: its name and description only, because it needs images. `nettriage-study` accumulates and solves its
+//! normal equations with `nettriage-compress`.
 
 use rand::Rng;
 

@@ -151,7 +151,7 @@ pub fn analyse(data: &RunData, options: &Options) -> Analysis {
         name: data.plan.name.clone(),
         about: data.about.clone(),
         options: options.clone(),
-        recovery_margin: 100.0 * data.plan.margin,
+        recovery_margin: data.plan.margin_pp(),
         schemes: data.plan.schemes.iter().map(|scheme| scheme.name.clone()).collect(),
         layers: data.plan.layers.iter().map(|layer| layer.name.clone()).collect(),
         unit: index.unit,

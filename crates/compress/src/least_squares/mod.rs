@@ -1,9 +1,15 @@
-//! The normal equations of one convolution, from its inputs and targets batch by batch.
+//! Least squares: the weights of one convolution by ridge regression, from its inputs and targets batch by batch.
+//!
+//! The normal equations are accumulated (`sums`) and solved (`solve`). A scan shares them between many substitutes
+//! (`scan::regression`).
+
+pub(crate) mod solve;
+pub(crate) mod sums;
 
 use nettriage_net::{Conv, Shape};
 
-use super::solve::{Part, System, parts};
-use super::sums::{Rows, Sums, Window};
+use solve::{Part, System, parts};
+use sums::{Rows, Sums, Window};
 
 /// Accumulates the patch and the target of every output position.
 pub struct LeastSquares {
