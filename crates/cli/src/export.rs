@@ -1,15 +1,14 @@
 //! `export`: a network, or a child of a run, as a file that others read.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
+use nettriage::best_child;
 use nettriage_formats::info::ModelInfo;
 use nettriage_formats::{onnx, safetensors};
 use nettriage_net::Network;
 use nettriage_records::Run;
-use nettriage_records::plan::{Role, TrialSpec};
-use nettriage_records::record::Outcome;
+use nettriage_records::plan::TrialSpec;
 use nettriage_study::{RuntimeOptions, context_of, recompute};
 
 use crate::args;
@@ -34,7 +33,11 @@ pub fn export(args: &args::Export) -> Result<(), Fail> {
     let run = Run::open(Path::new(&args.model.model))?;
     let plan = run.plan();
     let spec = match &args.block {
-        Some(block) => best(&run, block)?,
+        Some(block) => {
+            let (spec, accuracy) = best_child(&run, block)?;
+            println!("best child of {block}: {}, validation accuracy {:.2}%", title(spec), 100.0 * accuracy);
+            spec
+        }
         None => named(&run, args.trial.as_deref().unwrap_or_default())?,
     };
     let network = recompute(&run, &context_of(&run, args.data_dir.as_deref(), RuntimeOptions::default())?, spec)?;
@@ -58,34 +61,6 @@ fn named<'r>(run: &'r Run, trial: &str) -> Result<&'r TrialSpec, Fail> {
     trials.iter().find(|t| t.id == trial).or(by_index).ok_or_else(|| {
         Fail::Message(format!("--trial {trial}: no trial of {} has this id or index", run.folder().display()))
     })
-}
-
-/// Of a block's children, those of the substitute, init and scheme with the highest mean validation accuracy over the
-/// seeds; of these the best one.
-fn best<'r>(run: &'r Run, block: &str) -> Result<&'r TrialSpec, Fail> {
-    let (plan, folder) = (run.plan(), run.folder().display());
-    if !plan.blocks.iter().any(|known| known.name == block) {
-        let known: Vec<&str> = plan.blocks.iter().map(|block| block.name.as_str()).collect();
-        return Err(Fail::Message(format!("--block {block}: {folder} has the blocks {}", known.join(", "))));
-    }
-    let mut ways: BTreeMap<_, Vec<(f64, &TrialSpec)>> = BTreeMap::new();
-    for spec in plan.trials.iter().filter(|t| t.role == Role::Child && t.block.as_deref() == Some(block)) {
-        let record = run.record(&spec.id)?.filter(|record| record.outcome == Outcome::Done);
-        if let Some(readings) = record.and_then(|record| record.readings) {
-            let way = (&spec.substitute, &spec.init, &spec.scheme);
-            ways.entry(way).or_default().push((readings.validation.top1, spec));
-        }
-    }
-    let mean = |trials: &[(f64, &TrialSpec)]| trials.iter().map(|t| t.0).sum::<f64>() / trials.len() as f64;
-    let trials = ways.into_values().max_by(|a, b| mean(a).total_cmp(&mean(b)));
-    let best = trials.and_then(|trials| trials.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)));
-    let (accuracy, spec) = best.ok_or_else(|| {
-        Fail::Message(format!(
-            "--block {block}: {folder} has no finished child of it yet; finish `nettriage run` first"
-        ))
-    })?;
-    println!("best child of {block}: {}, validation accuracy {:.2}%", title(spec), 100.0 * accuracy);
-    Ok(spec)
 }
 
 /// Writes the network as the command line asks.

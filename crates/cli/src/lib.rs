@@ -24,7 +24,6 @@ mod trial;
 mod upkeep;
 
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 use args::{Args, Command};
 use clap::error::ErrorKind;
@@ -35,7 +34,7 @@ use fail::Fail;
 ///
 /// A problem is printed to standard error in one line. Exit code 2 means that the command could not do what was requested,
 /// 1 that trials of a study failed.
-pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     output::ignore_size_signal();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let args = match Args::try_parse_from(&arguments) {
@@ -43,21 +42,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return refused(&error, &arguments),
     };
     match dispatch(args.command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Fail::ClosedPipe) => ExitCode::SUCCESS,
+        Ok(()) | Err(Fail::ClosedPipe) => 0,
         Err(fail) => {
             eprintln!("error: {fail}");
-            ExitCode::from(fail.exit_code())
+            fail.exit_code()
         }
     }
 }
 
 /// Help and version as they are; a wrong command line in one line that names the help.
-fn refused(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+fn refused(error: &clap::Error, arguments: &[OsString]) -> u8 {
     if !error.use_stderr() {
         // If this fails, standard output is closed.
         let _ = error.print();
-        return ExitCode::SUCCESS;
+        return 0;
     }
     let commands = Args::command();
     let command = arguments.iter().skip(1).find_map(|word| commands.find_subcommand(word.to_str()?));
@@ -67,7 +65,7 @@ fn refused(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
         _ => one_line(&error.to_string()),
     };
     eprintln!("{problem}; see `{help}`");
-    ExitCode::from(2)
+    2
 }
 
 /// clap's message without its usage.

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nettriage_cli::main(std::env::args_os())
+    ExitCode::from(nettriage_cli::main(std::env::args_os()))
 }

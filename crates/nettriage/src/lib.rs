@@ -38,7 +38,7 @@ mod trust;
 
 pub use error::Error;
 pub use prescribe::{JudgedOn, PrescribeBuilder, Prescribed, Training, check_scan, prescribe};
-pub use report::Report;
+pub use report::{Report, best_child};
 pub use scan::{ScanBuilder, scan};
 pub use subject::{Subject, parent_of};
 pub use triage::Triage;

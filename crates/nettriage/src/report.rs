@@ -1,8 +1,11 @@
 //! The results of a study as plain data, and the forms that they are written in.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use nettriage_records::Run;
+use nettriage_records::plan::{Role, TrialSpec};
+use nettriage_records::record::Outcome;
 use nettriage_report::{About, Analysis, Options, RunData, analyse};
 
 use crate::Error;
@@ -65,4 +68,31 @@ impl Report {
         nettriage_files::write_atomic(path, self.html().as_bytes())
             .map_err(|source| Error::Io { path: path.display().to_string(), source })
     }
+}
+
+/// Of a block's children, those of the substitute, init and scheme with the highest mean validation accuracy over the
+/// seeds; of these the best one, with its validation accuracy, 0 to 1.
+///
+/// # Errors
+/// An unknown block; one without a finished child; records that cannot be read.
+pub fn best_child<'r>(run: &'r Run, block: &str) -> Result<(&'r TrialSpec, f64), Error> {
+    let (plan, folder) = (run.plan(), run.folder().display());
+    if !plan.blocks.iter().any(|known| known.name == block) {
+        let known: Vec<&str> = plan.blocks.iter().map(|block| block.name.as_str()).collect();
+        return Err(Error::Request(format!("block {block}: {folder} has the blocks {}", known.join(", "))));
+    }
+    let mut groups: BTreeMap<_, Vec<(f64, &TrialSpec)>> = BTreeMap::new();
+    for spec in plan.trials.iter().filter(|t| t.role == Role::Child && t.block.as_deref() == Some(block)) {
+        let record = run.record(&spec.id)?.filter(|record| record.outcome == Outcome::Done);
+        if let Some(readings) = record.and_then(|record| record.readings) {
+            let group = (&spec.substitute, &spec.init, &spec.scheme);
+            groups.entry(group).or_default().push((readings.validation.top1, spec));
+        }
+    }
+    let mean = |trials: &[(f64, &TrialSpec)]| trials.iter().map(|t| t.0).sum::<f64>() / trials.len() as f64;
+    let trials = groups.into_values().max_by(|a, b| mean(a).total_cmp(&mean(b)));
+    let best = trials.and_then(|trials| trials.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)));
+    best.map(|(accuracy, spec)| (spec, accuracy)).ok_or_else(|| {
+        Error::Request(format!("block {block}: {folder} has no finished child of it yet; finish `nettriage run` first"))
+    })
 }

@@ -40,6 +40,10 @@ pub trait Progress: Sync {
     fn ended(&self, record: &Record);
     /// Something worth a line: a worker that died, an array job that was submitted.
     fn note(&self, text: &str);
+    /// Whether no further trial may start, because the user has interrupted the study.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
 }
 
 /// Trials of a plan to run, by their indices.
@@ -100,7 +104,7 @@ impl Jobs for TrialJobs<'_> {
     }
 
     fn is_over(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.progress.is_cancelled() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     fn note(&self, text: &str) {
