@@ -3,8 +3,9 @@
     .ci/slurm start FOLDER && SLURM_CONF=FOLDER/slurm.conf python checks/slurm.py target/release/nettriage FOLDER
 
 FOLDER is the cluster that `.ci/slurm` starts on one machine. More than 200 small trials run on its four nodes. One task is
-cancelled, the slurmd of node n2 is killed, the submitting process is killed and started again, one task exceeds its time limit,
-one submission is interrupted and cancelled, and one is refused by sbatch.
+cancelled, the slurmd of node n2 is killed, the submitting process is killed and started again, one task without checkpoints exceeds
+its time limit, one training longer than the limit continues over several tasks, one submission is interrupted and cancelled, and one
+is refused by sbatch.
 """
 
 import json
@@ -54,6 +55,10 @@ name = "last"
 first = "{first}"
 last = "{last}"
 """
+
+
+# Each of these trainings takes longer than the limit of a task, a minute.
+IMAGES, EPOCHS = 8_000_000, 26_000
 
 
 def require(condition, message):
@@ -119,7 +124,7 @@ def compare_with_local_run(workspace, cluster):
     run = workspace.start(MANY, "slurm", *options)
 
     until("15 records", lambda: workspace.records("slurm") >= 15 or run.poll() is not None)
-    running = lambda: [line.split()[0] for line in queue() if line.endswith("RUNNING")]
+    running = lambda: [line.split()[0] for line in queue("%F_%K %T %j") if line.endswith("RUNNING nettriage-cluster")]
     until("a running task", lambda: running())
     victim = running()[0]
     subprocess.run(["scancel", victim], check=True)
@@ -183,6 +188,24 @@ def timed_out(workspace, run):
     print(f"a task over its time limit: {reason.splitlines()[0]}")
 
 
+def continued(workspace, run, study):
+    """A training that is longer than a task may take: its parent and its child are saved and continued, and end in the same bits."""
+    require(run.wait(timeout=900) == 0, workspace.log("continued"))
+    log = workspace.log("continued")
+    require(log.count("submitted again") >= 2, log)
+    status = json.loads(workspace.status("continued", "--json"))
+    require(status["failed"] == 0 and status["left"] == 0 and status["checkpoints"] == 0, status)
+    tasks = [path.read_text() for path in (workspace.folder / "continued/logs").glob("slurm-*.log")]
+    saved = sum(text.count("is stopped and saved") for text in tasks)
+    require(saved >= 2, tasks)
+    found = payloads(workspace.folder / "continued")
+    subprocess.run(workspace.command(study, "uninterrupted", "--checkpoint", "off"), check=True, capture_output=True)
+    reference = payloads(workspace.folder / "uninterrupted")
+    differ = [name for name in reference.keys() | found.keys() if reference.get(name) != found.get(name)]
+    require(differ == [], f"different from the uninterrupted run: {differ[:5]}")
+    print(f"a training of several tasks: saved {saved} times, equal to the uninterrupted run's, except for timings")
+
+
 def main():
     if len(sys.argv) != 3:
         sys.exit("usage: slurm.py NETTRIAGE CLUSTER-FOLDER")
@@ -192,14 +215,21 @@ def main():
         layers = json.loads(subprocess.run([workspace.program, "inspect", "--json", str(study_file(workspace))], check=True, capture_output=True, text=True).stdout)
         block = layers["blocks"][-1]["layers"]
         # It occupies one of the nodes for a minute.
-        long = workspace.start(LONG.replace("{first}", block[0]).replace("{last}", block[-1]), "long", "--slurm-option=--time=1", "--retries", "0")
+        study = LONG.replace("{first}", block[0]).replace("{last}", block[-1])
+        limit = ["--slurm-option=--time=1", "--retries", "0"]
+        long = workspace.start(study.replace('"cluster"', '"long"'), "long", *limit, "--checkpoint", "off")
+        # Slurm sends the signal up to half a minute early. The study's name tells the jobs of the two runs apart.
+        shorter = study.replace("images = 20000000", f"images = {IMAGES}").replace('"cluster"', '"continued"').replace("epochs = 2", f"epochs = {EPOCHS}")
+        several = workspace.start(shorter, "continued", *limit, "--slurm-option=--signal=B:TERM@5")
         try:
             refused(workspace)
             interrupted(workspace)
             compare_with_local_run(workspace, cluster)
             timed_out(workspace, long)
+            continued(workspace, several, shorter)
         finally:
             long.kill()
+            several.kill()
             subprocess.run(["scancel", "--me"])
 
 

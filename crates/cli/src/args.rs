@@ -136,7 +136,7 @@ pub struct Run {
     /// How often a trial whose worker died is run again before it is recorded as failed
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = whole::<u32>(RETRIES))]
     pub retries: u32,
-    /// Start no trial after this long, such as 90s, 30m, 8h, 2d
+    /// Stop after this long, such as 90s, 30m, 8h, 2d: trainings are saved, and the same command continues them
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub max_time: Option<Duration>,
     /// Run at most N trials now
@@ -210,6 +210,28 @@ fn real(limit: Limit) -> impl Fn(&str) -> Result<f64, String> + Clone {
     }
 }
 
+/// The time between two checkpoints; none for none.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Checkpoint(pub Option<Duration>);
+
+/// As `--checkpoint` takes it.
+impl std::fmt::Display for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(every) => write!(f, "{}s", every.as_secs_f64()),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+/// A duration, or `off`.
+fn checkpoint(text: &str) -> Result<Checkpoint, String> {
+    if text == "off" {
+        return Ok(Checkpoint(None));
+    }
+    duration(text).map(|every| Checkpoint(Some(every))).map_err(|problem| format!("{problem}, or off"))
+}
+
 /// A duration with its unit: 90s, 30m, 8h, 2d.
 fn duration(text: &str) -> Result<Duration, String> {
     let unit = |c: char| [('s', 1.0), ('m', 60.0), ('h', 3600.0), ('d', 86_400.0)].into_iter().find(|u| u.0 == c);
@@ -239,6 +261,9 @@ pub struct Runtime {
     /// Threads inside a trial [default: 1, with `trial` one per core; a Slurm task has as many as its cores]
     #[arg(long, value_name = "N", value_parser = whole::<u16>(THREADS))]
     pub threads: Option<u16>,
+    /// How often a training is saved, so that a run continues in the middle of it: a time such as 5m, or off
+    #[arg(long, value_name = "TIME", value_parser = checkpoint, default_value = "5m")]
+    pub checkpoint: Checkpoint,
     /// Optimisations to disable, to measure what each gives: all, or some of prefix, evaluation, hint, activations, backward, solutions
     #[arg(long, value_name = "LIST", default_value = "")]
     pub no_reuse: nettriage_study::Reuse,
@@ -248,12 +273,14 @@ impl Runtime {
     /// As the study takes them.
     pub fn resolved(&self) -> nettriage_study::RuntimeOptions {
         let default = nettriage_study::RuntimeOptions::default();
-        let folder = self.scratch.clone().unwrap_or(default.memory.folder);
+        let folder = self.scratch.clone().unwrap_or_else(|| default.memory.folder.clone());
         nettriage_study::RuntimeOptions {
             reuse: self.no_reuse,
             memory: nettriage_data::MemoryBudget { memory: self.data_memory << 20, folder },
             disk: self.disk_cache << 20,
             threads: self.threads.map(usize::from),
+            checkpoint: self.checkpoint.0,
+            ..default
         }
     }
 }
@@ -273,7 +300,7 @@ pub struct Trial {
     /// MiB of memory for activations that trials share
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = whole::<usize>(MIB))]
     pub cache: usize,
-    /// Start no trial after this time, in seconds since 1970
+    /// Stop at this time, in seconds since 1970: a training is saved
     #[arg(long, value_name = "SECONDS", value_parser = real(UNIX_TIME))]
     pub until: Option<f64>,
     /// Folder of the data set's files

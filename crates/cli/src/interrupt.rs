@@ -3,7 +3,13 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use nettriage_study::StopSignal;
+
 use crate::fail::Fail;
+
+fn unhandled(error: ctrlc::Error) -> Fail {
+    Fail::Message(format!("signals cannot be handled: {error}"))
+}
 
 /// Makes the message that is printed when the user or the system stops this process.
 type ShutdownMessage = Box<dyn Fn() -> String + Send>;
@@ -29,8 +35,19 @@ impl Interrupt {
             }
             std::process::exit(130);
         };
-        ctrlc::set_handler(handle).map_err(|error| Fail::Message(format!("signals cannot be handled: {error}")))?;
+        ctrlc::set_handler(handle).map_err(unhandled)?;
         Ok(Interrupt(held))
+    }
+
+    /// On the first signal tells trainings to save themselves and stop; a second one ends the process at once.
+    pub fn stopping(stop: StopSignal) -> Result<(), Fail> {
+        let handle = move || {
+            if stop.is_set() {
+                std::process::exit(130);
+            }
+            stop.set();
+        };
+        ctrlc::set_handler(handle).map_err(unhandled)
     }
 
     /// From here on a signal ends the process silently.

@@ -69,13 +69,26 @@ pub fn run(args: &args::Run) -> Result<(), Fail> {
     if complete {
         reporter.note(&format!("done in {:#}", HumanDuration(begin.elapsed())));
     } else {
-        reporter.note(&format!("stopped at its limit: {} trials are left; {resume}", status.left));
+        reporter.note(&format!(
+            "stopped at its limit: {} trials are left{}; {resume}",
+            status.left,
+            saved(status.checkpoints)
+        ));
     }
     println!("report: {}", page.display());
     if status.failed > 0 {
         return Err(Fail::FailedTrials(failures(&run, status.failed)?));
     }
     Ok(())
+}
+
+/// How many trainings continue where they were stopped.
+fn saved(checkpoints: usize) -> String {
+    match checkpoints {
+        0 => String::new(),
+        1 => ", and 1 training continues where it was".to_owned(),
+        n => format!(", and {n} trainings continue where they were"),
+    }
 }
 
 /// How many trials failed, why the first did, and what to do.
@@ -147,6 +160,11 @@ pub fn cores() -> usize {
 /// Most MiB of shared activations in a Slurm task: clusters count memory.
 const TASK_CACHE: usize = 1024;
 
+/// When the run is over, in seconds since 1970.
+fn until(args: &args::Run) -> Option<f64> {
+    args.max_time.map(|time| nettriage_records::unix_time() + time.as_secs_f64())
+}
+
 /// What runs the trials.
 fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn for<'a> Executor<TrialJobs<'a>>>, Fail> {
     let resources = resources(&args.train);
@@ -157,6 +175,7 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn for<'a> Executor<
             let mut command = trial_command(&args.train, folder, *cache, resources.workers)?;
             let threads = runtime.threads.unwrap_or(1).to_string();
             command.extend(["--threads", &threads, "--index", "-"].map(str::to_owned));
+            command.extend(until(args).map(|until| format!("--until={until:.3}")));
             let command = Box::new(move || {
                 let mut worker = Command::new(&command[0]);
                 worker.args(&command[1..]);
@@ -175,7 +194,7 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn for<'a> Executor<
                 at_once: *slurm_tasks,
                 chunk: *slurm_chunk,
                 retries: args.retries,
-                until: args.max_time.map(|time| nettriage_records::unix_time() + time.as_secs_f64()),
+                until: until(args),
             }))
         }
     }
@@ -198,12 +217,13 @@ fn budget_options(args: &args::Train, cache: usize, sharers: usize) -> Result<Ve
     if let Some(scratch) = &args.runtime.scratch {
         options.extend(["--scratch".to_owned(), absolute(scratch)?]);
     }
-    let args::Runtime { data_memory, disk_cache, no_reuse, .. } = &args.runtime;
+    let args::Runtime { data_memory, disk_cache, no_reuse, checkpoint, .. } = &args.runtime;
     for (name, value) in [
         ("--cache", (cache / sharers).to_string()),
         ("--disk-cache", (disk_cache / sharers).to_string()),
         ("--data-memory", (data_memory / sharers as u64).to_string()),
         ("--no-reuse", no_reuse.to_string()),
+        ("--checkpoint", checkpoint.to_string()),
     ] {
         options.extend([name.to_owned(), value]);
     }

@@ -77,6 +77,9 @@ fn table(run: &Run, status: &Status) -> String {
     }
     row("running", status.running.to_string());
     row("left", status.left.to_string());
+    if status.checkpoints > 0 {
+        row("saved", format!("{} trainings in progress have a checkpoint", status.checkpoints));
+    }
     row("seconds", format!("{:.1} on trials so far", status.trials_seconds));
     let left = left(status);
     if !left.is_empty() {

@@ -1,12 +1,15 @@
 //! `trial`: single trials of a plan, by their places in it.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use nettriage_jobs::Ended;
 use nettriage_records::Run;
 use nettriage_study::{Resources, RuntimeOptions, StudyContext, Worker, context_of};
 
 use crate::args;
 use crate::fail::Fail;
+use crate::interrupt::Interrupt;
 use crate::progress::title;
 use crate::run::cores;
 
@@ -16,14 +19,25 @@ pub fn trial(args: &args::Trial) -> Result<(), Fail> {
     let folder = if named_plan { args.plan.parent().unwrap_or(Path::new("")) } else { &args.plan };
     let run = Run::open(folder)?;
     let indices = if args.index == "-" { None } else { Some(indices(&args.index, run.plan().trials.len())?) };
-    let context = context(&run, args.data_dir.as_deref(), args.runtime.resolved())?;
+    let runtime = args.runtime.resolved();
+    let stop = runtime.stop.clone();
+    let context = context(&run, args.data_dir.as_deref(), runtime)?;
     let threads = args.runtime.threads.map_or_else(cores, usize::from);
-    let mut worker = Worker::new(&run, &context, Resources { workers: threads, cache: args.cache << 20 });
+    let deadline = args.until.map(|until| {
+        let left = Duration::try_from_secs_f64((until - nettriage_records::unix_time()).max(0.0));
+        Instant::now() + left.unwrap_or(Duration::ZERO)
+    });
+    let resources = Resources { workers: threads, cache: args.cache << 20 };
+    let mut worker = Worker::new(&run, &context, resources, deadline);
+    // A cluster sends this shortly before a task's time limit. Without checkpoints nothing could be saved.
+    if args.runtime.checkpoint.0.is_some() {
+        Interrupt::stopping(stop)?;
+    }
     let Some(indices) = indices else {
-        let run = |index| {
-            worker.trial(index)?;
-            warn(&worker);
-            Ok(())
+        let run = |index, note: &dyn Fn(&str)| {
+            let record = worker.trial(index);
+            worker.take_notes().iter().for_each(|text| note(text));
+            Ok(if record?.is_some() { Ended::Done } else { Ended::Stopped })
         };
         return nettriage_jobs::serve(run).map_err(|error| Fail::Message(error.to_string()));
     };
@@ -33,22 +47,18 @@ pub fn trial(args: &args::Trial) -> Result<(), Fail> {
         if args.missing && run.record(&spec.id)?.is_some() {
             continue;
         }
-        if args.until.is_some_and(|until| nettriage_records::unix_time() >= until) {
+        if worker.is_over() {
             eprintln!("the time is over: the trials from {index} on are left for another time");
             return Ok(());
         }
-        let record = worker.trial(index)?;
-        warn(&worker);
-        println!("{}: {}", record.spec.id, title(&record.spec));
+        let record = worker.trial(index);
+        worker.take_notes().iter().for_each(|text| eprintln!("note: {text}"));
+        match record? {
+            Some(record) => println!("{}: {}", record.spec.id, title(&record.spec)),
+            None => eprintln!("trial {index} is stopped and saved: the same command continues it"),
+        }
     }
     Ok(())
-}
-
-/// Reports, once, why activations could not be stored.
-fn warn(worker: &Worker<'_>) {
-    if let Some(warning) = worker.take_warning() {
-        eprintln!("note: {warning}");
-    }
 }
 
 /// The study context that the plan was made from, if this program would plan the same.

@@ -58,7 +58,7 @@ mod schedule;
 pub use error::Error;
 pub use model::{Model, check_options};
 pub use non_finite::{NonFinite, first_non_finite};
-pub use optimizer::Optimizer;
+pub use optimizer::{Optimizer, OptimizerMemory};
 pub use options::{Options, Trainable};
 pub use schedule::Schedule;
 

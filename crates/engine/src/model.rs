@@ -7,7 +7,7 @@ use nettriage_net::{Network, Tensor, Weights};
 use crate::layers::accumulate;
 use crate::lowering::lower;
 use crate::operation::{BackwardState, BufferView, Context, Inputs};
-use crate::optimizer::Updater;
+use crate::optimizer::{OptimizerMemory, Updater};
 use crate::parameters::Parameters;
 use crate::plan::{ExecutionPlan, InputGradient, plan};
 use crate::{Error, Options, Trainable};
@@ -228,6 +228,19 @@ impl Model {
     /// A weight that the network does not have, or whose shape differs; then nothing changes.
     pub fn set_weights(&mut self, weights: &Weights) -> Result<(), Error> {
         self.parameters.import(weights)
+    }
+
+    /// A copy of what the optimiser remembers between steps.
+    pub fn optimizer_memory(&self) -> OptimizerMemory {
+        self.updater.memory(&self.parameters)
+    }
+
+    /// Replaces what the optimiser remembers. A model with the weights and the memory of another takes the same steps.
+    ///
+    /// # Errors
+    /// The memory of a model with other trainable weights or another rule; then nothing changes.
+    pub fn set_optimizer_memory(&mut self, memory: &OptimizerMemory) -> Result<(), Error> {
+        self.updater.restore(&mut self.parameters, memory)
     }
 
     /// Bytes of everything that the model holds: activations, weights (also packed ones), gradients, optimiser state, scratch.

@@ -2,8 +2,10 @@
 
 use nettriage_kernels::pool::{Chunks, Parts, Pool};
 use nettriage_kernels::simd::vectorised;
+use nettriage_net::Weights;
 use serde::{Deserialize, Serialize};
 
+use crate::Error;
 use crate::parameters::{Parameter, Parameters};
 
 /// The rule that updates the weights from their gradients. Weight decay applies to every trainable weight, as in PyTorch.
@@ -44,6 +46,17 @@ impl Optimizer {
             Optimizer::AdamW { .. } => OptimizerState { first: true, second: true },
         }
     }
+}
+
+/// Everything that an optimiser remembers between steps. With the weights it continues a training to the bit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OptimizerMemory {
+    /// Steps taken.
+    pub steps: u64,
+    /// Velocity or first moment of each trainable weight; empty if the rule has none.
+    pub first: Weights,
+    /// Second moment of each trainable weight; empty if the rule has none.
+    pub second: Weights,
 }
 
 /// The state tensors that an optimiser keeps for each trainable weight.
@@ -90,6 +103,25 @@ impl Updater {
             parameter.version += 1;
         }
         norm
+    }
+
+    /// What is remembered between steps.
+    pub fn memory(&self, parameters: &Parameters) -> OptimizerMemory {
+        OptimizerMemory {
+            steps: u64::from(self.steps.unsigned_abs()),
+            first: parameters.export_state(|parameter| &parameter.first),
+            second: parameters.export_state(|parameter| &parameter.second),
+        }
+    }
+
+    /// Continues from what [`Updater::memory`] returned; on an error nothing changes.
+    pub fn restore(&mut self, parameters: &mut Parameters, memory: &OptimizerMemory) -> Result<(), Error> {
+        parameters.check_state(&memory.first, |parameter| &parameter.first)?;
+        parameters.check_state(&memory.second, |parameter| &parameter.second)?;
+        parameters.import_state(&memory.first, |parameter| &mut parameter.first);
+        parameters.import_state(&memory.second, |parameter| &mut parameter.second);
+        self.steps = i32::try_from(memory.steps).unwrap_or(i32::MAX);
+        Ok(())
     }
 
     fn sum_of_squares(&mut self, gradient: &[f32], pool: &Pool) -> f64 {

@@ -151,6 +151,37 @@ impl Parameters {
         Ok(())
     }
 
+    /// A copy of one of the optimiser's state tensors of every trainable weight that has it.
+    pub fn export_state(&self, of: fn(&Parameter) -> &Buffer) -> Weights {
+        let held = self.trainable().filter(|parameter| !of(parameter).is_empty());
+        let tensor = |parameter: &Parameter| Tensor { shape: parameter.shape.clone(), data: of(parameter).to_vec() };
+        held.map(|parameter| (parameter.name.clone(), tensor(parameter))).collect()
+    }
+
+    /// Whether `state` holds one of the optimiser's state tensors for exactly the trainable weights that have it.
+    pub fn check_state(&self, state: &Weights, of: fn(&Parameter) -> &Buffer) -> Result<(), Error> {
+        let fail = |name: &String, problem: &str| Err(Error::Weight { name: name.clone(), problem: problem.into() });
+        for parameter in self.trainable() {
+            let found = state.get(&parameter.name).map_or(0, |tensor| tensor.data.len());
+            if found != of(parameter).len() {
+                return fail(&parameter.name, "has another optimiser's state");
+            }
+        }
+        match state.keys().find(|name| !self.named(name).is_some_and(|parameter| parameter.trains)) {
+            Some(name) => fail(name, "does not train in this model"),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies a state that [`Parameters::check_state`] accepts.
+    pub fn import_state(&mut self, state: &Weights, of: fn(&mut Parameter) -> &mut Buffer) {
+        for parameter in self.trainable_mut() {
+            if let Some(tensor) = state.get(&parameter.name) {
+                of(parameter).copy_from_slice(&tensor.data);
+            }
+        }
+    }
+
     /// Bytes that [`Parameters::allocate`] allocates; `None` if the number overflows.
     pub fn bytes_needed(&self, state: OptimizerState) -> Option<u64> {
         let per_trainable = 2 + u64::from(state.first) + u64::from(state.second);

@@ -72,6 +72,47 @@ fn training_does_not_depend_on_threads_or_batch_capacity() {
 }
 
 #[test]
+fn a_training_continues_to_the_bit_in_another_model() {
+    let adam = Optimizer::AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 };
+    let nesterov = Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-3 };
+    let plain = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 1e-3 };
+    for network in samples() {
+        for optimizer in [adam, nesterov, plain] {
+            let options = Options::training(20, optimizer);
+            let (images, labels) = (images(20, network.graph.input), labels(20));
+            let mut gradient = vec![0.0; 200];
+            let mut step = |model: &mut Model, step: u64| {
+                loss::cross_entropy(model.forward_train(&images, step), &labels, 10, &mut gradient);
+                model.backward(&images, &gradient);
+                model.step(0.05, Some(1.0));
+            };
+            let mut whole = Model::new(&network, &options).unwrap();
+            (0..3).for_each(|number| step(&mut whole, number));
+            let left = Network { weights: whole.weights(), ..network.clone() };
+            let mut other = Model::new(&left, &options).unwrap();
+            other.set_optimizer_memory(&whole.optimizer_memory()).unwrap();
+            for model in [&mut whole, &mut other] {
+                (3..6).for_each(|number| step(model, number));
+            }
+            assert_eq!(whole.weights(), other.weights(), "{optimizer:?}");
+            assert_eq!(whole.optimizer_memory(), other.optimizer_memory());
+            // Without the memory the steps differ, except where the rule has none.
+            let mut forgetful = Model::new(&left, &options).unwrap();
+            (3..6).for_each(|number| step(&mut forgetful, number));
+            assert_eq!(whole.weights() == forgetful.weights(), optimizer == plain, "{optimizer:?}");
+        }
+    }
+    let [first, second, _] = &samples()[..] else { unreachable!() };
+    let model = |network, optimizer| Model::new(network, &Options::training(4, optimizer)).unwrap();
+    let memory = model(first, adam).optimizer_memory();
+    for mut other in [model(second, adam), model(first, nesterov)] {
+        let before = other.optimizer_memory();
+        assert!(matches!(other.set_optimizer_memory(&memory), Err(Error::Weight { .. })));
+        assert_eq!(other.optimizer_memory(), before);
+    }
+}
+
+#[test]
 fn a_split_network_gives_the_bits_of_the_whole() {
     let n = 5;
     let mut splits = 0;

@@ -75,7 +75,8 @@ pub trait RemoteJobs: Jobs {
     /// If it cannot be stored.
     fn fail(&self, job: usize, reason: String) -> Result<(), BoxError>;
 
-    /// Counts a worker's death during the job; how often that has happened.
+    /// Counts a worker's death during the job; how often that has happened. A job that continues where it was interrupted, and
+    /// has got further since the last death, has none counted.
     ///
     /// # Errors
     /// If the count cannot be stored.

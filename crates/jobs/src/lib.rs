@@ -36,6 +36,6 @@ mod threads;
 
 pub use error::Error;
 pub use interface::{BoxError, Executor, Jobs, RemoteJobs};
-pub use processes::{Processes, serve};
+pub use processes::{Ended, Processes, serve};
 pub use slurm::Slurm;
 pub use threads::Threads;

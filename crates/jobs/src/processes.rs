@@ -12,8 +12,9 @@ use crate::{BoxError, Error, Executor, RemoteJobs};
 
 /// Worker processes, one job at a time each.
 ///
-/// A worker reads job numbers from its standard input, one per line, and answers each with a line: `done` and the number, or
-/// `error` and a message that ends the whole run (see [`serve`]). It exits when its input ends, so none outlives this
+/// A worker reads job numbers from its standard input, one per line, and answers each with a line: `done` and the number,
+/// `stopped` and the number if another call continues the job, or `error` and a message that ends the whole run (see
+/// [`serve`]). Before its answer it may write lines of `note` and a text. It exits when its input ends, so none outlives this
 /// process.
 pub struct Processes {
     /// Workers at a time; [`super::Jobs::prepare`] runs in this process with as many threads.
@@ -54,6 +55,8 @@ struct Worker {
 /// A worker's answer to a job.
 enum Answer {
     Done,
+    /// The job stopped early; another call continues it.
+    Stopped,
     /// An error that ends the run.
     Fatal(String),
     /// The worker died; how, with the end of its log.
@@ -69,6 +72,7 @@ impl<J: RemoteJobs + ?Sized> Slot<'_, J> {
                 Answer::Fatal(problem) => return Err(Error::Worker(problem)),
                 // Read from disk, so that the progress shows what is stored.
                 Answer::Done if jobs.finished(job)? => return Ok(()),
+                Answer::Stopped => return Ok(()),
                 Answer::Done => "it reported the end of the job and left no complete result".to_owned(),
                 Answer::Died(how) => how,
             };
@@ -93,13 +97,19 @@ impl<J: RemoteJobs + ?Sized> Slot<'_, J> {
             None => self.start_worker()?,
         };
         let mut line = String::new();
-        let received = writeln!(worker.input, "{job}")
-            .and_then(|()| worker.input.flush())
-            .and_then(|()| worker.output.read_line(&mut line));
+        let mut received = writeln!(worker.input, "{job}").and_then(|()| worker.input.flush());
+        loop {
+            line.clear();
+            received = received.and_then(|()| worker.output.read_line(&mut line).map(drop));
+            match line.trim_end().split_once(' ') {
+                Some(("note", text)) if received.is_ok() => self.jobs.note(text),
+                _ => break,
+            }
+        }
         match (received, line.trim_end().split_once(' ')) {
-            (Ok(_), Some(("done", number))) if number == job.to_string() => {
+            (Ok(_), Some((answer @ ("done" | "stopped"), number))) if number == job.to_string() => {
                 self.worker = Some(worker);
-                Ok(Answer::Done)
+                Ok(if answer == "done" { Answer::Done } else { Answer::Stopped })
             }
             (Ok(_), Some(("error", problem))) => {
                 worker.wait();
@@ -148,13 +158,23 @@ impl Worker {
     }
 }
 
-/// A worker's side: runs the jobs whose numbers arrive on standard input, and answers each.
+/// How a worker's job ended, without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Its result is stored.
+    Done,
+    /// It stopped early, and another call continues it.
+    Stopped,
+}
+
+/// A worker's side: runs the jobs whose numbers arrive on standard input, and answers each. What `run` passes to its second
+/// argument is reported in one line.
 ///
 /// The process exits when its input ends, even during a job: the process that started it is gone.
 ///
 /// # Errors
 /// A line that is no number; standard output that is closed.
-pub fn serve(mut run: impl FnMut(usize) -> Result<(), BoxError>) -> Result<(), BoxError> {
+pub fn serve(mut run: impl FnMut(usize, &dyn Fn(&str)) -> Result<Ended, BoxError>) -> Result<(), BoxError> {
     let (send, receive) = mpsc::channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
@@ -167,13 +187,22 @@ pub fn serve(mut run: impl FnMut(usize) -> Result<(), BoxError>) -> Result<(), B
     for line in receive {
         let line = line.trim();
         let job = line.parse().map_err(|_| format!("`{line}` on standard input is no job's number"))?;
-        let answer = match run(job) {
-            Ok(()) => format!("done {job}"),
-            Err(error) => format!("error {}", error.to_string().replace('\n', " ")),
+        let note = |text: &str| {
+            // If this fails, so does the answer.
+            let _ = say(&format!("note {text}"));
         };
-        let mut out = std::io::stdout().lock();
-        writeln!(out, "{answer}")?;
-        out.flush()?;
+        match run(job, &note) {
+            Ok(Ended::Done) => say(&format!("done {job}"))?,
+            Ok(Ended::Stopped) => say(&format!("stopped {job}"))?,
+            Err(error) => say(&format!("error {error}"))?,
+        }
     }
     Ok(())
+}
+
+/// Writes a line of an answer.
+fn say(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", text.replace('\n', " "))?;
+    out.flush()
 }

@@ -78,6 +78,14 @@ pub enum Error {
         /// The record.
         record: PathBuf,
     },
+    /// A checkpoint of another version of the program.
+    #[error("{}: a checkpoint of another version of nettriage ({found}): continue with that version, or remove the file to begin this training again", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What wrote it.
+        found: String,
+    },
     /// Another process is running it.
     #[error("{}: already being run{}: wait for it to end, or choose another --out", path.display(), holder(*pid))]
     Locked {

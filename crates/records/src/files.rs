@@ -4,7 +4,7 @@ use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::{Error, id};
+use crate::{Error, checkpoint, id};
 
 /// Writes a file atomically: a reader, and a crash, sees its old content or its new content.
 pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), Error> {
@@ -82,6 +82,7 @@ pub(crate) fn is_temporary(part: &str, name: &str) -> bool {
             .contains(&target),
         "trials" | "parents" => target.strip_suffix(".json").is_some_and(id::is_content_id),
         "weights" => weights_id(target).is_some(),
+        checkpoint::FOLDER => checkpoint::id_in(target).is_some(),
         _ => false,
     }
 }

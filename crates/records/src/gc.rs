@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use crate::id::is_content_id;
-use crate::{Error, Run, files};
+use crate::{Error, Run, checkpoint, files};
 
 /// A file that can be removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,11 +27,12 @@ impl Run {
         let plan = self.plan();
         let known: HashSet<&str> =
             plan.trials.iter().map(|t| t.id.as_str()).chain(plan.parents.iter().map(|p| p.id.as_str())).collect();
+        let open = self.open_checkpoints()?;
         let mut found = Vec::new();
-        for part in ["", "trials", "parents", "weights", "running", "logs"] {
+        for part in ["", "trials", "parents", "weights", checkpoint::FOLDER, "running", "logs"] {
             for (path, metadata) in files::list(self.folder(), part)? {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                if let Some(why) = why(part, &name, files::is_old(&metadata), &known)
+                if let Some(why) = why(part, &name, files::is_old(&metadata), &Known { planned: &known, open: &open })
                     && !(part == "running" && crate::lock::is_locked(&path))
                 {
                     found.push(Garbage { path, bytes: metadata.len(), why });
@@ -43,8 +44,16 @@ impl Run {
     }
 }
 
+/// What the plan and the records say of ids.
+struct Known<'a> {
+    /// Those of the plan.
+    planned: &'a HashSet<&'a str>,
+    /// Those whose training continues from a checkpoint.
+    open: &'a HashSet<String>,
+}
+
 /// Why a file can be removed; `None` if it cannot, or is not ours.
-fn why(part: &str, name: &str, old: bool, known: &HashSet<&str>) -> Option<&'static str> {
+fn why(part: &str, name: &str, old: bool, known: &Known<'_>) -> Option<&'static str> {
     if files::is_temporary(part, name) {
         return old.then_some("partly written by a process that was killed");
     }
@@ -53,7 +62,7 @@ fn why(part: &str, name: &str, old: bool, known: &HashSet<&str>) -> Option<&'sta
         "trials" | "parents" => {
             let (id, state) = name.split_once(".json").filter(|(id, _)| is_content_id(id))?;
             match state {
-                "" => (!known.contains(id)).then_some("record of a trial that is not in the plan"),
+                "" => (!known.planned.contains(id)).then_some("record of a trial that is not in the plan"),
                 ".failed" => (part == "trials").then_some("failure of a reopened trial"),
                 _ => {
                     let number = state.strip_prefix(".corrupt")?;
@@ -62,8 +71,17 @@ fn why(part: &str, name: &str, old: bool, known: &HashSet<&str>) -> Option<&'sta
             }
         }
         "weights" => {
-            let unknown = !known.contains(files::weights_id(name)?);
+            let unknown = !known.planned.contains(files::weights_id(name)?);
             unknown.then_some("weights of a trial that is not in the plan")
+        }
+        checkpoint::FOLDER => {
+            if let Some((id, state)) = name.split_once(".bin.corrupt") {
+                let ours = is_content_id(id) && (state.is_empty() || is_number(state));
+                return ours.then_some("damaged checkpoint");
+            }
+            let id = checkpoint::id_in(name)?;
+            let needed = known.planned.contains(id) && known.open.contains(id);
+            (!needed).then_some("checkpoint of a training that has ended or is not in the plan")
         }
         "running" => (old && is_content_id(name)).then_some("marker of a process that has ended"),
         "logs" => {
@@ -81,7 +99,9 @@ mod tests {
 
     #[test]
     fn only_names_of_our_own_forms_are_removed() {
-        let known = HashSet::from(["00000000000000aa"]);
+        let planned = HashSet::from(["00000000000000aa", "00000000000000cc"]);
+        let open = HashSet::from(["00000000000000aa".to_owned(), "00000000000000bb".to_owned()]);
+        let known = Known { planned: &planned, open: &open };
         let removed = |part: &str, name: &str| why(part, name, true, &known).is_some();
         for (part, name) in [
             ("", ".plan.json.12.0.tmp"),
@@ -91,6 +111,10 @@ mod tests {
             ("parents", "00000000000000aa.json.corrupt2"),
             ("weights", "child-00000000000000bb.safetensors"),
             ("weights", "child-00000000000000aa.safetensors.12-0.tmp"),
+            ("checkpoints", "00000000000000bb.bin"),
+            ("checkpoints", "00000000000000cc.bin"),
+            ("checkpoints", "00000000000000aa.bin.corrupt2"),
+            ("checkpoints", ".00000000000000aa.bin.12.0.tmp"),
             ("running", "00000000000000aa"),
             ("logs", "worker-12-0.log"),
             ("logs", "slurm-12_3.log"),
@@ -111,6 +135,9 @@ mod tests {
             ("weights", "child-00000000000000aa.safetensors"),
             ("weights", "child-best.safetensors"),
             ("weights", "my-00000000000000bb.safetensors"),
+            ("checkpoints", "00000000000000aa.bin"),
+            ("checkpoints", "best.bin"),
+            ("checkpoints", "00000000000000aa.bin.corrupt-mine"),
             ("running", "notes"),
             ("logs", "training.log"),
             ("logs", "worker-mine.log"),

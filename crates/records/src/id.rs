@@ -84,7 +84,14 @@ fn canonical(value: &Value, out: &mut String) {
 
 /// SHA-256 in hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex_of(&[bytes])
+}
+
+/// SHA-256 of the parts one after the other, in hexadecimal.
+pub(crate) fn hex_of(parts: &[&[u8]]) -> String {
+    let mut hash = Sha256::new();
+    parts.iter().for_each(|part| hash.update(part));
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether a text has the form of a [`content_id`]: 16 hexadecimal digits, lower case.

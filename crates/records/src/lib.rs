@@ -18,6 +18,7 @@
 //! trials/<id>.json        one record per trial
 //! parents/<id>.json       one record per parent
 //! weights/{parent,child,substitute}-<id>.safetensors
+//! checkpoints/<id>.bin    the state of an interrupted training
 //! running/<id>            markers of running trials, locked by their processes
 //! pictures.json           sample images for reports: the first validation and test images
 //! attempts.json           the number of worker processes that died during each trial
@@ -31,6 +32,7 @@
 //! Plans, records and sample images are written atomically and carry a checksum, so a reader never sees a part of a file.
 
 mod attempts;
+pub mod checkpoint;
 mod envelope;
 mod error;
 mod files;
@@ -47,6 +49,7 @@ mod sample_images;
 pub mod scan;
 mod status;
 
+pub use checkpoint::Checkpoint;
 pub use envelope::{digest, parent_digest};
 pub use error::Error;
 pub use gc::Garbage;

@@ -9,7 +9,7 @@ use crate::plan::{Plan, VERSION};
 use crate::record::{ParentRecord, Record};
 use crate::sample_images::SampleImages;
 use crate::status::{self, Status};
-use crate::{Error, Lock, Running, files, id, lock};
+use crate::{Error, Lock, Running, checkpoint, files, id, lock};
 
 /// The file of sample images; its name is that of earlier versions.
 const SAMPLE_IMAGES: &str = "pictures.json";
@@ -104,7 +104,7 @@ impl Run {
     /// [`Error::Locked`] if another live process holds the lock.
     pub fn lock(&self) -> Result<Lock, Error> {
         let lock = lock::acquire(&self.folder)?;
-        for part in ["trials", "parents", "weights"] {
+        for part in ["trials", "parents", "weights", checkpoint::FOLDER] {
             files::remove_old_temporary_files(&self.folder, part);
         }
         status::append_session(&self.folder)?;
@@ -290,6 +290,7 @@ impl Run {
             parents: self.plan.parents.len(),
             parents_done: parents.len(),
             trials_seconds: status::trials_seconds(&status::sessions(&self.folder)?, &parents, &headers),
+            checkpoints: self.open_checkpoints()?.len(),
             runner: lock::runner(&self.folder),
         })
     }
@@ -356,12 +357,13 @@ impl Run {
 
 /// Whether a path is that of a file of the run in `folder`: its plan, a record, weights, a lock. Its page is not.
 pub fn is_file_of(folder: &Path, path: &Path) -> bool {
-    const PARTS: [&str; 12] = [
+    const PARTS: [&str; 13] = [
         "plan.json",
         "trials",
         "parents",
         "weights",
         "running",
+        checkpoint::FOLDER,
         SAMPLE_IMAGES,
         "attempts.json",
         "halving.json",

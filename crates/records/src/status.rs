@@ -37,6 +37,9 @@ pub struct Status {
     /// This includes work shared by trials (cached activations, least-squares sums) and parents trained between trials, but
     /// not the pauses between sessions.
     pub trials_seconds: f64,
+    /// Trials and parents without a record whose training continues from a checkpoint.
+    #[serde(default)]
+    pub checkpoints: usize,
     /// The id of the process that is running the study, if there is one.
     pub runner: Option<u32>,
 }

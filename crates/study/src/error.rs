@@ -22,6 +22,14 @@ pub enum Error {
     /// The study requests something that its network or data cannot provide.
     #[error("{0}")]
     Plan(String),
+    /// A training stopped early, and is saved.
+    #[error("the training of {id} stopped at step {step}, from which the same command continues it")]
+    Stopped {
+        /// The trial or parent.
+        id: String,
+        /// Steps of its stage that have been taken.
+        step: usize,
+    },
     /// From training.
     #[error(transparent)]
     Train(#[from] nettriage_train::Error),

@@ -8,6 +8,7 @@ use nettriage_net::Network;
 use nettriage_records::plan::TrialSpec;
 use nettriage_records::{Halving, Run, content_id};
 
+use crate::checkpoints::Checkpoints;
 use crate::context::StudyContext;
 use crate::halving::{self, HalvingState};
 use crate::jobs::{Progress, Resources, TrialJobs, cache_order, parent_of, train_all};
@@ -22,7 +23,7 @@ pub fn folder_name(plan: &nettriage_records::Plan) -> String {
 /// Bounds of one call; a later call continues.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
-    /// No trial starts after this.
+    /// No trial starts after this, and trainings stop there, if they write checkpoints.
     pub deadline: Option<Instant>,
     /// Most trials to run.
     pub trials: Option<usize>,
@@ -59,7 +60,12 @@ pub fn execute(
         if executor.shares_memory() {
             cache_order(run, context, &mut pending);
         }
-        executor.run(&TrialJobs::new(run, context, &pending, done, limits.deadline, resources, progress))?;
+        let jobs = TrialJobs::new(run, context, &pending, done, limits.deadline, resources, progress);
+        match executor.run(&jobs) {
+            // A parent's training has stopped at the limit, and is saved.
+            Err(_) if jobs.has_stopped() => return Ok(false),
+            result => result?,
+        }
         let none = pending.iter().all(|&place| !run.has(&run.plan().trials[place].id));
         if none {
             // No trial could be run: stop rather than try for ever.
@@ -109,7 +115,11 @@ pub fn train_parents(
     resources: Resources,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
-    train_all(run, &SharedWork::new(context, resources.cache), resources.workers, progress).map(drop)
+    let checkpoints = Checkpoints::new(run, &context.runtime, None);
+    let shared = SharedWork::new(context, resources.cache);
+    let parents = train_all(run, &shared, resources.workers, &checkpoints, progress);
+    checkpoints.take_notes().iter().for_each(|note| progress.note(note));
+    parents.map(drop)
 }
 
 /// Indices of the trials without a complete record. A failed trial has one; `Run::reopen` removes it.
@@ -130,7 +140,8 @@ pub fn recompute(run: &Run, context: &StudyContext, spec: &TrialSpec) -> Result<
     }
     let shared = SharedWork::new(context, 0);
     let parent = parent_of(run, spec)?;
-    let parent = parent::prepare(&shared, run, parent, 1, |_, _, _| ())?;
-    let finished = trial::run(&shared, &parent, spec, 1)?;
+    let checkpoints = Checkpoints::new(run, &context.runtime, None);
+    let parent = parent::prepare(&shared, run, parent, 1, &checkpoints, |_, _, _| ())?;
+    let finished = trial::run(&shared, &parent, spec, 1, None)?;
     finished.network.ok_or_else(|| Error::Plan(format!("trial {} diverged: it has no network to write", spec.id)))
 }

@@ -1,17 +1,20 @@
 //! The trials of a plan as jobs, for executors that do not depend on trials.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 use nettriage_formats::safetensors;
 use nettriage_jobs::{BoxError, Jobs, RemoteJobs};
 use nettriage_records::Run;
+use nettriage_records::checkpoint::TrainingState;
 use nettriage_records::plan::{ParentSpec, Role, TrialSpec, VERSION};
 use nettriage_records::record::{Clock, CurvePoint, Outcome, Record};
 use nettriage_train::scheme::{Loss, Scheme, Train};
 
+use crate::checkpoints::Checkpoints;
 use crate::context::StudyContext;
 use crate::estimate::estimate;
 use crate::panics::contained;
@@ -53,10 +56,13 @@ pub struct TrialJobs<'a> {
     pending: &'a [usize],
     /// Trials that have records already, of all that are to have one.
     done: (usize, usize),
-    deadline: Option<Instant>,
+    checkpoints: Checkpoints<'a>,
+    /// How far the training of a job was when a worker last died during it.
+    reached: Mutex<HashMap<String, TrainingState>>,
     resources: Resources,
     progress: &'a dyn Progress,
     parents: OnceLock<Vec<Parent>>,
+    stopped: AtomicBool,
 }
 
 impl<'a> TrialJobs<'a> {
@@ -71,7 +77,35 @@ impl<'a> TrialJobs<'a> {
         progress: &'a dyn Progress,
     ) -> TrialJobs<'a> {
         let shared = SharedWork::new(context, resources.cache);
-        TrialJobs { run, shared, pending, done, deadline, resources, progress, parents: OnceLock::new() }
+        let checkpoints = Checkpoints::new(run, &context.runtime, deadline);
+        let (reached, parents, stopped) = (Mutex::default(), OnceLock::new(), AtomicBool::new(false));
+        TrialJobs { run, shared, pending, done, checkpoints, reached, resources, progress, parents, stopped }
+    }
+
+    /// Whether the training of a parent has stopped early.
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Reports what has happened to checkpoints and stored activations.
+    fn report_notes(&self) {
+        let notes = self.shared.take_warning().into_iter().chain(self.checkpoints.take_notes());
+        notes.for_each(|note| self.progress.note(&note));
+    }
+
+    /// Whether the training of a job, or of its parent, is further than when a worker last died during it.
+    fn has_progressed(&self, job: usize) -> bool {
+        let spec = self.spec(job);
+        let mut reached = self.reached.lock().expect("no holder of this lock panics");
+        let mut further = false;
+        for id in [&spec.id, &spec.parent] {
+            let Some(state) = self.run.checkpoint_state(id) else { continue };
+            if reached.get(id).is_none_or(|before| state.is_beyond(before)) {
+                reached.insert(id.clone(), state);
+                further = true;
+            }
+        }
+        further
     }
 
     fn spec(&self, index: usize) -> &TrialSpec {
@@ -85,7 +119,12 @@ impl Jobs for TrialJobs<'_> {
     }
 
     fn prepare(&self, threads: usize) -> Result<(), BoxError> {
-        let parents = train_all(self.run, &self.shared, threads, self.progress)?;
+        let parents = train_all(self.run, &self.shared, threads, &self.checkpoints, self.progress);
+        self.report_notes();
+        if matches!(parents, Err(Error::Stopped { .. })) {
+            self.stopped.store(true, Ordering::Relaxed);
+        }
+        let parents = parents?;
         let _ = self.parents.set(parents);
         self.progress.trials(self.done.0, self.done.1);
         Ok(())
@@ -95,16 +134,19 @@ impl Jobs for TrialJobs<'_> {
         let spec = self.spec(job);
         self.progress.started(spec);
         let parents = self.parents.get().map_or(&[][..], Vec::as_slice);
-        let record = run_trial(self.run, &self.shared, parents, spec, 1)?;
-        if let Some(warning) = self.shared.take_warning() {
-            self.progress.note(&warning);
+        let record = run_trial(self.run, &self.shared, parents, spec, 1, &self.checkpoints);
+        self.report_notes();
+        match record {
+            Ok(record) => self.progress.ended(&record),
+            // It has no record, and a later call continues it.
+            Err(Error::Stopped { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
-        self.progress.ended(&record);
         Ok(())
     }
 
     fn is_over(&self) -> bool {
-        self.progress.is_cancelled() || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.progress.is_cancelled() || self.checkpoints.is_over()
     }
 
     fn note(&self, text: &str) {
@@ -155,6 +197,10 @@ impl RemoteJobs for TrialJobs<'_> {
     }
 
     fn count_attempt(&self, job: usize) -> Result<u32, BoxError> {
+        // A training that gets on from task to task or from worker to worker will end.
+        if self.has_progressed(job) {
+            return Ok(0);
+        }
         Ok(self.run.note_attempt(&self.spec(job).id)?)
     }
 
@@ -193,36 +239,54 @@ impl RemoteJobs for TrialJobs<'_> {
 pub struct Worker<'a> {
     run: &'a Run,
     shared: SharedWork<'a>,
+    checkpoints: Checkpoints<'a>,
     parents: Vec<Parent>,
     threads: usize,
 }
 
 impl<'a> Worker<'a> {
-    /// A worker with `resources.workers` threads inside each trial.
-    pub fn new(run: &'a Run, context: &'a StudyContext, resources: Resources) -> Worker<'a> {
+    /// A worker with `resources.workers` threads inside each trial; a training stops at `deadline`.
+    pub fn new(run: &'a Run, context: &'a StudyContext, resources: Resources, deadline: Option<Instant>) -> Worker<'a> {
         let shared = SharedWork::new(context, resources.cache);
-        Worker { run, shared, parents: Vec::new(), threads: resources.workers }
+        let checkpoints = Checkpoints::new(run, &context.runtime, deadline);
+        Worker { run, shared, checkpoints, parents: Vec::new(), threads: resources.workers }
     }
 
-    /// Runs the trial at `index`, whether or not it has a record, and writes its record.
+    /// Runs the trial at `index`, whether or not it has a record, and writes its record; none if the training stopped early
+    /// and is saved.
     ///
     /// # Errors
     /// An index beyond the plan; a record that cannot be written. A problem of the trial itself is in its record.
-    pub fn trial(&mut self, index: usize) -> Result<Record, Error> {
+    pub fn trial(&mut self, index: usize) -> Result<Option<Record>, Error> {
+        match self.attempt(index) {
+            Ok(record) => Ok(Some(record)),
+            Err(Error::Stopped { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn attempt(&mut self, index: usize) -> Result<Record, Error> {
         let trials = &self.run.plan().trials;
         let spec = trials.get(index).ok_or_else(|| {
             Error::Plan(format!("--index {index}: the plan has {} trials, counted from 0", trials.len()))
         })?;
         if !self.parents.iter().any(|parent| parent.id == spec.parent) {
             let parent = parent_of(self.run, spec)?;
-            self.parents.push(parent::prepare(&self.shared, self.run, parent, self.threads, |_, _, _| ())?);
+            let Worker { run, shared, checkpoints, threads, .. } = self;
+            let parent = parent::prepare(shared, run, parent, *threads, checkpoints, |_, _, _| ())?;
+            self.parents.push(parent);
         }
-        run_trial(self.run, &self.shared, &self.parents, spec, self.threads)
+        run_trial(self.run, &self.shared, &self.parents, spec, self.threads, &self.checkpoints)
     }
 
-    /// Why activations could not be stored, once.
-    pub fn take_warning(&self) -> Option<String> {
-        self.shared.take_warning()
+    /// Whether the time is over, or a signal has said so.
+    pub fn is_over(&self) -> bool {
+        self.checkpoints.is_over()
+    }
+
+    /// What has happened to checkpoints and stored activations since the last call, line by line.
+    pub fn take_notes(&self) -> Vec<String> {
+        self.shared.take_warning().into_iter().chain(self.checkpoints.take_notes()).collect()
     }
 }
 
@@ -237,11 +301,12 @@ pub(crate) fn train_all(
     run: &Run,
     shared: &SharedWork<'_>,
     threads: usize,
+    checkpoints: &Checkpoints<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Parent>, Error> {
     let prepare = |spec: &ParentSpec| {
         let report = |seen, of, point: &CurvePoint| progress.parent(spec, seen, of, point);
-        parent::prepare(shared, run, spec, threads, report)
+        parent::prepare(shared, run, spec, threads, checkpoints, report)
     };
     run.write_sample_images(|| sample_images::of(shared.context))?;
     run.plan().parents.iter().map(prepare).collect()
@@ -254,11 +319,12 @@ fn run_trial(
     parents: &[Parent],
     spec: &TrialSpec,
     threads: usize,
+    checkpoints: &Checkpoints<'_>,
 ) -> Result<Record, Error> {
     let _mark = run.begin(&spec.id)?;
     let parent = parents.iter().find(|p| p.id == spec.parent);
     let parent = parent.ok_or_else(|| Error::Plan(format!("trial {}: its parent is not in the plan", spec.id)))?;
-    let record = match contained(|| trial::run(shared, parent, spec, threads)) {
+    let record = match contained(|| trial::run(shared, parent, spec, threads, Some(checkpoints))) {
         Ok(Ok(finished)) => {
             match (shared.context.study.children.keep, &finished.network, &finished.substitute) {
                 (Keep::Network, Some(network), _) => safetensors::save(network, run.child_weights_path(&spec.id))?,
@@ -267,10 +333,13 @@ fn run_trial(
             }
             finished.record
         }
+        // The run's folder is at fault, not the trial.
+        Ok(Err(error @ (Error::Stopped { .. } | Error::Records(_)))) => return Err(error),
         Ok(Err(error)) => failed(spec, error.to_string()),
         Err(panic) => failed(spec, panic),
     };
     run.write(&record)?;
+    checkpoints.remove(&spec.id);
     Ok(record)
 }
 

@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nettriage_data::MemoryBudget;
 
@@ -74,8 +77,24 @@ impl FromStr for Reuse {
     }
 }
 
-/// How a study uses the machine, beside workers and the cache in memory.
+/// Tells running trainings from outside, such as on a signal of the system, to save themselves and stop.
 #[derive(Clone, Debug, Default)]
+pub struct StopSignal(Arc<AtomicBool>);
+
+impl StopSignal {
+    /// Sets it. All clones are the same signal.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is set.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How a study uses the machine, beside workers and the cache in memory.
+#[derive(Clone, Debug)]
 pub struct RuntimeOptions {
     /// What is shared and left out.
     pub reuse: Reuse,
@@ -85,6 +104,23 @@ pub struct RuntimeOptions {
     pub disk: usize,
     /// Threads inside a trial; the executor decides if none.
     pub threads: Option<usize>,
+    /// Time between two checkpoints of a training; with none, a training that is interrupted starts again.
+    pub checkpoint: Option<Duration>,
+    /// Stops trainings early, if they write checkpoints.
+    pub stop: StopSignal,
+}
+
+impl Default for RuntimeOptions {
+    fn default() -> RuntimeOptions {
+        RuntimeOptions {
+            reuse: Reuse::default(),
+            memory: MemoryBudget::default(),
+            disk: 0,
+            threads: None,
+            checkpoint: Some(Duration::from_secs(300)),
+            stop: StopSignal::default(),
+        }
+    }
 }
 
 #[cfg(test)]

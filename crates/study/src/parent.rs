@@ -6,14 +6,17 @@ use nettriage_engine::{Model, Options};
 use nettriage_formats::safetensors;
 use nettriage_net::{INPUT, Network, cost};
 use nettriage_records::Run;
+use nettriage_records::checkpoint::{Checkpoint, Tensors, TrainingState};
 use nettriage_records::plan::{Cost, ParentSpec, VERSION};
 use nettriage_records::record::{Clock, CurvePoint, ParentRecord};
 
+use nettriage_train::checkpoint::{add_optimizer, add_tensors, restore_optimizer, tensors_of};
 use nettriage_train::{
-    CurveRecorder, EVALUATION_BATCH, HyperParameters, Objective, Outcome, StageOutcome, StageStep, evaluate, run_stage,
-    seed,
+    CurveRecorder, EVALUATION_BATCH, HyperParameters, Objective, Outcome, StageInput, StageOutcome, StageStep,
+    evaluate, run_stage, seed,
 };
 
+use crate::checkpoints::{Checkpoints, NETWORK};
 use crate::shared::{ImageSet, Parent, Request, SharedWork};
 use crate::{Error, machine};
 
@@ -26,6 +29,7 @@ pub fn prepare(
     run: &Run,
     spec: &ParentSpec,
     threads: usize,
+    checkpoints: &Checkpoints<'_>,
     mut progress: impl FnMut(usize, usize, &CurvePoint),
 ) -> Result<Parent, Error> {
     let path = run.parent_weights_path(&spec.id);
@@ -36,11 +40,11 @@ pub fn prepare(
         return Ok(measure(shared, spec, network, threads)?.parent);
     }
     let begin = Instant::now();
-    let (network, curve) = match &shared.context.given {
-        Some(network) => (network.clone(), Vec::new()),
-        None => train(shared, spec, threads, &mut progress)?,
+    let Trained { network, curve, earlier } = match &shared.context.given {
+        Some(network) => Trained { network: network.clone(), curve: Vec::new(), earlier: 0.0 },
+        None => train(shared, spec, threads, checkpoints, &mut progress)?,
     };
-    let train_seconds = begin.elapsed().as_secs_f64();
+    let train_seconds = earlier + begin.elapsed().as_secs_f64();
     let Measured { parent, validation, test } = measure(shared, spec, network, threads)?;
     let total = cost::total(&parent.network.graph)?;
     // Weights first: a record means that the weights beside it are complete.
@@ -56,13 +60,22 @@ pub fn prepare(
         cost: Cost { parameters: total.parameters, macs: total.macs },
         clock: Clock {
             train_seconds,
-            seconds: begin.elapsed().as_secs_f64(),
+            seconds: earlier + begin.elapsed().as_secs_f64(),
             inference: None,
             finished: nettriage_records::unix_time(),
             machine: Some(machine()),
         },
     })?;
+    checkpoints.remove(&spec.id);
     Ok(parent)
+}
+
+/// A parent after its training.
+struct Trained {
+    network: Network,
+    curve: Vec<CurvePoint>,
+    /// Seconds of its training in processes that were interrupted.
+    earlier: f64,
 }
 
 struct Measured {
@@ -100,14 +113,20 @@ fn train(
     shared: &SharedWork<'_>,
     spec: &ParentSpec,
     threads: usize,
+    checkpoints: &Checkpoints<'_>,
     progress: &mut impl FnMut(usize, usize, &CurvePoint),
-) -> Result<(Network, Vec<CurvePoint>), Error> {
+) -> Result<Trained, Error> {
+    let begin = Instant::now();
     let context = shared.context;
     let training = context.study.parent.training.as_ref();
     let training = training.ok_or_else(|| Error::Plan("[parent] with `arch` needs [parent.training]".into()))?;
     let exact = context.study.children.exact;
     let mut rng = seed::rng("parent's weights", &[&spec.seed.to_string()]);
     let mut network = Network::initialised(context.graph.clone(), &mut rng)?;
+    let found = checkpoints.find(&spec.id, &network.weights)?;
+    if let Some(found) = &found {
+        network.weights = tensors_of(&found.tensors, NETWORK);
+    }
     let mut evaluator = Model::new(&network, &Options { threads, exact, ..Options::inference(EVALUATION_BATCH) })?;
     let source = |set, batch| shared.activations(&images(spec, &network, set, batch, threads));
     let mut stream = source(ImageSet::ParentStream(spec.seed), training.batch)?;
@@ -127,22 +146,49 @@ fn train(
     let mut model = Model::new(&network, &options)?;
     let mut recorder = CurveRecorder::new(total, POINTS);
     let mut curve: Vec<CurvePoint> = Vec::new();
+    let (mut taken, mut earlier) = (0, 0.0);
+    if let Some(found) = found {
+        (taken, earlier) = (found.state.step, found.state.seconds.1);
+        restore_optimizer(&mut model, &found.tensors, found.state.optimizer_steps)?;
+        recorder.resume(total.min(taken * training.batch), found.state.loss);
+        curve = found.state.curve;
+    }
+    let mut writer = checkpoints.of(&spec.id);
     let after = |model: &Model, step: StageStep| -> Result<(), Error> {
-        let Some(train_loss) = recorder.step(&step, step.seen) else { return Ok(()) };
-        evaluator.set_weights(&model.weights())?;
-        let found = evaluate(&mut evaluator, &mut validation, &validation_labels, context.classes(), None)?.evaluation;
-        let point = CurvePoint {
-            examples: step.seen as u64,
+        if let Some(train_loss) = recorder.step(&step, step.seen) {
+            evaluator.set_weights(&model.weights())?;
+            let found =
+                evaluate(&mut evaluator, &mut validation, &validation_labels, context.classes(), None)?.evaluation;
+            let point = CurvePoint {
+                examples: step.seen as u64,
+                stage: 0,
+                train_loss: Some(train_loss),
+                validation_top1: found.top1,
+                validation_loss: found.loss,
+            };
+            progress(step.seen, total, &point);
+            curve.push(point);
+        }
+        if !writer.is_due() {
+            return Ok(());
+        }
+        let mut tensors = Tensors::new();
+        add_tensors(&mut tensors, NETWORK, &model.weights());
+        let seconds = earlier + begin.elapsed().as_secs_f64();
+        let state = TrainingState {
             stage: 0,
-            train_loss: Some(train_loss),
-            validation_top1: found.top1,
-            validation_loss: found.loss,
+            step: step.taken,
+            optimizer_steps: add_optimizer(&mut tensors, model),
+            curve: curve.clone(),
+            best: None,
+            loss: recorder.loss(),
+            seconds: (seconds, seconds),
         };
-        progress(step.seen, total, &point);
-        curve.push(point);
-        Ok(())
+        let instructions = nettriage_engine::instruction_set().to_owned();
+        writer.write(&Checkpoint { instructions, state, tensors })
     };
-    let outcome = run_stage(&mut model, &mut stream, &labels, 0..total, &mut Objective::CrossEntropy, &hyper, after)?;
+    let input = StageInput { source: &mut stream, labels: &labels, images: 0..total, taken };
+    let outcome = run_stage(&mut model, input, &mut Objective::CrossEntropy, &hyper, after)?;
     if outcome == StageOutcome::Diverged {
         return Err(Error::Plan(format!(
             "the parent of seed {} diverged: its loss is infinite or NaN; try a smaller [parent.training] rate, or clip",
@@ -151,5 +197,5 @@ fn train(
     }
     drop(stream);
     network.weights.extend(model.weights());
-    Ok((network, curve))
+    Ok(Trained { network, curve, earlier })
 }

@@ -6,19 +6,25 @@ use nettriage_compress::Latencies;
 use nettriage_engine::{Model, Options, Trainable};
 use nettriage_net::receptive_field::receptive_field;
 use nettriage_net::{INPUT, Network, Weights, cost, slice};
+use nettriage_records::checkpoint::{Checkpoint, Tensors, TrainingState};
 use nettriage_records::plan::{Cost, Role, TrialSpec, VERSION};
 use nettriage_records::record::{Best, Clock, CurvePoint, Filters, InferenceTime, Outcome, Patch, Readings, Record};
+use nettriage_train::checkpoint::{add_optimizer, add_tensors, restore_optimizer, tensors_of};
 use nettriage_train::scheme::{Loss, Scheme, Stage, Train};
 use nettriage_train::{
-    ActivationSource, CurveRecorder, EVALUATION_BATCH, HyperParameters, Objective, Precision, StageOutcome, StageStep,
-    evaluate, run_stage, seed,
+    ActivationSource, CurveRecorder, EVALUATION_BATCH, HyperParameters, Objective, Precision, StageInput, StageOutcome,
+    StageStep, evaluate, run_stage, seed,
 };
 
+use crate::checkpoints::{Checkpoints, NETWORK, Writer};
 use crate::child::{Child, build_child};
 use crate::patches::{LargestActivations, cuts_at_zero};
 use crate::shared::{ImageSet, Parent, SharedWork};
 use crate::study::Reading;
 use crate::{Error, filters, machine, sample_images, similarity};
+
+/// The part of a checkpoint's tensors that holds the weights at the best point of the curve.
+const BEST: &str = "best";
 
 /// The results of a trial.
 pub struct Finished {
@@ -30,8 +36,14 @@ pub struct Finished {
     pub substitute: Option<Network>,
 }
 
-/// Runs one trial with `threads` threads.
-pub fn run(shared: &SharedWork<'_>, parent: &Parent, spec: &TrialSpec, threads: usize) -> Result<Finished, Error> {
+/// Runs one trial with `threads` threads. With `checkpoints` it continues from its last one, if there is one.
+pub fn run(
+    shared: &SharedWork<'_>,
+    parent: &Parent,
+    spec: &TrialSpec,
+    threads: usize,
+    checkpoints: Option<&Checkpoints<'_>>,
+) -> Result<Finished, Error> {
     let begin = Instant::now();
     let threads = shared.context.runtime.threads.unwrap_or(threads);
     let scheme = shared.context.study.scheme(&spec.scheme).ok_or_else(|| {
@@ -42,9 +54,24 @@ pub fn run(shared: &SharedWork<'_>, parent: &Parent, spec: &TrialSpec, threads: 
     let mut session = Session::new(shared, parent, spec, threads, &scheme, child)?;
     let mut outcome = Outcome::Done;
     let images = scheme.images(shared.context.study.children.images);
+    let found = match checkpoints {
+        Some(checkpoints) => checkpoints.find(&spec.id, &session.child.network.weights)?,
+        None => None,
+    };
+    let earlier = found.as_ref().map_or(0.0, |found| found.state.seconds.1);
+    if let Some(found) = &found {
+        session.restore(found);
+    }
+    session.clock = Clocks { begin, earlier };
+    let mut writer = checkpoints.map(|checkpoints| checkpoints.of(&spec.id));
     let mut first = 0;
     for (index, (stage, images)) in scheme.stages.iter().zip(images).enumerate() {
-        if session.stage(index, stage, first..first + images)? == StageOutcome::Diverged {
+        let resumed = found.as_ref().filter(|found| found.state.stage >= index);
+        if resumed.is_some_and(|found| found.state.stage > index) {
+            session.enter(stage)?;
+        } else if session.stage(index, stage, first..first + images, resumed.map(|r| &**r), &mut writer)?
+            == StageOutcome::Diverged
+        {
             outcome = Outcome::Diverged { examples: session.seen as u64 };
             break;
         }
@@ -63,7 +90,7 @@ pub fn run(shared: &SharedWork<'_>, parent: &Parent, spec: &TrialSpec, threads: 
     }
     let clock = Clock {
         train_seconds,
-        seconds: begin.elapsed().as_secs_f64(),
+        seconds: earlier + begin.elapsed().as_secs_f64(),
         inference,
         finished: nettriage_records::unix_time(),
         machine: Some(machine()),
@@ -105,6 +132,13 @@ struct Session<'a> {
     recorder: CurveRecorder,
     seen: usize,
     train_seconds: f64,
+    clock: Clocks,
+}
+
+/// When a trial began in this process, and its seconds in earlier ones.
+struct Clocks {
+    begin: Instant,
+    earlier: f64,
 }
 
 impl<'a> Session<'a> {
@@ -144,6 +178,7 @@ impl<'a> Session<'a> {
             recorder: CurveRecorder::new(children.images, children.curve),
             seen: 0,
             train_seconds: 0.0,
+            clock: Clocks { begin: Instant::now(), earlier: 0.0 },
             child,
             start,
             evaluator,
@@ -151,14 +186,58 @@ impl<'a> Session<'a> {
         })
     }
 
-    fn stage(&mut self, index: usize, stage: &Stage, images: std::ops::Range<usize>) -> Result<StageOutcome, Error> {
-        let Session { shared, parent, spec, threads, .. } = *self;
-        let (children, reuse) = (&shared.context.study.children, shared.context.runtime.reuse);
+    /// Takes over what an interrupted process has left.
+    fn restore(&mut self, found: &Checkpoint) {
+        self.child.network.weights = tensors_of(&found.tensors, NETWORK);
+        self.curve.clone_from(&found.state.curve);
+        if let Some(best) = &found.state.best {
+            self.best = (best.clone(), tensors_of(&found.tensors, BEST));
+        }
+        self.train_seconds = found.state.seconds.0;
+    }
+
+    /// The training so far, after `taken` steps of the stage that trains `model`.
+    fn checkpoint(&self, model: &Model, stage: usize, taken: usize) -> Checkpoint {
+        let mut network = self.child.network.weights.clone();
+        network.extend(model.weights());
+        let mut tensors = Tensors::new();
+        add_tensors(&mut tensors, NETWORK, &network);
+        add_tensors(&mut tensors, BEST, &self.best.1);
+        let optimizer_steps = add_optimizer(&mut tensors, model);
+        let state = TrainingState {
+            stage,
+            step: taken,
+            optimizer_steps,
+            curve: self.curve.clone(),
+            best: Some(self.best.0.clone()),
+            loss: self.recorder.loss(),
+            seconds: (self.train_seconds, self.clock.earlier + self.clock.begin.elapsed().as_secs_f64()),
+        };
+        Checkpoint { instructions: nettriage_engine::instruction_set().to_owned(), state, tensors }
+    }
+
+    /// Whether the stage trains the substitute alone. From the first stage on that does not, the prefix is not the parent's.
+    fn enter(&mut self, stage: &Stage) -> Result<bool, Error> {
         let local = stage.train == Train::Substitute && self.child.block.is_some();
         if !local && self.prefix_frozen {
             self.prefix_frozen = false;
-            self.evaluator = Evaluator::new(shared, parent, &self.child, false, threads)?;
+            self.evaluator = Evaluator::new(self.shared, self.parent, &self.child, false, self.threads)?;
         }
+        Ok(local)
+    }
+
+    /// Trains a stage on its `images`, from its first step or from where `resumed` is.
+    fn stage(
+        &mut self,
+        index: usize,
+        stage: &Stage,
+        images: std::ops::Range<usize>,
+        resumed: Option<&Checkpoint>,
+        writer: &mut Option<Writer<'_>>,
+    ) -> Result<StageOutcome, Error> {
+        let Session { shared, parent, spec, threads, .. } = *self;
+        let (children, reuse) = (&shared.context.study.children, shared.context.runtime.reuse);
+        let local = self.enter(stage)?;
         let graph = &parent.network.graph;
         let (set, batch) = (ImageSet::Stream(spec.seed), children.batch);
         let activations = |tensor: &str| shared.activations(&parent.request(tensor, set, batch, threads));
@@ -202,9 +281,17 @@ impl<'a> Session<'a> {
             // Of the seed alone: trials pair by it, and a placebo must see what its control sees.
             dropout_seed: seed::seed("dropout", &[&spec.parent, &spec.seed.to_string(), &index.to_string()]),
         };
+        let before = images.start;
+        let taken = resumed.map_or(0, |found| found.state.step);
+        match resumed {
+            Some(found) => {
+                restore_optimizer(&mut model, &found.tensors, found.state.optimizer_steps)?;
+                self.seen = before + images.len().min(taken * children.batch);
+                self.recorder.resume(self.seen, found.state.loss);
+            }
+            None => self.recorder.restart(),
+        }
         let mut clock = Instant::now();
-        self.recorder.restart();
-        let before = self.seen;
         let after = |model: &Model, step: StageStep| -> Result<(), Error> {
             self.seen = before + step.seen;
             if let Some(train_loss) = self.recorder.step(&step, self.seen) {
@@ -212,9 +299,15 @@ impl<'a> Session<'a> {
                 self.record_point(model, index, train_loss)?;
                 clock = Instant::now();
             }
+            if let Some(writer) = writer.as_mut().filter(|writer| writer.is_due()) {
+                self.train_seconds += clock.elapsed().as_secs_f64();
+                writer.write(&self.checkpoint(model, index, step.taken))?;
+                clock = Instant::now();
+            }
             Ok(())
         };
-        let outcome = run_stage(&mut model, &mut inputs, &labels, images, &mut objective, &hyper, after)?;
+        let input = StageInput { source: &mut inputs, labels: &labels, images, taken };
+        let outcome = run_stage(&mut model, input, &mut objective, &hyper, after)?;
         self.train_seconds += clock.elapsed().as_secs_f64();
         self.child.network.weights.extend(model.weights());
         Ok(outcome)

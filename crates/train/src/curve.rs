@@ -39,6 +39,17 @@ impl CurveRecorder {
         (self.loss, self.images) = (0.0, 0);
     }
 
+    /// The training loss since the last point: its sum over images, and their number.
+    pub fn loss(&self) -> (f64, usize) {
+        (self.loss, self.images)
+    }
+
+    /// Continues a curve after `seen` images, with what [`CurveRecorder::loss`] returned there.
+    pub fn resume(&mut self, seen: usize, loss: (f64, usize)) {
+        self.points.retain(|point| *point > seen);
+        (self.loss, self.images) = loss;
+    }
+
     /// Whether all points are behind.
     pub fn is_complete(&self) -> bool {
         self.points.is_empty()
@@ -55,7 +66,7 @@ mod tests {
         let mut found = Vec::new();
         for step in 1..=10 {
             let loss = f64::from(step);
-            let at = StageStep { seen: 10 * step as usize, loss, images: 10 };
+            let at = StageStep { seen: 10 * step as usize, loss, images: 10, taken: step as usize };
             found.extend(curve.step(&at, at.seen).map(|mean| (at.seen, mean)));
         }
         assert_eq!(found, [(30, 2.0), (50, 4.5), (80, 7.0), (100, 9.5)]);
@@ -65,7 +76,7 @@ mod tests {
     #[test]
     fn a_step_beyond_several_points_gives_one() {
         let mut curve = CurveRecorder::new(100, 10);
-        assert_eq!(curve.step(&StageStep { seen: 64, loss: 3.0, images: 64 }, 64), Some(3.0));
-        assert_eq!(curve.step(&StageStep { seen: 100, loss: 1.0, images: 36 }, 100), Some(1.0));
+        assert_eq!(curve.step(&StageStep { seen: 64, loss: 3.0, images: 64, taken: 1 }, 64), Some(3.0));
+        assert_eq!(curve.step(&StageStep { seen: 100, loss: 1.0, images: 36, taken: 2 }, 100), Some(1.0));
     }
 }

@@ -6,6 +6,7 @@
 
 mod cache;
 mod check;
+pub mod checkpoint;
 mod curve;
 mod error;
 mod evaluate;
@@ -21,5 +22,5 @@ pub use curve::CurveRecorder;
 pub use error::Error;
 pub use evaluate::{EVALUATION_BATCH, Outcome, Tally, evaluate};
 pub use source::{ActivationSource, ImageSequence, LookAhead, PrefixOptions};
-pub use training::{HyperParameters, Objective, StageOutcome, StageStep, run_stage};
+pub use training::{HyperParameters, Objective, StageInput, StageOutcome, StageStep, run_stage};
 pub use values::{Precision, Values};

@@ -79,6 +79,8 @@ pub struct StageStep {
     pub loss: f64,
     /// Images in the step.
     pub images: usize,
+    /// Steps of the stage taken so far.
+    pub taken: usize,
 }
 
 /// How a stage ended.
@@ -90,27 +92,37 @@ pub enum StageOutcome {
     Diverged,
 }
 
-/// Trains `model` on the images `images` of `inputs`; calls `after` after every step.
-///
-/// `labels` has one class per image of `inputs`.
+/// What a stage trains on.
+pub struct StageInput<'s, 'a> {
+    /// What the model reads.
+    pub source: &'s mut ActivationSource<'a>,
+    /// One class per image of the source.
+    pub labels: &'s [u16],
+    /// The stage's images in the source.
+    pub images: Range<usize>,
+    /// Steps that the model has taken before, in a process that was interrupted. Those that are left give the same bits as in a
+    /// stage that was not.
+    pub taken: usize,
+}
+
+/// Trains `model` on a stage's images; calls `after` after every step.
 ///
 /// # Errors
 /// Those of the sources and of `after`.
 pub fn run_stage<E: From<Error>>(
     model: &mut Model,
-    inputs: &mut ActivationSource<'_>,
-    labels: &[u16],
-    images: Range<usize>,
+    input: StageInput<'_, '_>,
     objective: &mut Objective<'_>,
     hyper: &HyperParameters,
     mut after: impl FnMut(&Model, StageStep) -> Result<(), E>,
 ) -> Result<StageOutcome, E> {
+    let StageInput { source, labels, images, taken } = input;
     let steps = images.len().div_ceil(hyper.batch);
     let mut grad = Vec::new();
-    for step in 0..steps {
+    for step in taken..steps {
         let start = images.start + step * hyper.batch;
         let range = start..images.end.min(start + hyper.batch);
-        let batch = inputs.batch(range.clone())?;
+        let batch = source.batch(range.clone())?;
         let output = model.forward_train(batch, hyper.dropout_seed.wrapping_add(step as u64));
         grad.resize(output.len(), 0.0);
         let loss = objective.evaluate(output, labels, range.clone(), &mut grad)?;
@@ -119,7 +131,7 @@ pub fn run_stage<E: From<Error>>(
         }
         model.backward(batch, &grad);
         model.step(hyper.schedule.rate(hyper.rate, step, steps), hyper.clip);
-        after(model, StageStep { seen: range.end - images.start, loss, images: range.len() })?;
+        after(model, StageStep { seen: range.end - images.start, loss, images: range.len(), taken: step + 1 })?;
     }
     Ok(StageOutcome::Completed)
 }

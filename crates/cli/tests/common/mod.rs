@@ -1,6 +1,7 @@
 //! A small study on the embedded digits, and ways to run it.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod faults;
 pub mod outside;
 
 use std::collections::BTreeMap;

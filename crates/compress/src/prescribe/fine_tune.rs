@@ -7,8 +7,8 @@ use nettriage_engine::{Model, Optimizer, Options as EngineOptions, Schedule, Tra
 use nettriage_net::Network;
 use nettriage_train::scheme::{Loss, Stage, Train};
 use nettriage_train::{
-    ActivationSource, HyperParameters, ImageSequence, Objective, Precision, PrefixOptions, StageOutcome, run_stage,
-    seed,
+    ActivationSource, HyperParameters, ImageSequence, Objective, Precision, PrefixOptions, StageInput, StageOutcome,
+    run_stage, seed,
 };
 
 use crate::Error;
@@ -97,7 +97,8 @@ pub fn fine_tune(
         dropout_seed: 0,
     };
     let mut inputs = ActivationSource::images(sequence, tuning.batch);
-    let outcome = run_stage(&mut model, &mut inputs, &labels, images, &mut objective, &hyper, |_, step| {
+    let input = StageInput { source: &mut inputs, labels: &labels, images, taken: 0 };
+    let outcome = run_stage(&mut model, input, &mut objective, &hyper, |_, step| {
         progress(step.seen.div_ceil(tuning.batch), steps);
         Ok::<_, Error>(())
     })?;

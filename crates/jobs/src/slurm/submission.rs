@@ -52,6 +52,9 @@ pub fn log(logs: &Path, task: Task) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
 }
 
+/// How long before its time limit a task gets the signal to save its training. Slurm may be up to a minute early.
+const SECONDS_TO_SAVE: u32 = 60;
+
 /// Writes an array job's files and submits it.
 pub fn submit<J: RemoteJobs + ?Sized>(
     slurm: &Slurm,
@@ -88,6 +91,8 @@ pub fn submit<J: RemoteJobs + ?Sized>(
         format!("--array=0-{}{at_once}", tasks.len() - 1),
         format!("--output={output}/slurm-%A_%a.log"),
         "--open-mode=append".to_owned(),
+        // To the program itself, before the time limit: it saves what it is training, and the rest is submitted again.
+        format!("--signal=B:TERM@{SECONDS_TO_SAVE}"),
     ];
     // afterany: a task whose prerequisites are missing computes them itself.
     arguments.extend(after.map(|after| format!("--dependency=afterany:{after}")));

@@ -1,0 +1,287 @@
+//! Checkpoints: a process that is killed in the middle of a training continues it, and the records and weights are those of a run
+//! that nothing interrupted, to the bit.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::faults::{Disk, Moments, kill, spawn_silent, until};
+use common::{Place, assert_same, digests, nettriage, refused, succeeded};
+use nettriage_records::Run;
+
+/// One parent and three trials. One trial trains in two stages; each training has more than a thousand steps.
+const STUDY: &str = r#"
+name = "long"
+[data]
+name = "digits"
+validation = 100
+train = 300
+test = 100
+augment = { pad = 1 }
+[parent]
+arch = "vgg"
+plan = [[12, 12], [16, 16]]
+[parent.training]
+epochs = 80
+batch = 16
+rate = 0.02
+[children]
+seeds = 1
+images = 24000
+batch = 16
+rate = 0.02
+curve = 5
+calibration = 100
+keep = "network"
+optimizer = { adam-w = { betas = [0.9, 0.999], eps = 1e-8, weight_decay = 0.01 } }
+[triage]
+inits = ["random"]
+schemes = ["hint-then-distill", "global"]
+parent_continued = []
+placebo = []
+reinit = []
+drop = []
+[[triage.block]]
+name = "second"
+first = "features.7"
+last = "features.12"
+"#;
+
+/// Often enough that most kills fall between two checkpoints of a training.
+const OFTEN: [&str; 2] = ["--checkpoint", "0.03s"];
+
+/// The checkpoints of a run.
+fn checkpoints(run: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "bin")).collect()
+}
+
+/// The only checkpoint of a run, and whether it is that of a trial and not of the parent.
+fn inside(run: &Path) -> Option<(PathBuf, bool)> {
+    let path = checkpoints(run).pop()?;
+    let parent = Run::open(run).ok()?.plan().parents[0].id.clone();
+    let of_trial = path.file_stem()? != parent.as_str();
+    Some((path, of_trial))
+}
+
+#[test]
+fn a_run_killed_inside_its_trainings_gives_the_same_records() {
+    let mut moments = Moments::new("inside");
+    let place = Place::new(STUDY);
+    let whole = place.complete("whole", &["--checkpoint", "off"]);
+    assert_same(&whole, &place.complete("saved", &OFTEN));
+    assert!(checkpoints(&place.path("saved")).is_empty(), "removed with the records");
+    for on in ["local", "processes"] {
+        let (mut kills, mut round) = ([0, 0], 0);
+        while kills[0] + kills[1] < 50 || kills.contains(&0) {
+            let out = format!("{on}{round}");
+            loop {
+                let mut run = spawn_silent(place.run(&out, &["--on", on, "--workers", "1"]).args(OFTEN));
+                moments.wait(150, 700);
+                if run.try_wait().unwrap().is_some() {
+                    break;
+                }
+                run.kill().unwrap();
+                run.wait().unwrap();
+                if let Some((_, of_trial)) = inside(&place.path(&out)) {
+                    kills[usize::from(of_trial)] += 1;
+                }
+            }
+            assert_same(&whole, &place.complete(&out, &["--on", on]));
+            round += 1;
+        }
+        println!("{on}: killed inside the parent's training {} times, inside trials {} times", kills[0], kills[1]);
+    }
+}
+
+#[test]
+fn a_task_saves_its_training_on_sigterm() {
+    let mut moments = Moments::new("told");
+    let place = Place::new(STUDY);
+    let whole = place.complete("whole", &["--checkpoint", "off"]);
+    let run = place.path("run");
+    succeeded(&nettriage().arg("train").arg(place.path("study.toml")).arg("--out").arg(&run).output().unwrap());
+    let mut stops = 0;
+    for _ in 0..200 {
+        // As a Slurm task runs it, with an interval that never comes.
+        let mut task = nettriage();
+        task.args(["trial", "--missing", "--index", "0-2", "--checkpoint", "1h", "--plan"]).arg(&run);
+        let task = task.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        moments.wait(100, 400);
+        let _ = Command::new("kill").args(["-TERM", &task.id().to_string()]).stderr(Stdio::null()).status();
+        let output = task.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if said.contains("is stopped and saved") {
+            assert!(output.status.success(), "{said}");
+            assert_eq!(checkpoints(&run).len(), 1);
+            stops += 1;
+        } else if output.status.success() && !said.contains("the time is over") {
+            break;
+        }
+    }
+    assert!(stops > 1, "{stops}");
+    assert_same(&whole, &digests(&run));
+}
+
+#[test]
+fn a_time_limit_stops_inside_a_training_and_the_next_run_continues_it() {
+    let place = Place::new(STUDY);
+    let whole = place.complete("whole", &["--checkpoint", "off"]);
+    for on in ["local", "processes"] {
+        let (mut stops, mut complete) = (0, false);
+        while !complete {
+            let output = place.run(on, &["--on", on, "--workers", "2", "--max-time", "0.4s"]).output().unwrap();
+            succeeded(&output);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            complete = !said.contains("stopped at its limit");
+            if !checkpoints(&place.path(on)).is_empty() {
+                assert!(said.contains("where"), "{said}");
+                stops += 1;
+            }
+        }
+        assert!(stops > 1, "{on}: {stops}");
+        assert_same(&whole, &digests(&place.path(on)));
+    }
+}
+
+/// A run that was killed inside the training of its parent or of a trial, and its only checkpoint.
+fn interrupted(place: &Place, out: &str, inside_trial: bool) -> PathBuf {
+    let run = place.path(out);
+    for _ in 0..100 {
+        let mut process = spawn_silent(place.run(out, &["--workers", "1"]).args(OFTEN));
+        let there = || inside(&run).filter(|(_, of_trial)| *of_trial == inside_trial).map(|(path, _)| path);
+        until("a checkpoint", || there().is_some() || process.try_wait().unwrap().is_some());
+        let _ = process.kill();
+        process.wait().unwrap();
+        if let Some(path) = there() {
+            return path;
+        }
+        let _ = fs::remove_dir_all(&run);
+    }
+    panic!("never killed inside the training");
+}
+
+#[test]
+fn torn_and_altered_checkpoints_are_set_aside_and_said() {
+    let mut moments = Moments::new("torn");
+    let place = Place::new(STUDY);
+    let whole = place.complete("whole", &["--checkpoint", "off"]);
+    for (number, on) in ["local", "processes", "local", "local", "processes", "local"].into_iter().enumerate() {
+        let out = format!("run{number}");
+        let path = interrupted(&place, &out, number % 3 > 0);
+        let mut bytes = fs::read(&path).unwrap();
+        let at = moments.below(bytes.len() as u64) as usize;
+        match number {
+            5 => {
+                // A whole checkpoint of another training.
+                let other = interrupted(&place, "other", false);
+                bytes = fs::read(other).unwrap();
+            }
+            n if n % 2 == 0 => bytes.truncate(at),
+            _ => bytes[at] ^= 1,
+        }
+        fs::write(&path, bytes).unwrap();
+        let output = place.run(&out, &["--on", on]).output().unwrap();
+        succeeded(&output);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let name = format!("{}.corrupt", path.display());
+        assert!(said.contains(&name) && said.contains("the training starts again"), "{said}");
+        assert_same(&whole, &digests(&place.path(&out)));
+        let gone = succeeded(&nettriage().arg("gc").arg("--yes").arg(place.path(&out)).output().unwrap());
+        assert!(gone.contains("removed 1 file"), "{gone}");
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_version_is_refused_with_the_way_out() {
+    let place = Place::new(STUDY);
+    let whole = place.complete("whole", &["--checkpoint", "off"]);
+    for (out, inside_trial) in [("parent", false), ("trial", true)] {
+        let path = interrupted(&place, out, inside_trial);
+        let bytes = fs::read(&path).unwrap();
+        let end = bytes.iter().position(|&byte| byte == b'\n').unwrap();
+        let header = String::from_utf8(bytes[..end].to_vec()).unwrap();
+        let other =
+            header.replacen(&format!("\"program\":\"{}\"", env!("CARGO_PKG_VERSION")), "\"program\":\"99.0.0\"", 1);
+        assert_ne!(header, other);
+        fs::write(&path, [other.as_bytes(), &bytes[end..]].concat()).unwrap();
+        for on in ["local", "processes"] {
+            let error = refused(&place.run(out, &["--on", on]).output().unwrap());
+            assert!(error.contains("a checkpoint of another version of nettriage (nettriage 99.0.0"), "{error}");
+            assert!(error.contains("or remove the file to begin this training again"), "{error}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert_same(&whole, &place.complete(out, &[]));
+    }
+}
+
+#[test]
+fn a_full_disk_stops_no_training() {
+    let place = Place::new(STUDY);
+    let whole = place.complete("whole", &["--checkpoint", "off"]);
+    for on in ["local", "processes"] {
+        let run = place.path(on);
+        fs::create_dir(&run).unwrap();
+        let at = run.join("checkpoints");
+        let Some(_disk) = Disk::mount(&at, "size=16k", "a_full_disk_stops_no_training") else {
+            return;
+        };
+        let output = place.run(on, &["--on", on, "--workers", "1"]).args(OFTEN).output().unwrap();
+        succeeded(&output);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let notes = said.matches("a checkpoint could not be written (no space left for ").count();
+        // Once in each process that trains.
+        assert_eq!(notes, if on == "local" { 1 } else { 2 }, "{said}");
+        assert_same(&whole, &digests(&run));
+    }
+}
+
+#[test]
+fn status_counts_checkpoints_and_gc_lists_those_that_nothing_needs() {
+    let place = Place::new(STUDY);
+    let path = interrupted(&place, "run", true);
+    let run = place.path("run");
+    let status = || succeeded(&nettriage().args(["status", "--json"]).arg(&run).output().unwrap());
+    let saved = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["checkpoints"].as_u64();
+    assert_eq!(saved(&status()), Some(1));
+    let words = succeeded(&nettriage().arg("status").arg(&run).output().unwrap());
+    assert!(words.contains("saved    1 training"), "{words}");
+    let gc = || succeeded(&nettriage().arg("gc").arg(&run).output().unwrap());
+    assert!(!gc().contains(".bin"), "a checkpoint that a training continues from is kept");
+    let bytes = fs::read(&path).unwrap();
+    place.complete("run", &[]);
+    assert_eq!(saved(&status()), Some(0));
+    // A process that is killed between record and removal leaves it.
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(saved(&status()), Some(0));
+    assert!(gc().contains(".bin"), "{}", gc());
+}
+
+#[test]
+fn a_training_that_workers_die_in_more_often_than_it_is_retried_ends() {
+    let place = Place::new(STUDY);
+    let whole = place.complete("whole", &["--checkpoint", "off"]);
+    let options = ["--on", "processes", "--workers", "1", "--retries", "2"];
+    let mut run = spawn_silent(place.run("run", &options).args(OFTEN));
+    // How often the worker was killed in each training, each time with a checkpoint further than the one before.
+    let mut kills = std::collections::BTreeMap::new();
+    let mut last = None;
+    while run.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+        let Some((path, true)) = inside(&place.path("run")) else { continue };
+        let id = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let state = Run::open(&place.path("run")).unwrap().checkpoint_state(&id);
+        let at = state.map(|state| (id.clone(), state.stage, state.step));
+        if at.is_some() && at != last && kills.get(&id).is_none_or(|kills| *kills < 6) {
+            last = at;
+            let killed = common::faults::children(run.id()).into_iter().filter(|&worker| kill(worker)).count();
+            *kills.entry(id).or_insert(0) += killed;
+        }
+    }
+    assert!(run.wait().unwrap().success(), "{kills:?}");
+    assert!(kills.values().any(|kills| *kills > 3), "{kills:?}");
+    assert_same(&whole, &digests(&place.path("run")));
+}
