@@ -1,0 +1,166 @@
+"""Prescriptions: a smaller network within bounds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import _nettriage, _page
+from ._dataset import Dataset
+from ._nettriage import NettriageError
+from ._network import Network
+from ._progress import Progress, ProgressFunction
+from ._scan import Scan, options
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Prescription:
+    """A smaller network, and how it was chosen and measured. In a notebook it shows its page.
+
+    Attributes
+    ----------
+    network : Network
+        The smaller network.
+    data : dict
+        Predicted beside measured figures.
+    """
+
+    def __init__(self, inner: _nettriage.Prescription) -> None:
+        self._inner = inner
+        self.network = Network(inner.network)
+        self.data: dict[str, Any] = json.loads(inner.json())
+
+    def to_torch(self) -> torch.nn.Module:
+        """The smaller network as a PyTorch module, to train further."""
+        return self.network.to_torch()
+
+    def to_source(self, path: str | os.PathLike[str] | None = None, name: str = "Network") -> str:
+        """The smaller network as the source of a PyTorch module, without its weights."""
+        return self.network.to_source(path, name)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the network (``.onnx`` or ``.safetensors``, with its model card beside it) or the page (``.html``)."""
+        path = Path(path)
+        if path.suffix == ".html":
+            return _page.save(self._inner.html(), path)
+        self.network.save(path)
+        path.with_suffix(".md").write_text(self.card(), encoding="utf-8")
+        return path
+
+    def card(self) -> str:
+        """The model card, in Markdown."""
+        return self._inner.card("nettriage.prescribe(…)")
+
+    def __repr__(self) -> str:
+        return self._inner.text()
+
+    def _repr_html_(self) -> str:
+        return _page.in_notebook(self._inner.html())
+
+
+def prescribe(
+    network: Network,
+    data: Dataset,
+    *,
+    max_drop_pp: float | None = None,
+    max_latency: float | str | None = None,
+    max_macs: float | str | None = None,
+    max_parameters: float | str | None = None,
+    training: str | bool = "distill-global",
+    training_images: int | None = None,
+    rate: float = 0.01,
+    seed: int = 0,
+    attempts: int = 5,
+    scan: Scan | None = None,
+    images: int = 2000,
+    judged: int | None = None,
+    substitutes: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    threads: int | None = None,
+    progress: bool | ProgressFunction = True,
+) -> Prescription:
+    """Choose, build, fine-tune and measure a smaller network.
+
+    Parameters
+    ----------
+    network : Network
+        A trained network.
+    data : Dataset
+        The images that it was trained for.
+    max_drop_pp : float, optional
+        Most percentage points of accuracy to lose.
+    max_latency : float or str, optional
+        Most time of a forward pass: a share of the original's (0.6 or ``"60%"``) or ``"2ms"``.
+    max_macs, max_parameters : float or str, optional
+        Most multiply-accumulates or parameters: a share (0.6 or ``"60%"``) or a number as a string (``"40e6"``).
+    training : str or False
+        Scheme of the fine-tuning, or False for weights in closed form alone.
+    training_images : int, optional
+        Images that training sees; twice the training set, at most 40,000, if not given.
+    rate : float
+        Largest learning rate.
+    seed : int
+        Seed of the order of images.
+    attempts : int
+        Most networks that are built.
+    scan : Scan, optional
+        A scan of this network, instead of making one.
+    images, judged, substitutes, methods, threads
+        As of :func:`scan`.
+    progress : bool or callable
+        A bar, nothing, or a function of (phase, done, of).
+
+    Returns
+    -------
+    Prescription
+        The smaller network with its figures.
+
+    Raises
+    ------
+    NettriageError
+        No bound; bounds that no network satisfies.
+    """
+    chosen = {
+        "max_drop_pp": max_drop_pp,
+        "max_latency_ms": _bound("max_latency", max_latency, "ms"),
+        "max_macs": _bound("max_macs", max_macs, ""),
+        "max_parameters": _bound("max_parameters", max_parameters, ""),
+        "scheme": "distill-global" if training is True else training or None,
+        "training_images": training_images,
+        "rate": rate,
+        "seed": seed,
+        "attempts": attempts,
+    }
+    scanning = options(images, judged, "all", substitutes, methods, threads)
+    with Progress(progress) as bar:
+        inner = _nettriage.prescribe(
+            network._inner, data._inner, chosen, scanning, None if scan is None else scan._inner, bar.function
+        )
+    return Prescription(inner)
+
+
+def _bound(key: str, value: float | str | None, unit: str) -> tuple[float, bool] | None:
+    """A bound as (value, whether it is a share)."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str):
+            text = value.strip()
+            if text.endswith("%"):
+                return _share(key, float(text[:-1]) / 100.0)
+            return float(text.removesuffix(unit) if unit else text), False
+        return _share(key, float(value))
+    except ValueError:
+        absolute = f'"2{unit}"' if unit else '"40e6"'
+        raise NettriageError(f'{key}={value!r}: give a share such as 0.6 or "60%", or {absolute}') from None
+
+
+def _share(key: str, share: float) -> tuple[float, bool]:
+    if not 0.0 < share <= 1.0:
+        raise NettriageError(f"{key}={share:g}: a share of the original's is above 0 and at most 1; write absolute bounds as strings")
+    return share, True

@@ -1,0 +1,210 @@
+"""Studies: what each block costs after training, with intervals."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import _nettriage, _page
+from ._dataset import Dataset
+from ._nettriage import NettriageError
+from ._network import Network
+from ._progress import Progress, ProgressFunction
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Study:
+    """The results of a study. In a notebook it shows its report.
+
+    Attributes
+    ----------
+    analysis : dict
+        Criticality of every block with its interval, controls, costs and findings, as ``nettriage report --json`` writes it.
+    """
+
+    def __init__(self, inner: _nettriage.Report) -> None:
+        self._inner = inner
+        self.analysis: dict[str, Any] = json.loads(inner.json())
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, which the command line opens too."""
+        return Path(self._inner.folder)
+
+    def report(self) -> Study:
+        """The report, which a notebook shows."""
+        return self
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the report: a page if the name ends in ``.html``, the analysis as JSON otherwise."""
+        return _page.save(self._inner.html() if Path(path).suffix == ".html" else self._inner.json(), path)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row per trial and control, as ``nettriage report --csv`` writes them."""
+        import pandas
+
+        return pandas.read_csv(io.StringIO(self._inner.csv()))
+
+    def best(self, block: str) -> Network:
+        """The best child of a block.
+
+        Of the substitute, init and scheme whose validation accuracy is highest in the mean over seeds, the child whose own is highest.
+
+        Parameters
+        ----------
+        block : str
+            A block's name, such as ``"block3"``.
+        """
+        return self.child(self._inner.best(block))
+
+    def child(self, trial: str) -> Network:
+        """The child of a trial, by the trial's id; it is computed again if its weights were not kept."""
+        return Network(self._inner.child(trial))
+
+    def __repr__(self) -> str:
+        return self._inner.text()
+
+    def _repr_html_(self) -> str:
+        return _page.in_notebook(self._inner.html())
+
+
+def triage(
+    network: Network,
+    data: Dataset,
+    folder: str | os.PathLike[str],
+    *,
+    blocks: Mapping[str, tuple[str, str]] | None = None,
+    substitutes: Sequence[str] = ("conv3x3",),
+    inits: Sequence[str] = ("random", "least-squares"),
+    schemes: Sequence[str] | None = None,
+    seeds: int = 3,
+    epochs: float | None = None,
+    images: int | None = None,
+    rate: float = 0.02,
+    batch: int = 128,
+    validation: int | None = None,
+    pad: int = 0,
+    flip: bool = False,
+    name: str = "study",
+    children: Mapping[str, Any] | None = None,
+    controls: Mapping[str, Sequence[str]] | None = None,
+    workers: int | None = None,
+    progress: bool | ProgressFunction = True,
+) -> Study:
+    """Measure what each block costs: replace it by a single layer, train, and compare with controls of the same budget.
+
+    The same call in the same folder continues a study that was interrupted, by Ctrl-C for example.
+
+    Parameters
+    ----------
+    network : Network
+        A trained network.
+    data : Dataset
+        The images that it was trained for.
+    folder : path
+        Where records are written.
+    blocks : mapping, optional
+        Names of blocks, each with the names of its first and last layer; the default blocks if not given.
+    substitutes : sequence of str
+        Single layers that take a block's place: ``conv3x3``, ``conv1x1``, ``conv3x3g4``, ``linear``.
+    inits : sequence of str
+        First weights: ``random``, ``xavier``, ``first``, ``last``, ``mean``, ``collapse``, ``least-squares``, ``identity``.
+    schemes : sequence of str, optional
+        How children are trained, such as ``global`` or ``hint-then-distill``; all built-in ones if not given.
+    seeds : int
+        Repetitions, each with its own order of images, augmentation and random weights.
+    epochs, images : float, int, optional
+        How long a child is trained: passes over the training images, or images; one epoch if neither is given.
+    rate : float
+        Largest learning rate.
+    batch : int
+        Images in a step.
+    validation : int, optional
+        Training images set apart; a tenth if not given.
+    pad, flip : int, bool
+        Augmentation: padding before a random crop, in pixels, and random mirroring.
+    name : str
+        Letters, digits, ``-`` and ``_``.
+    children : mapping, optional
+        Every other key of ``[children]`` in a study file, such as ``{"margin": 0.5}``.
+    controls : mapping, optional
+        Schemes of the controls ``parent_continued``, ``placebo``, ``reinit`` and ``drop``; all if not given.
+    workers : int, optional
+        Trials at a time; one per core if not given.
+    progress : bool or callable
+        A bar, nothing, or a function of (phase, done, of).
+
+    Returns
+    -------
+    Study
+        The results.
+
+    Raises
+    ------
+    NettriageError
+        Settings that contradict each other; a folder that holds another study.
+    """
+    train = data._inner.counts[0]
+    validation = max(train // 10, 1) if validation is None else validation
+    if epochs is not None and images is not None:
+        raise NettriageError("epochs and images are two forms of one budget: give one")
+    if images is None:
+        images = max(round((1.0 if epochs is None else epochs) * max(train - validation, 0)), 1)
+    keys = [
+        _table("data", {"name": data.name, "validation": validation, "augment": {"pad": pad, "flip": flip}}),
+        _table("children", {"seeds": seeds, "images": images, "rate": rate, "batch": batch, **(children or {})}),
+        _table(
+            "triage",
+            {"substitutes": substitutes, "inits": inits, **({} if schemes is None else {"schemes": schemes}), **(controls or {})},
+        ),
+    ]
+    for block, (first, last) in (blocks or {}).items():
+        keys.append(_table("[triage.block]", {"name": block, "first": first, "last": last}))
+    with Progress(progress) as bar:
+        inner = _nettriage.triage(network._inner, data._inner, Path(folder), name, "\n".join(keys), workers, bar.function)
+    study = Study(inner)
+    if study.analysis["failed"]:
+        import warnings
+
+        warnings.warn(
+            f"{study.analysis['failed']} trials failed; `nettriage status {folder}` tells why, `nettriage retry` opens them again",
+            stacklevel=2,
+        )
+    return study
+
+
+def open_run(folder: str | os.PathLike[str]) -> Study:
+    """Open the run in a folder, made here or by the command line.
+
+    Parameters
+    ----------
+    folder : path
+        The run's folder.
+    """
+    return Study(_nettriage.open_run(Path(folder)))
+
+
+def _table(section: str, entries: Mapping[str, Any]) -> str:
+    """A section of TOML."""
+    return "\n".join([f"[{section}]", *(f"{key} = {_value(value)}" for key, value in entries.items())])
+
+
+def _value(value: Any) -> str:
+    """A value of TOML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{key} = {_value(entry)}" for key, entry in value.items()) + " }"
+    if isinstance(value, Iterable):
+        return "[" + ", ".join(_value(entry) for entry in value) + "]"
+    raise NettriageError(f"{value!r}: a {type(value).__name__} has no place in a study; give a number, a string or a list")

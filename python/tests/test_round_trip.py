@@ -1,0 +1,95 @@
+"""Every built-in architecture, and the networks of other people, to PyTorch and back."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import nettriage as nt
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("NETTRIAGE_SHARED", ROOT.parent / "shared"), "networks")
+
+
+#: Quick to build, one of each kind; the others are marked as slow.
+QUICK = ["vgg11_bn", "vgg13", "cifar-resnet18", "cifar-resnet50", "cifar-resnet20", "cifar-resnet110"]
+ALL = [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")]
+ALL += [f"cifar-resnet{depth}" for depth in (18, 34, 50, 20, 32, 44, 56, 110)]
+
+
+def files() -> list[Path]:
+    return sorted(path for path in SHARED.rglob("*") if path.suffix == ".onnx")
+
+
+def check(network: nt.Network) -> None:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((4, *network.input_shape)).astype(np.float32)
+    module = network.to_torch()
+    with torch.no_grad():
+        found = module(torch.from_numpy(x))
+    if found.dim() == 4:
+        found = found.permute(0, 2, 3, 1)
+    wanted = network.outputs(x)
+    assert np.abs(found.numpy().reshape(wanted.shape) - wanted).max() <= 1e-5 * max(np.abs(wanted).max(), 1.0)
+    trained(module, torch.from_numpy(x))
+
+
+def trained(module: nn.Module, x: torch.Tensor) -> None:
+    """Five SGD steps towards random labels reduce the loss."""
+    torch.manual_seed(6)
+    module.eval()
+    with torch.no_grad():
+        outputs = module(x).flatten(1)
+    target = outputs + outputs.std() * torch.randn_like(outputs)
+    parameters = [part for part in module.parameters() if part.requires_grad]
+    losses = []
+    rate = None
+    for _ in range(6):
+        loss = nn.functional.mse_loss(module(x).flatten(1), target)
+        losses.append(loss.item())
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        squares = sum(float((gradient**2).sum()) for gradient in gradients if gradient is not None)
+        # A step that would take a tenth of the loss away if it were linear.
+        rate = 0.1 * loss.item() / squares
+        with torch.no_grad():
+            for part, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    part -= rate * gradient
+    assert losses[5] < losses[0], losses
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ALL])
+def test_architectures(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    sys.path.insert(0, str(ROOT / "checks"))
+    spec = importlib.util.spec_from_file_location("torch_archs", ROOT / "checks" / "torch_archs.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    torch.manual_seed(7)
+    net, shape = module.network(name)
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    network = nt.Network.load(tmp_path / "net.pth", arch=name, input=shape, classes=10)
+    check(network)
+    x = torch.randn(2, *shape)
+    with torch.no_grad():
+        wanted = net.eval()(x).numpy()
+    found = network.outputs(x.numpy())
+    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+def test_the_networks_of_others_are_there() -> None:
+    if not files():
+        pytest.skip(f"SKIPPED: no networks of others in {SHARED}: set NETTRIAGE_SHARED")
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: path.name)
+def test_networks_of_others(path: Path) -> None:
+    check(nt.Network.load(path))
