@@ -30,6 +30,9 @@ def main():
     trials = pandas.read_csv(sys.argv[2])
     recorded = trials[trials.role != "trained"]
     assert len(recorded) == analysis["recorded"], "one row per trial"
+    if analysis["budgets"]:
+        # Cells are of the largest budget; untrained trials are the same under each.
+        recorded = recorded[recorded.budget.isna() | (recorded.budget == analysis["budget"])]
     done = recorded[(recorded.role == "child") & (recorded.state == "done")]
     means = 100 * done.groupby(["block", "substitute", "init", "scheme"]).test_top1.mean()
     for cell in analysis["cells"]:
@@ -53,6 +56,7 @@ def main():
     events = EventMultiplexer().AddRunsFromDirectory(sys.argv[4])
     events.Reload()
     runs = {name: tags for name, tags in events.Runs().items() if "-seed" in name}
+    recorded = trials[trials.role != "trained"]
     finished = recorded[recorded.test_top1.notna()]
     assert len(runs) == len(finished), f"{len(runs)} runs, {len(finished)} trials"
     with_filters = 0

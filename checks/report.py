@@ -757,17 +757,74 @@ def check_rest(check, study):
         check.same(f"{what}.median", survival["median"], median_time(times))
 
 
+def at_budget(rows, images):
+    """The rows of trials that train on that number of images, of those that do not train, and of parents."""
+    return [row for row in rows if row["budget"] in (None, images)]
+
+
+def check_budgets(check, rows, analysis, margin):
+    """The results under every budget, which trainings had converged, and whether the blocks rank alike."""
+    budgets = analysis["budgets"]
+    images = sorted({int(row["budget"]) for row in rows if row["budget"] is not None})
+    check.same("budgets", [each["images"] for each in budgets["each"]], images)
+    studies = {}
+    for each in budgets["each"]:
+        own = {name: each[name] for name in ("headline", "blocks", "cells", "controls", "f1", "f2", "f3")}
+        studies[each["images"]] = study = Study(at_budget(rows, each["images"]), {**analysis, **own})
+        check_cells(check, study, None, check_timing(Check(), study))
+        check_f1(check, study, margin)
+        check_f2(check, study, margin)
+        check_f3(check, study, margin)
+    judged = defaultdict(list)
+    for cell in budgets["convergence"]:
+        kind, budget = (cell["block"], cell["substitute"], cell["init"], cell["scheme"]), cell["budget"]
+        what = f"convergence.{kind}.{budget}"
+        smaller = [other for other in images if 2 * other <= budget]
+        before = studies[smaller[-1]].rows("child", *kind) if smaller else []
+        check.same(f"{what}.smaller", cell["smaller"], smaller[-1] if before else None)
+        p, converged = None, None
+        if before:
+            study = studies[budget]
+            values, table, _ = differences(study, study.series(study.rows("child", *kind)), study.series(before))
+            check.same(f"{what}.gain", cell["gain"]["mean"], np.mean(values))
+            if len(values) > 1:
+                p = tost(*mean_of(values, table), margin)
+                complete = not any(studies[at].incomplete(*kind) for at in (budget, smaller[-1]))
+                converged = bool(p < 0.05 and complete)
+        check.same(f"{what}.p_equivalent", cell["p_equivalent"], p)
+        check.same(f"{what}.converged", cell["converged"], converged)
+        judged[budget].append(converged)
+    for each in budgets["each"]:
+        known = [converged for converged in judged[each["images"]] if converged is not None]
+        check.same(f"budgets.{each['images']}.converged", [each["converged"], each["judged"]], [sum(known), len(known)])
+    blocks = dict(analysis["headline"]["substitutes"]) if analysis["headline"] else {}
+
+    def drop(study, block):
+        kind = (block, blocks[block], analysis["headline"]["init"], analysis["headline"]["scheme"])
+        child = study.series(study.rows("child", *kind))
+        return np.mean(differences(study, study.control(kind[3], block, child)[0], child)[0])
+
+    for ranking in budgets["rankings"]:
+        pair = [[drop(studies[ranking[name]], block) for block in blocks] for name in ("smaller", "larger")]
+        tau = stats.kendalltau(*pair).statistic
+        check.same(f"rankings.{ranking['smaller']}.{ranking['larger']}", ranking["tau"], None if math.isnan(tau) else tau)
+
+
 def main():
     if len(sys.argv) != 3:
         sys.exit("usage: report.py trials.csv analysis.json")
     rows = load(sys.argv[1])
     with open(sys.argv[2], encoding="utf-8") as file:
         analysis = json.load(file)
-    check, study = Check(), Study(rows, analysis)
-    margin = analysis["options"]["margin"]
-    check.same("recorded", analysis["recorded"], len(study.trials))
+    check, margin = Check(), analysis["options"]["margin"]
+    trials = [row for row in rows if row["role"] != "trained"]
+    check.same("recorded", analysis["recorded"], len(trials))
     for state in ("diverged", "failed"):
-        check.same(state, analysis[state], sum(row["state"] == state for row in study.trials))
+        check.same(state, analysis[state], sum(row["state"] == state for row in trials))
+    if analysis["budgets"]:
+        check_budgets(check, rows, analysis, margin)
+        rows = at_budget(rows, analysis["budget"])
+    study = Study(rows, analysis)
     check.same("unit", analysis["unit"], "parents" if study.by_parent else "seeds")
     bootstrap = Bootstrap() if analysis["options"]["bootstrap"] else None
     check_parent(check, study)

@@ -23,6 +23,9 @@ TIMINGS = {"clock", "milliseconds", "took", "machine", "seconds", "finished", "s
 # Fields and values that were renamed: the old name and the new name.
 RENAMED = {}
 VALUES = {}
+# Fields that only the second build writes, and those that differ between versions of the files.
+ADDED = {"budget"}
+VERSIONS = {"version"}
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MEAN, STD = "0.485,0.456,0.406", "0.229,0.224,0.225"
@@ -61,6 +64,8 @@ def pruned(value, renamed):
 def differences(before, after, path=""):
     if isinstance(before, dict) and isinstance(after, dict):
         for key in sorted(before.keys() | after.keys()):
+            if key in VERSIONS or (key in ADDED and key not in before):
+                continue
             if key not in before or key not in after:
                 yield f"{path}.{key}: only {'after' if key in after else 'before'}"
             else:

@@ -743,7 +743,7 @@ mod tests {
         ("slurm-tasks", false, true, 1_000_000),
         ("until", true, true, 100_000_000_000),
     ];
-    const DURATIONS: [&str; 2] = ["max-time", "slurm-chunk"];
+    const DURATIONS: [&str; 3] = ["max-time", "slurm-chunk", "checkpoint"];
     const OTHERS: [&str; 12] = [
         "out",
         "data-dir",

@@ -129,7 +129,7 @@ fn training(args: &args::Prescribe, subject: &Subject) -> Training {
         scheme: args.scheme.clone(),
         images: args.train_images,
         rate: args.rate,
-        augment: Some(Augmentation { pad: args.pad.unwrap_or(own.pad), flip: args.flip || own.flip }),
+        augment: Some(Augmentation { pad: args.pad.unwrap_or(own.pad), flip: args.flip || own.flip, ..own }),
         seed: args.seed,
     }
 }

@@ -152,5 +152,6 @@ pub fn title(spec: &TrialSpec) -> String {
     let role = serde_json::to_value(spec.role).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
     let role = (role != "child").then_some(role);
     let parts = [role, spec.block.clone(), spec.substitute.clone(), spec.init.clone(), Some(spec.scheme.clone())];
-    format!("{}, seed {}", parts.into_iter().flatten().collect::<Vec<_>>().join(" "), spec.seed)
+    let images = spec.budget.map_or(String::new(), |images| format!(", {images} images"));
+    format!("{}{images}, seed {}", parts.into_iter().flatten().collect::<Vec<_>>().join(" "), spec.seed)
 }

@@ -195,6 +195,7 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn for<'a> Executor<
                 chunk: *slurm_chunk,
                 retries: args.retries,
                 until: until(args),
+                saves: args.train.runtime.checkpoint.0.is_some(),
             }))
         }
     }

@@ -95,7 +95,7 @@ fn numbers_beyond_their_bounds_are_refused_before_anything_is_computed() {
         ("curve = 2", "curve = 1000000000000000000", "[children] curve is 1e18"),
         ("batch = 32\nrate = 0.02", "batch = 1000000\nrate = 0.02", "[children] batch is 1000000"),
         ("batch = 32\nrate = 0.02", "batch = 32\nrate = 1e38", "[children] rate is 1e38"),
-        ("epochs = 2", "epochs = 1000000", "[parent.training] epochs is 1000000, 300000000 images in all"),
+        ("epochs = 2", "epochs = 1000000", "[parent.training] \"1000000 epochs\" are 300000000 images in all"),
         ("plan = [[6, 6], [8, 8]]", "plan = [[8000, 8000, 8000]]", "parameters: choose"),
         ("seeds = 2", "seeds = 10000", "the study has up to"),
     ] {

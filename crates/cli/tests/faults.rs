@@ -297,7 +297,7 @@ fn a_plan_of_another_version() {
     place.complete("run", &["--max-trials", "1"]);
     let path = place.path("run/plan.json");
     let text = fs::read_to_string(&path).unwrap();
-    fs::write(&path, text.replacen("\"version\":1", "\"version\":2", 1)).unwrap();
+    fs::write(&path, text.replacen("\"version\":2", "\"version\":3", 1)).unwrap();
     let mut commands = vec![place.run("run", &[])];
     for words in [&["trial", "--index", "0", "--plan"][..], &["status"], &["report"], &["retry"], &["gc"]] {
         let mut command = nettriage();
@@ -307,7 +307,7 @@ fn a_plan_of_another_version() {
     for command in &mut commands {
         let error = refused(&command.output().unwrap());
         assert!(
-            error.contains("written by another version of nettriage (file version 2, this program reads 1)"),
+            error.contains("written by another version of nettriage (file version 3, this program reads 2)"),
             "{error}"
         );
     }

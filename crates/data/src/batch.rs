@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Example, Images, Shape};
+use crate::variation::Variation;
+use crate::{Augmentation, Example, Images, Shape};
 
 /// Mean and standard deviation per channel, of pixels scaled to 0..1: a network receives (pixel / 255 - mean) / std.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,9 +87,19 @@ impl Normalization {
 /// the training set. This is torchvision's `Normalize` followed by `RandomCrop(padding=…)`; the more common order,
 /// `RandomCrop` before `Normalize`, gives a black border instead.
 ///
+/// An example with a [`Example::variation`] is first cropped and resized and its colours are changed, by the settings of
+/// `augmentation`; the cutout comes last.
+///
 /// # Panics
 /// If `out` has another length, an image index is out of range, or the channels of `shape` and `normalization` differ.
-pub fn fill(images: &Images, shape: Shape, examples: &[Example], normalization: &Normalization, out: &mut [f32]) {
+pub fn fill(
+    images: &Images,
+    shape: Shape,
+    examples: &[Example],
+    augmentation: &Augmentation,
+    normalization: &Normalization,
+    out: &mut [f32],
+) {
     let size = shape.elements();
     assert_eq!(out.len(), examples.len() * size, "the batch's length");
     assert_eq!(normalization.mean.len(), shape.channels, "the normalisation's channels");
@@ -98,6 +109,8 @@ pub fn fill(images: &Images, shape: Shape, examples: &[Example], normalization: 
         let image = images.read(example.image as usize, &mut buffer);
         if *example == Example::plain(example.image) {
             normalise(image, &tables, false, out);
+        } else if example.variation != 0 {
+            Variation::of(example.variation, augmentation, shape).write(image, shape, example, normalization, out);
         } else {
             augment(image, shape, example, &tables, out);
         }

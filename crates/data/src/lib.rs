@@ -11,11 +11,12 @@
 //! let digits = open("digits", None)?;
 //! let split = split(&digits.train, 300, 1);
 //! let normalization = Normalization::of(&digits.train, digits.shape(), &split.train);
-//! let stream = Stream::new(&split.train, 1000, &Augmentation { pad: 1, flip: false }, 1);
+//! let augmentation = Augmentation { pad: 1, flip: true, ..Augmentation::default() };
+//! let stream = Stream::new(&split.train, 1000, &augmentation, 1);
 //!
 //! // The first batch of 32 images, N x H x W x C.
 //! let mut batch = vec![0.0; 32 * 8 * 8];
-//! fill(&digits.train, digits.shape(), &stream.examples[..32], &normalization, &mut batch);
+//! fill(&digits.train, digits.shape(), &stream.examples[..32], &augmentation, &normalization, &mut batch);
 //! # Ok::<(), nettriage_data::Error>(())
 //! ```
 
@@ -39,6 +40,7 @@ mod random;
 mod sets;
 mod split;
 mod stream;
+mod variation;
 
 pub use batch::{Normalization, fill, fill_plain};
 pub use classes::match_classes;

@@ -24,6 +24,11 @@ impl SeededRng {
         ((u128::from(self.0.next_u64()) * n as u128) >> 64) as usize
     }
 
+    /// A number in [0, 1) of 24 random bits.
+    pub(crate) fn unit(&mut self) -> f32 {
+        self.below(1 << 24) as f32 / (1 << 24) as f32
+    }
+
     /// The Fisher-Yates shuffle (Durstenfeld, CACM 7(7), 1964, algorithm 235).
     pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {

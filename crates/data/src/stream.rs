@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::random::SeededRng;
 use crate::{Error, Shape};
 
-/// Augmentation of training images: random crop with padding, and random horizontal flip.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Augmentation of training images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Augmentation {
     /// Pixels of padding on every side, before a crop of the image's own size; at most 127.
@@ -15,6 +15,26 @@ pub struct Augmentation {
     /// Whether each image is flipped left to right with probability 1/2.
     #[serde(default)]
     pub flip: bool,
+    /// The smallest share of an image's area that a random crop has, above 0 to 1. The crop, of a ratio of width to height between
+    /// 3/4 and 4/3, is resized to the image's size, as torchvision's `RandomResizedCrop` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crop: Option<f32>,
+    /// How far brightness, contrast and saturation change, 0 to 1: each is multiplied by a factor between 1 - `jitter` and
+    /// 1 + `jitter`, as by torchvision's `ColorJitter`, in this order.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub jitter: f32,
+    /// Side in pixels of a square that is set to the mean colour, at a random place (DeVries and Taylor, arXiv:1708.04552); parts of
+    /// it may lie outside the image.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub cutout: usize,
+}
+
+fn is_zero(value: &f32) -> bool {
+    *value == 0.0
+}
+
+fn is_none(pixels: &usize) -> bool {
+    *pixels == 0
 }
 
 impl Augmentation {
@@ -33,7 +53,27 @@ impl Augmentation {
                 "augmentation pad = {pad}: at most {most} for images of {shape}; lower it"
             )));
         }
+        if let Some(crop) = self.crop.filter(|crop| !(*crop > 0.0 && *crop <= 1.0)) {
+            return Err(Error::Setting(format!(
+                "augmentation crop = {crop}: a share of the area, above 0 and at most 1"
+            )));
+        }
+        if !(0.0..=1.0).contains(&self.jitter) {
+            let jitter = self.jitter;
+            return Err(Error::Setting(format!("augmentation jitter = {jitter}: choose 0 to 1")));
+        }
+        let (cutout, side) = (self.cutout, shape.height.max(shape.width));
+        if cutout > side {
+            return Err(Error::Setting(format!(
+                "augmentation cutout = {cutout}: at most {side} for images of {shape}"
+            )));
+        }
         Ok(())
+    }
+
+    /// Whether an example has a [`Example::variation`].
+    fn varies(&self) -> bool {
+        self.crop.is_some() || self.jitter > 0.0 || self.cutout > 0
     }
 }
 
@@ -48,12 +88,14 @@ pub struct Example {
     pub dx: i8,
     /// Whether the crop is flipped left to right.
     pub flip: bool,
+    /// Determines the resized crop, the colours and the cutout; 0 if the augmentation has none of them.
+    pub variation: u32,
 }
 
 impl Example {
     /// The image without augmentation.
     pub fn plain(image: u32) -> Example {
-        Example { image, dy: 0, dx: 0, flip: false }
+        Example { image, dy: 0, dx: 0, flip: false, variation: 0 }
     }
 }
 
@@ -75,17 +117,23 @@ impl Stream {
         }
         let pad = augmentation.pad.min(Augmentation::MAX_PAD);
         let mut order = SeededRng::new(seed, "order");
-        let mut variation = SeededRng::new(seed, "augmentation");
+        let mut shifts = SeededRng::new(seed, "augmentation");
+        // A stream of its own, so that shifts and flips stay as they are without it.
+        let mut photographic = SeededRng::new(seed, "photographic");
         let mut epoch = train.to_vec();
         let mut sequence = Vec::with_capacity(examples);
         while sequence.len() < examples {
             order.shuffle(&mut epoch);
             for &image in epoch.iter().take(examples - sequence.len()) {
                 // Always three draws, so that flips do not depend on the padding, nor crops on flips.
-                let dy = variation.below(2 * pad + 1) as i32 - pad as i32;
-                let dx = variation.below(2 * pad + 1) as i32 - pad as i32;
-                let flip = variation.below(2) == 1 && augmentation.flip;
-                sequence.push(Example { image, dy: dy as i8, dx: dx as i8, flip });
+                let dy = shifts.below(2 * pad + 1) as i32 - pad as i32;
+                let dx = shifts.below(2 * pad + 1) as i32 - pad as i32;
+                let flip = shifts.below(2) == 1 && augmentation.flip;
+                let variation = match augmentation.varies() {
+                    true => photographic.below(u32::MAX as usize) as u32 + 1,
+                    false => 0,
+                };
+                sequence.push(Example { image, dy: dy as i8, dx: dx as i8, flip, variation });
             }
         }
         Stream { examples: sequence }

@@ -24,6 +24,10 @@ fn bytes(values: &[f32]) -> Vec<i32> {
     values.iter().map(|value| (value * 255.0).round() as i32).collect()
 }
 
+fn augmentation_of(pad: usize, flip: bool) -> Augmentation {
+    Augmentation { pad, flip, ..Augmentation::default() }
+}
+
 #[test]
 fn digits_equal_those_of_scikit_learn() {
     let digits = digits();
@@ -84,7 +88,7 @@ fn the_first_images_are_balanced_over_classes() {
 #[test]
 fn a_stream_visits_every_image_once_per_epoch_and_is_truncated() {
     let train: Vec<u32> = (0..100).map(|i| 3 * i).collect();
-    let augmentation = Augmentation { pad: 2, flip: true };
+    let augmentation = augmentation_of(2, true);
     let stream = Stream::new(&train, 250, &augmentation, 1);
     assert_eq!(stream.examples.len(), 250);
     let order: Vec<u32> = stream.examples.iter().map(|example| example.image).collect();
@@ -104,7 +108,7 @@ fn a_stream_visits_every_image_once_per_epoch_and_is_truncated() {
 #[test]
 fn a_stream_is_determined_by_its_seed() {
     let train: Vec<u32> = (0..50).collect();
-    let augmentation = Augmentation { pad: 4, flip: true };
+    let augmentation = augmentation_of(4, true);
     let stream = Stream::new(&train, 120, &augmentation, 5);
     assert_eq!(stream, Stream::new(&train, 120, &augmentation, 5));
     assert_ne!(stream, Stream::new(&train, 120, &augmentation, 6));
@@ -122,7 +126,7 @@ fn a_stream_is_determined_by_its_seed() {
 #[test]
 fn offsets_and_flips_are_uniform() {
     let train: Vec<u32> = (0..1000).collect();
-    let stream = Stream::new(&train, 90_000, &Augmentation { pad: 4, flip: true }, 3);
+    let stream = Stream::new(&train, 90_000, &augmentation_of(4, true), 3);
     let mut offsets = [[0u32; 9]; 9];
     for example in &stream.examples {
         offsets[(example.dy + 4) as usize][(example.dx + 4) as usize] += 1;
@@ -141,8 +145,8 @@ fn a_crop_is_moved_padded_and_flipped() {
     let (images, shape) = ramp();
     let filled = |dy, dx, flip| {
         let mut out = [f32::NAN; 12];
-        let example = Example { image: 0, dy, dx, flip };
-        fill(&images, shape, &[example], &plain(), &mut out);
+        let example = Example { dy, dx, flip, ..Example::plain(0) };
+        fill(&images, shape, &[example], &Augmentation::default(), &plain(), &mut out);
         bytes(&out)
     };
     assert_eq!(filled(0, 0, false), [0, 1, 2, 3, 10, 11, 12, 13, 20, 21, 22, 23]);
@@ -159,7 +163,14 @@ fn padding_is_zero_after_normalisation() {
     let (images, shape) = ramp();
     let normalization = Normalization { mean: vec![0.5], std: vec![0.25] };
     let mut out = [f32::NAN; 12];
-    fill(&images, shape, &[Example { image: 1, dy: 2, dx: 0, flip: false }], &normalization, &mut out);
+    fill(
+        &images,
+        shape,
+        &[Example { dy: 2, dx: 0, flip: false, ..Example::plain(1) }],
+        &Augmentation::default(),
+        &normalization,
+        &mut out,
+    );
     let inside = (200.0 / 255.0 - 0.5) / 0.25;
     assert!(out[..4].iter().all(|&value| (value - inside).abs() < 1e-6));
     assert_eq!(out[4..], [0.0; 8]);
@@ -171,7 +182,14 @@ fn channels_stay_together() {
     let shape = Shape { channels: 3, height: 1, width: 2 };
     let normalization = Normalization { mean: vec![0.0; 3], std: vec![1.0, 0.5, 0.25] };
     let mut out = [0.0; 6];
-    fill(&images, shape, &[Example { image: 0, dy: 0, dx: 0, flip: true }], &normalization, &mut out);
+    fill(
+        &images,
+        shape,
+        &[Example { dy: 0, dx: 0, flip: true, ..Example::plain(0) }],
+        &Augmentation::default(),
+        &normalization,
+        &mut out,
+    );
     assert_eq!(bytes(&out), [11, 24, 52, 1, 4, 12]);
     fill_plain(&images, shape, &[0], &normalization, &mut out);
     assert_eq!(bytes(&out), [1, 4, 12, 11, 24, 52]);
@@ -185,7 +203,14 @@ fn any_number_of_channels_is_cropped_and_flipped() {
         let images = Images { pixels: pixels.clone().into(), labels: vec![0] };
         let normalization = Normalization { mean: vec![0.0; channels], std: vec![1.0; channels] };
         let mut out = vec![f32::NAN; pixels.len()];
-        fill(&images, shape, &[Example { image: 0, dy: 1, dx: -1, flip: true }], &normalization, &mut out);
+        fill(
+            &images,
+            shape,
+            &[Example { dy: 1, dx: -1, flip: true, ..Example::plain(0) }],
+            &Augmentation::default(),
+            &normalization,
+            &mut out,
+        );
         // The second row, moved by one pixel to the right and flipped; zeros below it.
         let second: Vec<i32> = pixels[3 * channels..].iter().map(|&byte| byte.into()).collect();
         let row = [&second[channels..2 * channels], &second[..channels], &vec![0; channels]].concat();
@@ -219,11 +244,11 @@ fn normalisation_uses_the_given_images_alone() {
 #[test]
 fn augmentation_refuses_a_padding_as_wide_as_the_image() {
     let shape = Shape { channels: 1, height: 8, width: 8 };
-    assert!(Augmentation { pad: 7, flip: false }.check(shape).is_ok());
-    let error = Augmentation { pad: 8, flip: false }.check(shape).unwrap_err().to_string();
+    assert!(augmentation_of(7, false).check(shape).is_ok());
+    let error = augmentation_of(8, false).check(shape).unwrap_err().to_string();
     assert_eq!(error, "augmentation pad = 8: at most 7 for images of 1x8x8; lower it");
     let large = Shape { channels: 3, height: 500, width: 500 };
-    assert!(Augmentation { pad: 128, flip: false }.check(large).is_err());
+    assert!(augmentation_of(128, false).check(large).is_err());
     assert!(serde_json::from_str::<Augmentation>(r#"{"pad": 4, "flop": true}"#).is_err());
 }
 

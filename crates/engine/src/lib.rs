@@ -40,6 +40,7 @@
 //!
 //! Up to 256 MiB of memory of dropped models stays allocated, for the models that follow.
 
+mod average;
 mod error;
 mod layers;
 pub mod loss;
@@ -55,6 +56,7 @@ mod plan;
 pub mod random;
 mod schedule;
 
+pub use average::WeightAverage;
 pub use error::Error;
 pub use model::{Model, check_options};
 pub use non_finite::{NonFinite, first_non_finite};

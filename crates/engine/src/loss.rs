@@ -34,6 +34,34 @@ pub fn cross_entropy(logits: &[f32], labels: &[u16], classes: usize, grad: &mut 
     loss * scale
 }
 
+/// Cross entropy against softened labels, as `torch.nn.functional.cross_entropy` with `label_smoothing` (Szegedy et al.,
+/// arXiv:1512.00567, section 7): the target is 1 - `smoothing` for the label and `smoothing` / C for every class.
+///
+/// The arguments are those of [`cross_entropy`], which this is without smoothing.
+///
+/// # Panics
+/// As [`cross_entropy`].
+pub fn smoothed_cross_entropy(logits: &[f32], labels: &[u16], classes: usize, smoothing: f32, grad: &mut [f32]) -> f64 {
+    let plain = cross_entropy(logits, labels, classes, grad);
+    if smoothing == 0.0 {
+        return plain;
+    }
+    let smoothing = f64::from(smoothing);
+    let scale = 1.0 / labels.len().max(1) as f64;
+    let mut uniform = 0.0;
+    for ((row, grad), &label) in logits.chunks_exact(classes).zip(grad.chunks_exact_mut(classes)).zip(labels) {
+        let (largest, sum) = partition(row, 1.0);
+        let mean = row.iter().map(|&logit| f64::from(logit)).sum::<f64>() / classes as f64;
+        uniform += sum.ln() + largest - mean;
+        for (class, (grad, &logit)) in grad.iter_mut().zip(row).enumerate() {
+            let own = if class == usize::from(label) { 1.0 - smoothing } else { 0.0 };
+            let probability = (f64::from(logit) - largest).exp() / sum;
+            *grad = ((probability - own - smoothing / classes as f64) * scale) as f32;
+        }
+    }
+    (1.0 - smoothing) * plain + smoothing * uniform * scale
+}
+
 /// Knowledge distillation (Hinton, Vinyals and Dean, arXiv:1503.02531, section 2), averaged over the batch:
 /// (1 - `alpha`) CE(logits, labels) + `alpha` T^2 KL(softmax(teacher / T) || softmax(logits / T)), T = `temperature`.
 /// The gradient of the second term with respect to a logit is `alpha` T (q - p), their equation 2 times T^2.
@@ -145,6 +173,8 @@ mod tests {
     #[test]
     fn gradients_match_central_differences() {
         check_gradient(|x, g| cross_entropy(x, &LABELS, 4, g), &LOGITS);
+        check_gradient(|x, g| smoothed_cross_entropy(x, &LABELS, 4, 0.1, g), &LOGITS);
+        check_gradient(|x, g| smoothed_cross_entropy(x, &LABELS, 4, 1.0, g), &LOGITS);
         check_gradient(|x, g| distillation(x, &TEACHER, &LABELS, 4, 4.0, 0.9, g), &LOGITS);
         check_gradient(|x, g| distillation(x, &TEACHER, &LABELS, 4, 2.5, 0.3, g), &LOGITS);
         check_gradient(|x, g| mean_squared(x, &TEACHER, g), &LOGITS);
@@ -158,6 +188,10 @@ mod tests {
     fn values_match_pytorch() {
         let mut grad = [0.0; 8];
         assert!((cross_entropy(&LOGITS, &LABELS, 4, &mut grad) - TORCH[0]).abs() < 1e-6);
+        // F.cross_entropy(…, label_smoothing=…) in f64.
+        for (smoothing, value) in [(0.0, TORCH[0]), (0.1, 1.3689606503600724), (0.3, 1.5789606503600724)] {
+            assert!((smoothed_cross_entropy(&LOGITS, &LABELS, 4, smoothing, &mut grad) - value).abs() < 1e-6);
+        }
         assert!((distillation(&LOGITS, &TEACHER, &LABELS, 4, 4.0, 0.9, &mut grad) - TORCH[1]).abs() < 1e-6);
         assert!((mean_squared(&LOGITS, &TEACHER, &mut grad) - TORCH[2]).abs() < 1e-6);
     }

@@ -217,6 +217,11 @@ impl Model {
         Some(Tensor { shape: parameter.shape.clone(), data: parameter.gradient.to_vec() })
     }
 
+    /// Whether the weight `<layer>.<parameter>` exists and trains; running statistics do not.
+    pub fn trains(&self, weight: &str) -> bool {
+        self.parameters.named(weight).is_some_and(|parameter| parameter.trains)
+    }
+
     /// A copy of all weights and running statistics.
     pub fn weights(&self) -> Weights {
         self.parameters.export()
@@ -272,7 +277,7 @@ impl Unallocated {
         }
         let mut parameters = Parameters::new(&network.weights);
         let plan = plan(lower(network, options, &mut parameters)?);
-        let updater = Updater::new(options.optimizer, &parameters);
+        let updater = Updater::new(options.optimizer, options.decay_all, &parameters);
         let model = Unallocated { plan, parameters, updater };
         let bytes = model.bytes(options);
         // Allocating a buffer aborts where the system refuses it, so ask first.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::parameters::{Parameter, Parameters};
 
-/// The rule that updates the weights from their gradients. Weight decay applies to every trainable weight, as in PyTorch.
+/// The rule that updates the weights from their gradients. Weight decay applies to every trainable weight, as in PyTorch, unless
+/// [`Options::decay_all`](crate::Options::decay_all) is off.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Optimizer {
@@ -74,6 +75,8 @@ const CHUNK: usize = 1 << 15;
 /// Applies an [`Optimizer`] and counts its steps.
 pub(crate) struct Updater {
     rule: Optimizer,
+    /// Whether weights of one axis decay.
+    decay_all: bool,
     steps: i32,
     /// Sums of squares of one gradient's chunks.
     partial: Vec<f64>,
@@ -81,9 +84,9 @@ pub(crate) struct Updater {
 
 impl Updater {
     /// For the trainable weights of `parameters`.
-    pub fn new(rule: Optimizer, parameters: &Parameters) -> Updater {
+    pub fn new(rule: Optimizer, decay_all: bool, parameters: &Parameters) -> Updater {
         let largest = parameters.trainable().map(|parameter| parameter.len).max().unwrap_or(0);
-        Updater { rule, steps: 0, partial: vec![0.0; largest.div_ceil(CHUNK)] }
+        Updater { rule, decay_all, steps: 0, partial: vec![0.0; largest.div_ceil(CHUNK)] }
     }
 
     /// One step with the given learning rate. Where the gradient's global norm exceeds `clip`, the gradient is scaled down to
@@ -133,11 +136,14 @@ impl Updater {
 
     /// Updates one weight from its gradient times `scale`.
     fn update(&self, parameter: &mut Parameter, rate: f32, scale: f32, pool: &Pool) {
+        let decays = self.decay_all || parameter.shape.len() > 1;
+        let decay = |weight_decay: f32| if decays { weight_decay } else { 0.0 };
         let Parameter { value, gradient, first, second, .. } = parameter;
         let gradient = &gradient[..];
         let tasks = value.len().div_ceil(CHUNK);
         match self.rule {
             Optimizer::Sgd { momentum: 0.0, weight_decay, .. } => {
+                let weight_decay = decay(weight_decay);
                 each(
                     pool,
                     tasks,
@@ -151,6 +157,7 @@ impl Updater {
                 );
             }
             Optimizer::Sgd { momentum, nesterov, weight_decay } => {
+                let weight_decay = decay(weight_decay);
                 each(
                     pool,
                     tasks,
@@ -169,7 +176,7 @@ impl Updater {
                 let bias_correction = |beta: f32| 1.0 - f64::from(beta).powi(self.steps);
                 let step_size = (f64::from(rate) / bias_correction(b1)) as f32;
                 let root_correction = bias_correction(b2).sqrt() as f32;
-                let decay = 1.0 - rate * weight_decay;
+                let decay = 1.0 - rate * decay(weight_decay);
                 each(
                     pool,
                     tasks,

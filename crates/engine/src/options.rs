@@ -44,6 +44,9 @@ pub struct Options {
     pub trainable: Trainable,
     /// How they train.
     pub optimizer: Optimizer,
+    /// Whether weight decay applies to every trainable weight, as in PyTorch, or only to those of two or more axes: not to biases,
+    /// scales, shifts and slopes.
+    pub decay_all: bool,
     /// Whether to exclude the convolution algorithms of lower accuracy (Winograd F(4x4, 3x3)).
     pub exact: bool,
     /// Whether the backward pass continues to the first layer even where no layer below trains, to measure how much time
@@ -65,6 +68,7 @@ impl Options {
             threads: 1,
             trainable: Trainable::Nothing,
             optimizer: Optimizer::sgd(),
+            decay_all: true,
             exact: false,
             full_backward: false,
             keep: Vec::new(),

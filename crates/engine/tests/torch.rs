@@ -3,7 +3,7 @@
 mod common;
 
 use common::peers::{images, labels, residual, vgg};
-use nettriage_engine::{Model, Optimizer, Options, Schedule, loss};
+use nettriage_engine::{Model, Optimizer, Options, Schedule, WeightAverage, loss};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -15,8 +15,19 @@ struct Case {
     schedule: Schedule,
     rate: f32,
     clip: Option<f32>,
+    #[serde(default)]
+    label_smoothing: f32,
+    #[serde(default = "yes")]
+    decay_all: bool,
+    /// Decay of the average of the weights, which the last loss is then of.
+    #[serde(default)]
+    average: Option<f32>,
     /// The losses of twelve training steps, and then one in evaluation mode; computed in f64.
     losses: Vec<f64>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -29,7 +40,7 @@ enum Spec {
 #[test]
 fn losses_match_pytorch() {
     let cases: Vec<Case> = serde_json::from_str(include_str!("torch_losses.json")).expect("the stored cases");
-    assert_eq!(cases.len(), 4);
+    assert_eq!(cases.len(), 5);
     for case in &cases {
         for exact in [true, false] {
             let network = match &case.network {
@@ -38,15 +49,18 @@ fn losses_match_pytorch() {
                     residual(*narrow, *wide, *channels, *size)
                 }
             };
-            let options = Options { threads: 2, exact, ..Options::training(case.batch, case.optimizer) };
+            let decay_all = case.decay_all;
+            let options = Options { threads: 2, exact, decay_all, ..Options::training(case.batch, case.optimizer) };
             let mut model = Model::new(&network, &options).expect("a model");
             let (images, labels) = (images(case.batch, network.graph.input), labels(case.batch));
             let mut gradient = vec![0.0; case.batch * 10];
+            let mut average = case.average.map(WeightAverage::new);
             let steps = case.losses.len() - 1;
             // PyTorch's one-cycle schedule counts one step after the last training step.
             let total = if case.schedule == Schedule::OneCycle { steps + 1 } else { steps };
             for (step, &want) in case.losses[..steps].iter().enumerate() {
-                let got = loss::cross_entropy(model.forward_train(&images, step as u64), &labels, 10, &mut gradient);
+                let logits = model.forward_train(&images, step as u64);
+                let got = loss::smoothed_cross_entropy(logits, &labels, 10, case.label_smoothing, &mut gradient);
                 let error = (got - want).abs() / want;
                 println!("{} (exact {exact}), step {step}: {got:.7}, {want:.7}: {error:.1e}", case.name);
                 // Winograd F(4x4, 3x3) has ten times the rounding error of a direct sum, and training amplifies it.
@@ -54,7 +68,11 @@ fn losses_match_pytorch() {
                 assert!(error < tolerance, "{} (exact {exact}), step {step}: {got}, not {want}", case.name);
                 model.backward(&images, &gradient);
                 model.step(case.schedule.rate(case.rate, step, total), case.clip);
+                if let Some(average) = &mut average {
+                    average.update(&model.weights(), |name| model.trains(name));
+                }
             }
+            average.iter().for_each(|average| model.set_weights(average.weights()).unwrap());
             let got = loss::cross_entropy(model.forward(&images), &labels, 10, &mut gradient);
             let want = case.losses[steps];
             assert!(

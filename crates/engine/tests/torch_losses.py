@@ -28,6 +28,10 @@ CASES = {
     "vgg, plain descent, clipped, cosine": (
         {"plan": [12, 0, 24, 0], "channels": 3, "size": 12, "batch_norm": False}, 20,
         {"sgd": {"momentum": 0.0, "nesterov": False, "weight_decay": 0.01}}, "cosine", 0.2, 0.5),
+    "vgg with batch norm, label smoothing, no decay of norms and biases": (
+        {"plan": [16, 16, 0, 32, 0], "channels": 3, "size": 16, "batch_norm": True}, 32,
+        {"sgd": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.05}}, "constant", 0.01, None,
+        {"label_smoothing": 0.1, "decay_all": False, "average": 0.8}),
 }
 
 
@@ -104,14 +108,22 @@ class Residual(nn.Module):
         return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
-def train(network, batch, optimiser, schedule, rate, clip, dtype):
+def train(network, batch, optimiser, schedule, rate, clip, recipe, dtype):
     net = (Residual(**network) if "residual" in network else vgg(**network)).to(dtype)
     channels, size = network["channels"], network["size"]
     images = hashed(batch * channels * size * size, 1000, 1.0).view(batch, channels, size, size).to(dtype)
     labels = torch.arange(batch) % 10
     (kind, settings), = optimiser.items()
     make = {"sgd": torch.optim.SGD, "adam-w": torch.optim.AdamW}[kind]
-    optim = make(net.parameters(), lr=rate, **settings)
+    groups = net.parameters()
+    if not recipe.get("decay_all", True):
+        kernels = [p for p in net.parameters() if p.ndim > 1]
+        others = [p for p in net.parameters() if p.ndim < 2]
+        groups = [{"params": kernels}, {"params": others, "weight_decay": 0.0}]
+    optim = make(groups, lr=rate, **settings)
+    average = recipe.get("average")
+    averaged = average and torch.optim.swa_utils.AveragedModel(
+        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(average))
     sched = {"constant": lambda: torch.optim.lr_scheduler.ConstantLR(optim, factor=1.0),
              "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optim, T_max=STEPS),
              "one-cycle": lambda: torch.optim.lr_scheduler.OneCycleLR(optim, max_lr=rate, total_steps=STEPS + 1, cycle_momentum=False),
@@ -119,13 +131,16 @@ def train(network, batch, optimiser, schedule, rate, clip, dtype):
     losses = []
     for _ in range(STEPS):
         optim.zero_grad()
-        loss = F.cross_entropy(net(images), labels)
+        loss = F.cross_entropy(net(images), labels, label_smoothing=recipe.get("label_smoothing", 0.0))
         loss.backward()
         if clip is not None:
             nn.utils.clip_grad_norm_(net.parameters(), clip)
         optim.step()
         sched.step()
         losses.append(loss.item())
+        if averaged:
+            averaged.update_parameters(net)
+    net = averaged.module if averaged else net
     net.eval()
     with torch.inference_mode():
         losses.append(F.cross_entropy(net(images), labels).item())
@@ -134,10 +149,11 @@ def train(network, batch, optimiser, schedule, rate, clip, dtype):
 
 if __name__ == "__main__":
     out = []
-    for name, (network, batch, optimiser, schedule, rate, clip) in CASES.items():
-        settings = (network, batch, optimiser, schedule, rate, clip)
+    for name, (network, batch, optimiser, schedule, rate, clip, *more) in CASES.items():
+        recipe = more[0] if more else {}
+        settings = (network, batch, optimiser, schedule, rate, clip, recipe)
         out.append({"name": name, "network": network, "batch": batch, "optimizer": optimiser, "schedule": schedule,
-                    "rate": rate, "clip": clip, "torch": torch.__version__.split("+")[0],
+                    "rate": rate, "clip": clip, **recipe, "torch": torch.__version__.split("+")[0],
                     "losses": [round(x, 9) for x in train(*settings, torch.float64)],
                     "f32": [round(x, 6) for x in train(*settings, torch.float32)]})
     print(json.dumps(out, indent=1))

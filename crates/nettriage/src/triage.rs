@@ -134,7 +134,7 @@ impl<'a> Triage<'a> {
 
     /// Images that a child sees in training.
     pub fn images(mut self, images: usize) -> Self {
-        self.study.children.images = images;
+        self.study.children = self.study.children.with_budget(images);
         self
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// The version of the file format. Files of other versions are refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// All trials and controls of a study, with summaries of the data set, the network and the schemes.
 ///
@@ -20,6 +20,8 @@ pub struct Plan {
     pub study: String,
     /// The data set.
     pub data: DataSummary,
+    /// The budgets of children, the smallest first.
+    pub budgets: Vec<BudgetSummary>,
     /// The parent's layers, in order.
     pub layers: Vec<LayerSummary>,
     /// The blocks of the study, in network order.
@@ -62,8 +64,22 @@ pub struct DataSummary {
     pub validation: usize,
     /// Number of test images, evaluated once per trial, at its end.
     pub test: usize,
-    /// Number of training examples of a child, over all stages.
-    pub budget: usize,
+}
+
+/// How long children train: a study may have several budgets, whose trainings are separate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetSummary {
+    /// As the study gives it, such as `1 epoch`.
+    pub name: String,
+    /// Number of training images, over all stages.
+    pub images: usize,
+}
+
+impl Plan {
+    /// The largest budget, under which the study is judged first.
+    pub fn largest_budget(&self) -> Option<&BudgetSummary> {
+        self.budgets.last()
+    }
 }
 
 /// One layer of the parent.
@@ -171,6 +187,9 @@ pub struct TrialSpec {
     pub init: Option<String>,
     /// Name of the scheme; `none` for no training.
     pub scheme: String,
+    /// Number of training images; none for a trial without training, which is the same under every budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<usize>,
     /// Seed. Trials of one seed train on the same images in the same order with the same augmentation.
     pub seed: u64,
 }

@@ -18,6 +18,7 @@ fn status_over_a_hundred_thousand_records_takes_seconds() {
         substitute: Some("conv3x3".into()),
         init: Some("random".into()),
         scheme: "global".into(),
+        budget: None,
         seed: i,
     };
     let data = DataSummary {
@@ -30,13 +31,13 @@ fn status_over_a_hundred_thousand_records_takes_seconds() {
         train: 1,
         validation: 1,
         test: 1,
-        budget: 1,
     };
     let plan = Plan {
         version: VERSION,
         name: "large".into(),
         study: String::new(),
         data,
+        budgets: vec![BudgetSummary { name: "20 images".into(), images: 20 }],
         layers: vec![],
         blocks: vec![],
         schemes: vec![],

@@ -18,7 +18,6 @@ fn plan(study: String) -> Plan {
         train: 1,
         validation: 1,
         test: 1,
-        budget: 1,
     };
     let trial = TrialSpec {
         id: "one".into(),
@@ -28,6 +27,7 @@ fn plan(study: String) -> Plan {
         substitute: None,
         init: None,
         scheme: "none".into(),
+        budget: None,
         seed: 0,
     };
     Plan {
@@ -35,6 +35,7 @@ fn plan(study: String) -> Plan {
         name: "tiny".into(),
         study,
         data,
+        budgets: vec![BudgetSummary { name: "20 images".into(), images: 20 }],
         layers: vec![],
         blocks: vec![],
         schemes: vec![],

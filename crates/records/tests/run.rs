@@ -17,6 +17,7 @@ fn plan() -> Plan {
         substitute: block.map(|_| "conv3x3".to_owned()),
         init: block.map(|_| "random".to_owned()),
         scheme: "global".to_owned(),
+        budget: None,
         seed,
     };
     Plan {
@@ -33,8 +34,8 @@ fn plan() -> Plan {
             train: 10,
             validation: 4,
             test: 8,
-            budget: 20,
         },
+        budgets: vec![BudgetSummary { name: "20 images".into(), images: 20 }],
         layers: vec![],
         blocks: vec![],
         schemes: vec![],
@@ -223,7 +224,7 @@ fn truncated_and_altered_records_are_set_aside() {
     }
     // Every alphanumeric byte of header and payload altered (the JSON stays valid). The version is excluded, since another
     // version is an error.
-    let start = b"{\"version\":1,".len();
+    let start = b"{\"version\":2,".len();
     for i in (start..whole.len() - 2).filter(|&i| whole[i].is_ascii_alphanumeric()) {
         let mut bytes = whole.clone();
         bytes[i] = if bytes[i] == b'7' { b'3' } else { b'7' };
@@ -260,12 +261,12 @@ fn other_versions_are_refused() {
     run.write(&record).unwrap();
     for path in [trial_file(folder.path(), &record), folder.path().join("plan.json")] {
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(&path, text.replacen("{\"version\":1,", "{\"version\":2,", 1)).unwrap();
+        fs::write(&path, text.replacen("{\"version\":2,", "{\"version\":3,", 1)).unwrap();
     }
     for error in
         [run.record(&record.spec.id).unwrap_err(), run.status().unwrap_err(), Run::open(folder.path()).unwrap_err()]
     {
-        assert!(error.to_string().contains("file version 2, this program reads 1"), "{error}");
+        assert!(error.to_string().contains("file version 3, this program reads 2"), "{error}");
     }
 }
 

@@ -39,7 +39,7 @@ fn markdown(plan: &Plan, spec: &TrialSpec, record: Option<&Record>, parent: Opti
                 name(&spec.substitute),
                 name(&spec.init),
                 escape(&spec.scheme),
-                plan.data.budget,
+                spec.budget.unwrap_or(0),
                 spec.seed
             ),
         ),

@@ -1,11 +1,14 @@
 //! The input of a report.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use nettriage_records::plan::Plan;
+use nettriage_records::plan::{Plan, TrialSpec};
 use nettriage_records::record::{Machine, ParentRecord, Record};
 use nettriage_records::{Error, Run, SampleImages};
 use serde::{Deserialize, Serialize};
+
+use crate::analysis::Analysis;
 
 /// A run in memory.
 #[derive(Clone, Debug)]
@@ -44,6 +47,25 @@ pub struct About {
 }
 
 impl RunData {
+    /// The run under one budget: the trials that train on `images` images, and those that do not train.
+    #[must_use]
+    pub fn at(&self, images: usize) -> RunData {
+        let of = |spec: &TrialSpec| spec.budget.is_none_or(|budget| budget == images);
+        let mut one = self.clone();
+        one.plan.budgets.retain(|budget| budget.images == images);
+        one.plan.trials.retain(of);
+        one.records.retain(|record| of(&record.spec));
+        one
+    }
+
+    /// The run under the budget that an analysis is about.
+    pub(crate) fn of(&self, analysis: &Analysis) -> Cow<'_, RunData> {
+        match (&analysis.budgets, analysis.budget) {
+            (Some(_), Some(images)) => Cow::Owned(self.at(images)),
+            _ => Cow::Borrowed(self),
+        }
+    }
+
     /// Reads a run's records and fills in `about.folder`, `about.run`, `about.machine`, `about.trials_seconds` and `about.halving`.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ pub(crate) enum Type {
 }
 
 /// The columns of [`csv`].
-pub(crate) const COLUMNS: [(&str, Type); 46] = [
+pub(crate) const COLUMNS: [(&str, Type); 47] = [
     ("id", Type::Text),
     ("role", Type::Text),
     ("parent", Type::Text),
@@ -33,6 +33,7 @@ pub(crate) const COLUMNS: [(&str, Type); 46] = [
     ("substitute", Type::Text),
     ("init", Type::Text),
     ("scheme", Type::Text),
+    ("budget", Type::Integer),
     ("seed", Type::Integer),
     ("state", Type::Text),
     ("test_images", Type::Integer),
@@ -106,6 +107,7 @@ pub(crate) fn rows(data: &RunData) -> Vec<Vec<String>> {
             substitute: None,
             init: None,
             scheme: String::new(),
+            budget: None,
             seed: parent.seed,
         };
         let mut row = Row::new(data, &spec, "trained", "done");
@@ -170,6 +172,7 @@ impl Row {
         row.optional("substitute", spec.substitute.as_ref());
         row.optional("init", spec.init.as_ref());
         row.set("scheme", &spec.scheme);
+        row.optional("budget", spec.budget);
         row.set("seed", spec.seed);
         row.set("state", state);
         row
@@ -227,7 +230,7 @@ impl Row {
     }
 }
 
-/// One row per cell (block, substitute, init, scheme) as CSV with a header.
+/// One row per budget and cell (block, substitute, init, scheme) as CSV with a header.
 pub fn csv_cells(analysis: &Analysis) -> String {
     let mut out = String::new();
     let header = [
@@ -235,6 +238,8 @@ pub fn csv_cells(analysis: &Analysis) -> String {
         "substitute",
         "init",
         "scheme",
+        "budget",
+        "converged",
         "trials",
         "diverged",
         "failed",
@@ -259,13 +264,20 @@ pub fn csv_cells(analysis: &Analysis) -> String {
         "seconds",
     ];
     line(&mut out, header.iter().map(|name| (*name).to_owned()));
-    for cell in &analysis.cells {
+    let main = analysis.cells.iter().map(|cell| (analysis.budget, cell));
+    let others = analysis.budgets.iter().flat_map(|budgets| &budgets.each);
+    let others = others.filter(|at| Some(at.images) != analysis.budget);
+    let others = others.flat_map(|at| at.cells.iter().map(|cell| (Some(at.images), cell)));
+    for (budget, cell) in main.chain(others) {
+        let converged = analysis.budgets.as_ref().zip(budget).and_then(|(budgets, images)| budgets.of(images, cell));
         let number = |x: Option<f64>| x.map(|x| x.to_string()).unwrap_or_default();
         let ends = |read: fn(&crate::analysis::Estimate) -> Option<[f64; 2]>| {
             let ends = cell.criticality.as_ref().and_then(read);
             [number(ends.map(|ends| ends[0])), number(ends.map(|ends| ends[1]))]
         };
         let mut row = vec![cell.block.clone(), cell.substitute.clone(), cell.init.clone(), cell.scheme.clone()];
+        row.push(budget.map(|images| images.to_string()).unwrap_or_default());
+        row.push(converged.and_then(|cell| cell.converged).map(|yes| yes.to_string()).unwrap_or_default());
         row.extend([cell.trials, cell.diverged, cell.failed].map(|n| n.to_string()));
         row.extend([cell.accuracy, cell.best_accuracy].map(|x| x.to_string()));
         row.push(number(cell.criticality.as_ref().map(|estimate| estimate.mean)));

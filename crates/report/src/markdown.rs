@@ -2,7 +2,7 @@
 
 use crate::analysis::Analysis;
 use crate::data::RunData;
-use crate::format::{duration, interval, number, printable, signed_percent};
+use crate::format::{count, duration, interval, number, printable, signed_percent};
 use crate::sentences;
 
 /// The answer, the table of blocks and the findings as Markdown (GitHub's dialect).
@@ -34,6 +34,7 @@ pub fn markdown(data: &RunData, analysis: &Analysis) -> String {
         out += &format!("| {} |\n", row.join(" | "));
     }
     out += "\n";
+    out += &by_budget(analysis);
     for finding in sentences::findings(analysis) {
         out += &format!(
             "- **{}, {}: {}.** {}\n",
@@ -54,6 +55,23 @@ pub fn markdown(data: &RunData, analysis: &Analysis) -> String {
         escape(&analysis.about.program)
     );
     out
+}
+
+/// The accuracy drop of every block under every budget; empty for a study of one.
+fn by_budget(analysis: &Analysis) -> String {
+    let Some(budgets) = &analysis.budgets else { return String::new() };
+    let mut out = "| drop (pp) by images |".to_owned();
+    budgets.each.iter().for_each(|at| out += &format!(" {} |", count(at.images as u64)));
+    out += &format!("\n|:--|{}\n", "--:|".repeat(budgets.each.len()));
+    for block in &analysis.blocks {
+        out += &format!("| {} |", escape(&block.block));
+        for at in &budgets.each {
+            let estimate = at.criticality(&block.block, analysis.headline.as_ref());
+            out += &format!(" {} |", estimate.map(|estimate| number(estimate.mean, 2)).unwrap_or_default());
+        }
+        out.push('\n');
+    }
+    out + "\n"
 }
 
 /// Text in which nothing is Markdown or HTML markup.

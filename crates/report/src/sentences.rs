@@ -1,8 +1,11 @@
 //! The answer and the findings as sentences, the same in every output.
 
 use crate::analysis::{
-    AccuracyVerdict, Analysis, BlockAnswer, Cell, ChanceTest, Convergence, Estimate, F1Verdict, F2Verdict, F3Pair, Unit,
+    AccuracyVerdict, Analysis, AtBudget, BlockAnswer, Cell, ChanceTest, Convergence, Estimate, F1Verdict, F2Verdict,
+    F3Pair, Unit,
 };
+use nettriage_records::Plan;
+
 use crate::data::RunData;
 use crate::format::{count, interval, number, p_value, percent};
 
@@ -88,10 +91,42 @@ pub(crate) fn answer(analysis: &Analysis) -> Answer {
     if blocks.is_empty() {
         return Answer { action: "No block has a finished trial yet.".to_owned(), importance: String::new() };
     }
+    let unconverged = unconverged(analysis, &blocks);
     if let Some(test) = analysis.validity.chance.filter(|_| analysis.validity.parent_at_chance()) {
         return at_chance(test);
     }
-    Answer { action: action(analysis, &blocks), importance: importance(analysis, &blocks) }
+    let action = format!("{unconverged}{}", action(analysis, &blocks));
+    Answer { action, importance: importance(analysis, &blocks) }
+}
+
+/// The blocks whose trainings are not shown to have converged, in a sentence for the beginning of the answer; empty if all are, or
+/// if the study has one budget.
+fn unconverged(analysis: &Analysis, blocks: &[(&BlockAnswer, &Cell, &Estimate)]) -> String {
+    let (Some(budgets), Some(images)) = (&analysis.budgets, analysis.budget) else { return String::new() };
+    let had = |cell: &Cell| budgets.of(images, cell).and_then(|cell| cell.converged) == Some(true);
+    let names: Vec<&str> = blocks.iter().filter(|block| !had(block.1)).map(|block| block.0.block.as_str()).collect();
+    match names.len() {
+        0 => String::new(),
+        n if n == blocks.len() => "From trainings that had not converged: ".to_owned(),
+        _ => format!("From trainings that had not converged for {}: ", list(&names)),
+    }
+}
+
+/// How many of the cells at the budget that findings are about had converged, for the beginning of a finding's reason; empty if
+/// all had, or if the study has one budget.
+fn share_converged(analysis: &Analysis) -> String {
+    let budgets = analysis.budgets.as_ref();
+    let at = budgets.and_then(|budgets| budgets.each.iter().find(|at| Some(at.images) == analysis.budget));
+    let trained = |at: &AtBudget| {
+        let budgets = budgets.map_or(&[][..], |budgets| &budgets.convergence);
+        budgets.iter().filter(|cell| cell.budget == at.images).count()
+    };
+    match at.map(|at| (at.converged, trained(at))) {
+        Some((converged, cells)) if converged < cells => {
+            format!("Only {converged} of {cells} combinations had converged. ")
+        }
+        _ => String::new(),
+    }
 }
 
 fn at_chance(test: ChanceTest) -> Answer {
@@ -180,6 +215,21 @@ fn importance(analysis: &Analysis, blocks: &[(&BlockAnswer, &Cell, &Estimate)]) 
 pub(crate) fn cautions(analysis: &Analysis) -> Vec<String> {
     let validity = &analysis.validity;
     let mut cautions = Vec::new();
+    for control in &validity.collapsed_controls {
+        cautions.push(format!(
+            "The control falls apart: fine-tuning the parent under {} costs {}, so the learning rate is too large for this \
+             network. A child that looks better than this control need not be good. Lower the rate of [children].",
+            control.scheme,
+            drop(&control.loss)
+        ));
+    }
+    if analysis.budgets.is_none() {
+        cautions.push(
+            "Whether these trainings had converged is unknown: the study has one budget. Add one of at most half its size to \
+             [children] budgets."
+                .to_owned(),
+        );
+    }
     if analysis.recorded < analysis.planned {
         cautions
             .push(format!("{} of {} trials are recorded; the answer may change.", analysis.recorded, analysis.planned));
@@ -234,20 +284,44 @@ pub(crate) fn capitalised(text: &str) -> String {
 pub(crate) fn conditions(data: &RunData, analysis: &Analysis) -> String {
     let Some(headline) = &analysis.headline else { return String::new() };
     format!(
-        "One {}, init {}, scheme {}; {}; {} training images per child, evaluated on {} test images of {}.",
+        "One {}, init {}, scheme {}; {}; {} training images per child{}, evaluated on {} test images of {}.",
         headline.substitute_text(),
         headline.init,
         headline.scheme,
         repetitions(analysis.unit, analysis.units),
-        count(data.plan.data.budget as u64),
+        count(analysis.budget.unwrap_or(0) as u64),
+        match &analysis.budgets {
+            Some(budgets) => format!(" (the largest of {} budgets)", budgets.each.len()),
+            None => String::new(),
+        },
         count(data.plan.data.test as u64),
         data.plan.data.name,
     )
 }
 
+/// The budgets of a plan in images, such as `2 560 or 45 000 images in all`.
+pub(crate) fn budgets(plan: &Plan) -> String {
+    let budgets: Vec<String> = plan.budgets.iter().map(|budget| count(budget.images as u64)).collect();
+    let budgets: Vec<&str> = budgets.iter().map(String::as_str).collect();
+    let images = match &budgets[..] {
+        [] => "0".to_owned(),
+        [one] => (*one).to_owned(),
+        [head @ .., last] => format!("{} or {last}", head.join(", ")),
+    };
+    format!("{images} in all")
+}
+
+/// The three findings under one of several budgets, without the words about convergence.
+pub(crate) fn findings_at(analysis: &Analysis, at: &AtBudget) -> [Finding; 3] {
+    let AtBudget { f1, f2, f3, cells, blocks, controls, headline, .. } = at.clone();
+    findings(&Analysis { f1, f2, f3, cells, blocks, controls, headline, budgets: None, ..analysis.clone() })
+}
+
 /// The three findings.
 pub(crate) fn findings(analysis: &Analysis) -> [Finding; 3] {
+    let converged = share_converged(analysis);
     let findings = [f1(analysis), f2(analysis), f3(analysis)];
+    let findings = findings.map(|finding| Finding { reason: format!("{converged}{}", finding.reason), ..finding });
     if !analysis.validity.parent_at_chance() {
         return findings;
     }

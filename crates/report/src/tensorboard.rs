@@ -171,7 +171,9 @@ pub fn tensorboard(data: &RunData, folder: &Path) -> io::Result<()> {
         let parts = [role, &kind.block, &kind.substitute, &kind.init, &kind.scheme];
         let name: Vec<String> = parts.iter().filter(|part| !part.is_empty()).map(|part| safe(part)).collect();
         let parent = data.plan.parents.iter().position(|parent| parent.id == spec.parent).unwrap_or(0);
-        let name = format!("{}/parent{parent}-seed{}", name.join("-"), spec.seed);
+        let several = data.plan.budgets.len() > 1;
+        let budget = spec.budget.filter(|_| several).map_or(String::new(), |images| format!("{images}-images/"));
+        let name = format!("{budget}{}/parent{parent}-seed{}", name.join("-"), spec.seed);
         let mut log = Log::create(&folder.join(name), record.clock.finished)?;
         let string = |text: &str| Scalar { string: Some(text.to_owned()), number: None };
         let mut hparams: BTreeMap<String, Scalar> =

@@ -1,8 +1,8 @@
 //! The summary for a terminal.
 
-use crate::analysis::Analysis;
+use crate::analysis::{Analysis, AtBudget};
 use crate::data::RunData;
-use crate::format::{duration, interval, number, printable, short, signed_percent};
+use crate::format::{count, duration, interval, number, printable, short, signed_percent};
 use crate::sentences;
 
 /// The table of blocks, the answer and the findings as plain text of at most 100 columns.
@@ -52,6 +52,7 @@ pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
     lines.insert(1, "─".repeat(width) + "\n");
     out += &lines.concat();
     out += "\n";
+    out += &by_budget(analysis);
     let answer = sentences::answer(analysis);
     out += &wrap(&answer.action, 96);
     out += "\n";
@@ -75,6 +76,29 @@ pub fn terminal(data: &RunData, analysis: &Analysis) -> String {
     }
     out += "\n";
     printable(&out)
+}
+
+/// The accuracy drop of every block under every budget, and how many trainings had converged; empty for a study of one budget.
+fn by_budget(analysis: &Analysis) -> String {
+    let Some(budgets) = &analysis.budgets else { return String::new() };
+    let mut rows = vec![vec!["drop (pp) by images".to_owned()]];
+    rows[0].extend(budgets.each.iter().map(|at| count(at.images as u64)));
+    for block in &analysis.blocks {
+        let drop = |at: &AtBudget| {
+            at.criticality(&block.block, analysis.headline.as_ref())
+                .map_or("-".to_owned(), |estimate| number(estimate.mean, 2))
+        };
+        rows.push(std::iter::once(block.block.clone()).chain(budgets.each.iter().map(drop)).collect());
+    }
+    let converged = |at: &AtBudget| match at.judged {
+        0 => "-".to_owned(),
+        _ => {
+            let cells = budgets.convergence.iter().filter(|cell| cell.budget == at.images).count();
+            format!("{}/{cells}", at.converged)
+        }
+    };
+    rows.push(std::iter::once("converged".to_owned()).chain(budgets.each.iter().map(converged)).collect());
+    aligned(&rows, |column| column == 0).concat() + "\n"
 }
 
 /// Text on one line: a line break in a name would break the table.

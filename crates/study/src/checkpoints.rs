@@ -106,6 +106,9 @@ fn misfit(checkpoint: &Checkpoint, weights: &Weights) -> Option<String> {
 /// The part of a checkpoint's tensors that holds the weights and statistics of the whole network.
 pub const NETWORK: &str = "network";
 
+/// The part that holds the averaged weights of the model that trains.
+pub const AVERAGE: &str = "average";
+
 /// Writes the checkpoints of one training.
 pub struct Writer<'c> {
     all: &'c Checkpoints<'c>,

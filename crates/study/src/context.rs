@@ -11,7 +11,8 @@ use nettriage_records::Run;
 use nettriage_train::{check_images, fit_classes, seed, without_softmax};
 
 use crate::Error;
-use crate::limits::{PARAMETERS, PARENT_STREAM};
+use crate::budget::{Budget, ChildBudget};
+use crate::limits::{CHILD_STREAM, Limit, PARAMETERS, PARENT_STREAM};
 use crate::options::RuntimeOptions;
 use crate::study::{Data, Study, ValidationFrom};
 
@@ -152,16 +153,24 @@ impl StudyContext {
         })
     }
 
-    /// The images that every child and control of a seed sees, in order, with their augmentation.
-    pub fn stream(&self, seed: u64) -> Stream {
+    /// The budgets of the study's children with their images, the smallest first.
+    ///
+    /// # Errors
+    /// Keys that contradict each other; a study that was read or checked has none.
+    pub fn budgets(&self) -> Result<Vec<(ChildBudget, usize)>, Error> {
+        resolved(&self.study, self.train.len())
+    }
+
+    /// The first `images` images that every child and control of a seed sees, in order, with their augmentation. Fewer are the
+    /// first of more.
+    pub fn stream(&self, seed: u64, images: usize) -> Stream {
         let stream = seed::seed("stream of images", &[&seed.to_string()]);
-        Stream::new(&self.train, self.study.children.images, &self.study.data.augment, stream)
+        Stream::new(&self.train, images, &self.study.data.augment, stream)
     }
 
     /// The images that the parent of a seed trains on, in order, with their augmentation.
     pub fn parent_stream(&self, seed: u64) -> Stream {
-        let epochs = self.study.parent.training.as_ref().map_or(0.0, |t| t.epochs);
-        let images = (epochs * self.train.len() as f64).ceil() as usize;
+        let images = self.study.parent.training.as_ref().map_or(0, |training| training.total(self.train.len()));
         let stream = seed::seed("stream of the parent's images", &[&seed.to_string()]);
         Stream::new(&self.train, images, &self.study.data.augment, stream)
     }
@@ -253,14 +262,37 @@ fn check_size(study: &Study, graph: &Graph, train: usize, given: bool) -> Result
     if let Some(remedy) = PARAMETERS.problem(parameters as f64) {
         return Err(Error::Plan(format!("{} has {parameters} parameters: {remedy}", graph.name)));
     }
-    let epochs = study.parent.training.as_ref().filter(|_| !given).map_or(0.0, |training| training.epochs);
-    let images = (epochs * train as f64).ceil();
-    match PARENT_STREAM.problem(images.max(1.0)) {
-        Some(remedy) => {
-            Err(Error::Plan(format!("[parent.training] epochs is {epochs}, {images} images in all: {remedy}")))
-        }
+    let refuse = |section: &str, budget: Budget, images: usize, limit: Limit| match limit.problem(images as f64) {
+        Some(remedy) => Err(Error::Plan(format!("[{section}] \"{budget}\" are {images} images in all: {remedy}"))),
         None => Ok(()),
+    };
+    if let Some(training) = study.parent.training.as_ref().filter(|_| !given) {
+        let budget = training.budget().map_err(Error::Plan)?;
+        refuse("parent.training", budget, training.total(train).max(1), PARENT_STREAM)?;
     }
+    let budgets = resolved(study, train)?;
+    for (at, (budget, images)) in budgets.iter().enumerate() {
+        refuse("children", budget.train, *images, CHILD_STREAM)?;
+        if let Some((other, _)) = budgets[..at].iter().find(|(_, other)| other == images) {
+            let (one, other) = (other.train, budget.train);
+            return Err(Error::Plan(format!(
+                "[children] budgets: \"{one}\" and \"{other}\" are both {images} images: remove one"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The budgets of the study's children with their images, the smallest first.
+fn resolved(study: &Study, train: usize) -> Result<Vec<(ChildBudget, usize)>, Error> {
+    let budgets = study.children.all_budgets().map_err(Error::Plan)?;
+    let images = |budget: ChildBudget| {
+        let images = budget.train.images(study.children.batch, train);
+        (budget, images)
+    };
+    let mut budgets: Vec<_> = budgets.into_iter().map(images).collect();
+    budgets.sort_by_key(|(_, images)| *images);
+    Ok(budgets)
 }
 
 /// What a reader should know before the study runs.

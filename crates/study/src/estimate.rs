@@ -61,7 +61,7 @@ pub fn estimate(
     let single: f64 = pending.iter().map(|&place| costs.trial(&plan.trials[place])).sum();
     let (shared, shared_bytes) = costs.shared(pending);
     let training = context.study.parent.training.as_ref().filter(|_| context.given.is_none());
-    let images = training.map_or(0.0, |training| training.epochs * context.train.len() as f64);
+    let images = training.map_or(0.0, |training| training.total(context.train.len()) as f64);
     // A parent's training is one after another; threads inside it gain about what whole trials side by side do.
     let parent = images * step.train + (21 * context.validation.len() + context.data.test.len()) as f64 * step.forward;
     let data = context.data.train.pixels.len() + context.data.test.pixels.len();
@@ -100,7 +100,8 @@ struct StepCost {
 fn measure(context: &StudyContext, workers: usize) -> Result<StepCost, Error> {
     let children = &context.study.children;
     // As training does.
-    let size = children.batch.min(children.images);
+    let most = context.budgets()?.last().map_or(1, |(_, images)| *images);
+    let size = children.batch.min(most).max(1);
     let mut rng = seed::rng("measurement", &[]);
     let network = Network::initialised(context.graph.clone(), &mut rng)?;
     let together = Barrier::new(workers);
@@ -202,7 +203,7 @@ impl Costs<'_> {
         let scheme = self.scheme(spec);
         let mut seconds = 0.0;
         let mut local = block.is_some();
-        for (stage, images) in scheme.stages.iter().zip(scheme.images(children.images)) {
+        for (stage, images) in scheme.stages.iter().zip(scheme.images(spec.budget.unwrap_or(0))) {
             local &= stage.train == Train::Substitute;
             let tail = if stage.loss == Loss::Hint { 0.0 } else { tail };
             let image = if local {
@@ -270,18 +271,19 @@ impl Costs<'_> {
             ];
             for (_, what, share, size) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
                 let name = if what == "logits" { "" } else { block.name.as_str() };
-                if known.insert((&spec.parent, spec.seed, name, what)) {
-                    seconds += self.step.forward * share * children.images as f64;
-                    bytes += size * children.images as f64;
+                let images = spec.budget.unwrap_or(0);
+                if known.insert((&spec.parent, spec.seed, images, name, what)) {
+                    seconds += self.step.forward * share * images as f64;
+                    bytes += size * images as f64;
                 }
             }
             let evaluated = (self.context.validation.len() + self.context.test.len()) as f64;
-            if local && known.insert((&spec.parent, u64::MAX, block.name.as_str(), "evaluation")) {
+            if local && known.insert((&spec.parent, u64::MAX, 0, block.name.as_str(), "evaluation")) {
                 seconds += self.step.forward * head * evaluated;
                 bytes += elements(block.input) * evaluated;
             }
             if spec.init.as_deref() == Some("least-squares")
-                && known.insert((&spec.parent, u64::MAX, block.name.as_str(), "least squares"))
+                && known.insert((&spec.parent, u64::MAX, 0, block.name.as_str(), "least squares"))
             {
                 // Normal equations of (kernel area x channels) unknowns cost some tens of the substitute's own passes.
                 let images = children.calibration.min(self.context.train.len()) as f64;

@@ -36,10 +36,10 @@ pub fn state_of(run: &Run, keep: f64) -> Result<HalvingState, Error> {
 
 fn decide(trials: &[TrialSpec], scores: &Scores, keep: f64) -> HalvingState {
     let last = trials.iter().map(|spec| spec.seed + 1).max().unwrap_or(1);
-    // By substitute, then (init, scheme), over all parents and blocks, so that blocks stay comparable: indices into the plan.
+    // By substitute and budget, then (init, scheme), over all parents and blocks, so that blocks stay comparable: indices into the plan.
     let mut groups: BTreeMap<_, BTreeMap<_, Vec<usize>>> = BTreeMap::new();
     for (index, spec) in trials.iter().enumerate().filter(|(_, spec)| spec.role == Role::Child) {
-        let group = groups.entry(&spec.substitute).or_default();
+        let group = groups.entry((&spec.substitute, spec.budget)).or_default();
         group.entry((&spec.init, &spec.scheme)).or_default().push(index);
     }
     // A pair that does not depend on the seed is in the plan once: there is nothing to skip.
@@ -92,6 +92,7 @@ mod tests {
             substitute: init.map(|_| "conv3x3".into()),
             init: init.map(str::to_owned),
             scheme: scheme.into(),
+            budget: Some(100),
             seed,
         };
         let mut trials = Vec::new();

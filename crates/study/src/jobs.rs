@@ -354,7 +354,7 @@ fn failed(spec: &TrialSpec, reason: String) -> Record {
     }
 }
 
-/// The order in which trials that share one cache run: by plan, but those that read the parent's logits later.
+/// The order in which trials that share one cache run: budget by budget, by plan, but those that read the parent's logits later.
 ///
 /// Trials that distill come late, because most of the way to the parent's logits is cached by then, at least for the
 /// trials of the last block. Among them those that train every layer come first: a long trial at the very end would
@@ -365,8 +365,8 @@ pub(crate) fn cache_order(run: &Run, context: &StudyContext, pending: &mut [usiz
     pending.sort_by_key(|&index| {
         let spec = &run.plan().trials[index];
         match spec.role {
-            Role::Parent => PARENT,
-            _ => context.study.scheme(&spec.scheme).as_ref().map_or(0, scheme_order),
+            Role::Parent => (usize::MAX, PARENT),
+            _ => (spec.budget.unwrap_or(0), context.study.scheme(&spec.scheme).as_ref().map_or(0, scheme_order)),
         }
     });
 }

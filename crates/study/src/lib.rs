@@ -3,6 +3,7 @@
 //! A [`Study`] file names network, data and what to try; a [`StudyContext`] has them in memory; [`plan`] lists every
 //! trial; [`execute`] runs them, each a pure function of the plan and its index, and writes one record per trial.
 
+mod budget;
 mod checkpoints;
 mod child;
 mod context;
@@ -26,6 +27,7 @@ mod study;
 mod template;
 mod trial;
 
+pub use budget::{Budget, ChildBudget};
 pub use context::{StudyContext, context_of, store_study_folder};
 pub use error::Error;
 pub use estimate::{Estimate, estimate};

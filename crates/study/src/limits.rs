@@ -6,6 +6,7 @@ use std::ops::{Bound, RangeBounds};
 use nettriage_data::Augmentation;
 use nettriage_engine::{Optimizer, Schedule};
 use nettriage_net::surgery::Substitute;
+use nettriage_train::Recipe;
 use nettriage_train::scheme::{Scheme, Stage};
 
 use crate::study::{Children, Data, Halving, Parent, Study, Training, Triage};
@@ -90,6 +91,9 @@ const STD: Limit = Limit::above_zero(1.0, "of pixels scaled to 0 to 1: divide va
 /// Most images that a parent's training sees: `epochs` times the training set.
 pub(crate) const PARENT_STREAM: Limit = STREAM;
 
+/// Most images that a child's training sees.
+pub(crate) const CHILD_STREAM: Limit = STREAM;
+
 /// Most trials of a plan.
 pub(crate) const TRIALS: Limit = Limit::between(1.0, 1e6, "the plan is held in memory");
 
@@ -140,7 +144,7 @@ impl Table {
 
     fn data(&mut self, data: &Data) {
         let Data { name: _, dir: _, size, resize, validation, train, test, augment, .. } = data;
-        let Augmentation { pad, flip: _ } = augment;
+        let Augmentation { pad, flip: _, crop, jitter, cutout } = augment;
         let pixels = Limit::between(1.0, 1024.0, "images are decoded to this many rows and columns");
         self.count("[data] size", size.height, pixels);
         self.count("[data] size", size.width, pixels);
@@ -150,6 +154,10 @@ impl Table {
         test.iter().for_each(|test| self.count("[data] test", *test, COUNT));
         let pads = Limit::between(0.0, Augmentation::MAX_PAD as f64, "a crop must not miss the image");
         self.count("[data] augment.pad", *pad, pads);
+        crop.iter()
+            .for_each(|crop| self.add("[data] augment.crop", *crop, Limit::above_zero(1.0, "a share of the area")));
+        self.add("[data] augment.jitter", *jitter, Limit::between(0.0, 1.0, "a share of the colours"));
+        self.count("[data] augment.cutout", *cutout, Limit { least: Bound::Included(0.0), ..pixels });
     }
 
     fn parent(&mut self, parent: &Parent) {
@@ -161,10 +169,13 @@ impl Table {
         mean.iter().flatten().for_each(|mean| self.add("[parent] mean", *mean, MEAN));
         std.iter().flatten().for_each(|std| self.add("[parent] std", *std, STD));
         self.add("[parent] seeds", *seeds as f64, Limit::between(1.0, 1000.0, "every seed trains a parent"));
-        if let Some(Training { epochs, batch, rate, optimizer, schedule, clip }) = training {
+        if let Some(Training { epochs, images, steps, batch, rate, optimizer, schedule, clip, recipe }) = training {
             let passes = Limit::above_zero(1e6, "passes over the training images");
-            self.add("[parent.training] epochs", *epochs, passes);
+            epochs.iter().for_each(|epochs| self.add("[parent.training] epochs", *epochs, passes));
+            images.iter().for_each(|images| self.count("[parent.training] images", *images, STREAM));
+            steps.iter().for_each(|steps| self.count("[parent.training] steps", *steps, STREAM));
             self.training("[parent.training]", *batch, *rate, optimizer, schedule, *clip);
+            self.recipe("[parent.training]", recipe);
         }
     }
 
@@ -172,11 +183,16 @@ impl Table {
         let Children {
             seeds,
             images,
+            epochs,
+            steps,
+            // Read from texts, whose numbers are bounded there.
+            budgets: _,
             batch,
             rate,
             optimizer,
             schedule,
             clip,
+            recipe,
             curve,
             margin,
             calibration,
@@ -186,12 +202,26 @@ impl Table {
             keep: _,
         } = children;
         self.add("[children] seeds", *seeds as f64, Limit::between(1.0, 10_000.0, "every seed repeats every trial"));
-        self.count("[children] images", *images, STREAM);
+        images.iter().for_each(|images| self.count("[children] images", *images, STREAM));
+        steps.iter().for_each(|steps| self.count("[children] steps", *steps, STREAM));
+        let passes = Limit::above_zero(1e6, "passes over the training images");
+        epochs.iter().for_each(|epochs| self.add("[children] epochs", *epochs, passes));
         self.training("[children]", *batch, *rate, optimizer, schedule, *clip);
+        self.recipe("[children]", recipe);
         let points = Limit::between(1.0, 10_000.0, "every point evaluates the validation images");
         self.count("[children] curve", *curve, points);
         self.add("[children] margin", *margin, Limit::between(0.0, 100.0, "percentage points"));
         self.count("[children] calibration", *calibration, COUNT);
+    }
+
+    fn recipe(&mut self, section: &str, recipe: &Recipe) {
+        let Recipe { warmup, label_smoothing, decay_all: _, average } = recipe;
+        let key = |name: &str| format!("{section} recipe.{name}");
+        self.add(key("warmup"), *warmup, Limit::below(1.0, "a share of the steps"));
+        self.add(key("label_smoothing"), *label_smoothing, Limit::below(1.0, "a share of the labels' weight"));
+        average
+            .iter()
+            .for_each(|average| self.add(key("average"), *average, Limit::below(1.0, "at 1 nothing is added")));
     }
 
     fn training(
@@ -264,7 +294,7 @@ size = 8
 validation = 100
 train = 300
 test = 100
-augment = { pad = 1 }
+augment = { pad = 1, crop = 0.5, jitter = 0.1, cutout = 2 }
 [parent]
 arch = "vgg"
 plan = [[8, 8], [16, 16]]
@@ -274,6 +304,9 @@ std = [0.5]
 seeds = 1
 [parent.training]
 epochs = 1.0
+images = 300
+steps = 10
+recipe = { warmup = 0.1, label_smoothing = 0.1, average = 0.9 }
 batch = 32
 rate = 0.1
 clip = 1.0
@@ -282,6 +315,9 @@ schedule = { step = { every = 0.3, factor = 0.1 } }
 [children]
 seeds = 2
 images = 500
+epochs = 1.0
+steps = 10
+recipe = { warmup = 0.1, label_smoothing = 0.1, average = 0.9 }
 batch = 32
 rate = 0.02
 clip = 1.0
@@ -301,18 +337,26 @@ stages = [{ loss = "distillation", train = "all", share = 1.0, temperature = 4.0
 "#;
 
     /// Key, whether 0 and 1 are accepted, the largest accepted value. Above it, below 0 and the type's largest are refused.
-    const KEYS: [(&str, bool, bool, f64); 36] = [
+    const KEYS: [(&str, bool, bool, f64); 49] = [
         ("[data] size", false, true, 1024.0),
         ("[data] validation", false, true, 4_294_967_295.0),
         ("[data] train", false, true, 4_294_967_295.0),
         ("[data] test", false, true, 4_294_967_295.0),
         ("[data] augment.pad", true, true, 127.0),
+        ("[data] augment.crop", false, true, 1.0),
+        ("[data] augment.jitter", true, true, 1.0),
+        ("[data] augment.cutout", true, true, 1024.0),
         ("[parent] plan", false, true, 65_536.0),
         ("[parent] width", false, true, 64.0),
         ("[parent] mean", true, true, 1.0),
         ("[parent] std", false, true, 1.0),
         ("[parent] seeds", false, true, 1000.0),
         ("[parent.training] epochs", false, true, 1e6),
+        ("[parent.training] images", false, true, 1e8),
+        ("[parent.training] steps", false, true, 1e8),
+        ("[parent.training] recipe.warmup", true, false, 0.999),
+        ("[parent.training] recipe.label_smoothing", true, false, 0.999),
+        ("[parent.training] recipe.average", true, false, 0.999),
         ("[parent.training] batch", false, true, 65_536.0),
         ("[parent.training] rate", false, true, 1000.0),
         ("[parent.training] clip", false, true, 1e6),
@@ -322,6 +366,11 @@ stages = [{ loss = "distillation", train = "all", share = 1.0, temperature = 4.0
         ("[parent.training] schedule.step.factor", true, true, 1.0),
         ("[children] seeds", false, true, 10_000.0),
         ("[children] images", false, true, 1e8),
+        ("[children] epochs", false, true, 1e6),
+        ("[children] steps", false, true, 1e8),
+        ("[children] recipe.warmup", true, false, 0.999),
+        ("[children] recipe.label_smoothing", true, false, 0.999),
+        ("[children] recipe.average", true, false, 0.999),
         ("[children] batch", false, true, 65_536.0),
         ("[children] rate", false, true, 1000.0),
         ("[children] clip", false, true, 1e6),

@@ -12,11 +12,11 @@ use nettriage_records::record::{Clock, CurvePoint, ParentRecord};
 
 use nettriage_train::checkpoint::{add_optimizer, add_tensors, restore_optimizer, tensors_of};
 use nettriage_train::{
-    CurveRecorder, EVALUATION_BATCH, HyperParameters, Objective, Outcome, StageInput, StageOutcome, StageStep,
+    CurveRecorder, EVALUATION_BATCH, HyperParameters, Objective, Outcome, StageInput, StageOutcome, StageStep, Trained,
     evaluate, run_stage, seed,
 };
 
-use crate::checkpoints::{Checkpoints, NETWORK};
+use crate::checkpoints::{AVERAGE, Checkpoints, NETWORK};
 use crate::shared::{ImageSet, Parent, Request, SharedWork};
 use crate::{Error, machine};
 
@@ -40,8 +40,8 @@ pub fn prepare(
         return Ok(measure(shared, spec, network, threads)?.parent);
     }
     let begin = Instant::now();
-    let Trained { network, curve, earlier } = match &shared.context.given {
-        Some(network) => Trained { network: network.clone(), curve: Vec::new(), earlier: 0.0 },
+    let TrainedParent { network, curve, earlier } = match &shared.context.given {
+        Some(network) => TrainedParent { network: network.clone(), curve: Vec::new(), earlier: 0.0 },
         None => train(shared, spec, threads, checkpoints, &mut progress)?,
     };
     let train_seconds = earlier + begin.elapsed().as_secs_f64();
@@ -71,7 +71,7 @@ pub fn prepare(
 }
 
 /// A parent after its training.
-struct Trained {
+struct TrainedParent {
     network: Network,
     curve: Vec<CurvePoint>,
     /// Seconds of its training in processes that were interrupted.
@@ -115,7 +115,7 @@ fn train(
     threads: usize,
     checkpoints: &Checkpoints<'_>,
     progress: &mut impl FnMut(usize, usize, &CurvePoint),
-) -> Result<Trained, Error> {
+) -> Result<TrainedParent, Error> {
     let begin = Instant::now();
     let context = shared.context;
     let training = context.study.parent.training.as_ref();
@@ -136,27 +136,34 @@ fn train(
         batch: training.batch,
         rate: training.rate,
         schedule: training.schedule,
+        recipe: training.recipe,
         clip: training.clip,
         dropout_seed: seed::seed("parent's dropout", &[&spec.seed.to_string()]),
     };
     let total = stream.len();
     // A batch beyond the images would take memory for none of them.
     let batch = training.batch.min(total).max(1);
-    let options = Options { threads, exact, ..Options::training(batch, training.optimizer) };
+    let options = Options {
+        threads,
+        exact,
+        decay_all: training.recipe.decay_all,
+        ..Options::training(batch, training.optimizer)
+    };
     let mut model = Model::new(&network, &options)?;
     let mut recorder = CurveRecorder::new(total, POINTS);
     let mut curve: Vec<CurvePoint> = Vec::new();
-    let (mut taken, mut earlier) = (0, 0.0);
+    let (mut taken, mut earlier, mut average) = (0, 0.0, None);
     if let Some(found) = found {
+        average = Some(tensors_of(&found.tensors, AVERAGE));
         (taken, earlier) = (found.state.step, found.state.seconds.1);
         restore_optimizer(&mut model, &found.tensors, found.state.optimizer_steps)?;
         recorder.resume(total.min(taken * training.batch), found.state.loss);
         curve = found.state.curve;
     }
     let mut writer = checkpoints.of(&spec.id);
-    let after = |model: &Model, step: StageStep| -> Result<(), Error> {
+    let after = |trained: Trained<'_>, step: StageStep| -> Result<(), Error> {
         if let Some(train_loss) = recorder.step(&step, step.seen) {
-            evaluator.set_weights(&model.weights())?;
+            evaluator.set_weights(&trained.weights())?;
             let found =
                 evaluate(&mut evaluator, &mut validation, &validation_labels, context.classes(), None)?.evaluation;
             let point = CurvePoint {
@@ -173,12 +180,13 @@ fn train(
             return Ok(());
         }
         let mut tensors = Tensors::new();
-        add_tensors(&mut tensors, NETWORK, &model.weights());
+        add_tensors(&mut tensors, NETWORK, &trained.model.weights());
+        add_tensors(&mut tensors, AVERAGE, &trained.averaged());
         let seconds = earlier + begin.elapsed().as_secs_f64();
         let state = TrainingState {
             stage: 0,
             step: step.taken,
-            optimizer_steps: add_optimizer(&mut tensors, model),
+            optimizer_steps: add_optimizer(&mut tensors, trained.model),
             curve: curve.clone(),
             best: None,
             loss: recorder.loss(),
@@ -187,8 +195,8 @@ fn train(
         let instructions = nettriage_engine::instruction_set().to_owned();
         writer.write(&Checkpoint { instructions, state, tensors })
     };
-    let input = StageInput { source: &mut stream, labels: &labels, images: 0..total, taken };
-    let outcome = run_stage(&mut model, input, &mut Objective::CrossEntropy, &hyper, after)?;
+    let input = StageInput { source: &mut stream, labels: &labels, images: 0..total, taken, average };
+    let (outcome, weights) = run_stage(&mut model, input, &mut Objective::CrossEntropy, &hyper, after)?;
     if outcome == StageOutcome::Diverged {
         return Err(Error::Plan(format!(
             "the parent of seed {} diverged: its loss is infinite or NaN; try a smaller [parent.training] rate, or clip",
@@ -196,6 +204,6 @@ fn train(
         )));
     }
     drop(stream);
-    network.weights.extend(model.weights());
-    Ok(Trained { network, curve, earlier })
+    network.weights.extend(weights);
+    Ok(TrainedParent { network, curve, earlier })
 }

@@ -9,7 +9,8 @@ use nettriage_net::init::Init;
 use nettriage_net::surgery::{self, Substitute};
 use nettriage_net::{Graph, Network, Shape, cost};
 use nettriage_records::plan::{
-    BlockSummary, Cost, DataSummary, LayerSummary, ParentSpec, Plan, Role, SchemeSummary, TrialSpec, VERSION,
+    BlockSummary, BudgetSummary, Cost, DataSummary, LayerSummary, ParentSpec, Plan, Role, SchemeSummary, TrialSpec,
+    VERSION,
 };
 use nettriage_records::{Canonical, content_id};
 use nettriage_train::scheme::{Scheme, Train};
@@ -17,15 +18,24 @@ use nettriage_train::seed;
 use serde_json::json;
 
 use crate::Error;
+use crate::budget::ChildBudget;
 use crate::context::StudyContext;
 use crate::limits::TRIALS;
 use crate::study::{Children, Keep, Study, ValidationFrom};
+
+/// The version of ids. It stays while equal ids mean equal results, whatever the version of the files is.
+///
+/// Ids have no field for the engine and its precision: that stands for this engine, in f32. Another engine or precision adds
+/// members of these names, so that its trials have ids of their own.
+const ID_VERSION: u32 = 1;
 
 /// Everything that the study will do.
 pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
     let study = &context.study;
     let schemes: Vec<Scheme> = study.triage.schemes.iter().filter_map(|name| study.scheme(name)).collect();
-    check_count(study, context.blocks.len())?;
+    let budgets = context.budgets()?;
+    let images: Vec<usize> = budgets.iter().map(|(_, images)| *images).collect();
+    check_count(study, context.blocks.len(), budgets.len())?;
     let parents = parents(context)?;
     let blank = blank(&context.graph)?;
     let blocks = context.blocks.iter().map(|b| summarise_block(context, &blank, b)).collect::<Result<Vec<_>, _>>()?;
@@ -35,7 +45,8 @@ pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
         blocks: &blocks,
         blank: &blank,
         known: RefCell::default(),
-        keys: Keys::of(context, &schemes),
+        keys: Keys::of(context, &schemes, &images),
+        budgets: &budgets,
     }
     .of(&parents);
     Ok(Plan {
@@ -52,10 +63,13 @@ pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
             train: context.train.len(),
             validation: context.validation.len(),
             test: context.test.len(),
-            budget: study.children.images,
         },
+        budgets: budgets
+            .iter()
+            .map(|(budget, images)| BudgetSummary { name: budget.train.to_string(), images: *images })
+            .collect(),
         layers: layers(context)?,
-        schemes: schemes.iter().map(|s| summarise_scheme(s, &schemes, study.children.images)).collect(),
+        schemes: schemes.iter().map(|s| summarise_scheme(s, &schemes, &images)).collect(),
         blocks,
         parents,
         trials,
@@ -64,12 +78,12 @@ pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
 }
 
 /// Refuses a plan of too many trials, by an upper bound of their number.
-fn check_count(study: &Study, blocks: usize) -> Result<(), Error> {
+fn check_count(study: &Study, blocks: usize, budgets: usize) -> Result<(), Error> {
     let triage = &study.triage;
     let (schemes, children) = (triage.schemes.len(), triage.inits.len() * triage.substitutes.len());
     // Every block has its children and three controls, every seed two more.
     let of_seed = schemes as f64 * (blocks as f64 * (children + 3) as f64 + 2.0);
-    let trials = study.parent.seeds as f64 * (1.0 + study.children.seeds as f64 * of_seed);
+    let trials = study.parent.seeds as f64 * (1.0 + study.children.seeds as f64 * budgets as f64 * of_seed);
     match TRIALS.problem(trials) {
         Some(remedy) => Err(Error::Plan(format!(
             "the study has up to {trials} trials: {remedy}; lower the seeds, or leave inits or schemes out"
@@ -134,12 +148,12 @@ fn summarise_block(context: &StudyContext, blank: &Network, block: &Block) -> Re
     })
 }
 
-fn summarise_scheme(scheme: &Scheme, all: &[Scheme], budget: usize) -> SchemeSummary {
+fn summarise_scheme(scheme: &Scheme, all: &[Scheme], budgets: &[usize]) -> SchemeSummary {
     let undistilled = scheme.undistilled();
     let twin = all.iter().find(|s| scheme.distills() && s.stages == undistilled);
     SchemeSummary {
         name: scheme.name.clone(),
-        stages: scheme.describe(budget),
+        stages: scheme.describe(budgets),
         global: scheme.is_global(),
         distills: scheme.distills(),
         undistilled: twin.map(|s| s.name.clone()),
@@ -168,7 +182,7 @@ fn parents(context: &StudyContext) -> Result<Vec<ParentSpec>, Error> {
     let key = |network: serde_json::Value, seed: u64| {
         let exact = context.study.children.exact;
         let id = content_id(
-            &json!({ "version": VERSION, "data": data_key(context), "network": network, "seed": seed, "exact": exact }),
+            &json!({ "version": ID_VERSION, "data": data_key(context), "network": network, "seed": seed, "exact": exact }),
         );
         ParentSpec { id, seed }
     };
@@ -186,6 +200,8 @@ struct Trials<'a> {
     schemes: &'a [Scheme],
     blocks: &'a [BlockSummary],
     blank: &'a Network,
+    /// The budgets with their images, the smallest first.
+    budgets: &'a [(ChildBudget, usize)],
     /// Which substitutes and inits the shapes permit; every seed and scheme needs the answer.
     known: RefCell<BTreeMap<(String, String, String), bool>>,
     keys: Keys,
@@ -194,22 +210,29 @@ struct Trials<'a> {
 /// The parts of trial ids that several trials have in common.
 struct Keys {
     version: Canonical,
-    children: Canonical,
+    /// By the images of a budget.
+    children: BTreeMap<usize, Canonical>,
     test: Canonical,
     stages: BTreeMap<String, Canonical>,
     blocks: BTreeMap<String, Canonical>,
 }
 
 impl Keys {
-    fn of(context: &StudyContext, schemes: &[Scheme]) -> Keys {
+    fn of(context: &StudyContext, schemes: &[Scheme], budgets: &[usize]) -> Keys {
         let study = &context.study;
         // The parents' own controls are untrained, whatever the schemes are.
         let names = schemes.iter().map(|s| s.name.as_str()).chain(["none"]);
         let stages = |name: &str| Canonical::of(&study.scheme(name).map(|s| s.stages));
         Keys {
-            version: Canonical::of(&VERSION),
-            // The number of seeds and what is kept decide no result.
-            children: Canonical::of(&Children { seeds: 0, keep: Keep::Nothing, ..study.children.clone() }),
+            version: Canonical::of(&ID_VERSION),
+            // The number of seeds, what is kept and the other budgets decide no result.
+            children: budgets
+                .iter()
+                .map(|&images| {
+                    let children = study.children.with_budget(images);
+                    (images, Canonical::of(&Children { seeds: 0, keep: Keep::Nothing, ..children }))
+                })
+                .collect(),
             test: Canonical::of(&study.data.test),
             stages: names.map(|name| (name.to_owned(), stages(name))).collect(),
             blocks: context.blocks.iter().map(|b| (b.name.clone(), Canonical::of(&(&b.name, &b.layers)))).collect(),
@@ -222,52 +245,69 @@ impl Trials<'_> {
     fn of(&self, parents: &[ParentSpec]) -> Vec<TrialSpec> {
         let mut trials = Vec::new();
         for parent in parents {
-            trials.push(self.spec(Role::Parent, parent, None, None, "none", 0));
-            for seed in 0..self.context.study.children.seeds {
-                let whole = self.controls(&self.context.study.triage.parent_continued).filter(|s| s.is_global());
-                trials.extend(whole.map(|s| self.spec(Role::ParentContinued, parent, None, None, &s.name, seed)));
-                let placebo = self.controls(&self.context.study.triage.placebo).filter(|s| s.is_global());
-                trials.extend(placebo.map(|s| self.spec(Role::Placebo, parent, None, None, &s.name, seed)));
-                for block in self.blocks {
-                    self.of_block(parent, block, seed, &mut trials);
+            trials.push(self.spec(Role::Parent, parent, None, None, "none", (0, 0)));
+            for (at, (budget, _)) in self.budgets.iter().enumerate() {
+                for seed in 0..self.context.study.children.seeds {
+                    let run = (at, seed);
+                    let whole = self.controls(budget, &self.context.study.triage.parent_continued);
+                    let whole = whole.filter(|s| s.is_global());
+                    trials.extend(whole.map(|s| self.spec(Role::ParentContinued, parent, None, None, &s.name, run)));
+                    let placebo = self.controls(budget, &self.context.study.triage.placebo);
+                    let placebo = placebo.filter(|s| s.is_global());
+                    trials.extend(placebo.map(|s| self.spec(Role::Placebo, parent, None, None, &s.name, run)));
+                    for block in self.blocks {
+                        self.of_block(parent, block, run, &mut trials);
+                    }
                 }
             }
         }
         trials
     }
 
-    fn of_block(&self, parent: &ParentSpec, block: &BlockSummary, seed: u64, trials: &mut Vec<TrialSpec>) {
+    /// The trials of a block under one budget, by its place, and seed.
+    fn of_block(&self, parent: &ParentSpec, block: &BlockSummary, run: (usize, u64), trials: &mut Vec<TrialSpec>) {
+        let (at, seed) = run;
+        let budget = &self.budgets[at].0;
         let triage = &self.context.study.triage;
         let name = Some(block.name.as_str());
         for &substitute in &triage.substitutes {
-            for &init in &triage.inits {
-                for scheme in self.schemes {
+            for &init in triage.inits.iter().filter(|init| budget.has_init(&init.to_string())) {
+                for scheme in self.schemes.iter().filter(|scheme| self.runs(at, scheme)) {
                     // Untrained and not random: every seed would give the same.
                     let once = scheme.stages.is_empty() && !init.is_random();
                     if self.possible(block, substitute, init) && !(once && seed > 0) {
                         let how = Some((substitute, init));
-                        trials.push(self.spec(Role::Child, parent, name, how, &scheme.name, seed));
+                        trials.push(self.spec(Role::Child, parent, name, how, &scheme.name, run));
                     }
                 }
             }
         }
         // Where only the substitute trains, the control of equal budget trains the block in its place.
-        let local = self.controls(&triage.parent_continued).filter(|s| !s.is_global());
-        trials.extend(local.map(|s| self.spec(Role::ParentContinued, parent, name, None, &s.name, seed)));
-        let reinit = self.controls_or_none(&triage.reinit);
-        trials.extend(reinit.map(|s| self.spec(Role::Reinit, parent, name, None, &s.name, seed)));
+        let local = self.controls(budget, &triage.parent_continued).filter(|s| !s.is_global());
+        trials.extend(local.map(|s| self.spec(Role::ParentContinued, parent, name, None, &s.name, run)));
+        let reinit = self.controls_or_none(&triage.reinit).filter(|scheme| self.runs(at, scheme));
+        trials.extend(reinit.map(|s| self.spec(Role::Reinit, parent, name, None, &s.name, run)));
         if self.possible(block, Substitute::Drop, Init::Identity) {
             // Nothing is left in the block's place that a stage could train alone.
             let trainable = |s: &&Scheme| s.stages.iter().all(|stage| stage.train == Train::All);
             let drop = self.controls_or_none(&triage.drop).filter(trainable);
-            let drop = drop.filter(|s| !(s.stages.is_empty() && seed > 0));
-            trials.extend(drop.map(|s| self.spec(Role::Drop, parent, name, None, &s.name, seed)));
+            let drop = drop.filter(|s| self.runs(at, s) && !(s.stages.is_empty() && seed > 0));
+            trials.extend(drop.map(|s| self.spec(Role::Drop, parent, name, None, &s.name, run)));
         }
     }
 
+    /// Whether trials of a scheme are made under a budget, by its place. Without training every budget would give the same.
+    fn runs(&self, at: usize, scheme: &Scheme) -> bool {
+        if scheme.stages.is_empty() { at == 0 } else { self.budgets[at].0.has_scheme(&scheme.name) }
+    }
+
     /// The schemes of a control that trains.
-    fn controls<'b>(&'b self, names: &'b Option<Vec<String>>) -> impl Iterator<Item = &'b Scheme> {
-        self.controls_or_none(names).filter(|s| !s.stages.is_empty())
+    fn controls<'b>(
+        &'b self,
+        budget: &'b ChildBudget,
+        names: &'b Option<Vec<String>>,
+    ) -> impl Iterator<Item = &'b Scheme> {
+        self.controls_or_none(names).filter(|s| !s.stages.is_empty() && budget.has_scheme(&s.name))
     }
 
     fn controls_or_none<'b>(&'b self, names: &'b Option<Vec<String>>) -> impl Iterator<Item = &'b Scheme> {
@@ -302,13 +342,15 @@ impl Trials<'_> {
         block: Option<&str>,
         how: Option<(Substitute, Init)>,
         scheme: &str,
-        seed: u64,
+        (at, seed): (usize, u64),
     ) -> TrialSpec {
         let (substitute, init) = match how {
             Some((substitute, init)) => (Some(substitute.to_string()), Some(init.to_string())),
             None => (None, None),
         };
         let Keys { version, children, test, stages, blocks } = &self.keys;
+        let images = self.budgets[at].1;
+        let trains = self.schemes.iter().any(|s| s.name == scheme && !s.stages.is_empty());
         let nothing = Canonical::of(&());
         let id = Canonical::object(vec![
             ("version", version),
@@ -318,7 +360,7 @@ impl Trials<'_> {
             ("substitute", &Canonical::of(&substitute)),
             ("init", &Canonical::of(&init)),
             ("stages", stages.get(scheme).unwrap_or(&nothing)),
-            ("children", children),
+            ("children", &children[&images]),
             ("test", test),
             ("seed", &Canonical::of(&seed)),
         ])
@@ -331,6 +373,7 @@ impl Trials<'_> {
             substitute,
             init,
             scheme: scheme.to_owned(),
+            budget: trains.then_some(images),
             seed,
         }
     }

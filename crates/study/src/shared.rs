@@ -24,8 +24,8 @@ const MEMOISED: usize = 512 << 20;
 /// A fixed sequence of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ImageSet {
-    /// What children and controls of a seed train on, augmented.
-    Stream(u64),
+    /// What children and controls of a seed train on, augmented: the seed and the number of images.
+    Stream(u64, usize),
     /// What the parent of a seed trains on, augmented.
     ParentStream(u64),
     /// The validation images.
@@ -168,12 +168,13 @@ impl<'a> SharedWork<'a> {
             images: &data.train,
             shape: data.shape(),
             normalization: &context.normalization,
+            augmentation: context.study.data.augment,
             examples,
         };
         let plain =
             |images, indices: &[u32]| ImageSequence::plain(images, data.shape(), &context.normalization, indices);
         match set {
-            ImageSet::Stream(seed) => train(context.stream(seed).examples),
+            ImageSet::Stream(seed, images) => train(context.stream(seed, images).examples),
             ImageSet::ParentStream(seed) => train(context.parent_stream(seed).examples),
             ImageSet::Validation => plain(context.validation_images(), &context.validation),
             ImageSet::Test => plain(&data.test, &context.test),

@@ -8,11 +8,12 @@ use nettriage_engine::{Optimizer, Schedule};
 use nettriage_net::arch::{self, ArchSpec};
 use nettriage_net::init::Init;
 use nettriage_net::surgery::Substitute;
-use nettriage_train::Precision;
 use nettriage_train::scheme::{Loss, PRESETS, Scheme, preset};
+use nettriage_train::{Precision, Recipe};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::budget::ChildBudget;
 use crate::limits::{self, Entry};
 
 /// A study: one network, one data set, and the substitutes, inits and schemes to try on them.
@@ -138,8 +139,15 @@ fn one_usize() -> u64 {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Training {
-    /// Images seen in all: `epochs` times the training set.
-    pub epochs: f64,
+    /// How long it trains: passes over the training images; or give `images` or `steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// Images seen in all, in place of `epochs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<usize>,
+    /// Steps, in place of `epochs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
     /// Images in a step.
     #[serde(default = "batch")]
     pub batch: usize,
@@ -154,6 +162,9 @@ pub struct Training {
     /// Largest norm of the gradient; longer ones are scaled down to it.
     #[serde(default)]
     pub clip: Option<f32>,
+    /// Warm-up, label smoothing, weights without decay, average of the weights.
+    #[serde(default, skip_serializing_if = "Recipe::is_default")]
+    pub recipe: Recipe,
 }
 
 /// `[children]`: every child and control is trained by the same budget.
@@ -162,8 +173,18 @@ pub struct Training {
 pub struct Children {
     /// How many seeds: each its own order of images, augmentation and random weights.
     pub seeds: u64,
-    /// Images that a child's stages see in all.
-    pub images: usize,
+    /// Images that a child's stages see in all; or give `epochs`, `steps` or `budgets`.
+    #[serde(default)]
+    pub images: Option<usize>,
+    /// Passes over the training images, in place of `images`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// Steps, in place of `images`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Several budgets, in place of `images`: every trial is trained with each, from its beginning.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub budgets: Vec<ChildBudget>,
     /// Images in a step.
     #[serde(default = "batch")]
     pub batch: usize,
@@ -178,6 +199,9 @@ pub struct Children {
     /// Largest norm of the gradient; longer ones are scaled down to it.
     #[serde(default)]
     pub clip: Option<f32>,
+    /// Warm-up, label smoothing, weights without decay, average of the weights.
+    #[serde(default, skip_serializing_if = "Recipe::is_default")]
+    pub recipe: Recipe,
     /// Points of the learning curve after the one at 0 images.
     #[serde(default = "eight")]
     pub curve: usize,
@@ -207,12 +231,16 @@ impl Children {
     pub fn new(seeds: u64, images: usize, rate: f32) -> Children {
         Children {
             seeds,
-            images,
+            images: Some(images),
+            epochs: None,
+            steps: None,
+            budgets: Vec::new(),
             batch: batch(),
             rate,
             optimizer: sgd(),
             schedule: one_cycle(),
             clip: None,
+            recipe: Recipe::default(),
             curve: eight(),
             margin: one_f64(),
             calibration: two_thousand(),
@@ -470,6 +498,12 @@ impl Study {
         if let Some(problem) = self.schemes.iter().find_map(Scheme::problem) {
             return Some(problem);
         }
+        if let Some(Err(problem)) = self.parent.training.as_ref().map(Training::budget) {
+            return Some(format!("[parent.training] {problem}"));
+        }
+        if let Some(problem) = self.budget_problem() {
+            return Some(format!("[children] {problem}"));
+        }
         if let Some(problem) = self.twice().or_else(|| self.unknown_scheme()) {
             return Some(problem);
         }
@@ -479,6 +513,38 @@ impl Study {
             ("schemes", self.triage.schemes.is_empty()),
         ];
         empty.iter().find(|(_, empty)| *empty).map(|(key, _)| format!("[triage] {key} is empty: name at least one"))
+    }
+
+    /// Why the budgets of the children make no sense, if they do not.
+    fn budget_problem(&self) -> Option<String> {
+        let budgets = match self.children.all_budgets() {
+            Ok(budgets) => budgets,
+            Err(problem) => return Some(problem),
+        };
+        let inits: Vec<String> = self.triage.inits.iter().map(Init::to_string).collect();
+        for ChildBudget { train, schemes: of_budget, inits: tried } in &budgets {
+            for (key, own, all) in [("schemes", of_budget, &self.triage.schemes), ("inits", tried, &inits)] {
+                if let Some(name) = own.iter().flatten().find(|name| !all.contains(name)) {
+                    let all = all.join(", ");
+                    return Some(format!("budgets: \"{train}\": `{name}` is not among [triage] {key} ({all})"));
+                }
+                if own.as_ref().is_some_and(Vec::is_empty) {
+                    return Some(format!("budgets: \"{train}\": {key} is empty: name at least one, or leave it out"));
+                }
+            }
+        }
+        let twice = budgets.iter().enumerate().find(|(at, b)| budgets[..*at].iter().any(|a| a.train == b.train));
+        if let Some((_, budget)) = twice {
+            return Some(format!("budgets: \"{}\" is named twice: remove one", budget.train));
+        }
+        let all = |has: fn(&ChildBudget, &str) -> bool, names: &[String]| {
+            names.iter().find(|name| !budgets.iter().any(|budget| has(budget, name))).cloned()
+        };
+        // Without training there is nothing to budget.
+        let trains = |name: &&String| self.scheme(name).is_none_or(|scheme| !scheme.stages.is_empty());
+        let schemes: Vec<String> = self.triage.schemes.iter().filter(trains).cloned().collect();
+        let unused = all(ChildBudget::has_scheme, &schemes).or_else(|| all(ChildBudget::has_init, &inits));
+        unused.map(|name| format!("budgets: `{name}` of [triage] has no budget: add it to one, or remove it there"))
     }
 
     /// The lists of `[triage]` that name schemes for controls.

@@ -78,7 +78,9 @@ mod tests {
         let digits = nettriage_data::open("digits", None).unwrap();
         let study = Study::parse(&template("cifar-resnet20", &digits, "digits", None), "t").unwrap();
         assert_eq!(study.parent.arch.as_deref(), Some("cifar-resnet20"));
-        assert!(study.data.validation > 0 && study.children.images + study.data.validation <= digits.train.len());
+        assert!(
+            study.data.validation > 0 && study.children.images.unwrap() + study.data.validation <= digits.train.len()
+        );
         // A name that TOML must escape.
         let odd = "nets/a \"quoted\\\u{7}\".onnx";
         let study = Study::parse(&template(odd, &digits, "digits", Some(Path::new("d"))), "t").unwrap();

@@ -13,10 +13,10 @@ use nettriage_train::checkpoint::{add_optimizer, add_tensors, restore_optimizer,
 use nettriage_train::scheme::{Loss, Scheme, Stage, Train};
 use nettriage_train::{
     ActivationSource, CurveRecorder, EVALUATION_BATCH, HyperParameters, Objective, Precision, StageInput, StageOutcome,
-    StageStep, evaluate, run_stage, seed,
+    StageStep, Trained, evaluate, run_stage, seed,
 };
 
-use crate::checkpoints::{Checkpoints, NETWORK, Writer};
+use crate::checkpoints::{AVERAGE, Checkpoints, NETWORK, Writer};
 use crate::child::{Child, build_child};
 use crate::patches::{LargestActivations, cuts_at_zero};
 use crate::shared::{ImageSet, Parent, SharedWork};
@@ -53,7 +53,7 @@ pub fn run(
     let untrained = child.network.clone();
     let mut session = Session::new(shared, parent, spec, threads, &scheme, child)?;
     let mut outcome = Outcome::Done;
-    let images = scheme.images(shared.context.study.children.images);
+    let images = scheme.images(spec.budget.unwrap_or(0));
     let found = match checkpoints {
         Some(checkpoints) => checkpoints.find(&spec.id, &session.child.network.weights)?,
         None => None,
@@ -175,7 +175,7 @@ impl<'a> Session<'a> {
             before,
             curve: vec![point.clone()],
             best: (point, child.network.weights.clone()),
-            recorder: CurveRecorder::new(children.images, children.curve),
+            recorder: CurveRecorder::new(spec.budget.unwrap_or(0), children.curve),
             seen: 0,
             train_seconds: 0.0,
             clock: Clocks { begin: Instant::now(), earlier: 0.0 },
@@ -196,14 +196,15 @@ impl<'a> Session<'a> {
         self.train_seconds = found.state.seconds.0;
     }
 
-    /// The training so far, after `taken` steps of the stage that trains `model`.
-    fn checkpoint(&self, model: &Model, stage: usize, taken: usize) -> Checkpoint {
+    /// The training so far, after `taken` steps of the stage that trains the model.
+    fn checkpoint(&self, trained: Trained<'_>, stage: usize, taken: usize) -> Checkpoint {
         let mut network = self.child.network.weights.clone();
-        network.extend(model.weights());
+        network.extend(trained.model.weights());
         let mut tensors = Tensors::new();
         add_tensors(&mut tensors, NETWORK, &network);
         add_tensors(&mut tensors, BEST, &self.best.1);
-        let optimizer_steps = add_optimizer(&mut tensors, model);
+        add_tensors(&mut tensors, AVERAGE, &trained.averaged());
+        let optimizer_steps = add_optimizer(&mut tensors, trained.model);
         let state = TrainingState {
             stage,
             step: taken,
@@ -239,7 +240,7 @@ impl<'a> Session<'a> {
         let (children, reuse) = (&shared.context.study.children, shared.context.runtime.reuse);
         let local = self.enter(stage)?;
         let graph = &parent.network.graph;
-        let (set, batch) = (ImageSet::Stream(spec.seed), children.batch);
+        let (set, batch) = (ImageSet::Stream(spec.seed, spec.budget.unwrap_or(0)), children.batch);
         let activations = |tensor: &str| shared.activations(&parent.request(tensor, set, batch, threads));
         let from = match &self.child.block {
             Some(block) if self.prefix_frozen && reuse.prefix => block.input.clone(),
@@ -268,7 +269,15 @@ impl<'a> Session<'a> {
         let trainable = if local { Trainable::Layers(self.child.substitute_layers.clone()) } else { Trainable::All };
         // A batch beyond the stage's images would take memory for none of them.
         let training = Options::training(children.batch.min(images.len()).max(1), children.optimizer);
-        let options = Options { threads, trainable, exact: children.exact, full_backward: !reuse.backward, ..training };
+        let decay_all = children.recipe.decay_all;
+        let options = Options {
+            threads,
+            trainable,
+            exact: children.exact,
+            full_backward: !reuse.backward,
+            decay_all,
+            ..training
+        };
         let mut model = Model::new(&slice::between(&self.child.network, &from, &to)?, &options)?;
         self.last = None;
         let mut inputs = activations(&from)?;
@@ -277,12 +286,14 @@ impl<'a> Session<'a> {
             batch: children.batch,
             rate: children.rate,
             schedule: children.schedule,
+            recipe: children.recipe,
             clip: children.clip,
             // Of the seed alone: trials pair by it, and a placebo must see what its control sees.
             dropout_seed: seed::seed("dropout", &[&spec.parent, &spec.seed.to_string(), &index.to_string()]),
         };
         let before = images.start;
         let taken = resumed.map_or(0, |found| found.state.step);
+        let average = resumed.map(|found| tensors_of(&found.tensors, AVERAGE));
         match resumed {
             Some(found) => {
                 restore_optimizer(&mut model, &found.tensors, found.state.optimizer_steps)?;
@@ -292,24 +303,24 @@ impl<'a> Session<'a> {
             None => self.recorder.restart(),
         }
         let mut clock = Instant::now();
-        let after = |model: &Model, step: StageStep| -> Result<(), Error> {
+        let after = |trained: Trained<'_>, step: StageStep| -> Result<(), Error> {
             self.seen = before + step.seen;
             if let Some(train_loss) = self.recorder.step(&step, self.seen) {
                 self.train_seconds += clock.elapsed().as_secs_f64();
-                self.record_point(model, index, train_loss)?;
+                self.record_point(trained, index, train_loss)?;
                 clock = Instant::now();
             }
             if let Some(writer) = writer.as_mut().filter(|writer| writer.is_due()) {
                 self.train_seconds += clock.elapsed().as_secs_f64();
-                writer.write(&self.checkpoint(model, index, step.taken))?;
+                writer.write(&self.checkpoint(trained, index, step.taken))?;
                 clock = Instant::now();
             }
             Ok(())
         };
-        let input = StageInput { source: &mut inputs, labels: &labels, images, taken };
-        let outcome = run_stage(&mut model, input, &mut objective, &hyper, after)?;
+        let input = StageInput { source: &mut inputs, labels: &labels, images, taken, average };
+        let (outcome, weights) = run_stage(&mut model, input, &mut objective, &hyper, after)?;
         self.train_seconds += clock.elapsed().as_secs_f64();
-        self.child.network.weights.extend(model.weights());
+        self.child.network.weights.extend(weights);
         Ok(outcome)
     }
 
@@ -326,8 +337,8 @@ impl<'a> Session<'a> {
     }
 
     /// Adds a point to the learning curve.
-    fn record_point(&mut self, model: &Model, stage: usize, train_loss: f64) -> Result<(), Error> {
-        self.child.network.weights.extend(model.weights());
+    fn record_point(&mut self, trained: Trained<'_>, stage: usize, train_loss: f64) -> Result<(), Error> {
+        self.child.network.weights.extend(trained.weights());
         self.evaluator.update(&self.child.network)?;
         let outcome = self.evaluator.validate()?;
         let evaluation = outcome.evaluation.clone();

@@ -91,6 +91,10 @@ impl Model {
     /// into the device's memory.
     pub fn new(torch: &Torch, network: &Network, options: &Options) -> Result<Model> {
         check_options(network, options)?;
+        if !options.decay_all {
+            let allowed = "true: this engine's kernels let every weight decay";
+            return Err(nettriage_engine::Error::Option { option: "decay_all", value: "false".into(), allowed }.into());
+        }
         torch.enter(options.threads);
         let graph = &network.graph;
         let layer_shapes = graph.shapes()?;

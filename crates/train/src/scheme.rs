@@ -150,8 +150,8 @@ impl Scheme {
         images
     }
 
-    /// The stages in words.
-    pub fn describe(&self, budget: usize) -> Vec<String> {
+    /// The stages in words; with several budgets, their images as shares of one.
+    pub fn describe(&self, budgets: &[usize]) -> Vec<String> {
         let words = |(stage, images): (&Stage, usize)| {
             let loss = match stage.loss {
                 Loss::CrossEntropy => "cross-entropy".to_owned(),
@@ -162,8 +162,12 @@ impl Scheme {
                 Train::Substitute => "the substitute trains",
                 Train::All => "every layer trains",
             };
-            format!("{loss}, {train}, {images} images")
+            match budgets {
+                [_] => format!("{loss}, {train}, {images} images"),
+                _ => format!("{loss}, {train}, {}% of the budget", images as f64 / 10.0),
+            }
         };
+        let budget = if let [budget] = budgets { *budget } else { 1000 };
         self.stages.iter().zip(self.images(budget)).map(words).collect()
     }
 }

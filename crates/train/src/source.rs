@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use nettriage_data::{Example, Images, Normalization, Shape, fill, prefetch};
+use nettriage_data::{Augmentation, Example, Images, Normalization, Shape, fill, prefetch};
 use nettriage_engine::{Model, Options};
 use nettriage_net::Network;
 
@@ -22,6 +22,8 @@ pub struct ImageSequence<'a> {
     pub shape: Shape,
     /// Normalisation of pixels.
     pub normalization: &'a Normalization,
+    /// The settings of the examples' augmentation.
+    pub augmentation: Augmentation,
     /// Which images, each with its augmentation.
     pub examples: Vec<Example>,
 }
@@ -35,7 +37,7 @@ impl<'a> ImageSequence<'a> {
         indices: &[u32],
     ) -> ImageSequence<'a> {
         let examples = indices.iter().copied().map(Example::plain).collect();
-        ImageSequence { images, shape, normalization, examples }
+        ImageSequence { images, shape, normalization, augmentation: Augmentation::default(), examples }
     }
 
     /// Number of images.
@@ -61,7 +63,7 @@ impl<'a> ImageSequence<'a> {
         // The next batch, if it is as large: it may be read from the disk while this one is computed on.
         let next = range.end..(range.end + range.len()).min(self.len());
         prefetch(self.images, &self.examples[next]);
-        fill(self.images, self.shape, &self.examples[range], self.normalization, out);
+        fill(self.images, self.shape, &self.examples[range], &self.augmentation, self.normalization, out);
     }
 }
 

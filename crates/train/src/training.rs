@@ -2,10 +2,57 @@
 
 use std::ops::Range;
 
-use nettriage_engine::{Model, Schedule, loss};
+use nettriage_engine::{Model, Schedule, WeightAverage, loss};
+use nettriage_net::Weights;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::source::ActivationSource;
+
+/// Settings of a training that most do without. Their defaults change nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    /// Share of the steps, at the beginning, over which the learning rate rises in a straight line to its largest value; the
+    /// schedule runs over the others.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub warmup: f64,
+    /// Share of the labels' weight that is spread over all classes, in stages that minimise cross-entropy alone.
+    #[serde(skip_serializing_if = "is_none")]
+    pub label_smoothing: f32,
+    /// Whether weight decay applies to biases and to the scales and shifts of norms, as to kernels.
+    #[serde(skip_serializing_if = "is_true")]
+    pub decay_all: bool,
+    /// Decay of the exponential moving average of the weights, which then takes the place of the weights in every evaluation and
+    /// at the end of the stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average: Option<f32>,
+}
+
+impl Default for Recipe {
+    fn default() -> Recipe {
+        Recipe { warmup: 0.0, label_smoothing: 0.0, decay_all: true, average: None }
+    }
+}
+
+impl Recipe {
+    /// Whether it changes nothing.
+    pub fn is_default(&self) -> bool {
+        *self == Recipe::default()
+    }
+}
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
+fn is_none(value: &f32) -> bool {
+    *value == 0.0
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
+}
 
 /// Hyper-parameters of a stage.
 #[derive(Clone, Copy, Debug)]
@@ -16,15 +63,28 @@ pub struct HyperParameters {
     pub rate: f32,
     /// Learning-rate schedule, run once through.
     pub schedule: Schedule,
+    /// What else decides how the stage trains.
+    pub recipe: Recipe,
     /// Largest norm of the gradient; longer gradients are scaled down to it.
     pub clip: Option<f32>,
     /// Seed of the dropout masks; step k of the stage uses this plus k.
     pub dropout_seed: u64,
 }
 
+impl HyperParameters {
+    /// The learning rate of step `step`, counted from 0, of `steps`.
+    pub fn rate_at(&self, step: usize, steps: usize) -> f32 {
+        let warmup = (self.recipe.warmup * steps as f64).round() as usize;
+        if step < warmup {
+            return (f64::from(self.rate) * (step + 1) as f64 / (warmup + 1) as f64) as f32;
+        }
+        self.schedule.rate(self.rate, step - warmup, steps - warmup)
+    }
+}
+
 /// What a stage minimises, with the tensors that it needs.
 pub enum Objective<'a> {
-    /// Cross-entropy against the labels.
+    /// Cross-entropy against the labels, softened by [`Recipe::label_smoothing`].
     CrossEntropy,
     /// Distillation against the parent's logits and the labels.
     Distillation {
@@ -51,11 +111,12 @@ impl Objective<'_> {
         output: &[f32],
         labels: &[u16],
         range: Range<usize>,
+        smoothing: f32,
         grad: &mut [f32],
     ) -> Result<f64, Error> {
         let classes = output.len() / range.len();
         Ok(match self {
-            Objective::CrossEntropy => loss::cross_entropy(output, &labels[range], classes, grad),
+            Objective::CrossEntropy => loss::smoothed_cross_entropy(output, &labels[range], classes, smoothing, grad),
             Objective::Distillation { teacher, temperature, alpha } => {
                 let teacher = teacher.batch(range.clone())?;
                 loss::distillation(output, teacher, &labels[range], classes, *temperature, *alpha, grad)
@@ -103,9 +164,33 @@ pub struct StageInput<'s, 'a> {
     /// Steps that the model has taken before, in a process that was interrupted. Those that are left give the same bits as in a
     /// stage that was not.
     pub taken: usize,
+    /// The average of the weights over these steps, by [`Recipe::average`].
+    pub average: Option<Weights>,
 }
 
-/// Trains `model` on a stage's images; calls `after` after every step.
+/// A model in training.
+#[derive(Clone, Copy)]
+pub struct Trained<'m> {
+    /// The model.
+    pub model: &'m Model,
+    average: Option<&'m WeightAverage>,
+}
+
+impl Trained<'_> {
+    /// The weights to evaluate and to keep: the averaged ones, if the recipe has an average, and the model's statistics.
+    pub fn weights(&self) -> Weights {
+        let mut weights = self.model.weights();
+        weights.extend(self.averaged());
+        weights
+    }
+
+    /// The averaged weights; empty without an average.
+    pub fn averaged(&self) -> Weights {
+        self.average.map_or_else(Weights::new, |average| average.weights().clone())
+    }
+}
+
+/// Trains `model` on a stage's images; calls `after` after every step. Returns how it ended, with the weights to keep.
 ///
 /// # Errors
 /// Those of the sources and of `after`.
@@ -114,9 +199,10 @@ pub fn run_stage<E: From<Error>>(
     input: StageInput<'_, '_>,
     objective: &mut Objective<'_>,
     hyper: &HyperParameters,
-    mut after: impl FnMut(&Model, StageStep) -> Result<(), E>,
-) -> Result<StageOutcome, E> {
-    let StageInput { source, labels, images, taken } = input;
+    mut after: impl FnMut(Trained<'_>, StageStep) -> Result<(), E>,
+) -> Result<(StageOutcome, Weights), E> {
+    let StageInput { source, labels, images, taken, average } = input;
+    let mut average = hyper.recipe.average.map(|decay| WeightAverage::resumed(decay, average.unwrap_or_default()));
     let steps = images.len().div_ceil(hyper.batch);
     let mut grad = Vec::new();
     for step in taken..steps {
@@ -125,13 +211,42 @@ pub fn run_stage<E: From<Error>>(
         let batch = source.batch(range.clone())?;
         let output = model.forward_train(batch, hyper.dropout_seed.wrapping_add(step as u64));
         grad.resize(output.len(), 0.0);
-        let loss = objective.evaluate(output, labels, range.clone(), &mut grad)?;
+        let loss = objective.evaluate(output, labels, range.clone(), hyper.recipe.label_smoothing, &mut grad)?;
         if !loss.is_finite() {
-            return Ok(StageOutcome::Diverged);
+            return Ok((StageOutcome::Diverged, model.weights()));
         }
         model.backward(batch, &grad);
-        model.step(hyper.schedule.rate(hyper.rate, step, steps), hyper.clip);
-        after(model, StageStep { seen: range.end - images.start, loss, images: range.len(), taken: step + 1 })?;
+        model.step(hyper.rate_at(step, steps), hyper.clip);
+        if let Some(average) = &mut average {
+            average.update(&model.weights(), |name| model.trains(name));
+        }
+        let trained = Trained { model, average: average.as_ref() };
+        after(trained, StageStep { seen: range.end - images.start, loss, images: range.len(), taken: step + 1 })?;
     }
-    Ok(StageOutcome::Completed)
+    Ok((StageOutcome::Completed, Trained { model, average: average.as_ref() }.weights()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_warms_up_and_then_follows_the_schedule() {
+        let recipe = Recipe { warmup: 0.1, ..Recipe::default() };
+        let plain = HyperParameters {
+            batch: 1,
+            rate: 0.4,
+            schedule: Schedule::Cosine,
+            recipe: Recipe::default(),
+            clip: None,
+            dropout_seed: 0,
+        };
+        let warm = HyperParameters { recipe, ..plain };
+        let rates: Vec<f32> = (0..40).map(|step| warm.rate_at(step, 40)).collect();
+        for (rate, expected) in rates[..4].iter().zip([0.08, 0.16, 0.24, 0.32]) {
+            assert!((rate - expected).abs() < 1e-7, "{rate}, not {expected}");
+        }
+        assert!((4..40).all(|step| rates[step] == Schedule::Cosine.rate(0.4, step - 4, 36)));
+        assert!((0..40).all(|step| plain.rate_at(step, 40) == Schedule::Cosine.rate(0.4, step, 40)));
+    }
 }

@@ -7,8 +7,8 @@ use nettriage_engine::{Model, Optimizer, Options as EngineOptions, Schedule, Tra
 use nettriage_net::Network;
 use nettriage_train::scheme::{Loss, Stage, Train};
 use nettriage_train::{
-    ActivationSource, HyperParameters, ImageSequence, Objective, Precision, PrefixOptions, StageInput, StageOutcome,
-    run_stage, seed,
+    ActivationSource, HyperParameters, ImageSequence, Objective, Precision, PrefixOptions, Recipe, StageInput,
+    StageOutcome, run_stage, seed,
 };
 
 use crate::Error;
@@ -75,6 +75,7 @@ pub fn fine_tune(
         images: &set.data.train,
         shape: set.data.shape(),
         normalization: set.normalization,
+        augmentation: tuning.augment,
         examples: Stream::new(set.train, tuning.images, &tuning.augment, seed).examples,
     };
     let mut objective = match tuning.stage.loss == Loss::Distillation || !tuning.labelled {
@@ -93,12 +94,13 @@ pub fn fine_tune(
         batch: tuning.batch,
         rate: tuning.rate,
         schedule: tuning.schedule,
+        recipe: Recipe::default(),
         clip: tuning.clip,
         dropout_seed: 0,
     };
     let mut inputs = ActivationSource::images(sequence, tuning.batch);
-    let input = StageInput { source: &mut inputs, labels: &labels, images, taken: 0 };
-    let outcome = run_stage(&mut model, input, &mut objective, &hyper, |_, step| {
+    let input = StageInput { source: &mut inputs, labels: &labels, images, taken: 0, average: None };
+    let (outcome, weights) = run_stage(&mut model, input, &mut objective, &hyper, |_, step| {
         progress(step.seen.div_ceil(tuning.batch), steps);
         Ok::<_, Error>(())
     })?;
@@ -106,6 +108,6 @@ pub fn fine_tune(
         return Ok(None);
     }
     let mut trained = network.clone();
-    trained.weights.extend(model.weights());
+    trained.weights.extend(weights);
     Ok(Some(trained))
 }

@@ -31,6 +31,8 @@ pub struct Slurm {
     pub retries: u32,
     /// Seconds since 1970 after which no job starts.
     pub until: Option<f64>,
+    /// Whether a worker that gets SIGTERM saves its job, so that another continues it. Then tasks get it before their time limit.
+    pub saves: bool,
 }
 
 /// How many tasks of a run are in the queue.

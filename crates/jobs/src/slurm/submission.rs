@@ -91,9 +91,9 @@ pub fn submit<J: RemoteJobs + ?Sized>(
         format!("--array=0-{}{at_once}", tasks.len() - 1),
         format!("--output={output}/slurm-%A_%a.log"),
         "--open-mode=append".to_owned(),
-        // To the program itself, before the time limit: it saves what it is training, and the rest is submitted again.
-        format!("--signal=B:TERM@{SECONDS_TO_SAVE}"),
     ];
+    // To the program itself: it saves its job, and what is left is submitted again.
+    arguments.extend(slurm.saves.then(|| format!("--signal=B:TERM@{SECONDS_TO_SAVE}")));
     // afterany: a task whose prerequisites are missing computes them itself.
     arguments.extend(after.map(|after| format!("--dependency=afterany:{after}")));
     // The user's own options last, so that they take precedence.

@@ -9,6 +9,7 @@
 //! [`Cell::fallback_pairs`] counts those pairs. Diverged and failed trials have no accuracy; they are counted and not
 //! averaged.
 
+mod budgets;
 mod cells;
 mod cost;
 mod curves;
@@ -26,6 +27,7 @@ mod validity;
 
 use serde::{Deserialize, Serialize};
 
+pub use budgets::{AtBudget, Budgets, CellConvergence, RankingAgreement};
 pub use cells::{BlockAnswer, Cell, Control, OnTrialImages, ParentSummary};
 pub use cost::{ClassChange, Front, ParetoPoint};
 pub use curves::{BandPoint, Curve, Survival};
@@ -38,14 +40,14 @@ pub use proxy::ProxyRanking;
 pub use series::{Basis, Estimate, Unit};
 pub use similarity::{LayerCka, Similarity};
 pub use timing::TimingCheck;
-pub use validity::{ChanceTest, Validity};
+pub use validity::{ChanceTest, CollapsedControl, Validity};
 
 use crate::data::{About, RunData};
 use crate::stats::bootstrap::Draws;
 use index::Index;
 
 /// Version of the exported analysis. `schema.json` in this crate describes its fields.
-pub const SCHEMA: u32 = 2;
+pub const SCHEMA: u32 = 3;
 
 /// Parameters of the analysis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,6 +87,10 @@ pub struct Analysis {
     pub unit: Unit,
     /// Number of repetitions: seeds, or parents.
     pub units: usize,
+    /// Training images of the budget that everything here is about, but for `budgets`; absent in a plan without trials that train.
+    pub budget: Option<usize>,
+    /// The results under every budget; absent in a study of one.
+    pub budgets: Option<Budgets>,
     /// Trials in the plan, including controls.
     pub planned: usize,
     /// Trials recorded.
@@ -131,18 +137,33 @@ pub struct Analysis {
 
 /// Analyses the records of a run.
 pub fn analyse(data: &RunData, options: &Options) -> Analysis {
+    if data.plan.budgets.len() > 1 { budgets::analyse_each(data, options) } else { analyse_one(data, options, None) }
+}
+
+/// Trials planned, recorded, diverged and failed.
+fn counts(data: &RunData) -> (usize, usize, usize, usize) {
+    use nettriage_records::record::Outcome;
+    let outcomes = |state: fn(&Outcome) -> bool| data.records.iter().filter(|record| state(&record.outcome)).count();
+    (
+        data.plan.trials.len(),
+        data.records.len(),
+        outcomes(|outcome| matches!(outcome, Outcome::Diverged { .. })),
+        outcomes(|outcome| matches!(outcome, Outcome::Failed { .. })),
+    )
+}
+
+/// Analyses a run of one budget. Blocks are compared under `preferred`, where all of them have a finished trial under it.
+fn analyse_one(data: &RunData, options: &Options, preferred: Option<&Headline>) -> Analysis {
     let index = Index::new(data);
     let images = index.parent.values().find_map(|point| point.bits.as_ref()).map_or(0, |bits| bits.len());
     let draws = options.bootstrap.then(|| Draws::new(images)).flatten();
     let timing = timing::check(&index);
     let cells = cells::cells(&index, draws.as_ref(), timing.is_none_or(|check| check.passed));
-    let headline = headline::choose(&index, |_| true);
-    let validity = validity::validity(&index, headline.as_ref());
+    let preferred = preferred.filter(|headline| headline::candidates(&index).contains(headline));
+    let headline = preferred.cloned().or_else(|| headline::choose(&index, |_| true));
+    let validity = validity::validity(&index, headline.as_ref(), options.margin);
     let blocks = cells::blocks(&index, headline.as_ref(), &cells);
-    let outcomes = |state: fn(&nettriage_records::record::Outcome) -> bool| {
-        data.records.iter().filter(|record| state(&record.outcome)).count()
-    };
-    use nettriage_records::record::Outcome;
+    let (planned, recorded, diverged, failed) = counts(data);
     let mut units: Vec<_> =
         index.parent.keys().map(|key| (key.0, if index.unit == Unit::Seeds { key.1 } else { 0 })).collect();
     units.dedup();
@@ -156,10 +177,12 @@ pub fn analyse(data: &RunData, options: &Options) -> Analysis {
         layers: data.plan.layers.iter().map(|layer| layer.name.clone()).collect(),
         unit: index.unit,
         units: units.len(),
-        planned: data.plan.trials.len(),
-        recorded: data.records.len(),
-        diverged: outcomes(|outcome| matches!(outcome, Outcome::Diverged { .. })),
-        failed: outcomes(|outcome| matches!(outcome, Outcome::Failed { .. })),
+        budget: data.plan.largest_budget().map(|budget| budget.images),
+        budgets: None,
+        planned,
+        recorded,
+        diverged,
+        failed,
         parent: cells::parent(&index),
         blocks,
         controls: cells::controls(&index, draws.as_ref(), options.margin),

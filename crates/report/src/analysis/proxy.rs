@@ -68,7 +68,7 @@ pub(crate) fn rankings(index: &Index, headline: &Headline) -> Vec<ProxyRanking> 
 }
 
 /// Criticality per block, then per unit.
-fn criticalities(index: &Index, candidate: &Headline) -> Vec<Vec<(Key, f64)>> {
+pub(super) fn criticalities(index: &Index, candidate: &Headline) -> Vec<Vec<(Key, f64)>> {
     let of = |block: &str, series: &Series| -> Vec<(Key, f64)> {
         let (control, _) = index.control(&candidate.scheme, block, series);
         let values = differences(&control, series, index.unit).values;
@@ -108,7 +108,7 @@ fn units<'k>(keys: impl Iterator<Item = &'k Key>, unit: Unit) -> Vec<Key> {
 }
 
 /// Both tables restricted to the units that all blocks have in both; rows are units, columns are blocks.
-fn common(a: &[Vec<(Key, f64)>], b: &[Vec<(Key, f64)>]) -> (Vec<Vec<f64>>, Vec<Vec<f64>>) {
+pub(super) fn common(a: &[Vec<(Key, f64)>], b: &[Vec<(Key, f64)>]) -> (Vec<Vec<f64>>, Vec<Vec<f64>>) {
     let value = |column: &[(Key, f64)], key: Key| column.iter().find(|(own, _)| *own == key).map(|(_, value)| *value);
     let row =
         |table: &[Vec<(Key, f64)>], key| table.iter().map(|column| value(column, key)).collect::<Option<Vec<f64>>>();
@@ -116,6 +116,6 @@ fn common(a: &[Vec<(Key, f64)>], b: &[Vec<(Key, f64)>]) -> (Vec<Vec<f64>>, Vec<V
     keys.into_iter().filter_map(|key| Some((row(a, key)?, row(b, key)?))).unzip()
 }
 
-fn column_means(rows: &[Vec<f64>]) -> Vec<f64> {
+pub(super) fn column_means(rows: &[Vec<f64>]) -> Vec<f64> {
     (0..rows[0].len()).map(|j| mean(&rows.iter().map(|row| row[j]).collect::<Vec<_>>())).collect()
 }

@@ -1,10 +1,12 @@
 //! Checks that come before any verdict: a network that has learned nothing, missing trials, no variance over repetitions,
-//! a validation set that the parent may have been trained on.
+//! a validation set that the parent may have been trained on, a control that falls apart.
 
+use nettriage_records::plan::Role;
 use serde::{Deserialize, Serialize};
 
 use super::headline::Headline;
 use super::index::Index;
+use super::series::{Estimate, differences, estimate};
 use crate::stats::distributions::binomial_tail;
 
 /// Level of the test against chance. It is strict because untrained networks exceed chance by a few points occasionally: their
@@ -25,6 +27,8 @@ pub struct Validity {
     /// Whether the parents were read from a file. Validation images are carved from the training set, so such a parent may
     /// have been trained on them.
     pub parent_from_file: bool,
+    /// Schemes under which the fine-tuned parent is worse than the parent as it is by more than the margin.
+    pub collapsed_controls: Vec<CollapsedControl>,
 }
 
 /// Exact binomial test of the parent's accuracy against the share of the most frequent class.
@@ -48,8 +52,29 @@ impl Validity {
     }
 }
 
+/// A control of equal budget that is worse than the parent as it is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct CollapsedControl {
+    /// The scheme that the parent was fine-tuned by.
+    pub scheme: String,
+    /// Parent − fine-tuned parent, percentage points.
+    pub loss: Estimate,
+}
+
+/// The schemes under which fine-tuning the parent loses more than the margin, with an interval above zero.
+fn collapsed_controls(index: &Index, margin: f64) -> Vec<CollapsedControl> {
+    let controls = index.of_role(Role::ParentContinued).filter(|(kind, _)| kind.block.is_empty());
+    let collapsed = controls.filter_map(|(kind, group)| {
+        let loss = estimate(&differences(&index.parent, &group.series, index.unit), None)?;
+        let clear = loss.interval.is_some_and(|ends| ends[0] > 0.0);
+        (loss.mean > margin && clear).then(|| CollapsedControl { scheme: kind.scheme.clone(), loss })
+    });
+    collapsed.collect()
+}
+
 /// Checks a run.
-pub(crate) fn validity(index: &Index, headline: Option<&Headline>) -> Validity {
+pub(crate) fn validity(index: &Index, headline: Option<&Headline>, margin: f64) -> Validity {
     let groups = headline.into_iter().flat_map(|headline| {
         headline.substitutes.iter().filter_map(|(block, _)| Some((block, headline.group(index, block)?)))
     });
@@ -68,6 +93,7 @@ pub(crate) fn validity(index: &Index, headline: Option<&Headline>) -> Validity {
         chance: chance(index),
         incomplete_blocks,
         zero_variance_blocks,
+        collapsed_controls: collapsed_controls(index, margin),
         parent_from_file: parent_from_file(index.data),
     }
 }

@@ -6,6 +6,7 @@ use super::{Td, table};
 use crate::analysis::{Analysis, Unit};
 use crate::data::RunData;
 use crate::format::{count, duration, number};
+use crate::sentences;
 
 pub(super) fn section(data: &RunData, analysis: &Analysis) -> Markup {
     let plan = &data.plan;
@@ -62,12 +63,12 @@ fn facts(data: &RunData, analysis: &Analysis) -> Vec<(&'static str, String)> {
         (
             "images",
             format!(
-                "{} {}, {} for every choice (validation), {} evaluated once per trial at its end (test); children train on {} in all",
+                "{} {}, {} for every choice (validation), {} evaluated once per trial at its end (test); children train on {}",
                 count(plan.data.train as u64),
                 if analysis.validity.parent_from_file { "to train children" } else { "to train parents" },
                 count(plan.data.validation as u64),
                 count(plan.data.test as u64),
-                count(plan.data.budget as u64)
+                sentences::budgets(plan)
             ),
         ),
         ("seeds", format!("trials {}; parents {}", list(&seeds), list(&parents))),

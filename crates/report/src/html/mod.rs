@@ -4,6 +4,7 @@
 //! embedded) draws the plots from the analysis, which the page holds as JSON: the same serialisation as [`crate::json`].
 
 mod answer;
+mod budgets;
 mod details;
 mod filters;
 mod findings;
@@ -37,6 +38,7 @@ const COMMON: &str = concat!(
 const PLOTS: &str = concat!(
     include_str!("../../assets/page/plot_helpers.js"),
     include_str!("../../assets/page/criticality.js"),
+    include_str!("../../assets/page/budgets.js"),
     include_str!("../../assets/page/curves.js"),
     include_str!("../../assets/page/similarity.js"),
     include_str!("../../assets/page/survival.js"),
@@ -46,8 +48,11 @@ const PLOTS: &str = concat!(
 
 /// The report of a run as one HTML document.
 pub fn html(data: &RunData, analysis: &Analysis) -> String {
+    let whole = data;
+    let data = &*whole.of(analysis);
     let sections = [
         ("answer", "Answer", Some(answer::section(data, analysis))),
+        ("budgets", "Budgets", budgets::section(analysis)),
         ("matrix", "Matrix", matrix::section(analysis)),
         ("curves", "Learning curves", plots::curves(analysis)),
         ("findings", "Findings", findings::section(analysis)),
@@ -58,7 +63,7 @@ pub fn html(data: &RunData, analysis: &Analysis) -> String {
         ("calibration", "Calibration", details::calibration(analysis)),
         ("filters", "Filters", filters::section(data, analysis)),
         ("similarity", "Similarity", plots::similarity(analysis)),
-        ("method", "Method", Some(method::section(data, analysis))),
+        ("method", "Method", Some(method::section(whole, analysis))),
     ];
     let shown: Vec<(&str, &str, Markup)> =
         sections.into_iter().filter_map(|(id, title, body)| Some((id, title, body?))).collect();

@@ -39,6 +39,10 @@ pub struct Truth {
     pub image_block_sd: f64,
     /// Standard deviation between parents of the effect of replacing a block.
     pub interaction_sd: f64,
+    /// Images that children train on; every trial under each.
+    pub budgets: Vec<usize>,
+    /// Accuracy that a budget costs a child, below what `child` gives.
+    pub shortfall: fn(usize) -> f64,
 }
 
 pub const BUDGET: u64 = 20_000;
@@ -69,6 +73,8 @@ impl Truth {
             image_sd: 1.0,
             image_block_sd: 0.3,
             interaction_sd: 0.0,
+            budgets: vec![BUDGET as usize],
+            shortfall: |_| 0.0,
         }
     }
 
@@ -129,7 +135,10 @@ impl Truth {
                 let block: Option<usize> =
                     spec.block.as_ref().map(|name| name.trim_start_matches("block").parse::<usize>().unwrap() - 1);
                 let accuracy = match spec.role {
-                    Role::Child => (self.child)(block.unwrap(), spec.init.as_deref().unwrap(), &spec.scheme),
+                    Role::Child => {
+                        let accuracy = (self.child)(block.unwrap(), spec.init.as_deref().unwrap(), &spec.scheme);
+                        accuracy - spec.budget.map_or(0.0, self.shortfall)
+                    }
                     Role::ParentContinued | Role::Placebo => self.parent + self.continued,
                     Role::Parent => self.parent,
                     Role::Reinit => self.parent - 0.01,
@@ -173,8 +182,9 @@ impl Truth {
         let start = if spec.role == Role::Child { (test.top1 - 0.3).max(0.1) } else { test.top1 };
         // Exponential waiting time, read off a grid of twenty points.
         let waits = -(self.examples)(&spec.scheme) * (1.0 - random.random::<f64>()).ln();
-        let step = BUDGET / 20;
-        let recovered_at = (trains && waits <= BUDGET as f64).then(|| (waits as u64).div_ceil(step).max(1) * step);
+        let budget = spec.budget.map_or(BUDGET, |images| images as u64);
+        let step = budget / 20;
+        let recovered_at = (trains && waits <= budget as f64).then(|| (waits as u64).div_ceil(step).max(1) * step);
         let point = |i: u64| {
             let progress = if trains { 1.0 - (-(i as f64) / 5.0).exp() } else { 0.0 };
             CurvePoint {
@@ -222,7 +232,7 @@ impl Truth {
         let readings = Readings {
             before: Evaluation { top1: start, ..test.clone() },
             validation: test.clone(),
-            best: Best { examples: BUDGET, validation_top1: test.top1, test: test.clone() },
+            best: Best { examples: budget, validation_top1: test.top1, test: test.clone() },
             test,
             curve,
             recovered_at,
@@ -265,17 +275,22 @@ impl Truth {
         let parents: Vec<ParentSpec> =
             (0..self.parents as u64).map(|seed| ParentSpec { id: content_id(&("parent", seed)), seed }).collect();
         let mut trials = Vec::new();
-        for parent in &parents {
+        let runs = parents.iter().flat_map(|parent| self.budgets.iter().map(move |budget| (parent, *budget)));
+        for (parent, budget) in runs {
             for seed in 0..self.seeds as u64 {
                 let mut push = |role, block: Option<&str>, init: Option<&str>, scheme: &str| {
+                    if scheme == "none" && budget != self.budgets[0] {
+                        return;
+                    }
                     trials.push(TrialSpec {
-                        id: content_id(&(&parent.id, role, block, init, scheme, seed)),
+                        id: content_id(&(&parent.id, role, block, init, scheme, seed, budget)),
                         role,
                         parent: parent.id.clone(),
                         block: block.map(str::to_owned),
                         substitute: (role == Role::Child).then(|| "conv3x3".to_owned()),
                         init: init.map(str::to_owned),
                         scheme: scheme.to_owned(),
+                        budget: (scheme != "none").then_some(budget),
                         seed,
                     });
                 };
@@ -358,8 +373,12 @@ impl Truth {
                 train: 45_000,
                 validation: 5_000,
                 test: self.images,
-                budget: BUDGET as usize,
             },
+            budgets: self
+                .budgets
+                .iter()
+                .map(|&images| BudgetSummary { name: format!("{images} images"), images })
+                .collect(),
             layers,
             blocks,
             schemes: self.schemes.iter().map(scheme).collect(),
