@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 pub use find::find;
-pub use units::{Unit, units};
+pub use units::{TO, Unit, range_name, units};
 
 use crate::{Error, Graph};
 
