@@ -9,6 +9,10 @@ use crate::plan::Cost;
 pub struct Scan {
     /// The network's name.
     pub network: String,
+    /// Hexadecimal SHA-256 of its structure and weights.
+    pub digest: String,
+    /// How its outputs are compared with those of the networks with substitutes.
+    pub measure: Measure,
     /// Its file, or the run whose parent it is.
     pub source: String,
     /// The images used.
@@ -39,8 +43,103 @@ pub struct Images {
     pub judged: usize,
     /// Source of those images, such as `the last 2000 training images`.
     pub judged_from: String,
-    /// Whether they are labelled.
-    pub labelled: bool,
+}
+
+/// What the outputs of a network are, and so how far another network's outputs are from them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measure {
+    /// Classes of labelled images: the drop in accuracy.
+    Accuracy,
+    /// Classes: the share of images whose top-1 class changes.
+    Classes,
+    /// A class at every position: the share of positions whose top-1 class changes.
+    DenseClasses,
+    /// Numbers: 1 - R² of the output with the lowest R².
+    Values,
+}
+
+impl Measure {
+    /// What is lost, in percent of it: the quantity that a bound on the drop limits.
+    pub fn loss(self) -> &'static str {
+        match self {
+            Measure::Accuracy => "accuracy drop",
+            Measure::Classes => "predictions changed",
+            Measure::DenseClasses => "positions changed",
+            Measure::Values => "variance unexplained",
+        }
+    }
+
+    /// The unit of the loss.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Measure::Accuracy => "pp",
+            Measure::Classes | Measure::DenseClasses | Measure::Values => "%",
+        }
+    }
+
+    /// The measure in a sentence.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Measure::Accuracy => "accuracy on labelled images; the drop is in percentage points",
+            Measure::Classes => {
+                "no labels: the outputs are taken for classes, and the loss is the percentage of images whose top-1 class \
+                 changes"
+            }
+            Measure::DenseClasses => {
+                "no labels: the outputs are taken for classes at every position, and the loss is the percentage of positions \
+                 whose top-1 class changes"
+            }
+            Measure::Values => {
+                "no labels: the outputs are taken for numbers, and the loss is 100 (1 - R²), in percent, of the output with \
+                 the lowest R²"
+            }
+        }
+    }
+}
+
+/// How closely the outputs of a network follow those of the original network.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Fidelity {
+    /// Of classes.
+    Classes {
+        /// Share of images (of positions, where every position has a class) whose top-1 class is unchanged.
+        agreement: f64,
+        /// Mean Kullback-Leibler divergence of the class probabilities from the original's, in nats.
+        divergence: f64,
+    },
+    /// Of numbers, over outputs that are not constant.
+    Values {
+        /// The lowest R² of an output: 1 - (sum of squared differences) / (sum of squared deviations from the mean).
+        r2: f64,
+        /// Index of that output.
+        worst: usize,
+        /// The mean R² of all outputs.
+        mean_r2: f64,
+        /// Euclidean norm of all differences divided by that of the original outputs.
+        relative_error: f64,
+    },
+}
+
+impl Fidelity {
+    /// The share kept: of unchanged classes, or the lowest R².
+    pub fn kept(&self) -> f64 {
+        match *self {
+            Fidelity::Classes { agreement, .. } => agreement,
+            Fidelity::Values { r2, .. } => r2,
+        }
+    }
+
+    /// In a few words.
+    pub fn describe(&self) -> String {
+        match *self {
+            Fidelity::Classes { agreement, .. } => format!("{:.2}% of predictions unchanged", 100.0 * agreement),
+            Fidelity::Values { r2, relative_error, .. } => {
+                format!("lowest R² {r2:.4}, relative error {:.2}%", 100.0 * relative_error)
+            }
+        }
+    }
 }
 
 /// The original network.
@@ -106,10 +205,9 @@ pub struct Candidate {
     pub accuracy: Option<f64>,
     /// Drop in accuracy in percentage points, with its 95% interval over images; negative if accuracy rises.
     pub drop: Option<[f64; 3]>,
-    /// Fraction of the evaluation images whose top-1 class is unchanged.
-    pub agreement: f64,
-    /// Mean Kullback-Leibler divergence of the class probabilities from the parent's, in nats.
-    pub divergence: f64,
+    /// How closely the outputs follow those of the original network.
+    #[serde(flatten)]
+    pub fidelity: Fidelity,
     /// Cost of the substitute.
     pub cost: Cost,
     /// Milliseconds of a forward pass of the substitute.
@@ -154,12 +252,28 @@ pub struct Trust {
     pub each: Vec<f64>,
 }
 
+impl Candidate {
+    /// The loss in the scan's [`Measure`], in its unit.
+    pub fn loss(&self) -> f64 {
+        loss(self.drop, &self.fidelity)
+    }
+
+    /// The share kept: accuracy, or without labels [`Fidelity::kept`].
+    pub fn kept(&self) -> f64 {
+        self.accuracy.unwrap_or(self.fidelity.kept())
+    }
+}
+
+/// The loss: the drop in accuracy in percentage points, or without labels the percentage that is not kept.
+pub fn loss(drop: Option<[f64; 3]>, fidelity: &Fidelity) -> f64 {
+    drop.map_or(100.0 * (1.0 - fidelity.kept()), |[drop, ..]| drop)
+}
+
 impl Range {
-    /// The best candidate by accuracy, or by agreement without labels; if equal, the one with fewer MACs.
+    /// The candidate that keeps most; if equal, the one with fewer MACs.
     pub fn best(&self) -> Option<&Candidate> {
-        let quality = |c: &Candidate| c.accuracy.unwrap_or(c.agreement);
         self.candidates.iter().reduce(|a, b| {
-            let better = quality(b) > quality(a) || quality(b) == quality(a) && b.cost.macs < a.cost.macs;
+            let better = b.kept() > a.kept() || b.kept() == a.kept() && b.cost.macs < a.cost.macs;
             if better { b } else { a }
         })
     }

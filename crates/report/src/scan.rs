@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use nettriage_records::plan::Role;
-use nettriage_records::scan::{Candidate, Range, Scan, Trust};
+use nettriage_records::scan::{Candidate, Fidelity, Measure, Range, Scan, Trust};
 use nettriage_records::{Error, Run};
 
 use crate::format::{interval, number, printable, short, signed_percent};
@@ -30,14 +30,15 @@ pub fn terminal(scan: &Scan) -> String {
     );
     let candidates: usize = scan.ranges.iter().map(|r| r.candidates.len()).sum();
     out += &format!(
-        "{} ranges of layers fit one layer; {candidates} candidates fitted to {} images without training in {:.1} s ({} threads, {} MiB)\n\n",
+        "{} ranges of layers fit one layer; {candidates} candidates fitted to {} images without training in {:.1} s ({} threads, {} MiB)\n",
         scan.ranges.len(),
         scan.images.fitted,
         scan.took.seconds,
         scan.took.threads,
         scan.took.bytes >> 20,
     );
-    let mut rows: Vec<Vec<String>> = vec![HEADER.map(str::to_owned).to_vec()];
+    out += &format!("Judged by {}.\n\n", scan.measure.describe());
+    let mut rows: Vec<Vec<String>> = vec![header(scan.measure).map(str::to_owned).to_vec()];
     rows.extend(
         shortlist(scan).into_iter().map(|(range, candidate)| columns(scan, range, candidate).map(|c| c.text).into()),
     );
@@ -81,11 +82,10 @@ fn trust_sentence(trust: &Trust) -> String {
 
 /// The Pareto front of accuracy and time, and the best candidate of every default block.
 pub(crate) fn shortlist(scan: &Scan) -> Vec<(&Range, &Candidate)> {
-    let kept = |c: &Candidate| c.accuracy.unwrap_or(c.agreement);
     let saved = |r: &Range, c: &Candidate| r.milliseconds - c.milliseconds;
     let mut all: Vec<(&Range, &Candidate)> =
         scan.ranges.iter().flat_map(|r| r.candidates.iter().map(move |c| (r, c))).collect();
-    all.sort_by(|a, b| kept(b.1).total_cmp(&kept(a.1)).then(saved(b.0, b.1).total_cmp(&saved(a.0, a.1))));
+    all.sort_by(|a, b| b.1.kept().total_cmp(&a.1.kept()).then(saved(b.0, b.1).total_cmp(&saved(a.0, a.1))));
     let mut most = 0.0;
     let mut front: Vec<(&Range, &Candidate)> = Vec::new();
     for (range, candidate) in all {
@@ -105,9 +105,28 @@ pub(crate) fn shortlist(scan: &Scan) -> Vec<(&Range, &Candidate)> {
     front
 }
 
+/// What is kept and what is lost, as headers of columns.
+pub(crate) fn kept_and_lost(measure: Measure) -> [&'static str; 2] {
+    match measure {
+        Measure::Accuracy => ["accuracy", "drop, pp"],
+        Measure::Classes | Measure::DenseClasses => ["unchanged", "changed, %"],
+        Measure::Values => ["lowest R²", "unexplained, %"],
+    }
+}
+
 /// Names of [`columns`].
-pub(crate) const HEADER: [&str; 9] =
-    ["layers", "block", "one layer", "accuracy", "drop, pp", "95% interval", "parameters", "MACs", "time"];
+pub(crate) fn header(measure: Measure) -> [&'static str; 9] {
+    let [kept, lost] = kept_and_lost(measure);
+    ["range", "block", "one layer", kept, lost, "95% interval", "parameters", "MACs", "time"]
+}
+
+/// What is kept: accuracy or a share of predictions as a percentage, an R² as a number.
+pub(crate) fn kept(accuracy: Option<f64>, fidelity: &Fidelity) -> String {
+    match (accuracy, fidelity) {
+        (None, Fidelity::Values { r2, .. }) => number(*r2, 4),
+        (accuracy, fidelity) => format!("{}%", number(100.0 * accuracy.unwrap_or(fidelity.kept()), 2)),
+    }
+}
 
 /// A value in a candidate's row, and the number that it sorts by.
 pub(crate) struct Column {
@@ -127,29 +146,16 @@ pub(crate) fn columns(scan: &Scan, range: &Range, candidate: &Candidate) -> [Col
     let parent = &scan.parent;
     let drop = candidate.drop;
     [
-        text(layer_range(scan, range)),
+        text(range.name.clone()),
         text(range.block.clone().unwrap_or_else(|| "-".to_owned())),
         text(candidate.substitute.clone()),
-        match candidate.accuracy {
-            Some(accuracy) => Column { text: format!("{}%", number(100.0 * accuracy, 2)), value: Some(accuracy) },
-            None => Column {
-                text: format!("{}% agree", number(100.0 * candidate.agreement, 2)),
-                value: Some(candidate.agreement),
-            },
-        },
-        number_or_dash(drop.map(|d| d[0]), drop.map(|[drop, ..]| number(drop, 2))),
+        Column { text: kept(candidate.accuracy, &candidate.fidelity), value: Some(candidate.kept()) },
+        Column { text: number(candidate.loss(), 2), value: Some(candidate.loss()) },
         number_or_dash(drop.map(|d| d[1]), drop.map(|[_, low, high]| interval([low, high]))),
         share(range.cost.parameters, candidate.cost.parameters, parent.cost.parameters),
         share(range.cost.macs, candidate.cost.macs, parent.cost.macs),
         change((candidate.milliseconds - range.milliseconds) / parent.milliseconds.max(1e-9)),
     ]
-}
-
-/// First and last unit of a range by name.
-pub(crate) fn layer_range(scan: &Scan, range: &Range) -> String {
-    let name = |unit: usize| scan.units.get(unit).map_or("?", |u| u.name.as_str());
-    let [first, last] = range.units;
-    if first == last { name(first).to_owned() } else { format!("{} to {}", name(first), name(last)) }
 }
 
 /// The criticality of each block of a parent under `scheme` and `init`: mean test accuracy of the fine-tuned parent − mean

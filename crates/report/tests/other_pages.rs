@@ -2,7 +2,7 @@
 
 use nettriage_records::plan::Cost;
 use nettriage_records::prescription::{Figures, FrontPoint, Prescription, Replaced};
-use nettriage_records::scan::{Candidate, Images, Parent, Range, Scan, Took, Trust, Unit};
+use nettriage_records::scan::{Candidate, Fidelity, Images, Measure, Parent, Range, Scan, Took, Trust, Unit};
 
 const HOSTILE: &str = "\u{1b}[31m\u{202E}</script><svg/onload=alert(1)>|`*\n# x";
 
@@ -26,21 +26,16 @@ fn scan() -> Scan {
         error: 0.1,
         accuracy: Some(0.89),
         drop: Some([0.5, -0.25, 0.75]),
-        agreement: 0.95,
-        divergence: 0.02,
+        fidelity: Fidelity::Classes { agreement: 0.95, divergence: 0.02 },
         cost: Cost { parameters: 300, macs: 2_500 },
         milliseconds: 0.25,
     };
     Scan {
         network: HOSTILE.to_owned(),
+        digest: String::new(),
+        measure: Measure::Accuracy,
         source: HOSTILE.to_owned(),
-        images: Images {
-            data: HOSTILE.to_owned(),
-            fitted: 100,
-            judged: 200,
-            judged_from: HOSTILE.to_owned(),
-            labelled: true,
-        },
+        images: Images { data: HOSTILE.to_owned(), fitted: 100, judged: 200, judged_from: HOSTILE.to_owned() },
         parent: Parent { accuracy: Some(0.9), cost: Cost { parameters: 1_000, macs: 10_000 }, milliseconds: 1.0 },
         units: vec![unit("first"), unit(HOSTILE)],
         ranges: vec![Range {
@@ -75,7 +70,7 @@ fn prescription() -> Prescription {
     let figures = |accuracy: f64, milliseconds: f64| Figures {
         accuracy: Some(accuracy),
         drop: Some([0.5, -0.25, 1.25]),
-        agreement: Some(0.9),
+        fidelity: Some(Fidelity::Classes { agreement: 0.9, divergence: 0.05 }),
         cost: Cost { parameters: 1_000, macs: 10_000 },
         milliseconds,
     };
@@ -84,6 +79,7 @@ fn prescription() -> Prescription {
         source: HOSTILE.to_owned(),
         data: HOSTILE.to_owned(),
         budget: HOSTILE.to_owned(),
+        measure: Measure::Accuracy,
         replaced: replaced.clone(),
         training: HOSTILE.to_owned(),
         judged_from: HOSTILE.to_owned(),
@@ -103,6 +99,8 @@ fn prescription() -> Prescription {
             })
             .into(),
         batch: 1,
+        timed_by: HOSTILE.to_owned(),
+        time_ratio: [0.75, 0.7, 0.8],
     }
 }
 
@@ -142,4 +140,20 @@ fn axis_labels_of_a_prescription_are_round() {
     for label in ["2", "4", "6"] {
         assert!(page.contains(&format!("text-anchor=\"end\">{label}</text>")), "{label}");
     }
+}
+
+#[test]
+fn a_scan_says_how_it_was_judged() {
+    let mut values = scan();
+    values.measure = Measure::Values;
+    let candidate = &mut values.ranges[0].candidates[0];
+    (candidate.accuracy, candidate.drop) = (None, None);
+    candidate.fidelity = Fidelity::Values { r2: 0.2, worst: 3, mean_r2: 0.5, relative_error: 0.125 };
+    let text = nettriage_report::scan::terminal(&values);
+    assert!(text.contains("taken for numbers") && text.contains("lowest R²") && text.contains("80.00"), "{text}");
+    let page = nettriage_report::scan::html(&values);
+    assert!(
+        page.contains("Variance unexplained") && page.contains("relative error") && !page.contains("same prediction")
+    );
+    assert!(nettriage_report::scan::terminal(&scan()).contains("Judged by accuracy"));
 }

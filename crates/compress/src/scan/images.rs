@@ -34,13 +34,31 @@ impl Images<'_> {
         batch: usize,
         mut visit: impl FnMut(usize, &[f32]),
     ) {
+        let never = self.try_each(range, elements, batch, |start, images| {
+            visit(start, images);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        match never {
+            Ok(()) => {}
+        }
+    }
+
+    /// As [`Images::each`], until `visit` fails.
+    pub(super) fn try_each<E>(
+        &self,
+        range: Range<usize>,
+        elements: usize,
+        batch: usize,
+        mut visit: impl FnMut(usize, &[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut images = Vec::new();
         for start in range.clone().step_by(batch) {
             let part = start..range.end.min(start + batch);
             images.resize(part.len() * elements, 0.0);
             (self.fill)(part, &mut images);
-            visit(start, &images);
+            visit(start, &images)?;
         }
+        Ok(())
     }
 }
 

@@ -4,8 +4,10 @@ use std::sync::Mutex;
 
 use nettriage_engine::{Model, Options as Run};
 use nettriage_net::{INPUT, Network, slice};
+use nettriage_records::scan::{Fidelity, Measure};
 
 use super::images::Images;
+use super::measure::{check_finite, measure};
 use super::options::Options;
 use super::parallel::in_parallel;
 use crate::Error;
@@ -13,18 +15,30 @@ use crate::Error;
 /// Images in a forward pass.
 pub const BATCH: usize = 50;
 
+/// Bytes that the outputs of the judged images may always take.
+const LEAST_MEMORY: usize = 1 << 30;
+
 /// The network as it is, on the judged images.
 pub struct Reference {
-    /// Predicted classes.
-    pub predictions: Vec<u16>,
-    /// Logarithms of the class probabilities, classes after one another.
-    pub log_probabilities: Vec<f32>,
-    /// Whether each is right, if there are labels.
-    pub right: Option<Vec<bool>>,
-    classes: usize,
+    /// How outputs are compared.
+    pub measure: Measure,
+    /// Predicted classes, of every row.
+    predictions: Vec<u16>,
+    /// Logarithms of the class probabilities, or the outputs if they are numbers: rows after one another.
+    outputs: Vec<f32>,
+    /// Whether each image is right, if there are labels.
+    right: Option<Vec<bool>>,
+    /// Of every output that is a number, the sum of squared deviations from its mean.
+    deviations: Vec<f64>,
+    /// Sum of all squared outputs that are numbers.
+    squares: f64,
+    /// Rows of an image: its positions.
+    rows: usize,
+    /// Values in a row: the channels.
+    width: usize,
 }
 
-/// Results on the judged images.
+/// Sums over the judged images.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
     /// Images judged.
@@ -33,30 +47,93 @@ pub struct Verdict {
     pub right: Option<usize>,
     /// Right before and wrong now; wrong before and right now.
     pub changed: [usize; 2],
-    /// Predictions that are unchanged.
+    /// Rows whose predictions are unchanged.
     pub agreed: usize,
-    /// Sum of the Kullback-Leibler divergences from the parent.
+    /// Sum of the Kullback-Leibler divergences from the parent, over rows.
     pub divergence: f64,
+    /// Of every output that is a number, the sum of squared differences from the parent's.
+    pub residuals: Vec<f64>,
 }
 
 impl Reference {
     /// Runs the network on the judged images.
+    ///
+    /// # Errors
+    /// Outputs that cannot be judged: not finite, constant, or too large to hold.
     pub fn new(network: &Network, images: &Images<'_>, options: &Options) -> Result<Reference, Error> {
-        let classes = network.graph.output_shape()?.elements();
+        let measure = measure(&network.graph, images.labels.is_some(), options.outputs)?;
+        let shape = network.graph.output_shape()?;
+        let (rows, width) = (shape.height * shape.width, shape.channels);
+        let bytes = images.count.saturating_mul(size_of::<f32>() * shape.elements());
+        if bytes > options.memory.max(LEAST_MEMORY) {
+            return Err(Error::Request(format!(
+                "{}: its outputs for {} images take {} MiB, more than --memory; judge by fewer (--judged)",
+                network.graph.name,
+                images.count,
+                bytes >> 20
+            )));
+        }
+        let mut reference = Reference {
+            measure,
+            predictions: Vec::new(),
+            outputs: Vec::new(),
+            right: None,
+            deviations: Vec::new(),
+            squares: 0.0,
+            rows,
+            width,
+        };
         let run = Run { threads: options.threads, exact: options.exact, ..Run::inference(BATCH) };
         let mut model = Model::new(network, &run)?;
-        let mut reference = Reference { predictions: Vec::new(), log_probabilities: Vec::new(), right: None, classes };
-        images.each(0..images.count, network.graph.input.elements(), BATCH, |_, input| {
-            for logits in model.forward(input).chunks_exact(classes) {
-                reference.predictions.push(prediction(logits));
-                reference.log_probabilities.extend(log_softmax(logits));
+        images.try_each(0..images.count, network.graph.input.elements(), BATCH, |first, input| {
+            let outputs = model.forward(input);
+            check_finite(network, first, input, outputs)?;
+            match measure {
+                Measure::Values => reference.outputs.extend_from_slice(outputs),
+                Measure::Accuracy | Measure::Classes | Measure::DenseClasses => {
+                    for logits in outputs.chunks_exact(width) {
+                        reference.predictions.push(prediction(logits));
+                        reference.outputs.extend(log_softmax(logits));
+                    }
+                }
             }
-        });
+            Ok::<(), Error>(())
+        })?;
         if let Some(labels) = &images.labels {
             reference.right =
                 Some(labels.iter().zip(&reference.predictions).map(|(label, choice)| label == choice).collect());
         }
+        if measure == Measure::Values {
+            reference.spread(&network.graph.name)?;
+        }
         Ok(reference)
+    }
+
+    /// The spread of every output, which R² relates differences to.
+    fn spread(&mut self, name: &str) -> Result<(), Error> {
+        let count = (self.outputs.len() / self.width).max(1) as f64;
+        let mut means = vec![0.0; self.width];
+        for row in self.outputs.chunks_exact(self.width) {
+            means.iter_mut().zip(row).for_each(|(mean, &y)| *mean += f64::from(y) / count);
+        }
+        self.deviations = vec![0.0; self.width];
+        for row in self.outputs.chunks_exact(self.width) {
+            for ((sum, mean), &y) in self.deviations.iter_mut().zip(&means).zip(row) {
+                *sum += (f64::from(y) - mean).powi(2);
+                self.squares += f64::from(y).powi(2);
+            }
+        }
+        // Rounding leaves a constant output with about the square of its last digit.
+        for (sum, mean) in self.deviations.iter_mut().zip(&means) {
+            if *sum <= count * (mean * f64::from(f32::EPSILON)).powi(2) {
+                *sum = 0.0;
+            }
+        }
+        if self.deviations.iter().all(|&sum| sum == 0.0) {
+            let problem = "its outputs are the same for all judged images, so no loss can be measured; judge by others";
+            return Err(Error::Request(format!("{name}: {problem}")));
+        }
+        Ok(())
     }
 
     /// Share of right predictions, if there are labels.
@@ -65,23 +142,55 @@ impl Reference {
         Some(right.iter().filter(|right| **right).count() as f64 / right.len().max(1) as f64)
     }
 
-    /// Adds the images from `first` on, by their logits, to a verdict.
-    pub fn add(&self, verdict: &mut Verdict, labels: Option<&[u16]>, first: usize, logits: &[f32]) {
-        for (n, logits) in logits.chunks_exact(self.classes).enumerate() {
-            let image = first + n;
-            let predicted = prediction(logits);
-            verdict.images += 1;
-            verdict.agreed += usize::from(predicted == self.predictions[image]);
-            if let (Some(labels), Some(right)) = (labels, &self.right) {
-                let now = labels[image] == predicted;
-                *verdict.right.get_or_insert(0) += usize::from(now);
-                verdict.changed[0] += usize::from(right[image] && !now);
-                verdict.changed[1] += usize::from(!right[image] && now);
+    /// Adds the images from `first` on, by their outputs, to a verdict.
+    pub fn add(&self, verdict: &mut Verdict, labels: Option<&[u16]>, first: usize, outputs: &[f32]) {
+        verdict.images += outputs.len() / (self.rows * self.width);
+        let start = first * self.rows;
+        let own = self.outputs[start * self.width..].chunks_exact(self.width);
+        if self.measure == Measure::Values {
+            verdict.residuals.resize(self.width, 0.0);
+            for (before, after) in own.zip(outputs.chunks_exact(self.width)) {
+                for ((sum, &y), &x) in verdict.residuals.iter_mut().zip(before).zip(after) {
+                    *sum += (f64::from(y) - f64::from(x)).powi(2);
+                }
             }
-            let parent = &self.log_probabilities[image * self.classes..(image + 1) * self.classes];
+            return;
+        }
+        for (n, (parent, logits)) in own.zip(outputs.chunks_exact(self.width)).enumerate() {
+            let row = start + n;
+            let predicted = prediction(logits);
+            verdict.agreed += usize::from(predicted == self.predictions[row]);
+            // With labels an image has one row.
+            if let (Some(labels), Some(right)) = (labels, &self.right) {
+                let now = labels[row] == predicted;
+                *verdict.right.get_or_insert(0) += usize::from(now);
+                verdict.changed[0] += usize::from(right[row] && !now);
+                verdict.changed[1] += usize::from(!right[row] && now);
+            }
             let divergence = |(p, q): (&f32, f32)| f64::from(*p).exp() * (f64::from(*p) - f64::from(q));
             verdict.divergence += parent.iter().zip(log_softmax(logits)).map(divergence).sum::<f64>().max(0.0);
         }
+    }
+
+    /// How closely a network follows this one, by the sums over its images.
+    pub fn fidelity(&self, verdict: &Verdict) -> Fidelity {
+        if self.measure != Measure::Values {
+            let rows = (verdict.images * self.rows).max(1) as f64;
+            return Fidelity::Classes {
+                agreement: verdict.agreed as f64 / rows,
+                divergence: verdict.divergence / rows,
+            };
+        }
+        // An output that is the same for all images has no R².
+        let spread = verdict.residuals.iter().zip(&self.deviations).enumerate().filter(|(_, (_, sum))| **sum > 0.0);
+        let scores: Vec<(usize, f64)> =
+            spread.map(|(output, (residual, sum))| (output, 1.0 - residual / sum)).collect();
+        let (worst, r2) =
+            scores.iter().copied().reduce(|a, b| if b.1 < a.1 { b } else { a }).unwrap_or((0, f64::NEG_INFINITY));
+        let mean_r2 = scores.iter().map(|(_, score)| score).sum::<f64>() / scores.len().max(1) as f64;
+        let residual: f64 = verdict.residuals.iter().sum();
+        let relative_error = (residual / self.squares.max(f64::MIN_POSITIVE)).sqrt();
+        Fidelity::Values { r2, worst, mean_r2, relative_error }
     }
 }
 
@@ -189,8 +298,15 @@ fn one(
     for (substitute, verdict) in task.substitutes.iter().zip(verdicts) {
         let mut model = Model::new(substitute, &run)?;
         for (n, batch) in tensor.chunks(BATCH * elements).enumerate() {
-            let logits = tail.forward(model.forward(batch));
-            reference.add(verdict, images.labels.as_deref(), first + n * BATCH, logits);
+            let outputs = tail.forward(model.forward(batch));
+            if !outputs.iter().all(|value| value.is_finite()) {
+                let layers = substitute.graph.layers.first().map_or(task.output.as_str(), |layer| &layer.name);
+                return Err(Error::Request(format!(
+                    "{}: with the substitute {layers} its outputs are not finite; leave that range out or choose other --substitutes",
+                    network.graph.name
+                )));
+            }
+            reference.add(verdict, images.labels.as_deref(), first + n * BATCH, outputs);
         }
     }
     Ok(())
@@ -203,7 +319,7 @@ mod tests {
     #[test]
     fn the_interval_of_a_drop_matches_the_formula_of_agresti_and_min() {
         // Agresti and Min's formula by hand, for 40 lost and 15 won of 1,000.
-        let verdict = Verdict { images: 1000, right: Some(700), changed: [40, 15], agreed: 900, divergence: 0.0 };
+        let verdict = Verdict { images: 1000, right: Some(700), changed: [40, 15], agreed: 900, ..Verdict::default() };
         let [drop, low, high] = verdict.drop().unwrap();
         assert_eq!(drop, 2.5);
         let (centre, spread) = (25.0 / 1002.0, (56.0 / 1002.0 - (25.0f64 / 1002.0).powi(2)).sqrt() / 1002.0f64.sqrt());

@@ -11,6 +11,7 @@ mod fit_and_judge;
 mod images;
 mod judge;
 mod latency;
+mod measure;
 mod options;
 mod parallel;
 mod ranges;
@@ -21,11 +22,12 @@ mod units;
 
 use std::time::Instant;
 
-use nettriage_net::{Network, block, cost};
+use nettriage_net::{Graph, Network, block, cost};
 use nettriage_records::scan::{self as records, Scan};
 
 pub use images::{Fill, Images};
 pub use latency::Stopwatch;
+pub use measure::{Outputs, digest, measure};
 pub use options::{Choice, Method, Options, Phase, Progress, Scope};
 pub use ranges::as_conv;
 pub use refit::{Judge, Judgement, refit};
@@ -55,6 +57,7 @@ pub fn scan(subject: &Subject<'_>, options: &Options, progress: &dyn Progress) -
     let begin = Instant::now();
     let network = subject.network;
     let graph = &network.graph;
+    measure::check_methods(measure(graph, subject.judged.labels.is_some(), options.outputs)?, options)?;
     let units = block::units(graph);
     let (ranges, left_out) = ranges::ranges(graph, &units, options)?;
     if ranges.is_empty() {
@@ -78,7 +81,7 @@ pub fn scan(subject: &Subject<'_>, options: &Options, progress: &dyn Progress) -
         let mut candidates = Vec::new();
         for (number, candidate) in range.candidates.iter().enumerate() {
             for (method, fitted, verdict) in &judged[&(index, number)] {
-                candidates.push(row(candidate, method, fitted, verdict, milliseconds[index][number]));
+                candidates.push(row(candidate, method, fitted, verdict, &reference, milliseconds[index][number]));
             }
         }
         let ends = [range.block.layers.first(), range.block.layers.last()].map(|l| l.cloned().unwrap_or_default());
@@ -96,13 +99,14 @@ pub fn scan(subject: &Subject<'_>, options: &Options, progress: &dyn Progress) -
     took.seconds = begin.elapsed().as_secs_f64();
     Ok(Scan {
         network: graph.name.clone(),
+        digest: digest(network),
+        measure: reference.measure,
         source: String::new(),
         images: records::Images {
             data: String::new(),
             fitted: subject.fitted.count,
             judged: subject.judged.count,
             judged_from: String::new(),
-            labelled: subject.judged.labels.is_some(),
         },
         parent: records::Parent {
             accuracy: reference.accuracy(),
@@ -115,6 +119,15 @@ pub fn scan(subject: &Subject<'_>, options: &Options, progress: &dyn Progress) -
         took,
         trust: Vec::new(),
     })
+}
+
+/// First and last unit of every range that a scan with these options would judge.
+///
+/// # Errors
+/// A graph whose shapes do not fit.
+pub fn replaceable(graph: &Graph, options: &Options) -> Result<Vec<[usize; 2]>, Error> {
+    let (ranges, _) = ranges::ranges(graph, &block::units(graph), options)?;
+    Ok(ranges.into_iter().map(|range| range.units).collect())
 }
 
 fn candidate_milliseconds(
@@ -139,6 +152,7 @@ fn row(
     method: &str,
     fitted: &Option<Solution>,
     verdict: &Verdict,
+    reference: &Reference,
     milliseconds: f64,
 ) -> records::Candidate {
     let share = |count: usize| count as f64 / verdict.images.max(1) as f64;
@@ -149,8 +163,7 @@ fn row(
         error: fitted.as_ref().map_or(0.0, |f| f.error),
         accuracy: verdict.right.map(share),
         drop: verdict.drop(),
-        agreement: share(verdict.agreed),
-        divergence: verdict.divergence / verdict.images.max(1) as f64,
+        fidelity: reference.fidelity(verdict),
         cost: recorded_cost(candidate.cost),
         milliseconds,
     }

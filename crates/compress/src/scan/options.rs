@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use nettriage_net::surgery::Substitute;
 
+use super::measure::Outputs;
 use crate::Error;
 
 /// Which ranges are scanned.
@@ -120,6 +121,8 @@ pub struct Options {
     pub memory: usize,
     /// Images in a pass whose milliseconds are measured.
     pub batch: usize,
+    /// What the outputs are; none to see by the network, see [`measure`](super::measure).
+    pub outputs: Option<Outputs>,
 }
 
 impl Default for Options {
@@ -143,6 +146,7 @@ impl Default for Options {
             exact: false,
             memory: 2 << 30,
             batch: 1,
+            outputs: None,
         }
     }
 }

@@ -54,8 +54,7 @@ pub fn ranges(graph: &Graph, units: &[Unit], options: &Options) -> Result<(Vec<R
             if products == 0 {
                 continue;
             }
-            let name =
-                if first == last { format!("range{}", first + 1) } else { format!("range{}to{}", first + 1, last + 1) };
+            let name = block::range_name(&units[first], &units[last]);
             let block = block::range(graph, &name, &layers[0].name, &layers[layers.len() - 1].name)?;
             let wanted = match options.scope {
                 Scope::All => true,

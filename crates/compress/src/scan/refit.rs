@@ -4,10 +4,12 @@ use nettriage_engine::{Model, Options as Run};
 use nettriage_net::block::Block;
 use nettriage_net::surgery::{self, Substitute};
 use nettriage_net::{INPUT, Network, init, slice};
+use nettriage_records::scan::{Fidelity, Measure};
 
 use super::fit::{Sources, fit};
 use super::images::Images;
 use super::judge::{BATCH, Reference, Verdict};
+use super::measure::check_finite;
 use super::options::{Method, Options};
 use super::ranges::as_conv;
 use super::regression::{FitRequest, group};
@@ -88,14 +90,29 @@ pub struct Judgement {
     pub accuracy: Option<f64>,
     /// Percentage points that the accuracy falls by, with its 95% interval.
     pub drop: Option<[f64; 3]>,
-    /// Share of unchanged predictions.
-    pub agreement: f64,
+    /// How closely the outputs follow those of the reference.
+    pub fidelity: Fidelity,
 }
 
 impl<'a> Judge<'a> {
     /// Against `network`.
     pub fn new(network: &Network, images: &'a Images<'a>, options: &Options) -> Result<Judge<'a>, Error> {
         Ok(Judge { images, reference: Reference::new(network, images, options)?, options: options.clone() })
+    }
+
+    /// How outputs are compared.
+    pub fn measure(&self) -> Measure {
+        self.reference.measure
+    }
+
+    /// The fidelity of the reference to itself.
+    pub fn itself(&self) -> Fidelity {
+        match self.measure() {
+            Measure::Values => Fidelity::Values { r2: 1.0, worst: 0, mean_r2: 1.0, relative_error: 0.0 },
+            Measure::Accuracy | Measure::Classes | Measure::DenseClasses => {
+                Fidelity::Classes { agreement: 1.0, divergence: 0.0 }
+            }
+        }
     }
 
     /// Share of the images that the reference gets right.
@@ -108,10 +125,14 @@ impl<'a> Judge<'a> {
         let run = Run { threads: self.options.threads, exact: self.options.exact, ..Run::inference(BATCH) };
         let mut model = Model::new(network, &run)?;
         let mut verdict = Verdict::default();
-        self.images.each(0..self.images.count, network.graph.input.elements(), BATCH, |start, input| {
-            self.reference.add(&mut verdict, self.images.labels.as_deref(), start, model.forward(input));
-        });
+        self.images.try_each(0..self.images.count, network.graph.input.elements(), BATCH, |start, input| {
+            let outputs = model.forward(input);
+            check_finite(network, start, input, outputs)?;
+            self.reference.add(&mut verdict, self.images.labels.as_deref(), start, outputs);
+            Ok::<(), Error>(())
+        })?;
         let share = |count: usize| count as f64 / verdict.images.max(1) as f64;
-        Ok(Judgement { accuracy: verdict.right.map(share), drop: verdict.drop(), agreement: share(verdict.agreed) })
+        let fidelity = self.reference.fidelity(&verdict);
+        Ok(Judgement { accuracy: verdict.right.map(share), drop: verdict.drop(), fidelity })
     }
 }

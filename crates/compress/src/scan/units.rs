@@ -1,7 +1,7 @@
 //! The units of a network as a scan reports them.
 
 use nettriage_net::block::Unit;
-use nettriage_net::{Graph, INPUT, Kind, Network, Weights, cost, slice};
+use nettriage_net::{INPUT, Network, Weights, cost, slice};
 use nettriage_records::plan::Cost;
 use nettriage_records::scan as records;
 
@@ -26,7 +26,7 @@ pub fn unit_rows(network: &Network, units: &[Unit], stopwatch: &mut Stopwatch) -
         let shape = shapes[unit.end - 1];
         let cost = costs[unit.start..unit.end].iter().fold(cost::LayerCost::default(), |a, b| a + *b);
         rows.push(records::Unit {
-            name: unit_name(graph, unit),
+            name: unit.name.clone(),
             layers: [first.clone(), last.clone()],
             output: [shape.channels, shape.height, shape.width],
             products: unit.products,
@@ -35,19 +35,4 @@ pub fn unit_rows(network: &Network, units: &[Unit], stopwatch: &mut Stopwatch) -
         });
     }
     Ok(rows)
-}
-
-/// The name of its only product, or what the names of its layers begin with.
-fn unit_name(graph: &Graph, unit: &Unit) -> String {
-    let layers = &graph.layers[unit.start..unit.end];
-    let mut products = layers.iter().filter(|l| matches!(l.kind, Kind::Conv(_) | Kind::Linear(_)));
-    if unit.products <= 1 {
-        return products.next().unwrap_or(&layers[0]).name.clone();
-    }
-    let common = layers.iter().skip(1).fold(layers[0].name.as_str(), |common, layer| {
-        let same = common.split('.').zip(layer.name.split('.')).take_while(|(a, b)| a == b);
-        let length: usize = same.map(|(part, _)| part.len() + 1).sum();
-        &common[..length.saturating_sub(1)]
-    });
-    if common.is_empty() { layers[layers.len() - 1].name.clone() } else { common.to_owned() }
 }

@@ -1,11 +1,11 @@
 //! The page of a scan: triangles over all ranges of layers, and the table behind them.
 
 use maud::{Markup, html};
-use nettriage_records::scan::{Candidate, Range, Scan};
+use nettriage_records::scan::{Candidate, Fidelity, Measure, Range, Scan};
 
 use super::{Td, colour_step, common_script, document, table};
 use crate::format::{interval, number, percent, short};
-use crate::scan::{Column, HEADER, columns, layer_range, ranking_note, shortlist};
+use crate::scan::{Column, columns, header, ranking_note, shortlist};
 
 /// Side of a triangle's cell in pixels.
 const CELL: usize = 26;
@@ -38,20 +38,24 @@ fn percentage(part: f64, whole: f64) -> f64 {
 
 fn answer(scan: &Scan) -> Markup {
     let shortlist = shortlist(scan);
-    let harmless = shortlist.iter().filter(|(_, c)| c.drop.is_some_and(|[_, _, high]| high <= 1.0));
+    let labelled = scan.measure == Measure::Accuracy;
+    let most = |c: &Candidate| c.drop.map_or(c.loss(), |[_, _, high]| high);
+    let harmless = shortlist.iter().filter(|(_, c)| most(c) <= 1.0);
     let fastest = harmless.max_by(|a, b| saved_milliseconds(a).total_cmp(&saved_milliseconds(b)));
     let headline = match fastest {
         Some(best @ (range, candidate)) => format!(
-            "{} could be one {}: {} less time for an accuracy drop of {} pp, before any training.",
-            layer_range(scan, range),
+            "{} could be one {}: {} less time, {} {} {}, before any training.",
+            range.name,
             candidate.substitute,
             percent(saved_milliseconds(best) / scan.parent.milliseconds.max(1e-9)),
-            number(candidate.drop.map_or(0.0, |d| d[0]), 2)
+            scan.measure.loss(),
+            number(candidate.loss(), 2),
+            scan.measure.unit()
         ),
-        None if scan.images.labelled => {
+        None if labelled => {
             "No range can become one layer without training at an accuracy drop shown to be below 1 pp.".to_owned()
         }
-        None => "How many of the network's predictions stay the same when one layer replaces a range.".to_owned(),
+        None => format!("No range can become one layer without training at 1% {} or less.", scan.measure.loss()),
     };
     let rows = shortlist.iter().map(|(range, candidate)| columns(scan, range, candidate).map(Td::from).into());
     html! {
@@ -62,10 +66,11 @@ fn answer(scan: &Scan) -> Markup {
                 (number(100.0 * accuracy, 2)) "% accuracy on " (scan.images.judged_from) ", "
             }
             (short(scan.parent.cost.parameters as f64)) " parameters, " (short(scan.parent.cost.macs as f64))
-            " multiply-accumulates, " (number(scan.parent.milliseconds, 3)) " ms. " (ranking_note(scan))
+            " multiply-accumulates, " (number(scan.parent.milliseconds, 3)) " ms. Judged by " (scan.measure.describe()) ". "
+            (ranking_note(scan))
         }
-        p { "The Pareto front of accuracy and time, and the default blocks. Changes are relative to the whole network." }
-        (table("plain", &HEADER, rows.collect()))
+        p { "The Pareto front of what is kept and time, and the default blocks. Changes are relative to the whole network." }
+        (table("plain", &header(scan.measure), rows.collect()))
     }
 }
 
@@ -79,13 +84,18 @@ impl From<Column> for Td {
 fn triangles(scan: &Scan) -> Markup {
     let parent = &scan.parent;
     let whole = |total: u64| (total as f64).max(1.0);
-    let drop = |_: &Range, c: &Candidate| c.drop.map_or(100.0 * (1.0 - c.agreement), |d| d[0]);
+    let loss = |_: &Range, c: &Candidate| c.loss();
     let time = |r: &Range, c: &Candidate| percentage(c.milliseconds - r.milliseconds, parent.milliseconds.max(1e-9));
     let macs = |r: &Range, c: &Candidate| percentage(c.cost.macs as f64 - r.cost.macs as f64, whole(parent.cost.macs));
     let parameters = |r: &Range, c: &Candidate| {
         percentage(c.cost.parameters as f64 - r.cost.parameters as f64, whole(parent.cost.parameters))
     };
-    let first = if scan.images.labelled { "Accuracy drop, pp" } else { "Predictions changed, %" };
+    let first = match scan.measure {
+        Measure::Accuracy => "Accuracy drop, pp",
+        Measure::Classes => "Predictions changed, %",
+        Measure::DenseClasses => "Positions changed, %",
+        Measure::Values => "Variance unexplained, %",
+    };
     // Savings use the blue half of the scale: the more saved, the bluer.
     let change_step = |change: f64| match -change {
         saved if saved >= 20.0 => 0,
@@ -108,9 +118,9 @@ fn triangles(scan: &Scan) -> Markup {
             "A cell is the range from the layer of its row to the layer of its column, replaced by the best single layer. Hover over \
              a cell for its numbers; the table below lists all of them."
         }
-        div.steps { "pp: " @for (class, name) in steps { span class=(class) { (name) } } }
+        div.steps { (scan.measure.unit()) ": " @for (class, name) in steps { span class=(class) { (name) } } }
         div.triangles {
-            (triangle(scan, first, &drop, &colour_step))
+            (triangle(scan, first, &loss, &colour_step))
             (triangle(scan, "Change of time, % of the network's", &time, &change_step))
             (triangle(scan, "Change of multiply-accumulates, % of the network's", &macs, &change_step))
             (triangle(scan, "Change of parameters, % of the network's", &parameters, &change_step))
@@ -143,7 +153,7 @@ fn triangle(
                             @let (x, y) = (NAMES + range.units[1] * CELL, ABOVE + range.units[0] * CELL);
                             @let shown = value(range, best);
                             g {
-                                title { (hint(scan, range, best)) }
+                                title { (hint(range, best)) }
                                 rect class={ "s" (colour(shown)) } x=(x) y=(y) width=(side) height=(side) rx="3" {}
                                 text.v x=(x + CELL / 2 - 1) y=(y + CELL / 2 + 2) {
                                     (number(shown, usize::from(shown.abs() < 9.95)))
@@ -157,15 +167,15 @@ fn triangle(
     }
 }
 
-fn hint(scan: &Scan, range: &Range, best: &Candidate) -> String {
+fn hint(range: &Range, best: &Candidate) -> String {
     let drop = best.drop.map_or(String::new(), |[drop, low, high]| {
         format!(", accuracy drop {} ({}) pp", number(drop, 2), interval([low, high]))
     });
     format!(
-        "{}: {}{drop}, {} of predictions stay, {} to {} ms",
-        layer_range(scan, range),
+        "{}: {}{drop}, {}, {} to {} ms",
+        range.name,
         best.substitute,
-        percent(best.agreement),
+        best.fidelity.describe(),
         number(range.milliseconds, 3),
         number(best.milliseconds, 3)
     )
@@ -178,16 +188,23 @@ fn shortened(name: &str) -> String {
 }
 
 fn all_candidates(scan: &Scan) -> Markup {
-    let header = [&HEADER[..], &["method", "error", "same prediction", "divergence"]].concat();
+    let fidelity = match scan.measure {
+        Measure::Values => ["mean R²", "relative error"],
+        Measure::Accuracy | Measure::Classes | Measure::DenseClasses => ["same prediction", "divergence"],
+    };
+    let header = [&header(scan.measure)[..], &["method", "error"], &fidelity].concat();
     let rows = scan.ranges.iter().flat_map(|range| {
         range.candidates.iter().map(move |candidate| {
             let mut row: Vec<Td> = columns(scan, range, candidate).map(Td::from).into();
-            row.extend([
-                Td::from(&candidate.method),
-                Td::number(candidate.error, number(candidate.error, 3)),
-                Td::number(candidate.agreement, percent(candidate.agreement)),
-                Td::number(candidate.divergence, number(candidate.divergence, 3)),
-            ]);
+            row.extend([Td::from(&candidate.method), Td::number(candidate.error, number(candidate.error, 3))]);
+            row.extend(match candidate.fidelity {
+                Fidelity::Classes { agreement, divergence } => {
+                    [Td::number(agreement, percent(agreement)), Td::number(divergence, number(divergence, 3))]
+                }
+                Fidelity::Values { mean_r2, relative_error, .. } => {
+                    [Td::number(mean_r2, number(mean_r2, 4)), Td::number(relative_error, percent(relative_error))]
+                }
+            });
             row
         })
     });
@@ -204,8 +221,14 @@ fn method(scan: &Scan) -> Markup {
              for both the fit and the target. The network with the new layer is then evaluated on " (scan.images.judged_from) " ("
             (scan.images.judged) " images). The drop is paired by image, with the interval of Agresti and Min (2005). Milliseconds \
             are medians over forward passes of " (scan.took.batch) " image(s) on one thread; each part is timed alone. " i { "Error" }
-            ": squared error of the affine map on held-out images divided by the variance of its target. " i { "Divergence" }
-            ": Kullback-Leibler divergence from the original network, in nats."
+            ": squared error of the affine map on held-out images divided by the variance of its target. "
+            @if scan.measure == Measure::Values {
+                i { "R²" } ": 1 − (sum of squared differences from the original network's output) / (sum of squared deviations \
+                of that output from its mean), output by output; an output that is constant has none. " i { "Relative error" }
+                ": Euclidean norm of all differences divided by that of the original outputs."
+            } @else {
+                i { "Divergence" } ": Kullback-Leibler divergence from the original network, in nats."
+            }
         }
         p {
             (scan.ranges.len()) " ranges, " (scan.took.threads) " threads, " (seconds(scan.took.seconds)) ": "
