@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nettriage_engine::{Model, Options};
 use nettriage_net::Network;
@@ -15,6 +15,10 @@ const IMAGES: usize = 32;
 const REPETITIONS: usize = 5;
 /// Passes of an architecture that are enough: those of three trials, at three moments.
 const MAX_REPETITIONS: usize = 3 * REPETITIONS;
+
+/// A measurement that takes longer ends with fewer pairs than requested, but at least [`LEAST_PAIRS`].
+const LONGEST: Duration = Duration::from_secs(10);
+const LEAST_PAIRS: usize = 15;
 
 /// Inference times per architecture. Weights do not change them, so trials of one architecture pool their passes.
 #[derive(Default)]
@@ -58,13 +62,34 @@ impl Latencies {
     }
 }
 
-/// Milliseconds of a forward pass of two networks, measured alternately: the medians of `repetitions`.
+/// Times of two networks, measured in pairs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timing {
+    /// Milliseconds of a forward pass of either network: medians.
+    pub milliseconds: [f64; 2],
+    /// The second network's time divided by the first's: the median over pairs, with its 95% interval.
+    pub ratio: [f64; 3],
+}
+
+impl Timing {
+    /// Of the seconds of pairs of passes, at least one.
+    ///
+    /// # Panics
+    /// Without a pair.
+    pub fn of(pairs: &[[f64; 2]]) -> Timing {
+        let ratios = sorted(pairs.iter().map(|[first, second]| second / first));
+        let [low, high] = median_interval(&ratios);
+        let milliseconds = [0, 1].map(|index| 1e3 * median(&sorted(pairs.iter().map(|pair| pair[index]))));
+        Timing { milliseconds, ratio: [median(&ratios), low, high] }
+    }
+}
+
+/// Times of two networks, of `repetitions` pairs of passes of `batch` images on one thread.
 ///
 /// # Errors
 /// Those of the engine.
-pub fn alternating(networks: [&Network; 2], batch: usize, repetitions: usize, exact: bool) -> Result<[f64; 2], Error> {
-    let pairs = passes(networks, batch, repetitions, exact)?;
-    Ok([0, 1].map(|index| 1e3 * median(&sorted(pairs.iter().map(|pair| pair[index])))))
+pub fn paired(networks: [&Network; 2], batch: usize, repetitions: usize, exact: bool) -> Result<Timing, Error> {
+    Ok(Timing::of(&passes(networks, batch, repetitions, exact)?))
 }
 
 fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
@@ -93,27 +118,40 @@ fn median_interval(sorted: &[f64]) -> [f64; 2] {
     [sorted[k - 1], sorted[n - k]]
 }
 
-/// Seconds of `repetitions` forward passes of two networks on one thread, on images of zeros.
-///
-/// The networks alternate, so that a machine that slows down slows both passes of a pair.
+/// Seconds of forward passes of two networks on one thread, on images of zeros: `repetitions` pairs, fewer if they take long.
 fn passes(networks: [&Network; 2], batch: usize, repetitions: usize, exact: bool) -> Result<Vec<[f64; 2]>, Error> {
     let options = Options { exact, ..Options::inference(batch) };
     let mut models = [Model::new(networks[0], &options)?, Model::new(networks[1], &options)?];
     let images = vec![0.0; batch * networks[0].graph.input.elements()];
+    let seconds = |index: usize| {
+        let start = Instant::now();
+        std::hint::black_box(models[index].forward(&images));
+        start.elapsed().as_secs_f64()
+    };
+    Ok(in_turns(repetitions, seconds))
+}
+
+/// Pairs of measurements of two things, 0 and 1.
+///
+/// A pair is the mean of two measurements each, in the order 0, 1, 1, 0. A machine that slows down slows both alike, and each is
+/// measured as often after the other, whose data fill the caches, as after itself.
+fn in_turns(repetitions: usize, mut seconds: impl FnMut(usize) -> f64) -> Vec<[f64; 2]> {
     let mut pairs = Vec::with_capacity(repetitions);
+    let begin = Instant::now();
+    // The first pair warms up caches and memory.
     for repetition in 0..=repetitions {
-        let mut seconds = [0.0; 2];
-        for (model, seconds) in models.iter_mut().zip(&mut seconds) {
-            let start = Instant::now();
-            std::hint::black_box(model.forward(&images));
-            *seconds = start.elapsed().as_secs_f64();
+        let mut pair = [0.0; 2];
+        for index in [0, 1, 1, 0] {
+            pair[index] += seconds(index) / 2.0;
         }
-        // The first pair warms up caches and memory.
         if repetition > 0 {
-            pairs.push(seconds);
+            pairs.push(pair);
+        }
+        if pairs.len() >= LEAST_PAIRS && begin.elapsed() > LONGEST {
+            break;
         }
     }
-    Ok(pairs)
+    pairs
 }
 
 #[cfg(test)]
@@ -130,6 +168,20 @@ mod tests {
             let values: Vec<f64> = (1..=n).map(f64::from).collect();
             assert_eq!(median_interval(&values), [low, high], "{n}");
         }
+    }
+
+    #[test]
+    fn equal_networks_take_equal_times_whichever_is_first() {
+        // A pass takes 10% longer after one of the other network, and the machine becomes slower all the time.
+        let (mut last, mut clock) = (0, 0.0);
+        let pairs = in_turns(15, |index| {
+            clock += 1.0;
+            let evicted = if index == last { 1.0 } else { 1.1 };
+            last = index;
+            evicted * (1000.0 + clock)
+        });
+        let [ratio, low, high] = Timing::of(&pairs).ratio;
+        assert!((ratio - 1.0).abs() < 1e-3 && high - low < 1e-3, "{ratio} {low} {high}");
     }
 
     #[test]

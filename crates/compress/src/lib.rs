@@ -25,7 +25,7 @@ pub mod prescribe;
 pub mod scan;
 
 pub use error::Error;
-pub use latency::{Latencies, alternating};
+pub use latency::{Latencies, Timing, paired};
 pub use least_squares::LeastSquares;
 pub use moments::Moments;
 pub use scan::as_conv;
