@@ -47,12 +47,18 @@ impl LeastSquares {
     }
 
     /// Weight `[o, i / groups, k, k]` and bias `[o]`; none where an input is not finite.
+    ///
+    /// With fewer rows than unknowns Z'Z is singular, and rounding may leave a small ridge too small to solve it. Then the ridge is
+    /// raised tenfold until it does.
     pub fn solve(&self, ridge: f64) -> Option<(Vec<f32>, Vec<f32>)> {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for part in &self.parts {
             let system = System::new(&[&self.sums], &part.index);
             let (right, means) = system.side(&[&self.sums], part);
-            let map = system.solve(&system.factor(ridge)?, &right, &means);
+            let ridges =
+                std::iter::successors(Some(ridge), |ridge| Some(10.0 * ridge)).take_while(|ridge| *ridge <= 1.0);
+            let factor = ridges.into_iter().find_map(|ridge| system.factor(ridge))?;
+            let map = system.solve(&factor, &right, &means);
             map.append(self.conv.kernel[0] * self.conv.kernel[1], &mut weight, &mut bias);
         }
         Some((weight, bias))
@@ -100,6 +106,20 @@ mod tests {
             (state >> 8) as f32 / (1 << 23) as f32 - 1.0
         };
         (0..n).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn fewer_rows_than_unknowns_are_solved_by_a_larger_ridge() {
+        // 64 rows for 9 x 64 unknowns, with channels that repeat each other: Z'Z has a rank far below its size.
+        let (input, output, conv) = (Shape::new(64, 8, 8), Shape::new(2, 8, 8), Conv::same(2, 3));
+        let mut equations = LeastSquares::new(conv, input, output);
+        let x: Vec<f32> = (0..input.elements()).map(|i| 1e3 + ((i / 64 * 37) % 101) as f32).collect();
+        let y: Vec<f32> = (0..output.elements()).map(|i| ((i / 2 * 37) % 101) as f32).collect();
+        equations.add(&x, &y);
+        let (weight, bias) = equations.solve(1e-12).expect("the inputs are finite");
+        assert!(weight.iter().chain(&bias).all(|value| value.is_finite()));
+        equations.add(&vec![f32::NAN; input.elements()], &y);
+        assert_eq!(equations.solve(1e-12), None);
     }
 
     #[test]
