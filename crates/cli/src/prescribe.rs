@@ -1,11 +1,16 @@
 //! `prescribe`: a smaller network within bounds.
 
+use std::cell::Cell;
 use std::io::{IsTerminal, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nettriage::{Bounds, JudgedOn, Limit, PrescribeBuilder, Prescribed, Subject, Training, check_scan};
+use nettriage::{
+    Bounds, JudgedOn, LatencyIn, OnnxRuntime, PrescribeBuilder, Prescribed, Subject, Training, Wishes, check_scan,
+};
 use nettriage_compress::prescribe::Progress;
+use nettriage_compress::scan::Options;
 use nettriage_data::Augmentation;
 use nettriage_records::prescription::Figures;
 use nettriage_records::scan::Scan;
@@ -17,6 +22,8 @@ use crate::{args, export, output, scan, subject};
 const MEMORISED: f64 = 0.99;
 /// Test images that `--judge-on-test` judges by, unless --judged says otherwise.
 const ON_TEST: usize = 1000;
+/// Time between plain lines of progress.
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
 /// `nettriage prescribe MODEL`.
 pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
@@ -25,35 +32,54 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
     let beside = |extension: &str| args.output.with_extension(extension);
     let mut outputs = output::with_sidecar(&args.output).to_vec();
     outputs.extend(["md", "json", "html"].map(beside));
-    let mut inputs = output::with_sidecar(Path::new(&args.subject.model.model)).to_vec();
+    let scan_file = args.scan.is_none().then(|| args.save_scan.clone().unwrap_or_else(|| beside("scan.json")));
+    outputs.extend(scan_file.clone());
+    let mut inputs = output::of_model(&args.subject.model);
     inputs.extend(args.scan.iter().chain(&args.subject.data_dir).cloned());
     output::check(&output::as_paths(&outputs), &output::as_paths(&inputs))?;
-    let bounds = bounds(args)?;
+    let latency_in = match args.latency_in {
+        args::LatencyIn::Nettriage => LatencyIn::Nettriage,
+        args::LatencyIn::Onnxruntime => LatencyIn::OnnxRuntime(OnnxRuntime::find()?),
+    };
     let subject = subject::read(&args.subject)?;
     let training = (!args.no_training).then(|| training(args, &subject));
-    if let Some(training) = &training {
-        training.of(&subject).map_err(|error| Fail::Message(format!("--{error}")))?;
-    }
     let options = scan::options(&args.subject);
     let scan_reporter = scan::ProgressReporter::new();
-    let reporter = ProgressReporter(ProgressBar::hidden());
-    let kept = args.scan.as_ref().map(|path| read_scan(path, &subject)).transpose()?;
-    let mut builder = PrescribeBuilder::of(&subject)
-        .bounds(bounds)
-        .training(training)
-        .attempts(args.attempts)
-        .images(args.subject.images)
-        .options(|own| *own = options.clone())
-        .scan_progress(&scan_reporter)
-        .progress(&reporter);
-    if args.judge_on_test {
-        builder = builder.judged_on(JudgedOn::Test(args.subject.judged.unwrap_or(ON_TEST)));
+    let reporter = ProgressReporter::new();
+    let mut found = args.scan.as_ref().map(|path| read_scan(path, &subject, &options)).transpose()?;
+    let builder = || {
+        let mut builder = PrescribeBuilder::of(&subject)
+            .bounds(bounds(args))
+            .wishes(Wishes { keep: args.keep.clone(), replace: args.replace.clone() })
+            .latency_in(latency_in.clone())
+            .training(training.clone())
+            .images(args.subject.images)
+            .options(|own| *own = options.clone())
+            .scan_progress(&scan_reporter)
+            .progress(&reporter);
+        if let Some(attempts) = args.attempts {
+            builder = builder.attempts(attempts);
+        }
+        if args.judge_on_test {
+            builder = builder.judged_on(JudgedOn::Test(args.subject.judged.unwrap_or(ON_TEST)));
+        }
+        builder
+    };
+    let mut messages = output::messages(&output::as_paths(&outputs));
+    builder().check()?;
+    if let Some(path) = &scan_file {
+        let made = builder().make_scan();
+        scan_reporter.finish();
+        let made = made?;
+        scan::save(&made, path)?;
+        writeln!(messages, "scan: {}", path.display())?;
+        found = Some(made);
     }
-    if let Some(scan) = &kept {
-        builder = builder.scan(scan);
-    }
-    let made = builder.run();
-    scan_reporter.finish();
+    let made = match &found {
+        Some(scan) => builder().scan(scan).run(),
+        None => builder().run(),
+    };
+    reporter.finish();
     let Prescribed { network, prescription } = made?;
     if let Some(accuracy) = prescription.before.accuracy.filter(|a| *a >= MEMORISED && !args.judge_on_test) {
         eprintln!(
@@ -63,7 +89,6 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
             prescription.judged_from
         );
     }
-    let mut messages = output::messages(&output::as_paths(&outputs));
     export::write(&network, &args.output, &mut messages)?;
     export::write_info(&subject.info(), &args.output)?;
     output::write(&beside("md"), &nettriage_report::prescription::markdown(&prescription, &command()))?;
@@ -82,45 +107,23 @@ fn check_output(path: &Path) -> Result<(), Fail> {
     }
 }
 
-fn read_scan(path: &PathBuf, subject: &Subject) -> Result<Scan, Fail> {
+fn read_scan(path: &Path, subject: &Subject, options: &Options) -> Result<Scan, Fail> {
     let text = std::fs::read_to_string(path).map_err(|e| Fail::file(path, e))?;
-    let scan: Scan = serde_json::from_str(&text)
-        .map_err(|e| Fail::Message(format!("{}: no scan (`nettriage scan --json`): {e}", path.display())))?;
-    check_scan(&scan, &subject.network).map_err(|e| Fail::Message(format!("{}: {e}", path.display())))?;
+    let scan: Scan = serde_json::from_str(&text).map_err(|e| {
+        Fail::Message(format!("{}: no scan of this version (`nettriage scan --json`): {e}", path.display()))
+    })?;
+    check_scan(&scan, subject, options.outputs).map_err(|e| Fail::Message(format!("{}: {e}", path.display())))?;
     Ok(scan)
 }
 
-fn bounds(args: &args::Prescribe) -> Result<Bounds, Fail> {
-    let drop = match &args.max_drop {
-        None => None,
-        Some(text) => {
-            let points = text.strip_suffix("pp").unwrap_or(text).trim().parse::<f64>().ok();
-            Some(points.filter(|p| *p >= 0.0 && *p <= 100.0).ok_or_else(|| {
-                Fail::Message(format!("--max-drop {text}: give percentage points from 0 to 100, such as 0.5pp"))
-            })?)
-        }
-    };
-    let limit_of = |text: &Option<String>, unit: &str, flag: &str, example: &str| {
-        text.as_deref().map(|text| limit(text, unit, flag, example)).transpose()
-    };
-    Ok(Bounds {
-        drop,
-        milliseconds: limit_of(&args.max_latency, "ms", "--max-latency", "2ms")?,
-        macs: limit_of(&args.max_macs, "", "--max-macs", "12000000")?,
-        parameters: limit_of(&args.max_parameters, "", "--max-parameters", "300000")?,
-    })
-}
-
-/// A share of the network's own cost, or a figure with a unit.
-fn limit(text: &str, unit: &str, flag: &str, example: &str) -> Result<Limit, Fail> {
-    let number = |text: &str| text.trim().parse::<f64>().ok().filter(|n| *n > 0.0 && n.is_finite());
-    let found = match text.strip_suffix('%') {
-        Some(share) => number(share).map(|share| Limit::Share(share / 100.0)),
-        None => number(text.strip_suffix(unit).unwrap_or(text)).map(Limit::Absolute),
-    };
-    found.ok_or_else(|| {
-        Fail::Message(format!("{flag} {text}: give a number above 0, such as {example}, or a share such as 40%"))
-    })
+fn bounds(args: &args::Prescribe) -> Bounds {
+    Bounds {
+        drop: args.max_drop,
+        milliseconds: args.max_latency,
+        macs: args.max_macs,
+        parameters: args.max_parameters,
+        gain: args.min_gain,
+    }
 }
 
 fn training(args: &args::Prescribe, subject: &Subject) -> Training {
@@ -139,34 +142,61 @@ fn command() -> String {
     format!("nettriage {}", words.join(" "))
 }
 
-/// A progress bar for training, and a line for each network that is built.
-struct ProgressReporter(ProgressBar);
+/// A progress bar for training (plain lines without a terminal), and a line for each network that is timed or built.
+struct ProgressReporter {
+    bar: ProgressBar,
+    terminal: bool,
+    /// When a plain line was printed.
+    last: Cell<Instant>,
+}
+
+impl ProgressReporter {
+    fn new() -> ProgressReporter {
+        let last = Cell::new(Instant::now());
+        ProgressReporter { bar: ProgressBar::hidden(), terminal: std::io::stderr().is_terminal(), last }
+    }
+
+    /// Removes the bar.
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
 
 impl Progress for ProgressReporter {
+    fn timed(&self, replaced: usize, ratio: f64) {
+        eprintln!("timed with {replaced} ranges replaced: {:.1}% of the original's time", 100.0 * ratio);
+    }
+
     fn attempt(&self, number: usize, of: usize, replaced: usize) {
         eprintln!("network {number} of at most {of}: {replaced} ranges replaced");
-        if std::io::stderr().is_terminal() {
+        if self.terminal {
             let template = "training {wide_bar:.cyan/blue} {pos}/{len}  {elapsed} gone, {eta} left";
-            self.0.set_style(ProgressStyle::with_template(template).expect("the template is well-formed"));
-            self.0.set_draw_target(indicatif::ProgressDrawTarget::stderr());
-            self.0.reset();
+            self.bar.set_style(ProgressStyle::with_template(template).expect("the template is well-formed"));
+            self.bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+            self.bar.reset();
         }
+        self.last.set(Instant::now());
     }
 
     fn training(&self, done: usize, of: usize) {
-        self.0.set_length(of as u64);
-        self.0.set_position(done as u64);
+        self.bar.set_length(of as u64);
+        self.bar.set_position(done as u64);
+        if !self.terminal && (done == of || self.last.get().elapsed() >= BETWEEN_LINES) {
+            eprintln!("training: step {done} of {of}");
+            self.last.set(Instant::now());
+        }
+    }
+
+    fn diverged(&self, reason: &str) {
+        eprintln!("note: training diverged ({reason}); the network is judged as it was before; try a smaller --rate");
     }
 
     fn judged(&self, figures: &Figures) {
-        self.0.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+        self.bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
         let drop = figures
             .drop
             .map_or(String::new(), |[drop, low, high]| format!("drop {drop:.2} points ({low:.2} to {high:.2}), "));
-        eprintln!(
-            "  {drop}{:.1}% of predictions unchanged, {} multiply-accumulates",
-            100.0 * figures.agreement.unwrap_or(0.0),
-            figures.cost.macs
-        );
+        let kept = figures.fidelity.map_or(String::new(), |fidelity| fidelity.describe() + ", ");
+        eprintln!("  {drop}{kept}{} multiply-accumulates", figures.cost.macs);
     }
 }

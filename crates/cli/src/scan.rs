@@ -8,7 +8,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 use nettriage::ScanBuilder;
 use nettriage_compress::scan::{Options, Phase, Progress, Scope};
-use nettriage_records::scan::Trust;
+use nettriage_records::scan::{Scan, Trust};
 
 use crate::args::{self, Ranges};
 use crate::fail::Fail;
@@ -22,7 +22,7 @@ const ON_TEST: usize = 1000;
 pub fn scan(args: &args::Scan) -> Result<(), Fail> {
     let page = args.output.clone().unwrap_or_else(|| PathBuf::from("scan.html"));
     let outputs: Vec<PathBuf> = args.json.iter().chain([&page]).cloned().collect();
-    let mut inputs = output::with_sidecar(Path::new(&args.subject.model.model)).to_vec();
+    let mut inputs = output::of_model(&args.subject.model);
     inputs.extend(args.study.iter().chain(&args.subject.data_dir).cloned());
     output::check(&output::as_paths(&outputs), &output::as_paths(&inputs))?;
     let mut messages = output::messages(&output::as_paths(&outputs));
@@ -33,6 +33,9 @@ pub fn scan(args: &args::Scan) -> Result<(), Fail> {
         Ranges::All => Scope::All,
     };
     let options = Options { scope, methods: args.methods.clone(), ..options(&args.subject) };
+    nettriage::check_runs(&args.study, &subject.network)?;
+    // What may fail for want of a run's data set comes before the scan.
+    let trust = trust(args, &options)?;
     let reporter = ProgressReporter::new();
     let mut builder =
         ScanBuilder::of(&subject).images(args.subject.images).options(|own| *own = options.clone()).progress(&reporter);
@@ -42,16 +45,21 @@ pub fn scan(args: &args::Scan) -> Result<(), Fail> {
     let found = builder.run();
     reporter.finish();
     let mut found = found?;
-    found.trust = trust(args, &options)?;
+    found.trust = trust;
 
     write!(messages, "{}", nettriage_report::scan::terminal(&found))?;
     if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&found).map_err(|e| Fail::Message(e.to_string()))?;
-        output::write(path, &(text + "\n"))?;
+        save(&found, path)?;
     }
     output::write(&page, &nettriage_report::scan::html(&found))?;
     writeln!(messages, "page: {}", page.display())?;
     Ok(())
+}
+
+/// Writes a scan as JSON.
+pub fn save(scan: &Scan, path: &Path) -> Result<(), Fail> {
+    let text = serde_json::to_string_pretty(scan).map_err(|e| Fail::Message(e.to_string()))?;
+    output::write(path, &(text + "\n"))
 }
 
 /// How well the scan ranks blocks as training does, by the runs of --study.
@@ -62,7 +70,7 @@ fn trust(args: &args::Scan, options: &Options) -> Result<Vec<Trust>, Fail> {
     let data_dir = args.subject.data_dir.as_deref().filter(|_| args.study.len() == 1);
     let reporter = ProgressReporter::new();
     let (images, judged) = (args.subject.images, args.subject.judged);
-    let options = Options { methods: Options::default().methods, ..options.clone() };
+    let options = Options { methods: Options::default().methods, outputs: None, ..options.clone() };
     let trust = nettriage::trust(&args.study, data_dir, images, judged, &options, &reporter);
     reporter.finish();
     let trust = trust?;
@@ -81,6 +89,7 @@ pub fn options(args: &args::Subject) -> Options {
         memory: args.memory << 20,
         batch: args.batch,
         threads: args.threads.unwrap_or_else(cores),
+        outputs: args.outputs,
         ..Options::default()
     }
 }

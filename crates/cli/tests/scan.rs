@@ -2,9 +2,12 @@
 
 mod common;
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::{Place, STUDY, nettriage};
+use nettriage_net::layer::Linear;
+use nettriage_net::{Activation, Conv, Graph, Kind, Layer, Network, Shape};
 use serde_json::Value;
 
 /// A run with a trained parent and no trials.
@@ -71,7 +74,9 @@ fn a_scan_is_the_same_with_any_threads_and_memory() {
     );
     let blind = scan(&place, "blind.json", &["--unlabelled"]);
     assert!(blind["ranges"][0]["candidates"][0]["accuracy"].is_null());
+    assert_eq!((&one["measure"], &blind["measure"]), (&"accuracy".into(), &"classes".into()));
     let agreement = |scan: &Value| scan["ranges"][0]["candidates"][0]["agreement"].clone();
+    assert!(agreement(&one).is_f64());
     assert_eq!(agreement(&one), agreement(&blind), "labels affect only the accuracy");
 }
 
@@ -154,6 +159,7 @@ fn a_drop_is_met_after_training_or_refused() {
     refused(&["--max-macs", "0.01%", "--no-training"], "the nearest network that was found");
     refused(&["--max-drop", "much"], "percentage points");
     refused(&["--max-latency", "0ms"], "above 0");
+    refused(&["--min-gain", "0.5x"], "a factor such as 1.2x");
     refused(&["--max-drop", "1", "--scheme", "hint"], "distill-global");
     let mut command = nettriage();
     command.arg("prescribe").arg(place.path("run")).args(["--max-drop", "1", "-o"]).arg(place.path("x.txt"));
@@ -214,4 +220,293 @@ fn test_images_that_judge_are_not_tested_on() {
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(word) && !place.path("none.onnx").exists(), "{said}");
     }
+}
+
+/// The line with which a command is refused.
+#[track_caller]
+fn refused(mut command: Command) -> String {
+    common::refused(&command.output().unwrap())
+}
+
+/// A network for the digits whose weights are random, written to a file.
+fn written(place: &Place, name: &str, graph: Graph) -> PathBuf {
+    let network = Network::initialised(graph, &mut nettriage::seeded(3)).unwrap();
+    nettriage::onnx::write(&network, place.path(name)).unwrap();
+    place.path(name)
+}
+
+/// Two convolutions and what follows them, on the digits.
+fn convolutions(filters: [usize; 2], closing: &[Kind]) -> Graph {
+    let relu = Kind::Activation(Activation::Relu);
+    let kinds = [Kind::Conv(Conv::same(8, 3)), relu.clone(), Kind::Conv(Conv::same(filters[0], 3)), relu];
+    let kinds = kinds.into_iter().chain([Kind::Conv(Conv::same(filters[1], 3))]).chain(closing.iter().cloned());
+    let mut layers: Vec<Layer> = Vec::new();
+    for (number, kind) in kinds.enumerate() {
+        let input = layers.last().map_or(nettriage_net::INPUT.to_owned(), |layer| layer.name.clone());
+        layers.push(Layer { name: format!("layer{number}"), inputs: vec![input], kind });
+    }
+    let output = layers[layers.len() - 1].name.clone();
+    Graph { name: "outputs".into(), input: Shape::new(1, 8, 8), layers, output }
+}
+
+/// A network with one number as output, and one with two classes at each of 8 x 8 positions.
+fn one_number() -> Graph {
+    convolutions([8, 8], &[Kind::Flatten, Kind::Linear(Linear { features: 1, bias: true })])
+}
+
+fn two_classes_everywhere() -> Graph {
+    convolutions([8, 2], &[])
+}
+
+fn scan_file(place: &Place, model: &Path, more: &[&str]) -> Command {
+    let mut command = nettriage();
+    command.arg("scan").arg(model).args(["--data", "digits", "--judged", "100", "--images", "300"]).args(more);
+    command.arg("--json").arg(place.path("scan.json")).arg("-o").arg(place.path("scan.html"));
+    command
+}
+
+#[test]
+fn outputs_that_are_no_classes_are_judged_by_what_they_are() {
+    let place = Place::new("");
+    let model = written(&place, "number.onnx", one_number());
+    let said = succeeds(scan_file(&place, &model, &["--unlabelled"]));
+    assert!(String::from_utf8_lossy(&said.stdout).contains("taken for numbers"));
+    let found = json(&place, "scan.json");
+    assert_eq!(found["measure"], "values");
+    let candidates: Vec<Value> =
+        found["ranges"].as_array().unwrap().iter().flat_map(|r| r["candidates"].as_array().unwrap().clone()).collect();
+    // The share of unchanged predictions of one output would be 1 everywhere.
+    assert!(candidates.iter().all(|c| c["agreement"].is_null() && c["r2"].as_f64().unwrap() <= 1.0));
+    assert!(candidates.iter().any(|c| c["r2"].as_f64().unwrap() < 0.99));
+
+    // R² and relative error of the prescribed network, computed from the outputs of both files.
+    let prescribe = |max: &str, more: &[&str], out: &str| {
+        let mut command = nettriage();
+        command.arg("prescribe").arg(&model).args(["--data", "digits", "--unlabelled", "--judged", "100"]);
+        command.args(["--max-drop", max, "--images", "300"]).args(more).arg("-o").arg(place.path(out));
+        command
+    };
+    succeeds(prescribe("60", &["--no-training"], "small.onnx"));
+    let made = json(&place, "small.json");
+    assert_eq!(made["measure"], "values");
+    let r2 = made["judged"]["r2"].as_f64().unwrap();
+    assert!((0.4..1.0).contains(&r2), "a loss of at most 60% is an R² of at least 0.4: {r2}");
+    let mut command = nettriage();
+    command.arg("evaluate").arg(place.path("small.onnx")).args(["--data", "digits", "--unlabelled", "--json"]);
+    command.args(["--limit", "120", "--mean", "0.5", "--std", "0.5", "--against"]).arg(&model);
+    let found: Value = serde_json::from_slice(&succeeds(command).stdout).unwrap();
+    let [y, x] = [&model, &place.path("small.onnx")].map(|path| outputs(path, 120));
+    let mean = y.iter().sum::<f64>() / y.len() as f64;
+    let residual: f64 = y.iter().zip(&x).map(|(y, x)| (y - x).powi(2)).sum();
+    let expected = 1.0 - residual / y.iter().map(|y| (y - mean).powi(2)).sum::<f64>();
+    assert!((found["fidelity"]["r2"].as_f64().unwrap() - expected).abs() < 1e-9, "{found}, {expected}");
+    let relative = (residual / y.iter().map(|y| y * y).sum::<f64>()).sqrt();
+    assert!((found["fidelity"]["relative_error"].as_f64().unwrap() - relative).abs() < 1e-9);
+
+    // Training fits the parent's outputs: more of the variance is explained.
+    let trained = ["--train-images", "3000", "--rate", "0.003", "--scan"];
+    let scan = place.path("small.scan.json");
+    let trained = [&trained[..], &[scan.to_str().unwrap()]].concat();
+    let said = succeeds(prescribe("60", &trained, "trained.onnx"));
+    assert!(String::from_utf8_lossy(&said.stderr).contains("training: step 24 of 24"), "progress in plain lines");
+    let made = json(&place, "trained.json");
+    let [built, judged] = ["built", "judged"].map(|stage| made[stage]["r2"].as_f64().unwrap());
+    assert!(judged > built, "{judged} {built}");
+
+    let said = refused(scan_file(&place, &model, &["--unlabelled", "--outputs", "classes"]));
+    assert!(said.contains("a single output, which cannot be classes"), "{said}");
+    let said = refused(scan_file(&place, &model, &["--unlabelled", "--methods", "relu+gradients"]));
+    assert!(said.contains("+gradients needs one vector of classes"), "{said}");
+    assert!(refused(scan_file(&place, &model, &[])).contains("--unlabelled"));
+}
+
+/// The outputs of a file for the first test images of the digits, normalised by 0.5 and 0.5.
+fn outputs(path: &Path, count: usize) -> Vec<f64> {
+    let network = nettriage::load(path, &nettriage::LoadOptions::default()).unwrap().network;
+    let data = nettriage::data::open("digits", None).unwrap();
+    let pixels: Vec<f32> = (0..count * 64).map(|i| (f32::from(data.test.pixels[i]) / 255.0 - 0.5) / 0.5).collect();
+    let mut model = nettriage_engine::Model::new(&network, &nettriage_engine::Options::inference(count)).unwrap();
+    model.forward(&pixels).iter().map(|&y| f64::from(y)).collect()
+}
+
+#[test]
+fn dense_classes_are_judged_at_every_position() {
+    let place = Place::new("");
+    let model = written(&place, "dense.onnx", two_classes_everywhere());
+    succeeds(scan_file(&place, &model, &["--unlabelled"]));
+    let found = json(&place, "scan.json");
+    assert_eq!(found["measure"], "dense-classes");
+    // The argmax over all 128 values, which has
+    // one image in a hundred at stake, could not take a value between hundredths.
+    let shares = found["ranges"].as_array().unwrap().iter().flat_map(|r| r["candidates"].as_array().unwrap());
+    let shares: Vec<f64> = shares.map(|c| c["agreement"].as_f64().unwrap()).collect();
+    assert!(shares.iter().all(|share| (share * 6400.0 - (share * 6400.0).round()).abs() < 1e-6));
+    assert!(shares.iter().any(|share| (share * 100.0 - (share * 100.0).round()).abs() > 1e-6), "{shares:?}");
+    let mut command = nettriage();
+    command.arg("prescribe").arg(&model).args([
+        "--data",
+        "digits",
+        "--unlabelled",
+        "--judged",
+        "100",
+        "--min-gain",
+        "1.05x",
+    ]);
+    command.args(["--max-macs", "99%", "--no-training", "-o"]).arg(place.path("small.onnx"));
+    let said = succeeds(command);
+    assert!(String::from_utf8_lossy(&said.stdout).contains("positions changed"), "{said:?}");
+    let said = refused(scan_file(&place, &model, &[]));
+    assert!(said.contains("one an image"), "{said}");
+}
+
+#[test]
+fn a_network_whose_outputs_are_constant_or_not_finite_is_refused_by_name() {
+    let place = Place::new("");
+    let mut graph = one_number();
+    graph.name = "constant".into();
+    let mut network = Network::initialised(graph, &mut nettriage::seeded(3)).unwrap();
+    network.weights.get_mut("layer6.weight").unwrap().data.fill(0.0);
+    nettriage::onnx::write(&network, place.path("constant.onnx")).unwrap();
+    let said = refused(scan_file(&place, &place.path("constant.onnx"), &["--unlabelled"]));
+    assert!(said.contains("the same for all judged images"), "{said}");
+    // Large but finite weights, whose products overflow in the second convolution.
+    let mut network = Network::initialised(convolutions([8, 8], &[]), &mut nettriage::seeded(3)).unwrap();
+    for layer in ["layer0", "layer2"] {
+        network.weights.get_mut(&format!("{layer}.weight")).unwrap().data.fill(1e30);
+    }
+    nettriage::onnx::write(&network, place.path("large.onnx")).unwrap();
+    let said = refused(scan_file(&place, &place.path("large.onnx"), &["--unlabelled"]));
+    assert!(said.contains("layer \"layer2\" is the first whose output"), "{said}");
+}
+
+#[test]
+fn ranges_are_kept_and_replaced_by_their_names() {
+    let place = trained();
+    let found = scan(&place, "scan.json", &["--threads", "2"]);
+    let ranges = found["ranges"].as_array().unwrap();
+    let name = |range: &Value| range["name"].as_str().unwrap().to_owned();
+    let wanted = name(ranges.iter().find(|r| r["units"][0] != r["units"][1] && r["units"][0] != 0).unwrap());
+    let text = |output: &Output| String::from_utf8(output.stdout.clone()).unwrap();
+    let prescribe = |more: &[&str], out: &str| {
+        let mut command = nettriage();
+        command.arg("prescribe").arg(place.path("run")).args(["--judged", "100", "--no-training", "--threads", "2"]);
+        command.args(more).arg("--scan").arg(place.path("scan.json")).arg("-o").arg(place.path(out));
+        command
+    };
+    let said = text(&succeeds(prescribe(&["--replace", &wanted], "one.onnx")));
+    let replaced = |file: &str| -> Vec<String> {
+        json(&place, file)["replaced"].as_array().unwrap().iter().map(|r| r["range"].as_str().unwrap().into()).collect()
+    };
+    assert_eq!(replaced("one.json"), std::slice::from_ref(&wanted));
+    // The scan, prescribe, the card and the page name the range alike.
+    let page = std::fs::read_to_string(place.path("one.html")).unwrap();
+    let card = std::fs::read_to_string(place.path("one.md")).unwrap();
+    let scan_page = std::fs::read_to_string(place.path("scan.html")).unwrap();
+    assert!([&said, &page, &card.replace('\\', ""), &scan_page].iter().all(|text| text.contains(&wanted)), "{wanted}");
+
+    let first = found["units"][0]["name"].as_str().unwrap();
+    succeeds(prescribe(&["--max-macs", "80%", "--keep", first], "kept.onnx"));
+    let by_name = |name: &String| ranges.iter().find(|r| r["name"] == **name).unwrap()["units"][0].as_u64().unwrap();
+    assert!(replaced("kept.json").iter().all(|name| by_name(name) > 0));
+    let said = refused(prescribe(&["--max-macs", "80%", "--keep", "nothing"], "none.onnx"));
+    assert!(said.contains("no range `nothing`") && said.contains(first), "{said}");
+    let said = refused(prescribe(&["--replace", &wanted, "--keep", &wanted], "none.onnx"));
+    assert!(said.contains("overlap"), "{said}");
+    let said = refused(prescribe(&["--max-macs", "99%", "--min-gain", "1000x"], "none.onnx"));
+    assert!(said.contains("--min-gain 1000x: cannot be met"), "{said}");
+    assert!(!place.path("none.onnx").exists());
+}
+
+#[test]
+fn the_scan_of_a_prescription_is_kept_and_belongs_to_its_network() {
+    let place = trained();
+    let prescribe = |more: &[&str], out: &str| {
+        let mut command = nettriage();
+        command.arg("prescribe").arg(place.path("run")).args(["--judged", "100", "--no-training", "--threads", "2"]);
+        command.args(more).arg("-o").arg(place.path(out));
+        command
+    };
+    let said = succeeds(prescribe(&["--max-macs", "80%"], "small.onnx"));
+    let kept = place.path("small.scan.json");
+    assert!(String::from_utf8_lossy(&said.stdout).contains(&format!("scan: {}", kept.display())));
+    succeeds(prescribe(&["--max-macs", "80%", "--scan", kept.to_str().unwrap()], "again.onnx"));
+    assert_eq!(json(&place, "small.json")["replaced"], json(&place, "again.json")["replaced"]);
+    assert!(!place.path("again.scan.json").exists(), "nothing was scanned");
+    let own = place.path("own.json");
+    succeeds(prescribe(&["--max-macs", "80%", "--save-scan", own.to_str().unwrap()], "third.onnx"));
+    assert!(own.exists() && !place.path("third.scan.json").exists());
+    // Refusals come before the scan, or leave it.
+    refused(prescribe(&["--max-macs", "0.01%"], "none.onnx"));
+    assert!(place.path("none.scan.json").exists() && !place.path("none.onnx").exists());
+    for wrong in
+        [&["--max-macs", "80%", "--keep", "nothing"][..], &["--max-drop", "1", "--judge-on-test", "--judged", "360"]]
+    {
+        let output = prescribe(wrong, "early.onnx").output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.contains("closed forms") && !place.path("early.scan.json").exists(), "{said}");
+    }
+    // The same structure with other weights.
+    let other =
+        Place::new(&STUDY.replace("[[6, 6], [8, 8]]", "[[8, 8, 8], [16, 16]]").replace("rate = 0.05", "rate = 0.06"));
+    let mut command = nettriage();
+    command.arg("train").arg(other.path("study.toml")).arg("--out").arg(other.path("run"));
+    succeeds(command);
+    let mut command = nettriage();
+    command.arg("prescribe").arg(other.path("run")).args(["--judged", "100", "--max-macs", "80%", "--scan"]).arg(&kept);
+    let said = refused({
+        command.arg("-o").arg(other.path("x.onnx"));
+        command
+    });
+    assert!(said.contains("with other weights or layers"), "{said}");
+    // A study of another structure says nothing of this network's ranking.
+    let other = Place::new(STUDY);
+    let mut command = nettriage();
+    command.arg("train").arg(other.path("study.toml")).arg("--out").arg(other.path("run"));
+    succeeds(command);
+    let mut command = nettriage();
+    command.arg("scan").arg(place.path("run")).args(["--judged", "100", "--study"]).arg(other.path("run"));
+    command.arg("-o").arg(place.path("none.html"));
+    let said = refused(command);
+    assert!(said.contains("a study of another network"), "{said}");
+}
+
+#[test]
+fn a_latency_bound_is_met_as_it_is_measured() {
+    let place = trained();
+    let mut command = nettriage();
+    command.arg("prescribe").arg(place.path("run")).args(["--judged", "100", "--no-training", "--threads", "2"]);
+    command.args(["--max-latency", "90%", "--min-gain", "1.05x", "--batch", "16", "-o"]).arg(place.path("fast.onnx"));
+    let said = String::from_utf8_lossy(&succeeds(command).stderr).into_owned();
+    assert!(said.contains("% of the original's time"), "{said}");
+    let made = json(&place, "fast.json");
+    assert!(made["time_ratio"][0].as_f64().unwrap() <= 0.9, "{}", made["time_ratio"]);
+    assert_eq!(made["timed_by"], "nettriage");
+}
+
+#[test]
+fn onnxruntime_measures_times_on_request() {
+    let place = trained();
+    let prescribe = |python: &Path| {
+        let mut command = nettriage();
+        command.arg("prescribe").arg(place.path("run")).args(["--judged", "100", "--no-training", "--threads", "2"]);
+        command.args(["--max-latency", "95%", "--latency-in", "onnxruntime", "--batch", "16"]);
+        command.arg("-o").arg(place.path("fast.onnx")).env("NETTRIAGE_PYTHON", python);
+        command
+    };
+    let said = refused(prescribe(Path::new("/nowhere/python")));
+    assert!(said.contains("NETTRIAGE_PYTHON") && said.contains("/nowhere/python"), "{said}");
+    assert!(!place.path("fast.scan.json").exists(), "nothing was computed before");
+    // A Python without onnxruntime.
+    let bare = place.path("python");
+    std::fs::write(&bare, "#!/bin/sh\necho '{\"missing\": \"No module named onnxruntime\"}'\n").unwrap();
+    let mut permissions = std::fs::metadata(&bare).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
+    std::fs::set_permissions(&bare, permissions).unwrap();
+    assert!(refused(prescribe(&bare)).contains("-m pip install onnxruntime"));
+    let Some(python) = std::env::var_os("NETTRIAGE_PYTHON") else { return common::skipped("NETTRIAGE_PYTHON") };
+    succeeds(prescribe(Path::new(&python)));
+    let made = json(&place, "fast.json");
+    assert!(made["timed_by"].as_str().unwrap().starts_with("onnxruntime 1."), "{}", made["timed_by"]);
+    assert!(made["time_ratio"][0].as_f64().unwrap() <= 0.95);
 }

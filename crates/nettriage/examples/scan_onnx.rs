@@ -24,13 +24,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let found = scan(&loaded.network, &data).images(500).judged(200).run()?;
     println!("{}: {} ranges could be one layer", found.network, found.ranges.len());
     for range in &found.ranges {
-        let best = range.candidates.iter().max_by(|a, b| a.agreement.total_cmp(&b.agreement));
+        let best = range.candidates.iter().max_by(|a, b| a.kept().total_cmp(&b.kept()));
         if let Some(best) = best {
             println!(
                 "{:24} as {:10} {:5.1}% of predictions unchanged",
                 range.name,
                 best.substitute,
-                100.0 * best.agreement
+                100.0 * best.kept()
             );
         }
     }

@@ -28,24 +28,25 @@
 //! `nettriage-net`, `-formats`, `-kernels`, `-engine`, `-data`, `-records`, `-train`, `-jobs`, `-compress`, `-study` and
 //! `-report`.
 
-mod error;
+mod onnxruntime;
 mod prescribe;
 mod report;
 mod scan;
+mod settings;
 mod subject;
 mod triage;
 mod trust;
 
-pub use error::Error;
-pub use prescribe::{JudgedOn, PrescribeBuilder, Prescribed, Training, check_scan, prescribe};
+pub use onnxruntime::OnnxRuntime;
+pub use prescribe::{JudgedOn, LatencyIn, PrescribeBuilder, Prescribed, Training, check_scan, prescribe};
 pub use report::{Report, best_child};
 pub use scan::{ScanBuilder, scan};
 pub use subject::{Subject, parent_of};
 pub use triage::Triage;
-pub use trust::trust;
+pub use trust::{check_runs, trust};
 
-pub use nettriage_compress::prescribe::{Bounds, Limit};
-pub use nettriage_compress::scan::{Choice, Method, Scope};
+pub use nettriage_compress::prescribe::{Bounds, Limit, Wishes};
+pub use nettriage_compress::scan::{Choice, Method, Outputs, Scope};
 pub use nettriage_data::{self as data, Augmentation, Dataset, Normalization};
 pub use nettriage_engine::{Optimizer, Schedule};
 pub use nettriage_formats::load::{LoadOptions, Loaded, load};
@@ -54,7 +55,7 @@ pub use nettriage_net::init::{self, Init};
 pub use nettriage_net::surgery::Substitute;
 pub use nettriage_net::{Error as NetError, Network, Shape, arch, block};
 pub use nettriage_records::{self as records, Run};
-pub use nettriage_study::{Limits, Progress, Reuse, RuntimeOptions, Study};
+pub use nettriage_study::{Error, Limits, Progress, Reuse, RuntimeOptions, Study};
 pub use nettriage_train::scheme;
 
 /// Random numbers from a seed, for weights of new networks.

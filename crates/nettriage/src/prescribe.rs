@@ -1,18 +1,19 @@
 //! The prescription: a smaller network within bounds, chosen, built, fine-tuned and measured.
 
+use nettriage_compress::Timing;
 use nettriage_compress::prescribe::{
-    self, Attempt, Bounds, FineTuning, Limit, Progress, Search, SearchProblem, TrainingSet,
+    self, Bounds, FineTuning, Fixed, Limit, Nearest, Progress, Search, SearchProblem, TrainingSet, Wishes,
 };
-use nettriage_compress::scan::{Images, Judge, Options};
-use nettriage_data::{Augmentation, Dataset, Normalization};
+use nettriage_compress::scan::{self, Images, Judge, Options, Outputs};
+use nettriage_data::{Augmentation, Dataset};
 use nettriage_engine::{Optimizer, Schedule};
 use nettriage_net::Network;
 use nettriage_records::prescription::{Figures, Prescription};
-use nettriage_records::scan::Scan;
+use nettriage_records::scan::{Measure, Scan};
 use nettriage_train::scheme::{Scheme, preset};
 
-use crate::scan::{Settings, Source};
-use crate::{Error, Subject};
+use crate::settings::{Settings, Source, shared_setters};
+use crate::{Error, OnnxRuntime, Subject};
 
 /// Prescribes a smaller network for one in memory: see [`PrescribeBuilder`].
 pub fn prescribe<'a>(network: &'a Network, data: &'a Dataset) -> PrescribeBuilder<'a> {
@@ -27,6 +28,35 @@ pub enum JudgedOn {
     Training,
     /// The first test images, this many; the promise is then tested on the others.
     Test(usize),
+}
+
+/// What measures the times that limits on latency are compared with.
+#[derive(Clone, Debug, Default)]
+pub enum LatencyIn {
+    /// nettriage's own engine.
+    #[default]
+    Nettriage,
+    /// onnxruntime, where many networks are deployed.
+    OnnxRuntime(OnnxRuntime),
+}
+
+impl LatencyIn {
+    fn describe(&self) -> String {
+        match self {
+            LatencyIn::Nettriage => "nettriage".to_owned(),
+            LatencyIn::OnnxRuntime(runtime) => format!("onnxruntime {}", runtime.version()),
+        }
+    }
+
+    /// The times of two networks.
+    fn time(&self, networks: [&Network; 2], options: &Options) -> Result<Timing, Error> {
+        match self {
+            LatencyIn::Nettriage => {
+                Ok(nettriage_compress::paired(networks, options.batch, prescribe::REPETITIONS, options.exact)?)
+            }
+            LatencyIn::OnnxRuntime(runtime) => runtime.time(networks, options.batch, prescribe::REPETITIONS),
+        }
+    }
 }
 
 /// How a network is fine-tuned, before the data set is known.
@@ -55,7 +85,7 @@ impl Training {
     ///
     /// # Errors
     /// A scheme that is unknown or has several stages; a rate that is not positive; augmentation beyond the image.
-    pub fn of(&self, subject: &Subject) -> Result<FineTuning, Error> {
+    pub fn of(&self, subject: &Subject, outputs: Option<Outputs>) -> Result<FineTuning, Error> {
         const SCHEMES: [&str; 4] = ["global", "local", "distill-global", "distill-local"];
         let single = |scheme: Scheme| scheme.stages.into_iter().next();
         let known = SCHEMES.contains(&self.scheme.as_str());
@@ -76,7 +106,7 @@ impl Training {
             schedule: Schedule::OneCycle,
             clip: Some(5.0),
             augment,
-            labelled: subject.labelled,
+            measure: scan::measure(&subject.network.graph, subject.labelled, outputs)?,
             seed: self.seed,
         })
     }
@@ -84,12 +114,13 @@ impl Training {
 
 /// A prescription that is being set up; [`PrescribeBuilder::run`] makes it.
 pub struct PrescribeBuilder<'a> {
-    source: Source<'a>,
     settings: Settings<'a>,
     bounds: Bounds,
+    wishes: Wishes,
+    latency_in: LatencyIn,
     training: Option<Training>,
     judged_on: JudgedOn,
-    attempts: usize,
+    attempts: Option<usize>,
     scan: Option<&'a Scan>,
     progress: Option<&'a dyn Progress>,
 }
@@ -102,23 +133,36 @@ pub struct Prescribed {
     pub prescription: Prescription,
 }
 
+/// What is known of a prescription before anything is computed.
+struct Prepared<'a> {
+    tuning: Option<FineTuning>,
+    fixed: Fixed,
+    judged: Images<'a>,
+    judged_from: String,
+    /// Test images that the promise is tested on.
+    tested: std::ops::Range<usize>,
+}
+
 struct Silent;
 
 impl Progress for Silent {
+    fn timed(&self, _replaced: usize, _ratio: f64) {}
     fn attempt(&self, _number: usize, _of: usize, _replaced: usize) {}
     fn training(&self, _done: usize, _of: usize) {}
+    fn diverged(&self, _reason: &str) {}
     fn judged(&self, _figures: &Figures) {}
 }
 
 impl<'a> PrescribeBuilder<'a> {
     fn new(source: Source<'a>) -> PrescribeBuilder<'a> {
         PrescribeBuilder {
-            source,
-            settings: Settings::default(),
+            settings: Settings::new(source),
             bounds: Bounds::default(),
+            wishes: Wishes::default(),
+            latency_in: LatencyIn::default(),
             training: Some(Training::default()),
             judged_on: JudgedOn::Training,
-            attempts: 5,
+            attempts: None,
             scan: None,
             progress: None,
         }
@@ -129,15 +173,9 @@ impl<'a> PrescribeBuilder<'a> {
         PrescribeBuilder::new(Source::Subject(subject))
     }
 
-    /// Normalisation of pixels that the network was trained with; the training set's own statistics if not given.
-    pub fn normalization(mut self, normalization: Normalization) -> Self {
-        if let Source::Parts { normalization: slot, .. } = &mut self.source {
-            *slot = Some(normalization);
-        }
-        self
-    }
+    shared_setters!();
 
-    /// Most percentage points of accuracy to lose.
+    /// Most percentage points of accuracy to lose; without labels, most percent by the scan's measure.
     pub fn max_drop_pp(mut self, points: f64) -> Self {
         self.bounds.drop = Some(points);
         self
@@ -161,6 +199,24 @@ impl<'a> PrescribeBuilder<'a> {
         self
     }
 
+    /// Least factor by which the limited cost (measured time, if none is limited) becomes smaller, such as 1.2.
+    pub fn min_gain(mut self, factor: f64) -> Self {
+        self.bounds.gain = Some(factor);
+        self
+    }
+
+    /// Ranges that stay as they are, or that one layer each replaces, by the names that a scan gives them.
+    pub fn wishes(mut self, wishes: Wishes) -> Self {
+        self.wishes = wishes;
+        self
+    }
+
+    /// What measures times; nettriage itself if not given.
+    pub fn latency_in(mut self, latency_in: LatencyIn) -> Self {
+        self.latency_in = latency_in;
+        self
+    }
+
     /// All bounds at once.
     pub fn bounds(mut self, bounds: Bounds) -> Self {
         self.bounds = bounds;
@@ -179,39 +235,15 @@ impl<'a> PrescribeBuilder<'a> {
         self
     }
 
-    /// Most networks that are built while searching; 5 if not given.
+    /// Most networks that are built while searching; 5 if not given, and more while none satisfies the bounds.
     pub fn attempts(mut self, attempts: usize) -> Self {
-        self.attempts = attempts;
+        self.attempts = Some(attempts);
         self
     }
 
     /// A scan of this network, instead of making one.
     pub fn scan(mut self, scan: &'a Scan) -> Self {
         self.scan = Some(scan);
-        self
-    }
-
-    /// Training images that substitutes are fitted to; 2,000 if not given.
-    pub fn images(mut self, count: usize) -> Self {
-        self.settings.fitted = count;
-        self
-    }
-
-    /// Training images to judge by.
-    pub fn judged(mut self, count: usize) -> Self {
-        self.settings.judged = Some(count);
-        self
-    }
-
-    /// Uses no label: agreement with the network stands in for accuracy.
-    pub fn unlabelled(mut self) -> Self {
-        self.settings.labelled = false;
-        self
-    }
-
-    /// The options of the scan and of fitting.
-    pub fn options(mut self, change: impl FnOnce(&mut Options)) -> Self {
-        change(&mut self.settings.options);
         self
     }
 
@@ -232,17 +264,47 @@ impl<'a> PrescribeBuilder<'a> {
     /// # Errors
     /// No bound; a scan of another network; bounds that no network satisfies; those of fitting and training.
     pub fn run(self) -> Result<Prescribed, Error> {
-        let (judged, labelled) = (self.settings.judged, self.settings.labelled);
-        self.source.with(judged, labelled, |subject| self.run_on(subject))
+        self.settings.with(|subject| self.run_on(subject))
     }
 
-    fn run_on(&self, subject: &Subject) -> Result<Prescribed, Error> {
-        let bounds = described(&self.bounds);
-        if bounds.is_empty() {
+    /// Checks everything that can be checked before anything is computed.
+    ///
+    /// # Errors
+    /// As [`PrescribeBuilder::run`].
+    pub fn check(&self) -> Result<(), Error> {
+        self.settings.with(|subject| self.prepare(subject).map(|_| ()))
+    }
+
+    /// The scan that [`PrescribeBuilder::run`] would make: to store it, and to pass it to [`PrescribeBuilder::scan`].
+    ///
+    /// # Errors
+    /// As [`PrescribeBuilder::run`].
+    pub fn make_scan(&self) -> Result<Scan, Error> {
+        self.settings.with(|subject| self.scan_of(subject))
+    }
+
+    fn scan_of(&self, subject: &Subject) -> Result<Scan, Error> {
+        let on_test = match self.judged_on {
+            JudgedOn::Test(count) => Some(count),
+            JudgedOn::Training => None,
+        };
+        self.settings.scan_on(subject, on_test)
+    }
+
+    fn prepare<'s>(&self, subject: &'s Subject) -> Result<Prepared<'s>, Error> {
+        let options = &self.settings.options;
+        if self.bounds == Bounds::default() && self.wishes.replace.is_empty() {
             return Err(Error::Request("a prescription needs a bound, such as a largest drop of accuracy".into()));
         }
-        let tuning = self.training.as_ref().map(|training| training.of(subject)).transpose()?;
-        let fitted = subject.fitted(self.settings.fitted);
+        if let Some(gain) = self.bounds.gain.filter(|gain| !(*gain > 1.0 && gain.is_finite())) {
+            return Err(Error::Request(format!("a gain of {gain}: give a factor above 1, such as 1.2")));
+        }
+        let tuning = self.training.as_ref().map(|training| training.of(subject, options.outputs)).transpose()?;
+        let fixed = self.wishes.resolve(&subject.network.graph, options)?;
+        if let Some(scan) = self.scan {
+            check_scan(scan, subject, options.outputs)?;
+            self.wishes.check(&fixed, scan)?;
+        }
         let (judged, judged_from, tested) = match self.judged_on {
             JudgedOn::Training => (subject.judged(), subject.judged_from.clone(), 0..usize::MAX),
             JudgedOn::Test(wanted) => {
@@ -257,24 +319,26 @@ impl<'a> PrescribeBuilder<'a> {
                 (judged, from, wanted..usize::MAX)
             }
         };
+        Ok(Prepared { tuning, fixed, judged, judged_from, tested })
+    }
+
+    fn run_on(&self, subject: &Subject) -> Result<Prescribed, Error> {
+        let options = &self.settings.options;
+        let bounds = described(&self.bounds, &self.wishes);
+        let Prepared { tuning, fixed, judged, judged_from, tested } = self.prepare(subject)?;
+        let fitted = subject.fitted(self.settings.fitted);
         let made;
         let scan = match self.scan {
-            Some(scan) => {
-                check_scan(scan, &subject.network)?;
-                scan
-            }
+            Some(scan) => scan,
             None => {
-                let settings = Settings {
-                    options: self.settings.options.clone(),
-                    on_test: match self.judged_on {
-                        JudgedOn::Test(count) => Some(count),
-                        JudgedOn::Training => None,
-                    },
-                    ..self.settings
-                };
-                made = settings.scan(subject)?;
+                made = self.scan_of(subject)?;
                 &made
             }
+        };
+        self.wishes.check(&fixed, scan)?;
+        let timer = |networks: [&Network; 2]| {
+            let timing = self.latency_in.time(networks, options);
+            timing.map_err(|error| nettriage_compress::Error::Request(error.to_string()))
         };
         let set = TrainingSet { data: &subject.data, normalization: &subject.normalization, train: &subject.train };
         let problem = SearchProblem {
@@ -284,21 +348,27 @@ impl<'a> PrescribeBuilder<'a> {
             judged: &judged,
             training: tuning.clone().map(|tuning| (set, tuning)),
             attempts: self.attempts,
+            fixed,
+            timer: &timer,
         };
-        let options = &self.settings.options;
         let found = prescribe::search(&problem, &self.bounds, options, self.progress.unwrap_or(&Silent))?;
-        let Search { best, nearest, front, plans } = found;
-        let Some(attempt) = best else { return Err(refusal(&bounds, scan, nearest)) };
+        let Search { best, front, plans } = found;
+        let attempt = best.map_err(|nearest| refusal(&bounds, scan, nearest))?;
         let plan = &plans[attempt.index];
-        let milliseconds = attempt.milliseconds;
+        let milliseconds = attempt.timing.milliseconds;
 
         let before = unchanged(&Judge::new(&subject.network, &judged, options)?, scan, milliseconds[0]);
         let predicted = Figures {
             accuracy: scan.parent.accuracy.map(|a| a - plan.drop / 100.0),
-            drop: scan.images.labelled.then_some([plan.drop; 3]),
-            agreement: None,
+            drop: (scan.measure == Measure::Accuracy).then_some([plan.drop; 3]),
+            fidelity: None,
             cost: plan.cost,
-            milliseconds: plan.milliseconds,
+            // The scan's parts were timed by nettriage; of another runtime's time the plan has the same share.
+            milliseconds: plan.milliseconds
+                * match self.latency_in {
+                    LatencyIn::Nettriage => 1.0,
+                    LatencyIn::OnnxRuntime(_) => milliseconds[0] / scan.parent.milliseconds.max(1e-9),
+                },
         };
         let test = on_test(&subject.test(tested), &subject.network, scan, &attempt.network, options, milliseconds)?;
         let kept = match (self.bounds.drop, &test) {
@@ -311,6 +381,7 @@ impl<'a> PrescribeBuilder<'a> {
             source: subject.source.clone(),
             data: subject.data.name.clone(),
             budget: bounds,
+            measure: scan.measure,
             replaced: prescribe::replaced(scan, plan),
             training: match (&self.training, &tuning) {
                 (Some(training), Some(tuning)) => {
@@ -327,6 +398,8 @@ impl<'a> PrescribeBuilder<'a> {
             kept,
             front,
             batch: options.batch,
+            timed_by: self.latency_in.describe(),
+            time_ratio: attempt.timing.ratio,
         };
         Ok(Prescribed { network: attempt.network, prescription })
     }
@@ -336,20 +409,36 @@ impl<'a> PrescribeBuilder<'a> {
 ///
 /// # Errors
 /// What does not fit.
-pub fn check_scan(scan: &Scan, network: &Network) -> Result<(), Error> {
-    let graph = &network.graph;
-    let known = |name: &String| graph.position(name).is_some();
-    let fits = scan.ranges.iter().flat_map(|r| &r.layers).all(known) && scan.network == graph.name;
+pub fn check_scan(scan: &Scan, subject: &Subject, outputs: Option<Outputs>) -> Result<(), Error> {
+    let graph = &subject.network.graph;
     let sound = scan.ranges.iter().all(|r| r.units[0] <= r.units[1] && r.units[1] < scan.units.len());
-    if fits && sound {
-        return Ok(());
+    if scan.digest != scan::digest(&subject.network) || !sound {
+        let same = if scan.network == graph.name { ", with other weights or layers" } else { "" };
+        return Err(Error::Request(format!(
+            "a scan of another network ({}{same}), not of this one ({}); scan it again",
+            scan.network, graph.name
+        )));
     }
-    Err(Error::Request(format!("a scan of {}, not of {}; scan the network again", scan.network, graph.name)))
+    let measure = scan::measure(graph, subject.labelled, outputs)?;
+    if scan.measure != measure {
+        return Err(Error::Request(format!(
+            "a scan that was judged by {}, not by {}; scan again, or state the same --outputs and --unlabelled",
+            scan.measure.loss(),
+            measure.loss()
+        )));
+    }
+    Ok(())
 }
 
 /// The network as it is, on the images of `judge`.
 fn unchanged(judge: &Judge<'_>, scan: &Scan, milliseconds: f64) -> Figures {
-    Figures { accuracy: judge.accuracy(), drop: None, agreement: Some(1.0), cost: scan.parent.cost, milliseconds }
+    Figures {
+        accuracy: judge.accuracy(),
+        drop: None,
+        fidelity: Some(judge.itself()),
+        cost: scan.parent.cost,
+        milliseconds,
+    }
 }
 
 /// Accuracy of the network before and after on the test images, if they have labels.
@@ -371,7 +460,7 @@ fn on_test(
 }
 
 /// The bounds as the command line's flags.
-fn described(bounds: &Bounds) -> String {
+fn described(bounds: &Bounds, wishes: &Wishes) -> String {
     let limit = |flag: &str, limit: Option<Limit>, unit: &str| {
         limit.map(|limit| match limit {
             Limit::Absolute(most) => format!("{flag} {most}{unit}"),
@@ -383,26 +472,30 @@ fn described(bounds: &Bounds) -> String {
         limit("--max-latency", bounds.milliseconds, "ms"),
         limit("--max-macs", bounds.macs, ""),
         limit("--max-parameters", bounds.parameters, ""),
+        bounds.gain.map(|gain| format!("--min-gain {gain}x")),
     ];
-    all.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    let keep = wishes.keep.iter().map(|range| format!("--keep {range}"));
+    let replace = wishes.replace.iter().map(|range| format!("--replace {range}"));
+    all.into_iter().flatten().chain(keep).chain(replace).collect::<Vec<_>>().join(" ")
 }
 
-fn refusal(bounds: &str, scan: &Scan, nearest: Option<Attempt>) -> Error {
+fn refusal(bounds: &str, scan: &Scan, nearest: Option<Nearest>) -> Error {
     let nearest = match nearest {
         None => "no range of its layers can be one layer and save anything".to_owned(),
-        Some(attempt) => {
-            let figures = attempt.judged;
-            let drop = figures.drop.map_or(String::new(), |[drop, low, high]| {
-                format!("loses {drop:.2} pp ({low:.2} to {high:.2}) on the judged images, ")
+        Some(Nearest { cost, judged, timing }) => {
+            let lost = judged.map_or(String::new(), |figures| match figures.drop {
+                Some([drop, low, high]) => {
+                    format!("loses {drop:.2} pp ({low:.2} to {high:.2}) on the judged images, ")
+                }
+                None => format!("has {:.2}% {}, ", figures.loss().unwrap_or(f64::NAN), scan.measure.loss()),
             });
-            let share = |part: f64, of: f64| 100.0 * part / of.max(1e-9);
-            let [original, smaller] = attempt.milliseconds;
+            let share = |part: u64, of: u64| 100.0 * part as f64 / (of as f64).max(1.0);
+            let time = timing
+                .map_or(String::new(), |timing| format!(" and {:.0}% of the measured time", 100.0 * timing.ratio[0]));
             format!(
-                "the nearest network that was found {drop}has {:.0}% of the multiply-accumulates, {:.0}% of the parameters and \
-                 {:.0}% of the measured time",
-                share(figures.cost.macs as f64, scan.parent.cost.macs as f64),
-                share(figures.cost.parameters as f64, scan.parent.cost.parameters as f64),
-                share(smaller, original)
+                "the nearest network that was found {lost}has {:.0}% of the multiply-accumulates, {:.0}% of the parameters{time}",
+                share(cost.macs, scan.parent.cost.macs),
+                share(cost.parameters, scan.parent.cost.parameters),
             )
         }
     };

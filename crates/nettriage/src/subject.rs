@@ -124,7 +124,8 @@ impl Subject {
         ModelInfo {
             mean: self.normalization.mean.clone(),
             std: self.normalization.std.clone(),
-            classes: self.data.classes.clone(),
+            // Without labels the outputs need not be the data set's classes.
+            classes: if self.labelled { self.data.classes.clone() } else { Vec::new() },
             input: Some([self.data.channels, self.data.height, self.data.width]),
         }
     }
@@ -163,16 +164,23 @@ impl Subject {
 /// # Errors
 /// A run without that parent, or whose parent is not trained yet; its data set cannot be read.
 pub fn parent_of(run: &Run, seed: Option<u64>, data_dir: Option<&Path>) -> Result<(StudyContext, Network), Error> {
+    let parent = parent_weights(run, seed)?;
+    Ok((context_of(run, data_dir, RuntimeOptions::default())?, parent))
+}
+
+/// A run's parent of that seed (the first if none is given).
+pub(crate) fn parent_weights(run: &Run, seed: Option<u64>) -> Result<Network, Error> {
     let (folder, plan) = (run.folder().display(), run.plan());
     let spec = plan.parents.iter().find(|p| seed.is_none_or(|seed| p.seed == seed));
     let spec = spec.ok_or_else(|| {
         let known: Vec<String> = plan.parents.iter().map(|p| p.seed.to_string()).collect();
         Error::Request(format!("{folder}: no parent of seed {}; there are {}", seed.unwrap_or(0), known.join(", ")))
     })?;
-    let Some(weights) = run.parent_weights(&spec.id)? else {
-        let problem = "its parent is not trained yet: finish `nettriage run` or `nettriage train` first";
-        return Err(Error::Request(format!("{folder}: {problem}")));
-    };
-    let context = context_of(run, data_dir, RuntimeOptions::default())?;
-    Ok((context, safetensors::from_bytes(&weights)?))
+    match run.parent_weights(&spec.id)? {
+        Some(weights) => Ok(safetensors::from_bytes(&weights)?),
+        None => {
+            let problem = "its parent is not trained yet: finish `nettriage run` or `nettriage train` first";
+            Err(Error::Request(format!("{folder}: {problem}")))
+        }
+    }
 }

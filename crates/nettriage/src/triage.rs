@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nettriage_data::{Augmentation, Dataset, ImageSize, Interpolation, Normalization};
+use nettriage_data::{Augmentation, Dataset, Interpolation, Normalization};
 use nettriage_engine::{Optimizer, Schedule};
 use nettriage_jobs::Threads;
 use nettriage_net::Network;
@@ -52,7 +52,7 @@ impl<'a> Triage<'a> {
             data: Data {
                 name: data.name.clone(),
                 dir: None,
-                size: ImageSize { height: data.height, width: data.width },
+                size: None,
                 resize: None,
                 interpolation: Interpolation::default(),
                 skip_bad: false,

@@ -4,14 +4,39 @@ use std::path::Path;
 
 use nettriage_compress::scan::{Options, Progress, Scope};
 use nettriage_net::surgery::Substitute;
+use nettriage_net::{Graph, Network};
 use nettriage_records::Run;
 use nettriage_records::scan::Trust;
 use nettriage_report::scan::Rankings;
+use nettriage_train::without_softmax;
 
+use crate::subject::parent_weights;
 use crate::{Choice, Error, ScanBuilder, Subject};
 
 /// The scheme whose criticality a scan's drops are compared with, and the inits of its children.
 const TRAINED: (&str, [&str; 2]) = ("global", ["random", "least-squares"]);
+
+/// Refuses runs whose parents are of another structure than a network, or are not trained yet.
+///
+/// # Errors
+/// The first such run; a folder that holds no run.
+pub fn check_runs(runs: &[impl AsRef<Path>], network: &Network) -> Result<(), Error> {
+    for folder in runs {
+        let run = Run::open(folder.as_ref())?;
+        let parent = parent_weights(&run, None)?;
+        let (own, other) = (&network.graph, &without_softmax(parent).graph);
+        let kinds = |graph: &Graph| graph.layers.iter().map(|layer| layer.kind.clone()).collect::<Vec<_>>();
+        if own.input != other.input || kinds(own) != kinds(other) {
+            return Err(Error::Request(format!(
+                "{}: a study of another network ({}), which says nothing of the ranking of this one ({})",
+                folder.as_ref().display(),
+                other.name,
+                own.name
+            )));
+        }
+    }
+    Ok(())
+}
 
 /// Rank correlation between the drops of a scan and the criticality of trained children, over the parents of these runs:
 /// one answer per init. `images` fit and `judged` judge each scan.

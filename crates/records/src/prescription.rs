@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Cost;
+use crate::scan::{Fidelity, Measure, loss};
 
 /// A smaller network: how it was chosen, and predicted and measured figures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,8 +14,10 @@ pub struct Prescription {
     pub source: String,
     /// The data set's name.
     pub data: String,
-    /// The constraint in words, such as `a drop of at most 0.50 points`.
+    /// The constraint as flags of the command line, such as `--max-drop 0.5pp`.
     pub budget: String,
+    /// How the outputs are compared with the original's.
+    pub measure: Measure,
     /// The replaced ranges, in network order.
     pub replaced: Vec<Replaced>,
     /// The training after surgery in words; `none` if there was none.
@@ -37,6 +40,10 @@ pub struct Prescription {
     pub front: Vec<FrontPoint>,
     /// Batch size of the measured forward passes, on one thread.
     pub batch: usize,
+    /// What measured them: `nettriage` or `onnxruntime` and its version.
+    pub timed_by: String,
+    /// Measured time of the final network divided by the original's: the median over paired passes, with its 95% interval.
+    pub time_ratio: [f64; 3],
 }
 
 /// A range and its substitute.
@@ -57,18 +64,29 @@ pub struct Figures {
     pub accuracy: Option<f64>,
     /// Percentage points below the original network, with the 95% interval over images if it was measured.
     pub drop: Option<[f64; 3]>,
-    /// Fraction of images whose top-1 class is that of the original network.
-    pub agreement: Option<f64>,
+    /// How closely the outputs follow those of the original network; `None` if it is predicted.
+    #[serde(flatten)]
+    pub fidelity: Option<Fidelity>,
     /// Cost.
     pub cost: Cost,
     /// Milliseconds of a forward pass.
     pub milliseconds: f64,
 }
 
+impl Figures {
+    /// The loss in the prescription's [`Measure`], in its unit; `None` of a prediction without labels.
+    pub fn loss(&self) -> Option<f64> {
+        match self.fidelity {
+            Some(fidelity) => Some(loss(self.drop, &fidelity)),
+            None => self.drop.map(|[drop, ..]| drop),
+        }
+    }
+}
+
 /// One point of the Pareto front.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FrontPoint {
-    /// Predicted drop in percentage points: the sum over its ranges.
+    /// Predicted loss in the unit of the measure: the sum over its ranges.
     pub drop: f64,
     /// Predicted cost.
     pub cost: Cost,
@@ -76,6 +94,6 @@ pub struct FrontPoint {
     pub milliseconds: f64,
     /// Its replaced ranges.
     pub replaced: Vec<Replaced>,
-    /// Measured drop in percentage points on the evaluation images after surgery (and training), if it was built.
+    /// Measured loss on the evaluation images after surgery (and training), if it was built.
     pub tried: Option<f64>,
 }

@@ -4,6 +4,7 @@ use nettriage_records::prescription::{Figures, Prescription};
 
 use crate::format::{interval, number, percent, printable, short};
 use crate::markdown::{code, escape};
+use crate::scan::{kept, kept_and_lost};
 use crate::terminal::aligned;
 
 pub use crate::html::prescription as html;
@@ -12,8 +13,7 @@ pub use crate::html::prescription as html;
 pub fn terminal(prescription: &Prescription) -> String {
     let mut out = aligned(&rows(prescription), |_| true).concat() + "\n";
     for replaced in &prescription.replaced {
-        let [first, last] = &replaced.layers;
-        out += &format!("{first} to {last}: {}\n", replaced.substitute);
+        out += &format!("{}: {}\n", replaced.range, replaced.substitute);
     }
     out += &format!("\n{}\n", verdict(prescription));
     printable(&out)
@@ -23,17 +23,19 @@ pub fn terminal(prescription: &Prescription) -> String {
 pub(crate) fn verdict(prescription: &Prescription) -> String {
     let last = prescription.test.as_ref().map_or(&prescription.judged, |[_, after]| after);
     let before = prescription.test.as_ref().map_or(&prescription.before, |[before, _]| before);
-    let accuracy = match (last.drop, &prescription.test) {
-        (Some([drop, low, high]), Some(_)) => {
-            format!("Accuracy drop {} pp on the test set ({})", number(drop, 2), interval([low, high]))
+    let measure = prescription.measure;
+    let loss = number(last.loss().unwrap_or(f64::NAN), 2);
+    let lost = match (last.drop, &prescription.test) {
+        (Some([_, low, high]), Some(_)) => {
+            format!("Accuracy drop {loss} pp on the test set ({})", interval([low, high]))
         }
-        (Some([drop, ..]), None) => format!("Accuracy drop {} pp on the evaluation images", number(drop, 2)),
-        (None, _) => format!("{} of predictions stay the same", percent(last.agreement.unwrap_or(0.0))),
+        (Some(_), None) => format!("Accuracy drop {loss} pp on the evaluation images"),
+        (None, _) => format!("{loss}% {} on the evaluation images", measure.loss()),
     };
-    let times = before.milliseconds / last.milliseconds.max(1e-9);
+    let times = 1.0 / prescription.time_ratio[0].max(1e-9);
     let kept = if prescription.kept { "met" } else { "NOT met on the test set" };
     format!(
-        "{}: {kept}. {accuracy}, {} times as fast, {} of the multiply-accumulates, {} of the parameters.",
+        "{}: {kept}. {lost}, {} times as fast, {} of the multiply-accumulates, {} of the parameters.",
         prescription.budget,
         number(times, 2),
         percent(last.cost.macs as f64 / (before.cost.macs as f64).max(1.0)),
@@ -43,15 +45,23 @@ pub(crate) fn verdict(prescription: &Prescription) -> String {
 
 /// Predicted and measured figures; the first row is the header.
 pub(crate) fn rows(prescription: &Prescription) -> Vec<Vec<String>> {
-    let header = ["", "accuracy", "drop, pp", "95% interval", "parameters", "MACs", "ms"];
+    let [kept_header, lost_header] = kept_and_lost(prescription.measure);
+    let header = ["", kept_header, lost_header, "95% interval", "parameters", "MACs", "ms"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
     let trained = if prescription.training == "none" { "evaluated" } else { "trained" };
     let mut add = |name: &str, figures: &Figures, spread: bool| {
         let dash = || "-".to_owned();
         rows.push(vec![
             name.to_owned(),
-            figures.accuracy.map_or_else(dash, |a| format!("{}%", number(100.0 * a, 2))),
-            figures.drop.map_or_else(dash, |d| number(d[0], 2)),
+            match (figures.accuracy, figures.fidelity) {
+                (accuracy, Some(fidelity)) => kept(accuracy, &fidelity),
+                (Some(accuracy), None) => format!("{}%", number(100.0 * accuracy, 2)),
+                (None, None) => dash(),
+            },
+            figures
+                .loss()
+                .filter(|_| name != "before" && name != "before, test set")
+                .map_or_else(dash, |x| number(x, 2)),
             figures.drop.filter(|_| spread).map_or_else(dash, |[_, low, high]| interval([low, high])),
             short(figures.cost.parameters as f64),
             short(figures.cost.macs as f64),
@@ -75,19 +85,21 @@ pub(crate) fn rows(prescription: &Prescription) -> Vec<Vec<String>> {
 pub fn markdown(prescription: &Prescription, command: &str) -> String {
     let mut out = format!(
         "# {}, compressed\n\n{}\n\n- **Parent**: {}\n- **Data**: {}\n- **Training after surgery**: {}\n- **Evaluated on**: {}\n\
-         - **Command**: {}\n\n",
+         - **Judged by**: {}\n- **Command**: {}\n\n",
         escape(&prescription.network),
         escape(&verdict(prescription)),
         code(&prescription.source),
         escape(&prescription.data),
         escape(&prescription.training),
         escape(&prescription.judged_from),
+        escape(prescription.measure.describe()),
         code(command),
     );
-    out += "## Replaced layers\n\n| layers | by |\n|---|---|\n";
+    out += "## Replaced layers\n\n| range | first and last layer | by |\n|---|---|---|\n";
     for replaced in &prescription.replaced {
         let [first, last] = replaced.layers.each_ref().map(|layer| escape(layer));
-        out += &format!("| {first} to {last} | {} |\n", escape(&replaced.substitute));
+        let (range, by) = (escape(&replaced.range), escape(&replaced.substitute));
+        out += &format!("| {range} | {first}, {last} | {by} |\n");
     }
     out += "\n## Predicted and measured\n\n";
     for (index, row) in rows(prescription).iter().enumerate() {
@@ -97,10 +109,14 @@ pub fn markdown(prescription: &Prescription, command: &str) -> String {
             out += &format!("|{}\n", "---|".repeat(row.len()));
         }
     }
+    let [ratio, low, high] = prescription.time_ratio.map(|ratio| number(ratio, 3));
     out += &format!(
-        "\nMilliseconds: a pass of {} image(s) on one thread, both networks timed in alternation; the prediction adds up parts timed \
-         alone. The drop is paired by image, with the interval of Agresti and Min (2005).\n",
-        prescription.batch
+        "\nMilliseconds: medians of passes of {} image(s) on one thread by {}, both networks timed in pairs: {ratio} of the \
+         original's time ({low} to {high}); the prediction adds up parts timed alone{}. The drop in accuracy is paired by image, \
+         with the interval of Agresti and Min (2005).\n",
+        prescription.batch,
+        escape(&prescription.timed_by),
+        if prescription.timed_by == "nettriage" { "" } else { " by nettriage, as a share of the original's" },
     );
     out
 }

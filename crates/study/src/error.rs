@@ -1,6 +1,6 @@
-//! Errors of a study, each one line with its remedy.
+//! Errors of studies, scans and prescriptions, each one line with its remedy.
 
-/// Why a study could not be read, planned or run.
+/// Why a study could not be read, planned or run, or a scan or a prescription could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The study file is not what it should be.
@@ -19,9 +19,9 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The study requests something that its network or data cannot provide.
+    /// What was requested cannot be done with this network or this data set.
     #[error("{0}")]
-    Plan(String),
+    Request(String),
     /// A training stopped early, and is saved.
     #[error("the training of {id} stopped at step {step}, from which the same command continues it")]
     Stopped {
@@ -33,7 +33,7 @@ pub enum Error {
     /// From training.
     #[error(transparent)]
     Train(#[from] nettriage_train::Error),
-    /// From least squares.
+    /// From compression.
     #[error(transparent)]
     Compress(#[from] nettriage_compress::Error),
     /// From the executor.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use nettriage_net::surgery;
 use nettriage_net::{Network, block};
 use nettriage_records::scan::Scan;
+use nettriage_train::seed;
 
 use super::Plan;
 use crate::Error;
@@ -44,4 +45,17 @@ pub fn build(
         substitute_layers.extend(surgery::substitute_layers(&now, &network));
     }
     Ok(Built { network, substitute_layers })
+}
+
+/// A network of the plan's structure, with weights that are not fitted: for its time.
+pub fn shape_of(parent: &Network, scan: &Scan, plan: &Plan) -> Result<Network, Error> {
+    let replacement = |&(range, number): &(usize, usize)| {
+        let range = &scan.ranges[range];
+        let [first, last] = &range.layers;
+        let block = block::range(&parent.graph, &range.name, first, last)?;
+        Ok((block, range.candidates[number].substitute.parse()?))
+    };
+    let replacements = plan.chosen.iter().map(replacement).collect::<Result<Vec<_>, Error>>()?;
+    let graph = surgery::compress(parent, &replacements)?.graph;
+    Ok(Network::initialised(graph, &mut seed::rng("timed weights", &[]))?)
 }

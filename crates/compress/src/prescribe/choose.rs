@@ -47,24 +47,57 @@ struct Label {
     chosen: Option<(usize, usize)>,
 }
 
-/// The front, from the plan that changes nothing to the one that saves most.
-pub fn front(scan: &Scan, metric: CostMetric) -> Vec<Plan> {
+/// Ranges of units, by first and last, that a user wants to keep or to replace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fixed {
+    /// Ranges that stay as they are.
+    pub keep: Vec<[usize; 2]>,
+    /// Ranges that one layer each replaces.
+    pub replace: Vec<[usize; 2]>,
+}
+
+impl Fixed {
+    /// Whether a plan may replace the range.
+    fn allows(&self, range: [usize; 2]) -> bool {
+        let apart = |other: &[usize; 2]| range[1] < other[0] || other[1] < range[0];
+        self.keep.iter().all(apart) && self.replace.iter().all(|wanted| *wanted == range || apart(wanted))
+    }
+
+    fn wants(&self, range: [usize; 2]) -> bool {
+        self.replace.contains(&range)
+    }
+
+    fn must_replace(&self, unit: usize) -> bool {
+        self.replace.iter().any(|[first, last]| (*first..=*last).contains(&unit))
+    }
+}
+
+/// The front, from the plan that changes least to the one that saves most.
+pub fn front(scan: &Scan, metric: CostMetric, fixed: &Fixed) -> Vec<Plan> {
     let units = scan.units.len();
+    // What the wanted replacements cost at least is accepted.
+    let wanted = scan.ranges.iter().enumerate().filter(|(_, range)| fixed.wants(range.units));
+    let least =
+        wanted.map(|(index, range)| (0..range.candidates.len()).map(|n| steps(scan, index, n)).min().unwrap_or(0));
+    let most = MAX_DROP + least.sum::<usize>();
     let mut labels: Vec<Vec<Label>> = vec![Vec::new(); units + 1];
     labels[0].push(Label { drop: 0, saved: 0.0, before: None, chosen: None });
     for unit in 0..units {
         let kept = undominated(std::mem::take(&mut labels[unit]));
         let mut reach = |to: usize, drop: usize, saved: f64, chosen: Option<(usize, usize)>| {
-            for (place, label) in kept.iter().enumerate().filter(|(_, l)| l.drop + drop <= MAX_DROP) {
+            for (place, label) in kept.iter().enumerate().filter(|(_, l)| l.drop + drop <= most) {
                 let before = Some((unit, place));
                 labels[to].push(Label { drop: label.drop + drop, saved: label.saved + saved, before, chosen });
             }
         };
-        reach(unit + 1, 0, 0.0, None);
-        for (index, range) in scan.ranges.iter().enumerate().filter(|(_, r)| r.units[0] == unit) {
+        if !fixed.must_replace(unit) {
+            reach(unit + 1, 0, 0.0, None);
+        }
+        let from_here = scan.ranges.iter().enumerate().filter(|(_, r)| r.units[0] == unit && fixed.allows(r.units));
+        for (index, range) in from_here {
             for number in 0..range.candidates.len() {
                 let saved = cost_saved(scan, index, number, metric);
-                if saved > 0.0 {
+                if saved > 0.0 || fixed.wants(range.units) {
                     reach(range.units[1] + 1, steps(scan, index, number), saved, Some((index, number)));
                 }
             }
@@ -75,12 +108,21 @@ pub fn front(scan: &Scan, metric: CostMetric) -> Vec<Plan> {
     last.into_iter().map(|label| plan(scan, &labels, label)).collect()
 }
 
-/// A candidate's drop in steps: of accuracy if there are labels, else the share of predictions that change.
+/// A candidate's loss in steps.
 fn steps(scan: &Scan, range: usize, number: usize) -> usize {
-    let candidate = &scan.ranges[range].candidates[number];
-    let points = candidate.drop.map_or(100.0 * (1.0 - candidate.agreement), |drop| drop[0]);
-    // A rise on the judged images is mostly chance, so it counts as no drop. One step per layer breaks ties.
-    1 + (points.max(0.0) * STEPS_PER_POINT).round() as usize
+    // A rise on the judged images is mostly chance, so it counts as no loss. One step per layer breaks ties. An R² far below 0
+    // is more than any plan may lose, however far below.
+    let points = scan.ranges[range].candidates[number].loss().clamp(0.0, 1e6);
+    1 + (points * STEPS_PER_POINT).round() as usize
+}
+
+/// What a plan's cost is, by the metric.
+pub fn cost_of(plan: &Plan, metric: CostMetric) -> f64 {
+    match metric {
+        CostMetric::Milliseconds => plan.milliseconds,
+        CostMetric::Macs => plan.cost.macs as f64,
+        CostMetric::Parameters => plan.cost.parameters as f64,
+    }
 }
 
 fn cost_saved(scan: &Scan, range: usize, number: usize, metric: CostMetric) -> f64 {
@@ -128,7 +170,7 @@ fn plan(scan: &Scan, labels: &[Vec<Label>], last: Label) -> Plan {
 
 #[cfg(test)]
 mod tests {
-    use nettriage_records::scan::{Candidate, Images, Parent, Range, Took, Unit};
+    use nettriage_records::scan::{Candidate, Fidelity, Images, Measure, Parent, Range, Took, Unit};
 
     use super::*;
 
@@ -157,16 +199,17 @@ mod tests {
                 error: 0.0,
                 accuracy: Some(0.5),
                 drop: Some([drop, drop, drop]),
-                agreement: 1.0,
-                divergence: 0.0,
+                fidelity: Fidelity::Classes { agreement: 1.0, divergence: 0.0 },
                 cost: cost((100.0 * milliseconds) as u64),
                 milliseconds,
             }],
         };
         Scan {
             network: "n".into(),
+            digest: String::new(),
+            measure: Measure::Accuracy,
             source: String::new(),
-            images: Images { data: "d".into(), fitted: 1, judged: 1, judged_from: "x".into(), labelled: true },
+            images: Images { data: "d".into(), fitted: 1, judged: 1, judged_from: "x".into() },
             parent: Parent { accuracy: Some(0.5), cost: cost(400), milliseconds: 4.0 },
             units: (0..4).map(unit).collect(),
             ranges: ranges.iter().map(range).collect(),
@@ -203,8 +246,10 @@ mod tests {
         };
         let mut expected: Vec<(f64, f64)> = all.iter().copied().filter(|p| !dominated(p)).collect();
         expected.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let found: Vec<(f64, f64)> =
-            front(&scan, CostMetric::Milliseconds).iter().map(|p| (p.drop, p.milliseconds)).collect();
+        let found: Vec<(f64, f64)> = front(&scan, CostMetric::Milliseconds, &Fixed::default())
+            .iter()
+            .map(|p| (p.drop, p.milliseconds))
+            .collect();
         assert_eq!(found.len(), expected.len(), "{found:?} {expected:?}");
         for (f, e) in found.iter().zip(&expected) {
             assert!((f.0 - e.0).abs() < 1e-6 && (f.1 - e.1).abs() < 1e-6, "{f:?} {e:?}");
@@ -212,8 +257,26 @@ mod tests {
     }
 
     #[test]
+    fn ranges_are_kept_and_replaced_as_wished() {
+        let ranges = [(0, 1, 1.0, 0.5), (1, 2, 0.4, 0.75), (2, 3, 2.0, 0.25), (3, 3, 70.0, 2.0)];
+        let scan = scan(&ranges);
+        let chosen = |fixed: Fixed| -> Vec<Vec<usize>> {
+            let plans = front(&scan, CostMetric::Milliseconds, &fixed);
+            plans.iter().map(|plan| plan.chosen.iter().map(|(range, _)| *range).collect()).collect()
+        };
+        let kept = chosen(Fixed { keep: vec![[2, 2]], replace: vec![] });
+        assert_eq!(kept, [vec![], vec![0]], "every range that holds unit 2 is left out");
+        let replaced = chosen(Fixed { keep: vec![], replace: vec![[2, 3]] });
+        assert_eq!(replaced, [vec![2], vec![0, 2]]);
+        // A wanted replacement may save nothing and lose more than a plan of free choice may.
+        let costly = chosen(Fixed { keep: vec![[0, 1]], replace: vec![[3, 3]] });
+        assert_eq!(costly, [vec![3]]);
+        assert!(chosen(Fixed { keep: vec![[2, 2]], replace: vec![[2, 3]] }).is_empty());
+    }
+
+    #[test]
     fn nothing_to_save_leaves_the_network_as_it_is() {
-        let plans = front(&scan(&[(0, 1, 1.0, 3.0)]), CostMetric::Milliseconds);
+        let plans = front(&scan(&[(0, 1, 1.0, 3.0)]), CostMetric::Milliseconds, &Fixed::default());
         assert_eq!(plans.len(), 1);
         assert!(plans[0].chosen.is_empty());
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use nettriage_data::{Augmentation, Dataset, Normalization, Stream};
 use nettriage_engine::{Model, Optimizer, Options as EngineOptions, Schedule, Trainable};
 use nettriage_net::Network;
+use nettriage_records::scan::Measure;
 use nettriage_train::scheme::{Loss, Stage, Train};
 use nettriage_train::{
     ActivationSource, HyperParameters, ImageSequence, Objective, Precision, PrefixOptions, Recipe, StageInput,
@@ -32,8 +33,9 @@ pub struct FineTuning {
     pub clip: Option<f32>,
     /// Augmentation of training images.
     pub augment: Augmentation,
-    /// Whether labels may be used; without them the network learns from the parent's logits alone.
-    pub labelled: bool,
+    /// What the outputs are. Labels are used for [`Measure::Accuracy`] alone; other networks learn from the parent's outputs: one
+    /// vector of classes by distillation, any other output by the mean squared difference.
+    pub measure: Measure,
     /// Seed of the order of images.
     pub seed: u64,
 }
@@ -49,7 +51,7 @@ pub struct TrainingSet<'a> {
     pub train: &'a [u32],
 }
 
-/// Fine-tunes `network`; `substitute_layers` are the layers of its substitutes. None if the loss diverged.
+/// Fine-tunes `network`; `substitute_layers` are the layers of its substitutes. If the loss diverges, the reason in a sentence.
 ///
 /// `progress` receives the steps taken and the steps in all.
 ///
@@ -63,7 +65,7 @@ pub fn fine_tune(
     tuning: &FineTuning,
     threads: usize,
     progress: &dyn Fn(usize, usize),
-) -> Result<Option<Network>, Error> {
+) -> Result<Result<Network, String>, Error> {
     let trainable = match tuning.stage.train {
         Train::All => Trainable::All,
         Train::Substitute => Trainable::Layers(substitute_layers.clone()),
@@ -78,16 +80,20 @@ pub fn fine_tune(
         augmentation: tuning.augment,
         examples: Stream::new(set.train, tuning.images, &tuning.augment, seed).examples,
     };
-    let mut objective = match tuning.stage.loss == Loss::Distillation || !tuning.labelled {
-        true => {
-            let options = PrefixOptions { threads, exact: false, precision: Precision::F32 };
-            let teacher = ActivationSource::computed(sequence.clone(), parent.clone(), None, tuning.batch, options)?;
-            let alpha = if tuning.labelled { tuning.stage.alpha } else { 1.0 };
-            Objective::Distillation { teacher, temperature: tuning.stage.temperature, alpha }
-        }
-        false => Objective::CrossEntropy,
+    let labelled = tuning.measure == Measure::Accuracy;
+    let teacher = || {
+        let options = PrefixOptions { threads, exact: false, precision: Precision::F32 };
+        ActivationSource::computed(sequence.clone(), parent.clone(), None, tuning.batch, options)
     };
-    let labels = if tuning.labelled { sequence.labels() } else { vec![0; sequence.len()] };
+    let mut objective = match tuning.measure {
+        Measure::Accuracy if tuning.stage.loss != Loss::Distillation => Objective::CrossEntropy,
+        Measure::Accuracy | Measure::Classes => {
+            let alpha = if labelled { tuning.stage.alpha } else { 1.0 };
+            Objective::Distillation { teacher: teacher()?, temperature: tuning.stage.temperature, alpha }
+        }
+        Measure::DenseClasses | Measure::Values => Objective::Hint { target: teacher()?, rest: None },
+    };
+    let labels = if labelled { sequence.labels() } else { vec![0; sequence.len()] };
     let images = 0..sequence.len();
     let steps = images.len().div_ceil(tuning.batch);
     let hyper = HyperParameters {
@@ -98,16 +104,18 @@ pub fn fine_tune(
         clip: tuning.clip,
         dropout_seed: 0,
     };
+    let all = sequence.clone();
     let mut inputs = ActivationSource::images(sequence, tuning.batch);
     let input = StageInput { source: &mut inputs, labels: &labels, images, taken: 0, average: None };
     let (outcome, weights) = run_stage(&mut model, input, &mut objective, &hyper, |_, step| {
         progress(step.seen.div_ceil(tuning.batch), steps);
         Ok::<_, Error>(())
     })?;
-    if outcome == StageOutcome::Diverged {
-        return Ok(None);
-    }
     let mut trained = network.clone();
     trained.weights.extend(weights);
-    Ok(Some(trained))
+    if outcome == StageOutcome::Diverged {
+        let reason = nettriage_train::first_non_finite(&trained, &all, 0..tuning.batch.min(all.len()))?;
+        return Ok(Err(reason.unwrap_or_else(|| "its loss is infinite or NaN".to_owned())));
+    }
+    Ok(Ok(trained))
 }

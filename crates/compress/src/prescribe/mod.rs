@@ -3,6 +3,7 @@
 mod build;
 mod choose;
 mod fine_tune;
+mod wishes;
 
 use std::collections::HashMap;
 
@@ -12,12 +13,15 @@ use nettriage_records::prescription::{Figures, FrontPoint, Replaced};
 use nettriage_records::scan::Scan;
 
 pub use build::{Built, build};
-pub use choose::{CostMetric, Plan, front};
+pub use choose::{CostMetric, Fixed, Plan, front};
 pub use fine_tune::{FineTuning, TrainingSet, fine_tune};
+pub use wishes::Wishes;
 
 use crate::Error;
-use crate::latency::alternating;
+use crate::latency::Timing;
 use crate::scan::{Images, Judge, Options};
+use build::shape_of;
+use choose::cost_of;
 
 /// A limit on a cost.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,18 +45,20 @@ impl Limit {
 /// What a smaller network must satisfy; any mixture of bounds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Bounds {
-    /// Most percentage points of accuracy lost (of predictions changed, without labels).
+    /// Most percentage points of accuracy lost; without labels, most percent by the scan's measure.
     pub drop: Option<f64>,
-    /// Most milliseconds of a forward pass, measured alternately with the original network.
+    /// Most milliseconds of a forward pass, measured in pairs with the original network.
     pub milliseconds: Option<Limit>,
     /// Most multiply-accumulates.
     pub macs: Option<Limit>,
     /// Most parameters.
     pub parameters: Option<Limit>,
+    /// Least factor by which [`Bounds::cost_metric`] becomes smaller, such as 1.2.
+    pub gain: Option<f64>,
 }
 
 impl Bounds {
-    /// The cost that plans save, in exchange for the drop.
+    /// The cost that plans save, in exchange for the drop: the one that is limited, time before others.
     pub fn cost_metric(&self) -> CostMetric {
         match self {
             Bounds { milliseconds: Some(_), .. } => CostMetric::Milliseconds,
@@ -62,20 +68,38 @@ impl Bounds {
         }
     }
 
-    /// Whether a plan's predicted cost satisfies the bounds; a drop is for judging.
-    fn satisfies(&self, plan: &Plan, scan: &Scan) -> bool {
-        let within = |limit: Option<Limit>, cost: f64, original: f64| limit.is_none_or(|l| cost <= l.of(original));
-        let parent = &scan.parent;
-        within(self.milliseconds, plan.milliseconds, parent.milliseconds)
-            && within(self.macs, plan.cost.macs as f64, parent.cost.macs as f64)
-            && within(self.parameters, plan.cost.parameters as f64, parent.cost.parameters as f64)
+    /// The limits of a cost.
+    fn limits(&self, metric: CostMetric) -> impl Iterator<Item = Limit> {
+        let stated = match metric {
+            CostMetric::Milliseconds => self.milliseconds,
+            CostMetric::Macs => self.macs,
+            CostMetric::Parameters => self.parameters,
+        };
+        let gain = self.gain.filter(|_| self.cost_metric() == metric).map(|gain| Limit::Share(1.0 / gain));
+        stated.into_iter().chain(gain)
     }
 
-    /// Whether measured milliseconds, `[original, smaller]`, satisfy the bounds.
-    fn fast_enough(&self, [original, smaller]: [f64; 2]) -> bool {
-        self.milliseconds.is_none_or(|limit| smaller <= limit.of(original))
+    /// Whether a plan's multiply-accumulates and parameters satisfy the bounds; these are exact.
+    fn small_enough(&self, plan: &Plan, scan: &Scan) -> bool {
+        let within = |metric: CostMetric, cost: u64, original: u64| {
+            self.limits(metric).all(|limit| cost as f64 <= limit.of(original as f64))
+        };
+        within(CostMetric::Macs, plan.cost.macs, scan.parent.cost.macs)
+            && within(CostMetric::Parameters, plan.cost.parameters, scan.parent.cost.parameters)
+    }
+
+    /// By how much a measured time exceeds the bounds on it: at most 1 if it satisfies them; 0 if there are none.
+    fn time_excess(&self, timing: &Timing) -> f64 {
+        let excess = |limit: Limit| match limit {
+            Limit::Absolute(most) => timing.milliseconds[1] / most,
+            Limit::Share(share) => timing.ratio[0] / share,
+        };
+        self.limits(CostMetric::Milliseconds).map(excess).fold(0.0, f64::max)
     }
 }
+
+/// Measures the times of two networks in pairs.
+pub type Timer<'a> = dyn Fn([&Network; 2]) -> Result<Timing, Error> + 'a;
 
 /// The inputs of a search.
 pub struct SearchProblem<'a> {
@@ -89,9 +113,17 @@ pub struct SearchProblem<'a> {
     pub judged: &'a Images<'a>,
     /// Training data and how to train; none for no training.
     pub training: Option<(TrainingSet<'a>, FineTuning)>,
-    /// Most plans that are built (and trained) in search of the best.
-    pub attempts: usize,
+    /// Most plans that are built (and trained) in search of the best; none for [`ATTEMPTS`], and more while none satisfies the
+    /// bounds.
+    pub attempts: Option<usize>,
+    /// Ranges that are kept or replaced.
+    pub fixed: Fixed,
+    /// Measures times.
+    pub timer: &'a Timer<'a>,
 }
+
+/// Plans that are built in search of the best, unless the user says otherwise.
+pub const ATTEMPTS: usize = 5;
 
 /// A network that was built and judged.
 pub struct Attempt {
@@ -103,16 +135,30 @@ pub struct Attempt {
     pub built: Figures,
     /// At the end.
     pub judged: Figures,
-    /// Milliseconds of a forward pass of the original network and of this one, measured alternately.
-    pub milliseconds: [f64; 2],
+    /// Times of the original network and of this one.
+    pub timing: Timing,
+}
+
+/// What comes nearest to the bounds, if nothing satisfies them.
+pub struct Nearest {
+    /// Its cost.
+    pub cost: Cost,
+    /// Its figures, if it was built.
+    pub judged: Option<Figures>,
+    /// Times of the original network and of this one, if they were measured.
+    pub timing: Option<Timing>,
+}
+
+impl From<Attempt> for Nearest {
+    fn from(attempt: Attempt) -> Nearest {
+        Nearest { cost: attempt.judged.cost, judged: Some(attempt.judged), timing: Some(attempt.timing) }
+    }
 }
 
 /// The result of a search.
 pub struct Search {
-    /// The best that satisfies the bounds on the judged images, if one does.
-    pub best: Option<Attempt>,
-    /// The nearest, if none satisfies them.
-    pub nearest: Option<Attempt>,
+    /// The best that satisfies the bounds on the judged images, if one does; else the nearest, if there is any.
+    pub best: Result<Attempt, Option<Nearest>>,
     /// The front, with what was tried.
     pub front: Vec<FrontPoint>,
     /// The plans of the front.
@@ -121,93 +167,36 @@ pub struct Search {
 
 /// Reports while a prescription is made.
 pub trait Progress {
-    /// A plan is built: attempt `number` of at most `of`, with `replaced` ranges replaced.
+    /// The time of a plan is measured before it is built; `ratio` is its share of the original's.
+    fn timed(&self, replaced: usize, ratio: f64);
+    /// A plan is built: attempt `number` of at most `of` (more if none satisfies the bounds), with `replaced` ranges replaced.
     fn attempt(&self, number: usize, of: usize, replaced: usize);
     /// Training has taken `done` of `of` steps.
     fn training(&self, done: usize, of: usize);
+    /// Training diverged, for this reason; the network from before it is judged.
+    fn diverged(&self, reason: &str);
     /// A plan was judged.
     fn judged(&self, figures: &Figures);
 }
 
-/// Passes by which latencies are compared.
-const REPETITIONS: usize = 101;
+/// Pairs by which latencies are compared, of two passes each.
+pub const REPETITIONS: usize = 51;
 
 /// Searches for the plan that saves most within a drop, or loses least within a cost.
 ///
 /// # Errors
-/// Those of fitting and of the engine.
+/// Those of fitting, of the timer and of the engine.
 pub fn search(
     problem: &SearchProblem<'_>,
     bounds: &Bounds,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Search, Error> {
-    let plans = front(problem.scan, bounds.cost_metric());
     let judge = Judge::new(problem.parent, problem.judged, options)?;
-    let mut tried: HashMap<usize, f64> = HashMap::new();
-    let mut attempts = 0;
-    let mut attempt = |index: usize| -> Result<Attempt, Error> {
-        attempts += 1;
-        progress.attempt(attempts, problem.attempts, plans[index].chosen.len());
-        let made = build_and_judge(problem, &plans[index], index, &judge, options, progress)?;
-        tried.insert(index, points(&made.judged));
-        progress.judged(&made.judged);
-        Ok(made)
-    };
-    let (mut best, mut nearest): (Option<Attempt>, Option<Attempt>) = (None, None);
-    // The front is sorted by ascending drop and descending cost, so the plans that satisfy the cost bounds come last.
-    let first_satisfying = plans.iter().position(|plan| bounds.satisfies(plan, problem.scan));
-    match (bounds.drop, first_satisfying) {
-        (_, None) if plans.len() > 1 => nearest = Some(attempt(plans.len() - 1)?),
-        (_, None) => {}
-        (Some(most), Some(first)) => {
-            // Between the cheapest plan that is known to keep the promise and the first that is known to break it.
-            let mut low = first.saturating_sub(1);
-            let mut high = plans.len();
-            let mut next = first_guess(&plans, most, problem.training.is_some()).max(first);
-            for _ in 0..problem.attempts {
-                if high - low <= 1 || next == 0 {
-                    break;
-                }
-                let made = attempt(next)?;
-                if !within_bound(&made.judged, most) {
-                    high = next;
-                    if nearest.as_ref().is_none_or(|n| points(&made.judged) < points(&n.judged)) {
-                        nearest = Some(made);
-                    }
-                } else {
-                    low = next;
-                    if bounds.fast_enough(made.milliseconds) {
-                        best = Some(made);
-                    } else if best.is_none() {
-                        nearest = Some(made);
-                    }
-                }
-                next = middle(&plans, low, high);
-            }
-        }
-        (None, Some(first)) => {
-            // The first plan that is cheap enough loses least. Where its measured time exceeds the prediction, the next
-            // plans are tried, in steps that the excess suggests.
-            let mut index = first;
-            for _ in 0..problem.attempts {
-                let made = attempt(index)?;
-                if bounds.fast_enough(made.milliseconds) {
-                    best = Some(made);
-                    break;
-                }
-                let [original, smaller] = made.milliseconds;
-                let excess = bounds.milliseconds.map_or(1.0, |limit| smaller / limit.of(original));
-                let wanted = plans[index].milliseconds / excess;
-                nearest = Some(made);
-                let next = (index + 1..plans.len()).find(|&next| plans[next].milliseconds <= wanted);
-                match next.or((index + 1 < plans.len()).then_some(plans.len() - 1)) {
-                    Some(next) => index = next,
-                    None => break,
-                }
-            }
-        }
-    }
+    let plans = plans(problem.scan, bounds, &problem.fixed);
+    let mut run = Searching { problem, bounds, options, progress, judge, plans, tried: HashMap::new() };
+    let best = run.best()?;
+    let Searching { plans, tried, .. } = run;
     let points = plans.iter().enumerate().map(|(index, plan)| FrontPoint {
         drop: plan.drop,
         cost: plan.cost,
@@ -215,59 +204,214 @@ pub fn search(
         replaced: replaced(problem.scan, plan),
         tried: tried.get(&index).copied(),
     });
-    Ok(Search { best, nearest, front: points.collect(), plans })
+    Ok(Search { best, front: points.collect(), plans })
 }
 
-/// The first plan to try: the one whose predicted drop equals the bound, or several times the bound if training follows.
-fn first_guess(plans: &[Plan], most: f64, trained: bool) -> usize {
+/// The fronts of every cost that is limited, by ascending drop.
+fn plans(scan: &Scan, bounds: &Bounds, fixed: &Fixed) -> Vec<Plan> {
+    let all = [CostMetric::Milliseconds, CostMetric::Macs, CostMetric::Parameters];
+    let limited = all.into_iter().filter(|metric| bounds.limits(*metric).next().is_some());
+    let mut metrics: Vec<CostMetric> = limited.collect();
+    if metrics.is_empty() {
+        metrics.push(bounds.cost_metric());
+    }
+    let mut plans: Vec<Plan> = metrics.into_iter().flat_map(|metric| front(scan, metric, fixed)).collect();
+    let cost = |plan: &Plan| cost_of(plan, bounds.cost_metric());
+    plans.sort_by(|a, b| a.drop.total_cmp(&b.drop).then(cost(b).total_cmp(&cost(a))));
+    plans.dedup();
+    plans
+}
+
+/// A search and what it has found so far.
+struct Searching<'a> {
+    problem: &'a SearchProblem<'a>,
+    bounds: &'a Bounds,
+    options: &'a Options,
+    progress: &'a dyn Progress,
+    judge: Judge<'a>,
+    plans: Vec<Plan>,
+    /// The measured loss of plans that were built, by their index.
+    tried: HashMap<usize, f64>,
+}
+
+impl Searching<'_> {
+    fn best(&mut self) -> Result<Result<Attempt, Option<Nearest>>, Error> {
+        // Indices of the plans that are small enough, each cheaper and with a larger drop than the one before.
+        let metric = self.bounds.cost_metric();
+        let mut least = f64::INFINITY;
+        let eligible = self.plans.iter().enumerate().filter(|(_, plan)| {
+            let fits = !plan.chosen.is_empty() && self.bounds.small_enough(plan, self.problem.scan);
+            let cheaper = fits && cost_of(plan, metric) < least;
+            if cheaper {
+                least = cost_of(plan, metric);
+            }
+            cheaper
+        });
+        let eligible: Vec<usize> = eligible.map(|(index, _)| index).collect();
+        if eligible.is_empty() {
+            let smallest = self.plans.iter().rev().find(|plan| !plan.chosen.is_empty());
+            return Ok(Err(smallest.map(|plan| Nearest { cost: plan.cost, judged: None, timing: None })));
+        }
+        let eligible = match self.fast_enough(eligible)? {
+            Ok(eligible) => eligible,
+            Err(nearest) => return Ok(Err(Some(nearest))),
+        };
+        match self.bounds.drop {
+            Some(most) => self.within_drop(&eligible, most),
+            None => self.first_of(&eligible),
+        }
+    }
+
+    /// The plans from the first on that is measured to be fast enough. Times do not depend on weights, so nothing is fitted or
+    /// trained for this.
+    fn fast_enough(&self, mut eligible: Vec<usize>) -> Result<Result<Vec<usize>, Nearest>, Error> {
+        if self.bounds.limits(CostMetric::Milliseconds).next().is_none() {
+            return Ok(Ok(eligible));
+        }
+        let count = eligible.len();
+        let predicted = |place: usize| self.plans[eligible[place]].milliseconds;
+        // Between the last that is known to be too slow and the first that is known to be fast enough.
+        let (mut slow, mut fast): (Option<usize>, Option<usize>) = (None, None);
+        let mut slowest_excess: Option<(f64, Nearest)> = None;
+        let parent = self.problem.scan.parent.milliseconds;
+        let by_prediction = |share: f64| (0..count).find(|&place| predicted(place) <= share * parent);
+        let shares = self.bounds.limits(CostMetric::Milliseconds).map(|limit| limit.of(parent) / parent);
+        let mut next = by_prediction(shares.fold(1.0, f64::min)).unwrap_or(count - 1);
+        loop {
+            let plan = &self.plans[eligible[next]];
+            let timing =
+                (self.problem.timer)([self.problem.parent, &shape_of(self.problem.parent, self.problem.scan, plan)?])?;
+            self.progress.timed(plan.chosen.len(), timing.ratio[0]);
+            let excess = self.bounds.time_excess(&timing);
+            if excess <= 1.0 {
+                fast = Some(next);
+            } else {
+                slow = Some(next);
+                if slowest_excess.as_ref().is_none_or(|(least, _)| excess < *least) {
+                    slowest_excess = Some((excess, Nearest { cost: plan.cost, judged: None, timing: Some(timing) }));
+                }
+            }
+            let wanted = predicted(next) / excess.max(1e-9);
+            next = match (slow, fast) {
+                (None, Some(fast)) if fast > 0 => fast / 2,
+                (Some(slow), Some(fast)) if fast > slow + 1 => (slow + fast) / 2,
+                (_, Some(first)) => break Ok(Ok(eligible.split_off(first))),
+                (Some(slow), None) if slow + 1 < count => {
+                    (slow + 1..count).find(|&place| predicted(place) <= wanted).unwrap_or(count - 1)
+                }
+                (_, None) => {
+                    let (_, nearest) = slowest_excess.expect("a plan was timed and was too slow");
+                    break Ok(Err(nearest));
+                }
+            };
+        }
+    }
+
+    /// The plan that saves most and keeps the drop, between the cheapest that is known to keep it and the first that is known to
+    /// break it.
+    fn within_drop(&mut self, eligible: &[usize], most: f64) -> Result<Result<Attempt, Option<Nearest>>, Error> {
+        let (mut best, mut nearest): (Option<Attempt>, Option<Attempt>) = (None, None);
+        let (mut kept, mut high) = (0, eligible.len());
+        let mut next = first_guess(&self.plans, eligible, most, self.problem.training.is_some());
+        for number in 1.. {
+            let made = self.attempt(number, eligible[next])?;
+            if !within_bound(&made.judged, most) {
+                high = next;
+                if nearest.as_ref().is_none_or(|n| points(&made.judged) < points(&n.judged)) {
+                    nearest = Some(made);
+                }
+            } else {
+                kept = next + 1;
+                if self.bounds.time_excess(&made.timing) <= 1.0 {
+                    best = Some(made);
+                } else if best.is_none() {
+                    nearest = Some(made);
+                }
+            }
+            if kept >= high || self.attempts_used(number, best.is_some()) {
+                break;
+            }
+            next = middle(&self.plans, eligible, kept, high);
+        }
+        Ok(best.ok_or(nearest.map(Nearest::from)))
+    }
+
+    /// The first plan, which loses least; the next one where its time, measured again, is too long.
+    fn first_of(&mut self, eligible: &[usize]) -> Result<Result<Attempt, Option<Nearest>>, Error> {
+        let mut nearest = None;
+        for (number, &index) in (1..).zip(eligible) {
+            let made = self.attempt(number, index)?;
+            if self.bounds.time_excess(&made.timing) <= 1.0 {
+                return Ok(Ok(made));
+            }
+            nearest = Some(made);
+            if self.attempts_used(number, false) {
+                break;
+            }
+        }
+        Ok(Err(nearest.map(Nearest::from)))
+    }
+
+    /// Whether no further plan may be built.
+    fn attempts_used(&self, built: usize, satisfied: bool) -> bool {
+        match self.problem.attempts {
+            Some(most) => built >= most,
+            None => satisfied && built >= ATTEMPTS,
+        }
+    }
+
+    /// Builds, trains, judges and times a plan.
+    fn attempt(&mut self, number: usize, index: usize) -> Result<Attempt, Error> {
+        let Searching { problem, options, progress, judge, .. } = self;
+        let plan = &self.plans[index];
+        progress.attempt(number, problem.attempts.unwrap_or(ATTEMPTS.max(number)), plan.chosen.len());
+        let Built { mut network, substitute_layers } =
+            build(problem.parent, problem.scan, plan, problem.fitted, options)?;
+        let built = figures(&network, judge)?;
+        let mut judged = built;
+        if let Some((set, tuning)) = &problem.training {
+            let report = |done, of| progress.training(done, of);
+            match fine_tune(&network, &substitute_layers, problem.parent, set, tuning, options.threads, &report)? {
+                Ok(tuned) => {
+                    network = tuned;
+                    judged = figures(&network, judge)?;
+                }
+                // The network from before the training remains.
+                Err(reason) => progress.diverged(&reason),
+            }
+        }
+        let timing = (problem.timer)([problem.parent, &network])?;
+        progress.judged(&judged);
+        self.tried.insert(index, points(&judged));
+        Ok(Attempt { index, network, built, judged, timing })
+    }
+}
+
+/// The first plan to try, as a place in `eligible`: the last whose predicted drop is within the bound, or within several times the
+/// bound if training follows.
+fn first_guess(plans: &[Plan], eligible: &[usize], most: f64, trained: bool) -> usize {
     // Training recovers most of the drop that surgery causes; the search corrects the guess.
     let allowed = if trained { 6.0 * most + 2.0 } else { most };
-    plans.iter().rposition(|plan| plan.drop <= allowed).unwrap_or(0).max(1).min(plans.len() - 1)
+    eligible.iter().rposition(|&index| plans[index].drop <= allowed).unwrap_or(0)
 }
 
-/// The plan halfway between two by predicted time.
-fn middle(plans: &[Plan], low: usize, high: usize) -> usize {
-    let end = plans[high.min(plans.len() - 1)].milliseconds;
-    let half = (plans[low].milliseconds + end) / 2.0;
-    let nearest =
-        |a: &usize, b: &usize| (plans[*a].milliseconds - half).abs().total_cmp(&(plans[*b].milliseconds - half).abs());
-    (low + 1..high.min(plans.len())).min_by(nearest).unwrap_or(low)
+/// The plan halfway between two by predicted time, among the places `from..to` of `eligible`, which are not empty.
+fn middle(plans: &[Plan], eligible: &[usize], from: usize, to: usize) -> usize {
+    let milliseconds = |place: usize| plans[eligible[place]].milliseconds;
+    let half = (milliseconds(from) + milliseconds(to - 1)) / 2.0;
+    let nearest = |a: &usize, b: &usize| (milliseconds(*a) - half).abs().total_cmp(&(milliseconds(*b) - half).abs());
+    (from..to).min_by(nearest).unwrap_or(from)
 }
 
-/// Percentage points lost: of accuracy, or of unchanged predictions if there are no labels.
+/// The loss of a network that was judged.
 fn points(figures: &Figures) -> f64 {
-    figures.drop.map_or(100.0 * (1.0 - figures.agreement.unwrap_or(0.0)), |drop| drop[0])
+    figures.loss().unwrap_or(f64::INFINITY)
 }
 
 /// Whether the drop, with one standard error for the chance of the images, is within the promise.
 fn within_bound(figures: &Figures, most: f64) -> bool {
     let error = figures.drop.map_or(0.0, |[_, low, high]| (high - low) / (2.0 * 1.96));
     points(figures) + error <= most
-}
-
-fn build_and_judge(
-    problem: &SearchProblem<'_>,
-    plan: &Plan,
-    index: usize,
-    judge: &Judge<'_>,
-    options: &Options,
-    progress: &dyn Progress,
-) -> Result<Attempt, Error> {
-    let Built { mut network, substitute_layers } = build(problem.parent, problem.scan, plan, problem.fitted, options)?;
-    let built = figures(&network, judge)?;
-    let mut judged = built;
-    if let Some((set, tuning)) = &problem.training {
-        let report = |done, of| progress.training(done, of);
-        // If the training diverges, the network from before it remains.
-        if let Some(tuned) =
-            fine_tune(&network, &substitute_layers, problem.parent, set, tuning, options.threads, &report)?
-        {
-            network = tuned;
-            judged = figures(&network, judge)?;
-        }
-    }
-    let milliseconds = alternating([problem.parent, &network], options.batch, REPETITIONS, options.exact)?;
-    Ok(Attempt { index, network, built, judged, milliseconds })
 }
 
 /// A network's figures on the judged images; its milliseconds are measured elsewhere.
@@ -277,7 +421,7 @@ pub fn figures(network: &Network, judge: &Judge<'_>) -> Result<Figures, Error> {
     Ok(Figures {
         accuracy: verdict.accuracy,
         drop: verdict.drop,
-        agreement: Some(verdict.agreement),
+        fidelity: Some(verdict.fidelity),
         cost: Cost { parameters: total.parameters, macs: total.macs },
         milliseconds: 0.0,
     })

@@ -6,6 +6,7 @@ use nettriage_records::prescription::{FrontPoint, Prescription};
 use super::{Td, common_script, document, table};
 use crate::format::{number, short};
 use crate::prescription::{rows, verdict};
+use crate::scan::kept_and_lost;
 
 /// Width and height of the plot in pixels.
 const SIZE: [f64; 2] = [720.0, 320.0];
@@ -20,7 +21,7 @@ pub fn prescription(prescription: &Prescription) -> String {
     let header: Vec<&str> = figures[0].iter().map(String::as_str).collect();
     let replaced = prescription.replaced.iter().map(|replaced| {
         let [first, last] = &replaced.layers;
-        vec![Td::from(format!("{first} to {last}")), Td::from(&replaced.substitute)]
+        vec![Td::from(&replaced.range), Td::from(format!("{first}, {last}")), Td::from(&replaced.substitute)]
     });
     let front = prescription.front.iter().map(|plan| {
         let replaced: Vec<String> = plan.replaced.iter().map(|r| format!("{} {}", r.range, r.substitute)).collect();
@@ -33,7 +34,9 @@ pub fn prescription(prescription: &Prescription) -> String {
             Td::from(replaced.join(", ")),
         ]
     });
-    let front_header = ["predicted drop, pp", "measured drop, pp", "ms", "MACs", "parameters", "ranges"];
+    let [_, lost] = kept_and_lost(prescription.measure);
+    let [predicted, measured] = ["predicted", "measured"].map(|word| format!("{word} {lost}"));
+    let front_header = [predicted.as_str(), measured.as_str(), "ms", "MACs", "parameters", "ranges"];
     let body = html! {
         section #answer {
             p.eyebrow { b { (prescription.network) } ", " (prescription.data) }
@@ -42,8 +45,11 @@ pub fn prescription(prescription: &Prescription) -> String {
         }
         section #replaced {
             h2 { "Replaced layers" }
-            (table("plain left", &["layers", "by"], replaced.collect()))
-            p { "Training after surgery: " (prescription.training) ". Evaluated on " (prescription.judged_from) "." }
+            (table("plain left", &["range", "first and last layer", "by"], replaced.collect()))
+            p {
+                "Training after surgery: " (prescription.training) ". Evaluated on " (prescription.judged_from) ". Judged by "
+                (prescription.measure.describe()) ". Timed by " (prescription.timed_by) "."
+            }
         }
         section #front {
             h2 { "Other budgets" }
@@ -70,7 +76,7 @@ fn plot(prescription: &Prescription) -> Markup {
     let line: Vec<String> =
         fastest(&points).iter().map(|plan| format!("{:.1} {:.1}", x(plan.milliseconds), y(plan.drop))).collect();
     html! {
-        svg viewBox={ "0 0 " (width) " " (height) } role="img" aria-label="Predicted drop against milliseconds" {
+        svg viewBox={ "0 0 " (width) " " (height) } role="img" aria-label="Predicted loss against milliseconds" {
             @for drop in ticks(largest) {
                 line x1="60" x2=(width - 20.0) y1=(px(y(drop))) y2=(px(y(drop))) {}
                 text x="52" y=(px(y(drop) + 4.0)) text-anchor="end" { (tick_label(drop)) }
@@ -81,15 +87,15 @@ fn plot(prescription: &Prescription) -> Markup {
             path d={ "M" (line.join("L")) } {}
             @for plan in &points {
                 circle cx=(px(x(plan.milliseconds))) cy=(px(y(plan.drop))) r="3" {
-                    title { (number(plan.drop, 2)) " pp, " (number(plan.milliseconds, 3)) " ms" }
+                    title { (number(plan.drop, 2)) " " (prescription.measure.unit()) ", " (number(plan.milliseconds, 3)) " ms" }
                 }
                 @if let Some(tried) = plan.tried {
                     rect x=(px(x(plan.milliseconds) - 4.5)) y=(px(y(tried) - 4.5)) width="9" height="9" {
-                        title { "measured: " (number(tried, 2)) " pp" }
+                        title { "measured: " (number(tried, 2)) " " (prescription.measure.unit()) }
                     }
                 }
             }
-            text x=(width / 2.0) y=(height - 8.0) text-anchor="middle" { "milliseconds per pass, and accuracy drop in pp (down)" }
+            text x=(width / 2.0) y=(height - 8.0) text-anchor="middle" { "milliseconds per pass, and " (prescription.measure.loss()) " in " (prescription.measure.unit()) " (down)" }
         }
     }
 }
