@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -191,6 +192,19 @@ const THREADS: Limit = Limit::between(1.0, 1024.0, "each needs a processor and t
 const MIB: Limit = Limit::between(0.0, 16_777_216.0, "MiB: 16 TiB");
 const RETRIES: Limit = Limit::between(0.0, 1000.0, "a trial that fails as often fails always");
 const TRIALS: Limit = Limit::between(1.0, 1e6, "a plan has no more trials");
+const IMAGES: Limit = Limit::between(1.0, u32::MAX as f64, "images are counted by 32-bit numbers");
+const TRAIN_IMAGES: Limit = Limit::between(1.0, 1e8, "the order of the images is held in memory");
+const BATCH: Limit = Limit::between(1.0, 65_536.0, "all tensors of a batch are held in memory");
+const UNKNOWNS: Limit = Limit::between(0.0, 65_536.0, "the normal equations take 8 bytes times their square");
+const ROWS: Limit = Limit::between(1.0, 1e6, "output positions per unknown");
+const RATE: Limit = Limit::above_zero(1000.0, "weights diverge by larger steps");
+const PAD: Limit = Limit::between(0.0, nettriage::Augmentation::MAX_PAD as f64, "a crop must not miss the image");
+const ATTEMPTS: Limit = Limit::between(1.0, 10_000.0, "each builds a network");
+const PIXELS: Limit = Limit::between(1.0, 1024.0, "images are decoded to this many rows and columns");
+const WIDTH: Limit = Limit::above_zero(64.0, "a factor of every layer's filters");
+const CLASSES: Limit = Limit::between(1.0, 65_535.0, "labels are 16-bit numbers");
+const DROP: Limit = Limit::between(0.0, 100.0, "percentage points, such as 0.5pp");
+const GAIN: Limit = Limit::between(1.0, 1e6, "a factor such as 1.2x");
 const UNIX_TIME: Limit = Limit::between(0.0, 1e11, "seconds since 1970");
 const DURATION: Limit = Limit::above_zero(10.0 * 365.0 * 86_400.0, "seconds: ten years");
 
@@ -203,10 +217,30 @@ fn whole<T: TryFrom<u64>>(limit: Limit) -> impl Fn(&str) -> Result<T, String> + 
 }
 
 /// Reads numbers within a limit.
-fn real(limit: Limit) -> impl Fn(&str) -> Result<f64, String> + Clone {
+fn real<T: FromStr + Into<f64> + Copy>(limit: Limit) -> impl Fn(&str) -> Result<T, String> + Clone {
+    with_unit(limit, "")
+}
+
+/// Reads numbers within a limit, with or without a unit behind them.
+fn with_unit<T: FromStr + Into<f64> + Copy>(
+    limit: Limit,
+    unit: &'static str,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
     move |text| {
-        let number = text.parse::<f64>().ok().filter(|number| limit.admits(*number));
-        number.ok_or_else(|| format!("write a number, {limit}"))
+        let number = text.strip_suffix(unit).unwrap_or(text).trim().parse::<T>().ok();
+        number.filter(|number| limit.admits((*number).into())).ok_or_else(|| format!("write a number, {limit}"))
+    }
+}
+
+/// Reads a share of the network's own cost, or a figure with a unit.
+fn cost_limit(unit: &'static str, example: &'static str) -> impl Fn(&str) -> Result<nettriage::Limit, String> + Clone {
+    move |text| {
+        let number = |text: &str| text.trim().parse::<f64>().ok().filter(|n| *n > 0.0 && *n <= 1e18);
+        let found = match text.strip_suffix('%') {
+            Some(share) => number(share).map(|share| nettriage::Limit::Share(share / 100.0)),
+            None => number(text.strip_suffix(unit).unwrap_or(text)).map(nettriage::Limit::Absolute),
+        };
+        found.ok_or_else(|| format!("write a number above 0, such as {example}, or a share such as 40%"))
     }
 }
 
@@ -301,7 +335,7 @@ pub struct Trial {
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = whole::<usize>(MIB))]
     pub cache: usize,
     /// Stop at this time, in seconds since 1970: a training is saved
-    #[arg(long, value_name = "SECONDS", value_parser = real(UNIX_TIME))]
+    #[arg(long, value_name = "SECONDS", value_parser = real::<f64>(UNIX_TIME))]
     pub until: Option<f64>,
     /// Folder of the data set's files
     #[arg(long, value_name = "DIR")]
@@ -402,7 +436,7 @@ pub struct Report {
 #[derive(clap::Args)]
 pub struct Folder {
     /// For a folder: the shorter side of images is resized to this before the centre is cropped, such as 256 for 224
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(PIXELS))]
     pub resize: Option<usize>,
     /// For a folder: the filter of the resize, bilinear or bicubic
     #[arg(long, value_name = "NAME", default_value = "bilinear")]
@@ -413,7 +447,7 @@ pub struct Folder {
 }
 
 /// A network, and what its file may not contain.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct Model {
     /// The network's file: ONNX, safetensors, or a PyTorch checkpoint
     pub model: String,
@@ -421,13 +455,13 @@ pub struct Model {
     #[arg(long, value_name = "NAME")]
     pub arch: Option<String>,
     /// Width multiplier of the architecture
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = real::<f64>(WIDTH))]
     pub width: f64,
     /// Shape of an image, where the file does not say
     #[arg(long, value_name = "CxHxW")]
     pub input: Option<String>,
     /// Number of classes, where the file does not say
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(CLASSES))]
     pub classes: Option<usize>,
     /// Weights of a checkpoint that holds several sets: the key of a dictionary, such as state_dict_ema, or a prefix of names
     #[arg(long, value_name = "NAME")]
@@ -466,9 +500,12 @@ pub struct Subject {
     /// How a folder is read
     #[command(flatten)]
     pub folder: Folder,
-    /// Use no labels: agreement with the original network replaces accuracy; with --data folder, all images below DIR
+    /// Use no labels: the network's own outputs replace them; with --data folder, all images below DIR
     #[arg(long)]
     pub unlabelled: bool,
+    /// With --unlabelled, what the outputs are: classes (the share of unchanged ones counts) or values (their R² counts) [default: values of a single output or a closing activation, else classes]
+    #[arg(long, value_name = "WHAT", requires = "unlabelled")]
+    pub outputs: Option<nettriage::Outputs>,
     /// Mean per channel of pixels in 0 to 1 that the network was trained with
     #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "std")]
     pub mean: Option<Vec<f32>>,
@@ -479,10 +516,10 @@ pub struct Subject {
     #[arg(long, value_name = "SEED")]
     pub parent: Option<u64>,
     /// Training images that substitutes are fitted to, the first in the file's order
-    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = whole::<usize>(IMAGES))]
     pub images: usize,
     /// Images that they are judged by: the last training images (a run's validation images) [default: 1000, at most a fifth of them]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(IMAGES))]
     pub judged: Option<usize>,
     /// Single layers to try: conv1x1, conv3x3, conv5x5, field (the range's receptive field), depthwise3x3, conv3x3g4, linear, drop
     #[arg(
@@ -493,24 +530,20 @@ pub struct Subject {
     )]
     pub substitutes: Vec<nettriage_compress::scan::Choice>,
     /// Largest number of unknowns of a filter, where kernels are larger than 3x3
-    #[arg(long, value_name = "N", default_value_t = 2400)]
+    #[arg(long, value_name = "N", default_value_t = 2400, value_parser = whole::<usize>(UNKNOWNS))]
     pub unknowns: usize,
     /// Output positions per unknown in the regression; at least 20,000, at most as many as the images have
-    #[arg(long, value_name = "N", default_value_t = 24, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = whole::<usize>(ROWS))]
     pub rows: usize,
     /// MiB for the normal equations and tensors; if they do not fit, more passes over the images
-    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    #[arg(long, value_name = "MIB", default_value_t = 2048, value_parser = whole::<usize>(MIB))]
     pub memory: usize,
     /// Images in a pass whose milliseconds are measured, on one thread
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<usize>(BATCH))]
     pub batch: usize,
     /// Threads [default: one per core]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(THREADS))]
     pub threads: Option<usize>,
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse::<usize>().ok().filter(|n| *n > 0).ok_or_else(|| "give a whole number of at least 1".to_owned())
 }
 
 /// Which ranges of layers are scanned.
@@ -552,26 +585,38 @@ pub struct Scan {
 
 /// `prescribe`.
 #[derive(clap::Args)]
-#[group(id = "bounds", required = true, multiple = true, args = ["max_drop", "max_latency", "max_macs", "max_parameters"])]
+#[group(id = "bounds", required = true, multiple = true, args = ["max_drop", "max_latency", "max_macs", "max_parameters", "min_gain", "replace"])]
 pub struct Prescribe {
     /// The network and its images
     #[command(flatten)]
     pub subject: Subject,
-    /// Most percentage points of accuracy to lose, such as 0.5pp; saves as much time as that allows
-    #[arg(long, value_name = "POINTS")]
-    pub max_drop: Option<String>,
+    /// Most percentage points of accuracy to lose, such as 0.5pp (with --unlabelled, most percent by the scan's measure); saves as much time as that allows
+    #[arg(long, value_name = "POINTS", value_parser = with_unit::<f64>(DROP, "pp"))]
+    pub max_drop: Option<f64>,
     /// Most time for a forward pass of --batch images on one thread, such as 2ms or 60% (of the original's)
-    #[arg(long, value_name = "TIME")]
-    pub max_latency: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = cost_limit("ms", "2ms"))]
+    pub max_latency: Option<nettriage::Limit>,
+    /// Least factor by which the limited cost (measured time, if none is limited) becomes smaller, such as 1.2x; else nothing is written
+    #[arg(long, value_name = "FACTOR", value_parser = with_unit::<f64>(GAIN, "x"))]
+    pub min_gain: Option<f64>,
+    /// A range that stays as it is, by the name that `scan` prints; may be given often
+    #[arg(long, value_name = "RANGE")]
+    pub keep: Vec<String>,
+    /// A range that one layer replaces, by the name that `scan` prints; may be given often
+    #[arg(long, value_name = "RANGE")]
+    pub replace: Vec<String>,
+    /// What measures times: nettriage, or onnxruntime in `python3` (or the Python that NETTRIAGE_PYTHON names)
+    #[arg(long, value_name = "RUNTIME", value_enum, default_value_t = LatencyIn::Nettriage)]
+    pub latency_in: LatencyIn,
     /// Judge by the first --judged test images, and test on the others: for a network that was trained on every training image
     #[arg(long, conflicts_with = "unlabelled")]
     pub judge_on_test: bool,
     /// Most multiply-accumulates, such as 40% (of the network's) or 12000000
-    #[arg(long, value_name = "COUNT")]
-    pub max_macs: Option<String>,
+    #[arg(long, value_name = "COUNT", value_parser = cost_limit("", "12000000"))]
+    pub max_macs: Option<nettriage::Limit>,
     /// Most parameters, such as 40% (of the network's) or 300000
-    #[arg(long, value_name = "COUNT")]
-    pub max_parameters: Option<String>,
+    #[arg(long, value_name = "COUNT", value_parser = cost_limit("", "300000"))]
+    pub max_parameters: Option<nettriage::Limit>,
     /// Where to write the network: .onnx or .safetensors; its card, figures and page go beside it
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
@@ -582,26 +627,38 @@ pub struct Prescribe {
     #[arg(long, value_name = "NAME", default_value = "distill-global")]
     pub scheme: String,
     /// Images that training sees in all [default: twice the training set, at most 40,000]
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(TRAIN_IMAGES))]
     pub train_images: Option<usize>,
     /// Largest learning rate of training
-    #[arg(long, value_name = "RATE", default_value_t = 0.01)]
+    #[arg(long, value_name = "RATE", default_value_t = 0.01, value_parser = real::<f32>(RATE))]
     pub rate: f32,
     /// Random shifts of training images, in pixels: padding before a random crop [default: a run's own; else 0]
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = whole::<usize>(PAD))]
     pub pad: Option<usize>,
     /// Mirror training images at random, half of them [default: as the run did]
     #[arg(long)]
     pub flip: bool,
-    /// Most networks that are built and trained in search of the best
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = at_least_one)]
-    pub attempts: usize,
+    /// Most networks that are built and trained in search of the best [default: 5, and more while none satisfies the bounds]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(ATTEMPTS))]
+    pub attempts: Option<usize>,
     /// Seed of training
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// A scan of this network (`nettriage scan --json`), in place of making one
     #[arg(long, value_name = "FILE")]
     pub scan: Option<PathBuf>,
+    /// Where to write the scan that is made [default: beside the output, as <name>.scan.json]
+    #[arg(long, value_name = "FILE", conflicts_with = "scan")]
+    pub save_scan: Option<PathBuf>,
+}
+
+/// What measures times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LatencyIn {
+    /// Our own engine
+    Nettriage,
+    /// onnxruntime, in the user's Python
+    Onnxruntime,
 }
 
 /// `evaluate`.
@@ -626,8 +683,17 @@ pub struct Evaluate {
     #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "mean")]
     pub std: Option<Vec<f32>>,
     /// Only the first N images
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(IMAGES))]
     pub limit: Option<usize>,
+    /// Another network's file, such as the original of a smaller one: how closely the outputs follow its outputs
+    #[arg(long, value_name = "FILE", requires = "data", conflicts_with = "logits")]
+    pub against: Option<String>,
+    /// Use no labels, with --against; with --data folder, all images below DIR
+    #[arg(long, requires = "against")]
+    pub unlabelled: bool,
+    /// With --unlabelled, what the outputs are: classes (the share of unchanged ones counts) or values (their R² counts) [default: values of a single output or a closing activation, else classes]
+    #[arg(long, value_name = "WHAT", requires = "unlabelled")]
+    pub outputs: Option<nettriage::Outputs>,
     /// Inputs as they are, in the model's own order of axes (NumPy, f32), in place of a data set
     #[arg(long, value_name = "FILE.npy", conflicts_with_all = ["data", "mean", "limit"], requires = "logits")]
     pub inputs: Option<PathBuf>,
@@ -713,15 +779,26 @@ mod tests {
         }
     }
 
+    /// The name in `--name=value`.
+    fn name_of(flag: &str) -> &str {
+        flag[2..].split('=').next().unwrap_or_default()
+    }
+
     /// What the commands say of `--flag=value` beside what they require.
     fn said(flag: &str, value: &str) -> Vec<Option<String>> {
         let flag = format!("--{flag}={value}");
-        let commands: [&[&str]; 3] =
-            [&["run", "study.toml"], &["train", "study.toml"], &["trial", "--plan", "run", "--index", "0"]];
+        let commands: [&[&str]; 7] = [
+            &["run", "study.toml"],
+            &["train", "study.toml"],
+            &["trial", "--plan", "run", "--index", "0"],
+            &["inspect", "net.onnx"],
+            &["scan", "net.onnx", "--data", "digits"],
+            &["prescribe", "net.onnx", "--data", "digits", "--keep", "a", "--replace", "b", "-o", "small.onnx"],
+            &["evaluate", "net.onnx", "--data", "digits"],
+        ];
         let has = |command: &str| {
-            let name = flag[2..].split('=').next();
             let args = Args::command();
-            args.find_subcommand(command).unwrap().get_arguments().any(|arg| arg.get_long() == name)
+            args.find_subcommand(command).unwrap().get_arguments().any(|arg| arg.get_long() == Some(name_of(&flag)))
         };
         let arguments = |command: &[&str]| {
             let words = std::iter::once("nettriage").chain(command.iter().copied()).chain([flag.as_str()]);
@@ -732,7 +809,7 @@ mod tests {
     }
 
     /// Flag, whether 0 and 1 are accepted, the largest accepted value. Above it and the type's largest are refused.
-    const NUMBERS: [(&str, bool, bool, u64); 9] = [
+    const NUMBERS: [(&str, bool, bool, u64); 26] = [
         ("workers", false, true, 1024),
         ("threads", false, true, 1024),
         ("cache", true, true, 1 << 24),
@@ -742,9 +819,32 @@ mod tests {
         ("max-trials", false, true, 1_000_000),
         ("slurm-tasks", false, true, 1_000_000),
         ("until", true, true, 100_000_000_000),
+        ("images", false, true, 4_294_967_295),
+        ("judged", false, true, 4_294_967_295),
+        ("limit", false, true, 4_294_967_295),
+        ("unknowns", true, true, 65_536),
+        ("rows", false, true, 1_000_000),
+        ("memory", true, true, 1 << 24),
+        ("batch", false, true, 65_536),
+        ("train-images", false, true, 100_000_000),
+        ("rate", false, true, 1000),
+        ("pad", true, true, 127),
+        ("attempts", false, true, 10_000),
+        ("resize", false, true, 1024),
+        ("width", false, true, 64),
+        ("classes", false, true, 65_535),
+        ("max-drop", true, true, 100),
+        ("min-gain", false, true, 1_000_000),
+        ("max-macs", false, true, 1_000_000_000_000_000_000),
     ];
     const DURATIONS: [&str; 3] = ["max-time", "slurm-chunk", "checkpoint"];
-    const OTHERS: [&str; 12] = [
+    /// Checked when the channels of the data set are known; the message prints values of 0 to 255 as they have to be given.
+    const CHANNELS: [&str; 2] = ["mean", "std"];
+    /// Seeds, which may be any number of 64 bits.
+    const SEEDS: [&str; 2] = ["seed", "parent"];
+    /// As --max-macs.
+    const COSTS: [&str; 2] = ["max-latency", "max-parameters"];
+    const OTHERS: [&str; 35] = [
         "out",
         "data-dir",
         "log-format",
@@ -757,10 +857,33 @@ mod tests {
         "model",
         "data",
         "help",
+        "arch",
+        "input",
+        "key",
+        "graph-output",
+        "interpolation",
+        "outputs",
+        "substitutes",
+        "ranges",
+        "methods",
+        "study",
+        "json",
+        "output",
+        "keep",
+        "replace",
+        "latency-in",
+        "scheme",
+        "scan",
+        "save-scan",
+        "against",
+        "inputs",
+        "logits",
+        "svg",
+        "version",
     ];
 
     #[test]
-    fn every_number_of_run_train_and_trial_is_bounded() {
+    fn every_number_of_a_flag_is_bounded() {
         for (flag, zero, one, most) in NUMBERS {
             for (value, accepted) in [(0, zero), (1, one), (most, true), (most + 1, false), (u64::MAX, false)] {
                 let said = said(flag, &value.to_string());
@@ -771,6 +894,15 @@ mod tests {
                 }
             }
             assert!(["-1", "nan", "1e400", ""].iter().all(|value| said(flag, value).iter().all(Option::is_some)));
+        }
+        for flag in SEEDS {
+            assert!(said(flag, &u64::MAX.to_string()).iter().all(Option::is_none), "--{flag}");
+            assert!(said(flag, "-1").iter().all(Option::is_some), "--{flag}");
+        }
+        for flag in COSTS {
+            for (value, accepted) in [("0", false), ("0%", false), ("nan", false), ("1e19", false), ("40%", true)] {
+                assert!(said(flag, value).iter().all(|said| said.is_none() == accepted), "--{flag} {value}");
+            }
         }
         for flag in DURATIONS {
             for (value, accepted) in [("0s", false), ("1s", true), ("3650d", true), ("3651d", false), ("1e300d", false)]
@@ -783,11 +915,12 @@ mod tests {
     #[test]
     fn the_table_of_flags_is_complete() {
         let args = Args::command();
-        for command in ["run", "train", "trial"] {
+        for command in ["run", "train", "trial", "inspect", "scan", "prescribe", "evaluate"] {
             let flags = args.find_subcommand(command).unwrap().get_arguments();
             for flag in flags.filter(|flag| flag.get_action().takes_values()).filter_map(|flag| flag.get_long()) {
-                let known = NUMBERS.iter().any(|(name, ..)| *name == flag);
-                assert!(known || DURATIONS.contains(&flag) || OTHERS.contains(&flag), "--{flag}: add it to a table");
+                let number = NUMBERS.iter().any(|(name, ..)| *name == flag);
+                let other = [&DURATIONS[..], &SEEDS, &COSTS, &CHANNELS, &OTHERS].concat().contains(&flag);
+                assert!(number || other, "--{flag}: add it to a table");
             }
         }
     }

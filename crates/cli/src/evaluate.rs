@@ -4,12 +4,13 @@ use std::fs::File;
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 
+use nettriage_compress::scan::{self, Images, Judge};
 use nettriage_data::fill_plain;
 use nettriage_engine::{Model, Options};
 use nettriage_formats::load::Loaded;
 use nettriage_formats::onnx::Layout;
 use nettriage_net::{Graph, Kind, Shape, layer};
-use nettriage_train::Tally;
+use nettriage_train::{Tally, without_softmax};
 use npyz::{NpyFile, Order, WriterBuilder};
 use serde_json::json;
 
@@ -23,18 +24,18 @@ const BATCH: usize = 100;
 
 /// `nettriage evaluate MODEL`.
 pub fn evaluate(args: &args::Evaluate) -> Result<(), Fail> {
-    if args.limit == Some(0) {
-        return Err(Fail::Message("--limit is 0: choose 1 image or more".into()));
-    }
     if let Some(logits) = &args.logits {
-        let mut inputs = output::with_sidecar(Path::new(&args.model.model)).to_vec();
+        let mut inputs = output::of_model(&args.model);
         inputs.extend(args.inputs.iter().chain(&args.data_dir).cloned());
         output::check(&[logits], &output::as_paths(&inputs))?;
     }
     let mut loaded = model::load(&args.model)?;
     match (&args.inputs, &args.logits, &args.data) {
         (Some(inputs), Some(logits), _) => outputs(&loaded, inputs, logits),
-        (_, _, Some(data)) => accuracy(args, &mut loaded, data),
+        (_, _, Some(data)) => match &args.against {
+            Some(original) => fidelity(args, &mut loaded, original, data),
+            None => accuracy(args, &mut loaded, data),
+        },
         _ => Err(Fail::Message("name a data set with --data, or inputs with --inputs and --logits".into())),
     }
 }
@@ -89,6 +90,64 @@ fn accuracy(args: &args::Evaluate, loaded: &mut Loaded, name: &str) -> Result<()
             100.0 * found.calibration_error
         )?;
     }
+    Ok(())
+}
+
+/// How closely the outputs follow those of another network.
+fn fidelity(args: &args::Evaluate, loaded: &mut Loaded, original: &str, name: &str) -> Result<(), Fail> {
+    let mut other = model::load(&args::Model { model: original.to_owned(), ..args.model.clone() })?;
+    let graph = &loaded.network.graph;
+    let (own, theirs) =
+        ([graph.input, graph.output_shape()?], [other.network.graph.input, other.network.graph.output_shape()?]);
+    if own != theirs {
+        return Err(Fail::Message(format!(
+            "{}: from {} to {}, the network itself from {} to {} (C, H, W): their outputs cannot be compared",
+            original, theirs[0], theirs[1], own[0], own[1]
+        )));
+    }
+    let dir = args.data_dir.as_deref();
+    let data = if args.unlabelled {
+        subject::unlabelled(graph, name, dir, &args.folder)?
+    } else {
+        subject::dataset(loaded, name, dir, &args.folder)?;
+        // The labels are in the order of this network's outputs, which are those of both.
+        subject::dataset(&mut other, name, dir, &args.folder)?
+    };
+    data.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    let said = args.mean.clone().zip(args.std.clone());
+    let normalization = subject::normalization(said, &loaded.info, &data)?;
+    // All images below a folder are training images.
+    let (source, kind) = if data.test.is_empty() { (&data.train, "images") } else { (&data.test, "test images") };
+    let count = source.len().min(args.limit.unwrap_or(usize::MAX));
+    let indices: Vec<u32> = (0..count as u32).collect();
+    let shape = data.shape();
+    let images = Images {
+        count,
+        labels: (!args.unlabelled).then(|| source.labels[..count].to_vec()),
+        fill: Box::new(|range, out| fill_plain(source, shape, &indices[range], &normalization, out)),
+    };
+    let options = scan::Options { threads: cores(), outputs: args.outputs, ..scan::Options::default() };
+    let judge = Judge::new(&without_softmax(other.network), &images, &options)?;
+    let found = judge.verdict(&without_softmax(loaded.network.clone()))?;
+    let measure = judge.measure();
+    let mut messages = output::messages(&[]);
+    if args.json {
+        let value = json!({
+            "images": count, "measure": measure, "accuracy": found.accuracy, "drop": found.drop, "fidelity": found.fidelity,
+        });
+        writeln!(messages, "{value}")?;
+        return Ok(());
+    }
+    writeln!(messages, "Judged by {}.", measure.describe())?;
+    if let (Some(accuracy), Some(before), Some([drop, low, high])) = (found.accuracy, judge.accuracy(), found.drop) {
+        writeln!(
+            messages,
+            "top-1 {:.2}% of {count} {kind}, against {:.2}%: drop {drop:.2} pp (95% interval {low:.2} to {high:.2})",
+            100.0 * accuracy,
+            100.0 * before
+        )?;
+    }
+    writeln!(messages, "{} on {count} {kind}", found.fidelity.describe())?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use nettriage::Subject;
 use nettriage_data::{Dataset, FolderOptions, ImageSize, MemoryBudget, Normalization};
 use nettriage_formats::info::ModelInfo;
 use nettriage_formats::load::Loaded;
-use nettriage_net::Graph;
+use nettriage_net::{Graph, Shape};
 use nettriage_records::Run;
 use nettriage_train::{check_images, fit_classes};
 
@@ -30,14 +30,10 @@ fn of_file(args: &args::Subject) -> Result<Subject, Fail> {
         return Err(Fail::Message("--parent chooses among a run's parents; a file holds one network".into()));
     }
     let mut loaded = model::load(&args.model)?;
-    let data = match (name.as_str(), &args.data_dir) {
-        ("folder", Some(dir)) if args.unlabelled => {
-            let graph = &loaded.network.graph;
-            let data = with_channels(graph, nettriage_data::open_unlabelled(dir, &args.folder.options(graph))?)?;
-            check_images(graph, &data)?;
-            data
-        }
-        (name, dir) => dataset(&mut loaded, name, dir.as_deref(), &args.folder)?,
+    let data = if args.unlabelled {
+        unlabelled(&loaded.network.graph, name, args.data_dir.as_deref(), &args.folder)?
+    } else {
+        dataset(&mut loaded, name, args.data_dir.as_deref(), &args.folder)?
     };
     let normalization = normalization(args.mean.clone().zip(args.std.clone()), &loaded.info, &data)?;
     let subject = Subject::new(loaded.network, data, normalization, args.judged, !args.unlabelled)?;
@@ -80,25 +76,38 @@ fn with_channels(graph: &Graph, data: Dataset) -> Result<Dataset, Fail> {
     Ok(data)
 }
 
+/// Opens the images of a data set for a network, whatever their classes; of a folder all images below it.
+pub fn unlabelled(graph: &Graph, name: &str, dir: Option<&Path>, folder: &args::Folder) -> Result<Dataset, Fail> {
+    let data = match (name, dir) {
+        ("folder", Some(dir)) => nettriage_data::open_unlabelled(dir, &folder.options(graph))?,
+        (name, dir) => open(graph, name, dir, folder)?,
+    };
+    let data = with_channels(graph, data)?;
+    check_images(graph, &data)?;
+    Ok(data)
+}
+
+fn open(graph: &Graph, name: &str, dir: Option<&Path>, folder: &args::Folder) -> Result<Dataset, Fail> {
+    match (name, dir) {
+        ("folder", Some(dir)) => Ok(nettriage_data::open_folder_with(dir, &folder.options(graph))?),
+        ("folder", None) => Err(Fail::Message("--data folder needs --data-dir, a folder or a tar of images".into())),
+        (name, dir) => Ok(nettriage_data::open(name, dir)?),
+    }
+}
+
 /// Opens a data set for a network, and matches its classes with the network's outputs.
 pub fn dataset(loaded: &mut Loaded, name: &str, dir: Option<&Path>, folder: &args::Folder) -> Result<Dataset, Fail> {
     let graph = &loaded.network.graph;
-    let dataset = match (name, dir) {
-        ("folder", Some(dir)) => nettriage_data::open_folder_with(dir, &folder.options(graph))?,
-        ("folder", None) => {
-            return Err(Fail::Message("--data folder needs --data-dir, a folder or a tar of images".into()));
-        }
-        (name, dir) => nettriage_data::open(name, dir)?,
-    };
-    let mut dataset = with_channels(graph, dataset)?;
+    let mut dataset = with_channels(graph, open(graph, name, dir, folder)?)?;
     check_images(graph, &dataset)?;
     let note = fit_classes(&mut loaded.network, &loaded.info.classes, &mut dataset)?;
     dataset.notes.extend(note);
     let graph = &loaded.network.graph;
-    let (outputs, classes) = (graph.output_shape()?.elements(), dataset.classes.len());
-    if outputs != classes {
+    let (outputs, classes) = (graph.output_shape()?, dataset.classes.len());
+    if outputs != Shape::new(classes, 1, 1) {
         return Err(Fail::Message(format!(
-            "{} has {outputs} outputs, {} has {classes} classes",
+            "{} has outputs of {outputs} (C, H, W), {} has {classes} classes, one an image; without labels, \
+             --unlabelled judges by the outputs of the network itself",
             graph.name, dataset.name
         )));
     }
