@@ -22,7 +22,7 @@ pub fn export(args: &args::Export) -> Result<(), Fail> {
     let card = args.output.with_extension("md");
     let mut outputs = output::with_sidecar(&args.output).to_vec();
     outputs.extend(of_run.then(|| card.clone()));
-    let inputs = output::with_sidecar(Path::new(&args.model.model));
+    let inputs = output::of_model(&args.model);
     output::check(&output::as_paths(&outputs), &output::as_paths(&inputs))?;
     let mut messages = output::messages(&output::as_paths(&outputs));
     if !of_run {

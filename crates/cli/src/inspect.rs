@@ -15,7 +15,7 @@ use crate::{model, output};
 /// `nettriage inspect MODEL`.
 pub fn inspect(args: &args::Inspect) -> Result<(), Fail> {
     if let Some(path) = &args.svg {
-        output::check(&[path], &[Path::new(&args.model.model)])?;
+        output::check(&[path], &output::as_paths(&output::of_model(&args.model)))?;
     }
     let (graph, shared) = model::graph(&args.model)?;
     if let Some(path) = &args.svg {

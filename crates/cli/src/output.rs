@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::args;
 use crate::fail::Fail;
 
 /// Writes text to a file, a stream or standard output; see [`nettriage_files::write_output`].
@@ -29,9 +30,37 @@ pub fn check(outputs: &[&Path], inputs: &[&Path]) -> Result<(), Fail> {
     Ok(())
 }
 
+/// Checks a folder that a command writes files of its own names into.
+pub fn check_folder(folder: &Path, inputs: &[&Path]) -> Result<(), Fail> {
+    let fail = |problem: &str| Err(Fail::Message(format!("{}: {problem}", folder.display())));
+    if folder.exists() && !folder.is_dir() {
+        return fail("is a file, not a folder; name another");
+    }
+    if inputs.iter().any(|run| nettriage_records::is_file_of(run, folder)) {
+        return fail("it belongs to the run; name another folder");
+    }
+    match folder.ancestors().find(|ancestor| ancestor.exists()) {
+        Some(ancestor) if !ancestor.is_dir() => fail("a part of its path is a file; name another folder"),
+        _ => Ok(()),
+    }
+}
+
 /// The inputs that a path names: the file, and the description beside it.
 pub fn with_sidecar(path: &Path) -> [PathBuf; 2] {
     [path.to_path_buf(), sidecar(path)]
+}
+
+/// The files that a network on the command line is read from: its own, its description, its external data, and the file that
+/// holds its graph.
+pub fn of_model(model: &args::Model) -> Vec<PathBuf> {
+    let file = Path::new(&model.model);
+    let mut files = with_sidecar(file).to_vec();
+    if file.is_file() {
+        files.push(file.with_extension("toml"));
+        files.extend(nettriage_formats::onnx::external_files(file));
+    }
+    files.extend(model.arch.as_ref().map(PathBuf::from).filter(|arch| arch.is_file()));
+    files
 }
 
 /// The description beside a network's file: `<file>.toml`.

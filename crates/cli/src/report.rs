@@ -14,8 +14,14 @@ pub fn report(args: &args::Report) -> Result<(), Fail> {
     let files =
         [&args.json, &args.csv, &args.csv_cells, &args.markdown, &args.parquet, &args.tensorboard, &args.output];
     let outputs: Vec<&Path> = files.into_iter().flatten().map(PathBuf::as_path).collect();
-    let files: Vec<&Path> = outputs.iter().copied().filter(|path| Some(*path) != args.tensorboard.as_deref()).collect();
-    output::check(&files, &[&args.run])?;
+    let page = args.output.clone().unwrap_or_else(|| args.run.join("report.html"));
+    let own_page = outputs.is_empty().then_some(page.as_path());
+    let files = outputs.iter().copied().filter(|path| Some(*path) != args.tensorboard.as_deref()).chain(own_page);
+    let inputs: Vec<&Path> = std::iter::once(args.run.as_path()).chain(args.with.as_deref()).collect();
+    output::check(&files.collect::<Vec<_>>(), &inputs)?;
+    if let Some(folder) = &args.tensorboard {
+        output::check_folder(folder, &inputs)?;
+    }
     let Report { data, analysis, .. } = Report::open(&args.run)?;
     if let Some(with) = &args.with {
         let other = Report::open(with)?.analysis;
@@ -46,7 +52,6 @@ pub fn report(args: &args::Report) -> Result<(), Fail> {
     if args.output.is_none() && exported {
         return Ok(());
     }
-    let page = args.output.clone().unwrap_or_else(|| args.run.join("report.html"));
     write(&page, &nettriage_report::html(&data, &analysis))?;
     writeln!(output::messages(&outputs), "report: {}", page.display())?;
     Ok(())

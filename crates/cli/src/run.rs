@@ -21,7 +21,7 @@ use crate::init;
 use crate::interrupt::Interrupt;
 use crate::memory;
 use crate::progress::{ProgressReporter, title};
-use crate::report;
+use crate::{output, report};
 
 /// `nettriage run STUDY`.
 pub fn run(args: &args::Run) -> Result<(), Fail> {
@@ -54,6 +54,8 @@ pub fn run(args: &args::Run) -> Result<(), Fail> {
         deadline: args.max_time.and_then(|time| begin.checked_add(time)),
         trials: args.max_trials.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
     };
+    let page = folder.join("report.html");
+    output::check(&[&page], &[])?;
     let executing = Instant::now();
     let executor = executor(args, &folder)?;
     let result = execute(&run, &context, executor.as_ref(), resources(&args.train), limits, reporter.as_ref());
@@ -63,7 +65,6 @@ pub fn run(args: &args::Run) -> Result<(), Fail> {
     if let Some(expected) = &expected {
         reporter.note(&estimate_against_actual(expected, executing.elapsed(), complete));
     }
-    let page = folder.join("report.html");
     report::conclude(&folder, &page)?;
     let status = run.status()?;
     if complete {

@@ -129,3 +129,23 @@ fn a_failed_write_leaves_no_part_of_a_file() {
         assert!(error.contains("/dev/full"), "{error}");
     }
 }
+
+#[test]
+fn external_data_of_a_model_are_inputs() {
+    // Field 7 of a model is its graph, 5 of a graph an initializer, 13 of a tensor an entry of its external data (key, value).
+    fn field(number: u8, content: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![number << 3 | 2, u8::try_from(content.len()).unwrap()];
+        bytes.extend_from_slice(content);
+        bytes
+    }
+    let entry = [field(1, b"location"), field(2, b"net.onnx.data")].concat();
+    let model = field(7, &field(5, &field(13, &entry)));
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("net.onnx"), model).unwrap();
+    fs::write(at("net.onnx.data"), "weights").unwrap();
+    let export = nettriage().arg("inspect").arg(at("net.onnx")).arg("--svg").arg(at("net.onnx.data")).output().unwrap();
+    let error = refused(&export);
+    assert!(error.contains("would overwrite an input"), "{error}");
+    assert_eq!(fs::read(at("net.onnx.data")).unwrap(), b"weights");
+}

@@ -196,7 +196,8 @@ fn the_estimate_of_memory_counts_least_squares() {
     // The last block's input has 256 channels: normal equations of 2,305 unknowns.
     let place = Place::new(&study.replace("plan = [[6, 6], [8, 8]]", "plan = [[6, 6], [256, 256], [32, 32]]"));
     let output = place.run("run", &["--workers", "1", "--cache", "0"]).output().unwrap();
-    // Only its memory counts: with fewer rows than unknowns the solution may fail.
+    // It has fewer rows than unknowns, and is solved all the same.
+    succeeded(&output);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let line = said.lines().find(|line| line.contains("; it took ")).unwrap();
     let mebibytes = |part: &str| -> f64 {
@@ -207,4 +208,34 @@ fn the_estimate_of_memory_counts_least_squares() {
     let (estimated, took) = line.split_once("; it took ").unwrap();
     let ratio = mebibytes(estimated) / mebibytes(took);
     assert!((0.7..1.5).contains(&ratio), "{line}");
+}
+
+#[test]
+fn the_outputs_of_a_report_are_checked_before_it_is_made() {
+    let place = Place::new(STUDY);
+    succeeded(&place.run("run", &["--max-trials", "1"]).output().unwrap());
+    let report = |more: &[&str]| {
+        let mut command = nettriage();
+        command.arg("report").arg(place.path("run")).args(more).current_dir(place.folder.path()).output().unwrap()
+    };
+    std::fs::write(place.path("file"), "mine").unwrap();
+    assert!(refused(&report(&["--tensorboard", "file"])).contains("is a file, not a folder"));
+    assert!(refused(&report(&["--tensorboard", "run/trials"])).contains("belongs to the run"));
+    assert_eq!(std::fs::read(place.path("file")).unwrap(), b"mine");
+    succeeded(&report(&["--tensorboard", "events/new"]));
+    std::fs::remove_file(place.path("run/report.html")).unwrap();
+    std::fs::create_dir(place.path("run/report.html")).unwrap();
+    assert!(refused(&report(&[])).contains("report.html: is a folder"));
+    assert!(refused(&place.run("run", &[]).output().unwrap()).contains("report.html: is a folder"));
+}
+
+#[test]
+fn notes_of_worker_processes_reach_the_user_once() {
+    let place = Place::new(STUDY);
+    let more =
+        ["--on", "processes", "--workers", "2", "--cache", "0", "--disk-cache", "100", "--scratch", "/nowhere/at/all"];
+    let output = place.run("run", &more).output().unwrap();
+    succeeded(&output);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(said.matches("activations cannot be stored").count(), 1, "{said}");
 }

@@ -26,7 +26,7 @@ mod translate;
 mod windows;
 mod write;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nettriage_net::Error;
 use prost::Message;
@@ -49,6 +49,22 @@ pub fn read(path: impl AsRef<Path>, options: &ReadOptions) -> Result<Model, Erro
 pub(crate) fn from_file_bytes(path: &Path, bytes: &[u8], options: &ReadOptions) -> Result<Model, Error> {
     let folder = path.parent().unwrap_or(Path::new("."));
     parse(bytes, Some(folder), options).map_err(|problem| Error::file(path.display(), problem))
+}
+
+/// The files beside an ONNX model that hold its external data; none for any other file.
+pub fn external_files(path: impl AsRef<Path>) -> Vec<PathBuf> {
+    let path = path.as_ref();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let model = std::fs::read(path).ok().filter(|bytes| proto::plausible(bytes));
+    let Some(model) = model.and_then(|bytes| proto::ModelProto::decode(bytes.as_slice()).ok()) else {
+        return Vec::new();
+    };
+    let initializers = model.graph.iter().flat_map(|graph| &graph.initializer);
+    let entries = initializers.flat_map(|tensor| &tensor.external_data).filter(|entry| entry.key == "location");
+    let mut names: Vec<&str> = entries.map(|entry| entry.value.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().map(|name| folder.join(name)).collect()
 }
 
 /// Reads an ONNX model from its bytes; external data are refused.
