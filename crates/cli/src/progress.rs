@@ -126,7 +126,10 @@ impl Progress for ProgressReporter {
         state.bar.set_position(state.done as u64);
         let result = match (&record.outcome, &record.readings) {
             (Outcome::Done, Some(readings)) => format!("test {:.2}%", 100.0 * readings.test.top1),
-            (Outcome::Diverged { examples }, _) => format!("diverged after {examples} images"),
+            (Outcome::Diverged { examples, reason }, _) => {
+                let reason = reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+                format!("diverged after {examples} images{reason}")
+            }
             (Outcome::Failed { reason }, _) => format!("failed: {}", reason.lines().next().unwrap_or_default()),
             (Outcome::Done, None) => "no readings".to_owned(),
         };

@@ -47,7 +47,7 @@ pub fn run(
     let begin = Instant::now();
     let threads = shared.context.runtime.threads.unwrap_or(threads);
     let scheme = shared.context.study.scheme(&spec.scheme).ok_or_else(|| {
-        Error::Plan(format!("the plan names scheme `{}`, which its study does not define", spec.scheme))
+        Error::Request(format!("the plan names scheme `{}`, which its study does not define", spec.scheme))
     })?;
     let child = build_child(shared, parent, spec, threads)?;
     let untrained = child.network.clone();
@@ -72,7 +72,7 @@ pub fn run(
         } else if session.stage(index, stage, first..first + images, resumed.map(|r| &**r), &mut writer)?
             == StageOutcome::Diverged
         {
-            outcome = Outcome::Diverged { examples: session.seen as u64 };
+            outcome = Outcome::Diverged { examples: session.seen as u64, reason: session.first_non_finite()? };
             break;
         }
         first += images;
@@ -322,6 +322,13 @@ impl<'a> Session<'a> {
         self.train_seconds += clock.elapsed().as_secs_f64();
         self.child.network.weights.extend(weights);
         Ok(outcome)
+    }
+
+    /// The first layer whose output is not finite for the images of the next step, which diverged.
+    fn first_non_finite(&self) -> Result<Option<String>, Error> {
+        let images = self.shared.sequence(ImageSet::Stream(self.spec.seed));
+        let last = (self.seen + self.shared.context.study.children.batch).min(images.len());
+        Ok(nettriage_train::first_non_finite(&self.child.network, &images, self.seen.min(last)..last)?)
     }
 
     /// The layers behind tensor `from`, if they run although their output is unused.

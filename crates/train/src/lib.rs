@@ -22,5 +22,7 @@ pub use curve::CurveRecorder;
 pub use error::Error;
 pub use evaluate::{EVALUATION_BATCH, Outcome, Tally, evaluate};
 pub use source::{ActivationSource, ImageSequence, LookAhead, PrefixOptions};
-pub use training::{HyperParameters, Objective, Recipe, StageInput, StageOutcome, StageStep, Trained, run_stage};
+pub use training::{
+    HyperParameters, Objective, Recipe, StageInput, StageOutcome, StageStep, Trained, first_non_finite, run_stage,
+};
 pub use values::{Precision, Values};

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use nettriage_engine::{Model, Schedule, WeightAverage, loss};
-use nettriage_net::Weights;
+use nettriage_net::{Network, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::source::ActivationSource;
+use crate::source::{ActivationSource, ImageSequence};
 
 /// Settings of a training that most do without. Their defaults change nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -151,6 +151,21 @@ pub enum StageOutcome {
     Completed,
     /// The loss became infinite or NaN.
     Diverged,
+}
+
+/// The first layer of `network` whose output is not finite for the images `range` of a sequence, in a sentence; none if all outputs
+/// are finite in evaluation mode. For the message after a loss that is not finite.
+///
+/// # Errors
+/// Those of the source and of the engine.
+pub fn first_non_finite(
+    network: &Network,
+    images: &ImageSequence<'_>,
+    range: Range<usize>,
+) -> Result<Option<String>, Error> {
+    let mut source = ActivationSource::images(images.clone(), range.len().max(1));
+    let found = nettriage_engine::first_non_finite(network, source.batch(range)?)?;
+    Ok(found.map(|found| found.to_string()))
 }
 
 /// What a stage trains on.
