@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nettriage_formats::load::{self, LoadOptions, Loaded};
+use nettriage_formats::load::{self, Format, LoadOptions, Loaded};
 use nettriage_formats::shared::SharedWeights;
 use nettriage_net::arch::{self, ArchSpec};
 use nettriage_net::{Graph, Shape};
@@ -29,6 +29,9 @@ pub fn load(args: &Model) -> Result<Loaded, Fail> {
         options.arch = options.arch.map(|spec| ArchSpec { width: args.width, ..spec });
     }
     let loaded = load::load(path, &options)?;
+    if let (Some(arch), Format::Nettriage | Format::Onnx) = (&args.arch, loaded.format) {
+        return Err(Fail::Message(format!("{}: it holds its own graph: leave --arch {arch} out", path.display())));
+    }
     loaded.notes.iter().for_each(|note| eprintln!("note: {note}"));
     Ok(loaded)
 }

@@ -167,3 +167,54 @@ fn completions_and_manual_pages_are_written() {
         std::fs::read_dir(folder.path().join("man1")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(pages.iter().any(|page| page.ends_with("nettriage-run.1")), "{pages:?}");
 }
+
+#[test]
+fn a_study_says_how_its_parent_was_read_and_what_it_has_seen() {
+    let place = with_network();
+    // A study beside the network, of the name that its description would have.
+    std::fs::write(place.path("nets/net.toml"), STUDY).unwrap();
+    std::fs::write(place.path("study.toml"), of_file("", "")).unwrap();
+    let notes = said(&nettriage_in(&place, &["run", "study.toml", "--max-trials", "1", "--out", "run"]));
+    assert!(notes.contains("is not read as the description of this network"), "{notes}");
+    assert!(notes.contains("may have been trained on the 100 validation images"), "{notes}");
+    let warning = "parent may have been trained on them";
+    let page = |out: &str| std::fs::read_to_string(place.path(out).join("report.html")).unwrap();
+    assert!(page("run").contains(warning));
+
+    std::fs::write(place.path("study.toml"), of_file("seen = false", "")).unwrap();
+    let notes = said(&nettriage_in(&place, &["run", "study.toml", "--max-trials", "1", "--out", "unseen"]));
+    assert!(!notes.contains("may have been trained on"), "{notes}");
+    assert!(!page("unseen").contains(warning));
+}
+
+#[test]
+fn settings_of_folders_are_refused_for_other_data() {
+    let place = with_network();
+    for setting in ["size = 16", "resize = 20", "interpolation = \"bicubic\"", "skip_bad = true"] {
+        std::fs::write(place.path("study.toml"), of_file(setting, "")).unwrap();
+        let error = refused(&nettriage_in(&place, &["run", "study.toml", "--out", "run"]));
+        let key = setting.split(' ').next().unwrap();
+        assert!(error.contains(&format!("[data] `{key}` is for name = \"folder\"")), "{error}");
+    }
+}
+
+#[test]
+fn an_architecture_beside_a_file_that_holds_its_graph_is_refused() {
+    let place = with_network();
+    for command in ["inspect", "evaluate", "scan"] {
+        let data: &[&str] = if command == "inspect" { &[] } else { &["--data", "digits"] };
+        let arguments = [&[command, "nets/net.safetensors", "--arch", "resnet18"][..], data].concat();
+        let error = refused(&nettriage_in(&place, &arguments));
+        assert!(error.contains("it holds its own graph: leave --arch resnet18 out"), "{error}");
+    }
+}
+
+#[test]
+fn a_training_that_diverges_names_the_first_layer() {
+    let study = STUDY.replace("rate = 0.02", "rate = 1000").replace("seeds = 2", "seeds = 1");
+    let place = Place::new(&study.replace("arch = \"vgg\"", "arch = \"vgg\"\nbatch_norm = false"));
+    let output = place.run("run", &["--workers", "1"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let line = said.lines().find(|line| line.contains("diverged after")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains("is the first whose output contains"), "{line}");
+}

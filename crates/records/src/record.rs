@@ -31,6 +31,9 @@ pub enum Outcome {
     Diverged {
         /// Training examples until then.
         examples: u64,
+        /// The first layer whose output is not finite, in a sentence, if there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// It could not be completed.
     Failed {
@@ -265,10 +268,26 @@ pub struct ParentRecord {
     pub test_correct: String,
     /// Learning curve; empty for a network from a file.
     pub curve: Vec<CurvePoint>,
+    /// Of a network from a file, whether it may have been trained on the validation images. Absent for a network that was trained
+    /// here, and in older records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_seen: Option<bool>,
     /// Cost of the whole network.
     pub cost: Cost,
     /// Timings of a trial.
     pub clock: Clock,
+}
+
+impl ParentRecord {
+    /// Whether the network was read from a file: only trained parents have a learning curve.
+    pub fn from_file(&self) -> bool {
+        self.validation_seen.is_some() || self.curve.is_empty()
+    }
+
+    /// Whether the network may have been trained on the validation images.
+    pub fn may_have_seen_validation(&self) -> bool {
+        self.validation_seen.unwrap_or(self.curve.is_empty())
+    }
 }
 
 /// The current time in seconds since 1970-01-01 00:00 UTC.

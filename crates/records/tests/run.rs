@@ -135,6 +135,7 @@ fn sample_images_and_records_of_older_versions_are_read() {
 
 fn parent_record(plan: &Plan) -> ParentRecord {
     ParentRecord {
+        validation_seen: None,
         version: VERSION,
         id: plan.parents[0].id.clone(),
         seed: 1,
@@ -303,7 +304,7 @@ fn status_counts_every_trial_once() {
     run.write_parent(&parent_record(&plan)).unwrap();
     run.write(&record(&plan.trials[0], 100.0)).unwrap();
     let mut diverged = record(&plan.trials[1], 110.0);
-    diverged.outcome = Outcome::Diverged { examples: 12 };
+    diverged.outcome = Outcome::Diverged { examples: 12, reason: None };
     run.write(&diverged).unwrap();
     let mut failed = record(&plan.trials[2], 120.0);
     failed.outcome = Outcome::Failed { reason: "out of memory".into() };

@@ -19,11 +19,14 @@ fn markdown(plan: &Plan, spec: &TrialSpec, record: Option<&Record>, parent: Opti
     let name = |text: &Option<String>| escape(text.as_deref().unwrap_or("none"));
     let data = escape(&plan.data.name);
     let mut facts = vec![
-        // Only trained parents have a learning curve.
         (
             "Parent",
             match parent {
-                Some(parent) if parent.curve.is_empty() => format!(
+                Some(parent) if parent.from_file() && !parent.may_have_seen_validation() => {
+                    "read from a file, not trained by nettriage; not trained on the validation images, as the study says"
+                        .to_owned()
+                }
+                Some(parent) if parent.from_file() => format!(
                     "read from a file, not trained by nettriage; the {} validation images are carved from the training set of \
                  {data}, so the parent may have been trained on them",
                     plan.data.validation

@@ -247,7 +247,7 @@ pub(crate) fn cautions(analysis: &Analysis) -> Vec<String> {
             names(&validity.incomplete_blocks)
         ));
     }
-    if validity.parent_from_file {
+    if validity.validation_seen {
         cautions.push(
             "The parent was read from a file, not trained here. The validation images are carved from the training set, so the \
              parent may have been trained on them; accuracy on them can be too high. The test images decide the answer."

@@ -183,7 +183,7 @@ fn empty_runs_and_diverged_trials_are_reported() {
     for record in data.records.iter_mut().filter(|record| {
         record.spec.init.as_deref() == Some("random") && record.spec.block.as_deref() == Some("block2")
     }) {
-        record.outcome = nettriage_records::record::Outcome::Diverged { examples: 640 };
+        record.outcome = nettriage_records::record::Outcome::Diverged { examples: 640, reason: None };
         record.readings = None;
     }
     let analysis = analyse(&data, &Options::default());

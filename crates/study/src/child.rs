@@ -37,7 +37,7 @@ pub struct Child {
 pub fn build_child(shared: &SharedWork<'_>, parent: &Parent, spec: &TrialSpec, threads: usize) -> Result<Child, Error> {
     let block = match &spec.block {
         Some(name) => Some(shared.context.block(name).ok_or_else(|| {
-            Error::Plan(format!("the plan names block `{name}`, which this network does not have: plan again"))
+            Error::Request(format!("the plan names block `{name}`, which this network does not have: plan again"))
         })?),
         None => None,
     };
@@ -96,7 +96,7 @@ pub fn build_child(shared: &SharedWork<'_>, parent: &Parent, spec: &TrialSpec, t
 }
 
 fn child_choices(spec: &TrialSpec) -> Result<(Substitute, Init), Error> {
-    let unknown = |what: &str| Error::Plan(format!("trial {}: {what}: plan again with this version", spec.id));
+    let unknown = |what: &str| Error::Request(format!("trial {}: {what}: plan again with this version", spec.id));
     let substitute = spec.substitute.as_deref().and_then(|s| s.parse().ok());
     let init = spec.init.as_deref().and_then(|i| i.parse().ok());
     Ok((substitute.ok_or_else(|| unknown("unknown substitute"))?, init.ok_or_else(|| unknown("unknown init"))?))
@@ -129,12 +129,10 @@ fn least_squares(
 ) -> Result<(Tensor, Vec<f32>), Error> {
     let graph = &parent.network.graph;
     let product = child.weighted_layer().unwrap_or_default();
-    let conv = child
-        .network
-        .graph
-        .layer(product)
-        .and_then(|layer| as_conv(&layer.kind))
-        .ok_or_else(|| Error::Plan(format!("least squares needs a layer with weights; {substitute} has none")))?;
+    let conv =
+        child.network.graph.layer(product).and_then(|layer| as_conv(&layer.kind)).ok_or_else(|| {
+            Error::Request(format!("least squares needs a layer with weights; {substitute} has none"))
+        })?;
     let target = init::target_tensor(graph, block);
     let (input, output) = (graph.shape_of(&block.input)?, graph.shape_of(&target)?);
     // The solution is the same for every scheme and seed, so it is kept as one row: weights, then biases.
@@ -148,7 +146,7 @@ fn least_squares(
             sums.add(x.batch(range.clone())?, y.batch(range)?);
         }
         let (weight, bias) = sums.solve(RIDGE).ok_or_else(|| {
-            Error::Plan("least squares: the block's input holds values that are not finite".to_owned())
+            Error::Request("least squares: the block's input holds values that are not finite".to_owned())
         })?;
         Ok(weight.into_iter().chain(bias).collect())
     };

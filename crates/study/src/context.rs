@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nettriage_data::{Dataset, FolderOptions, Images, MemoryBudget, Normalization, Stream, first};
+use nettriage_data::{Dataset, FolderOptions, ImageSize, Images, MemoryBudget, Normalization, Stream, first};
 use nettriage_formats::info::ModelInfo;
 use nettriage_formats::load;
 use nettriage_net::block::Block;
@@ -14,7 +14,7 @@ use crate::Error;
 use crate::budget::{Budget, ChildBudget};
 use crate::limits::{CHILD_STREAM, Limit, PARAMETERS, PARENT_STREAM};
 use crate::options::RuntimeOptions;
-use crate::study::{Data, Study, ValidationFrom};
+use crate::study::{Study, ValidationFrom};
 
 /// A study with its data set and its network's structure in memory.
 pub struct StudyContext {
@@ -64,12 +64,16 @@ impl StudyContext {
         let mut data = match (study.data.name.as_str(), dir) {
             ("folder", Some(dir)) => nettriage_data::open_folder_with(dir, &folder_options(&study, memory))?,
             ("folder", None) => {
-                return Err(Error::Plan("[data] name = \"folder\" needs `dir`, a folder or a tar".into()));
+                return Err(Error::Request("[data] name = \"folder\" needs `dir`, a folder or a tar".into()));
             }
             (name, dir) => nettriage_data::open_within(name, dir, memory)?,
         };
-        let mut given =
+        let loaded =
             study.parent.file.as_deref().map(|file| read_parent(&study, file, data.classes.len())).transpose()?;
+        let (mut given, read_notes) = match loaded {
+            Some(load::Loaded { network, info, notes, .. }) => (Some((network, info)), notes),
+            None => (None, Vec::new()),
+        };
         if let Some((network, info)) = &mut given {
             if network.graph.input.channels == 3 && data.channels == 1 {
                 data = data.into_rgb(memory)?;
@@ -77,7 +81,9 @@ impl StudyContext {
             let note = fit_classes(network, &info.classes, &mut data)?;
             data.notes.extend(note);
         }
-        StudyContext::assemble(study, text, data, given, runtime)
+        let mut context = StudyContext::assemble(study, text, data, given, runtime)?;
+        context.notes.extend(read_notes);
+        Ok(context)
     }
 
     /// From a data set and a trained network in memory; what `study` says of files is not read.
@@ -107,7 +113,7 @@ impl StudyContext {
         let std = study.parent.std.as_ref().or(known.map(|info| &info.std));
         let normalization = match (mean, std) {
             (Some(mean), Some(std)) => Normalization::new(mean.clone(), std.clone(), data.channels)
-                .map_err(|problem| Error::Plan(format!("[parent] mean and std: {problem}")))?,
+                .map_err(|problem| Error::Request(format!("[parent] mean and std: {problem}")))?,
             _ => Normalization::of(&data.train, data.shape(), &all_train),
         };
         let train = first(&data.train, &all_train, study.data.train.unwrap_or(usize::MAX));
@@ -119,7 +125,7 @@ impl StudyContext {
             (Some(network), ..) => network.graph.clone(),
             (None, Some(file), _) => read_graph(file)?,
             (None, None, Some(spec)) => arch::build(&spec, input, data.classes.len())?,
-            (None, None, None) => return Err(Error::Plan("[parent] needs `arch` or `file`".into())),
+            (None, None, None) => return Err(Error::Request("[parent] needs `arch` or `file`".into())),
         };
         check_fit(&graph, &data)?;
         check_size(&study, &graph, train.len(), given.is_some())?;
@@ -130,7 +136,7 @@ impl StudyContext {
             named.collect::<Result<_, _>>()?
         };
         if blocks.is_empty() {
-            return Err(Error::Plan(format!(
+            return Err(Error::Request(format!(
                 "{}: no block with one input and one output was found; name some with [[triage.block]]",
                 graph.name
             )));
@@ -173,6 +179,11 @@ impl StudyContext {
         let images = self.study.parent.training.as_ref().map_or(0, |training| training.total(self.train.len()));
         let stream = seed::seed("stream of the parent's images", &[&seed.to_string()]);
         Stream::new(&self.train, images, &self.study.data.augment, stream)
+    }
+
+    /// Whether a parent that was read from a file may have been trained on the validation images.
+    pub(crate) fn validation_may_be_seen(&self) -> bool {
+        self.given.is_some() && self.study.data.may_be_seen()
     }
 
     /// The images that [`StudyContext::validation`] points into.
@@ -246,7 +257,9 @@ fn split(study: &Study, data: &Dataset) -> Result<Split, Error> {
     let nettriage_data::Split { train: rest, validation } = nettriage_data::split(from, count, seed);
     if rest.is_empty() {
         let all = from.len();
-        return Err(Error::Plan(format!("[data] validation = {count} leaves no {kind} image of {all}; choose fewer")));
+        return Err(Error::Request(format!(
+            "[data] validation = {count} leaves no {kind} image of {all}; choose fewer"
+        )));
     }
     let (train, test) = if from_test { (every(&data.train), rest) } else { (rest, every(&data.test)) };
     Ok(Split {
@@ -260,14 +273,14 @@ fn split(study: &Study, data: &Dataset) -> Result<Split, Error> {
 fn check_size(study: &Study, graph: &Graph, train: usize, given: bool) -> Result<(), Error> {
     let parameters = cost::total(graph)?.parameters;
     if let Some(remedy) = PARAMETERS.problem(parameters as f64) {
-        return Err(Error::Plan(format!("{} has {parameters} parameters: {remedy}", graph.name)));
+        return Err(Error::Request(format!("{} has {parameters} parameters: {remedy}", graph.name)));
     }
     let refuse = |section: &str, budget: Budget, images: usize, limit: Limit| match limit.problem(images as f64) {
-        Some(remedy) => Err(Error::Plan(format!("[{section}] \"{budget}\" are {images} images in all: {remedy}"))),
+        Some(remedy) => Err(Error::Request(format!("[{section}] \"{budget}\" are {images} images in all: {remedy}"))),
         None => Ok(()),
     };
     if let Some(training) = study.parent.training.as_ref().filter(|_| !given) {
-        let budget = training.budget().map_err(Error::Plan)?;
+        let budget = training.budget().map_err(Error::Request)?;
         refuse("parent.training", budget, training.total(train).max(1), PARENT_STREAM)?;
     }
     let budgets = resolved(study, train)?;
@@ -275,7 +288,7 @@ fn check_size(study: &Study, graph: &Graph, train: usize, given: bool) -> Result
         refuse("children", budget.train, *images, CHILD_STREAM)?;
         if let Some((other, _)) = budgets[..at].iter().find(|(_, other)| other == images) {
             let (one, other) = (other.train, budget.train);
-            return Err(Error::Plan(format!(
+            return Err(Error::Request(format!(
                 "[children] budgets: \"{one}\" and \"{other}\" are both {images} images: remove one"
             )));
         }
@@ -285,7 +298,7 @@ fn check_size(study: &Study, graph: &Graph, train: usize, given: bool) -> Result
 
 /// The budgets of the study's children with their images, the smallest first.
 fn resolved(study: &Study, train: usize) -> Result<Vec<(ChildBudget, usize)>, Error> {
-    let budgets = study.children.all_budgets().map_err(Error::Plan)?;
+    let budgets = study.children.all_budgets().map_err(Error::Request)?;
     let images = |budget: ChildBudget| {
         let images = budget.train.images(study.children.batch, train);
         (budget, images)
@@ -297,9 +310,9 @@ fn resolved(study: &Study, train: usize) -> Result<Vec<(ChildBudget, usize)>, Er
 
 /// What a reader should know before the study runs.
 fn notes(study: &Study) -> Vec<String> {
-    let Data { validation, validation_from, seen, .. } = &study.data;
+    let validation = study.data.validation;
     let mut notes = study.notes();
-    if study.parent.file.is_some() && *validation_from == ValidationFrom::Train && seen.unwrap_or(true) {
+    if study.parent.file.is_some() && study.data.may_be_seen() {
         notes.push(format!(
             "the parent is read from a file and may have been trained on the {validation} validation images, which are \
              taken from the training set; if it was not, write `seen = false` into [data]; `validation_from = \"test\"` \
@@ -310,7 +323,7 @@ fn notes(study: &Study) -> Vec<String> {
 }
 
 /// Reads a trained network from any file that [`load`] knows.
-fn read_parent(study: &Study, file: &Path, classes: usize) -> Result<(Network, ModelInfo), Error> {
+fn read_parent(study: &Study, file: &Path, classes: usize) -> Result<load::Loaded, Error> {
     let options = match study.graph_file() {
         Some(graph) => load::LoadOptions { graph: Some(graph.to_owned()), ..load::LoadOptions::default() },
         None => load::LoadOptions { arch: study.architecture(), ..load::LoadOptions::default() },
@@ -318,9 +331,9 @@ fn read_parent(study: &Study, file: &Path, classes: usize) -> Result<(Network, M
     let loaded = load::load(file, &load::LoadOptions { classes: Some(classes), ..options })?;
     if study.parent.arch.is_some() && matches!(loaded.format, load::Format::Nettriage | load::Format::Onnx) {
         let file = file.display();
-        return Err(Error::Plan(format!("{file}: it holds its own graph: leave `arch` out of [parent], or `file`")));
+        return Err(Error::Request(format!("{file}: it holds its own graph: leave `arch` out of [parent], or `file`")));
     }
-    Ok((loaded.network, loaded.info))
+    Ok(loaded)
 }
 
 /// The structure in the file that `arch` names in place of a built-in architecture.
@@ -338,7 +351,7 @@ fn read_graph(file: &Path) -> Result<Graph, Error> {
 fn folder_options(study: &Study, memory: &MemoryBudget) -> FolderOptions {
     let data = &study.data;
     FolderOptions {
-        size: data.size,
+        size: data.size.unwrap_or(ImageSize::square(32)),
         resize: data.resize,
         interpolation: data.interpolation,
         skip_bad: data.skip_bad,
@@ -350,7 +363,7 @@ fn check_fit(graph: &Graph, data: &Dataset) -> Result<(), Error> {
     check_images(graph, data)?;
     let output = graph.output_shape()?;
     if output != Shape::new(data.classes.len(), 1, 1) {
-        return Err(Error::Plan(format!(
+        return Err(Error::Request(format!(
             "{} ends in {output}, {} has {} classes",
             graph.name,
             data.name,

@@ -67,17 +67,32 @@ pub fn estimate(
     let data = context.data.train.pixels.len() + context.data.test.pixels.len();
     let cache = shared_bytes.min(resources.cache as f64);
     let copies = if separate { workers as u64 + 1 } else { 1 };
+    // Parents are trained before the trials, one after another.
+    let parents_bytes = if parents == 0 { 0 } else { parent_bytes(context)? };
     // In one process all share one cache; apart, each works through its share of the trials.
+    let trials_bytes = workers as u64 * step.bytes + cache as u64 + costs.least_squares_bytes(pending, workers);
     Ok(Estimate {
         parents: parents as f64 * parent / workers as f64,
         trials: (single + shared) / workers as f64,
         trial: if pending.is_empty() { 0.0 } else { (single + shared) / pending.len() as f64 },
-        bytes: PROGRAM
-            + copies * data as u64
-            + workers as u64 * step.bytes
-            + cache as u64
-            + costs.least_squares_bytes(pending, workers),
+        bytes: PROGRAM + copies * data as u64 + trials_bytes.max(parents_bytes),
     })
+}
+
+/// Bytes that training a parent takes.
+fn parent_bytes(context: &StudyContext) -> Result<u64, Error> {
+    let Some(training) = context.study.parent.training.as_ref().filter(|_| context.given.is_none()) else {
+        return Ok(0);
+    };
+    let network = Network::initialised(context.graph.clone(), &mut seed::rng("measurement", &[]))?;
+    let images = (training.epochs * context.train.len() as f64).ceil() as usize;
+    let options = Options::training(training.batch.min(images).max(1), training.optimizer);
+    let evaluator = Model::memory_needed(&network, &Options::inference(EVALUATION_BATCH))?;
+    Ok(Model::memory_needed(&network, &options)? + evaluator + weight_bytes(&network))
+}
+
+fn weight_bytes(network: &Network) -> u64 {
+    network.weights.values().map(|tensor| 4 * tensor.data.len() as u64).sum()
 }
 
 /// Bytes per element of a Gram matrix while it is solved: sums in f64 and f32, the centred system, its copy with the ridge, the factor.
@@ -125,12 +140,11 @@ fn measure(context: &StudyContext, workers: usize) -> Result<StepCost, Error> {
         let forward = repeat(|| {
             std::hint::black_box(evaluator.forward(&plain));
         });
-        let weights: usize = network.weights.values().map(|tensor| 4 * tensor.data.len()).sum();
         Ok(StepCost {
             train: train / size as f64,
             forward: forward / EVALUATION_BATCH as f64,
             // Beside the models: the network, its best state, and what it began as.
-            bytes: (model.memory_bytes() + 2 * evaluator.memory_bytes() + 4 * weights) as u64,
+            bytes: (model.memory_bytes() + 2 * evaluator.memory_bytes()) as u64 + 4 * weight_bytes(&network),
         })
     };
     let steps: Vec<StepCost> = std::thread::scope(|scope| {
@@ -219,11 +233,11 @@ impl Costs<'_> {
         let evaluations = (children.curve + 2) * self.context.validation.len() * usize::from(!scheme.stages.is_empty())
             + 2 * self.context.validation.len() * usize::from(scheme.stages.is_empty());
         let tests = 1.5 * self.context.test.len() as f64;
-        // Filters are watched on 200 images, and the trial's and the parent's inference are timed on 6
+        // Filters are watched on 200 images, and the trial's and the parent's inference are timed on 12
         // batches of 32, unless an architecture has enough passes already.
         let read = |reading, images: f64| if children.reads(reading) { images } else { 0.0 };
         let filters = read(Reading::Filters, 200.0) * (head + own);
-        let latency = read(Reading::Latency, 192.0) * (1.0 + head + own + tail);
+        let latency = read(Reading::Latency, 384.0) * (1.0 + head + own + tail);
         seconds + forward * ((evaluations as f64 + tests) * seen + filters + latency)
     }
 

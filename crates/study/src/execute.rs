@@ -143,5 +143,5 @@ pub fn recompute(run: &Run, context: &StudyContext, spec: &TrialSpec) -> Result<
     let checkpoints = Checkpoints::new(run, &context.runtime, None);
     let parent = parent::prepare(&shared, run, parent, 1, &checkpoints, |_, _, _| ())?;
     let finished = trial::run(&shared, &parent, spec, 1, None)?;
-    finished.network.ok_or_else(|| Error::Plan(format!("trial {} diverged: it has no network to write", spec.id)))
+    finished.network.ok_or_else(|| Error::Request(format!("trial {} diverged: it has no network to write", spec.id)))
 }

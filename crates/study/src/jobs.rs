@@ -268,7 +268,7 @@ impl<'a> Worker<'a> {
     fn attempt(&mut self, index: usize) -> Result<Record, Error> {
         let trials = &self.run.plan().trials;
         let spec = trials.get(index).ok_or_else(|| {
-            Error::Plan(format!("--index {index}: the plan has {} trials, counted from 0", trials.len()))
+            Error::Request(format!("--index {index}: the plan has {} trials, counted from 0", trials.len()))
         })?;
         if !self.parents.iter().any(|parent| parent.id == spec.parent) {
             let parent = parent_of(self.run, spec)?;
@@ -293,7 +293,7 @@ impl<'a> Worker<'a> {
 /// The parent of a trial in the plan.
 pub(crate) fn parent_of<'a>(run: &'a Run, spec: &TrialSpec) -> Result<&'a ParentSpec, Error> {
     let parent = run.plan().parents.iter().find(|p| p.id == spec.parent);
-    parent.ok_or_else(|| Error::Plan(format!("trial {}: its parent is not in the plan", spec.id)))
+    parent.ok_or_else(|| Error::Request(format!("trial {}: its parent is not in the plan", spec.id)))
 }
 
 /// The plan's parents, trained or read where they are not stored yet.
@@ -323,7 +323,7 @@ fn run_trial(
 ) -> Result<Record, Error> {
     let _mark = run.begin(&spec.id)?;
     let parent = parents.iter().find(|p| p.id == spec.parent);
-    let parent = parent.ok_or_else(|| Error::Plan(format!("trial {}: its parent is not in the plan", spec.id)))?;
+    let parent = parent.ok_or_else(|| Error::Request(format!("trial {}: its parent is not in the plan", spec.id)))?;
     let record = match contained(|| trial::run(shared, parent, spec, threads, Some(checkpoints))) {
         Ok(Ok(finished)) => {
             match (shared.context.study.children.keep, &finished.network, &finished.substitute) {

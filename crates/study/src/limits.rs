@@ -146,8 +146,10 @@ impl Table {
         let Data { name: _, dir: _, size, resize, validation, train, test, augment, .. } = data;
         let Augmentation { pad, flip: _, crop, jitter, cutout } = augment;
         let pixels = Limit::between(1.0, 1024.0, "images are decoded to this many rows and columns");
-        self.count("[data] size", size.height, pixels);
-        self.count("[data] size", size.width, pixels);
+        if let Some(size) = size {
+            self.count("[data] size", size.height, pixels);
+            self.count("[data] size", size.width, pixels);
+        }
         resize.iter().for_each(|resize| self.count("[data] resize", *resize, pixels));
         self.count("[data] validation", *validation, COUNT);
         train.iter().for_each(|train| self.count("[data] train", *train, COUNT));

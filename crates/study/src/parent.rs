@@ -57,6 +57,7 @@ pub fn prepare(
         test: test.evaluation,
         test_correct: test.correct,
         curve,
+        validation_seen: shared.context.given.is_some().then(|| shared.context.validation_may_be_seen()),
         cost: Cost { parameters: total.parameters, macs: total.macs },
         clock: Clock {
             train_seconds,
@@ -119,7 +120,7 @@ fn train(
     let begin = Instant::now();
     let context = shared.context;
     let training = context.study.parent.training.as_ref();
-    let training = training.ok_or_else(|| Error::Plan("[parent] with `arch` needs [parent.training]".into()))?;
+    let training = training.ok_or_else(|| Error::Request("[parent] with `arch` needs [parent.training]".into()))?;
     let exact = context.study.children.exact;
     let mut rng = seed::rng("parent's weights", &[&spec.seed.to_string()]);
     let mut network = Network::initialised(context.graph.clone(), &mut rng)?;
@@ -197,13 +198,16 @@ fn train(
     };
     let input = StageInput { source: &mut stream, labels: &labels, images: 0..total, taken, average };
     let (outcome, weights) = run_stage(&mut model, input, &mut Objective::CrossEntropy, &hyper, after)?;
+    network.weights.extend(weights);
     if outcome == StageOutcome::Diverged {
-        return Err(Error::Plan(format!(
-            "the parent of seed {} diverged: its loss is infinite or NaN; try a smaller [parent.training] rate, or clip",
-            spec.seed
+        let images = shared.sequence(ImageSet::ParentStream(spec.seed));
+        let reason = nettriage_train::first_non_finite(&network, &images, 0..batch)?;
+        return Err(Error::Request(format!(
+            "the parent of seed {} diverged: its loss is infinite or NaN{}; try a smaller [parent.training] rate, or clip",
+            spec.seed,
+            reason.map_or(String::new(), |reason| format!(" ({reason})"))
         )));
     }
     drop(stream);
-    network.weights.extend(weights);
     Ok(TrainedParent { network, curve, earlier })
 }

@@ -85,7 +85,7 @@ fn check_count(study: &Study, blocks: usize, budgets: usize) -> Result<(), Error
     let of_seed = schemes as f64 * (blocks as f64 * (children + 3) as f64 + 2.0);
     let trials = study.parent.seeds as f64 * (1.0 + study.children.seeds as f64 * budgets as f64 * of_seed);
     match TRIALS.problem(trials) {
-        Some(remedy) => Err(Error::Plan(format!(
+        Some(remedy) => Err(Error::Request(format!(
             "the study has up to {trials} trials: {remedy}; lower the seeds, or leave inits or schemes out"
         ))),
         None => Ok(()),

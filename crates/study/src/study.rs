@@ -48,9 +48,9 @@ pub struct Data {
     /// Where its files are; for `folder`, a folder or tar of `train/<class>/…` and `val/<class>/…`.
     #[serde(default)]
     pub dir: Option<PathBuf>,
-    /// For `folder`: rows and columns of images, such as `64` or `"48x64"`.
-    #[serde(default = "thirty_two")]
-    pub size: ImageSize,
+    /// For `folder`: rows and columns of images, such as `64` or `"48x64"`; 32 if not given.
+    #[serde(default)]
+    pub size: Option<ImageSize>,
     /// For `folder`: length of the shorter side before the centre is cropped, such as 256 for a size of 224.
     #[serde(default)]
     pub resize: Option<usize>,
@@ -79,6 +79,13 @@ pub struct Data {
     pub augment: Augmentation,
 }
 
+impl Data {
+    /// Whether a parent from a file may have been trained on the validation images.
+    pub(crate) fn may_be_seen(&self) -> bool {
+        self.validation_from == ValidationFrom::Train && self.seen.unwrap_or(true)
+    }
+}
+
 /// Where validation images are taken from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -88,10 +95,6 @@ pub enum ValidationFrom {
     Train,
     /// The test set: for a parent that was trained on all training images.
     Test,
-}
-
-fn thirty_two() -> ImageSize {
-    ImageSize::square(32)
 }
 
 /// `[parent]`: the network under examination, trained by nettriage or read from a file.
@@ -461,7 +464,7 @@ impl Study {
     /// The first contradiction.
     pub fn check(&self) -> Result<(), Error> {
         let in_memory = Study { parent: Parent { file: Some(PathBuf::new()), ..self.parent.clone() }, ..self.clone() };
-        in_memory.problem().map_or(Ok(()), |problem| Err(Error::Plan(problem)))
+        in_memory.problem().map_or(Ok(()), |problem| Err(Error::Request(problem)))
     }
 
     fn problem(&self) -> Option<String> {
@@ -480,7 +483,18 @@ impl Study {
             }
             _ => {}
         }
-        let Data { validation_from, seen, .. } = &self.data;
+        let Data { name, size, resize, interpolation, skip_bad, validation_from, seen, .. } = &self.data;
+        let of_folders = [
+            ("size", size.is_some()),
+            ("resize", resize.is_some()),
+            ("interpolation", *interpolation != Interpolation::default()),
+            ("skip_bad", *skip_bad),
+        ];
+        if let Some((key, _)) = of_folders.iter().find(|(_, given)| *given && name != "folder") {
+            return Some(format!(
+                "[data] `{key}` is for name = \"folder\"; the images of {name} are used as they are: leave it out"
+            ));
+        }
         if seen.is_some() && (self.parent.file.is_none() || *validation_from == ValidationFrom::Test) {
             return Some("[data] `seen` is about a parent in `file` and validation images of the training set".into());
         }

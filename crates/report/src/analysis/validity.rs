@@ -2,6 +2,7 @@
 //! a validation set that the parent may have been trained on, a control that falls apart.
 
 use nettriage_records::plan::Role;
+use nettriage_records::record::ParentRecord;
 use serde::{Deserialize, Serialize};
 
 use super::headline::Headline;
@@ -24,11 +25,13 @@ pub struct Validity {
     pub incomplete_blocks: Vec<String>,
     /// Blocks under the headline whose accuracy drop is exactly the same in all repetitions.
     pub zero_variance_blocks: Vec<String>,
-    /// Whether the parents were read from a file. Validation images are carved from the training set, so such a parent may
-    /// have been trained on them.
+    /// Whether the parents were read from a file.
     pub parent_from_file: bool,
     /// Schemes under which the fine-tuned parent is worse than the parent as it is by more than the margin.
     pub collapsed_controls: Vec<CollapsedControl>,
+    /// Whether such a parent may have been trained on the validation images: those are carved from the training set, and the study
+    /// does not say that it was not.
+    pub validation_seen: bool,
 }
 
 /// Exact binomial test of the parent's accuracy against the share of the most frequent class.
@@ -95,12 +98,12 @@ pub(crate) fn validity(index: &Index, headline: Option<&Headline>, margin: f64) 
         zero_variance_blocks,
         collapsed_controls: collapsed_controls(index, margin),
         parent_from_file: parent_from_file(index.data),
+        validation_seen: index.data.parents.iter().any(ParentRecord::may_have_seen_validation),
     }
 }
 
-/// Only trained parents have a learning curve.
 pub(crate) fn parent_from_file(data: &crate::data::RunData) -> bool {
-    !data.parents.is_empty() && data.parents.iter().all(|parent| parent.curve.is_empty())
+    !data.parents.is_empty() && data.parents.iter().all(ParentRecord::from_file)
 }
 
 fn chance(index: &Index) -> Option<ChanceTest> {

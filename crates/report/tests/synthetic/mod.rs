@@ -110,6 +110,7 @@ impl Truth {
             .iter()
             .zip(&base)
             .map(|(spec, bits)| ParentRecord {
+                validation_seen: None,
                 version: VERSION,
                 id: spec.id.clone(),
                 seed: spec.seed,
