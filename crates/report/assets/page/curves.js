@@ -29,7 +29,8 @@ plots.curves = {
       const own = children.filter(row => row[panel] === name);
       const low = d3.quantile(own.map(row => row.mean).sort(d3.ascending), 0.12);
       const high = d3.max([...own, ...controlOf(name)].map(row => row.high));
-      return [low, Math.max(high, parent ?? high)];
+      // The parent's line lies inside every panel.
+      return [Math.min(low, parent ?? low), Math.max(high, parent ?? high)];
     });
     const { free, axes } = panelAxes(ranges, 1);
     const domain = ([low, high]) => [Math.max(0, low), Math.min(100, high)];
