@@ -72,6 +72,5 @@ from!(
     nettriage_train::Error,
     nettriage_jobs::Error,
     nettriage_compress::Error,
-    nettriage_study::Error,
-    nettriage::Error
+    nettriage_study::Error
 );

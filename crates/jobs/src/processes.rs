@@ -1,5 +1,6 @@
 //! Jobs in worker processes of this machine: a worker that dies takes only its job with it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -28,8 +29,8 @@ pub struct Processes {
 impl<J: RemoteJobs + ?Sized> Executor<J> for Processes {
     fn run(&self, jobs: &J) -> Result<(), Error> {
         jobs.prepare(self.workers)?;
-        let counting = Mutex::new(());
-        let start = |number| Slot { executor: self, jobs, counting: &counting, number, worker: None };
+        let (counting, notes) = (Mutex::new(()), Mutex::new(BTreeSet::new()));
+        let start = |number| Slot { executor: self, jobs, counting: &counting, notes: &notes, number, worker: None };
         run_side_by_side(jobs, self.workers, start, |slot, job| slot.run(job), Slot::dismiss)
     }
 }
@@ -40,6 +41,8 @@ struct Slot<'a, J: ?Sized> {
     jobs: &'a J,
     /// Held while attempts are counted, since all slots share one file.
     counting: &'a Mutex<()>,
+    /// Notes of workers that were passed on; each is passed on once, also if several workers send it.
+    notes: &'a Mutex<BTreeSet<String>>,
     number: usize,
     worker: Option<Worker>,
 }
@@ -102,7 +105,11 @@ impl<J: RemoteJobs + ?Sized> Slot<'_, J> {
             line.clear();
             received = received.and_then(|()| worker.output.read_line(&mut line).map(drop));
             match line.trim_end().split_once(' ') {
-                Some(("note", text)) if received.is_ok() => self.jobs.note(text),
+                Some(("note", text)) if received.is_ok() => {
+                    if self.notes.lock().expect("no holder of this lock panics").insert(text.to_owned()) {
+                        self.jobs.note(text);
+                    }
+                }
                 _ => break,
             }
         }
