@@ -809,7 +809,7 @@ mod tests {
     }
 
     /// Flag, whether 0 and 1 are accepted, the largest accepted value. Above it and the type's largest are refused.
-    const NUMBERS: [(&str, bool, bool, u64); 26] = [
+    const NUMBERS: [(&str, bool, bool, u64); 25] = [
         ("workers", false, true, 1024),
         ("threads", false, true, 1024),
         ("cache", true, true, 1 << 24),
@@ -835,16 +835,15 @@ mod tests {
         ("classes", false, true, 65_535),
         ("max-drop", true, true, 100),
         ("min-gain", false, true, 1_000_000),
-        ("max-macs", false, true, 1_000_000_000_000_000_000),
     ];
     const DURATIONS: [&str; 3] = ["max-time", "slurm-chunk", "checkpoint"];
     /// Checked when the channels of the data set are known; the message prints values of 0 to 255 as they have to be given.
     const CHANNELS: [&str; 2] = ["mean", "std"];
     /// Seeds, which may be any number of 64 bits.
     const SEEDS: [&str; 2] = ["seed", "parent"];
-    /// As --max-macs.
-    const COSTS: [&str; 2] = ["max-latency", "max-parameters"];
-    const OTHERS: [&str; 35] = [
+    /// Costs and shares of them.
+    const COSTS: [&str; 3] = ["max-latency", "max-macs", "max-parameters"];
+    const OTHERS: [&str; 36] = [
         "out",
         "data-dir",
         "log-format",
@@ -880,6 +879,7 @@ mod tests {
         "logits",
         "svg",
         "version",
+        "checkpoint",
     ];
 
     #[test]

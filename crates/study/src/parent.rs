@@ -46,6 +46,14 @@ pub fn prepare(
     };
     let train_seconds = earlier + begin.elapsed().as_secs_f64();
     let Measured { parent, validation, test } = measure(shared, spec, network, threads)?;
+    if !validation.evaluation.loss.is_finite() {
+        let images = shared.sequence(ImageSet::Validation);
+        let reason = nettriage_train::first_non_finite(&parent.network, &images, 0..images.len())?;
+        return Err(Error::Request(format!(
+            "the parent's loss on the validation images is infinite or NaN: {}; examine another network",
+            reason.unwrap_or_else(|| "its outputs are too large".to_owned())
+        )));
+    }
     let total = cost::total(&parent.network.graph)?;
     // Weights first: a record means that the weights beside it are complete.
     safetensors::save(&parent.network, &path)?;

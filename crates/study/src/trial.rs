@@ -77,6 +77,12 @@ pub fn run(
         }
         first += images;
     }
+    if outcome == Outcome::Done && !session.is_finite() {
+        let images = shared.sequence(ImageSet::Validation);
+        let count = images.len().min(EVALUATION_BATCH);
+        let reason = nettriage_train::first_non_finite(&session.child.network, &images, 0..count)?;
+        outcome = Outcome::Diverged { examples: session.seen as u64, reason };
+    }
     let train_seconds = session.train_seconds;
     let (mut readings, mut inference, mut network, mut substitute) = (None, None, None, None);
     if outcome == Outcome::Done {
@@ -322,6 +328,13 @@ impl<'a> Session<'a> {
         self.train_seconds += clock.elapsed().as_secs_f64();
         self.child.network.weights.extend(weights);
         Ok(outcome)
+    }
+
+    /// Whether all losses of the learning curve are finite; a record cannot hold others.
+    fn is_finite(&self) -> bool {
+        let finite =
+            |point: &CurvePoint| point.validation_loss.is_finite() && point.train_loss.is_none_or(f64::is_finite);
+        self.curve.iter().all(finite)
     }
 
     /// The first layer whose output is not finite for the images of the next step, which diverged.
