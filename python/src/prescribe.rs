@@ -43,6 +43,8 @@ impl Prescription {
 }
 
 impl Progress for Callback {
+    fn timed(&self, _replaced: usize, _ratio: f64) {}
+
     fn attempt(&self, number: usize, of: usize, _replaced: usize) {
         self.call_or_unwind("attempt", number, of);
     }
@@ -50,6 +52,8 @@ impl Progress for Callback {
     fn training(&self, done: usize, of: usize) {
         self.call_or_unwind("training", done, of);
     }
+
+    fn diverged(&self, _reason: &str) {}
 
     fn judged(&self, _figures: &Figures) {}
 }
@@ -99,6 +103,7 @@ pub fn prescribe(
         milliseconds: limit(options.max_latency_ms),
         macs: limit(options.max_macs),
         parameters: limit(options.max_parameters),
+        gain: None,
     };
     let training = options.scheme.map(|scheme| Training {
         scheme,

@@ -82,7 +82,7 @@ class Scan:
         -------
         pandas.DataFrame
             Columns: range, block, first and last layer, substitute, method, accuracy (0 to 1), drop in percentage points with its
-            95% interval, agreement (0 to 1), parameters, macs and milliseconds before and after.
+            95% interval, agreement (0 to 1) or, of outputs that are numbers, the lowest R² (r2), parameters, macs and milliseconds before and after.
         """
         import pandas
 
@@ -103,6 +103,7 @@ class Scan:
                         "drop_low": drop[1],
                         "drop_high": drop[2],
                         "agreement": candidate.get("agreement"),
+                        "r2": candidate.get("r2"),
                         "parameters": entry["cost"]["parameters"],
                         "parameters_after": candidate["cost"]["parameters"],
                         "macs": entry["cost"]["macs"],
