@@ -82,7 +82,8 @@ class Scan:
         -------
         pandas.DataFrame
             Columns: range, block, first and last layer, substitute, method, accuracy (0 to 1), drop in percentage points with its
-            95% interval, agreement (0 to 1) or, of outputs that are numbers, the lowest R² (r2), parameters, macs and milliseconds before and after.
+            95% interval, agreement (0 to 1) or, of outputs that are numbers, the lowest R² (r2), parameters, macs and
+            milliseconds before and after.
         """
         import pandas
 
