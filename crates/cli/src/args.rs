@@ -843,7 +843,7 @@ mod tests {
     const SEEDS: [&str; 2] = ["seed", "parent"];
     /// Costs and shares of them.
     const COSTS: [&str; 3] = ["max-latency", "max-macs", "max-parameters"];
-    const OTHERS: [&str; 36] = [
+    const OTHERS: [&str; 35] = [
         "out",
         "data-dir",
         "log-format",
@@ -879,7 +879,6 @@ mod tests {
         "logits",
         "svg",
         "version",
-        "checkpoint",
     ];
 
     #[test]

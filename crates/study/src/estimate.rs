@@ -85,7 +85,7 @@ fn parent_bytes(context: &StudyContext) -> Result<u64, Error> {
         return Ok(0);
     };
     let network = Network::initialised(context.graph.clone(), &mut seed::rng("measurement", &[]))?;
-    let images = (training.epochs * context.train.len() as f64).ceil() as usize;
+    let images = training.total(context.train.len());
     let options = Options::training(training.batch.min(images).max(1), training.optimizer);
     let evaluator = Model::memory_needed(&network, &Options::inference(EVALUATION_BATCH))?;
     Ok(Model::memory_needed(&network, &options)? + evaluator + weight_bytes(&network))

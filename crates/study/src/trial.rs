@@ -339,7 +339,7 @@ impl<'a> Session<'a> {
 
     /// The first layer whose output is not finite for the images of the next step, which diverged.
     fn first_non_finite(&self) -> Result<Option<String>, Error> {
-        let images = self.shared.sequence(ImageSet::Stream(self.spec.seed));
+        let images = self.shared.sequence(ImageSet::Stream(self.spec.seed, self.spec.budget.unwrap_or(0)));
         let last = (self.seen + self.shared.context.study.children.batch).min(images.len());
         Ok(nettriage_train::first_non_finite(&self.child.network, &images, self.seen.min(last)..last)?)
     }
