@@ -214,13 +214,13 @@ def main():
         workspace = Workspace(sys.argv[1], pathlib.Path(folder))
         layers = json.loads(subprocess.run([workspace.program, "inspect", "--json", str(study_file(workspace))], check=True, capture_output=True, text=True).stdout)
         block = layers["blocks"][-1]["layers"]
-        # It occupies one of the nodes for a minute.
+        # Each occupies one of the nodes, not the one that is killed.
         study = LONG.replace("{first}", block[0]).replace("{last}", block[-1])
         limit = ["--slurm-option=--time=1", "--retries", "0"]
-        long = workspace.start(study.replace('"cluster"', '"long"'), "long", *limit, "--checkpoint", "off")
+        long = workspace.start(study.replace('"cluster"', '"long"'), "long", *limit, "--checkpoint", "off", "--slurm-option=--nodelist=n1")
         # Slurm sends the signal up to half a minute early. The study's name tells the jobs of the two runs apart.
         shorter = study.replace("images = 20000000", f"images = {IMAGES}").replace('"cluster"', '"continued"').replace("epochs = 2", f"epochs = {EPOCHS}")
-        several = workspace.start(shorter, "continued", *limit, "--slurm-option=--signal=B:TERM@5")
+        several = workspace.start(shorter, "continued", *limit, "--slurm-option=--signal=B:TERM@5", "--slurm-option=--nodelist=n3")
         try:
             refused(workspace)
             interrupted(workspace)

@@ -20,7 +20,7 @@ name = "digits"
 validation = 100
 train = 300
 test = 100
-augment = { pad = 1 }
+augment = { pad = 1, crop = 0.8, jitter = 0.1, cutout = 2 }
 [parent]
 arch = "vgg"
 plan = [[12, 12], [16, 16]]
@@ -28,11 +28,13 @@ plan = [[12, 12], [16, 16]]
 epochs = 80
 batch = 16
 rate = 0.02
+recipe = { warmup = 0.1, label_smoothing = 0.1, decay_all = false, average = 0.9 }
 [children]
 seeds = 1
 images = 24000
 batch = 16
 rate = 0.02
+recipe = { average = 0.9 }
 curve = 5
 calibration = 100
 keep = "network"

@@ -128,7 +128,12 @@ impl Writer<'_> {
     /// [`Error::Stopped`] if the training is to stop, and has been saved.
     pub fn write(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
         let over = self.all.is_over();
-        let written = self.all.run.write_checkpoint(self.id, checkpoint);
+        // Two tasks may train the same parent: the one behind leaves the other's checkpoint.
+        let there = self.all.run.checkpoint_state(self.id);
+        let written = match there.is_some_and(|there| there.is_beyond(&checkpoint.state)) {
+            true => Ok(()),
+            false => self.all.run.write_checkpoint(self.id, checkpoint),
+        };
         self.last = Instant::now();
         match written {
             Ok(()) if over => Err(Error::Stopped { id: self.id.to_owned(), step: checkpoint.state.step }),
