@@ -164,6 +164,90 @@ class StandardisedConv(nn.Conv2d):
         return self._conv_forward(x, (w - mean) / torch.sqrt(variance + 1e-5), self.bias)
 
 
+class Attention(nn.Module):
+    """Multi-head attention over the pixels, with a class token, written out or by PyTorch's own operator."""
+
+    def __init__(self, fused, relative=False):
+        super().__init__()
+        self.fused = fused
+        self.cls, self.pos = nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.randn(1, 17, 8))
+        self.norm, self.qkv, self.proj = nn.LayerNorm(8), nn.Linear(8, 24), nn.Linear(8, 8)
+        self.relative = nn.Parameter(torch.randn(1, 2, 17, 17)) if relative else None
+
+    def forward(self, x):
+        x = x.flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1) + self.pos
+        n, t, c = x.shape
+        q, k, v = self.qkv(self.norm(x)).reshape(n, t, 3, 2, c // 2).permute(2, 0, 3, 1, 4).unbind(0)
+        if self.fused:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.relative)
+        else:
+            y = (q * 0.5) @ k.transpose(-2, -1)
+            y = (y if self.relative is None else y + self.relative).softmax(-1) @ v
+        return (x + self.proj(y.transpose(1, 2).reshape(n, t, c)))[:, 0]
+
+
+class Windows(nn.Module):
+    """Shifted windows of 2x2 pixels, each a sequence of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), nn.Linear(4, 4)
+
+    def forward(self, x):
+        x = torch.roll(x.permute(0, 2, 3, 1), (-1, -1), (1, 2))
+        n, h, w, c = x.shape
+        x = x.view(n, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, c)
+        x = self.b(F.gelu(self.a(x)).transpose(1, 2)).transpose(1, 2)
+        x = x.view(n, h // 2, w // 2, 2, 2, -1).permute(0, 1, 3, 2, 4, 5).reshape(n, h, w, -1)
+        return torch.roll(x, (1, 1), (1, 2)).permute(0, 3, 1, 2)
+
+
+class ChannelNorm(nn.Module):
+    """Layer norm over the channels of a feature map, written out."""
+
+    def __init__(self, centred):
+        super().__init__()
+        self.centred, self.weight, self.bias = centred, nn.Parameter(torch.randn(8, 1, 1)), nn.Parameter(torch.randn(8, 1, 1))
+
+    def forward(self, x):
+        d = x - x.mean(1, keepdim=True) if self.centred else x
+        y = d / torch.sqrt(d.pow(2).mean(1, keepdim=True) + 1e-5) * self.weight
+        return y + self.bias if self.centred else y
+
+
+class GlobalResponseNorm(nn.Module):
+    """Woo et al., arXiv:2301.00808, section 3."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8))
+
+    def forward(self, x):
+        x = x.permute(0, 2, 3, 1)
+        norm = x.norm(p=2, dim=(1, 2), keepdim=True)
+        return (x + x * (norm / (norm.mean(-1, keepdim=True) + 1e-6)) * self.weight + self.bias).permute(0, 3, 1, 2)
+
+
+def selective(x):
+    """Two branches weighted by a softmax over the branches (Li et al., arXiv:1903.06586)."""
+    branches = torch.stack([x, F.avg_pool2d(x, 3, 1, 1)], 1)
+    weights = branches.sum(1).mean((2, 3)).view(-1, 2, 4).repeat(1, 1, 2).softmax(1)
+    return (branches * weights[:, :, :, None, None]).sum(1)
+
+
+class ChannelAttention(nn.Module):
+    """ECA (Wang et al., arXiv:1910.03151): a convolution along the channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        y = self.conv(x.mean((2, 3)).view(x.shape[0], 1, -1)).view(x.shape[0], -1, 1, 1)
+        return x * torch.sigmoid(y)
+
+
 def head(channels=8, classes=5):
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
@@ -182,6 +266,32 @@ def modules():
     }
     for name, act in acts.items():
         yield f"act_{name}", (act if isinstance(act, Fn) else after(act)), image
+    for name, act in {"selu": nn.SELU(), "celu": nn.CELU(0.7), "softplus": nn.Softplus(), "squared_relu": Fn(lambda x: F.relu(x) ** 2), "abs": Fn(torch.abs), "atan": Fn(torch.atan)}.items():
+        yield f"act_{name}", (act if isinstance(act, Fn) else after(act)), image
+    yield "attention_fused", after(nn.MaxPool2d(2), Attention(True), nn.Linear(8, 3)), image
+    yield "attention_written", after(nn.MaxPool2d(2), Attention(False), nn.Linear(8, 3)), image
+    yield "attention_relative", after(nn.MaxPool2d(2), Attention(False, True), nn.Linear(8, 3)), image
+    yield "attention_module", Fn(lambda x, a=nn.MultiheadAttention(8, 2, batch_first=True): (lambda t: a(t, t, t, need_weights=False)[0])(x.flatten(2).transpose(1, 2)).mean(1)), image
+    yield "windows", after(Windows(), nn.Conv2d(16, 4, 3)), image
+    yield "layer_norm_channels", after(ChannelNorm(True)), image
+    yield "rms_norm_channels", after(ChannelNorm(False)), image
+    yield "layer_norm_last", Fn(lambda x, norm=nn.LayerNorm(8): norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)), image
+    yield "group_norm", after(nn.GroupNorm(2, 8)), image
+    yield "instance_norm", after(nn.InstanceNorm2d(8, affine=True)), image
+    yield "global_response_norm", after(GlobalResponseNorm()), image
+    yield "selective_kernels", Fn(selective), image
+    yield "channel_attention", after(ChannelAttention()), image
+    yield "bilinear", after(nn.Upsample(scale_factor=2, mode="bilinear"), nn.Conv2d(8, 4, 3)), image
+    yield "bilinear_corners", after(nn.Upsample(size=(11, 5), mode="bilinear", align_corners=True), nn.Conv2d(8, 4, 3)), image
+    yield "nearest_by_any_factor", after(nn.Upsample(size=(11, 5)), nn.Conv2d(8, 4, 3)), image
+    yield "pixel_shuffle", after(nn.PixelShuffle(2), nn.Conv2d(2, 4, 3)), image
+    yield "pixel_unshuffle", after(nn.PixelUnshuffle(2), nn.Conv2d(32, 4, 3)), image
+    yield "reflection", nn.Sequential(nn.ReflectionPad2d(2), nn.Conv2d(3, 8, 3), nn.ReplicationPad2d((1, 0, 2, 1)), nn.Conv2d(8, 4, 3)), image
+    yield "crop", Fn(lambda x: F.relu(x[:, :, 1:7, 2:])), image
+    yield "focus", Fn(lambda x: torch.cat([x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]], 1)), image
+    yield "avg_pool_ceil_padded", after(nn.AvgPool2d(3, 2, 1, ceil_mode=True)), image
+    yield "divide_by_norm", Fn(lambda x: F.normalize(x, dim=1)), image
+    yield "einsum", Fn(lambda x: torch.einsum("bchw,bcvw->bhwv", x, x)), image
     yield "silu_written", Fn(lambda x: x * torch.sigmoid(x)), image
     yield "hardswish_written", Fn(lambda x: x * F.relu6(x + 3) / 6), image
     yield "gelu_written", Fn(lambda x: x * 0.5 * (1 + torch.erf(x / 2 ** 0.5))), image

@@ -54,12 +54,24 @@ def activation(layer, x):
         "mish": lambda: F.mish(x),
         "tanh": lambda: torch.tanh(x),
         "hard-swish": lambda: F.hardswish(x),
+        "selu": lambda: F.selu(x),
+        "celu": lambda: F.celu(x, layer.get("alpha", 1.0)),
+        "softplus": lambda: F.softplus(x),
+        "abs": lambda: x.abs(),
+        "atan": lambda: x.atan(),
+        "erf": lambda: x.erf(),
+        "exp": lambda: x.exp(),
+        "log": lambda: x.log(),
+        "power": lambda: x ** layer["exponent"],
         "gelu": lambda: F.gelu(x, approximate="tanh" if layer.get("tanh") else "none"),
     }[function]()
 
 
 def padded(x, padding, value=0.0):
     return F.pad(x, (padding["left"], padding["right"], padding["top"], padding["bottom"]), value=value)
+
+
+AXES = {"channels": 1, "rows": 2, "columns": 3}
 
 
 def run(graph, weights, x):
@@ -87,8 +99,39 @@ def run(graph, weights, x):
             y = F.adaptive_avg_pool2d(x, (layer["height"], layer["width"]))
         elif kind == "add":
             y = sum(inputs[1:], x)
+        elif kind == "mul":
+            y = x
+            for other in inputs[1:]:
+                y = y * other
+        elif kind == "affine":
+            y = x * get("weight")[:, None, None] + get("bias")[:, None, None]
         elif kind == "concat":
-            y = torch.cat(inputs, 1)
+            y = torch.cat(inputs, AXES[layer.get("axis", "channels")])
+        elif kind == "mat-mul":
+            a, b = (tensor.permute(0, 2, 3, 1) for tensor in inputs)
+            y = (a @ (b.mT if layer["transposed"] else b)).permute(0, 3, 1, 2)
+        elif kind == "permute":
+            moved = x.reshape(len(x), *layer["extents"]).permute(0, *(axis + 1 for axis in layer["order"]))
+            y = moved.reshape(len(x), *layer["shape"].values())
+        elif kind == "reshape":
+            y = x.reshape(len(x), *layer["shape"].values())
+        elif kind == "gather":
+            y = x.index_select(AXES[layer["axis"]], torch.tensor(layer["indices"]))
+        elif kind == "slice":
+            y = x[:, layer["start"]:layer["end"]]
+        elif kind == "constant":
+            y = get("weight").expand(len(x), -1, -1, -1)
+        elif kind == "reduce":
+            axes = [AXES[axis] for axis in layer["axes"]]
+            y = x.mean(axes, keepdim=True) if layer["function"] == "mean" else x.amax(axes, keepdim=True)
+        elif kind == "layer-norm":
+            rows, shape = x.permute(0, 2, 3, 1), x.shape[1:2]
+            norm = F.layer_norm(rows, shape, get("weight"), get("bias"), layer["eps"]) if layer["centred"] else F.rms_norm(rows, shape, get("weight"), layer["eps"])
+            y = norm.permute(0, 3, 1, 2)
+        elif kind == "group-norm":
+            y = F.group_norm(x, layer["groups"], get("weight"), get("bias"), layer["eps"])
+        elif kind == "softmax":
+            y = F.log_softmax(x, 1) if layer["log"] else F.softmax(x, 1)
         elif kind == "flatten":
             y = x.flatten(1)[:, :, None, None]
         elif kind == "pad":

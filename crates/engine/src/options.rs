@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use nettriage_net::{Kind, Layer};
+use nettriage_net::{Kind, Layer, layer};
 use serde::{Deserialize, Serialize};
 
 use crate::Optimizer;
@@ -16,7 +16,8 @@ use crate::Optimizer;
 pub enum Trainable {
     /// None: a model for inference only, which reuses its buffers along the graph.
     Nothing,
-    /// Every layer except [`Affine`](nettriage_net::Kind::Affine), which trains only when named.
+    /// Every layer except [`Affine`](nettriage_net::Kind::Affine) and constants that are not learned, such as masks; these train only
+    /// when named.
     All,
     /// The layers of these names.
     Layers(BTreeSet<String>),
@@ -27,7 +28,9 @@ impl Trainable {
     pub fn includes(&self, layer: &Layer) -> bool {
         match self {
             Trainable::Nothing => false,
-            Trainable::All => layer.kind != Kind::Affine,
+            Trainable::All => {
+                !matches!(layer.kind, Kind::Affine | Kind::Constant(layer::Constant { learned: false, .. }))
+            }
             Trainable::Layers(names) => names.contains(&layer.name),
         }
     }

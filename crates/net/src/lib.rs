@@ -46,5 +46,5 @@ pub use error::{Error, printable, shorten};
 pub use graph::{Graph, INPUT};
 pub use layer::{Activation, Conv, Kind, Layer, Padding, Window};
 pub use network::{Network, expected_weights};
-pub use shape::Shape;
+pub use shape::{Axis, Shape};
 pub use tensor::{Tensor, Weights};

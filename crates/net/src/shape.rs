@@ -33,6 +33,61 @@ impl Shape {
     }
 }
 
+/// An axis of one image's tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Axis {
+    /// C.
+    #[default]
+    Channels,
+    /// H.
+    Rows,
+    /// W.
+    Columns,
+}
+
+impl Axis {
+    /// All of them, in the order of [`Shape`].
+    pub const ALL: [Axis; 3] = [Axis::Channels, Axis::Rows, Axis::Columns];
+
+    /// Whether it is the channels.
+    pub fn is_channels(&self) -> bool {
+        *self == Axis::Channels
+    }
+}
+
+impl std::fmt::Display for Axis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Axis::Channels => "channels",
+            Axis::Rows => "rows",
+            Axis::Columns => "columns",
+        })
+    }
+}
+
+impl Shape {
+    /// The extent of an axis.
+    pub fn extent(self, axis: Axis) -> usize {
+        match axis {
+            Axis::Channels => self.channels,
+            Axis::Rows => self.height,
+            Axis::Columns => self.width,
+        }
+    }
+
+    /// The shape with another extent of an axis.
+    pub fn with_extent(self, axis: Axis, extent: usize) -> Shape {
+        let mut shape = self;
+        match axis {
+            Axis::Channels => shape.channels = extent,
+            Axis::Rows => shape.height = extent,
+            Axis::Columns => shape.width = extent,
+        }
+        shape
+    }
+}
+
 impl std::fmt::Display for Shape {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}x{}x{}", self.channels, self.height, self.width)

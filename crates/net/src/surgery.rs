@@ -187,7 +187,15 @@ pub(crate) fn closing_activation<'a>(graph: &'a Graph, block: &Block) -> Option<
             | Kind::AdaptiveAvgPool(_)
             | Kind::Add
             | Kind::Mul
-            | Kind::Concat
+            | Kind::Concat(_)
+            | Kind::MatMul(_)
+            | Kind::Permute(_)
+            | Kind::Gather(_)
+            | Kind::Constant(_)
+            | Kind::Reduce(_)
+            | Kind::Resize(_)
+            | Kind::LayerNorm(_)
+            | Kind::GroupNorm(_)
             | Kind::Flatten
             | Kind::Reshape(_)
             | Kind::ChannelShuffle(_)

@@ -77,6 +77,25 @@ fn tanh_softplus(x: f32) -> f32 {
     n / (n + 2.0)
 }
 
+/// The constants of SELU (Klambauer et al., arXiv:1706.02515, equation 2).
+const SELU_ALPHA: f32 = 1.673_263_2;
+const SELU_SCALE: f32 = 1.050_701;
+
+/// x to this power; the usual ones without `powf`.
+fn power(x: f32, exponent: f32) -> f32 {
+    match exponent {
+        0.0 => 1.0,
+        1.0 => x,
+        2.0 => x * x,
+        3.0 => x * x * x,
+        0.5 => x.sqrt(),
+        -0.5 => 1.0 / x.sqrt(),
+        -1.0 => 1.0 / x,
+        -2.0 => 1.0 / (x * x),
+        _ => x.powf(exponent),
+    }
+}
+
 /// f(x).
 fn value(f: Activation, x: f32) -> f32 {
     match f {
@@ -115,6 +134,22 @@ fn value(f: Activation, x: f32) -> f32 {
                 alpha * x.exp_m1()
             }
         }
+        Activation::Selu => SELU_SCALE * value(Activation::Elu { alpha: SELU_ALPHA }, x),
+        Activation::Celu { alpha } => {
+            if x > 0.0 {
+                x
+            } else {
+                alpha * (x / alpha).exp_m1()
+            }
+        }
+        // ln(1 + exp(x)), without overflow for large x.
+        Activation::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
+        Activation::Abs => x.abs(),
+        Activation::Atan => x.atan(),
+        Activation::Erf => libm::erff(x),
+        Activation::Exp => x.exp(),
+        Activation::Log => x.ln(),
+        Activation::Power { exponent } => power(x, exponent),
     }
 }
 
@@ -177,5 +212,26 @@ fn derivative(f: Activation, x: f32) -> f32 {
                 alpha * x.exp()
             }
         }
+        Activation::Selu => SELU_SCALE * derivative(Activation::Elu { alpha: SELU_ALPHA }, x),
+        Activation::Celu { alpha } => {
+            if x > 0.0 {
+                1.0
+            } else {
+                (x / alpha).exp()
+            }
+        }
+        Activation::Softplus => sigmoid(x),
+        Activation::Abs => {
+            if x == 0.0 {
+                0.0
+            } else {
+                x.signum()
+            }
+        }
+        Activation::Atan => 1.0 / (1.0 + x * x),
+        Activation::Erf => std::f32::consts::FRAC_2_SQRT_PI * (-x * x).exp(),
+        Activation::Exp => x.exp(),
+        Activation::Log => 1.0 / x,
+        Activation::Power { exponent } => exponent * power(x, exponent - 1.0),
     }
 }

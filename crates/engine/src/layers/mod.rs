@@ -14,12 +14,18 @@ use crate::operation::Operation;
 mod activation;
 mod add;
 mod average_pool;
+mod broadcast;
 mod channel_reduction;
 mod concat;
+mod constant;
 mod convolution;
 pub(crate) mod copy;
 mod dropout;
+mod gather;
+mod group_norm;
+mod layer_norm;
 mod local_response_norm;
+mod matmul;
 mod max_pool;
 mod max_pool_2x2;
 mod mul;
@@ -28,6 +34,8 @@ mod norm_loops;
 mod pad;
 mod permute;
 mod prelu;
+mod reduce;
+mod resize;
 mod slice;
 mod softmax;
 mod transposed_convolution;
@@ -45,14 +53,24 @@ pub(crate) fn build(layer: &mut LayerContext<'_, '_>) -> Result<Option<Box<dyn O
         Kind::MaxPool(window) => boxed(max_pool::build(layer, *window)),
         Kind::AvgPool(pool) => boxed(average_pool::build(layer, *pool)),
         Kind::AdaptiveAvgPool(_) => boxed(average_pool::build_adaptive(layer)),
+        Kind::Add if !broadcasts_vectors_alone(layer.inputs(), layer.output()) => boxed(broadcast::build(layer, false)),
+        Kind::Mul if !broadcasts_vectors_alone(layer.inputs(), layer.output()) => boxed(broadcast::build(layer, true)),
         Kind::Add => boxed(add::build(layer)),
         Kind::Mul => boxed(mul::build(layer)),
-        Kind::Concat => boxed(concat::build(layer)),
+        Kind::Concat(concat) => boxed(concat::build(layer, concat.axis)),
+        Kind::MatMul(product) => boxed(matmul::build(layer, product.transposed)),
         Kind::Flatten | Kind::Reshape(_) => permute::build_reshape(layer).and_then(boxed),
+        Kind::Permute(permute) => permute::build(layer, permute).and_then(boxed),
         Kind::ChannelShuffle(shuffle) => permute::build_channel_shuffle(layer, shuffle.groups).and_then(boxed),
         Kind::Slice(slice) => boxed(slice::build(layer, *slice)),
+        Kind::Gather(gather) => boxed(gather::build(layer, gather)),
+        Kind::Constant(_) => boxed(constant::build(layer)?),
+        Kind::Reduce(reduce) => boxed(reduce::build(layer, reduce)),
         Kind::Pad(pad) => boxed(pad::build(layer, *pad)),
         Kind::Upsample(upsample) => boxed(upsample::build(layer, upsample.factor)),
+        Kind::Resize(resize) => boxed(resize::build(layer, *resize)),
+        Kind::LayerNorm(norm) => boxed(layer_norm::build(layer, *norm)?),
+        Kind::GroupNorm(norm) => boxed(group_norm::build(layer, *norm)?),
         Kind::LocalResponseNorm(norm) => boxed(local_response_norm::build(layer, *norm)),
         Kind::Dropout(dropout) => dropout::build(layer, dropout.p).and_then(boxed),
         Kind::Softmax(softmax) => boxed(softmax::build(layer, softmax.log)),
@@ -90,7 +108,15 @@ impl Fusion {
             | Kind::AdaptiveAvgPool(_)
             | Kind::Add
             | Kind::Mul
-            | Kind::Concat
+            | Kind::Concat(_)
+            | Kind::MatMul(_)
+            | Kind::Permute(_)
+            | Kind::Gather(_)
+            | Kind::Constant(_)
+            | Kind::Reduce(_)
+            | Kind::Resize(_)
+            | Kind::LayerNorm(_)
+            | Kind::GroupNorm(_)
             | Kind::Flatten
             | Kind::Reshape(_)
             | Kind::ChannelShuffle(_)
@@ -145,6 +171,11 @@ fn relu_backward(g: &mut [f32], y: &[f32], pool: &Pool) {
 /// Which inputs of a sum or product with this output are broadcast: those of shape (C, 1, 1), where the output's differs.
 fn is_broadcast(inputs: &[Shape], output: Shape) -> Vec<bool> {
     inputs.iter().map(|&input| input != output).collect()
+}
+
+/// Whether every input of a sum or product has the output's shape or is (C, 1, 1).
+fn broadcasts_vectors_alone(inputs: &[Shape], output: Shape) -> bool {
+    inputs.iter().all(|&input| input == output || input == Shape::new(output.channels, 1, 1))
 }
 
 /// The input rows (or columns) in the window of output row (or column) `o`, without padding.

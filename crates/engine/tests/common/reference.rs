@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Padding, Shape, Window, layer};
+use nettriage_net::{Activation, Axis, Conv, Graph, INPUT, Kind, Padding, Shape, Window, layer};
 
 /// Weights in f64.
 pub type Weights64 = BTreeMap<String, Vec<f64>>;
@@ -172,19 +172,137 @@ fn compute<'w>(
         }
         Kind::Add | Kind::Mul => {
             for (i, c, h, w) in y.indices() {
-                let values = x.iter().map(|x| if x.shape == shape { x.get(i, c, h, w) } else { x.get(i, c, 0, 0) });
+                let values = x.iter().map(|x| {
+                    let position = |at: usize, extent: usize| if extent == 1 { 0 } else { at };
+                    let s = x.shape;
+                    x.get(i, position(c, s.channels), position(h, s.height), position(w, s.width))
+                });
                 let at = y.at(i, c, h, w);
                 y.data[at] = if *kind == Kind::Add { values.sum() } else { values.product() };
             }
         }
-        Kind::Concat => {
+        Kind::Concat(layer::Concat { axis }) => {
             let mut start = 0;
             for x in x {
                 for (i, c, h, w) in x.indices() {
-                    let at = y.at(i, start + c, h, w);
+                    let at = match axis {
+                        Axis::Channels => y.at(i, start + c, h, w),
+                        Axis::Rows => y.at(i, c, start + h, w),
+                        Axis::Columns => y.at(i, c, h, start + w),
+                    };
                     y.data[at] = x.get(i, c, h, w);
                 }
-                start += x.shape.channels;
+                start += x.shape.extent(*axis);
+            }
+        }
+        Kind::MatMul(layer::MatMul { transposed }) => {
+            let inner = first.shape.channels;
+            for (i, n, h, m) in y.indices() {
+                let b = |k: usize| if *transposed { x[1].get(i, k, h, n) } else { x[1].get(i, n, h, k) };
+                let at = y.at(i, n, h, m);
+                y.data[at] = (0..inner).map(|k| first.get(i, k, h, m) * b(k)).sum();
+            }
+        }
+        Kind::Permute(layer::Permute { extents, order, .. }) => {
+            let elements = shape.elements();
+            for i in 0..first.n {
+                // Counts through the output's axes as an odometer.
+                let mut position = vec![0; order.len()];
+                for e in 0..elements {
+                    let mut index = vec![0; order.len()];
+                    (0..order.len()).for_each(|axis| index[order[axis]] = position[axis]);
+                    let from = index.iter().zip(extents).fold(0, |at, (&index, &extent)| at * extent + index);
+                    y.data[i * elements + e] = first.data[i * elements + from];
+                    for axis in (0..order.len()).rev() {
+                        position[axis] += 1;
+                        if position[axis] < extents[order[axis]] {
+                            break;
+                        }
+                        position[axis] = 0;
+                    }
+                }
+            }
+        }
+        Kind::Gather(layer::Gather { axis, indices }) => {
+            for (i, c, h, w) in y.indices() {
+                let at = y.at(i, c, h, w);
+                y.data[at] = match axis {
+                    Axis::Channels => first.get(i, indices[c], h, w),
+                    Axis::Rows => first.get(i, c, indices[h], w),
+                    Axis::Columns => first.get(i, c, h, indices[w]),
+                };
+            }
+        }
+        Kind::Constant(_) => {
+            let weight = weight("weight").unwrap();
+            y.data.chunks_exact_mut(weight.len()).for_each(|image| image.copy_from_slice(weight));
+        }
+        Kind::Reduce(layer::Reduce { function, axes }) => {
+            let along = |axis: Axis, at: usize| {
+                if axes.contains(&axis) { 0..first.shape.extent(axis) } else { at..at + 1 }
+            };
+            for (i, c, h, w) in y.indices() {
+                let mut values = Vec::new();
+                for c in along(Axis::Channels, c) {
+                    for h in along(Axis::Rows, h) {
+                        along(Axis::Columns, w).for_each(|w| values.push(first.get(i, c, h, w)));
+                    }
+                }
+                let at = y.at(i, c, h, w);
+                y.data[at] = match function {
+                    layer::Reduction::Mean => values.iter().sum::<f64>() / values.len() as f64,
+                    layer::Reduction::Max => values.into_iter().fold(f64::NEG_INFINITY, f64::max),
+                };
+            }
+        }
+        Kind::Resize(layer::Resize { coordinates, .. }) => {
+            let place = |at: usize, from: usize, to: usize| -> f64 {
+                let (at, from, to) = (at as f64, from as f64, to as f64);
+                let place = match coordinates {
+                    layer::Coordinates::AlignCorners if to > 1.0 => at * (from - 1.0) / (to - 1.0),
+                    layer::Coordinates::Asymmetric => at * from / to,
+                    layer::Coordinates::HalfPixel => (at + 0.5) * from / to - 0.5,
+                    layer::Coordinates::PytorchHalfPixel if to > 1.0 => (at + 0.5) * from / to - 0.5,
+                    _ => 0.0,
+                };
+                place.max(0.0).min(from - 1.0)
+            };
+            // The weight of an input position falls linearly to 0 at a distance of 1.
+            let hat = |place: f64, at: usize| (1.0 - (place - at as f64).abs()).max(0.0);
+            for (i, c, h, w) in y.indices() {
+                let row = place(h, first.shape.height, shape.height);
+                let column = place(w, first.shape.width, shape.width);
+                let mut sum = 0.0;
+                for p in 0..first.shape.height {
+                    for q in 0..first.shape.width {
+                        sum += hat(row, p) * hat(column, q) * first.get(i, c, p, q);
+                    }
+                }
+                let at = y.at(i, c, h, w);
+                y.data[at] = sum;
+            }
+        }
+        Kind::LayerNorm(layer::LayerNorm { eps, centred }) => {
+            let count = shape.channels as f64;
+            for (i, c, h, w) in y.indices() {
+                let row: Vec<f64> = (0..shape.channels).map(|c| first.get(i, c, h, w)).collect();
+                let mean = if *centred { row.iter().sum::<f64>() / count } else { 0.0 };
+                let variance = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count;
+                let z = (row[c] - mean) / (variance + f64::from(*eps)).sqrt();
+                let at = y.at(i, c, h, w);
+                y.data[at] = z * weight("weight").unwrap()[c] + weight("bias").map_or(0.0, |bias| bias[c]);
+            }
+        }
+        Kind::GroupNorm(layer::GroupNorm { groups, eps }) => {
+            let width = shape.channels / groups;
+            for (i, c, h, w) in y.indices() {
+                let group = first.indices().into_iter().filter(|p| p.0 == i && p.1 / width == c / width);
+                let values: Vec<f64> = group.map(|(i, c, h, w)| first.get(i, c, h, w)).collect();
+                let mean = values.iter().sum::<f64>() / values.len() as f64;
+                let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64;
+                let z = (first.get(i, c, h, w) - mean) / (variance + f64::from(*eps)).sqrt();
+                let at = y.at(i, c, h, w);
+                y.data[at] = z * weight("weight").unwrap()[c] + weight("bias").unwrap()[c];
             }
         }
         Kind::Flatten | Kind::Reshape(_) => y.data.clone_from(&first.data),
@@ -335,6 +453,20 @@ fn activation(f: Activation, x: f64) -> f64 {
                 f64::from(alpha) * (x.exp() - 1.0)
             }
         }
+        Activation::Selu if x > 0.0 => 1.0507009873554805 * x,
+        Activation::Selu => 1.0507009873554805 * 1.6732632423543772 * (x.exp() - 1.0),
+        // PyTorch's definition: max(0, x) + min(0, alpha (exp(x / alpha) - 1)).
+        Activation::Celu { alpha } => {
+            let alpha = f64::from(alpha);
+            x.max(0.0) + (alpha * ((x / alpha).exp() - 1.0)).min(0.0)
+        }
+        Activation::Softplus => (1.0 + x.exp()).ln(),
+        Activation::Abs => (x * x).sqrt(),
+        Activation::Atan => x.atan(),
+        Activation::Erf => 2.0 * normal(x * std::f64::consts::SQRT_2) - 1.0,
+        Activation::Exp => x.exp(),
+        Activation::Log => x.ln(),
+        Activation::Power { exponent } => x.powf(f64::from(exponent)),
     }
 }
 

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use nettriage_engine::{Optimizer, Options, Trainable};
-use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Network, Padding, Shape, Tensor, Weights, Window, layer};
+use nettriage_net::{
+    Activation, Axis, Conv, Graph, INPUT, Kind, Network, Padding, Shape, Tensor, Weights, Window, layer,
+};
 
 use super::reference::{Batch, Weights64, run};
 use super::{chain, distance, hashed, layer, network};
@@ -75,7 +77,7 @@ impl Model for nettriage_engine::Model {
 #[allow(unused_macros)]
 macro_rules! engine_tests {
     ($engine:expr) => {
-        common::suite::engine_tests!($engine; convolutions, transposed_convolutions, linear, norms, activations, pooling, sums_products_and_concatenations, layers_that_move_elements, fused_layers, norms_fused_with_pooling, a_residual_unit, layers_on_the_images, output_gradients_of_frozen_layers);
+        common::suite::engine_tests!($engine; convolutions, transposed_convolutions, linear, norms, activations, pooling, sums_products_and_concatenations, layers_that_move_elements, broadcasts_and_joins, matrix_products, norms_of_one_image, layers_that_select_and_reduce, masks_do_not_train, fused_layers, norms_fused_with_pooling, a_residual_unit, layers_on_the_images, output_gradients_of_frozen_layers);
     };
     ($engine:expr; $($name:ident),*) => {
         $(
@@ -264,9 +266,34 @@ pub fn activations(engine: &dyn Engine) {
         Mish,
         Tanh,
         Elu { alpha: 0.7 },
+        Selu,
+        Celu { alpha: 0.7 },
+        Softplus,
+        Abs,
+        Atan,
+        Erf,
+        Exp,
+        Power { exponent: 2.0 },
+        Power { exponent: 3.0 },
+        Power { exponent: 0.0 },
     ];
     for activation in all {
         check(engine, Shape::new(5, 3, 3), Kind::Activation(activation));
+    }
+    // Functions of positive numbers.
+    for activation in [
+        Log,
+        Power { exponent: 0.5 },
+        Power { exponent: -0.5 },
+        Power { exponent: -1.0 },
+        Power { exponent: -2.0 },
+        Power { exponent: 1.7 },
+    ] {
+        let layers = vec![
+            layer("positive", &["x"], Kind::Activation(Exp)),
+            layer("y", &["positive"], Kind::Activation(activation)),
+        ];
+        check_training(engine, with_trainable_input(Shape::new(5, 2, 3), layers, "y"), Trainable::All, 1e-5);
     }
     // Inputs large enough to reach the constant ends of the function.
     let graph = with_trainable_input(
@@ -330,9 +357,146 @@ pub fn sums_products_and_concatenations(engine: &dyn Engine) {
     let parts = vec![
         layer("gate", &["x"], Kind::Activation(Activation::Tanh)),
         layer("slice", &["x"], Kind::Slice(layer::Slice { start: 1, end: 3 })),
-        layer("y", &["gate", "x", "slice", "gate"], Kind::Concat),
+        layer("y", &["gate", "x", "slice", "gate"], Kind::Concat(layer::Concat::default())),
     ];
     check_training(engine, with_trainable_input(shape, parts, "y"), Trainable::All, 1e-5);
+}
+
+/// Sums and products that are broadcast along any axes, and concatenation along rows and columns.
+pub fn broadcasts_and_joins(engine: &dyn Engine) {
+    let shape = Shape::new(3, 4, 2);
+    let mean = |name: &str, axes: &[Axis]| {
+        layer(name, &["x"], Kind::Reduce(layer::Reduce { function: layer::Reduction::Mean, axes: axes.to_vec() }))
+    };
+    let parts = [
+        mean("channel", &[Axis::Channels]),
+        mean("row", &[Axis::Rows]),
+        mean("column", &[Axis::Columns]),
+        mean("plane", &[Axis::Columns, Axis::Channels]),
+    ];
+    for kind in [Kind::Add, Kind::Mul] {
+        for inputs in [
+            &["x", "channel"][..],
+            &["row", "x", "x"],
+            &["column", "row"],
+            &["plane", "row", "channel"],
+            &["channel", "channel", "x"],
+        ] {
+            let mut layers: Vec<_> = parts.iter().filter(|l| inputs.contains(&l.name.as_str())).cloned().collect();
+            layers.push(layer("y", inputs, kind.clone()));
+            check_training(engine, with_trainable_input(shape, layers, "y"), Trainable::All, 1e-5);
+        }
+    }
+    for (axis, part) in [(Axis::Rows, 1), (Axis::Columns, 2), (Axis::Channels, 0)] {
+        let layers =
+            vec![parts[part].clone(), layer("y", &["x", &parts[part].name, "x"], Kind::Concat(layer::Concat { axis }))];
+        check_training(engine, with_trainable_input(shape, layers, "y"), Trainable::All, 1e-5);
+    }
+}
+
+pub fn matrix_products(engine: &dyn Engine) {
+    // A of 4 x 3 in two rows of the feature map; B of 3 x 5, made from the same input.
+    let shape = Shape::new(3, 2, 4);
+    for transposed in [false, true] {
+        let other = if transposed { Shape::new(3, 2, 4) } else { Shape::new(4, 2, 3) };
+        let layers = vec![
+            layer("b", &["x"], Kind::Reshape(layer::Reshape { shape: other })),
+            layer("bent", &["b"], Kind::Activation(Activation::Tanh)),
+            layer("y", &["x", "bent"], Kind::MatMul(layer::MatMul { transposed })),
+        ];
+        check_training(engine, with_trainable_input(shape, layers, "y"), Trainable::All, 1e-5);
+    }
+    // Attention (Vaswani et al., arXiv:1706.03762): queries, keys and values from one tensor.
+    let conv = |name: &str| layer(name, &["x"], Kind::Conv(Conv::same(6, 1)));
+    let heads = |name: &str, input: &str| {
+        let shape = Shape::new(3, 2, 5);
+        layer(name, &[input], Kind::Permute(layer::Permute { extents: vec![2, 3, 5], order: vec![1, 0, 2], shape }))
+    };
+    let layers = vec![
+        conv("q"),
+        conv("k"),
+        conv("v"),
+        heads("qh", "q"),
+        heads("kh", "k"),
+        heads("vh", "v"),
+        layer("scores", &["qh", "kh"], Kind::MatMul(layer::MatMul { transposed: true })),
+        layer("share", &["scores"], Kind::Softmax(layer::Softmax { log: false })),
+        layer("y", &["share", "vh"], Kind::MatMul(layer::MatMul { transposed: false })),
+    ];
+    check_training(engine, with_trainable_input(Shape::new(4, 1, 5), layers, "y"), Trainable::All, 1e-5);
+}
+
+pub fn norms_of_one_image(engine: &dyn Engine) {
+    for shape in [Shape::new(6, 2, 3), Shape::new(37, 1, 2), Shape::new(8, 1, 1)] {
+        for centred in [true, false] {
+            check(engine, shape, Kind::LayerNorm(layer::LayerNorm { eps: 1e-3, centred }));
+        }
+    }
+    for groups in [1, 2, 6] {
+        check(engine, Shape::new(6, 2, 3), Kind::GroupNorm(layer::GroupNorm { groups, eps: 1e-3 }));
+    }
+}
+
+pub fn layers_that_select_and_reduce(engine: &dyn Engine) {
+    let shape = Shape::new(6, 3, 4);
+    check(
+        engine,
+        shape,
+        Kind::Permute(layer::Permute {
+            extents: vec![2, 3, 3, 2, 2],
+            order: vec![3, 0, 2, 4, 1],
+            shape: Shape::new(4, 6, 3),
+        }),
+    );
+    check(
+        engine,
+        shape,
+        Kind::Permute(layer::Permute { extents: vec![6, 12], order: vec![0, 1], shape: Shape::new(6, 1, 12) }),
+    );
+    check(engine, shape, Kind::Gather(layer::Gather { axis: Axis::Channels, indices: vec![5, 0, 0, 3] }));
+    check(engine, shape, Kind::Gather(layer::Gather { axis: Axis::Rows, indices: vec![2, 1, 0, 1, 2] }));
+    check(engine, shape, Kind::Gather(layer::Gather { axis: Axis::Columns, indices: vec![1] }));
+    for function in [layer::Reduction::Mean, layer::Reduction::Max] {
+        for axes in [
+            vec![Axis::Channels],
+            vec![Axis::Rows],
+            vec![Axis::Columns],
+            vec![Axis::Columns, Axis::Channels],
+            Axis::ALL.to_vec(),
+        ] {
+            check(engine, shape, Kind::Reduce(layer::Reduce { function, axes }));
+        }
+    }
+    for coordinates in [
+        layer::Coordinates::HalfPixel,
+        layer::Coordinates::PytorchHalfPixel,
+        layer::Coordinates::AlignCorners,
+        layer::Coordinates::Asymmetric,
+    ] {
+        for (height, width) in [(6, 8), (1, 1), (2, 7), (3, 4)] {
+            check(engine, shape, Kind::Resize(layer::Resize { height, width, coordinates }));
+        }
+    }
+    // A constant beside the image, of its shape and smaller.
+    for own in [shape, Shape::new(1, 3, 1)] {
+        let layers = vec![
+            layer("token", &["x"], Kind::Constant(layer::Constant { shape: own, learned: true })),
+            layer("y", &["x", "token"], Kind::Mul),
+        ];
+        check_training(engine, with_trainable_input(shape, layers, "y"), Trainable::All, 1e-5);
+    }
+}
+
+/// A mask is no weight: nothing trains it unless it is named.
+pub fn masks_do_not_train(engine: &dyn Engine) {
+    let shape = Shape::new(2, 1, 3);
+    let layers = vec![
+        layer("mask", &["x"], Kind::Constant(layer::Constant { shape, learned: false })),
+        layer("y", &["x", "mask"], Kind::Add),
+    ];
+    let network = network(with_trainable_input(shape, layers, "y"), 3);
+    let model = engine.model(&network, &Options::training(IMAGES, Optimizer::sgd())).unwrap();
+    assert!(model.gradient("mask.weight").is_none() && model.gradient("images.weight").is_some());
 }
 
 pub fn layers_that_move_elements(engine: &dyn Engine) {

@@ -2,11 +2,12 @@
 
 use nettriage_net::{Activation, Kind, Padding, Shape, Window, layer};
 
+use super::arrange::{Arrangement, check_positions, check_spread, common_extents, side, spread, without_batch};
 use super::attributes::Node;
 use super::axes::{axis, slices};
-use super::builder::{Function, Op};
+use super::builder::Op;
 use super::constant::Constant;
-use super::symbolic::{Axis, Dim, SymbolicTensor, size};
+use super::symbolic::{Axis, AxisFactor, Dim, SymbolicTensor, whole};
 use super::translate::{Translator, Value, layer_name};
 
 /// The activation with these bounds: ReLU where they are 0 and none.
@@ -66,12 +67,16 @@ impl Translator {
             }
             ("Add" | "Sum", Value::Symbolic(a), Value::Symbolic(b)) => self.sum_or_product(node, Kind::Add, &a, &b),
             ("Mul", Value::Symbolic(a), Value::Symbolic(b)) => self.sum_or_product(node, Kind::Mul, &a, &b),
-            ("Div", Value::Symbolic(a), Value::Symbolic(b)) if a.shape == b.shape && a.dims == b.dims => {
-                let divide = Op::Function(Function::Divide);
-                self.add(node, &layer_name(node), divide, &[&a, &b]).map(|(name, _)| a.renamed(name))
+            ("Div", Value::Symbolic(a), Value::Symbolic(b)) => {
+                let b = self.reciprocal(node, &b)?;
+                self.sum_or_product(node, Kind::Mul, &a, &b)
+            }
+            ("Div", Value::Constant(c), Value::Symbolic(x)) => {
+                let x = self.reciprocal(node, &x)?;
+                self.scale_and_shift(node, &x, Some(c), None)
             }
             ("Sub", Value::Symbolic(a), Value::Symbolic(b)) => {
-                let minus = self.scale_and_shift(node, &b, Some(Constant::floats(Vec::new(), vec![-1.0])), None)?;
+                let minus = self.scaled(node, &format!("{}.negative", layer_name(node)), &b, -1.0)?;
                 self.sum_or_product(node, Kind::Add, &a, &minus)
             }
             _ => Err("this use of it is not supported; replace it in the model, or cut the model before it".into()),
@@ -79,7 +84,13 @@ impl Translator {
         result.map(Value::Symbolic)
     }
 
-    /// x * scale + shift, with constants of one number per channel.
+    fn reciprocal(&mut self, node: &Node, x: &SymbolicTensor) -> Result<SymbolicTensor, String> {
+        let kind = Kind::Activation(Activation::Power { exponent: -1.0 });
+        self.add_named(node, &format!("{}.reciprocal", layer_name(node)), kind, x)
+    }
+
+    /// x * scale + shift with constants: an affine layer if they have one number per channel, otherwise a sum or product with a tensor
+    /// that does not depend on the image.
     fn scale_and_shift(
         &mut self,
         node: &Node,
@@ -88,82 +99,174 @@ impl Translator {
         shift: Option<Constant>,
     ) -> Result<SymbolicTensor, String> {
         let one = |value: f64| Constant::fill(vec![x.shape.channels], value, false);
-        let vector = |given: Option<Constant>, usual: f64| match given {
+        let vector = |given: &Option<Constant>, usual: f64| match given {
             Some(constant) => self.per_channel(x, &constant.cast(false)),
             None => one(usual),
         };
-        let (scale, shift) = (vector(scale, 1.0)?, vector(shift, 0.0)?);
-        let (name, _) = self.add(node, &layer_name(node), Op::Kind(Kind::Affine), &[x])?;
-        self.builder.set_weight(&name, "weight", scale)?;
-        self.builder.set_weight(&name, "bias", shift)?;
-        Ok(x.renamed(name))
+        if let (Ok(scale), Ok(shift)) = (vector(&scale, 1.0), vector(&shift, 0.0)) {
+            let (name, _) = self.add(node, &layer_name(node), Op::Kind(Kind::Affine), &[x])?;
+            self.builder.set_weight(&name, "weight", scale)?;
+            self.builder.set_weight(&name, "bias", shift)?;
+            return Ok(x.renamed(name));
+        }
+        let mut x = x.clone();
+        for (kind, constant) in [(Kind::Mul, scale), (Kind::Add, shift)] {
+            if let Some(constant) = constant {
+                x = self.combine_with_constant(node, kind, &x, &constant.cast(false))?;
+            }
+        }
+        Ok(x)
+    }
+
+    fn combine_with_constant(
+        &mut self,
+        node: &Node,
+        kind: Kind,
+        x: &SymbolicTensor,
+        constant: &Constant,
+    ) -> Result<SymbolicTensor, String> {
+        let constant = without_batch(constant, x)?;
+        let x = x.of_rank(constant.dims.len());
+        let fits = (0..x.dims.len()).all(|at| [1, x.own_extent(at)].contains(&constant.dims[at]));
+        if !fits {
+            let other = self.constant_tensor(node, &constant, &x)?;
+            return self.sum_or_product(node, kind, &x, &other);
+        }
+        check_spread(&constant)?;
+        let (shape, values) = spread(&x, &constant);
+        let other = self.constant_layer(node, &x, shape, values)?;
+        let other = SymbolicTensor { name: other, shape, dims: Vec::new() };
+        let (name, shape) = self.add(node, &layer_name(node), Op::Kind(kind), &[&x, &other])?;
+        Ok(SymbolicTensor { name, shape, dims: x.dims })
     }
 
     fn clipped(&mut self, node: &Node, x: &SymbolicTensor, min: f32, max: f32) -> Result<SymbolicTensor, String> {
         self.add_elementwise(node, Kind::Activation(clip(min, max)), x)
     }
 
-    /// A sum or product of two tensors; one may be (N, C, 1, 1), which is broadcast.
-    fn sum_or_product(
+    /// A sum or product of two tensors, broadcast against each other.
+    pub fn sum_or_product(
         &mut self,
         node: &Node,
         kind: Kind,
         a: &SymbolicTensor,
         b: &SymbolicTensor,
     ) -> Result<SymbolicTensor, String> {
-        let problem = || {
-            format!("its inputs of shapes {:?} and {:?} have their axes in different orders", a.extents(), b.extents())
+        let rank = a.dims.len().max(b.dims.len());
+        let (a, b) = (a.of_rank(rank), b.of_rank(rank));
+        let extents = common_extents(&a, &b)?;
+        let dims: Option<Vec<Dim>> = a
+            .dims
+            .iter()
+            .zip(&b.dims)
+            .map(|(p, q)| match (p.is_empty(), q.is_empty()) {
+                (true, _) => Some(q.clone()),
+                (_, true) => Some(p.clone()),
+                _ => (p == q).then(|| p.clone()),
+            })
+            .collect();
+        // The same factors on the same ONNX axes: the elements correspond.
+        if let Some(dims) = dims
+            && let Ok(shape) = kind.output_shape(&[a.shape, b.shape])
+            && (SymbolicTensor { name: String::new(), shape, dims: dims.clone() }).is_complete()
+        {
+            let (name, shape) = self.add(node, &layer_name(node), Op::Kind(kind), &[&a, &b])?;
+            return Ok(SymbolicTensor { name, shape, dims });
+        }
+        let own = |x: &SymbolicTensor| (0..rank).map(|at| x.own_extent(at)).collect::<Vec<_>>();
+        let (mut a, mut b) = (a, b);
+        if own(&a) != extents && own(&b) != extents {
+            a = self.expanded(node, &a, &extents)?;
+        }
+        let mut whole = if own(&a) == extents {
+            b = self.like(node, &b, &a)?;
+            a.clone()
+        } else {
+            a = self.like(node, &a, &b)?;
+            b.clone()
         };
-        if a.dims.len() != b.dims.len() {
-            return Err(problem());
-        }
-        let mut dims: Vec<Dim> = Vec::new();
-        for (p, q) in a.dims.iter().zip(&b.dims) {
-            if p != q && !p.is_empty() && !q.is_empty() {
-                return Err(problem());
-            }
-            dims.push(if p.is_empty() { q.clone() } else { p.clone() });
-        }
-        let (name, shape) = self.add(node, &layer_name(node), Op::Kind(kind), &[a, b])?;
-        Ok(SymbolicTensor { name, shape, dims })
+        let (name, shape) = self.add(node, &layer_name(node), Op::Kind(kind), &[&a, &b])?;
+        (whole.name, whole.shape) = (name, shape);
+        Ok(whole)
     }
 
     pub fn concat(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
         let mut parts = Vec::new();
+        let beside = (0..node.proto.input.len()).find_map(|index| self.symbolic(node, index).ok());
+        let beside = beside.ok_or("it has no inputs")?;
+        let at = axis(node.int("axis").unwrap_or(1), beside.dims.len())?;
         for index in 0..node.proto.input.len() {
+            if let Value::Constant(constant) = self.operand(node, index)? {
+                // Extents of the axes other than the batch, which each image has alike.
+                let mut constant = constant.cast(false);
+                if constant.dims.len() != beside.dims.len() {
+                    return Err("its inputs differ in rank".into());
+                }
+                for (axis, dim) in beside.dims.iter().enumerate() {
+                    if !dim.is_empty() && beside.is_batch(axis) && constant.dims[axis] > 1 {
+                        constant = without_batch(&constant, &beside)?;
+                    }
+                }
+                parts.push(self.constant_tensor(node, &constant, &beside)?);
+                continue;
+            }
             let mut x = self.symbolic(node, index)?;
-            if x.dims.len() == 2 {
+            if x.dims.len() == 2 && x.is_batch(0) && x.feature_order().is_some() {
                 x = self.as_vector(node, index)?;
             }
             parts.push(x);
         }
+        if beside.is_batch(at) && !beside.dims[at].is_empty() || parts.iter().any(|part| part.has_batch(at)) {
+            return Err("it joins images of the batch".into());
+        }
         let first = parts.first().ok_or("it has no inputs")?.clone();
-        let at = axis(node.int("axis").unwrap_or(1), first.dims.len())?;
-        for part in &parts {
-            let compatible = part.dims.len() == first.dims.len()
-                && (0..first.dims.len()).all(|i| i == at || part.dims[i] == first.dims[i])
-                && size(&part.dims[at]) == part.shape.channels
-                && part.axis(at).is_none_or(|axis| axis == Axis::Channel);
-            if !compatible {
-                return Err(
-                    "only a concatenation along the channels, of tensors with the same order of axes, is supported"
-                        .into(),
-                );
+        if let [only] = parts.as_slice() {
+            return Ok(only.clone());
+        }
+        for axis in [Axis::Channel, Axis::Row, Axis::Column] {
+            let others =
+                |part: &SymbolicTensor| (0..first.dims.len()).all(|i| i == at || part.dims[i] == first.dims[i]);
+            let along = |part: &SymbolicTensor| {
+                part.dims.len() == first.dims.len() && part.covers(at, axis) && others(part) && {
+                    let extent = |shape: Shape| shape.with_extent(side(axis), 1);
+                    extent(part.shape) == extent(first.shape)
+                }
+            };
+            if parts.iter().all(along) {
+                return self.joined(node, &parts, at, axis);
             }
         }
-        if parts.len() == 1 {
-            return Ok(first);
+        // Elements in a common order: the last axis as channels.
+        let place = apart(&beside, at);
+        let mut arranged = Vec::new();
+        for part in &parts {
+            if part.dims.len() != beside.dims.len() {
+                return Err("its inputs differ in rank".into());
+            }
+            arranged.push(self.arranged(node, part, &place)?);
         }
+        let axis = if place.channels == [at] { Axis::Channel } else { Axis::Column };
+        self.joined(node, &arranged, at, axis)
+    }
+
+    fn joined(
+        &mut self,
+        node: &Node,
+        parts: &[SymbolicTensor],
+        at: usize,
+        axis: Axis,
+    ) -> Result<SymbolicTensor, String> {
         let inputs: Vec<&SymbolicTensor> = parts.iter().collect();
-        let (name, shape) = self.add(node, &layer_name(node), Op::Kind(Kind::Concat), &inputs)?;
-        let mut dims = first.dims.clone();
-        dims[at] = SymbolicTensor::vector(String::new(), shape.channels, 1).dims[1].clone();
+        let kind = Kind::Concat(layer::Concat { axis: side(axis) });
+        let (name, shape) = self.add(node, &layer_name(node), Op::Kind(kind), &inputs)?;
+        let mut dims = parts[0].dims.clone();
+        dims[at] = whole(axis, shape.extent(side(axis)));
         Ok(SymbolicTensor { name, shape, dims })
     }
 
     pub fn slice(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
         let mut x = self.symbolic(node, 0)?;
-        if x.dims.len() == 2 {
+        if x.dims.len() == 2 && x.is_batch(0) && x.feature_order().is_some() {
             x = self.as_vector(node, 0)?;
         }
         if x.shuffle().is_some() {
@@ -180,20 +283,23 @@ impl Translator {
             if range.step == 1 && range.start == 0 && range.number == extents[at] {
                 continue;
             }
+            if range.number == 0 {
+                return Err("it selects nothing".into());
+            }
             let from_first =
-                range.start == 0 && range.step > 0 && range.number == extents[at].div_ceil(range.step as usize);
+                range.start == 0 && range.step > 1 && range.number == extents[at].div_ceil(range.step as usize);
             match x.axis(at) {
-                Some(Axis::Channel) if range.number > 0 => {
+                Some(Axis::Row) if from_first && x.is_plain() => stride[0] = range.step as usize,
+                Some(Axis::Column) if from_first && x.is_plain() => stride[1] = range.step as usize,
+                _ => {
+                    if range.step == 1 && x.axis(at) == Some(Axis::Channel) {
+                        x = self.channels(node, &x, at, range.start, range.number)?;
+                        continue;
+                    }
+                    check_positions(Some(range.number))?;
                     let position = |index: usize| range.start as i64 + index as i64 * range.step;
                     let chosen: Vec<usize> = (0..range.number).map(|index| position(index) as usize).collect();
-                    x = self.select_channels(node, &x, at, &chosen)?;
-                }
-                Some(Axis::Row) if from_first => stride[0] = range.step as usize,
-                Some(Axis::Column) if from_first => stride[1] = range.step as usize,
-                _ => {
-                    return Err(
-                        "only a range of channels, channels in reverse, or every n-th row and column from the first, is supported".into()
-                    );
+                    x = self.select(node, &x, at, &chosen)?;
                 }
             }
         }
@@ -203,36 +309,115 @@ impl Translator {
         // Every n-th pixel: max pooling with a 1x1 window.
         let window = Window { kernel: [1, 1], stride, padding: Padding::default() };
         let (name, shape) = self.add(node, &layer_name(node), Op::Kind(Kind::MaxPool(window)), &[&x])?;
-        let plain = SymbolicTensor::channels_first(String::new(), x.shape, x.batch_size());
-        let last = SymbolicTensor::channels_last(String::new(), x.shape, x.batch_size());
-        if x.dims == plain.dims {
-            Ok(SymbolicTensor::channels_first(name, shape, x.batch_size()))
-        } else if x.dims == last.dims {
-            Ok(SymbolicTensor::channels_last(name, shape, x.batch_size()))
-        } else {
-            Err("its input is not a batch of feature maps".into())
-        }
+        Ok(SymbolicTensor::channels_first(name, shape, x.batch_size()))
     }
 
-    /// Gather along the channels, such as a change from RGB to BGR.
+    /// These positions of ONNX axis `at`, in this order.
+    pub fn select(
+        &mut self,
+        node: &Node,
+        x: &SymbolicTensor,
+        at: usize,
+        chosen: &[usize],
+    ) -> Result<SymbolicTensor, String> {
+        if chosen.len() == x.extents()[at] && chosen.iter().enumerate().all(|(index, &position)| index == position) {
+            return Ok(x.clone());
+        }
+        if x.has_batch(at) {
+            return Err("it selects images of the batch".into());
+        }
+        if x.dims[at].is_empty() {
+            // An axis of extent 1.
+            let mut extents: Vec<usize> = (0..x.dims.len()).map(|at| x.own_extent(at)).collect();
+            extents[at] = chosen.len();
+            return self.expanded(node, x, &extents);
+        }
+        if x.axis(at) == Some(Axis::Channel) {
+            return self.select_channels(node, x, at, chosen);
+        }
+        let single = x.dims[at].len() == 1;
+        let x = if single { x.clone() } else { self.arranged(node, x, &apart(x, at))? };
+        let [factor] = x.dims[at].as_slice() else { return Err("it selects along an axis of several parts".into()) };
+        let factor = *factor;
+        let extent = x.shape.extent(side(factor.axis));
+        // Positions along the axis here: the factor's chosen ones within all outer and inner ones.
+        let (block, step) = (factor.size * factor.step, factor.step);
+        check_positions((extent / factor.size).checked_mul(chosen.len()))?;
+        let positions: Vec<usize> = (0..extent / block)
+            .flat_map(|outer| chosen.iter().map(move |index| outer * block + index * step))
+            .flat_map(|first| first..first + step)
+            .collect();
+        let run = positions.windows(2).all(|pair| pair[1] == pair[0] + 1);
+        let kind = if factor.axis == Axis::Channel && run {
+            Kind::Slice(layer::Slice { start: positions[0], end: positions[0] + positions.len() })
+        } else {
+            Kind::Gather(layer::Gather { axis: side(factor.axis), indices: positions })
+        };
+        let (name, shape) = self.add(node, &layer_name(node), Op::Kind(kind), &[&x])?;
+        let mut result = SymbolicTensor { name, shape, dims: x.dims };
+        for other in result.dims.iter_mut().flatten() {
+            if other.axis == factor.axis && other.step >= block {
+                other.step = other.step / factor.size * chosen.len();
+            }
+        }
+        result.dims[at] =
+            if chosen.len() == 1 { Vec::new() } else { vec![AxisFactor { size: chosen.len(), ..factor }] };
+        Ok(result)
+    }
+
+    /// Gather with a constant index, or a list of them, along an axis.
     pub fn gather(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
         let mut x = self.symbolic(node, 0)?;
-        if x.dims.len() == 2 {
+        if x.dims.len() == 2 && x.is_batch(0) && x.feature_order().is_some() {
             x = self.as_vector(node, 0)?;
         }
         let at = axis(node.int("axis").unwrap_or(0), x.dims.len())?;
         let indices = self.required(node, 1)?;
-        if x.channel_axis() != Some(at) || indices.dims.len() > 1 || indices.len() == 0 {
-            return Err(
-                "only a Gather along the channels, with a constant index or list of indices, is supported".into()
-            );
+        if indices.len() == 0 {
+            return Err("it selects nothing".into());
         }
-        let chosen = channel_indices(&indices, x.shape.channels)?;
-        let mut result = self.select_channels(node, &x, at, &chosen)?;
+        check_positions(Some(indices.len()))?;
+        // All elements of a batch of one image as one axis, as PyTorch exports a view by strides.
+        if at == 0 && x.has_batch(0) && !x.is_batch(0) && x.batch_size() == 1 {
+            let mut flat = x.clone();
+            flat.dims[0].retain(|factor| factor.axis != Axis::Batch);
+            let chosen = positions(&indices, flat.extents()[0])?;
+            let mut result = self.select(node, &flat, 0, &chosen)?;
+            result.dims[0].insert(0, AxisFactor { axis: Axis::Batch, size: 1, step: 1 });
+            let mut extents = indices.dims.clone();
+            extents.extend(&x.extents()[1..]);
+            return result.reshaped(&extents);
+        }
+        let chosen = positions(&indices, x.extents()[at])?;
+        let mut result = self.select(node, &x, at, &chosen)?;
         if indices.dims.is_empty() {
             result.dims.remove(at);
+        } else if indices.dims.len() > 1 {
+            let mut extents = x.extents();
+            extents.splice(at..=at, indices.dims.iter().copied());
+            return result.reshaped(&extents);
         }
         Ok(result)
+    }
+
+    /// Tile: the tensor repeated along axes.
+    pub fn tile(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
+        let mut x = self.symbolic(node, 0)?;
+        let repeats = self.required(node, 1)?.to_ints()?;
+        if repeats.len() != x.dims.len() {
+            return Err("it has another number of repeats than of axes".into());
+        }
+        for (at, repeat) in repeats.into_iter().enumerate().filter(|(_, repeat)| *repeat != 1) {
+            let repeat = usize::try_from(repeat)
+                .ok()
+                .filter(|&repeat| repeat > 0)
+                .ok_or("a number of repeats is not positive")?;
+            let extent = x.extents()[at];
+            check_positions(extent.checked_mul(repeat))?;
+            let chosen: Vec<usize> = (0..extent * repeat).map(|index| index % extent).collect();
+            x = self.select(node, &x, at, &chosen)?;
+        }
+        Ok(x)
     }
 
     /// GatherND along its first axis, the channels of a transposed tensor: PyTorch's exporter writes indexing by a list so.
@@ -245,7 +430,7 @@ impl Translator {
         if !supported {
             return Err("only a GatherND along the channels, with a constant list of indices, is supported".into());
         }
-        self.select_channels(node, &x, 0, &channel_indices(&indices, x.shape.channels)?)
+        self.select_channels(node, &x, 0, &positions(&indices, x.shape.channels)?)
     }
 
     /// These channels, in this order; `at` is the ONNX axis of the channels. One slice for each run of channels.
@@ -267,7 +452,8 @@ impl Translator {
             return Ok(part.clone());
         }
         let inputs: Vec<&SymbolicTensor> = parts.iter().collect();
-        let (name, shape) = self.add(node, &layer_name(node), Op::Kind(Kind::Concat), &inputs)?;
+        let (name, shape) =
+            self.add(node, &layer_name(node), Op::Kind(Kind::Concat(layer::Concat::default())), &inputs)?;
         Ok(with_channels(x, at, name, shape))
     }
 
@@ -290,7 +476,7 @@ impl Translator {
 
     pub fn split(&mut self, node: &Node) -> Result<Vec<Value>, String> {
         let mut x = self.symbolic(node, 0)?;
-        if x.dims.len() == 2 {
+        if x.dims.len() == 2 && x.is_batch(0) && x.feature_order().is_some() {
             x = self.as_vector(node, 0)?;
         }
         // A channel shuffle before a split (ShuffleNetV2) must become a layer of its own first.
@@ -299,44 +485,56 @@ impl Translator {
         }
         let at = axis(node.int("axis").unwrap_or(0), x.dims.len())?;
         let outputs = node.proto.output.len();
+        let extent = x.extents()[at];
         let sizes = match node.ints("split") {
             Some(sizes) => sizes.to_vec(),
             None => match self.constant(node, 1)? {
                 Some(sizes) => sizes.to_ints()?,
                 None => {
-                    let each = x.extents()[at].div_ceil(outputs.max(1));
-                    let mut rest = x.extents()[at];
-                    (0..outputs)
-                        .map(|_| {
-                            let size = each.min(rest);
-                            rest -= size;
-                            size as i64
-                        })
-                        .collect()
+                    let each = extent.div_ceil(outputs.max(1));
+                    (0..outputs).map(|index| each.min(extent.saturating_sub(index * each)) as i64).collect()
                 }
             },
         };
-        if x.axis(at) != Some(Axis::Channel) || sizes.len() != outputs {
-            return Err("only a split of the channels into as many parts as it has outputs is supported".into());
+        if sizes.len() != outputs {
+            return Err("only a split into as many parts as it has outputs is supported".into());
         }
         let mut start = 0usize;
         let mut parts = Vec::new();
         for size in sizes {
             let size = usize::try_from(size).ok().filter(|&size| size > 0).ok_or("a part of it is empty")?;
-            parts.push(Value::Symbolic(self.channels(node, &x, at, start, size)?));
-            start = start.checked_add(size).ok_or("its parts overflow")?;
+            let end = start.checked_add(size).filter(|&end| end <= extent).ok_or("its parts exceed its input")?;
+            let part = if x.axis(at) == Some(Axis::Channel) {
+                self.channels(node, &x, at, start, size)?
+            } else {
+                check_positions(Some(size))?;
+                self.select(node, &x, at, &(start..end).collect::<Vec<_>>())?
+            };
+            parts.push(Value::Symbolic(part));
+            start = end;
         }
         Ok(parts)
     }
 }
 
-/// Indices of channels; negative ones count from the end.
-fn channel_indices(indices: &Constant, channels: usize) -> Result<Vec<usize>, String> {
+/// ONNX axis `at` as one axis here: the columns, or the channels if it is the last.
+pub fn apart(x: &SymbolicTensor, at: usize) -> Arrangement {
+    let mut place = Arrangement::canonical(x);
+    if place.channels != [at] {
+        place.rows.extend(std::mem::take(&mut place.columns));
+        place.rows.retain(|&other| other != at);
+        place.columns = vec![at];
+    }
+    place
+}
+
+/// Positions along an axis; negative ones count from the end.
+fn positions(indices: &Constant, extent: usize) -> Result<Vec<usize>, String> {
     let resolved = indices.to_ints()?.into_iter().map(|index| {
-        let index = if index < 0 { index.checked_add(channels as i64)? } else { index };
-        usize::try_from(index).ok().filter(|&index| index < channels)
+        let index = if index < 0 { index.checked_add(extent as i64)? } else { index };
+        usize::try_from(index).ok().filter(|&index| index < extent)
     });
-    resolved.collect::<Option<_>>().ok_or_else(|| format!("an index is outside its {channels} channels"))
+    resolved.collect::<Option<_>>().ok_or_else(|| format!("an index is outside its {extent} positions"))
 }
 
 /// The view of a tensor with other channels; `at` is the ONNX axis of the channels.

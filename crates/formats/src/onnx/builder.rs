@@ -7,16 +7,9 @@ use nettriage_net::{Graph, INPUT, Kind, Layer, Shape, shape};
 use super::attributes::Node;
 use super::constant::Constant;
 
-/// An elementwise function that is not a layer but may be part of an activation, as erf is of GELU.
+/// A part of a layer that is not a layer alone.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Function {
-    Erf,
-    Exp,
-    Sqrt,
-    Softplus,
-    Power(f32),
-    /// The first input divided by the second.
-    Divide,
     /// The mean over a window of this many neighbouring channels, as PyTorch exports local response norm.
     ChannelMean(usize),
 }
@@ -83,7 +76,6 @@ impl GraphBuilder {
                 let channels = (shapes[0].channels + 1).checked_sub(*size).filter(|&channels| channels > 0);
                 Shape { channels: channels.ok_or("its window is larger than its input")?, ..shapes[0] }
             }
-            Op::Function(_) => shapes[0],
         };
         shape::check_extent(shape)?;
         let name = self.unique_name(wanted, node);
@@ -167,7 +159,7 @@ impl GraphBuilder {
         let mut layers = Vec::new();
         for node in self.nodes.iter().filter(|node| needed.contains(node.name.as_str())) {
             let Op::Kind(kind) = &node.op else {
-                let problem = "this function is supported only as part of a known activation (SiLU, GELU, hard swish)";
+                let problem = "a mean over a window of channels is supported only as part of local response norm";
                 return Err(format!("{}: {problem}", node.label));
             };
             layers.push(Layer { name: node.name.clone(), inputs: node.inputs.clone(), kind: kind.clone() });

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::attributes::Node;
 use super::axes::{axis, permutation, resolve, shape_range, slices};
 use super::constant::{Constant, element_type, is_integer};
+use super::evaluate;
 
 /// The outputs of a node whose inputs are these constants (`None` for an omitted one).
 pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) -> Result<Vec<Constant>, String> {
@@ -125,19 +126,29 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
             one(needed(0)?.mapped(|v| v.max(min).min(max)))
         }
         "Split" => split(node, needed(0)?, listed("split", 1)?),
-        "Neg" => one(needed(0)?.mapped(|v| -v)),
-        "Log" => one(needed(0)?.mapped(f64::ln)),
-        "Sign" => one(needed(0)?.mapped(|v| if v == 0.0 { 0.0 } else { v.signum() })),
-        "Relu" => one(needed(0)?.mapped(|v| v.max(0.0))),
-        "Not" => one(needed(0)?.mapped(|v| f64::from(u8::from(v == 0.0)))),
-        "Abs" => one(needed(0)?.mapped(f64::abs)),
-        "Sqrt" => one(needed(0)?.mapped(f64::sqrt)),
-        "Exp" => one(needed(0)?.mapped(f64::exp)),
-        "Floor" => one(needed(0)?.mapped(f64::floor)),
-        "Ceil" => one(needed(0)?.mapped(f64::ceil)),
-        "Reciprocal" => one(needed(0)?.mapped(f64::recip)),
+        "Not" => one(needed(0)?.mapped(|v| f64::from(u8::from(v == 0.0))).cast(true)),
+        "IsNaN" => one(needed(0)?.mapped(|v| f64::from(u8::from(v.is_nan()))).cast(true)),
+        "IsInf" => one(needed(0)?.mapped(|v| f64::from(u8::from(v.is_infinite()))).cast(true)),
+        "MatMul" => one(evaluate::product(needed(0)?, needed(1)?)?),
+        "Gemm" => one(evaluate::gemm(node, needed(0)?, needed(1)?, input(2))?),
+        "Softmax" | "LogSoftmax" => one(evaluate::softmax(node, needed(0)?)?),
+        "ScatterND" => one(evaluate::scattered(node, needed(0)?, needed(1)?, needed(2)?)?),
+        "GatherND" => one(evaluate::gathered(node, needed(0)?, needed(1)?)?),
+        "GatherElements" => one(evaluate::gathered_elements(node, needed(0)?, needed(1)?)?),
+        "Tile" => one(evaluate::tiled(needed(0)?, &needed(1)?.to_ints()?)?),
+        "Trilu" => {
+            let offset = input(1).and_then(Constant::scalar).unwrap_or(0.0);
+            one(evaluate::triangle(needed(0)?, node.int("upper") != Some(0), offset)?)
+        }
+        "CumSum" => {
+            let at = needed(1)?.scalar().ok_or("its axis is not a scalar")?;
+            let at = axis(at as i64, needed(0)?.dims.len())?;
+            let flag = |name: &str| node.int(name) == Some(1);
+            one(evaluate::cumulated(needed(0)?, at, flag("exclusive"), flag("reverse"))?)
+        }
+        "EyeLike" => one(evaluate::eye(&needed(0)?.dims, node.int("k").unwrap_or(0))?),
         "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Sum" | "Equal" | "Mod" | "Greater" | "Less"
-        | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or" => {
+        | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or" | "Xor" => {
             let mut result = needed(0)?.clone();
             for index in 1..inputs.len() {
                 result = arithmetic(node.op(), &result, needed(index)?)?;
@@ -150,10 +161,19 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
             let second = choice.combined(b, |c, b| if c != 0.0 { 0.0 } else { b })?;
             one(first.combined(&second, |a, b| a + b)?)
         }
-        _ => {
-            Err("this operator on constants is not supported; simplify the model first, for example with onnxsim"
-                .into())
-        }
+        op => match evaluate::function(node, op) {
+            Some(function) => one(needed(0)?.cast(false).mapped(function)),
+            None if matches!(op, "Neg" | "Abs" | "Sign" | "Relu") => one(needed(0)?.mapped(match op {
+                "Neg" => |v: f64| -v,
+                "Abs" => f64::abs,
+                "Sign" => |v: f64| if v == 0.0 { 0.0 } else { v.signum() },
+                _ => |v: f64| v.max(0.0),
+            })),
+            None => {
+                Err("this operator on constants is not supported; simplify the model first, for example with onnxsim"
+                    .into())
+            }
+        },
     }
 }
 
@@ -175,6 +195,7 @@ fn arithmetic(op: &str, a: &Constant, b: &Constant) -> Result<Constant, String> 
         "GreaterOrEqual" => compared(a, b, |a, b| a >= b),
         "LessOrEqual" => compared(a, b, |a, b| a <= b),
         "And" => compared(a, b, |a, b| a != 0.0 && b != 0.0),
+        "Xor" => compared(a, b, |a, b| (a != 0.0) != (b != 0.0)),
         "Or" => compared(a, b, |a, b| a != 0.0 || b != 0.0),
         _ => compared(a, b, |a, b| a == b),
     }

@@ -7,9 +7,9 @@
 //! - zero padding before a convolution, which becomes the convolution's padding;
 //! - channels of one tensor that are scaled and put into another order (`permute`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use nettriage_net::{Activation, Kind, layer};
+use nettriage_net::{Activation, Axis, Kind, layer};
 
 use super::builder::{Function, GraphBuilder, Op, PendingNode};
 use super::constant::Constant;
@@ -21,6 +21,21 @@ pub fn fuse(builder: &mut GraphBuilder, output: String) -> String {
         if let Some((kind, input)) = response_norm(builder, index) {
             builder.nodes[index].op = Op::Kind(kind);
             builder.nodes[index].inputs = vec![input];
+        }
+    }
+    for index in 0..builder.nodes.len() {
+        if let Some((norm, input)) = layer_norm(builder, index) {
+            let channels = builder.nodes[index].shape.channels;
+            let node = &mut builder.nodes[index];
+            node.op = Op::Kind(Kind::LayerNorm(norm));
+            node.inputs = vec![input];
+            let name = node.name.clone();
+            let parts = [("weight", 1.0), ("bias", 0.0)];
+            for (part, value) in &parts[..if norm.centred { 2 } else { 1 }] {
+                if let Ok(constant) = Constant::fill(vec![channels], *value, false) {
+                    builder.replace_weight(&name, part, constant);
+                }
+            }
         }
     }
     for index in (0..builder.nodes.len()).rev() {
@@ -101,7 +116,11 @@ fn fold_affine(builder: &mut GraphBuilder, affine: &str, before: usize) -> bool 
     let (rank, biased) = match &mut builder.nodes[before].op {
         Op::Kind(Kind::Conv(conv)) => (4, std::mem::replace(&mut conv.bias, true)),
         Op::Kind(Kind::Linear(layer::Linear { bias, .. })) => (2, std::mem::replace(bias, true)),
-        Op::Kind(Kind::BatchNorm(_) | Kind::Affine) => (1, true),
+        Op::Kind(Kind::LayerNorm(layer::LayerNorm { centred: false, .. })) if shift.uniform() != Some(0.0) => {
+            return false;
+        }
+        Op::Kind(Kind::LayerNorm(layer::LayerNorm { centred, .. })) => (1, *centred),
+        Op::Kind(Kind::BatchNorm(_) | Kind::GroupNorm(_) | Kind::Affine) => (1, true),
         _ => return false,
     };
     let mut extents = vec![1; rank];
@@ -119,7 +138,9 @@ fn fold_affine(builder: &mut GraphBuilder, affine: &str, before: usize) -> bool 
     // The shapes match: they were checked when the layers were added.
     if let (Some(weight), Some(bias)) = (weight, bias) {
         builder.replace_weight(&name, "weight", weight);
-        builder.replace_weight(&name, "bias", bias);
+        if !matches!(builder.nodes[before].op, Op::Kind(Kind::LayerNorm(layer::LayerNorm { centred: false, .. }))) {
+            builder.replace_weight(&name, "bias", bias);
+        }
     }
     true
 }
@@ -155,42 +176,109 @@ fn fuse_pooling(builder: &mut GraphBuilder, index: usize, before: usize) {
 /// is the one of ONNX's LRN if its size is odd.
 fn response_norm(builder: &GraphBuilder, index: usize) -> Option<(Kind, String)> {
     let node = |name: &str| builder.positions.get(name).map(|&at| &builder.nodes[at]);
-    let Op::Function(Function::Divide) = builder.nodes[index].op else { return None };
+    let Op::Kind(Kind::Mul) = builder.nodes[index].op else { return None };
     let [x, below] = builder.nodes[index].inputs.as_slice() else { return None };
-    let power = node(below)?;
-    let Op::Function(Function::Power(beta)) = power.op else { return None };
-    let (mut scale, mut shift) = (1.0, 0.0);
-    let mut inner = node(&power.inputs[0])?;
-    while let Op::Kind(Kind::Affine) = inner.op {
-        let part = |part: &str| builder.weight(&inner.name, part).and_then(Constant::uniform);
-        (scale, shift) = (scale * part("weight")?, shift + scale * part("bias")?);
-        inner = node(&inner.inputs[0])?;
-    }
+    let reciprocal = node(below)?;
+    let Op::Kind(Kind::Activation(Activation::Power { exponent: -1.0 })) = reciprocal.op else { return None };
+    let power = node(&reciprocal.inputs[0])?;
+    let Op::Kind(Kind::Activation(Activation::Power { exponent: beta })) = power.op else { return None };
+    let (scale, shift, inner) = affine_before(builder, node(&power.inputs[0])?)?;
     let Op::Function(Function::ChannelMean(size)) = inner.op else { return None };
     let padded = node(&inner.inputs[0])?;
     let Op::Kind(Kind::Pad(layer::Pad { channels, padding, value: 0.0 })) = padded.op else { return None };
     if size.is_multiple_of(2) || channels != [size / 2; 2] || padding != Default::default() {
         return None;
     }
-    let square = node(&padded.inputs[0])?;
-    let squared = match &square.op {
-        Op::Kind(Kind::Mul) => square.inputs.iter().all(|input| input == x),
-        Op::Function(Function::Power(2.0)) => square.inputs[0] == *x,
-        _ => false,
-    };
+    let squared = square_of(node(&padded.inputs[0])?) == Some(x.as_str());
     let kind =
         Kind::LocalResponseNorm(layer::LocalResponseNorm { size, alpha: scale as f32, beta, bias: shift as f32 });
     squared.then(|| (kind, x.clone()))
 }
 
+/// The node before any number of affine layers of one factor and one offset, with these.
+fn affine_before<'a>(builder: &'a GraphBuilder, mut node: &'a PendingNode) -> Option<(f64, f64, &'a PendingNode)> {
+    let (mut scale, mut shift) = (1.0, 0.0);
+    while let Op::Kind(Kind::Affine) = node.op {
+        let part = |part: &str| builder.weight(&node.name, part).and_then(Constant::uniform);
+        (scale, shift) = (scale * part("weight")?, shift + scale * part("bias")?);
+        node = &builder.nodes[*builder.positions.get(&node.inputs[0])?];
+    }
+    Some((scale, shift, node))
+}
+
+/// The tensor that the node squares.
+fn square_of(node: &PendingNode) -> Option<&str> {
+    match &node.op {
+        Op::Kind(Kind::Mul) => match node.inputs.as_slice() {
+            [a, b] if a == b => Some(a),
+            _ => None,
+        },
+        Op::Kind(Kind::Activation(Activation::Power { exponent: 2.0 })) => node.inputs.first().map(String::as_str),
+        _ => None,
+    }
+}
+
+/// Layer norm written as several operators: (x - mean(x)) / sqrt(mean((x - mean(x))²) + eps), or without the means of x; over channels.
+fn layer_norm(builder: &GraphBuilder, index: usize) -> Option<(layer::LayerNorm, String)> {
+    let node = |name: &str| builder.positions.get(name).map(|&at| &builder.nodes[at]);
+    let power = |node: &PendingNode| match node.op {
+        Op::Kind(Kind::Activation(Activation::Power { exponent })) => Some(exponent),
+        _ => None,
+    };
+    let mean_of = |node: &PendingNode| match &node.op {
+        Op::Kind(Kind::Reduce(layer::Reduce { function: layer::Reduction::Mean, axes }))
+            if *axes == [Axis::Channels] =>
+        {
+            node.inputs.first().cloned()
+        }
+        _ => None,
+    };
+    let Op::Kind(Kind::Mul) = builder.nodes[index].op else { return None };
+    let [first, second] = builder.nodes[index].inputs.as_slice() else { return None };
+    for (centred, below) in [(first, second), (second, first)] {
+        let found = || -> Option<(layer::LayerNorm, String)> {
+            let mut root = node(below)?;
+            let mut exponent = power(root)?;
+            if exponent == -1.0 {
+                root = node(&root.inputs[0])?;
+                exponent = -power(root)?;
+            }
+            if exponent != -0.5 {
+                return None;
+            }
+            let (scale, eps, mean) = affine_before(builder, node(&root.inputs[0])?)?;
+            let square = mean_of(mean)?;
+            if scale != 1.0 || eps < 0.0 || square_of(node(&square)?) != Some(centred) {
+                return None;
+            }
+            // Whether what is squared is x minus its mean.
+            let difference = || -> Option<String> {
+                let sum = node(centred)?;
+                let (Op::Kind(Kind::Add), [x, minus]) = (&sum.op, sum.inputs.as_slice()) else { return None };
+                let (factor, offset, mean) = affine_before(builder, node(minus)?)?;
+                (factor == -1.0 && offset == 0.0 && mean_of(mean)? == *x).then(|| x.clone())
+            };
+            let x = difference();
+            let norm = layer::LayerNorm { eps: eps as f32, centred: x.is_some() };
+            Some((norm, x.unwrap_or_else(|| centred.clone())))
+        };
+        if let Some(found) = found() {
+            return Some(found);
+        }
+    }
+    None
+}
+
 /// The most operators that one activation is written as.
 const MAX_OPERATORS: usize = 16;
 
-const KNOWN: [Activation; 7] = [
+const KNOWN: [Activation; 9] = [
     Activation::Silu,
     Activation::Gelu { tanh: false },
     Activation::Gelu { tanh: true },
     Activation::Mish,
+    Activation::Selu,
+    Activation::Softplus,
     Activation::HardSwish,
     Activation::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 },
     Activation::Clip { min: 0.0, max: 6.0 },
@@ -201,15 +289,14 @@ fn recognise(builder: &GraphBuilder, index: usize) -> Option<(Activation, String
     let may_be_last = matches!(
         builder.nodes[index].op,
         Op::Kind(Kind::Mul | Kind::Affine | Kind::Add | Kind::Activation(Activation::Clip { .. } | Activation::Relu))
-            | Op::Function(Function::Divide)
     );
     if !may_be_last {
         return None;
     }
-    // Candidates for the input: all tensors that are reached over elementwise nodes.
+    // Candidates for the input: the nearest tensors that are reached over elementwise nodes, however many there are beyond.
     let mut reached: Vec<&str> = Vec::new();
-    let mut open = vec![index];
-    while let Some(at) = open.pop() {
+    let mut open = VecDeque::from([index]);
+    while let Some(at) = open.pop_front().filter(|_| reached.len() <= MAX_OPERATORS) {
         let node = &builder.nodes[at];
         if pointwise(builder, node, &[1.0; 2]).is_none() {
             continue;
@@ -219,9 +306,6 @@ fn recognise(builder: &GraphBuilder, index: usize) -> Option<(Activation, String
                 reached.push(input);
                 open.extend(builder.positions.get(input));
             }
-        }
-        if reached.len() > MAX_OPERATORS {
-            return None;
         }
     }
     let direct = &builder.nodes[index].inputs;
@@ -276,17 +360,12 @@ fn pointwise(builder: &GraphBuilder, node: &PendingNode, values: &[f64]) -> Opti
         }
         Op::Kind(Kind::Activation(activation)) => apply(activation, x),
         Op::Kind(_) => None,
-        Op::Function(Function::Erf) => Some(erf(x)),
-        Op::Function(Function::Exp) => Some(x.exp()),
-        Op::Function(Function::Sqrt) => Some(x.sqrt()),
-        Op::Function(Function::Softplus) => Some(x.exp().ln_1p()),
-        Op::Function(Function::Power(exponent)) => Some(x.powf(f64::from(*exponent))),
-        Op::Function(Function::Divide) => values.get(1).map(|below| x / below),
         Op::Function(Function::ChannelMean(_)) => None,
     }
 }
 
-fn apply(activation: &Activation, x: f64) -> Option<f64> {
+/// The function's value, if it has no weights.
+pub fn apply(activation: &Activation, x: f64) -> Option<f64> {
     Some(match *activation {
         Activation::Relu => x.max(0.0),
         Activation::LeakyRelu { slope } => {
@@ -315,6 +394,18 @@ fn apply(activation: &Activation, x: f64) -> Option<f64> {
                 f64::from(alpha) * x.exp_m1()
             }
         }
+        Activation::Selu => 1.0507009873554805 * if x > 0.0 { x } else { 1.6732632423543772 * x.exp_m1() },
+        Activation::Celu { alpha } => {
+            let alpha = f64::from(alpha);
+            if x > 0.0 { x } else { alpha * (x / alpha).exp_m1() }
+        }
+        Activation::Softplus => x.exp().ln_1p(),
+        Activation::Abs => x.abs(),
+        Activation::Atan => x.atan(),
+        Activation::Erf => erf(x),
+        Activation::Exp => x.exp(),
+        Activation::Log => x.ln(),
+        Activation::Power { exponent } => x.powf(f64::from(exponent)),
     })
 }
 

@@ -45,7 +45,8 @@ pub fn model(model: ModelProto, folder: Option<&Path>, options: &ReadOptions) ->
     let (image, layout) = image(input, &graph, options)?;
     let builder = GraphBuilder::new(image.shape, declared);
     values.insert(input.name.clone(), Value::Symbolic(image));
-    let mut translator = Translator { values, builder, readers: WeightReaders::default() };
+    let mut translator =
+        Translator { values, builder, readers: WeightReaders::default(), not_a_number: HashMap::new() };
     let mut uses = HashMap::new();
     count_uses(&graph, &mut uses);
     for proto in &graph.node {

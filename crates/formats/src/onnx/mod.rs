@@ -5,11 +5,13 @@
 //! operator becomes one layer (`operators`, `binary`, `windows`, `reshape`), collected by `builder`. Afterwards `fuse`
 //! merges operators that are one layer here. Models are written with operator set 17.
 
+mod arrange;
 mod attributes;
 mod axes;
 mod binary;
 mod builder;
 mod constant;
+mod evaluate;
 mod fold;
 mod fuse;
 mod import;
@@ -18,6 +20,7 @@ mod operators;
 mod permute;
 mod proto;
 mod readers;
+mod reduce;
 mod reshape;
 mod symbolic;
 #[cfg(test)]

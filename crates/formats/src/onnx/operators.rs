@@ -1,14 +1,15 @@
 //! Operators whose input depends on the image: the table of those that are supported, and those with one such input.
 
-use nettriage_net::{Activation, Conv, Kind, Shape, layer};
+use nettriage_net::{Activation, Kind, Shape, layer};
 
+use super::arrange::Arrangement;
 use super::attributes::Node;
-use super::axes::{axis, shape_range};
+use super::axes::shape_range;
 use super::binary::clip;
-use super::builder::{Function, Op};
+use super::builder::Op;
 use super::constant::Constant;
 use super::symbolic::{Axis, SymbolicTensor};
-use super::translate::{Translator, Value, layer_name, layer_name_from_weight};
+use super::translate::{Translator, Value, layer_name};
 use super::write::region_means;
 
 /// The outputs of a node with at least one input that depends on the image.
@@ -16,6 +17,13 @@ pub fn node(translator: &mut Translator, node: &Node) -> Result<Vec<Value>, Stri
     if let Some(kind) = activation(translator, node)? {
         let x = translator.symbolic(node, 0)?;
         return Ok(vec![Value::Symbolic(translator.add_elementwise(node, kind, &x)?)]);
+    }
+    if node.op() == "IsNaN"
+        && let (Some(input), Some(output)) = (node.input(0), node.proto.output.first())
+    {
+        translator.symbolic(node, 0)?;
+        translator.not_a_number.insert(output.clone(), input.to_string());
+        return Ok(Vec::new());
     }
     if node.op() == "CastLike"
         && let Some(Value::Constant(constant)) = node.input(0).and_then(|name| translator.values.get(name))
@@ -30,17 +38,26 @@ pub fn node(translator: &mut Translator, node: &Node) -> Result<Vec<Value>, Stri
         "Conv" => translator.convolution(node),
         "ConvTranspose" => translator.transposed_convolution(node),
         "MaxPool" | "AveragePool" => translator.pool(node),
-        "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMean" | "ReduceMax" => translator.global_pool(node),
+        "GlobalAveragePool" | "GlobalMaxPool" => translator.global_pool(node),
+        "ReduceMean" | "ReduceMax" if translator.pools(node)? => translator.global_pool(node),
+        "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceL1" | "ReduceL2" | "ReduceSumSquare" => {
+            translator.reduction(node)
+        }
+        "LayerNormalization" | "RMSNormalization" => translator.layer_norm(node),
+        "InstanceNormalization" | "GroupNormalization" => translator.group_norm(node),
+        "DepthToSpace" | "SpaceToDepth" => translator.depth_and_space(node),
+        "Where" => translator.finite_choice(node),
         "Upsample" | "Resize" => translator.upsample(node),
         "Pad" => translator.pad(node),
         "Gemm" => translator.gemm(node),
         "MatMul" => translator.matmul(node),
+        "Einsum" => translator.einsum(node),
         "BatchNormalization" => translator.batch_norm(node),
         "PRelu" => translator.prelu(node),
         "Softmax" | "LogSoftmax" => translator.softmax(node),
-        "Erf" | "Exp" | "Sqrt" | "Softplus" | "Pow" => translator.function(node),
         "Add" | "Sum" | "Sub" | "Mul" | "Div" | "Neg" | "Max" | "Min" => translator.arithmetic(node),
         "Concat" => translator.concat(node),
+        "Tile" => translator.tile(node),
         "Slice" => translator.slice(node),
         "Gather" => translator.gather(node),
         "GatherND" => translator.gather_nd(node),
@@ -69,6 +86,20 @@ fn activation(translator: &Translator, node: &Node) -> Result<Option<Kind>, Stri
         "Swish" if float("alpha", 1.0) == 1.0 => Activation::Silu,
         "Gelu" => Activation::Gelu { tanh: node.text("approximate") == Some("tanh") },
         "Mish" => Activation::Mish,
+        "Selu" if float("alpha", SELU.0) == SELU.0 && float("gamma", SELU.1) == SELU.1 => Activation::Selu,
+        "Celu" => Activation::Celu { alpha: float("alpha", 1.0) },
+        "Softplus" => Activation::Softplus,
+        "Abs" => Activation::Abs,
+        "Atan" => Activation::Atan,
+        "Erf" => Activation::Erf,
+        "Exp" => Activation::Exp,
+        "Log" => Activation::Log,
+        "Sqrt" => Activation::Power { exponent: 0.5 },
+        "Reciprocal" => Activation::Power { exponent: -1.0 },
+        "Pow" => {
+            let exponent = translator.required(node, 1)?.scalar().ok_or("its exponent is not a scalar")?;
+            Activation::Power { exponent: exponent as f32 }
+        }
         "Clip" => {
             let bound = |name: &str, index: usize, usual: f32| -> Result<f32, String> {
                 let given = translator.constant(node, index)?;
@@ -97,7 +128,60 @@ fn activation(translator: &Translator, node: &Node) -> Result<Option<Kind>, Stri
     Ok(Some(Kind::Activation(activation)))
 }
 
+/// The constants of ONNX's Selu, alpha and gamma.
+const SELU: (f32, f32) = (1.673_263_2, 1.050_701);
+
 impl Translator {
+    /// Whether a reduction is over rows or columns or both, in a view that keeps them apart: pooling.
+    fn pools(&self, node: &Node) -> Result<bool, String> {
+        let x = self.symbolic(node, 0)?;
+        let Some(axes) = self.axes(node, x.dims.len())? else { return Ok(false) };
+        let over: Vec<_> = axes.iter().flat_map(|&at| &x.dims[at]).collect();
+        let along = |wanted: Axis| over.iter().filter(|a| a.axis == wanted).map(|a| a.size).product::<usize>();
+        let whole = |part: usize, extent: usize| part == 1 || part == extent;
+        Ok(over.iter().all(|factor| matches!(factor.axis, Axis::Row | Axis::Column))
+            && whole(along(Axis::Row), x.shape.height)
+            && whole(along(Axis::Column), x.shape.width))
+    }
+
+    /// `Where` that replaces NaN after a softmax, as PyTorch guards attention against rows that see nothing: no row of a constant mask
+    /// is empty, so there is nothing to replace.
+    fn finite_choice(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
+        let chosen = node.input(0).and_then(|name| self.not_a_number.get(name)).cloned();
+        match (chosen, node.input(2)) {
+            (Some(tested), Some(given)) if tested == given => self.symbolic(node, 2),
+            _ => Err("a choice that depends on the image is not supported".into()),
+        }
+    }
+
+    /// DepthToSpace and SpaceToDepth, as views.
+    fn depth_and_space(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
+        let x = self.as_feature_map(node, 0)?;
+        let &[n, c, h, w] = x.extents().as_slice() else { return Err("its input is not a feature map".into()) };
+        let block = node.int("blocksize").and_then(|size| usize::try_from(size).ok()).filter(|&size| size > 0);
+        let block = block.ok_or("it has no block size")?;
+        let divides = |part: usize, whole: usize| whole.is_multiple_of(part);
+        if node.op() == "SpaceToDepth" {
+            if !divides(block, h) || !divides(block, w) {
+                return Err(format!("its block size {block} does not divide {h}x{w}"));
+            }
+            let split = x.reshaped(&[n, c, h / block, block, w / block, block])?;
+            return split.transposed(&[0, 3, 5, 1, 2, 4]).reshaped(&[n, c * block * block, h / block, w / block]);
+        }
+        if block.checked_mul(block).is_none_or(|square| !divides(square, c)) {
+            return Err(format!("its block size {block} does not divide {c} channels"));
+        }
+        let rest = c / (block * block);
+        let view = if node.text("mode").unwrap_or("DCR") == "CRD" {
+            x.reshaped(&[n, rest, block, block, h, w])?.transposed(&[0, 1, 4, 2, 5, 3])
+        } else {
+            x.reshaped(&[n, block, block, rest, h, w])?.transposed(&[0, 3, 4, 1, 5, 2])
+        };
+        // The parts of an axis come from channels and from rows: moved, so that it is one axis again.
+        let place = Arrangement { channels: vec![1], rows: vec![2, 3], columns: vec![4, 5] };
+        self.arranged(node, &view, &place)?.reshaped(&[n, rest, h * block, w * block])
+    }
+
     fn shape(&self, node: &Node) -> Result<Constant, String> {
         let x = self.symbolic(node, 0)?;
         let extents: Vec<i64> = x.extents().iter().map(|&extent| extent as i64).collect();
@@ -105,35 +189,25 @@ impl Translator {
         Ok(Constant::ints(vec![chosen.len()], chosen))
     }
 
-    fn function(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
-        let x = self.symbolic(node, 0)?;
-        let function = match node.op() {
-            "Erf" => Function::Erf,
-            "Exp" => Function::Exp,
-            "Sqrt" => Function::Sqrt,
-            "Softplus" => Function::Softplus,
-            _ => Function::Power(self.required(node, 1)?.scalar().ok_or("its exponent is not a scalar")? as f32),
-        };
-        let (name, _) = self.add(node, &layer_name(node), Op::Function(function), &[&x])?;
-        Ok(x.renamed(name))
-    }
-
     fn prelu(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
         let x = self.symbolic(node, 0)?;
         let slopes = self.per_channel(&x, &self.required(node, 1)?)?;
         let (name, _) =
-            self.add(node, &layer_name_from_weight(node, 1), Op::Kind(Kind::Activation(Activation::Prelu)), &[&x])?;
+            self.add(node, &self.name_from_weight(node, 1), Op::Kind(Kind::Activation(Activation::Prelu)), &[&x])?;
         self.builder.set_weight(&name, "weight", slopes)?;
         Ok(x.renamed(name))
     }
 
     fn batch_norm(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
         let mut x = self.symbolic(node, 0)?;
-        if x.dims.len() == 2 {
+        if x.dims.len() == 2 && x.is_batch(0) {
             x = self.as_vector(node, 0)?;
         }
         if x.channel_axis() != Some(1) && !(x.dims.len() == 2 && x.is_plain_vector()) {
-            return Err(format!("its input of shape {:?} does not have its channels on axis 1", x.extents()));
+            if x.dims.len() < 2 || x.has_batch(1) {
+                return Err(format!("its input of shape {:?} does not have its channels on axis 1", x.extents()));
+            }
+            x = self.along_channels(node, &x, 1)?;
         }
         if node.int("spatial") == Some(0) {
             return Err("it has statistics per pixel; only statistics per channel are supported".into());
@@ -144,7 +218,7 @@ impl Translator {
         let parts = [1, 2, 3, 4].map(|index| self.required(node, index));
         let (name, shape) = self.add(
             node,
-            &layer_name_from_weight(node, 1),
+            &self.name_from_weight(node, 1),
             Op::Kind(Kind::BatchNorm(layer::BatchNorm { eps, momentum })),
             &[&x],
         )?;
@@ -159,23 +233,6 @@ impl Translator {
             )?;
         }
         Ok(x.renamed(name))
-    }
-
-    fn softmax(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
-        let mut x = self.symbolic(node, 0)?;
-        if x.dims.len() == 2 {
-            x = self.as_vector(node, 0)?;
-        }
-        let rank = x.dims.len();
-        let at = axis(node.int("axis").unwrap_or(if node.opset < 13 { 1 } else { -1 }), rank)?;
-        // Before operator set 13, the softmax is over this axis and all later ones together.
-        let last = if node.opset < 13 { rank } else { at + 1 };
-        let over: Vec<_> = x.dims[at..last].iter().flatten().collect();
-        let channels: usize = over.iter().map(|factor| factor.size).product();
-        if over.iter().any(|factor| factor.axis != Axis::Channel) || channels != x.shape.channels {
-            return Err("only a softmax over the channels is supported".into());
-        }
-        self.add_elementwise(node, Kind::Softmax(layer::Softmax { log: node.op() == "LogSoftmax" }), &x)
     }
 
     fn gemm(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
@@ -199,41 +256,17 @@ impl Translator {
             scaled.combined(&Constant::fill(vec![1, features], 0.0, false)?, |a, b| a + b)?.reshaped(vec![features])
         });
         let weight = if alpha == 1.0 { weight } else { weight.mapped(|v| v * f64::from(alpha)) };
-        self.linear(node, weight, bias.transpose().map_err(|_| "its bias is not one number per feature")?)
-    }
-
-    fn matmul(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
-        if let Some(x) = self.regions(node)? {
-            return Ok(x);
-        }
-        let weight = self.required(node, 1)?;
-        if weight.dims.len() != 2 {
-            return Err(format!("its weight is {:?}, not a matrix", weight.dims));
-        }
-        let weight = weight.transposed(&[1, 0]);
+        let bias = bias.transpose().map_err(|_| "its bias is not one number per feature")?;
         let x = self.symbolic(node, 0)?;
-        if x.dims.len() == 2 {
-            return self.linear(node, weight, None);
+        if x.dims.len() == 2 && !x.is_batch(0) {
+            return self.linear_along(node, &x, 1, weight, bias);
         }
-        // On a feature map with channels last, a matrix product is a 1x1 convolution.
-        let last = x.dims.len() - 1;
-        if x.channel_axis() != Some(last) {
-            return Err(format!("its input of shape {:?} does not have its channels on the last axis", x.extents()));
-        }
-        let features = weight.dims[0];
-        let conv = Conv { bias: false, ..Conv::same(features, 1) };
-        let weight =
-            weight.reshaped(vec![features, x.shape.channels, 1, 1]).map_err(|_| "its weight does not fit its input")?;
-        let (name, shape) = self.add(node, &layer_name_from_weight(node, 1), Op::Kind(Kind::Conv(conv)), &[&x])?;
-        self.builder.set_weight(&name, "weight", weight)?;
-        let mut result = SymbolicTensor { name, shape, dims: x.dims };
-        result.dims[last] = SymbolicTensor::channels_first(String::new(), shape, 1).dims[1].clone();
-        Ok(result)
+        self.linear(node, weight, bias)
     }
 
     /// A product with the matrix of region means along rows or columns: how adaptive average pooling is written by
     /// [`super::write`].
-    fn regions(&mut self, node: &Node) -> Result<Option<SymbolicTensor>, String> {
+    pub fn regions(&mut self, node: &Node) -> Result<Option<SymbolicTensor>, String> {
         let of = |index: usize| node.input(index).and_then(|name| self.values.get(name));
         let (at, x, matrix) = match (of(0), of(1)) {
             (Some(Value::Constant(matrix)), Some(Value::Symbolic(x))) => (2, x.clone(), matrix.clone()),
@@ -255,7 +288,7 @@ impl Translator {
     }
 
     /// A linear layer. `weight` is `[features, inputs]`, its columns in the order of the ONNX axis.
-    fn linear(&mut self, node: &Node, weight: Constant, bias: Option<Constant>) -> Result<SymbolicTensor, String> {
+    pub fn linear(&mut self, node: &Node, weight: Constant, bias: Option<Constant>) -> Result<SymbolicTensor, String> {
         let x = self.as_vector(node, 0)?;
         let order = x.feature_order().ok_or("its input is not a batch of vectors")?;
         let [features, inputs] = [weight.dims[0], weight.dims[1]];
@@ -270,7 +303,7 @@ impl Translator {
             weight.gathered(1, &Constant::ints(vec![inputs], position))?
         };
         let kind = Kind::Linear(layer::Linear { features, bias: bias.is_some() });
-        let (name, _) = self.add(node, &layer_name_from_weight(node, 1), Op::Kind(kind), &[&x])?;
+        let (name, _) = self.add(node, &self.name_from_weight(node, 1), Op::Kind(kind), &[&x])?;
         self.builder.set_weight(&name, "weight", weight)?;
         if let Some(bias) = bias {
             self.builder.set_weight(&name, "bias", bias)?;

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use nettriage_net::{Kind, layer};
+use nettriage_net::{Axis, Kind, layer};
 
 use super::builder::{GraphBuilder, Op};
 use super::constant::Constant;
@@ -16,7 +16,7 @@ type Channels = Vec<(usize, f64, f64)>;
 /// Replaces every such concatenation whose readers can take the permutation. `output` is the graph's output.
 pub fn fold_permutations(builder: &mut GraphBuilder, output: &str) {
     let concatenations: Vec<usize> = (0..builder.nodes.len())
-        .filter(|&at| matches!(builder.nodes[at].op, Op::Kind(Kind::Concat)))
+        .filter(|&at| matches!(builder.nodes[at].op, Op::Kind(Kind::Concat(layer::Concat { axis: Axis::Channels }))))
         .filter(|&at| builder.nodes[at].inputs.len() <= builder.nodes[at].shape.channels)
         .collect();
     if concatenations.is_empty() {

@@ -63,7 +63,8 @@ impl WeightReaders {
         SharedWeights::of_tensors(self.readers.into_values().filter(|(_, layers)| layers.len() > 1).map(in_graph))
     }
 
-    fn source(&self, name: &str) -> String {
+    /// The tensor of the file that a constant stands for.
+    pub fn source(&self, name: &str) -> String {
         self.sources.get(name).map_or(name, String::as_str).to_string()
     }
 }

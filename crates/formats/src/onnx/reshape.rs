@@ -3,6 +3,7 @@
 
 use nettriage_net::{INPUT, Kind, layer};
 
+use super::arrange::Arrangement;
 use super::attributes::Node;
 use super::axes::{axis, permutation, resolve};
 use super::builder::Op;
@@ -17,10 +18,19 @@ impl Translator {
         if x.is_plain() && x.dims.len() == 4 {
             return Ok(x);
         }
+        // A batch of sequences (N, C, L) is one of feature maps with one row.
+        if x.dims.len() == 3 && x.is_batch(0) {
+            let place = Arrangement { channels: vec![1], rows: Vec::new(), columns: vec![2] };
+            return self.arranged(node, &x, &place);
+        }
         let kind = if let Some(groups) = x.shuffle() {
             Kind::ChannelShuffle(layer::ChannelShuffle { groups })
         } else if let Some(shape) = x.unflattened() {
             Kind::Reshape(layer::Reshape { shape })
+        } else if x.dims.len() == 4 && x.is_batch(0) {
+            let place = Arrangement { channels: vec![1], rows: vec![2], columns: vec![3] };
+            let plain = self.arranged(node, &x, &place)?;
+            return Ok(self.replace(node, index, plain));
         } else {
             return Err(format!("its input of shape {:?} is not a batch of feature maps (N, C, H, W)", x.extents()));
         };
@@ -85,7 +95,16 @@ impl Translator {
             }
             "Reshape" => {
                 let target = self.required(node, 1)?.to_ints()?;
-                x.reshaped(&resolve(&target, &extents, node.int("allowzero") == Some(1))?)
+                let target = resolve(&target, &extents, node.int("allowzero") == Some(1))?;
+                match x.reshaped(&target) {
+                    Ok(view) => Ok(view),
+                    // The elements in the order of the ONNX tensor, so that any reshape is a view.
+                    Err(problem) => {
+                        let channels: Vec<usize> = (0..extents.len()).filter(|&at| !x.is_batch(at)).collect();
+                        let place = Arrangement { channels, ..Arrangement::default() };
+                        self.arranged(node, &x, &place).map_err(|_| problem)?.reshaped(&target)
+                    }
+                }
             }
             "Transpose" => {
                 let reversed: Vec<i64> = (0..extents.len() as i64).rev().collect();
@@ -95,7 +114,20 @@ impl Translator {
                 let target = self.required(node, 1)?.to_ints()?;
                 let same = target.len() <= extents.len()
                     && target.iter().rev().zip(extents.iter().rev()).all(|(&t, &e)| t == 1 || t == e as i64);
-                if same { Ok(x) } else { Err("only an Expand to the same shape is supported".into()) }
+                if same {
+                    return Ok(x);
+                }
+                let rank = target.len().max(extents.len());
+                let view = x.of_rank(rank);
+                let mut wanted: Vec<usize> = (0..rank).map(|at| view.own_extent(at)).collect();
+                for (at, &extent) in target.iter().rev().enumerate() {
+                    let at = rank - 1 - at;
+                    let extent = usize::try_from(extent).map_err(|_| "an extent of it is negative")?;
+                    if !view.has_batch(at) && wanted[at] == 1 {
+                        wanted[at] = extent.max(1);
+                    }
+                }
+                self.expanded(node, &view, &wanted)
             }
             "Squeeze" => {
                 let axes = self.axes(node, extents.len())?;
@@ -164,6 +196,6 @@ impl Translator {
 }
 
 /// A name for a layer without an ONNX node: that of its input with a suffix.
-fn derived_name(x: &SymbolicTensor, suffix: &str) -> String {
+pub fn derived_name(x: &SymbolicTensor, suffix: &str) -> String {
     if x.name == INPUT { suffix.to_string() } else { format!("{}.{suffix}", x.name) }
 }

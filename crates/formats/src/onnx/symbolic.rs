@@ -37,7 +37,7 @@ pub struct SymbolicTensor {
     pub dims: Vec<Dim>,
 }
 
-fn whole(axis: Axis, size: usize) -> Dim {
+pub fn whole(axis: Axis, size: usize) -> Dim {
     if size == 1 { Vec::new() } else { vec![AxisFactor { axis, size, step: 1 }] }
 }
 
@@ -146,7 +146,9 @@ impl SymbolicTensor {
     /// The same elements under other extents.
     pub fn reshaped(&self, extents: &[usize]) -> Result<SymbolicTensor, String> {
         let fail = || format!("{:?} cannot be reshaped to {extents:?}", self.extents());
-        let mut factors: Vec<AxisFactor> = self.dims.iter().flatten().rev().copied().collect();
+        // Neighbours of one axis are one factor, whatever ONNX axes they are on.
+        let mut factors = merged(self.dims.iter().flatten().copied().collect());
+        factors.reverse();
         let mut dims: Vec<Dim> = Vec::with_capacity(extents.len());
         for (at, &extent) in extents.iter().enumerate() {
             let mut wanted = extent;
@@ -158,6 +160,10 @@ impl SymbolicTensor {
                 let batch = factors.pop().expect("there is one");
                 wanted /= batch.size;
                 dim.push(batch);
+            }
+            // An axis of extent 1 may be the batch.
+            if wanted == 1 && dim.is_empty() && factors.last().is_some_and(|f| f.axis == Axis::Batch && f.size == 1) {
+                dim.extend(factors.pop());
             }
             while wanted > 1 {
                 let factor = factors.pop().ok_or_else(fail)?;

@@ -23,6 +23,8 @@ pub struct Translator {
     pub values: HashMap<String, Value>,
     pub builder: GraphBuilder,
     pub readers: WeightReaders,
+    /// Tensors that tell where another one is not a number, by name, with that other one.
+    pub not_a_number: HashMap<String, String>,
 }
 
 impl Translator {
@@ -64,6 +66,20 @@ impl Translator {
         self.builder.add(node, wanted, op, names, &shapes)
     }
 
+    /// Whether a constant of this name is a tensor of the file that an exporter named, or derived from one.
+    pub fn parameter(&self, name: &str) -> bool {
+        let source = self.readers.source(name);
+        let numbered = source.contains("::") || source.starts_with("val_") || source.contains("/Constant");
+        matches!(self.values.get(name), Some(Value::Constant(_))) && source.contains('.') && !numbered
+    }
+
+    /// A layer's name from the tensor of the file that is its weight, where an exporter names it; otherwise from its node.
+    pub fn name_from_weight(&self, node: &Node, index: usize) -> String {
+        let weight = node.input(index).map(|name| self.readers.source(name)).unwrap_or_default();
+        let layer = [".weight", "_w_0", "/kernel:0"].iter().find_map(|ending| weight.strip_suffix(ending));
+        layer.filter(|name| !name.is_empty()).map_or_else(|| layer_name(node), str::to_string)
+    }
+
     /// Adds a layer that keeps its input's shape, and so the view of it.
     pub fn add_elementwise(&mut self, node: &Node, kind: Kind, x: &SymbolicTensor) -> Result<SymbolicTensor, String> {
         let (name, _) = self.add(node, &layer_name(node), Op::Kind(kind), &[x])?;
@@ -75,11 +91,4 @@ impl Translator {
 pub fn layer_name(node: &Node) -> String {
     let outputs = node.proto.output.first().cloned().unwrap_or_default();
     if node.proto.name.is_empty() { outputs } else { node.proto.name.clone() }
-}
-
-/// A layer's name from its weight's name, as exporters write them; otherwise from its node.
-pub fn layer_name_from_weight(node: &Node, index: usize) -> String {
-    let weight = node.input(index).unwrap_or_default();
-    let layer = [".weight", "_w_0", "/kernel:0"].iter().find_map(|ending| weight.strip_suffix(ending));
-    layer.filter(|name| !name.is_empty()).map_or_else(|| layer_name(node), str::to_string)
 }

@@ -2,11 +2,13 @@
 
 use nettriage_net::{Conv, Kind, Padding, Window, layer, shape};
 
+use super::arrange::check_positions;
 use super::attributes::Node;
 use super::axes::axis;
+use super::binary::apart;
 use super::builder::{Function, Op};
-use super::symbolic::{Axis, SymbolicTensor};
-use super::translate::{Translator, layer_name, layer_name_from_weight};
+use super::symbolic::{Axis, SymbolicTensor, whole};
+use super::translate::{Translator, layer_name};
 
 /// An attribute of two numbers, one per spatial axis.
 fn pair(node: &Node, name: &str, default: usize) -> Result<[usize; 2], String> {
@@ -16,7 +18,12 @@ fn pair(node: &Node, name: &str, default: usize) -> Result<[usize; 2], String> {
             (Ok(a), Ok(b)) => Ok([a, b]),
             _ => Err(format!("its {name} are {a} and {b}")),
         },
-        Some(list) => Err(format!("its {name} are {list:?}; only layers with two spatial axes are supported")),
+        // One spatial axis: a feature map of one row.
+        Some(&[one]) => match usize::try_from(one) {
+            Ok(one) => Ok([1 - usize::from(name == "output_padding"), one]),
+            _ => Err(format!("its {name} is {one}")),
+        },
+        Some(list) => Err(format!("its {name} are {list:?}; only layers with one or two spatial axes are supported")),
     }
 }
 
@@ -46,7 +53,10 @@ fn padding(
         _ => match node.ints("pads") {
             None => Ok(Padding::default()),
             Some(pads) => {
-                let sides: Vec<usize> = pads.iter().filter_map(|&pad| usize::try_from(pad).ok()).collect();
+                let mut sides: Vec<usize> = pads.iter().filter_map(|&pad| usize::try_from(pad).ok()).collect();
+                if let [left, right] = sides[..] {
+                    sides = vec![0, left, 0, right];
+                }
                 let &[top, left, bottom, right] = sides.as_slice() else {
                     return Err(format!("its pads are {pads:?}"));
                 };
@@ -59,11 +69,15 @@ fn padding(
 impl Translator {
     pub fn convolution(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
         let x = self.as_feature_map(node, 0)?;
-        let weight = self.required(node, 1)?;
+        let rank = self.symbolic(node, 0)?.dims.len();
+        let mut weight = self.required(node, 1)?;
         let bias = self.constant(node, 2)?;
+        if let &[filters, per_group, columns] = weight.dims.as_slice() {
+            weight = weight.reshaped(vec![filters, per_group, 1, columns])?;
+        }
         let &[filters, per_group, rows, columns] = weight.dims.as_slice() else {
             return Err(format!(
-                "its weight is {:?}; only convolutions with two spatial axes are supported",
+                "its weight is {:?}; only convolutions with one or two spatial axes are supported",
                 weight.dims
             ));
         };
@@ -85,7 +99,7 @@ impl Translator {
                 x.shape.channels
             ));
         }
-        let (name, shape) = self.add(node, &layer_name_from_weight(node, 1), Op::Kind(Kind::Conv(conv)), &[&x])?;
+        let (name, shape) = self.add(node, &self.name_from_weight(node, 1), Op::Kind(Kind::Conv(conv)), &[&x])?;
         self.builder.set_weight(&name, "weight", weight)?;
         if let Some(bias) = bias {
             self.builder.set_weight(
@@ -94,7 +108,7 @@ impl Translator {
                 bias.reshaped(vec![filters]).map_err(|_| "its bias is not one number per filter")?,
             )?;
         }
-        Ok(SymbolicTensor::channels_first(name, shape, x.batch_size()))
+        Ok(of_rank(SymbolicTensor::channels_first(name, shape, x.batch_size()), rank))
     }
 
     pub fn transposed_convolution(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
@@ -122,7 +136,7 @@ impl Translator {
         }
         let conv = Conv { filters, kernel, stride, padding, dilation, groups, bias: bias.is_some() };
         let kind = Kind::ConvTranspose(layer::ConvTranspose { conv, output_padding: pair(node, "output_padding", 0)? });
-        let (name, shape) = self.add(node, &layer_name_from_weight(node, 1), Op::Kind(kind), &[&x])?;
+        let (name, shape) = self.add(node, &self.name_from_weight(node, 1), Op::Kind(kind), &[&x])?;
         self.builder.set_weight(&name, "weight", weight)?;
         if let Some(bias) = bias {
             self.builder.set_weight(
@@ -138,7 +152,8 @@ impl Translator {
         if let Some(x) = self.channel_mean(node)? {
             return Ok(x);
         }
-        let x = self.as_feature_map(node, 0)?;
+        let rank = self.symbolic(node, 0)?.dims.len();
+        let mut x = self.as_feature_map(node, 0)?;
         let (kernel, stride) = (pair(node, "kernel_shape", 0)?, pair(node, "strides", 1)?);
         if pair(node, "dilations", 1)? != [1, 1] {
             return Err("it is dilated; only dense pooling is supported".into());
@@ -146,12 +161,17 @@ impl Translator {
         let extents = [x.shape.height, x.shape.width];
         let mut padding = padding(node, extents, kernel, stride, [1, 1])?;
         // `ceil_mode` adds positions at the end that are never counted, whatever `count_include_pad` says.
-        let count_padding = node.int("count_include_pad").unwrap_or(0) != 0 && padding != Padding::default();
+        let mut count_padding = node.int("count_include_pad").unwrap_or(0) != 0 && padding != Padding::default();
         if node.int("ceil_mode").unwrap_or(0) != 0 {
             let rows = ceil_mode_padding(extents[0], padding.top, padding.bottom, kernel[0], stride[0])?;
             let columns = ceil_mode_padding(extents[1], padding.left, padding.right, kernel[1], stride[1])?;
             if node.op() == "AveragePool" && count_padding && (rows, columns) != (0, 0) {
-                return Err("it has ceil_mode and count_include_pad together, which is not supported".into());
+                // Only what `ceil_mode` adds does not count: the padding becomes part of the input.
+                let pad = layer::Pad { channels: [0, 0], padding, value: 0.0 };
+                let (name, shape) =
+                    self.add(node, &format!("{}.pad", layer_name(node)), Op::Kind(Kind::Pad(pad)), &[&x])?;
+                x = SymbolicTensor::channels_first(name, shape, x.batch_size());
+                (padding, count_padding) = (Padding::default(), false);
             }
             padding.bottom += rows;
             padding.right += columns;
@@ -163,7 +183,7 @@ impl Translator {
             Kind::AvgPool(layer::AvgPool { window, count_padding })
         };
         let (name, shape) = self.add(node, &layer_name(node), Op::Kind(kind), &[&x])?;
-        Ok(SymbolicTensor::channels_first(name, shape, x.batch_size()))
+        Ok(of_rank(SymbolicTensor::channels_first(name, shape, x.batch_size()), rank))
     }
 
     /// Average pooling over (N, 1, C, H, W) with a window over channels only, as in PyTorch's local response norm.
@@ -215,49 +235,133 @@ impl Translator {
         Ok(SymbolicTensor { name, shape, dims })
     }
 
+    /// Resize and Upsample: nearest neighbours by any factor, and bilinear interpolation.
     pub fn upsample(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
         let x = self.as_feature_map(node, 0)?;
         let extents = x.extents();
-        let factors: Vec<f64> = if let Some(scales) = node.floats("scales") {
-            scales.iter().map(|&scale| f64::from(scale)).collect()
-        } else {
-            let index = if node.op() == "Upsample" || node.opset < 11 { 1 } else { 2 };
-            match self.constant(node, index)?.filter(|scales| scales.len() > 0) {
-                Some(scales) => scales.to_floats().iter().map(|&scale| f64::from(scale)).collect(),
-                None => {
-                    let sizes = self.required(node, 3)?.to_ints()?;
-                    sizes.iter().zip(&extents).map(|(&size, &extent)| size as f64 / extent as f64).collect()
-                }
+        let rank = extents.len();
+        let axes: Vec<usize> = match node.ints("axes") {
+            Some(axes) => axes.iter().map(|&at| axis(at, rank)).collect::<Result<_, _>>()?,
+            None => (0..rank).collect(),
+        };
+        let mut factors = vec![1.0; rank];
+        let mut sizes = extents.clone();
+        let index = if node.op() == "Upsample" || node.opset < 11 { 1 } else { 2 };
+        let scales: Option<Vec<f64>> = match node.floats("scales") {
+            Some(scales) => Some(scales.iter().map(|&scale| f64::from(scale)).collect()),
+            None => self
+                .constant(node, index)?
+                .filter(|scales| scales.len() > 0)
+                .map(|scales| scales.to_floats().iter().map(|&scale| f64::from(scale)).collect()),
+        };
+        if let Some(scales) = scales {
+            for (&at, &scale) in axes.iter().zip(&scales) {
+                factors[at] = scale;
+                sizes[at] = (extents[at] as f64 * scale).floor() as usize;
             }
-        };
-        let &[1.0, 1.0, rows, columns] = factors.as_slice() else {
-            return Err(format!("it scales (N, C, H, W) by {factors:?}; only rows and columns can be scaled"));
-        };
-        let whole = |factor: f64| factor.fract() == 0.0 && (1.0..=64.0).contains(&factor);
-        let nearest = node.text("mode").unwrap_or("nearest") == "nearest";
-        let transformation = node.text("coordinate_transformation_mode").unwrap_or("half_pixel");
-        let rounding = node.text("nearest_mode").unwrap_or("round_prefer_floor");
-        // For whole factors all of these repeat each pixel.
-        let repeats = node.op() == "Upsample"
-            || node.opset < 11
-            || matches!(
-                (transformation, rounding),
-                ("asymmetric", "floor") | ("half_pixel", "round_prefer_floor" | "round_prefer_ceil")
-            );
-        let small = rows <= 2.0 && columns <= 2.0 && (transformation, rounding) == ("asymmetric", "round_prefer_floor");
-        if !(nearest && whole(rows) && whole(columns) && (repeats || small)) {
-            return Err("only nearest-neighbour upsampling by whole factors is supported".into());
+        } else {
+            for (&at, &size) in axes.iter().zip(&self.required(node, 3)?.to_ints()?) {
+                sizes[at] = usize::try_from(size).map_err(|_| "one of its sizes is negative")?;
+                factors[at] = size as f64 / extents[at] as f64;
+            }
         }
-        let kind = Kind::Upsample(layer::Upsample { factor: [rows as usize, columns as usize] });
-        let (name, shape) = self.add(node, &layer_name(node), Op::Kind(kind), &[&x])?;
-        Ok(SymbolicTensor::channels_first(name, shape, x.batch_size()))
+        if rank != 4 || factors[..2] != [1.0, 1.0] {
+            return Err(format!("it scales (N, C, H, W) by {factors:?}; only rows and columns can be scaled"));
+        }
+        if !factors.iter().all(|factor| factor.is_finite() && *factor > 0.0) || sizes[2..].contains(&0) {
+            return Err(format!("it scales by {factors:?}"));
+        }
+        if node.int("antialias").unwrap_or(0) != 0 {
+            return Err("it filters against aliasing, which is not supported".into());
+        }
+        if node.text("keep_aspect_ratio_policy").unwrap_or("stretch") != "stretch" {
+            return Err("it keeps the ratio of the sides, which is not supported; give its sizes".into());
+        }
+        let transformation = if node.op() == "Upsample" || node.opset < 11 {
+            "asymmetric"
+        } else {
+            node.text("coordinate_transformation_mode").unwrap_or("half_pixel")
+        };
+        let (height, width) = (sizes[2], sizes[3]);
+        let coordinates = match transformation {
+            "half_pixel" => layer::Coordinates::HalfPixel,
+            "pytorch_half_pixel" => layer::Coordinates::PytorchHalfPixel,
+            "align_corners" => layer::Coordinates::AlignCorners,
+            "asymmetric" => layer::Coordinates::Asymmetric,
+            other => return Err(format!("its coordinates are `{other}`, which is not supported")),
+        };
+        let exact = (2..4).all(|at| (extents[at] as f64 * factors[at] - sizes[at] as f64).abs() < 1e-6);
+        match node.text("mode").unwrap_or("nearest") {
+            "nearest" => self.nearest(node, &x, [factors[2], factors[3]], [height, width], transformation),
+            "linear" | "bilinear" if exact || coordinates == layer::Coordinates::AlignCorners => {
+                if (height, width) == (x.shape.height, x.shape.width) {
+                    return Ok(x);
+                }
+                let kind = Kind::Resize(layer::Resize { height, width, coordinates });
+                let (name, shape) = self.add(node, &layer_name(node), Op::Kind(kind), &[&x])?;
+                Ok(SymbolicTensor::channels_first(name, shape, x.batch_size()))
+            }
+            "linear" | "bilinear" => {
+                Err(format!("it scales {extents:?} by {factors:?}, which does not give whole extents; give its sizes"))
+            }
+            other => Err(format!("its mode is `{other}`; nearest and linear are supported")),
+        }
+    }
+
+    fn nearest(
+        &mut self,
+        node: &Node,
+        x: &SymbolicTensor,
+        factors: [f64; 2],
+        sizes: [usize; 2],
+        transformation: &str,
+    ) -> Result<SymbolicTensor, String> {
+        let rounding = match node.op() {
+            "Upsample" => "floor",
+            _ if node.opset < 11 => "floor",
+            _ => node.text("nearest_mode").unwrap_or("round_prefer_floor"),
+        };
+        let source = |at: usize, factor: f64, from: usize, to: usize| -> Result<usize, String> {
+            let position = match transformation {
+                "asymmetric" => at as f64 / factor,
+                "pytorch_half_pixel" if to == 1 => 0.0,
+                "half_pixel" | "pytorch_half_pixel" => (at as f64 + 0.5) / factor - 0.5,
+                _ if to == 1 => 0.0,
+                _ => at as f64 * (from as f64 - 1.0) / (to as f64 - 1.0),
+            };
+            let rounded = match rounding {
+                "floor" => position.floor(),
+                "ceil" => position.ceil(),
+                "round_prefer_ceil" => (position + 0.5).floor(),
+                "round_prefer_floor" => (position - 0.5).ceil(),
+                other => return Err(format!("it rounds by `{other}`, which is not supported")),
+            };
+            Ok(rounded.clamp(0.0, from as f64 - 1.0) as usize)
+        };
+        let from = [x.shape.height, x.shape.width];
+        sizes.iter().try_for_each(|&size| check_positions(Some(size)))?;
+        let mut indices = Vec::new();
+        for side in 0..2 {
+            let along = (0..sizes[side]).map(|at| source(at, factors[side], from[side], sizes[side]));
+            indices.push(along.collect::<Result<Vec<usize>, _>>()?);
+        }
+        let factor = [0, 1].map(|side| sizes[side] / from[side]);
+        let repeats = |side: usize| {
+            sizes[side] == factor[side] * from[side]
+                && indices[side].iter().enumerate().all(|(at, &index)| index == at / factor[side])
+        };
+        if repeats(0) && repeats(1) {
+            let kind = Kind::Upsample(layer::Upsample { factor });
+            let (name, shape) = self.add(node, &layer_name(node), Op::Kind(kind), &[x])?;
+            return Ok(SymbolicTensor::channels_first(name, shape, x.batch_size()));
+        }
+        let rows = self.select(node, x, 2, &indices[0])?;
+        self.select(node, &rows, 3, &indices[1])
     }
 
     pub fn pad(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
         let x = self.symbolic(node, 0)?;
-        if node.text("mode").unwrap_or("constant") != "constant" {
-            return Err("only constant padding is supported".into());
-        }
+        let mode = node.text("mode").unwrap_or("constant");
         let pads = match node.ints("pads") {
             Some(pads) => pads.to_vec(),
             None => self.required(node, 1)?.to_ints()?,
@@ -275,10 +379,27 @@ impl Translator {
             return Err(format!("it has {} pads for {} axes", pads.len(), axes.len()));
         }
         let mut sides = vec![[0usize; 2]; rank];
+        let mut x = x;
         for (index, &at) in axes.iter().enumerate() {
-            let side =
-                |amount: i64| usize::try_from(amount).map_err(|_| "it has negative pads, which are not supported");
-            sides[at] = [side(pads[index])?, side(pads[index + axes.len()])?];
+            let amounts = [pads[index], pads[index + axes.len()]];
+            let extent = x.extents()[at];
+            let extra = |amount: i64| usize::try_from(amount.max(0)).unwrap_or(0);
+            let cut = |amount: i64| usize::try_from(amount.min(0).unsigned_abs()).unwrap_or(usize::MAX);
+            sides[at] = amounts.map(extra);
+            // Negative amounts crop.
+            let (first, last) = (cut(amounts[0]), extent.saturating_sub(cut(amounts[1])));
+            if first >= last {
+                return Err("its negative pads leave nothing".into());
+            }
+            if (first, last) != (0, extent) {
+                check_positions(Some(last - first))?;
+                x = self.select(node, &x, at, &(first..last).collect::<Vec<_>>())?;
+            }
+            if mode != "constant" && sides[at] != [0, 0] {
+                let indices = border(mode, x.extents()[at], sides[at])?;
+                x = self.select(node, &x, at, &indices)?;
+                sides[at] = [0, 0];
+            }
         }
         if sides.iter().all(|side| side == &[0, 0]) {
             return Ok(x);
@@ -289,6 +410,9 @@ impl Translator {
             let kind = Kind::Pad(layer::Pad { channels: sides[2], padding: Padding::default(), value });
             let (name, shape) = self.add(node, &layer_name(node), Op::Kind(kind), &[&x])?;
             return Ok(volume(SymbolicTensor::channels_first(name, shape, x.batch_size())));
+        }
+        if rank != 4 || !x.is_batch(0) {
+            return self.pad_axes(node, &x, &sides, value);
         }
         let last = SymbolicTensor::channels_last(String::new(), x.shape, x.batch_size()).dims == x.dims;
         let x = if last { x } else { self.as_feature_map(node, 0)? };
@@ -306,6 +430,63 @@ impl Translator {
             SymbolicTensor::channels_first(name, shape, batch)
         })
     }
+
+    /// Constant borders along ONNX axes of a tensor that is no feature map.
+    fn pad_axes(
+        &mut self,
+        node: &Node,
+        x: &SymbolicTensor,
+        sides: &[[usize; 2]],
+        value: f32,
+    ) -> Result<SymbolicTensor, String> {
+        let mut x = x.clone();
+        for (at, &[before, after]) in sides.iter().enumerate().filter(|(_, side)| **side != [0, 0]) {
+            if x.has_batch(at) {
+                return Err("it pads the batch".into());
+            }
+            x = self.arranged(node, &x, &apart(&x, at))?;
+            let mut pad = layer::Pad { channels: [0, 0], padding: Padding::default(), value };
+            let last = apart(&x, at).channels == [at];
+            if last {
+                pad.channels = [before, after];
+            } else {
+                (pad.padding.left, pad.padding.right) = (before, after);
+            }
+            let (name, shape) = self.add(node, &layer_name(node), Op::Kind(Kind::Pad(pad)), &[&x])?;
+            let side = if last { Axis::Channel } else { Axis::Column };
+            let extent = if last { shape.channels } else { shape.width };
+            (x.name, x.shape) = (name, shape);
+            x.dims[at] = whole(side, extent);
+        }
+        Ok(x)
+    }
+}
+
+/// The positions of an axis of `extent` positions with a border that repeats its content.
+fn border(mode: &str, extent: usize, [before, after]: [usize; 2]) -> Result<Vec<usize>, String> {
+    check_positions(extent.checked_add(before).and_then(|count| count.checked_add(after)))?;
+    let (before, extent) = (before as i64, extent as i64);
+    let inside = |position: i64| -> Result<usize, String> {
+        let position = match mode {
+            "edge" => position.clamp(0, extent - 1),
+            "wrap" => position.rem_euclid(extent),
+            "reflect" => {
+                let position = position.abs();
+                if position < extent { position } else { 2 * (extent - 1) - position }
+            }
+            other => return Err(format!("its mode is `{other}`; constant, reflect, edge and wrap are supported")),
+        };
+        usize::try_from(position).map_err(|_| "its border is wider than what it reflects".to_string())
+    };
+    (-before..extent + after as i64).map(inside).collect()
+}
+
+/// (N, C, H, W) as (N, C, L) where the operator works on sequences: feature maps of one row.
+fn of_rank(mut x: SymbolicTensor, rank: usize) -> SymbolicTensor {
+    if rank == 3 {
+        x.dims.remove(2);
+    }
+    x
 }
 
 /// The tensor as (N, 1, C, H, W).

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use prost::Message;
 
-use nettriage_net::{Activation, Conv, Error, INPUT, Kind, Layer, Network, Padding, Shape, Tensor, Window, layer};
+use nettriage_net::{
+    Activation, Axis, Conv, Error, INPUT, Kind, Layer, Network, Padding, Shape, Tensor, Window, layer,
+};
 
 use super::proto::attribute_proto::AttributeType;
 use super::proto::tensor_proto::DataType;
@@ -204,7 +206,15 @@ impl Writer<'_> {
                 | Kind::Upsample(_)
                 | Kind::LocalResponseNorm(_)
                 | Kind::ChannelShuffle(_)
-        );
+                | Kind::Permute(_)
+                | Kind::Gather(_)
+                | Kind::Constant(_)
+                | Kind::MatMul(_)
+                | Kind::Reduce(_)
+                | Kind::Resize(_)
+                | Kind::LayerNorm(_)
+                | Kind::GroupNorm(_)
+        ) || matches!(layer.kind, Kind::Concat(layer::Concat { axis }) if axis != Axis::Channels);
         let mixed = layer.inputs.iter().any(|input| self.rank(input) == 4);
         let wanted = match layer.kind {
             Kind::Linear(_) => 2,
@@ -261,7 +271,105 @@ impl Writer<'_> {
             }
             Kind::Add => self.chain(layer, "Add", &inputs),
             Kind::Mul => self.chain(layer, "Mul", &inputs),
-            Kind::Concat => self.node("Concat", &inputs, out, vec![int("axis", 1)]),
+            Kind::Concat(layer::Concat { axis }) => {
+                self.node("Concat", &inputs, out, vec![int("axis", onnx_axis(*axis))])
+            }
+            Kind::MatMul(layer::MatMul { transposed }) => {
+                // (N, C, H, W) as H matrices of W x C.
+                let matrix = |writer: &mut Self, x: &str, order: [i64; 4]| {
+                    writer.intermediate(layer, "Transpose", &[x], vec![ints("perm", &order)])
+                };
+                let a = matrix(self, x, [0, 2, 3, 1]);
+                let b = matrix(self, inputs[1], if *transposed { [0, 2, 1, 3] } else { [0, 2, 3, 1] });
+                let product = self.intermediate(layer, "MatMul", &[&a, &b], Vec::new());
+                self.node("Transpose", &[&product], out, vec![ints("perm", &[0, 3, 1, 2])]);
+            }
+            Kind::Permute(layer::Permute { extents, order, shape }) => {
+                let split: Vec<i64> = [0].into_iter().chain(extents.iter().map(|&extent| extent as i64)).collect();
+                let split = self.ints(format!("{out}.split"), &split);
+                let apart = self.intermediate(layer, "Reshape", &[x, &split], Vec::new());
+                let order: Vec<i64> = [0].into_iter().chain(order.iter().map(|&axis| axis as i64 + 1)).collect();
+                let moved = self.intermediate(layer, "Transpose", &[&apart], vec![ints("perm", &order)]);
+                let [c, h, w] = [shape.channels, shape.height, shape.width].map(|extent| extent as i64);
+                let joined = self.ints(format!("{out}.shape"), &[0, c, h, w]);
+                self.node("Reshape", &[&moved, &joined], out, Vec::new());
+            }
+            Kind::Gather(layer::Gather { axis, indices }) => {
+                let indices: Vec<i64> = indices.iter().map(|&index| index as i64).collect();
+                let indices = self.ints(format!("{out}.indices"), &indices);
+                self.node("Gather", &[x, &indices], out, vec![int("axis", onnx_axis(*axis))]);
+            }
+            Kind::Constant(layer::Constant { shape, .. }) => {
+                // One copy for every image of the batch.
+                let key = format!("{out}.weight");
+                let dims = [1, shape.channels, shape.height, shape.width];
+                let weight = self.floats(key.clone(), &dims, &self.network.weights[&key].data);
+                let whole = self.intermediate(layer, "Shape", &[x], Vec::new());
+                let [start, end] = [0, 1].map(|at| self.ints(format!("{out}.axis"), &[at]));
+                let batch = self.intermediate(layer, "Slice", &[&whole, &start, &end], Vec::new());
+                let ones = self.ints(format!("{out}.ones"), &[1, 1, 1]);
+                let target = self.intermediate(layer, "Concat", &[&batch, &ones], vec![int("axis", 0)]);
+                self.node("Expand", &[&weight, &target], out, Vec::new());
+            }
+            Kind::Reduce(layer::Reduce { function, axes }) => {
+                let op = match function {
+                    layer::Reduction::Mean => "ReduceMean",
+                    layer::Reduction::Max => "ReduceMax",
+                };
+                let axes: Vec<i64> = axes.iter().map(|&axis| onnx_axis(axis)).collect();
+                self.node(op, &[x], out, vec![ints("axes", &axes), int("keepdims", 1)]);
+            }
+            Kind::Resize(layer::Resize { height, width, coordinates }) => {
+                let coordinates = match coordinates {
+                    layer::Coordinates::HalfPixel => "half_pixel",
+                    layer::Coordinates::PytorchHalfPixel => "pytorch_half_pixel",
+                    layer::Coordinates::AlignCorners => "align_corners",
+                    layer::Coordinates::Asymmetric => "asymmetric",
+                };
+                // Sizes hold the batch, which is open; so the extents are given as factors.
+                let scales =
+                    [1.0, 1.0, *height as f32 / shapes[0].height as f32, *width as f32 / shapes[0].width as f32];
+                let scales = self.floats(format!("{out}.scales"), &[4], &scales);
+                let attributes = vec![text("mode", "linear"), text("coordinate_transformation_mode", coordinates)];
+                self.node("Resize", &[x, "", &scales], out, attributes);
+            }
+            Kind::LayerNorm(layer::LayerNorm { eps, centred: true }) => {
+                let rows = self.intermediate(layer, "Transpose", &[x], vec![ints("perm", &[0, 2, 3, 1])]);
+                let inputs = self.weighted(layer, &rows, true);
+                let attributes = vec![int("axis", -1), float("epsilon", *eps)];
+                let name = self.unique_name(format!("{out}/LayerNormalization"));
+                self.node("LayerNormalization", &refs(&inputs), &name, attributes);
+                self.node("Transpose", &[&name], out, vec![ints("perm", &[0, 3, 1, 2])]);
+            }
+            Kind::LayerNorm(layer::LayerNorm { eps, centred: false }) => {
+                // RMSNormalization is an operator from operator set 23 on.
+                let square = self.intermediate(layer, "Mul", &[x, x], Vec::new());
+                let attributes = vec![ints("axes", &[1]), int("keepdims", 1)];
+                let mean = self.intermediate(layer, "ReduceMean", &[&square], attributes);
+                let eps = self.number(layer, *eps);
+                let sum = self.intermediate(layer, "Add", &[&mean, &eps], Vec::new());
+                let root = self.intermediate(layer, "Sqrt", &[&sum], Vec::new());
+                let normalised = self.intermediate(layer, "Div", &[x, &root], Vec::new());
+                let weight = self.per_channel(layer, "weight", 4);
+                self.node("Mul", &[&normalised, &weight], out, Vec::new());
+            }
+            Kind::GroupNorm(layer::GroupNorm { groups, eps }) => {
+                // GroupNormalization is an operator from operator set 18 on.
+                let split = self.ints(format!("{out}.split"), &[0, *groups as i64, -1]);
+                let apart = self.intermediate(layer, "Reshape", &[x, &split], Vec::new());
+                let ones = self.floats(format!("{out}.ones"), &[*groups], &vec![1.0; *groups]);
+                let zeros = self.floats(format!("{out}.zeros"), &[*groups], &vec![0.0; *groups]);
+                let inputs = [apart.as_str(), &ones, &zeros];
+                let attributes = vec![float("epsilon", *eps)];
+                let normalised = self.intermediate(layer, "InstanceNormalization", &inputs, attributes);
+                let extents = [0, shape.channels as i64, shape.height as i64, shape.width as i64];
+                let joined = self.ints(format!("{out}.shape"), &extents);
+                let whole = self.intermediate(layer, "Reshape", &[&normalised, &joined], Vec::new());
+                let scale = self.per_channel(layer, "weight", 4);
+                let scaled = self.intermediate(layer, "Mul", &[&whole, &scale], Vec::new());
+                let shift = self.per_channel(layer, "bias", 4);
+                self.node("Add", &[&scaled, &shift], out, Vec::new());
+            }
             Kind::Flatten => {
                 self.node("Flatten", &[x], out, vec![int("axis", 1)]);
                 rank = 2;
@@ -408,6 +516,20 @@ impl Writer<'_> {
             }
             Activation::Tanh => self.node("Tanh", &[x], out, Vec::new()),
             Activation::Elu { alpha } => self.node("Elu", &[x], out, vec![float("alpha", alpha)]),
+            Activation::Selu => self.node("Selu", &[x], out, Vec::new()),
+            Activation::Celu { alpha } => self.node("Celu", &[x], out, vec![float("alpha", alpha)]),
+            Activation::Softplus => self.node("Softplus", &[x], out, Vec::new()),
+            Activation::Abs => self.node("Abs", &[x], out, Vec::new()),
+            Activation::Atan => self.node("Atan", &[x], out, Vec::new()),
+            Activation::Erf => self.node("Erf", &[x], out, Vec::new()),
+            Activation::Exp => self.node("Exp", &[x], out, Vec::new()),
+            Activation::Log => self.node("Log", &[x], out, Vec::new()),
+            Activation::Power { exponent: 0.5 } => self.node("Sqrt", &[x], out, Vec::new()),
+            Activation::Power { exponent: -1.0 } => self.node("Reciprocal", &[x], out, Vec::new()),
+            Activation::Power { exponent } => {
+                let exponent = self.number(layer, exponent);
+                self.node("Pow", &[x, &exponent], out, Vec::new());
+            }
         }
     }
 
@@ -435,6 +557,15 @@ pub(super) fn region_means(from: usize, to: usize) -> Vec<f32> {
         region.fill(1.0 / region.len() as f32);
     }
     matrix
+}
+
+/// The axis of (N, C, H, W).
+fn onnx_axis(axis: Axis) -> i64 {
+    match axis {
+        Axis::Channels => 1,
+        Axis::Rows => 2,
+        Axis::Columns => 3,
+    }
 }
 
 fn refs(names: &[String]) -> Vec<&str> {

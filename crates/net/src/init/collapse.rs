@@ -9,6 +9,7 @@ use super::target::target_tensor;
 use crate::block::Block;
 use crate::layer::{AvgPool, BatchNorm, ChannelShuffle, Pad, Slice};
 use crate::receptive_field::{Rule, fields};
+use crate::shape::Axis;
 use crate::surgery::locate;
 use crate::{Conv, Error, Kind, Layer, Network, Shape, Tensor};
 
@@ -250,7 +251,7 @@ fn step(
             inputs.iter().for_each(|map| sum.accumulate(map, 0));
             Ok(sum)
         }
-        Kind::Concat => {
+        Kind::Concat(merge) if merge.axis == Axis::Channels => {
             if inputs.iter().any(|map| map.stride != x.stride) {
                 return Err("concatenates tensors of different strides".into());
             }
@@ -286,6 +287,15 @@ fn step(
         | Kind::Flatten
         | Kind::Reshape(_)
         | Kind::Upsample(_)
+        | Kind::Concat(_)
+        | Kind::MatMul(_)
+        | Kind::Permute(_)
+        | Kind::Gather(_)
+        | Kind::Constant(_)
+        | Kind::Reduce(_)
+        | Kind::Resize(_)
+        | Kind::LayerNorm(_)
+        | Kind::GroupNorm(_)
         | Kind::LocalResponseNorm(_)
         | Kind::Softmax(_) => Err(format!(
             "({}) is none of convolution, linear, norm, activation, pooling, sum and concatenation",

@@ -52,13 +52,47 @@ pub enum Activation {
         /// Scale below zero.
         alpha: f32,
     },
+    /// 1.0507 x where x > 0, 1.0507 * 1.67326 (exp(x) - 1) elsewhere (Klambauer et al., arXiv:1706.02515).
+    Selu,
+    /// x where x > 0, `alpha` (exp(x / `alpha`) - 1) elsewhere (Barron, arXiv:1704.07483).
+    Celu {
+        /// Scale below zero.
+        alpha: f32,
+    },
+    /// ln(1 + exp(x)).
+    Softplus,
+    /// The absolute value.
+    Abs,
+    /// Arc tangent.
+    Atan,
+    /// The error function.
+    Erf,
+    /// exp(x).
+    Exp,
+    /// The natural logarithm.
+    Log,
+    /// x to the power `exponent`: squares, square roots, reciprocals.
+    Power {
+        /// Exponent.
+        exponent: f32,
+    },
 }
 
 impl Activation {
     /// Whether the function is non-decreasing, so that it commutes with max-pooling.
     pub fn is_monotone(&self) -> bool {
         match self {
-            Activation::Relu | Activation::Clip { .. } | Activation::Sigmoid | Activation::Tanh => true,
+            Activation::Relu
+            | Activation::Clip { .. }
+            | Activation::Sigmoid
+            | Activation::Tanh
+            | Activation::Selu
+            | Activation::Softplus
+            | Activation::Atan
+            | Activation::Erf
+            | Activation::Exp
+            | Activation::Log => true,
+            Activation::Celu { alpha } => *alpha > 0.0,
             Activation::LeakyRelu { slope } => *slope >= 0.0,
             Activation::HardSigmoid { alpha, .. } | Activation::Elu { alpha } => *alpha >= 0.0,
             // The slopes of a PReLU are learned and may become negative.
@@ -66,7 +100,9 @@ impl Activation {
             | Activation::HardSwish
             | Activation::Silu
             | Activation::Gelu { .. }
-            | Activation::Mish => false,
+            | Activation::Mish
+            | Activation::Abs
+            | Activation::Power { .. } => false,
         }
     }
 }
@@ -78,6 +114,13 @@ impl Operation for Activation {
             Activation::Clip { min, max } => check_finite(&[min, max])?,
             Activation::HardSigmoid { alpha, beta } => check_finite(&[alpha, beta])?,
             Activation::Elu { alpha } => check_finite(&[alpha])?,
+            Activation::Power { exponent } => check_finite(&[exponent])?,
+            Activation::Celu { alpha } => {
+                check_finite(&[alpha])?;
+                if alpha == 0.0 {
+                    return Err("celu with alpha 0".into());
+                }
+            }
             Activation::Relu
             | Activation::Prelu
             | Activation::Sigmoid
@@ -85,7 +128,14 @@ impl Operation for Activation {
             | Activation::Silu
             | Activation::Gelu { .. }
             | Activation::Mish
-            | Activation::Tanh => {}
+            | Activation::Tanh
+            | Activation::Selu
+            | Activation::Softplus
+            | Activation::Abs
+            | Activation::Atan
+            | Activation::Erf
+            | Activation::Exp
+            | Activation::Log => {}
         }
         Ok(inputs[0])
     }
@@ -103,7 +153,16 @@ impl Operation for Activation {
             | Activation::Gelu { .. }
             | Activation::Mish
             | Activation::Tanh
-            | Activation::Elu { .. } => Vec::new(),
+            | Activation::Elu { .. }
+            | Activation::Selu
+            | Activation::Celu { .. }
+            | Activation::Softplus
+            | Activation::Abs
+            | Activation::Atan
+            | Activation::Erf
+            | Activation::Exp
+            | Activation::Log
+            | Activation::Power { .. } => Vec::new(),
         }
     }
 
@@ -138,6 +197,18 @@ impl Operation for Activation {
             Activation::Mish => "mish".into(),
             Activation::Tanh => "tanh".into(),
             Activation::Elu { alpha } => format!("elu {alpha}"),
+            Activation::Selu => "selu".into(),
+            Activation::Celu { alpha } => format!("celu {alpha}"),
+            Activation::Softplus => "softplus".into(),
+            Activation::Abs => "absolute value".into(),
+            Activation::Atan => "arc tangent".into(),
+            Activation::Erf => "erf".into(),
+            Activation::Exp => "exp".into(),
+            Activation::Log => "logarithm".into(),
+            Activation::Power { exponent: 2.0 } => "square".into(),
+            Activation::Power { exponent: 0.5 } => "square root".into(),
+            Activation::Power { exponent: -1.0 } => "reciprocal".into(),
+            Activation::Power { exponent } => format!("power {exponent}"),
         }
     }
 }

@@ -5,31 +5,44 @@
 //! one implementation of `Operation`, which has no default methods: the compiler names what is missing.
 
 mod activation;
+mod constant;
 mod conv;
 mod dropout;
+mod gather;
+mod layer_norm;
 mod linear;
 mod local_response_norm;
+mod matmul;
 mod merge;
 mod norm;
 mod operation;
+mod permute;
 mod pool;
 mod rearrange;
+mod reduce;
 mod resize;
 mod softmax;
 
 use serde::{Deserialize, Serialize};
 
 pub use activation::Activation;
+pub use constant::Constant;
 pub use conv::{Conv, ConvTranspose};
 pub use dropout::Dropout;
+pub use gather::Gather;
+pub use layer_norm::{GroupNorm, LayerNorm};
 pub use linear::Linear;
 pub use local_response_norm::LocalResponseNorm;
+pub use matmul::MatMul;
+pub use merge::Concat;
 pub use norm::BatchNorm;
 use operation::Operation;
 pub use operation::{Footprint, Initial, Padding, Parameter, Rank, Role};
+pub use permute::Permute;
 pub use pool::{AdaptiveAvgPool, AvgPool, Window};
 pub use rearrange::{ChannelShuffle, Reshape, Slice};
-pub use resize::{Pad, Upsample};
+pub use reduce::{Reduce, Reduction};
+pub use resize::{Coordinates, Pad, Resize, Upsample};
 pub use softmax::Softmax;
 
 use crate::Shape;
@@ -56,24 +69,40 @@ pub enum Kind {
     AvgPool(AvgPool),
     /// Mean over a grid of regions; 1x1 is global average pooling.
     AdaptiveAvgPool(AdaptiveAvgPool),
-    /// Sum of all inputs; an input of shape (C, 1, 1) is broadcast over H and W.
+    /// Sum of all inputs; an axis of extent 1 is broadcast.
     Add,
-    /// Product of all inputs; an input of shape (C, 1, 1) is broadcast over H and W (squeeze-and-excitation).
+    /// Product of all inputs; an axis of extent 1 is broadcast, as H and W are in squeeze-and-excitation.
     Mul,
-    /// Inputs concatenated along the channels.
-    Concat,
+    /// Inputs concatenated along the channels, or another axis.
+    Concat(Concat),
+    /// One matrix product per row of two feature maps.
+    MatMul(MatMul),
     /// (C, H, W) to (C H W, 1, 1), in that order.
     Flatten,
     /// The same elements, in (C, H, W) order, under another shape.
     Reshape(Reshape),
+    /// The elements under another order of axes.
+    Permute(Permute),
     /// Channel shuffle.
     ChannelShuffle(ChannelShuffle),
     /// A range of channels.
     Slice(Slice),
+    /// Positions along an axis, by their indices.
+    Gather(Gather),
+    /// A tensor that does not depend on the image.
+    Constant(Constant),
+    /// Mean or maximum over whole axes.
+    Reduce(Reduce),
     /// A constant border.
     Pad(Pad),
     /// Nearest-neighbour enlargement by whole factors.
     Upsample(Upsample),
+    /// Bilinear interpolation.
+    Resize(Resize),
+    /// Layer normalisation over the channels of each position.
+    LayerNorm(LayerNorm),
+    /// Group normalisation.
+    GroupNorm(GroupNorm),
     /// Local response normalisation across channels.
     LocalResponseNorm(LocalResponseNorm),
     /// Dropout; the identity in evaluation mode.
@@ -98,13 +127,21 @@ impl Kind {
             Kind::AdaptiveAvgPool(pool) => pool,
             Kind::Add => &merge::Merge::Add,
             Kind::Mul => &merge::Merge::Mul,
-            Kind::Concat => &merge::Merge::Concat,
+            Kind::Concat(concat) => concat,
+            Kind::MatMul(product) => product,
             Kind::Flatten => &rearrange::Flatten,
             Kind::Reshape(reshape) => reshape,
+            Kind::Permute(permute) => permute,
             Kind::ChannelShuffle(shuffle) => shuffle,
             Kind::Slice(slice) => slice,
+            Kind::Gather(gather) => gather,
+            Kind::Constant(constant) => constant,
+            Kind::Reduce(reduce) => reduce,
             Kind::Pad(pad) => pad,
             Kind::Upsample(upsample) => upsample,
+            Kind::Resize(resize) => resize,
+            Kind::LayerNorm(norm) => norm,
+            Kind::GroupNorm(norm) => norm,
             Kind::LocalResponseNorm(norm) => norm,
             Kind::Dropout(dropout) => dropout,
             Kind::Softmax(softmax) => softmax,
@@ -190,7 +227,15 @@ impl Kind {
             | Kind::AdaptiveAvgPool(_)
             | Kind::Add
             | Kind::Mul
-            | Kind::Concat
+            | Kind::Concat(_)
+            | Kind::MatMul(_)
+            | Kind::Permute(_)
+            | Kind::Gather(_)
+            | Kind::Constant(_)
+            | Kind::Reduce(_)
+            | Kind::Resize(_)
+            | Kind::LayerNorm(_)
+            | Kind::GroupNorm(_)
             | Kind::Flatten
             | Kind::Reshape(_)
             | Kind::ChannelShuffle(_)

@@ -1,4 +1,4 @@
-//! Layers that enlarge a feature map: constant border, nearest-neighbour upsampling.
+//! Layers that change the resolution: constant border, nearest-neighbour upsampling, linear interpolation.
 
 use serde::{Deserialize, Serialize};
 
@@ -98,5 +98,82 @@ impl Operation for Upsample {
 
     fn describe(&self) -> String {
         format!("upsample {}x{}", self.factor[0], self.factor[1])
+    }
+}
+
+/// Which input position an output position takes its value from, by ONNX's names of PyTorch's conventions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Coordinates {
+    /// (o + 1/2) / factor - 1/2: PyTorch's default.
+    HalfPixel,
+    /// The same, and 0 where the output has an extent of 1.
+    PytorchHalfPixel,
+    /// o (input - 1) / (output - 1): corners stay corners.
+    AlignCorners,
+    /// o / factor.
+    Asymmetric,
+}
+
+/// Bilinear interpolation to another resolution, without a filter against aliasing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resize {
+    /// Output rows.
+    pub height: usize,
+    /// Output columns.
+    pub width: usize,
+    /// Where output positions lie in the input.
+    pub coordinates: Coordinates,
+}
+
+impl Resize {
+    /// For each output position along an axis of `from` positions that becomes one of `to`: the two input positions between which
+    /// it lies, and the weight of the second.
+    pub fn taps(&self, from: usize, to: usize) -> Vec<(usize, usize, f32)> {
+        let factor = to as f64 / from as f64;
+        let tap = |at: usize| {
+            let at = at as f64;
+            let position = match self.coordinates {
+                Coordinates::PytorchHalfPixel if to == 1 => 0.0,
+                Coordinates::HalfPixel | Coordinates::PytorchHalfPixel => (at + 0.5) / factor - 0.5,
+                Coordinates::AlignCorners if to == 1 => 0.0,
+                Coordinates::AlignCorners => at * (from as f64 - 1.0) / (to as f64 - 1.0),
+                Coordinates::Asymmetric => at / factor,
+            };
+            let position = position.clamp(0.0, from as f64 - 1.0);
+            let first = position.floor() as usize;
+            (first, (first + 1).min(from - 1), (position - position.floor()) as f32)
+        };
+        (0..to).map(tap).collect()
+    }
+}
+
+impl Operation for Resize {
+    fn output(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(Shape::new(inputs[0].channels, self.height, self.width))
+    }
+
+    fn parameters(&self, _: Shape) -> Vec<Parameter> {
+        Vec::new()
+    }
+
+    fn macs(&self, _: Shape, _: Shape) -> u64 {
+        0
+    }
+
+    fn footprint(&self) -> Option<Footprint> {
+        None
+    }
+
+    fn role(&self) -> Role {
+        Role::Upsampling
+    }
+
+    fn rank(&self) -> Rank {
+        Rank::FeatureMap
+    }
+
+    fn describe(&self) -> String {
+        format!("bilinear resize to {}x{}", self.height, self.width)
     }
 }

@@ -122,7 +122,7 @@ fn collapse_follows_sums_and_concatenations() {
             layer("add", &["norm", "pad"], Kind::Add),
             layer("left", &["add"], conv(2, 3)),
             layer("right", &["add"], conv(3, 1)),
-            layer("join", &["left", "right"], Kind::Concat),
+            layer("join", &["left", "right"], Kind::Concat(layer::Concat::default())),
         ],
         output: "join".into(),
     };

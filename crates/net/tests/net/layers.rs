@@ -1,6 +1,6 @@
 //! Layers in files: the JSON of every kind, which graphs kept on disk depend on.
 
-use nettriage_net::{Activation, Conv, INPUT, Kind, Layer, Padding, Shape, Window, layer};
+use nettriage_net::{Activation, Axis, Conv, INPUT, Kind, Layer, Padding, Shape, Window, layer};
 
 fn padding(top: usize, bottom: usize, left: usize, right: usize) -> Padding {
     Padding { top, bottom, left, right }
@@ -50,7 +50,7 @@ fn the_json_of_every_kind_is_fixed() {
         ),
         (Kind::Add, r#""kind":"add""#.into()),
         (Kind::Mul, r#""kind":"mul""#.into()),
-        (Kind::Concat, r#""kind":"concat""#.into()),
+        (Kind::Concat(layer::Concat::default()), r#""kind":"concat""#.into()),
         (Kind::Flatten, r#""kind":"flatten""#.into()),
         (
             Kind::Reshape(layer::Reshape { shape: Shape::new(1, 2, 3) }),
@@ -69,6 +69,41 @@ fn the_json_of_every_kind_is_fixed() {
         ),
         (Kind::Dropout(layer::Dropout { p: 0.5 }), r#""kind":"dropout","p":0.5"#.into()),
         (Kind::Softmax(layer::Softmax { log: true }), r#""kind":"softmax","log":true"#.into()),
+        (Kind::Concat(layer::Concat { axis: Axis::Columns }), r#""kind":"concat","axis":"columns""#.into()),
+        (Kind::MatMul(layer::MatMul { transposed: true }), r#""kind":"mat-mul","transposed":true"#.into()),
+        (
+            Kind::Permute(layer::Permute { extents: vec![2, 3], order: vec![1, 0], shape: Shape::new(1, 2, 3) }),
+            r#""kind":"permute","extents":[2,3],"order":[1,0],"shape":{"channels":1,"height":2,"width":3}"#.into(),
+        ),
+        (
+            Kind::Gather(layer::Gather { axis: Axis::Rows, indices: vec![1, 0] }),
+            r#""kind":"gather","axis":"rows","indices":[1,0]"#.into(),
+        ),
+        (
+            Kind::Constant(layer::Constant { shape: Shape::new(1, 2, 3), learned: true }),
+            r#""kind":"constant","shape":{"channels":1,"height":2,"width":3},"learned":true"#.into(),
+        ),
+        (
+            Kind::Reduce(layer::Reduce { function: layer::Reduction::Mean, axes: vec![Axis::Channels] }),
+            r#""kind":"reduce","function":"mean","axes":["channels"]"#.into(),
+        ),
+        (
+            Kind::Resize(layer::Resize { height: 2, width: 3, coordinates: layer::Coordinates::AlignCorners }),
+            r#""kind":"resize","height":2,"width":3,"coordinates":"align-corners""#.into(),
+        ),
+        (
+            Kind::LayerNorm(layer::LayerNorm { eps: 0.5, centred: true }),
+            r#""kind":"layer-norm","eps":0.5,"centred":true"#.into(),
+        ),
+        (
+            Kind::GroupNorm(layer::GroupNorm { groups: 2, eps: 0.5 }),
+            r#""kind":"group-norm","groups":2,"eps":0.5"#.into(),
+        ),
+        (
+            Kind::Activation(Activation::Power { exponent: 2.0 }),
+            r#""kind":"activation","function":"power","exponent":2.0"#.into(),
+        ),
+        (Kind::Activation(Activation::Selu), r#""kind":"activation","function":"selu""#.into()),
         (Kind::Identity, r#""kind":"identity""#.into()),
     ];
     for (kind, fields) in cases {

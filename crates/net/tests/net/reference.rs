@@ -73,7 +73,7 @@ fn forward(network: &Network, layer: &Layer, inputs: &[&Values], shape: Shape) -
         Kind::Affine => Values::build(shape, |c, y, z| x.at(c, y, z) * weight("weight", c) + weight("bias", c)),
         Kind::Activation(Activation::Relu) => Values::build(shape, |c, y, z| x.at(c, y, z).max(0.0)),
         Kind::Add => Values::build(shape, |c, y, z| inputs.iter().map(|input| input.at(c, y, z)).sum()),
-        Kind::Concat => Values::build(shape, |mut c, y, z| {
+        Kind::Concat(_) => Values::build(shape, |mut c, y, z| {
             for input in inputs {
                 if c < input.shape.channels {
                     return input.at(c, y, z);

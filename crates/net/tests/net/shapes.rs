@@ -1,6 +1,6 @@
 //! Shapes, costs and descriptions of layers.
 
-use nettriage_net::{Conv, Graph, INPUT, Kind, Layer, Network, Padding, Shape, Window, cost, layer};
+use nettriage_net::{Axis, Conv, Graph, INPUT, Kind, Layer, Network, Padding, Shape, Window, cost, layer};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -35,6 +35,12 @@ fn shapes_follow_pytorchs_formulas() {
     });
     assert_eq!(shape_after(input, pad), Ok(Shape::new(7, 16, 13)));
     assert_eq!(shape_after(input, Kind::Upsample(layer::Upsample { factor: [2, 3] })), Ok(Shape::new(4, 30, 30)));
+    let permute = layer::Permute { extents: vec![4, 15, 10], order: vec![1, 2, 0], shape: Shape::new(150, 1, 4) };
+    assert_eq!(shape_after(input, Kind::Permute(permute)), Ok(Shape::new(150, 1, 4)));
+    let gather = layer::Gather { axis: Axis::Rows, indices: vec![0, 14, 0] };
+    assert_eq!(shape_after(input, Kind::Gather(gather)), Ok(Shape::new(4, 3, 10)));
+    let reduce = layer::Reduce { function: layer::Reduction::Max, axes: vec![Axis::Channels, Axis::Columns] };
+    assert_eq!(shape_after(input, Kind::Reduce(reduce)), Ok(Shape::new(1, 15, 1)));
     assert_eq!(shape_after(input, Kind::Slice(layer::Slice { start: 1, end: 3 })), Ok(Shape::new(2, 15, 10)));
 }
 
@@ -60,6 +66,19 @@ fn impossible_layers_are_refused_with_their_name() {
         (Kind::Dropout(layer::Dropout { p: 1.0 }), "probability"),
         (Kind::Upsample(layer::Upsample { factor: [usize::MAX, 2] }), "too many"),
         (Kind::Add, "two inputs"),
+        (Kind::MatMul(layer::MatMul { transposed: false }), "two inputs"),
+        (Kind::Permute(layer::Permute { extents: vec![4, 5, 5], order: vec![0, 0, 1], shape: input }), "not an order"),
+        (Kind::Permute(layer::Permute { extents: vec![4, 5], order: vec![0, 1], shape: input }), "not a tensor"),
+        (
+            Kind::Permute(layer::Permute { extents: vec![usize::MAX, 5], order: vec![0, 1], shape: input }),
+            "not a tensor",
+        ),
+        (Kind::Gather(layer::Gather { axis: Axis::Columns, indices: vec![5] }), "position 5"),
+        (Kind::Gather(layer::Gather { axis: Axis::Columns, indices: vec![] }), "no elements"),
+        (Kind::Reduce(layer::Reduce { function: layer::Reduction::Mean, axes: vec![Axis::Rows; 2] }), "twice"),
+        (Kind::GroupNorm(layer::GroupNorm { groups: 3, eps: 0.1 }), "groups"),
+        (Kind::LayerNorm(layer::LayerNorm { eps: -1.0, centred: true }), "eps"),
+        (Kind::Constant(layer::Constant { shape: Shape::new(1 << 40, 1, 1), learned: true }), "too large"),
     ];
     for (kind, part) in cases {
         let message = shape_after(input, kind.clone()).unwrap_err();

@@ -47,6 +47,15 @@ fn line(torch: &Torch, x: &Tensor, alpha: f32, beta: f32) -> Result<Tensor> {
     times(torch, x, alpha)?.add(&torch.scalar(beta.into())?)
 }
 
+/// The constants of SELU (Klambauer et al., arXiv:1706.02515, equation 2).
+const SELU_ALPHA: f32 = 1.673_263_2;
+const SELU_SCALE: f32 = 1.050_701;
+
+/// x to the power `exponent`.
+fn power(torch: &Torch, x: &Tensor, exponent: f32) -> Result<Tensor> {
+    x.overload(c"aten::pow", c"Tensor_Tensor", &[T(x), T(&torch.scalar(exponent.into())?)])
+}
+
 impl Operation for Elementwise {
     fn traits(&self) -> Traits {
         let from_output = matches!(self.function, Activation::Relu | Activation::Sigmoid | Activation::Tanh);
@@ -70,6 +79,22 @@ impl Operation for Elementwise {
             Activation::Elu { alpha } => {
                 x.where_or(&positive(torch, x)?, &times(torch, &x.map(c"aten::expm1")?, alpha)?)
             }
+            Activation::Selu => x.map(c"aten::selu"),
+            Activation::Celu { alpha } => {
+                let bent = times(torch, x, 1.0 / alpha)?.map(c"aten::expm1")?;
+                x.where_or(&positive(torch, x)?, &times(torch, &bent, alpha)?)
+            }
+            // max(x, 0) + ln(1 + exp(-|x|)), without overflow.
+            Activation::Softplus => {
+                let small = times(torch, &x.map(c"aten::abs")?, -1.0)?.map(c"aten::exp")?.map(c"aten::log1p")?;
+                x.map(c"aten::relu")?.add(&small)
+            }
+            Activation::Abs => x.map(c"aten::abs"),
+            Activation::Atan => x.map(c"aten::atan"),
+            Activation::Erf => x.map(c"aten::erf"),
+            Activation::Exp => x.map(c"aten::exp"),
+            Activation::Log => x.map(c"aten::log"),
+            Activation::Power { exponent } => power(torch, x, exponent),
         };
         Ok(value?.into())
     }
@@ -103,6 +128,24 @@ impl Operation for Elementwise {
                 let slope = times(torch, &x().map(c"aten::exp")?, alpha)?;
                 g.where_or(&positive(torch, x())?, &g.mul(&slope)?)
             }
+            Activation::Selu => {
+                let slope = times(torch, &x().map(c"aten::exp")?, SELU_SCALE * SELU_ALPHA)?;
+                times(torch, g, SELU_SCALE)?.where_or(&positive(torch, x())?, &g.mul(&slope)?)
+            }
+            Activation::Celu { alpha } => {
+                let slope = times(torch, x(), 1.0 / alpha)?.map(c"aten::exp")?;
+                g.where_or(&positive(torch, x())?, &g.mul(&slope)?)
+            }
+            Activation::Softplus => g.mul(&x().map(c"aten::sigmoid")?),
+            Activation::Abs => g.mul(&x().map(c"aten::sign")?),
+            Activation::Atan => g.div(&line(torch, &x().mul(x())?, 1.0, 1.0)?),
+            Activation::Erf => {
+                let slope = times(torch, &x().mul(x())?, -1.0)?.map(c"aten::exp")?;
+                g.mul(&times(torch, &slope, std::f32::consts::FRAC_2_SQRT_PI)?)
+            }
+            Activation::Exp => g.mul(&x().map(c"aten::exp")?),
+            Activation::Log => g.div(x()),
+            Activation::Power { exponent } => g.mul(&times(torch, &power(torch, x(), exponent - 1.0)?, exponent)?),
         };
         Ok(Gradients::own(gradient?))
     }

@@ -1,25 +1,26 @@
 //! Layers of several inputs: sum, product, concatenation.
 
-use nettriage_net::Shape;
+use nettriage_net::{Axis, Shape};
 
+use super::select::dimension;
 use super::{Backward, Context, Gradient, Gradients, Operation, Output, Pass, Traits};
 use crate::Result;
 use crate::abi::Argument::{Int, Tensors};
 use crate::abi::Tensor;
 
-/// For each input, whether it has one position and the output more.
-fn broadcast(cx: &Context<'_>) -> Vec<bool> {
-    cx.inputs.iter().map(|&input| input != cx.output).collect()
-}
-
-/// The gradient of an input that is broadcast.
-fn reduced(gradient: &Tensor) -> Result<Tensor> {
-    gradient.sum(&[2, 3], true)
+/// For each input, the dimensions along which it is broadcast.
+fn broadcast(cx: &Context<'_>) -> Vec<Vec<i64>> {
+    let along = |input: Shape| {
+        let axes = Axis::ALL.into_iter().filter(move |&axis| input.extent(axis) != cx.output.extent(axis));
+        axes.map(dimension).collect()
+    };
+    cx.inputs.iter().map(|&input| along(input)).collect()
 }
 
 /// The sum of all inputs.
 pub(super) struct Add {
-    broadcast: Vec<bool>,
+    /// For each input, the dimensions along which it is broadcast.
+    broadcast: Vec<Vec<i64>>,
 }
 
 impl Add {
@@ -40,13 +41,11 @@ impl Operation for Add {
 
     fn backward(&self, _: &Pass<'_>, state: Backward<'_>) -> Result<Gradients> {
         let gradient = &state.gradient;
-        let passed = (0..self.broadcast.len()).filter(|&k| state.needed[k] && !self.broadcast[k]).count();
-        let of = |k: usize| match (state.needed[k], self.broadcast[k]) {
+        let passed = (0..self.broadcast.len()).filter(|&k| state.needed[k] && self.broadcast[k].is_empty()).count();
+        let of = |k: usize| match (state.needed[k], self.broadcast[k].as_slice()) {
             (false, _) => Ok(None),
-            (true, true) => Ok(Some(Gradient::own(reduced(&gradient.value)?))),
-            (true, false) => {
-                Ok(Some(Gradient { value: gradient.value.clone(), shared: gradient.shared || passed > 1 }))
-            }
+            (true, along @ [_, ..]) => Ok(Some(Gradient::own(gradient.value.sum(along, true)?))),
+            (true, []) => Ok(Some(Gradient { value: gradient.value.clone(), shared: gradient.shared || passed > 1 })),
         };
         Ok(Gradients { inputs: (0..self.broadcast.len()).map(of).collect::<Result<_>>()?, weights: Vec::new() })
     }
@@ -54,7 +53,8 @@ impl Operation for Add {
 
 /// The product of all inputs.
 pub(super) struct Mul {
-    broadcast: Vec<bool>,
+    /// For each input, the dimensions along which it is broadcast.
+    broadcast: Vec<Vec<i64>>,
 }
 
 impl Mul {
@@ -83,15 +83,17 @@ impl Operation for Mul {
             for (_, other) in others {
                 product = product.mul(other)?;
             }
-            Ok(Some(Gradient::own(if self.broadcast[k] { reduced(&product)? } else { product })))
+            let along = &self.broadcast[k];
+            Ok(Some(Gradient::own(if along.is_empty() { product } else { product.sum(along, true)? })))
         };
         Ok(Gradients { inputs: (0..self.broadcast.len()).map(of).collect::<Result<_>>()?, weights: Vec::new() })
     }
 }
 
-/// The inputs one after the other along the channels.
+/// The inputs one after the other along an axis.
 pub(super) struct Concat {
     pub inputs: Vec<Shape>,
+    pub axis: Axis,
 }
 
 impl Operation for Concat {
@@ -100,16 +102,17 @@ impl Operation for Concat {
     }
 
     fn forward(&self, _: &Pass<'_>, inputs: &[&Tensor]) -> Result<Output> {
-        Ok(inputs[0].one(c"aten::cat", &[Tensors(inputs), Int(1)])?.into())
+        Ok(inputs[0].one(c"aten::cat", &[Tensors(inputs), Int(dimension(self.axis))])?.into())
     }
 
     fn backward(&self, _: &Pass<'_>, state: Backward<'_>) -> Result<Gradients> {
         let mut gradients = Gradients::default();
         let mut start = 0;
         for (input, needed) in self.inputs.iter().zip(state.needed) {
-            let part = || Result::Ok(state.gradient.view(state.gradient.value.narrow(1, start, input.channels)?));
+            let (at, extent) = (dimension(self.axis) as usize, input.extent(self.axis));
+            let part = || Result::Ok(state.gradient.view(state.gradient.value.narrow(at, start, extent)?));
             gradients.inputs.push(needed.then(part).transpose()?);
-            start += input.channels;
+            start += extent;
         }
         Ok(gradients)
     }

@@ -11,12 +11,15 @@ use crate::{Result, Torch};
 mod activation;
 mod convolution;
 mod dropout;
+mod image_norm;
 mod linear;
 mod local_response_norm;
+mod matmul;
 mod merge;
 mod norm;
 mod pool;
 mod rearrange;
+mod select;
 mod softmax;
 
 /// A pass over the layers.
@@ -178,7 +181,17 @@ pub(crate) fn build(cx: &mut Context<'_>) -> Box<dyn Operation> {
         Kind::AdaptiveAvgPool(grid) => Box::new(pool::AdaptivePool { grid: *grid }),
         Kind::Add => Box::new(merge::Add::new(cx)),
         Kind::Mul => Box::new(merge::Mul::new(cx)),
-        Kind::Concat => Box::new(merge::Concat { inputs: cx.inputs.to_vec() }),
+        Kind::Concat(concat) => Box::new(merge::Concat { inputs: cx.inputs.to_vec(), axis: concat.axis }),
+        Kind::MatMul(product) => Box::new(matmul::MatMul { transposed: product.transposed }),
+        Kind::Permute(permute) => Box::new(select::Permute { permute: permute.clone(), input: cx.inputs[0] }),
+        Kind::Gather(gather) => Box::new(select::Gather { gather: gather.clone(), input: cx.inputs[0] }),
+        Kind::Constant(_) => Box::new(select::build_constant(cx)),
+        Kind::Reduce(reduce) => {
+            Box::new(select::Reduce { reduce: reduce.clone(), input: cx.inputs[0], output: cx.output })
+        }
+        Kind::Resize(resize) => Box::new(matmul::Resize { resize: *resize, input: cx.inputs[0], output: cx.output }),
+        Kind::LayerNorm(norm) => Box::new(image_norm::build_layer_norm(cx, *norm)),
+        Kind::GroupNorm(norm) => Box::new(image_norm::build_group_norm(cx, *norm)),
         Kind::Flatten | Kind::Reshape(_) => Box::new(rearrange::Reshape { input: cx.inputs[0], output: cx.output }),
         Kind::ChannelShuffle(shuffle) => {
             Box::new(rearrange::Shuffle { groups: shuffle.groups, channels: cx.output.channels })

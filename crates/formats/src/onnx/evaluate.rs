@@ -1,0 +1,272 @@
+//! Values of operators on constants that are more than a few lines: elementwise functions, matrix products, softmax, scatter and gather.
+//!
+//! Models compute masks, relative positions and position embeddings so.
+
+use nettriage_net::Activation;
+
+use super::attributes::Node;
+use super::axes::axis;
+use super::constant::Constant;
+use super::fuse;
+
+/// The most elements that one of these operators gives: the larger of this multiple of those of its inputs in memory, and this number.
+const MOST_TIMES: usize = 512;
+const FEW_ELEMENTS: usize = 1 << 15;
+/// The most products of a matrix product.
+const MAX_PRODUCTS: usize = 1 << 31;
+
+/// The elementwise function of an operator of one floating-point input.
+pub fn function(node: &Node, op: &str) -> Option<Box<dyn Fn(f64) -> f64>> {
+    let float = |name: &str, usual: f32| node.float(name).unwrap_or(usual);
+    let activation = match op {
+        "Log" => return Some(Box::new(f64::ln)),
+        "Sqrt" => return Some(Box::new(f64::sqrt)),
+        "Floor" => return Some(Box::new(f64::floor)),
+        "Ceil" => return Some(Box::new(f64::ceil)),
+        "Round" => return Some(Box::new(f64::round_ties_even)),
+        "Reciprocal" => return Some(Box::new(f64::recip)),
+        "Sin" => return Some(Box::new(f64::sin)),
+        "Cos" => return Some(Box::new(f64::cos)),
+        "Tan" => return Some(Box::new(f64::tan)),
+        "Exp" => Activation::Exp,
+        "Atan" => Activation::Atan,
+        "Erf" => Activation::Erf,
+        "Sigmoid" => Activation::Sigmoid,
+        "Tanh" => Activation::Tanh,
+        "Softplus" => Activation::Softplus,
+        "Selu" => Activation::Selu,
+        "Mish" => Activation::Mish,
+        "HardSwish" => Activation::HardSwish,
+        "HardSigmoid" => Activation::HardSigmoid { alpha: float("alpha", 0.2), beta: float("beta", 0.5) },
+        "Elu" => Activation::Elu { alpha: float("alpha", 1.0) },
+        "Celu" => Activation::Celu { alpha: float("alpha", 1.0) },
+        "LeakyRelu" => Activation::LeakyRelu { slope: float("alpha", 0.01) },
+        "Gelu" => Activation::Gelu { tanh: node.text("approximate") == Some("tanh") },
+        _ => return None,
+    };
+    Some(Box::new(move |x| fuse::apply(&activation, x).unwrap_or(f64::NAN)))
+}
+
+/// Extents and their number of elements, if they are not too many beside the elements that the inputs hold in memory.
+fn limited(dims: Vec<usize>, inputs: &[&Constant]) -> Result<(Vec<usize>, usize), String> {
+    let stored: usize = inputs.iter().map(|constant| constant.stored()).sum();
+    let most = FEW_ELEMENTS.max(MOST_TIMES.saturating_mul(stored));
+    let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= most);
+    match count {
+        Some(count) => Ok((dims, count)),
+        None => Err(format!("folding its constants gives {dims:?}, which is too large")),
+    }
+}
+
+/// A tensor of these extents from a function of an element's position, of integers if `like` is.
+fn build(like: &Constant, dims: Vec<usize>, value: impl Fn(usize) -> f64) -> Result<Constant, String> {
+    let (dims, count) = limited(dims, &[like])?;
+    Ok(if like.is_int() {
+        Constant::ints(dims, (0..count).map(|at| value(at) as i64).collect())
+    } else {
+        Constant::floats(dims, (0..count).map(|at| value(at) as f32).collect())
+    })
+}
+
+/// The batched matrix product.
+pub fn product(a: &Constant, b: &Constant) -> Result<Constant, String> {
+    let fail = || format!("matrices of {:?} and {:?} cannot be multiplied", a.dims, b.dims);
+    let [.., m, k] = a.dims[..] else { return Err(fail()) };
+    let [.., inner, n] = b.dims[..] else { return Err(fail()) };
+    let outer =
+        super::constant::broadcast(&a.dims[..a.dims.len() - 2], &b.dims[..b.dims.len() - 2]).ok_or_else(fail)?;
+    if inner != k {
+        return Err(fail());
+    }
+    limited([outer.as_slice(), &[m, n]].concat(), &[a, b])?;
+    let (mut dims, matrices) = limited(outer, &[a, b])?;
+    let products = [matrices, m, n, k].iter().try_fold(1usize, |all, &extent| all.checked_mul(extent));
+    if products.is_none_or(|products| products > MAX_PRODUCTS) {
+        return Err("its constants take too much computation".into());
+    }
+    let place = |constant: &Constant, matrix: usize| -> usize {
+        let own = &constant.dims[..constant.dims.len() - 2];
+        let (mut at, mut rest, mut step) = (0, matrix, 1);
+        for (index, &extent) in dims.iter().enumerate().rev() {
+            let position = rest % extent;
+            rest /= extent;
+            if let Some(axis) = (index + own.len()).checked_sub(dims.len()) {
+                at += if own[axis] == 1 { 0 } else { position * step };
+                step *= own[axis];
+            }
+        }
+        at
+    };
+    let mut values = Vec::with_capacity(matrices * m * n);
+    for matrix in 0..matrices {
+        let (first, second) = (place(a, matrix) * m * k, place(b, matrix) * k * n);
+        for row in 0..m {
+            let mut sums = vec![0f64; n];
+            for at in 0..k {
+                let factor = a.get(first + row * k + at);
+                sums.iter_mut().enumerate().for_each(|(column, sum)| *sum += factor * b.get(second + at * n + column));
+            }
+            values.extend(sums.into_iter().map(|sum| sum as f32));
+        }
+    }
+    dims.extend([m, n]);
+    Ok(Constant::floats(dims, values))
+}
+
+/// alpha A B + beta C, with A and B transposed as the attributes say.
+pub fn gemm(node: &Node, a: &Constant, b: &Constant, c: Option<&Constant>) -> Result<Constant, String> {
+    let turned = |x: &Constant, name: &str| match (node.int(name).unwrap_or(0), x.dims.len()) {
+        (0, 2) => Ok(x.clone()),
+        (_, 2) => Ok(x.transposed(&[1, 0])),
+        _ => Err(format!("{:?} is not a matrix", x.dims)),
+    };
+    let alpha = f64::from(node.float("alpha").unwrap_or(1.0));
+    let beta = f64::from(node.float("beta").unwrap_or(1.0));
+    let result = product(&turned(a, "transA")?, &turned(b, "transB")?)?.mapped(|v| alpha * v);
+    match c {
+        Some(c) => result.combined(c, |v, c| v + beta * c),
+        None => Ok(result),
+    }
+}
+
+/// Softmax along an axis from operator set 13 on, over this axis and the later ones before.
+pub fn softmax(node: &Node, x: &Constant) -> Result<Constant, String> {
+    let rank = x.dims.len();
+    let at = axis(node.int("axis").unwrap_or(if node.opset < 13 { 1 } else { -1 }), rank)?;
+    let axes: Vec<usize> = (at..if node.opset < 13 { rank } else { at + 1 }).collect();
+    let largest = x.reduced(&axes, true, f64::NEG_INFINITY, f64::max, |max, _| max)?;
+    let shifted = x.combined(&largest, |x, max| x - max)?;
+    let sum = shifted.reduced(&axes, true, 0.0, |sum, x| sum + x.exp(), |sum, _| sum)?;
+    if node.op() == "LogSoftmax" {
+        return shifted.combined(&sum, |x, sum| x - sum.ln());
+    }
+    shifted.combined(&sum, |x, sum| x.exp() / sum)
+}
+
+/// Where each row of an index tensor points in a tensor, and how many elements are there.
+fn places(dims: &[usize], indices: &Constant) -> Result<(Vec<usize>, usize), String> {
+    let depth = *indices.dims.last().ok_or("its indices are a scalar")?;
+    if depth == 0 || depth > dims.len() {
+        return Err(format!("its indices of {:?} do not fit {dims:?}", indices.dims));
+    }
+    let each: usize = dims[depth..].iter().product();
+    let mut places = Vec::new();
+    for row in indices.to_ints()?.chunks_exact(depth) {
+        let mut at = 0;
+        for (&index, &extent) in row.iter().zip(dims) {
+            let index = if index < 0 { index.checked_add(extent as i64) } else { Some(index) };
+            let index = index.and_then(|i| usize::try_from(i).ok()).filter(|&i| i < extent);
+            at = at * extent + index.ok_or("an index lies outside")?;
+        }
+        places.push(at * each);
+    }
+    Ok((places, each))
+}
+
+/// ScatterND: slices of a tensor replaced by updates.
+pub fn scattered(node: &Node, x: &Constant, indices: &Constant, updates: &Constant) -> Result<Constant, String> {
+    if node.text("reduction").unwrap_or("none") != "none" {
+        return Err("it combines old and new values, which is not supported".into());
+    }
+    limited(x.dims.clone(), &[x])?;
+    let (places, each) = places(&x.dims, indices)?;
+    if places.len().checked_mul(each) != Some(updates.len()) {
+        return Err("its updates do not fit its indices".into());
+    }
+    let mut source: Vec<Option<usize>> = vec![None; x.len()];
+    for (number, at) in places.into_iter().enumerate() {
+        (0..each).for_each(|index| source[at + index] = Some(number * each + index));
+    }
+    build(x, x.dims.clone(), |at| source[at].map_or_else(|| x.get(at), |from| updates.get(from)))
+}
+
+/// GatherND without batch dimensions.
+pub fn gathered(node: &Node, x: &Constant, indices: &Constant) -> Result<Constant, String> {
+    if node.int("batch_dims").unwrap_or(0) != 0 {
+        return Err("it has batch dimensions, which is not supported".into());
+    }
+    let (places, each) = places(&x.dims, indices)?;
+    let mut dims = indices.dims[..indices.dims.len() - 1].to_vec();
+    dims.extend(&x.dims[indices.dims[indices.dims.len() - 1]..]);
+    build(x, dims, |at| x.get(places[at / each] + at % each))
+}
+
+/// GatherElements along an axis.
+pub fn gathered_elements(node: &Node, x: &Constant, indices: &Constant) -> Result<Constant, String> {
+    let at = axis(node.int("axis").unwrap_or(0), x.dims.len())?;
+    if indices.dims.len() != x.dims.len() || (0..x.dims.len()).any(|i| i != at && indices.dims[i] > x.dims[i]) {
+        return Err(format!("its indices of {:?} do not fit {:?}", indices.dims, x.dims));
+    }
+    let chosen = indices.to_ints()?;
+    let extent = x.dims[at] as i64;
+    if chosen.iter().any(|&index| index < -extent || index >= extent) {
+        return Err("an index lies outside".into());
+    }
+    build(x, indices.dims.clone(), |element| {
+        let (mut rest, mut place, mut step) = (element, 0, 1);
+        for (axis, (&own, &whole)) in indices.dims.iter().zip(&x.dims).enumerate().rev() {
+            let position = if axis == at { chosen[element].rem_euclid(extent) as usize } else { rest % own };
+            rest /= own;
+            place += position * step;
+            step *= whole;
+        }
+        x.get(place)
+    })
+}
+
+/// The tensor repeated along each axis.
+pub fn tiled(x: &Constant, repeats: &[i64]) -> Result<Constant, String> {
+    if repeats.len() != x.dims.len() {
+        return Err("it has another number of repeats than of axes".into());
+    }
+    let mut dims = Vec::new();
+    for (&extent, &repeat) in x.dims.iter().zip(repeats) {
+        let repeat = usize::try_from(repeat).map_err(|_| "a number of repeats is negative")?;
+        dims.push(extent.checked_mul(repeat).ok_or("its repeats are too many")?);
+    }
+    let to = dims.clone();
+    build(x, dims, |element| {
+        let (mut rest, mut place, mut step) = (element, 0, 1);
+        for (&whole, &own) in to.iter().zip(&x.dims).rev() {
+            place += rest % whole % own * step;
+            rest /= whole;
+            step *= own;
+        }
+        x.get(place)
+    })
+}
+
+/// The upper or lower triangle of matrices, zero elsewhere.
+pub fn triangle(x: &Constant, upper: bool, offset: f64) -> Result<Constant, String> {
+    let [.., rows, columns] = x.dims[..] else { return Err(format!("{:?} is not a matrix", x.dims)) };
+    build(x, x.dims.clone(), |at| {
+        let (row, column) = (at / columns % rows, at % columns);
+        let inside = if upper { column as f64 >= row as f64 + offset } else { column as f64 <= row as f64 + offset };
+        if inside { x.get(at) } else { 0.0 }
+    })
+}
+
+/// Sums of all elements up to each along an axis.
+pub fn cumulated(x: &Constant, at: usize, exclusive: bool, reverse: bool) -> Result<Constant, String> {
+    let (extent, inner) = (x.dims[at], x.dims[at + 1..].iter().product::<usize>());
+    limited(x.dims.clone(), &[x])?;
+    let mut sums = vec![0f64; x.len()];
+    for first in (0..x.len()).filter(|element| element / inner % extent == 0) {
+        let mut sum = 0.0;
+        for index in 0..extent {
+            let place = first + inner * if reverse { extent - 1 - index } else { index };
+            let value = x.get(place);
+            sums[place] = if exclusive { sum } else { sum + value };
+            sum += value;
+        }
+    }
+    build(x, x.dims.clone(), |at| sums[at])
+}
+
+/// Ones on the diagonal that is `offset` above the main one.
+pub fn eye(dims: &[usize], offset: i64) -> Result<Constant, String> {
+    let &[_, columns] = dims else { return Err(format!("{dims:?} is not a matrix")) };
+    let one = |at: usize| (at % columns) as i64 - (at / columns) as i64 == offset;
+    let zero = Constant::floats(vec![1], vec![0.0]);
+    build(&zero, dims.to_vec(), |at| f64::from(u8::from(one(at))))
+}
