@@ -15,8 +15,9 @@ use crate::{Graph, INPUT, Kind, Layer, Shape};
 ///    it (flatten, linear, softmax) belong to no block. A piece that reduces the resolution by a stride begins a new
 ///    block; a depthwise convolution takes the 1x1 expansion before it into the new block.
 /// 3. The other pieces form maximal runs. Layers between the input and the first module (the stem) are separated from
-///    the first run. A run starts at its first convolution or module and ends with the norms and activations after
-///    its last.
+///    the first run; a gate stays with the depthwise convolution before it. A run starts at its first convolution or
+///    module and ends with the norms and activations after its last. Where a run holds attention, every encoder layer
+///    is a run.
 /// 4. Runs with two convolutions or more are blocks, named `block1`, `block2` and so on; a number that already begins
 ///    a layer's name (in a network compressed before) is skipped.
 ///
@@ -116,12 +117,41 @@ fn runs(graph: &Graph, shapes: &[Shape], pieces: &[Piece]) -> Vec<Vec<Piece>> {
     }
     if let Some(run) = runs.first_mut().filter(|run| run.first().is_some_and(|piece| piece.start == 0))
         && let Some(module) = run.iter().position(|piece| piece.is_module())
-        && module > 0
+        && let start = unit_start(graph, shapes, run, module)
+        && start > 0
     {
-        let rest = run.split_off(module);
+        let rest = run.split_off(start);
         runs.insert(1, rest);
     }
-    runs
+    runs.into_iter().flat_map(|run| encoder_layers(graph, run)).collect()
+}
+
+/// Where the unit of a module begins: a gate, such as squeeze-and-excitation, belongs to the depthwise convolution before it and to
+/// that one's expansion.
+fn unit_start(graph: &Graph, shapes: &[Shape], run: &[Piece], module: usize) -> usize {
+    if graph.layers[run[module].end - 1].kind != Kind::Mul {
+        return module;
+    }
+    let depthwise = run[..module].iter().rposition(|piece| is_depthwise(graph, *piece));
+    depthwise.map_or(module, |at| expansion_before(graph, shapes, &run[..at], run[at]))
+}
+
+/// The encoder layers of a run that holds attention (a product of two tensors): each begins with the module of its attention and goes
+/// on to the next one, or to a convolution over several positions.
+fn encoder_layers(graph: &Graph, run: Vec<Piece>) -> Vec<Vec<Piece>> {
+    let attends = |piece: &Piece| piece.layers(graph).iter().any(|layer| matches!(layer.kind, Kind::MatMul(_)));
+    let spatial = |layer: &Layer| matches!(&layer.kind, Kind::Conv(conv) if conv.kernel != [1, 1]);
+    let mut parts: Vec<Vec<Piece>> = vec![Vec::new()];
+    let mut inside = false;
+    for piece in run {
+        let attention = attends(&piece);
+        if attention || inside && piece.layers(graph).iter().any(spatial) {
+            parts.push(Vec::new());
+            inside = attention;
+        }
+        parts.last_mut().expect("never empty").push(piece);
+    }
+    parts
 }
 
 /// Whether a piece may be part of a block.
@@ -154,12 +184,15 @@ fn has_stride(graph: &Graph, piece: Piece) -> bool {
     piece.layers(graph).iter().any(strides)
 }
 
+fn is_depthwise(graph: &Graph, piece: Piece) -> bool {
+    let depthwise = |conv: &crate::Conv| conv.groups > 1 && conv.groups == conv.filters;
+    !piece.is_module() && matches!(&graph.layers[piece.start].kind, Kind::Conv(conv) if depthwise(conv))
+}
+
 /// Index in the run of the 1x1 expansion that feeds a depthwise convolution (MobileNetV2's inverted residuals,
 /// arXiv:1801.04381); the run's length for any other piece.
 fn expansion_before(graph: &Graph, shapes: &[Shape], run: &[Piece], piece: Piece) -> usize {
-    let depthwise =
-        matches!(&graph.layers[piece.start].kind, Kind::Conv(conv) if conv.groups > 1 && conv.groups == conv.filters);
-    if piece.is_module() || !depthwise {
+    if !is_depthwise(graph, piece) {
         return run.len();
     }
     for (index, before) in run.iter().enumerate().rev() {

@@ -91,6 +91,70 @@ fn inverted_residuals_keep_their_expansion() {
     assert_eq!(ends(&graph), pairs(&[("stem", "project.norm"), ("b.expand", "c.add")]));
 }
 
+fn joined(name: &str, inputs: &[&str], kind: Kind) -> Layer {
+    Layer { name: name.into(), inputs: inputs.iter().map(|i| i.to_string()).collect(), kind }
+}
+
+/// MobileNetV3's first unit: the depthwise convolution, its gate and the projection are one unit, after the stem.
+#[test]
+fn a_gate_stays_with_its_depthwise_convolution() {
+    let depthwise = Kind::Conv(Conv { groups: 16, stride: [2; 2], ..Conv::same(16, 3) });
+    let mut graph = chain(
+        Shape::new(3, 32, 32),
+        vec![("stem", conv(16, 3)), ("stem.act", relu()), ("dw", depthwise), ("dw.act", relu())],
+    );
+    let mean = Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 });
+    graph.layers.extend([
+        joined("se.mean", &["dw.act"], mean.clone()),
+        joined("se.down", &["se.mean"], conv(8, 1)),
+        joined("se.up", &["se.down"], conv(16, 1)),
+        joined("se.mul", &["dw.act", "se.up"], Kind::Mul),
+        joined("project", &["se.mul"], conv(16, 1)),
+        joined("project.norm", &["project"], norm()),
+        joined("pool", &["project.norm"], mean),
+        joined("fc", &["pool"], Kind::Linear(layer::Linear { features: 10, bias: true })),
+    ]);
+    graph.output = "fc".into();
+    assert_eq!(ends(&graph), pairs(&[("dw", "project.norm")]));
+}
+
+/// Every encoder layer of a transformer is a block: its attention and its MLP.
+#[test]
+fn encoder_layers_are_blocks() {
+    let patches = Kind::Conv(Conv { stride: [8; 2], padding: Default::default(), ..Conv::same(12, 8) });
+    let tokens = Kind::Reshape(layer::Reshape { shape: Shape::new(12, 1, 16) });
+    let mut graph = chain(Shape::new(3, 32, 32), vec![("patches", patches), ("tokens", tokens)]);
+    let mut before = "tokens".to_string();
+    for at in 0..3 {
+        let norm = Kind::LayerNorm(layer::LayerNorm { eps: 1e-6, centred: true });
+        let own = |part: &str| format!("encoder.{at}.{part}");
+        let mut add = |part: &str, inputs: &[&str], kind: Kind| graph.layers.push(joined(&own(part), inputs, kind));
+        add("norm1", &[&before], norm.clone());
+        for part in ["q", "k", "v"] {
+            add(part, &[&own("norm1")], conv(12, 1));
+        }
+        add("scores", &[&own("q"), &own("k")], Kind::MatMul(layer::MatMul { transposed: true }));
+        add("softmax", &[&own("scores")], Kind::Softmax(layer::Softmax { log: false }));
+        add("heads", &[&own("softmax"), &own("v")], Kind::MatMul(layer::MatMul { transposed: false }));
+        add("proj", &[&own("heads")], conv(12, 1));
+        add("add1", &[&before, &own("proj")], Kind::Add);
+        add("norm2", &[&own("add1")], norm);
+        add("fc1", &[&own("norm2")], conv(48, 1));
+        add("fc2", &[&own("fc1")], conv(12, 1));
+        add("add2", &[&own("add1"), &own("fc2")], Kind::Add);
+        before = own("add2");
+    }
+    graph.layers.push(joined(
+        "mean",
+        &[&before],
+        Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 }),
+    ));
+    graph.layers.push(joined("head", &["mean"], Kind::Linear(layer::Linear { features: 10, bias: true })));
+    graph.output = "head".into();
+    let encoder = |at: usize| (format!("encoder.{at}.norm1"), format!("encoder.{at}.add2"));
+    assert_eq!(ends(&graph), (0..3).map(encoder).collect::<Vec<_>>());
+}
+
 #[test]
 fn the_classifier_is_in_no_block() {
     let pool = Kind::MaxPool(Window::square(2));
