@@ -216,11 +216,11 @@ def main():
         block = layers["blocks"][-1]["layers"]
         # Each occupies one of the nodes, not the one that is killed.
         study = LONG.replace("{first}", block[0]).replace("{last}", block[-1])
-        limit = ["--slurm-option=--time=1", "--retries", "0"]
-        long = workspace.start(study.replace('"cluster"', '"long"'), "long", *limit, "--checkpoint", "off", "--slurm-option=--nodelist=n1")
-        # Slurm sends the signal up to half a minute early. The study's name tells the jobs of the two runs apart.
+        limit = "--slurm-option=--time=1"
+        long = workspace.start(study.replace('"cluster"', '"long"'), "long", limit, "--retries", "0", "--checkpoint", "off", "--slurm-option=--nodelist=n1")
+        # A task may end before its first step, which counts as a death. Slurm sends the signal up to half a minute early. The study's name tells the jobs of the two runs apart.
         shorter = study.replace("images = 20000000", f"images = {IMAGES}").replace('"cluster"', '"continued"').replace("epochs = 2", f"epochs = {EPOCHS}")
-        several = workspace.start(shorter, "continued", *limit, "--slurm-option=--signal=B:TERM@5", "--slurm-option=--nodelist=n3")
+        several = workspace.start(shorter, "continued", limit, "--retries", "30", "--slurm-option=--signal=B:TERM@5", "--slurm-option=--nodelist=n3")
         try:
             refused(workspace)
             interrupted(workspace)
