@@ -28,7 +28,7 @@ def files() -> list[Path]:
     return sorted(path for path in SHARED.rglob("*") if path.suffix == ".onnx")
 
 
-def check(network: nt.Network) -> None:
+def check(network: nt.Network, *, trains: bool = True) -> None:
     rng = np.random.default_rng(5)
     x = rng.standard_normal((4, *network.input_shape)).astype(np.float32)
     module = network.to_torch()
@@ -38,31 +38,34 @@ def check(network: nt.Network) -> None:
         found = found.permute(0, 2, 3, 1)
     wanted = network.outputs(x)
     assert np.abs(found.numpy().reshape(wanted.shape) - wanted).max() <= 1e-5 * max(np.abs(wanted).max(), 1.0)
-    trained(module, torch.from_numpy(x))
+    if trains:
+        assert descends(module, torch.from_numpy(x))
 
 
-def trained(module: nn.Module, x: torch.Tensor) -> None:
-    """Five SGD steps towards random labels reduce the loss."""
+def descends(module: nn.Module, x: torch.Tensor) -> bool:
+    """Whether five SGD steps towards disturbed outputs reduce the loss, at one of a few rates."""
     torch.manual_seed(6)
-    module.eval()
     with torch.no_grad():
         outputs = module(x).flatten(1)
     target = outputs + outputs.std() * torch.randn_like(outputs)
-    parameters = [part for part in module.parameters() if part.requires_grad]
-    losses = []
-    rate = None
-    for _ in range(6):
+    start = {key: value.clone() for key, value in module.state_dict().items()}
+    for share in (0.1, 0.03, 0.01, 0.003):
+        module.load_state_dict(start)
         loss = nn.functional.mse_loss(module(x).flatten(1), target)
-        losses.append(loss.item())
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        squares = sum(float((gradient**2).sum()) for gradient in gradients if gradient is not None)
-        # A step that would take a tenth of the loss away if it were linear.
-        rate = 0.1 * loss.item() / squares
-        with torch.no_grad():
-            for part, gradient in zip(parameters, gradients, strict=True):
-                if gradient is not None:
-                    part -= rate * gradient
-    assert losses[5] < losses[0], losses
+        loss.backward()
+        squares = sum(float((part.grad**2).sum()) for part in module.parameters() if part.grad is not None)
+        # At this rate the first step would take `share` of the loss away if the loss were linear.
+        optimizer = torch.optim.SGD(module.parameters(), share * loss.item() / squares)
+        first = loss.item()
+        for _ in range(5):
+            optimizer.step()
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(module(x).flatten(1), target)
+            loss.backward()
+        if loss.item() < first:
+            return True
+        module.zero_grad()
+    return False
 
 
 @pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ALL])
@@ -92,4 +95,5 @@ def test_the_networks_of_others_are_there() -> None:
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.name)
 def test_networks_of_others(path: Path) -> None:
-    check(nt.Network.load(path))
+    # The graphs in `structure` have constant weights: their outputs do not depend on the image, and have no gradient.
+    check(nt.Network.load(path), trains=not path.name.startswith("light_"))
