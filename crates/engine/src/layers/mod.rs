@@ -1,5 +1,5 @@
-//! The layers. One file holds everything about how a kind of layer computes: how it is built from the graph and what it fuses,
-//! its buffers, its forward pass and its backward pass.
+//! Which operation computes each kind of layer, and what the operations share. One file holds everything about how a kind of
+//! layer computes: how it is built from the graph and what it fuses, its buffers, its forward pass and its backward pass.
 //!
 //! Tensors are N x H x W x C. Matrices of "rows x channels" have one row for each image and position.
 
