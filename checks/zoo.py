@@ -6,6 +6,7 @@ writes and trains them as onnxruntime and PyTorch do.
     cargo build --release -p nettriage-cli --example check_network
     python checks/zoo.py FOLDER                     # all networks
     python checks/zoo.py FOLDER --only vit,levit    # those whose name contains one of these
+    python checks/zoo.py FOLDER --fixed             # twelve, one of every kind of structure
     python checks/zoo.py FOLDER --commit HASH       # twelve fixed networks and a twelfth of the others, chosen by the hash
 
 Weights are random, and so are the statistics and scales of all norms. Each file is compared in four ways:
@@ -35,8 +36,8 @@ logging.disable(logging.WARNING)
 
 # Networks that CI always runs, one of every kind of structure.
 FIXED = [
-    "resnet18", "mobilenet_v3_small", "googlenet", "tf_efficientnet_lite0", "dm_nfnet_f0", "convnext_atto", "deit_tiny",
-    "swin_t", "levit_128s", "skresnet18", "unet", "edsr",
+    "mobilenet_v3_small", "googlenet", "tf_efficientnet_lite0", "ecaresnet26t", "skresnet18", "convnext_atto", "poolformer_s12",
+    "deit_tiny", "swin_t", "lraspp_mobilenet_v3_large", "unet", "edsr",
 ]
 
 # name: (library, model, image, arguments)
@@ -392,6 +393,7 @@ def main():
     a.add_argument("folder", type=pathlib.Path)
     a.add_argument("--only", default="", help="parts of names, separated by commas")
     a.add_argument("--commit", help="a hash that chooses a twelfth of the networks, beside twelve fixed ones")
+    a.add_argument("--fixed", action="store_true", help="twelve fixed networks")
     a.add_argument("--program", default=ROOT / "target/release/examples/check_network")
     a.add_argument("--export-only", action="store_true")
     a.add_argument("--check-only", action="store_true", help="only files that exist")
@@ -401,6 +403,8 @@ def main():
     results = {}
     for name, make in architectures():
         if only and not any(part in name for part in only):
+            continue
+        if a.fixed and not fixed(name):
             continue
         if a.commit and not fixed(name) and int(hashlib.sha256((a.commit + name).encode()).hexdigest(), 16) % 12:
             continue
