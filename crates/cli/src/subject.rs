@@ -100,16 +100,25 @@ pub fn dataset(loaded: &mut Loaded, name: &str, dir: Option<&Path>, folder: &arg
     let graph = &loaded.network.graph;
     let mut dataset = with_channels(graph, open(graph, name, dir, folder)?)?;
     check_images(graph, &dataset)?;
+    let unfit = |outputs: Shape, dataset: &Dataset, name: &str| {
+        Fail::Message(format!(
+            "{name} has outputs of {outputs} (C, H, W), {} has {} classes, one an image; without labels, --unlabelled judges by the \
+             outputs of the network itself",
+            dataset.name,
+            dataset.classes.len()
+        ))
+    };
+    // A single output can be no class, whatever its name.
+    let outputs = graph.output_shape()?;
+    if outputs == Shape::new(1, 1, 1) {
+        return Err(unfit(outputs, &dataset, &graph.name));
+    }
     let note = fit_classes(&mut loaded.network, &loaded.info.classes, &mut dataset)?;
     dataset.notes.extend(note);
     let graph = &loaded.network.graph;
-    let (outputs, classes) = (graph.output_shape()?, dataset.classes.len());
-    if outputs != Shape::new(classes, 1, 1) {
-        return Err(Fail::Message(format!(
-            "{} has outputs of {outputs} (C, H, W), {} has {classes} classes, one an image; without labels, \
-             --unlabelled judges by the outputs of the network itself",
-            graph.name, dataset.name
-        )));
+    let outputs = graph.output_shape()?;
+    if outputs != Shape::new(dataset.classes.len(), 1, 1) {
+        return Err(unfit(outputs, &dataset, &graph.name));
     }
     Ok(dataset)
 }
