@@ -111,7 +111,7 @@ schemes = {json.dumps(STUDY["schemes"])}
     ours, others = study.to_frame(), theirs.to_frame()
     keys = [key for key in ("role", "block", "substitute", "init", "scheme", "seed") if key in ours]
     ours, others = (frame.sort_values(keys).reset_index(drop=True) for frame in (ours, others))
-    timed = [column for column in ours.columns if any(word in column for word in ("second", "latency", "micro", "milli", "id", "time", "ratio"))]
+    timed = [column for column in ours.columns if any(word in column for word in ("inference", "second", "latency", "micro", "milli", "id", "time", "ratio"))]
     assert len(ours.columns) - len(timed) > 15
     import pandas
 
