@@ -181,11 +181,7 @@ fn the_sidecar_is_read() {
     };
     std::fs::write(folder.path().join("net.toml"), info.to_toml()).unwrap();
     assert_eq!(load(&path, &LoadOptions::default()).unwrap().info, info);
-    for (text, part) in [
-        ("means = [1]", "keys are mean"),
-        ("mean = [1.0]", "1 means and 0"),
-        ("mean = [", "line 1"),
-    ] {
+    for (text, part) in [("means = [1]", "keys are mean"), ("mean = [1.0]", "1 means and 0"), ("mean = [", "line 1")] {
         std::fs::write(folder.path().join("net.toml"), text).unwrap();
         let message = load(&path, &LoadOptions::default()).unwrap_err().to_string();
         assert!(message.contains(part) && message.contains("net.toml") && !message.contains('\n'), "{message}");
