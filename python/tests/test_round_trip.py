@@ -88,11 +88,6 @@ def test_architectures(name: str, tmp_path: Path) -> None:
     assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
-def test_the_networks_of_others_are_there() -> None:
-    if not files():
-        pytest.skip(f"SKIPPED: no networks of others in {SHARED}: set NETTRIAGE_SHARED")
-
-
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.name)
 def test_networks_of_others(path: Path) -> None:
     # The graphs in `structure` have constant weights: their outputs do not depend on the image, and have no gradient.

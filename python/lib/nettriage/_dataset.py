@@ -57,7 +57,7 @@ class Dataset:
         labelled: bool = True,
     ) -> None:
         if isinstance(train, str) and test is None:
-            self._inner = _nettriage.Dataset.open(train, os.environ.get("NETTRIAGE_DATA") and _known(train))
+            self._inner = _nettriage.Dataset.open(train, _known(train))
             return
         if test is None:
             raise NettriageError("test images are missing: Dataset(train=…, test=…)")
