@@ -10,6 +10,9 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use nettriage_data::{ImageSize, Interpolation};
 use nettriage_study::Limit;
+use nettriage_train::{Arithmetic, Device, DeviceName};
+
+use crate::fail::Fail;
 
 /// Which blocks of a convolutional network matter, which could be a single layer, and at what cost.
 #[derive(Parser)]
@@ -283,6 +286,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// How the machine is used; no record depends on it.
 #[derive(clap::Args)]
 pub struct Runtime {
+    /// What networks run on
+    #[command(flatten)]
+    pub compute: Compute,
     /// MiB of memory for the decoded data set; a larger one is streamed from a file
     #[arg(long, value_name = "MIB", default_value_t = 8192, value_parser = whole::<u64>(MIB))]
     pub data_memory: u64,
@@ -304,17 +310,50 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// As the study takes them.
-    pub fn resolved(&self) -> nettriage_study::RuntimeOptions {
+    /// As the study takes them; opens the device.
+    pub fn resolved(&self) -> Result<nettriage_study::RuntimeOptions, Fail> {
         let default = nettriage_study::RuntimeOptions::default();
         let folder = self.scratch.clone().unwrap_or_else(|| default.memory.folder.clone());
-        nettriage_study::RuntimeOptions {
+        Ok(nettriage_study::RuntimeOptions {
+            device: self.compute.open()?,
             reuse: self.no_reuse,
             memory: nettriage_data::MemoryBudget { memory: self.data_memory << 20, folder },
             disk: self.disk_cache << 20,
             threads: self.threads.map(usize::from),
             checkpoint: self.checkpoint.0,
             ..default
+        })
+    }
+}
+
+/// What networks run on.
+#[derive(clap::Args)]
+pub struct Compute {
+    /// Device: cpu, by nettriage's own kernels, or one of an installed PyTorch: torch:cpu, torch:cuda, torch:cuda:N, torch:mps; for `run --on processes` several with commas, one a worker in turn
+    #[arg(long, value_name = "DEVICE", default_value = "cpu", value_delimiter = ',')]
+    pub device: Vec<DeviceName>,
+    /// Precision of convolutions and matrix products on a device of PyTorch: f32, tf32 or bf16 (weights stay f32)
+    #[arg(long, value_name = "PRECISION", default_value = "f32")]
+    pub precision: Arithmetic,
+    /// Folder of PyTorch [default: $NETTRIAGE_TORCH, or that of the first Python on the path]
+    #[arg(long, value_name = "DIR")]
+    pub torch: Option<PathBuf>,
+}
+
+impl Compute {
+    /// The device, ready for use; the first of several.
+    pub fn open(&self) -> Result<Device, Fail> {
+        let name = self.device.first().copied().unwrap_or_default();
+        Ok(Device::open(name, self.precision, self.torch.as_deref())?)
+    }
+
+    /// As [`Compute::open`], for a command that computes in one place.
+    pub fn open_one(&self) -> Result<Device, Fail> {
+        match &self.device[..] {
+            [_, second, ..] => {
+                Err(Fail::Message(format!("--device …,{second}: several devices need `run --on processes`; name one")))
+            }
+            _ => self.open(),
         }
     }
 }
@@ -544,6 +583,9 @@ pub struct Subject {
     /// Threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = whole::<usize>(THREADS))]
     pub threads: Option<usize>,
+    /// What networks run on
+    #[command(flatten)]
+    pub compute: Compute,
 }
 
 /// Which ranges of layers are scanned.
@@ -700,6 +742,9 @@ pub struct Evaluate {
     /// Write the outputs (NumPy, f32, N x classes)
     #[arg(long, value_name = "FILE.npy")]
     pub logits: Option<PathBuf>,
+    /// What networks run on
+    #[command(flatten)]
+    pub compute: Compute,
     /// As JSON
     #[arg(long)]
     pub json: bool,
@@ -723,6 +768,9 @@ pub struct Export {
     /// Folder of the data set's files, if the trial has to be run again
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// What it runs on again: that of the run
+    #[command(flatten)]
+    pub compute: Compute,
     /// Where to write: .onnx or .safetensors
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,

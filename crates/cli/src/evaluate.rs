@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use nettriage_compress::scan::{self, Images, Judge};
 use nettriage_data::fill_plain;
-use nettriage_engine::{Model, Options};
+use nettriage_engine::Options;
 use nettriage_formats::load::Loaded;
 use nettriage_formats::onnx::Layout;
 use nettriage_net::{Graph, Kind, Shape, layer};
-use nettriage_train::{Tally, without_softmax};
+use nettriage_train::{Device, Model, Tally, without_softmax};
 use npyz::{NpyFile, Order, WriterBuilder};
 use serde_json::json;
 
@@ -31,7 +31,7 @@ pub fn evaluate(args: &args::Evaluate) -> Result<(), Fail> {
     }
     let mut loaded = model::load(&args.model)?;
     match (&args.inputs, &args.logits, &args.data) {
-        (Some(inputs), Some(logits), _) => outputs(&loaded, inputs, logits),
+        (Some(inputs), Some(logits), _) => outputs(&args.compute.open_one()?, &loaded, inputs, logits),
         (_, _, Some(data)) => match &args.against {
             Some(original) => fidelity(args, &mut loaded, original, data),
             None => accuracy(args, &mut loaded, data),
@@ -40,8 +40,8 @@ pub fn evaluate(args: &args::Evaluate) -> Result<(), Fail> {
     }
 }
 
-fn runner(loaded: &Loaded) -> Result<Model, Fail> {
-    Ok(Model::new(&loaded.network, &Options { threads: cores(), ..Options::inference(BATCH) })?)
+fn runner(device: &Device, loaded: &Loaded) -> Result<Model, Fail> {
+    Ok(device.model(&loaded.network, &Options { threads: cores(), ..Options::inference(BATCH) })?)
 }
 
 fn accuracy(args: &args::Evaluate, loaded: &mut Loaded, name: &str) -> Result<(), Fail> {
@@ -53,14 +53,14 @@ fn accuracy(args: &args::Evaluate, loaded: &mut Loaded, name: &str) -> Result<()
     let normalization = subject::normalization(said, &loaded.info, &dataset)?;
     let images: Vec<u32> = (0..dataset.test.len().min(args.limit.unwrap_or(usize::MAX)) as u32).collect();
     let labels: Vec<u16> = images.iter().map(|&i| dataset.test.labels[i as usize]).collect();
-    let mut model = runner(loaded)?;
+    let mut model = runner(&args.compute.open_one()?, loaded)?;
     let mut tally = Tally::new(&labels, classes, None);
     let mut all = Vec::new();
     let mut input = Vec::new();
     for batch in images.chunks(BATCH) {
         input.resize(batch.len() * graph.input.elements(), 0.0);
         fill_plain(&dataset.test, dataset.shape(), batch, &normalization, &mut input);
-        let output = model.forward(&input);
+        let output = model.forward(&input)?;
         if args.logits.is_some() {
             all.extend_from_slice(output);
         }
@@ -126,7 +126,8 @@ fn fidelity(args: &args::Evaluate, loaded: &mut Loaded, original: &str, name: &s
         labels: (!args.unlabelled).then(|| source.labels[..count].to_vec()),
         fill: Box::new(|range, out| fill_plain(source, shape, &indices[range], &normalization, out)),
     };
-    let options = scan::Options { threads: cores(), outputs: args.outputs, ..scan::Options::default() };
+    let device = args.compute.open_one()?;
+    let options = scan::Options { device, threads: cores(), outputs: args.outputs, ..scan::Options::default() };
     let judge = Judge::new(&without_softmax(other.network), &images, &options)?;
     let found = judge.verdict(&without_softmax(loaded.network.clone()))?;
     let measure = judge.measure();
@@ -162,7 +163,7 @@ fn logits(graph: &Graph, row: &[f32]) -> Vec<f32> {
 }
 
 /// Outputs for inputs in the model's own layout.
-fn outputs(loaded: &Loaded, inputs: &Path, logits: &Path) -> Result<(), Fail> {
+fn outputs(device: &Device, loaded: &Loaded, inputs: &Path, logits: &Path) -> Result<(), Fail> {
     let graph = &loaded.network.graph;
     let Shape { channels, height, width } = graph.input;
     let (shape, values) = read(inputs)?;
@@ -174,13 +175,13 @@ fn outputs(loaded: &Loaded, inputs: &Path, logits: &Path) -> Result<(), Fail> {
     if shape.is_empty() || (shape[1..] != expected && shape[1..] != flat) {
         return Err(Fail::Message(format!("{}: shape {shape:?}; the model takes N x {expected:?}", inputs.display())));
     }
-    let mut model = runner(loaded)?;
+    let mut model = runner(device, loaded)?;
     let output = graph.output_shape()?;
     let mut all = Vec::new();
     for batch in values.chunks(BATCH * graph.input.elements()) {
         let result = match loaded.layout {
-            Layout::ChannelsFirst => model.forward(&transposed(batch, channels, height * width)),
-            Layout::ChannelsLast => model.forward(batch),
+            Layout::ChannelsFirst => model.forward(&transposed(batch, channels, height * width))?,
+            Layout::ChannelsLast => model.forward(batch)?,
         };
         match loaded.layout {
             Layout::ChannelsFirst => all.extend(transposed(result, output.height * output.width, output.channels)),

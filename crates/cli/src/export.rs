@@ -40,7 +40,8 @@ pub fn export(args: &args::Export) -> Result<(), Fail> {
         }
         None => named(&run, args.trial.as_deref().unwrap_or_default())?,
     };
-    let network = recompute(&run, &context_of(&run, args.data_dir.as_deref(), RuntimeOptions::default())?, spec)?;
+    let runtime = RuntimeOptions { device: args.compute.open_one()?, ..RuntimeOptions::default() };
+    let network = recompute(&run, &context_of(&run, args.data_dir.as_deref(), runtime)?, spec)?;
     written(&network, args, &mut messages)?;
     let info = ModelInfo {
         mean: plan.data.mean.clone(),

@@ -43,7 +43,7 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
     };
     let subject = subject::read(&args.subject)?;
     let training = (!args.no_training).then(|| training(args, &subject));
-    let options = scan::options(&args.subject);
+    let options = scan::options(&args.subject)?;
     let scan_reporter = scan::ProgressReporter::new();
     let reporter = ProgressReporter::new();
     let mut found = args.scan.as_ref().map(|path| read_scan(path, &subject, &options)).transpose()?;
@@ -112,7 +112,7 @@ fn read_scan(path: &Path, subject: &Subject, options: &Options) -> Result<Scan, 
     let scan: Scan = serde_json::from_str(&text).map_err(|e| {
         Fail::Message(format!("{}: no scan of this version (`nettriage scan --json`): {e}", path.display()))
     })?;
-    check_scan(&scan, subject, options.outputs).map_err(|e| Fail::Message(format!("{}: {e}", path.display())))?;
+    check_scan(&scan, subject, options).map_err(|e| Fail::Message(format!("{}: {e}", path.display())))?;
     Ok(scan)
 }
 

@@ -140,7 +140,7 @@ fn prepare(args: &args::Train) -> Result<(StudyContext, Plan), Fail> {
         }
         _ => return Err(Fail::Message("name a study file, or --model and --data".into())),
     };
-    let context = StudyContext::with(study, text, args.data_dir.as_deref(), args.runtime.resolved())?;
+    let context = StudyContext::with(study, text, args.data_dir.as_deref(), args.runtime.resolved()?)?;
     context.data.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let plan = plan(&context)?;
     Ok((context, plan))
@@ -177,9 +177,11 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn for<'a> Executor<
             let threads = runtime.threads.unwrap_or(1).to_string();
             command.extend(["--threads", &threads, "--index", "-"].map(str::to_owned));
             command.extend(until(args).map(|until| format!("--until={until:.3}")));
-            let command = Box::new(move || {
+            let devices = runtime.compute.device.clone();
+            let command = Box::new(move |number: usize| {
                 let mut worker = Command::new(&command[0]);
                 worker.args(&command[1..]);
+                worker.args(devices.get(number % devices.len().max(1)).map(|device| format!("--device={device}")));
                 // A process that runs out of memory inside a backtrace deadlocks.
                 worker.env("RUST_BACKTRACE", "0");
                 worker
@@ -188,7 +190,8 @@ fn executor(args: &args::Run, folder: &Path) -> Result<Box<dyn for<'a> Executor<
         }
         On::Slurm => {
             let args::Slurm { slurm_option, slurm_tasks, slurm_chunk, .. } = &args.slurm;
-            let command = trial_command(&args.train, folder, args.train.cache.min(TASK_CACHE), 1)?;
+            let mut command = trial_command(&args.train, folder, args.train.cache.min(TASK_CACHE), 1)?;
+            command.extend(args.train.runtime.compute.device.first().map(|device| format!("--device={device}")));
             Ok(Box::new(Slurm {
                 command,
                 options: slurm_option.clone(),
@@ -210,7 +213,8 @@ fn trial_command(args: &args::Train, folder: &Path, cache: usize, sharers: usize
     Ok(command)
 }
 
-/// The options that say where data is and how much memory and disk one of `sharers` processes may use.
+/// The options that say where data and PyTorch are, and how much memory and disk one of `sharers` processes may use; the device is
+/// the caller's to add.
 fn budget_options(args: &args::Train, cache: usize, sharers: usize) -> Result<Vec<String>, Fail> {
     let mut options = Vec::new();
     if let Some(data) = &args.data_dir {
@@ -219,13 +223,17 @@ fn budget_options(args: &args::Train, cache: usize, sharers: usize) -> Result<Ve
     if let Some(scratch) = &args.runtime.scratch {
         options.extend(["--scratch".to_owned(), absolute(scratch)?]);
     }
-    let args::Runtime { data_memory, disk_cache, no_reuse, checkpoint, .. } = &args.runtime;
+    let args::Runtime { compute, data_memory, disk_cache, no_reuse, checkpoint, .. } = &args.runtime;
+    if let Some(torch) = &compute.torch {
+        options.extend(["--torch".to_owned(), absolute(torch)?]);
+    }
     for (name, value) in [
         ("--cache", (cache / sharers).to_string()),
         ("--disk-cache", (disk_cache / sharers).to_string()),
         ("--data-memory", (data_memory / sharers as u64).to_string()),
         ("--no-reuse", no_reuse.to_string()),
         ("--checkpoint", checkpoint.to_string()),
+        ("--precision", compute.precision.name().to_owned()),
     ] {
         options.extend([name.to_owned(), value]);
     }
@@ -302,6 +310,7 @@ fn measured_in_a_process(args: &args::Run, folder: &Path) -> Option<Estimate> {
     command.args(study_arguments(&args.train));
     command.arg("--out").arg(folder).args(["--workers", &resources(&args.train).workers.to_string()]);
     command.args(budget_options(&args.train, args.train.cache, 1).ok()?);
+    command.args(args.train.runtime.compute.device.first().map(|device| format!("--device={device}")));
     let output = command.stderr(Stdio::null()).output().ok()?;
     let last = output.stdout.rsplit(|&byte| byte == b'\n').find(|line| !line.is_empty())?;
     serde_json::from_slice(last).ok()

@@ -32,7 +32,7 @@ pub fn scan(args: &args::Scan) -> Result<(), Fail> {
         Ranges::Stages => Scope::Stages,
         Ranges::All => Scope::All,
     };
-    let options = Options { scope, methods: args.methods.clone(), ..options(&args.subject) };
+    let options = Options { scope, methods: args.methods.clone(), ..options(&args.subject)? };
     nettriage::check_runs(&args.study, &subject.network)?;
     // What may fail for want of a run's data set comes before the scan.
     let trust = trust(args, &options)?;
@@ -81,8 +81,9 @@ fn trust(args: &args::Scan, options: &Options) -> Result<Vec<Trust>, Fail> {
 }
 
 /// The options that `scan` and `prescribe` share.
-pub fn options(args: &args::Subject) -> Options {
-    Options {
+pub fn options(args: &args::Subject) -> Result<Options, Fail> {
+    Ok(Options {
+        device: args.compute.open_one()?,
         choices: args.substitutes.clone(),
         unknowns: args.unknowns,
         rows: args.rows,
@@ -91,7 +92,7 @@ pub fn options(args: &args::Subject) -> Options {
         threads: args.threads.unwrap_or_else(cores),
         outputs: args.outputs,
         ..Options::default()
-    }
+    })
 }
 
 /// A progress bar, or plain lines without a terminal.

@@ -19,7 +19,7 @@ pub fn trial(args: &args::Trial) -> Result<(), Fail> {
     let folder = if named_plan { args.plan.parent().unwrap_or(Path::new("")) } else { &args.plan };
     let run = Run::open(folder)?;
     let indices = if args.index == "-" { None } else { Some(indices(&args.index, run.plan().trials.len())?) };
-    let runtime = args.runtime.resolved();
+    let runtime = args.runtime.resolved()?;
     let stop = runtime.stop.clone();
     let context = context(&run, args.data_dir.as_deref(), runtime)?;
     let threads = args.runtime.threads.map_or_else(cores, usize::from);

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use nettriage_engine::{Model, Options};
+use nettriage_engine::Options;
 use nettriage_net::Network;
 use nettriage_records::record::InferenceTime;
+use nettriage_train::Device;
 
 use crate::Error;
 
@@ -29,6 +30,7 @@ impl Latencies {
     /// so far and, while these are not enough, of some more.
     pub fn of(
         &self,
+        device: &Device,
         architecture: &str,
         network: &Network,
         parent: &Network,
@@ -39,7 +41,7 @@ impl Latencies {
         let pairs = match enough {
             Some(pairs) => pairs,
             None => {
-                let new = passes([network, parent], IMAGES, REPETITIONS, exact)?;
+                let new = passes(device, [network, parent], IMAGES, REPETITIONS, exact)?;
                 let mut known = known();
                 let all = known.entry(architecture.to_owned()).or_default();
                 all.extend(new);
@@ -88,8 +90,14 @@ impl Timing {
 ///
 /// # Errors
 /// Those of the engine.
-pub fn paired(networks: [&Network; 2], batch: usize, repetitions: usize, exact: bool) -> Result<Timing, Error> {
-    Ok(Timing::of(&passes(networks, batch, repetitions, exact)?))
+pub fn paired(
+    device: &Device,
+    networks: [&Network; 2],
+    batch: usize,
+    repetitions: usize,
+    exact: bool,
+) -> Result<Timing, Error> {
+    Ok(Timing::of(&passes(device, networks, batch, repetitions, exact)?))
 }
 
 fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
@@ -119,30 +127,36 @@ fn median_interval(sorted: &[f64]) -> [f64; 2] {
 }
 
 /// Seconds of forward passes of two networks on one thread, on images of zeros: `repetitions` pairs, fewer if they take long.
-fn passes(networks: [&Network; 2], batch: usize, repetitions: usize, exact: bool) -> Result<Vec<[f64; 2]>, Error> {
+fn passes(
+    device: &Device,
+    networks: [&Network; 2],
+    batch: usize,
+    repetitions: usize,
+    exact: bool,
+) -> Result<Vec<[f64; 2]>, Error> {
     let options = Options { exact, ..Options::inference(batch) };
-    let mut models = [Model::new(networks[0], &options)?, Model::new(networks[1], &options)?];
+    let mut models = [device.model(networks[0], &options)?, device.model(networks[1], &options)?];
     let images = vec![0.0; batch * networks[0].graph.input.elements()];
     let seconds = |index: usize| {
         let start = Instant::now();
-        std::hint::black_box(models[index].forward(&images));
-        start.elapsed().as_secs_f64()
+        std::hint::black_box(models[index].forward(&images)?);
+        Ok(start.elapsed().as_secs_f64())
     };
-    Ok(in_turns(repetitions, seconds))
+    in_turns(repetitions, seconds)
 }
 
 /// Pairs of measurements of two things, 0 and 1.
 ///
 /// A pair is the mean of two measurements each, in the order 0, 1, 1, 0. A machine that slows down slows both alike, and each is
 /// measured as often after the other, whose data fill the caches, as after itself.
-fn in_turns(repetitions: usize, mut seconds: impl FnMut(usize) -> f64) -> Vec<[f64; 2]> {
+fn in_turns(repetitions: usize, mut seconds: impl FnMut(usize) -> Result<f64, Error>) -> Result<Vec<[f64; 2]>, Error> {
     let mut pairs = Vec::with_capacity(repetitions);
     let begin = Instant::now();
     // The first pair warms up caches and memory.
     for repetition in 0..=repetitions {
         let mut pair = [0.0; 2];
         for index in [0, 1, 1, 0] {
-            pair[index] += seconds(index) / 2.0;
+            pair[index] += seconds(index)? / 2.0;
         }
         if repetition > 0 {
             pairs.push(pair);
@@ -151,7 +165,7 @@ fn in_turns(repetitions: usize, mut seconds: impl FnMut(usize) -> f64) -> Vec<[f
             break;
         }
     }
-    pairs
+    Ok(pairs)
 }
 
 #[cfg(test)]
@@ -178,8 +192,9 @@ mod tests {
             clock += 1.0;
             let evicted = if index == last { 1.0 } else { 1.1 };
             last = index;
-            evicted * (1000.0 + clock)
-        });
+            Ok(evicted * (1000.0 + clock))
+        })
+        .unwrap();
         let [ratio, low, high] = Timing::of(&pairs).ratio;
         assert!((ratio - 1.0).abs() < 1e-3 && high - low < 1e-3, "{ratio} {low} {high}");
     }
@@ -197,7 +212,7 @@ mod tests {
         let graph = arch::build(&spec, Shape::new(1, 8, 8), 10).unwrap();
         let network = Network::initialised(graph, &mut rand_chacha::ChaCha8Rng::seed_from_u64(1)).unwrap();
         let latencies = Latencies::default();
-        let of = |name: &str| latencies.of(name, &network, &network, false).unwrap();
+        let of = |name: &str| latencies.of(&Device::Cpu, name, &network, &network, false).unwrap();
         let all: Vec<InferenceTime> = (0..4).map(|_| of("one")).collect();
         assert_eq!(all.iter().map(|time| time.repetitions).collect::<Vec<_>>(), [5, 10, 15, 15]);
         assert_eq!(all[2], all[3]);

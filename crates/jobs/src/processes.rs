@@ -22,8 +22,8 @@ pub struct Processes {
     pub workers: usize,
     /// How often a job whose worker died is run again before it fails.
     pub retries: u32,
-    /// The worker's command.
-    pub command: Box<dyn Fn() -> Command + Sync>,
+    /// The command of the worker in the place of that number, counted from 0.
+    pub command: Box<dyn Fn(usize) -> Command + Sync>,
 }
 
 impl<J: RemoteJobs + ?Sized> Executor<J> for Processes {
@@ -129,7 +129,7 @@ impl<J: RemoteJobs + ?Sized> Slot<'_, J> {
     fn start_worker(&self) -> Result<Worker, Error> {
         let log = self.jobs.logs()?.join(format!("worker-{}-{}.log", std::process::id(), self.number));
         let file = File::create(&log).map_err(|error| Error::io(&log, error))?;
-        let mut command = (self.executor.command)();
+        let mut command = (self.executor.command)(self.number);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(file);
         // A process group of its own: Ctrl-C at the terminal reaches this process, which then closes the workers' inputs.
         #[cfg(unix)]

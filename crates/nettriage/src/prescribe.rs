@@ -10,6 +10,7 @@ use nettriage_engine::{Optimizer, Schedule};
 use nettriage_net::Network;
 use nettriage_records::prescription::{Figures, Prescription};
 use nettriage_records::scan::{Measure, Scan};
+use nettriage_train::Device;
 use nettriage_train::scheme::{Scheme, preset};
 
 use crate::settings::{Settings, Source, shared_setters};
@@ -33,7 +34,7 @@ pub enum JudgedOn {
 /// What measures the times that limits on latency are compared with.
 #[derive(Clone, Debug, Default)]
 pub enum LatencyIn {
-    /// nettriage's own engine.
+    /// The device that networks run on.
     #[default]
     Nettriage,
     /// onnxruntime, where many networks are deployed.
@@ -41,9 +42,9 @@ pub enum LatencyIn {
 }
 
 impl LatencyIn {
-    fn describe(&self) -> String {
+    fn describe(&self, device: &Device) -> String {
         match self {
-            LatencyIn::Nettriage => "nettriage".to_owned(),
+            LatencyIn::Nettriage => device.describe().unwrap_or_else(|| "nettriage".to_owned()),
             LatencyIn::OnnxRuntime(runtime) => format!("onnxruntime {}", runtime.version()),
         }
     }
@@ -51,9 +52,13 @@ impl LatencyIn {
     /// The times of two networks.
     fn time(&self, networks: [&Network; 2], options: &Options) -> Result<Timing, Error> {
         match self {
-            LatencyIn::Nettriage => {
-                Ok(nettriage_compress::paired(networks, options.batch, prescribe::REPETITIONS, options.exact)?)
-            }
+            LatencyIn::Nettriage => Ok(nettriage_compress::paired(
+                &options.device,
+                networks,
+                options.batch,
+                prescribe::REPETITIONS,
+                options.exact,
+            )?),
             LatencyIn::OnnxRuntime(runtime) => runtime.time(networks, options.batch, prescribe::REPETITIONS),
         }
     }
@@ -302,7 +307,7 @@ impl<'a> PrescribeBuilder<'a> {
         let tuning = self.training.as_ref().map(|training| training.of(subject, options.outputs)).transpose()?;
         let fixed = self.wishes.resolve(&subject.network.graph, options)?;
         if let Some(scan) = self.scan {
-            check_scan(scan, subject, options.outputs)?;
+            check_scan(scan, subject, options)?;
             self.wishes.check(&fixed, scan)?;
         }
         let (judged, judged_from, tested) = match self.judged_on {
@@ -398,18 +403,19 @@ impl<'a> PrescribeBuilder<'a> {
             kept,
             front,
             batch: options.batch,
-            timed_by: self.latency_in.describe(),
+            timed_by: self.latency_in.describe(&self.settings.options.device),
+            device: self.settings.options.device.describe(),
             time_ratio: attempt.timing.ratio,
         };
         Ok(Prescribed { network: attempt.network, prescription })
     }
 }
 
-/// Refuses a scan of another network.
+/// Refuses a scan of another network, with other outputs, or on another device.
 ///
 /// # Errors
 /// What does not fit.
-pub fn check_scan(scan: &Scan, subject: &Subject, outputs: Option<Outputs>) -> Result<(), Error> {
+pub fn check_scan(scan: &Scan, subject: &Subject, options: &Options) -> Result<(), Error> {
     let graph = &subject.network.graph;
     let sound = scan.ranges.iter().all(|r| r.units[0] <= r.units[1] && r.units[1] < scan.units.len());
     if scan.digest != scan::digest(&subject.network) || !sound {
@@ -419,12 +425,21 @@ pub fn check_scan(scan: &Scan, subject: &Subject, outputs: Option<Outputs>) -> R
             scan.network, graph.name
         )));
     }
-    let measure = scan::measure(graph, subject.labelled, outputs)?;
+    let measure = scan::measure(graph, subject.labelled, options.outputs)?;
     if scan.measure != measure {
         return Err(Error::Request(format!(
             "a scan that was judged by {}, not by {}; scan again, or state the same --outputs and --unlabelled",
             scan.measure.loss(),
             measure.loss()
+        )));
+    }
+    let (there, here) = (&scan.took.device, options.device.describe());
+    if *there != here {
+        let name = |device: &Option<String>| device.clone().unwrap_or_else(|| "--device cpu".to_owned());
+        return Err(Error::Request(format!(
+            "a scan whose times were measured on another device ({} there, {} here); scan again, or state the same --device",
+            name(there),
+            name(&here)
         )));
     }
     Ok(())

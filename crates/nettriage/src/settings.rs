@@ -135,6 +135,12 @@ macro_rules! shared_setters {
             self
         }
 
+        /// What networks run on; the processor if not given.
+        pub fn device(mut self, device: &nettriage_train::Device) -> Self {
+            self.settings.options.device = device.clone();
+            self
+        }
+
         /// Every other option of the scan and of fitting.
         pub fn options(mut self, change: impl FnOnce(&mut nettriage_compress::scan::Options)) -> Self {
             change(&mut self.settings.options);

@@ -198,6 +198,12 @@ impl<'a> Triage<'a> {
         self
     }
 
+    /// What networks run on; the processor if not given. Call it after [`Triage::runtime`], which sets it too.
+    pub fn device(mut self, device: &nettriage_train::Device) -> Self {
+        self.runtime.device = device.clone();
+        self
+    }
+
     /// How the machine is used.
     pub fn runtime(mut self, runtime: RuntimeOptions) -> Self {
         self.runtime = runtime;

@@ -53,7 +53,7 @@ pub enum Error {
         difference: String,
     },
     /// Runs that cannot be merged.
-    #[error("{} and {} cannot be merged: {file} differs in {key}: merge runs of one plan whose parent was trained once, on machines with the same vector instructions", one.display(), other.display())]
+    #[error("{} and {} cannot be merged: {file} differs in {key}: merge runs of one plan whose parent was trained once, by one engine, on machines with the same vector instructions", one.display(), other.display())]
     CannotMerge {
         /// One run's folder.
         one: PathBuf,

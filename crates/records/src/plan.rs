@@ -18,6 +18,9 @@ pub struct Plan {
     pub name: String,
     /// The text of the study file.
     pub study: String,
+    /// The engine and its precision, such as `torch f32`; none for nettriage's own, in f32.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
     /// The data set.
     pub data: DataSummary,
     /// The budgets of children, the smallest first.

@@ -22,6 +22,9 @@ pub struct Prescription {
     pub replaced: Vec<Replaced>,
     /// The training after surgery in words; `none` if there was none.
     pub training: String,
+    /// Where PyTorch computed: its version, device, precision and driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Source of the images that the network was evaluated on.
     pub judged_from: String,
     /// The original network.

@@ -223,14 +223,18 @@ pub struct Machine {
     pub instructions: String,
     /// The operating system.
     pub system: String,
+    /// Where PyTorch computed: its version, device, precision and driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Name and version of the program.
     pub program: String,
 }
 
 impl std::fmt::Display for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Machine { processor, cores, instructions, system, program } = self;
-        write!(f, "{processor}, {cores} cores, {instructions}, {system}, {program}")
+        let Machine { processor, cores, instructions, system, device, program } = self;
+        write!(f, "{processor}, {cores} cores, {instructions}, {system}, {program}")?;
+        device.iter().try_for_each(|device| write!(f, ", {device}"))
     }
 }
 

@@ -398,6 +398,14 @@ pub(crate) fn difference(there: &Plan, here: &Plan) -> String {
             None => "the length of the study file".to_owned(),
         };
     }
+    if there.engine != here.engine {
+        let name = |plan: &Plan| plan.engine.clone().unwrap_or_else(|| "nettriage's own".to_owned());
+        return format!(
+            "the engine that computes (`{}` there, `{}` here; see --device and --precision)",
+            name(there),
+            name(here)
+        );
+    }
     let value = |plan: &Plan| serde_json::to_value(plan).unwrap_or_default();
     first_difference("", &value(there), &value(here)).unwrap_or_else(|| "a number's last digits".to_owned())
 }

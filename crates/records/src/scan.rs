@@ -215,7 +215,7 @@ pub struct Candidate {
 }
 
 /// Time and memory of a scan.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Took {
     /// Total seconds.
     pub seconds: f64,
@@ -231,6 +231,9 @@ pub struct Took {
     pub threads: usize,
     /// Batch size of the measured forward passes, on one thread.
     pub batch: usize,
+    /// Where PyTorch computed: its version, device, precision and driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 /// Rank agreement of scans with training, over studies.

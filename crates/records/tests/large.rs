@@ -33,6 +33,7 @@ fn status_over_a_hundred_thousand_records_takes_seconds() {
         test: 1,
     };
     let plan = Plan {
+        engine: None,
         version: VERSION,
         name: "large".into(),
         study: String::new(),

@@ -31,6 +31,7 @@ fn plan(study: String) -> Plan {
         seed: 0,
     };
     Plan {
+        engine: None,
         version: VERSION,
         name: "tiny".into(),
         study,

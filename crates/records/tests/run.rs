@@ -21,6 +21,7 @@ fn plan() -> Plan {
         seed,
     };
     Plan {
+        engine: None,
         version: VERSION,
         name: "tiny".into(),
         study: "name = \"tiny\"\nseeds = 2\n".into(),
@@ -103,6 +104,7 @@ fn machine() -> Machine {
         cores: 2,
         instructions: "avx2".into(),
         system: "linux".into(),
+        device: None,
         program: "nettriage 0.1.0".into(),
     }
 }

@@ -75,6 +75,7 @@ fn prescription() -> Prescription {
         milliseconds,
     };
     Prescription {
+        device: None,
         network: HOSTILE.to_owned(),
         source: HOSTILE.to_owned(),
         data: HOSTILE.to_owned(),

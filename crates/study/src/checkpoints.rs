@@ -15,6 +15,8 @@ use crate::options::{RuntimeOptions, StopSignal};
 /// The checkpoints of a run's trainings.
 pub struct Checkpoints<'a> {
     run: &'a Run,
+    /// What trainings run on, see [`Device::arithmetic`](nettriage_train::Device::arithmetic).
+    arithmetic: String,
     /// Time between two checkpoints of a training; none are written or read if none.
     every: Option<Duration>,
     stop: StopSignal,
@@ -31,6 +33,7 @@ impl<'a> Checkpoints<'a> {
     pub fn new(run: &'a Run, runtime: &RuntimeOptions, deadline: Option<Instant>) -> Checkpoints<'a> {
         Checkpoints {
             run,
+            arithmetic: runtime.device.arithmetic(),
             every: runtime.checkpoint,
             stop: runtime.stop.clone(),
             deadline,
@@ -60,7 +63,7 @@ impl<'a> Checkpoints<'a> {
         }
         let mut found = self.run.checkpoint(id)?;
         if let Found::Usable(checkpoint) = &found
-            && let Some(reason) = misfit(checkpoint, weights)
+            && let Some(reason) = misfit(checkpoint, &self.arithmetic, weights)
         {
             found = self.run.set_checkpoint_aside(id, reason)?;
         }
@@ -89,11 +92,10 @@ impl<'a> Checkpoints<'a> {
 }
 
 /// Why the training of a network with `weights` cannot continue from a checkpoint, if it cannot.
-fn misfit(checkpoint: &Checkpoint, weights: &Weights) -> Option<String> {
-    let here = nettriage_engine::instruction_set();
+fn misfit(checkpoint: &Checkpoint, here: &str, weights: &Weights) -> Option<String> {
     if checkpoint.instructions != here {
         return Some(format!(
-            "from a machine with other vector instructions ({} there, {here} here), which round differently",
+            "from another machine or device ({} there, {here} here), which rounds differently",
             checkpoint.instructions
         ));
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use nettriage_compress::{LeastSquares, Moments, as_conv};
-use nettriage_engine::{Model, Options};
+use nettriage_engine::Options;
 use nettriage_net::block::Block;
 use nettriage_net::init::{self, Init};
 use nettriage_net::surgery::{self, Substitute};
@@ -143,7 +143,7 @@ fn least_squares(
         let (mut x, mut y) = (activations(block.input.as_str())?, activations(target.as_str())?);
         for start in (0..x.len()).step_by(BATCH) {
             let range = start..x.len().min(start + BATCH);
-            sums.add(x.batch(range.clone())?, y.batch(range)?);
+            sums.add(x.values(range.clone())?, y.values(range)?);
         }
         let (weight, bias) = sums.solve(RIDGE).ok_or_else(|| {
             Error::Request("least squares: the block's input holds values that are not finite".to_owned())
@@ -168,11 +168,12 @@ fn calibrate(
     let convolution = slice::between(network, &block.input, product)?;
     let channels = convolution.graph.output_shape()?.channels;
     let exact = shared.context.study.children.exact;
-    let mut model = Model::new(&convolution, &Options { threads, exact, ..Options::inference(BATCH) })?;
+    let options = Options { threads, exact, ..Options::inference(BATCH) };
+    let mut model = shared.context.device().model(&convolution, &options)?;
     let mut inputs = shared.activations(&parent.request(&block.input, ImageSet::Calibration, BATCH, threads))?;
     let mut moments = Moments::new(channels);
     for start in (0..inputs.len()).step_by(BATCH) {
-        moments.add(model.forward(inputs.batch(start..inputs.len().min(start + BATCH))?));
+        moments.add(model.forward(inputs.batch(start..inputs.len().min(start + BATCH))?)?);
     }
     let [mean, variance] = moments.finish();
     Ok(init::calibrate(network, block, &mean, &variance)?)

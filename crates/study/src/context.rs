@@ -8,7 +8,7 @@ use nettriage_formats::load;
 use nettriage_net::block::Block;
 use nettriage_net::{Graph, Network, Shape, arch, block, cost};
 use nettriage_records::Run;
-use nettriage_train::{check_images, fit_classes, seed, without_softmax};
+use nettriage_train::{Device, check_images, fit_classes, seed, without_softmax};
 
 use crate::Error;
 use crate::budget::{Budget, ChildBudget};
@@ -157,6 +157,11 @@ impl StudyContext {
             runtime,
             notes,
         })
+    }
+
+    /// What models run on.
+    pub fn device(&self) -> &Device {
+        &self.runtime.device
     }
 
     /// The budgets of the study's children with their images, the smallest first.

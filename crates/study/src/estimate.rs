@@ -7,7 +7,7 @@
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use nettriage_engine::{Model, Options};
+use nettriage_engine::Options;
 use nettriage_net::Network;
 use nettriage_net::surgery::Substitute;
 use nettriage_records::Plan;
@@ -87,8 +87,9 @@ fn parent_bytes(context: &StudyContext) -> Result<u64, Error> {
     let network = Network::initialised(context.graph.clone(), &mut seed::rng("measurement", &[]))?;
     let images = training.total(context.train.len());
     let options = Options::training(training.batch.min(images).max(1), training.optimizer);
-    let evaluator = Model::memory_needed(&network, &Options::inference(EVALUATION_BATCH))?;
-    Ok(Model::memory_needed(&network, &options)? + evaluator + weight_bytes(&network))
+    let device = context.device();
+    let evaluator = device.memory_needed(&network, &Options::inference(EVALUATION_BATCH))?;
+    Ok(device.memory_needed(&network, &options)? + evaluator + weight_bytes(&network))
 }
 
 fn weight_bytes(network: &Network) -> u64 {
@@ -122,9 +123,9 @@ fn measure(context: &StudyContext, workers: usize) -> Result<StepCost, Error> {
     let together = Barrier::new(workers);
     let one = || -> Result<StepCost, Error> {
         let training = Options::training(size, children.optimizer);
-        let model = Model::new(&network, &Options { exact: children.exact, ..training });
+        let model = context.device().model(&network, &Options { exact: children.exact, ..training });
         let inference = Options { exact: children.exact, ..Options::inference(EVALUATION_BATCH) };
-        let evaluator = Model::new(&network, &inference);
+        let evaluator = context.device().model(&network, &inference);
         // Every thread waits here, also if its model could not be made; otherwise the others would deadlock.
         together.wait();
         let (mut model, mut evaluator) = (model?, evaluator?);
@@ -133,18 +134,19 @@ fn measure(context: &StudyContext, workers: usize) -> Result<StepCost, Error> {
         let (batch, plain) = (image(size), image(EVALUATION_BATCH));
         let grad = vec![1e-6; size * context.classes()];
         let train = repeat(|| {
-            model.forward_train(&batch, 1);
-            model.backward(&batch, &grad);
-            model.step(1e-6, None);
-        });
+            model.forward_train(&batch, 1)?;
+            model.backward(&batch, &grad)?;
+            Ok(model.step(1e-6, None)?)
+        })?;
         let forward = repeat(|| {
-            std::hint::black_box(evaluator.forward(&plain));
-        });
+            std::hint::black_box(evaluator.forward(&plain)?);
+            Ok(())
+        })?;
         Ok(StepCost {
             train: train / size as f64,
             forward: forward / EVALUATION_BATCH as f64,
             // Beside the models: the network, its best state, and what it began as.
-            bytes: (model.memory_bytes() + 2 * evaluator.memory_bytes()) as u64 + 4 * weight_bytes(&network),
+            bytes: model.memory_bytes() + 2 * evaluator.memory_bytes() + 4 * weight_bytes(&network),
         })
     };
     let steps: Vec<StepCost> = std::thread::scope(|scope| {
@@ -157,14 +159,14 @@ fn measure(context: &StudyContext, workers: usize) -> Result<StepCost, Error> {
 }
 
 /// Mean seconds of a call, the first not counted.
-fn repeat(mut call: impl FnMut()) -> f64 {
-    call();
+fn repeat(mut call: impl FnMut() -> Result<(), Error>) -> Result<f64, Error> {
+    call()?;
     let (begin, mut calls) = (Instant::now(), 0);
     while calls == 0 || begin.elapsed() < DURATION {
-        call();
+        call()?;
         calls += 1;
     }
-    begin.elapsed().as_secs_f64() / f64::from(calls)
+    Ok(begin.elapsed().as_secs_f64() / f64::from(calls))
 }
 
 struct Costs<'a> {

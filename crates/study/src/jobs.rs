@@ -190,7 +190,7 @@ impl RemoteJobs for TrialJobs<'_> {
     }
 
     fn fail(&self, job: usize, reason: String) -> Result<(), BoxError> {
-        let record = failed(self.spec(job), reason);
+        let record = failed(self.shared.context, self.spec(job), reason);
         self.run.write(&record)?;
         self.progress.ended(&record);
         Ok(())
@@ -335,8 +335,8 @@ fn run_trial(
         }
         // The run's folder is at fault, not the trial.
         Ok(Err(error @ (Error::Stopped { .. } | Error::Records(_)))) => return Err(error),
-        Ok(Err(error)) => failed(spec, error.to_string()),
-        Err(panic) => failed(spec, panic),
+        Ok(Err(error)) => failed(shared.context, spec, error.to_string()),
+        Err(panic) => failed(shared.context, spec, panic),
     };
     run.write(&record)?;
     checkpoints.remove(&spec.id);
@@ -344,13 +344,17 @@ fn run_trial(
 }
 
 /// The record of a trial that could not be run.
-fn failed(spec: &TrialSpec, reason: String) -> Record {
+fn failed(context: &StudyContext, spec: &TrialSpec, reason: String) -> Record {
     Record {
         version: VERSION,
         spec: spec.clone(),
         outcome: Outcome::Failed { reason },
         readings: None,
-        clock: Clock { finished: nettriage_records::unix_time(), machine: Some(crate::machine()), ..Clock::default() },
+        clock: Clock {
+            finished: nettriage_records::unix_time(),
+            machine: Some(crate::machine(context.device())),
+            ..Clock::default()
+        },
     }
 }
 

@@ -1,4 +1,5 @@
-//! Run-time options: how a study uses the machine. They change time and memory, never a record.
+//! Run-time options: how a study uses the machine. They change time and memory, never a record; only the device does, and its engine
+//! is part of the plan.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nettriage_data::MemoryBudget;
+use nettriage_train::Device;
 
 /// Which computation trials share, and which unneeded computation is left out. Records are the same without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +98,8 @@ impl StopSignal {
 /// How a study uses the machine, beside workers and the cache in memory.
 #[derive(Clone, Debug)]
 pub struct RuntimeOptions {
+    /// What models run on.
+    pub device: Device,
     /// What is shared and left out.
     pub reuse: Reuse,
     /// Memory for the data set, and the folder for files of what exceeds memory.
@@ -113,6 +117,7 @@ pub struct RuntimeOptions {
 impl Default for RuntimeOptions {
     fn default() -> RuntimeOptions {
         RuntimeOptions {
+            device: Device::Cpu,
             reuse: Reuse::default(),
             memory: MemoryBudget::default(),
             disk: 0,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use nettriage_engine::{Model, Options};
+use nettriage_engine::Options;
 use nettriage_formats::safetensors;
 use nettriage_net::{INPUT, Network, cost};
 use nettriage_records::Run;
@@ -72,7 +72,7 @@ pub fn prepare(
             seconds: earlier + begin.elapsed().as_secs_f64(),
             inference: None,
             finished: nettriage_records::unix_time(),
-            machine: Some(machine()),
+            machine: Some(machine(shared.context.device())),
         },
     })?;
     checkpoints.remove(&spec.id);
@@ -95,7 +95,8 @@ struct Measured {
 
 fn measure(shared: &SharedWork<'_>, spec: &ParentSpec, network: Network, threads: usize) -> Result<Measured, Error> {
     let exact = shared.context.study.children.exact;
-    let mut model = Model::new(&network, &Options { threads, exact, ..Options::inference(EVALUATION_BATCH) })?;
+    let options = Options { threads, exact, ..Options::inference(EVALUATION_BATCH) };
+    let mut model = shared.context.device().model(&network, &options)?;
     let mut over = |set: ImageSet| -> Result<Outcome, Error> {
         let mut images = shared.activations(&images(spec, &network, set, EVALUATION_BATCH, threads))?;
         let labels = images.labels();
@@ -136,7 +137,8 @@ fn train(
     if let Some(found) = &found {
         network.weights = tensors_of(&found.tensors, NETWORK);
     }
-    let mut evaluator = Model::new(&network, &Options { threads, exact, ..Options::inference(EVALUATION_BATCH) })?;
+    let inference = Options { threads, exact, ..Options::inference(EVALUATION_BATCH) };
+    let mut evaluator = context.device().model(&network, &inference)?;
     let source = |set, batch| shared.activations(&images(spec, &network, set, batch, threads));
     let mut stream = source(ImageSet::ParentStream(spec.seed), training.batch)?;
     let mut validation = source(ImageSet::Validation, EVALUATION_BATCH)?;
@@ -158,7 +160,7 @@ fn train(
         decay_all: training.recipe.decay_all,
         ..Options::training(batch, training.optimizer)
     };
-    let mut model = Model::new(&network, &options)?;
+    let mut model = context.device().model(&network, &options)?;
     let mut recorder = CurveRecorder::new(total, POINTS);
     let mut curve: Vec<CurvePoint> = Vec::new();
     let (mut taken, mut earlier, mut average) = (0, 0.0, None);
@@ -172,7 +174,7 @@ fn train(
     let mut writer = checkpoints.of(&spec.id);
     let after = |trained: Trained<'_>, step: StageStep| -> Result<(), Error> {
         if let Some(train_loss) = recorder.step(&step, step.seen) {
-            evaluator.set_weights(&trained.weights())?;
+            evaluator.set_weights(&trained.weights()?)?;
             let found =
                 evaluate(&mut evaluator, &mut validation, &validation_labels, context.classes(), None)?.evaluation;
             let point = CurvePoint {
@@ -189,19 +191,19 @@ fn train(
             return Ok(());
         }
         let mut tensors = Tensors::new();
-        add_tensors(&mut tensors, NETWORK, &trained.model.weights());
+        add_tensors(&mut tensors, NETWORK, &trained.model.weights()?);
         add_tensors(&mut tensors, AVERAGE, &trained.averaged());
         let seconds = earlier + begin.elapsed().as_secs_f64();
         let state = TrainingState {
             stage: 0,
             step: step.taken,
-            optimizer_steps: add_optimizer(&mut tensors, trained.model),
+            optimizer_steps: add_optimizer(&mut tensors, trained.model)?,
             curve: curve.clone(),
             best: None,
             loss: recorder.loss(),
             seconds: (seconds, seconds),
         };
-        let instructions = nettriage_engine::instruction_set().to_owned();
+        let instructions = context.device().arithmetic();
         writer.write(&Checkpoint { instructions, state, tensors })
     };
     let input = StageInput { source: &mut stream, labels: &labels, images: 0..total, taken, average };

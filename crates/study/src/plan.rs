@@ -25,8 +25,8 @@ use crate::study::{Children, Keep, Study, ValidationFrom};
 
 /// The version of ids. It stays while equal ids mean equal results, whatever the version of the files is.
 ///
-/// Ids have no field for the engine and its precision: that stands for this engine, in f32. Another engine or precision adds
-/// members of these names, so that its trials have ids of their own.
+/// Ids have no member for nettriage's own engine, in f32. Another engine with its precision is a member of its own, so that its
+/// parents and trials have ids of their own.
 const ID_VERSION: u32 = 1;
 
 /// Everything that the study will do.
@@ -53,6 +53,7 @@ pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
         version: VERSION,
         name: study.name.clone(),
         study: context.text.clone(),
+        engine: context.device().engine(),
         data: DataSummary {
             name: context.data.name.clone(),
             checksum: context.data.checksum.clone(),
@@ -181,10 +182,13 @@ fn data_key(context: &StudyContext) -> serde_json::Value {
 fn parents(context: &StudyContext) -> Result<Vec<ParentSpec>, Error> {
     let key = |network: serde_json::Value, seed: u64| {
         let exact = context.study.children.exact;
-        let id = content_id(
-            &json!({ "version": ID_VERSION, "data": data_key(context), "network": network, "seed": seed, "exact": exact }),
-        );
-        ParentSpec { id, seed }
+        let mut key = json!({
+            "version": ID_VERSION, "data": data_key(context), "network": network, "seed": seed, "exact": exact
+        });
+        if let Some(engine) = context.device().engine() {
+            key["engine"] = json!(engine);
+        }
+        ParentSpec { id: content_id(&key), seed }
     };
     if let Some(network) = &context.given {
         let bytes = safetensors::to_bytes(network)?;
@@ -210,6 +214,7 @@ struct Trials<'a> {
 /// The parts of trial ids that several trials have in common.
 struct Keys {
     version: Canonical,
+    engine: Option<Canonical>,
     /// By the images of a budget.
     children: BTreeMap<usize, Canonical>,
     test: Canonical,
@@ -225,6 +230,7 @@ impl Keys {
         let stages = |name: &str| Canonical::of(&study.scheme(name).map(|s| s.stages));
         Keys {
             version: Canonical::of(&ID_VERSION),
+            engine: context.device().engine().map(|engine| Canonical::of(&engine)),
             // The number of seeds, what is kept and the other budgets decide no result.
             children: budgets
                 .iter()
@@ -348,23 +354,26 @@ impl Trials<'_> {
             Some((substitute, init)) => (Some(substitute.to_string()), Some(init.to_string())),
             None => (None, None),
         };
-        let Keys { version, children, test, stages, blocks } = &self.keys;
+        let Keys { version, engine, children, test, stages, blocks } = &self.keys;
         let images = self.budgets[at].1;
         let trains = self.schemes.iter().any(|s| s.name == scheme && !s.stages.is_empty());
         let nothing = Canonical::of(&());
-        let id = Canonical::object(vec![
+        let (parent_key, role_key, seed_key) = (Canonical::of(&parent.id), Canonical::of(&role), Canonical::of(&seed));
+        let (substitute_key, init_key) = (Canonical::of(&substitute), Canonical::of(&init));
+        let mut members = vec![
             ("version", version),
-            ("parent", &Canonical::of(&parent.id)),
-            ("role", &Canonical::of(&role)),
+            ("parent", &parent_key),
+            ("role", &role_key),
             ("block", block.and_then(|name| blocks.get(name)).unwrap_or(&nothing)),
-            ("substitute", &Canonical::of(&substitute)),
-            ("init", &Canonical::of(&init)),
+            ("substitute", &substitute_key),
+            ("init", &init_key),
             ("stages", stages.get(scheme).unwrap_or(&nothing)),
             ("children", &children[&images]),
             ("test", test),
-            ("seed", &Canonical::of(&seed)),
-        ])
-        .id();
+            ("seed", &seed_key),
+        ];
+        members.extend(engine.as_ref().map(|engine| ("engine", engine)));
+        let id = Canonical::object(members).id();
         TrialSpec {
             id,
             role,

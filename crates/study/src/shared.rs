@@ -8,7 +8,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 
 use nettriage_compress::Latencies;
-use nettriage_engine::{Model, Options};
+use nettriage_engine::Options;
 use nettriage_net::{INPUT, Network, slice};
 use nettriage_train::{ActivationSource, Cache, ImageSequence, LookAhead, Outcome, PrefixOptions, Values};
 
@@ -223,7 +223,7 @@ impl<'a> SharedWork<'a> {
         }
         let inference = Options::inference(request.batch);
         let options = Options { threads: request.threads, exact: children.exact, ..inference };
-        let model = Model::new(&between, &options).ok()?;
+        let model = self.context.device().model(&between, &options).ok()?;
         let bytes = elements * images * children.activations.bytes();
         let reserved = self.activations.reserve(key, bytes)?;
         let folder = &self.context.runtime.memory.folder;
@@ -241,8 +241,12 @@ impl<'a> SharedWork<'a> {
             Some((network, start)) => (network, Some(start)),
             None => (slice::between(request.network, INPUT, request.tensor)?, None),
         };
-        let options =
-            PrefixOptions { threads: request.threads, exact: children.exact, precision: children.activations };
+        let options = PrefixOptions {
+            device: self.context.device().clone(),
+            threads: request.threads,
+            exact: children.exact,
+            precision: children.activations,
+        };
         Ok(ActivationSource::computed(sequence, network, start, request.batch, options)?)
     }
 

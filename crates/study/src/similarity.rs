@@ -14,7 +14,7 @@ use std::borrow::Cow;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
-use nettriage_engine::{Model, Options};
+use nettriage_engine::Options;
 use nettriage_net::{Graph, INPUT, Kind, Network, Shape, slice};
 use nettriage_records::record::{LayerSimilarity, Similarity};
 
@@ -157,14 +157,14 @@ impl Probe<'_> {
         let Probe { shared, parent, batch, batches, threads } = *self;
         let exact = shared.context.study.children.exact;
         let options = Options { threads, exact, keep: names.to_vec(), ..Options::inference(batch) };
-        let mut model = Model::new(network, &options)?;
+        let mut model = shared.context.device().model(network, &options)?;
         let set = ImageSet::Validation;
         let mut images = shared.activations(&parent.request(from, set, batch, threads))?;
         let size = batch * batch;
         let mut all = vec![0.0; names.len() * batches * size];
         let mut centred = Vec::new();
         for index in 0..batches {
-            model.forward(images.batch(index * batch..(index + 1) * batch)?);
+            model.forward(images.batch(index * batch..(index + 1) * batch)?)?;
             for (tensor, name) in names.iter().enumerate() {
                 let values = model.activation(name).unwrap_or_default();
                 let at = (tensor * batches + index) * size;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use nettriage_compress::Latencies;
-use nettriage_engine::{Model, Options, Trainable};
+use nettriage_engine::{Options, Trainable};
 use nettriage_net::receptive_field::receptive_field;
 use nettriage_net::{INPUT, Network, Weights, cost, slice};
 use nettriage_records::checkpoint::{Checkpoint, Tensors, TrainingState};
@@ -12,8 +12,8 @@ use nettriage_records::record::{Best, Clock, CurvePoint, Filters, InferenceTime,
 use nettriage_train::checkpoint::{add_optimizer, add_tensors, restore_optimizer, tensors_of};
 use nettriage_train::scheme::{Loss, Scheme, Stage, Train};
 use nettriage_train::{
-    ActivationSource, CurveRecorder, EVALUATION_BATCH, HyperParameters, Objective, Precision, StageInput, StageOutcome,
-    StageStep, Trained, evaluate, run_stage, seed,
+    ActivationSource, CurveRecorder, EVALUATION_BATCH, HyperParameters, Model, Objective, Precision, StageInput,
+    StageOutcome, StageStep, Trained, evaluate, run_stage, seed,
 };
 
 use crate::checkpoints::{AVERAGE, Checkpoints, NETWORK, Writer};
@@ -99,7 +99,7 @@ pub fn run(
         seconds: earlier + begin.elapsed().as_secs_f64(),
         inference,
         finished: nettriage_records::unix_time(),
-        machine: Some(machine()),
+        machine: Some(machine(shared.context.device())),
     };
     let record = Record { version: VERSION, spec: spec.clone(), outcome, readings, clock };
     Ok(Finished { record, network, substitute })
@@ -115,7 +115,7 @@ fn latency(
     let architecture = format!("{:?}", (spec.role, &spec.block, &spec.substitute));
     let alone = Latencies::default();
     let latencies = if context.runtime.reuse.activations { &shared.latencies } else { &alone };
-    Ok(latencies.of(&architecture, network, &parent.network, context.study.children.exact)?)
+    Ok(latencies.of(context.device(), &architecture, network, &parent.network, context.study.children.exact)?)
 }
 
 /// A trial in progress.
@@ -203,14 +203,14 @@ impl<'a> Session<'a> {
     }
 
     /// The training so far, after `taken` steps of the stage that trains the model.
-    fn checkpoint(&self, trained: Trained<'_>, stage: usize, taken: usize) -> Checkpoint {
+    fn checkpoint(&self, trained: Trained<'_>, stage: usize, taken: usize) -> Result<Checkpoint, Error> {
         let mut network = self.child.network.weights.clone();
-        network.extend(trained.model.weights());
+        network.extend(trained.model.weights()?);
         let mut tensors = Tensors::new();
         add_tensors(&mut tensors, NETWORK, &network);
         add_tensors(&mut tensors, BEST, &self.best.1);
         add_tensors(&mut tensors, AVERAGE, &trained.averaged());
-        let optimizer_steps = add_optimizer(&mut tensors, trained.model);
+        let optimizer_steps = add_optimizer(&mut tensors, trained.model)?;
         let state = TrainingState {
             stage,
             step: taken,
@@ -220,7 +220,7 @@ impl<'a> Session<'a> {
             loss: self.recorder.loss(),
             seconds: (self.train_seconds, self.clock.earlier + self.clock.begin.elapsed().as_secs_f64()),
         };
-        Checkpoint { instructions: nettriage_engine::instruction_set().to_owned(), state, tensors }
+        Ok(Checkpoint { instructions: self.shared.context.device().arithmetic(), state, tensors })
     }
 
     /// Whether the stage trains the substitute alone. From the first stage on that does not, the prefix is not the parent's.
@@ -284,7 +284,7 @@ impl<'a> Session<'a> {
             decay_all,
             ..training
         };
-        let mut model = Model::new(&slice::between(&self.child.network, &from, &to)?, &options)?;
+        let mut model = shared.context.device().model(&slice::between(&self.child.network, &from, &to)?, &options)?;
         self.last = None;
         let mut inputs = activations(&from)?;
         let labels = inputs.labels();
@@ -318,7 +318,7 @@ impl<'a> Session<'a> {
             }
             if let Some(writer) = writer.as_mut().filter(|writer| writer.is_due()) {
                 self.train_seconds += clock.elapsed().as_secs_f64();
-                writer.write(&self.checkpoint(trained, index, step.taken))?;
+                writer.write(&self.checkpoint(trained, index, step.taken)?)?;
                 clock = Instant::now();
             }
             Ok(())
@@ -353,12 +353,12 @@ impl<'a> Session<'a> {
         let children = &context.study.children;
         let options = Options { threads: self.threads, exact: children.exact, ..Options::inference(children.batch) };
         let rest = slice::between(&self.child.network, from, &graph.output)?;
-        Ok(Some(Box::new(Model::new(&rest, &options)?)))
+        Ok(Some(Box::new(context.device().model(&rest, &options)?)))
     }
 
     /// Adds a point to the learning curve.
     fn record_point(&mut self, trained: Trained<'_>, stage: usize, train_loss: f64) -> Result<(), Error> {
-        self.child.network.weights.extend(trained.weights());
+        self.child.network.weights.extend(trained.weights()?);
         self.evaluator.update(&self.child.network)?;
         let outcome = self.evaluator.validate()?;
         let evaluation = outcome.evaluation.clone();
@@ -456,7 +456,7 @@ impl<'a> Session<'a> {
         let shape = head.graph.output_shape()?;
         let exact = self.shared.context.study.children.exact;
         let options = Options { threads: self.threads, exact, ..Options::inference(EVALUATION_BATCH) };
-        let mut model = Model::new(&head, &options)?;
+        let mut model = self.shared.context.device().model(&head, &options)?;
         let mut inputs = self.shared.activations(&self.parent.request(
             from,
             ImageSet::Validation,
@@ -466,7 +466,7 @@ impl<'a> Session<'a> {
         let mut largest = LargestActivations::new(shape.channels, shape.width, filters::SHOWN.0);
         let count = inputs.len().min(sample_images::VALIDATION);
         for start in (0..count).step_by(EVALUATION_BATCH) {
-            let values = model.forward(inputs.batch(start..count.min(start + EVALUATION_BATCH))?);
+            let values = model.forward(inputs.batch(start..count.min(start + EVALUATION_BATCH))?)?;
             values.chunks_exact(shape.elements()).enumerate().for_each(|(i, image)| largest.add(start + i, image));
         }
         let dead = if network.graph.layer(output).is_some_and(|l| cuts_at_zero(&l.kind)) { largest.dead() } else { 0 };
@@ -502,7 +502,7 @@ impl<'a> Evaluator<'a> {
         let exact = shared.context.study.children.exact;
         let options = Options { threads, exact, ..Options::inference(EVALUATION_BATCH) };
         let tail = slice::between(&child.network, &from, &child.network.graph.output)?;
-        let model = Model::new(&tail, &options)?;
+        let model = shared.context.device().model(&tail, &options)?;
         let validation = shared.activations(&parent.request(&from, ImageSet::Validation, EVALUATION_BATCH, threads))?;
         Ok(Evaluator { shared, parent, from, threads, model, validation })
     }

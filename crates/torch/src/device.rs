@@ -58,6 +58,16 @@ pub enum Precision {
     Bf16,
 }
 
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Precision> {
+        let all = [Precision::F32, Precision::Tf32, Precision::Bf16];
+        let known = all.into_iter().find(|precision| precision.name() == name);
+        known.ok_or_else(|| Error::UnknownPrecision { name: name.to_owned() })
+    }
+}
+
 impl Precision {
     /// Its name in flags and study files.
     pub fn name(self) -> &'static str {
@@ -120,7 +130,9 @@ impl Torch {
     }
 
     fn unusable(&self, problem: String) -> Error {
-        Error::Device { device: self.device.to_string(), problem }
+        // Of a missing backend PyTorch says that in its first sentence, and lists all others in the next.
+        let first = problem.split_once(". ").map_or(problem.as_str(), |(first, _)| first);
+        Error::Device { device: self.device.to_string(), problem: first.trim_end_matches('.').to_owned() }
     }
 
     /// The device.
@@ -138,9 +150,9 @@ impl Torch {
         &self.installation
     }
 
-    /// PyTorch's version, the device and, where it is known, the device's driver, for records.
+    /// PyTorch's version, the device, the precision and, where it is known, the device's driver, for records.
     pub fn describe(&self) -> String {
-        let mut text = format!("PyTorch {}, {}", self.installation.version, self.device);
+        let mut text = format!("PyTorch {}, {}, {}", self.installation.version, self.device, self.precision.name());
         if let (Device::Cuda(_), Some(driver)) = (self.device, nvidia_driver()) {
             text += &format!(", NVIDIA driver {driver}");
         }

@@ -47,7 +47,7 @@ pub enum Error {
         problem: String,
     },
     /// A device that cannot be used.
-    #[error("device {device} cannot be used: {problem}")]
+    #[error("device torch:{device} cannot be used: {problem}: choose another --device")]
     Device {
         /// The device's name.
         device: String,
@@ -57,6 +57,12 @@ pub enum Error {
     /// A name that is no device.
     #[error("unknown device {name:?}: the devices of PyTorch are cpu, cuda, cuda:N and mps")]
     UnknownDevice {
+        /// The name as given.
+        name: String,
+    },
+    /// A name that is no precision.
+    #[error("unknown precision {name:?}: use f32, tf32 or bf16")]
+    UnknownPrecision {
         /// The name as given.
         name: String,
     },

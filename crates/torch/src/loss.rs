@@ -49,6 +49,29 @@ pub fn cross_entropy(torch: &Torch, logits: &Tensor, labels: &Tensor) -> Result<
     Ok(Loss { value, gradient: logarithms.softmax_backward(&gradient, true)? })
 }
 
+/// Cross entropy against softened labels, as [`nettriage_engine::loss::smoothed_cross_entropy`].
+///
+/// # Errors
+/// PyTorch fails.
+pub fn smoothed_cross_entropy(torch: &Torch, logits: &Tensor, labels: &Tensor, smoothing: f32) -> Result<Loss> {
+    let plain = cross_entropy(torch, logits, labels)?;
+    if smoothing == 0.0 {
+        return Ok(plain);
+    }
+    let smoothing = f64::from(smoothing);
+    let weighted = |tensor: &Tensor, factor: f64| tensor.mul(&torch.scalar(factor)?);
+    let rows = rows(logits, labels)?;
+    let images = labels.elements().max(1) as f64;
+    let classes = (rows.elements() as f64 / images).max(1.0);
+    // -1/(N C) times the sum of all logarithms, whose gradient is (q - 1/C) / N.
+    let uniform = weighted(&rows.softmax(true)?.sum(&[0, 1], false)?, -1.0 / (images * classes))?;
+    let gradient = weighted(&rows.softmax(false)?.subtract(&torch.scalar(1.0 / classes)?, 1.0)?, 1.0 / images)?;
+    Ok(Loss {
+        value: weighted(&plain.value, 1.0 - smoothing)?.subtract(&uniform, -smoothing)?,
+        gradient: weighted(&plain.gradient, 1.0 - smoothing)?.subtract(&gradient, -smoothing)?,
+    })
+}
+
 /// Knowledge distillation, as [`nettriage_engine::loss::distillation`].
 ///
 /// # Errors

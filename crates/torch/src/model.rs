@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nettriage_engine::{Optimizer, Options, Trainable, check_options};
+use nettriage_engine::{Optimizer, OptimizerMemory, Options, Trainable, check_options};
 use nettriage_net::{INPUT, Layer, Network, Shape, Tensor as Plain, Weights};
 
 use crate::abi::{Format, Tensor, Type};
@@ -91,10 +91,6 @@ impl Model {
     /// into the device's memory.
     pub fn new(torch: &Torch, network: &Network, options: &Options) -> Result<Model> {
         check_options(network, options)?;
-        if !options.decay_all {
-            let allowed = "true: this engine's kernels let every weight decay";
-            return Err(nettriage_engine::Error::Option { option: "decay_all", value: "false".into(), allowed }.into());
-        }
         torch.enter(options.threads);
         let graph = &network.graph;
         let layer_shapes = graph.shapes()?;
@@ -151,7 +147,7 @@ impl Model {
         place(&mut nodes, &readable);
         let select = |names: &[String]| names.iter().map(|name| (name.clone(), numbers[name.as_str()])).collect();
         let (kept, kept_gradients) = (select(&options.keep), select(&options.keep_gradients));
-        let updater = Updater::new(torch, options.optimizer, &mut parameters)?;
+        let updater = Updater::new(options.optimizer, options.decay_all, &mut parameters)?;
         Ok(Model {
             output: numbers[graph.output.as_str()],
             torch: torch.clone(),
@@ -230,6 +226,18 @@ impl Model {
     fn forward_host(&mut self, images: &[f32], training: Option<u64>) -> Result<&[f32]> {
         let batch = self.upload(images)?;
         self.pass(&batch, training)?;
+        self.download()
+    }
+
+    /// Copies the output of the last forward pass, and the tensors that [`Model::activation`] returns, to the host's memory.
+    /// Returns the output (N, H, W, C).
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    ///
+    /// # Panics
+    /// Before the first forward pass.
+    pub fn download(&mut self) -> Result<&[f32]> {
         let Model { state, host, shapes, kept, output, .. } = self;
         let download = |number: usize, to: &mut Vec<f32>| {
             Torch::download_batch(state.value(number), sizes(state.n, shapes[number]), to)
@@ -256,6 +264,20 @@ impl Model {
         self.torch.upload_batch(images, sizes(n, shape))
     }
 
+    /// Values in the order of the output (N, H, W, C), as a tensor on the device that has the last output's shape.
+    ///
+    /// # Errors
+    /// Too little memory.
+    ///
+    /// # Panics
+    /// If they are not as many as the last output's.
+    pub fn upload_output(&self, values: &[f32]) -> Result<Tensor> {
+        let sizes = self.sizes(self.output);
+        assert_eq!(values.len(), sizes.iter().product::<usize>(), "values of {} images", sizes[0]);
+        self.torch.enter(self.threads);
+        self.torch.upload_batch(values, sizes)
+    }
+
     /// The output for a batch N x C x H x W on the device, which stays there. In training mode with the seed of dropout, else in
     /// evaluation mode.
     ///
@@ -266,7 +288,21 @@ impl Model {
     /// As [`Model::forward`].
     pub fn forward_on(&mut self, batch: &Tensor, training: Option<u64>) -> Result<&Tensor> {
         self.pass(batch, training)?;
-        Ok(self.state.value(self.output))
+        Ok(self.output())
+    }
+
+    /// The output of the last forward pass, on the device.
+    ///
+    /// # Panics
+    /// Before the first forward pass.
+    pub fn output(&self) -> &Tensor {
+        self.state.value(self.output)
+    }
+
+    /// The device, its threads set for the calling thread.
+    pub fn torch(&self) -> &Torch {
+        self.torch.enter(self.threads);
+        &self.torch
     }
 
     fn sizes(&self, number: usize) -> [usize; 4] {
@@ -405,7 +441,7 @@ impl Model {
     /// As [`Model::forward`].
     pub fn step(&mut self, rate: f32, clip: Option<f32>) -> Result<()> {
         self.torch.enter(self.threads);
-        self.updater.step(&self.torch, &mut self.parameters, rate, clip)
+        self.updater.step(&self.torch, &self.parameters, rate, clip)
     }
 
     /// The output of a layer named in [`Options::keep`] in the last [`Model::forward`] or [`Model::forward_train`], (N, H, W, C);
@@ -444,6 +480,28 @@ impl Model {
     pub fn set_weights(&mut self, weights: &Weights) -> Result<()> {
         self.torch.enter(self.threads);
         self.parameters.import(&self.torch, weights)
+    }
+
+    /// Whether the weight `<layer>.<parameter>` exists and trains; running statistics do not.
+    pub fn trains(&self, weight: &str) -> bool {
+        self.parameters.named(weight).is_some_and(|parameter| parameter.trains)
+    }
+
+    /// A copy of what the optimiser remembers between steps.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn optimizer_memory(&self) -> Result<OptimizerMemory> {
+        self.updater.memory(&self.parameters)
+    }
+
+    /// Replaces what the optimiser remembers.
+    ///
+    /// # Errors
+    /// The memory of a model with other trainable weights or another rule; then nothing changes. Else as [`Model::forward`].
+    pub fn set_optimizer_memory(&mut self, memory: &OptimizerMemory) -> Result<()> {
+        self.torch.enter(self.threads);
+        self.updater.restore(&self.torch, &self.parameters, memory)
     }
 }
 

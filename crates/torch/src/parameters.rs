@@ -14,7 +14,7 @@ pub(crate) type ParameterId = usize;
 /// A weight or running statistic.
 pub(crate) struct Parameter {
     name: String,
-    shape: Vec<usize>,
+    pub shape: Vec<usize>,
     pub value: Tensor,
     /// The order of its elements on the device.
     format: Format,
@@ -69,6 +69,16 @@ impl Parameters {
         self.all[id].trains = true;
     }
 
+    /// The weight of that full name.
+    pub fn named(&self, name: &str) -> Option<&Parameter> {
+        self.numbers.get(name).map(|&number| &self.all[number])
+    }
+
+    /// The weights that train, in a fixed order.
+    pub fn trainable(&self) -> impl Iterator<Item = &Parameter> {
+        self.all.iter().filter(|parameter| parameter.trains)
+    }
+
     pub fn trainable_mut(&mut self) -> impl Iterator<Item = &mut Parameter> {
         self.all.iter_mut().filter(|parameter| parameter.trains)
     }
@@ -84,8 +94,7 @@ impl Parameters {
 
     /// The gradient of a weight that trains, as plain data; zeros if no loss has reached it.
     pub fn gradient(&self, name: &str) -> Result<Option<Plain>> {
-        let parameter = self.numbers.get(name).map(|&number| &self.all[number]).filter(|parameter| parameter.trains);
-        let Some(parameter) = parameter else { return Ok(None) };
+        let Some(parameter) = self.named(name).filter(|parameter| parameter.trains) else { return Ok(None) };
         Ok(Some(match &parameter.gradient {
             Some(gradient) => download(gradient, &parameter.shape)?,
             None => Plain::zeros(&parameter.shape),
@@ -111,6 +120,39 @@ impl Parameters {
         }
         for (number, tensor) in list {
             self.all[number].value.copy_from(&torch.upload(&tensor.data, &tensor.shape)?)?;
+        }
+        Ok(())
+    }
+
+    /// A copy of one of the optimiser's state tensors of every trainable weight that has it.
+    pub fn export_state(&self, of: fn(&Parameter) -> Option<&Tensor>) -> Result<Weights> {
+        let held = self.trainable().filter_map(|parameter| Some((parameter, of(parameter)?)));
+        held.map(|(parameter, state)| Ok((parameter.name.clone(), download(state, &parameter.shape)?))).collect()
+    }
+
+    /// Whether `state` holds one of the optimiser's state tensors for exactly the trainable weights that have it.
+    pub fn check_state(&self, state: &Weights, of: fn(&Parameter) -> Option<&Tensor>) -> Result<()> {
+        let fail = |name: &String, problem: &str| {
+            Err(nettriage_engine::Error::Weight { name: name.clone(), problem: problem.into() }.into())
+        };
+        for parameter in self.trainable() {
+            let found = state.get(&parameter.name).map(|tensor| &tensor.shape);
+            if found != of(parameter).map(|_| &parameter.shape) {
+                return fail(&parameter.name, "has another optimiser's state");
+            }
+        }
+        match state.keys().find(|name| !self.named(name).is_some_and(|parameter| parameter.trains)) {
+            Some(name) => fail(name, "does not train in this model"),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies a state that [`Parameters::check_state`] accepts.
+    pub fn import_state(&self, torch: &Torch, state: &Weights, of: fn(&Parameter) -> Option<&Tensor>) -> Result<()> {
+        for parameter in self.trainable() {
+            if let (Some(tensor), Some(to)) = (state.get(&parameter.name), of(parameter)) {
+                to.copy_from(&torch.upload(&tensor.data, &tensor.shape)?)?;
+            }
         }
         Ok(())
     }

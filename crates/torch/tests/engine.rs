@@ -4,8 +4,9 @@
 #[path = "../../engine/tests/common/mod.rs"]
 mod common;
 
-use std::path::PathBuf;
-use std::process::Command;
+#[path = "common/mod.rs"]
+mod installed;
+
 use std::sync::OnceLock;
 
 use common::suite::{Engine, Model};
@@ -20,24 +21,10 @@ struct Peer(Torch);
 fn peer() -> Option<&'static dyn Engine> {
     static PEER: OnceLock<Option<Peer>> = OnceLock::new();
     let found = PEER.get_or_init(|| {
-        let installation = Installation::find(Some(&folder()?)).unwrap();
+        let installation = Installation::find(Some(&installed::folder()?)).unwrap();
         Some(Peer(Torch::load(&installation, Device::Cpu, Precision::F32).unwrap()))
     });
     found.as_ref().map(|peer| peer as &dyn Engine)
-}
-
-fn folder() -> Option<PathBuf> {
-    if let Some(folder) = std::env::var_os("NETTRIAGE_TORCH") {
-        return Some(folder.into());
-    }
-    let Some(python) = std::env::var_os("NETTRIAGE_PYTHON") else {
-        println!("SKIPPED: neither NETTRIAGE_TORCH nor NETTRIAGE_PYTHON names a PyTorch");
-        return None;
-    };
-    let script = "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])";
-    let output = Command::new(python).args(["-c", script]).output().unwrap();
-    assert!(output.status.success(), "NETTRIAGE_PYTHON has no torch");
-    Some(String::from_utf8(output.stdout).unwrap().trim().into())
 }
 
 impl Engine for Peer {

@@ -1,10 +1,10 @@
 //! A training as tensors for a checkpoint, and back.
 
-use nettriage_engine::{Model, OptimizerMemory};
+use nettriage_engine::OptimizerMemory;
 use nettriage_net::{Tensor, Weights};
 use nettriage_records::checkpoint::Tensors;
 
-use crate::Error;
+use crate::{Error, Model};
 
 /// Adds tensors under the names `<part>/<name>`.
 pub fn add_tensors(tensors: &mut Tensors, part: &str, weights: &Weights) {
@@ -23,18 +23,21 @@ pub fn tensors_of(tensors: &Tensors, part: &str) -> Weights {
 }
 
 /// Adds what the optimiser of `model` remembers; the steps that it has counted.
-pub fn add_optimizer(tensors: &mut Tensors, model: &Model) -> u64 {
-    let OptimizerMemory { steps, first, second } = model.optimizer_memory();
+///
+/// # Errors
+/// The model's device fails.
+pub fn add_optimizer(tensors: &mut Tensors, model: &Model) -> Result<u64, Error> {
+    let OptimizerMemory { steps, first, second } = model.optimizer_memory()?;
     add_tensors(tensors, "first", &first);
     add_tensors(tensors, "second", &second);
-    steps
+    Ok(steps)
 }
 
 /// Continues the optimiser of `model` from what [`add_optimizer`] added.
 ///
 /// # Errors
-/// Tensors of another model.
+/// Tensors of another model; the model's device fails.
 pub fn restore_optimizer(model: &mut Model, tensors: &Tensors, steps: u64) -> Result<(), Error> {
     let (first, second) = (tensors_of(tensors, "first"), tensors_of(tensors, "second"));
-    Ok(model.set_optimizer_memory(&OptimizerMemory { steps, first, second })?)
+    model.set_optimizer_memory(&OptimizerMemory { steps, first, second })
 }

@@ -12,6 +12,23 @@ pub enum Error {
     /// From the engine.
     #[error(transparent)]
     Engine(#[from] nettriage_engine::Error),
+    /// From the engine of PyTorch's devices.
+    #[error(transparent)]
+    Torch(#[from] nettriage_torch::Error),
+    /// A name that is no device.
+    #[error("unknown device {name:?}: use cpu, torch:cpu, torch:cuda, torch:cuda:N or torch:mps")]
+    UnknownDevice {
+        /// The name as given.
+        name: String,
+    },
+    /// A precision that the processor's own kernels do not have.
+    #[error(
+        "--precision {precision} needs a device of PyTorch, such as --device torch:cuda; --device cpu computes in f32"
+    )]
+    Arithmetic {
+        /// Its name.
+        precision: &'static str,
+    },
     /// From the data set.
     #[error(transparent)]
     Data(#[from] nettriage_data::Error),

@@ -1,11 +1,10 @@
 //! Accuracy, loss, calibration and agreement over a sequence of images.
 
 use base64::Engine as _;
-use nettriage_engine::Model;
 use nettriage_records::record::Evaluation;
 
-use crate::Error;
 use crate::source::ActivationSource;
+use crate::{Error, Model};
 
 /// Images in a forward pass: as fast as larger batches, with small buffers.
 pub const EVALUATION_BATCH: usize = 32;
@@ -29,7 +28,7 @@ pub struct Outcome {
 /// `parent` holds the parent's predictions; with none, agreement is 1 (a parent agrees with itself).
 ///
 /// # Errors
-/// Those of the source.
+/// Those of the source and of the model.
 pub fn evaluate(
     model: &mut Model,
     source: &mut ActivationSource<'_>,
@@ -40,7 +39,7 @@ pub fn evaluate(
     let mut tally = Tally::new(labels, classes, parent);
     for start in (0..source.len()).step_by(EVALUATION_BATCH) {
         let range = start..source.len().min(start + EVALUATION_BATCH);
-        let logits = model.forward(source.batch(range)?);
+        let logits = model.forward(source.batch(range)?)?;
         logits.chunks_exact(classes).for_each(|logits| tally.add(logits));
     }
     Ok(tally.finish())

@@ -6,12 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nettriage_data::{Augmentation, Example, Images, Normalization, Shape, fill, prefetch};
-use nettriage_engine::{Model, Options};
+use nettriage_engine::Options;
 use nettriage_net::Network;
 
-use crate::Error;
 use crate::cache::{Cache, Reserved, Tier};
+use crate::model::{Batch, Model};
 use crate::values::{Precision, Values};
+use crate::{Device, Error};
 
 /// A fixed sequence of images of one data set, as a network takes them.
 #[derive(Clone)]
@@ -68,8 +69,10 @@ impl<'a> ImageSequence<'a> {
 }
 
 /// How the network below a tensor is run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PrefixOptions {
+    /// What it runs on.
+    pub device: Device,
     /// Threads of a forward pass.
     pub threads: usize,
     /// Whether convolutions use exact algorithms only.
@@ -208,7 +211,15 @@ impl<'a> ActivationSource<'a> {
     ///
     /// # Errors
     /// Those of the network that computes them.
-    pub fn batch(&mut self, range: Range<usize>) -> Result<&[f32], Error> {
+    pub fn batch(&mut self, range: Range<usize>) -> Result<Batch<'_>, Error> {
+        Ok(Batch::Host(self.values(range)?))
+    }
+
+    /// The same, in the host's memory.
+    ///
+    /// # Errors
+    /// As [`ActivationSource::batch`].
+    pub fn values(&mut self, range: Range<usize>) -> Result<&[f32], Error> {
         let ActivationSource { sequence, elements, batch, prefix, stored, look_ahead, buffers } = self;
         if let Some(values) = stored {
             return Ok(values.read(range.start * *elements..range.end * *elements, &mut buffers.output));
@@ -219,7 +230,10 @@ impl<'a> ActivationSource<'a> {
             return Ok(&buffers.input);
         };
         let values = prefix.compute(sequence, range.clone(), *batch, buffers)?;
-        *look_ahead = look_ahead.take().and_then(|look_ahead| look_ahead.read(range, values, sequence.len()));
+        *look_ahead = match look_ahead.take() {
+            Some(look_ahead) => look_ahead.read(range, values, sequence.len())?,
+            None => None,
+        };
         Ok(values)
     }
 
@@ -266,11 +280,12 @@ impl Prefix {
             Some(model) => model,
             none => {
                 let inference = Options::inference(batch);
-                let options = Options { threads: options.threads, exact: options.exact, ..inference };
-                none.insert(Model::new(network, &options)?)
+                let PrefixOptions { device: run_on, threads, exact, .. } = &*options;
+                let options = Options { threads: *threads, exact: *exact, ..inference };
+                none.insert(run_on.model(network, &options)?)
             }
         };
-        let values = model.forward(inputs);
+        let values = model.forward(inputs)?;
         if options.precision.is_full() {
             return Ok(values);
         }
@@ -308,17 +323,17 @@ impl LookAhead {
 
     /// Takes the `values` of the images of `range`, of `all` images; `None` at the end, and where ranges do not follow
     /// each other.
-    fn read(mut self, range: Range<usize>, values: &[f32], all: usize) -> Option<LookAhead> {
+    fn read(mut self, range: Range<usize>, values: &[f32], all: usize) -> Result<Option<LookAhead>, Error> {
         if range.start != self.done {
-            return None;
+            return Ok(None);
         }
-        self.values.write(range.start * self.elements, self.model.forward(values));
+        self.values.write(range.start * self.elements, self.model.forward(values)?);
         self.done = range.end;
         if self.done < all {
-            return Some(self);
+            return Ok(Some(self));
         }
         self.reserved.store(self.values);
-        None
+        Ok(None)
     }
 }
 
@@ -339,15 +354,15 @@ mod tests {
         let network = Network::initialised(graph, &mut crate::seed::rng("test", &[])).unwrap();
         let inner = network.graph.layers[3].name.clone();
         let prefix = slice::between(&network, INPUT, &inner).unwrap();
-        let options = PrefixOptions { threads: 1, exact: false, precision: Precision::F32 };
+        let options = PrefixOptions { device: Device::Cpu, threads: 1, exact: false, precision: Precision::F32 };
         let read = |cache: &Cache<&'static str, Values>, folder: &Path| {
             let sequence = ImageSequence::plain(&data.train, data.shape(), &normalization, &all);
-            let source = ActivationSource::computed(sequence, prefix.clone(), None, 16, options).unwrap();
+            let source = ActivationSource::computed(sequence, prefix.clone(), None, 16, options.clone()).unwrap();
             let warned = std::cell::RefCell::new(Vec::new());
             let mut source = source.stored_in(cache, "inner", folder, &|text| warned.borrow_mut().push(text)).unwrap();
             let mut values = Vec::new();
             for start in (0..50).step_by(16) {
-                values.extend_from_slice(source.batch(start..50.min(start + 16)).unwrap());
+                values.extend_from_slice(source.values(start..50.min(start + 16)).unwrap());
             }
             (values, cache.stored(&"inner").is_some(), warned.into_inner())
         };

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use nettriage_engine::{Model, Schedule, WeightAverage, loss};
+use nettriage_engine::{Schedule, WeightAverage};
 use nettriage_net::{Network, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::model::{Model, Target};
 use crate::source::{ActivationSource, ImageSequence};
 
 /// Settings of a training that most do without. Their defaults change nothing.
@@ -105,28 +106,21 @@ pub enum Objective<'a> {
 }
 
 impl Objective<'_> {
-    /// Mean loss over the images of `range`; writes its gradient with respect to `output` to `grad`.
-    fn evaluate(
-        &mut self,
-        output: &[f32],
-        labels: &[u16],
+    /// What the outputs for the images of `range` are compared with, and the network that runs behind the output.
+    fn target<'t>(
+        &'t mut self,
+        labels: &'t [u16],
         range: Range<usize>,
         smoothing: f32,
-        grad: &mut [f32],
-    ) -> Result<f64, Error> {
-        let classes = output.len() / range.len();
+    ) -> Result<(Target<'t>, Option<&'t mut Model>), Error> {
         Ok(match self {
-            Objective::CrossEntropy => loss::smoothed_cross_entropy(output, &labels[range], classes, smoothing, grad),
+            Objective::CrossEntropy => (Target::Labels { labels: &labels[range], smoothing }, None),
             Objective::Distillation { teacher, temperature, alpha } => {
-                let teacher = teacher.batch(range.clone())?;
-                loss::distillation(output, teacher, &labels[range], classes, *temperature, *alpha, grad)
+                let (temperature, alpha) = (*temperature, *alpha);
+                let logits = teacher.batch(range.clone())?;
+                (Target::Teacher { labels: &labels[range], logits, temperature, alpha }, None)
             }
-            Objective::Hint { target, rest } => {
-                if let Some(rest) = rest {
-                    std::hint::black_box(rest.forward(output));
-                }
-                loss::mean_squared(output, target.batch(range)?, grad)
-            }
+            Objective::Hint { target, rest } => (Target::Values(target.batch(range)?), rest.as_deref_mut()),
         })
     }
 }
@@ -164,7 +158,7 @@ pub fn first_non_finite(
     range: Range<usize>,
 ) -> Result<Option<String>, Error> {
     let mut source = ActivationSource::images(images.clone(), range.len().max(1));
-    let found = nettriage_engine::first_non_finite(network, source.batch(range)?)?;
+    let found = nettriage_engine::first_non_finite(network, source.values(range)?)?;
     Ok(found.map(|found| found.to_string()))
 }
 
@@ -193,10 +187,13 @@ pub struct Trained<'m> {
 
 impl Trained<'_> {
     /// The weights to evaluate and to keep: the averaged ones, if the recipe has an average, and the model's statistics.
-    pub fn weights(&self) -> Weights {
-        let mut weights = self.model.weights();
+    ///
+    /// # Errors
+    /// The model's device fails.
+    pub fn weights(&self) -> Result<Weights, Error> {
+        let mut weights = self.model.weights()?;
         weights.extend(self.averaged());
-        weights
+        Ok(weights)
     }
 
     /// The averaged weights; empty without an average.
@@ -208,7 +205,7 @@ impl Trained<'_> {
 /// Trains `model` on a stage's images; calls `after` after every step. Returns how it ended, with the weights to keep.
 ///
 /// # Errors
-/// Those of the sources and of `after`.
+/// Those of the sources, of the model and of `after`.
 pub fn run_stage<E: From<Error>>(
     model: &mut Model,
     input: StageInput<'_, '_>,
@@ -219,26 +216,24 @@ pub fn run_stage<E: From<Error>>(
     let StageInput { source, labels, images, taken, average } = input;
     let mut average = hyper.recipe.average.map(|decay| WeightAverage::resumed(decay, average.unwrap_or_default()));
     let steps = images.len().div_ceil(hyper.batch);
-    let mut grad = Vec::new();
     for step in taken..steps {
         let start = images.start + step * hyper.batch;
         let range = start..images.end.min(start + hyper.batch);
         let batch = source.batch(range.clone())?;
-        let output = model.forward_train(batch, hyper.dropout_seed.wrapping_add(step as u64));
-        grad.resize(output.len(), 0.0);
-        let loss = objective.evaluate(output, labels, range.clone(), hyper.recipe.label_smoothing, &mut grad)?;
+        let (target, behind) = objective.target(labels, range.clone(), hyper.recipe.label_smoothing)?;
+        let loss = model.differentiate(batch, hyper.dropout_seed.wrapping_add(step as u64), target, behind)?;
         if !loss.is_finite() {
-            return Ok((StageOutcome::Diverged, model.weights()));
+            return Ok((StageOutcome::Diverged, model.weights()?));
         }
-        model.backward(batch, &grad);
-        model.step(hyper.rate_at(step, steps), hyper.clip);
+        model.step(hyper.rate_at(step, steps), hyper.clip)?;
         if let Some(average) = &mut average {
-            average.update(&model.weights(), |name| model.trains(name));
+            average.update(&model.weights()?, |name| model.trains(name));
         }
         let trained = Trained { model, average: average.as_ref() };
         after(trained, StageStep { seen: range.end - images.start, loss, images: range.len(), taken: step + 1 })?;
     }
-    Ok((StageOutcome::Completed, Trained { model, average: average.as_ref() }.weights()))
+    let weights = Trained { model, average: average.as_ref() }.weights()?;
+    Ok((StageOutcome::Completed, weights))
 }
 
 #[cfg(test)]

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use nettriage_data::{Augmentation, Dataset, Normalization, Stream};
-use nettriage_engine::{Model, Optimizer, Options as EngineOptions, Schedule, Trainable};
+use nettriage_engine::{Optimizer, Options as EngineOptions, Schedule, Trainable};
 use nettriage_net::Network;
 use nettriage_records::scan::Measure;
 use nettriage_train::scheme::{Loss, Stage, Train};
 use nettriage_train::{
-    ActivationSource, HyperParameters, ImageSequence, Objective, Precision, PrefixOptions, Recipe, StageInput,
+    ActivationSource, Device, HyperParameters, ImageSequence, Objective, Precision, PrefixOptions, Recipe, StageInput,
     StageOutcome, run_stage, seed,
 };
 
@@ -57,7 +57,9 @@ pub struct TrainingSet<'a> {
 ///
 /// # Errors
 /// Those of the engine.
+#[expect(clippy::too_many_arguments, reason = "a network, its teacher, what it trains on, and how")]
 pub fn fine_tune(
+    device: &Device,
     network: &Network,
     substitute_layers: &BTreeSet<String>,
     parent: &Network,
@@ -71,7 +73,7 @@ pub fn fine_tune(
         Train::Substitute => Trainable::Layers(substitute_layers.clone()),
     };
     let training = EngineOptions::training(tuning.batch, tuning.optimizer);
-    let mut model = Model::new(network, &EngineOptions { threads, trainable, ..training })?;
+    let mut model = device.model(network, &EngineOptions { threads, trainable, ..training })?;
     let seed = seed::seed("fine-tuning", &[&tuning.seed.to_string()]);
     let sequence = ImageSequence {
         images: &set.data.train,
@@ -82,7 +84,7 @@ pub fn fine_tune(
     };
     let labelled = tuning.measure == Measure::Accuracy;
     let teacher = || {
-        let options = PrefixOptions { threads, exact: false, precision: Precision::F32 };
+        let options = PrefixOptions { device: device.clone(), threads, exact: false, precision: Precision::F32 };
         ActivationSource::computed(sequence.clone(), parent.clone(), None, tuning.batch, options)
     };
     let mut objective = match tuning.measure {

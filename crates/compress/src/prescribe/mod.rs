@@ -371,7 +371,16 @@ impl Searching<'_> {
         let mut judged = built;
         if let Some((set, tuning)) = &problem.training {
             let report = |done, of| progress.training(done, of);
-            match fine_tune(&network, &substitute_layers, problem.parent, set, tuning, options.threads, &report)? {
+            match fine_tune(
+                &options.device,
+                &network,
+                &substitute_layers,
+                problem.parent,
+                set,
+                tuning,
+                options.threads,
+                &report,
+            )? {
                 Ok(tuned) => {
                     network = tuned;
                     judged = figures(&network, judge)?;

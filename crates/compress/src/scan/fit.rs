@@ -88,9 +88,11 @@ impl<'a> ImagePass<'a> {
     ) -> Result<ImagePass<'a>, Error> {
         let mut inputs: Vec<&str> = regressions.iter().map(|s| s.input.as_str()).collect();
         let targets: Vec<&str> = regressions.iter().flat_map(|s| &s.targets).map(|t| t.tensor.as_str()).collect();
-        let tensors = |network, names: &[&str]| Tensors::new(network, names, BATCH, options.threads, options.exact);
+        let tensors = |network, names: &[&str]| {
+            Tensors::new(&options.device, network, names, BATCH, options.threads, options.exact)
+        };
         let parent = sources.targets.unwrap_or(sources.inputs);
-        let gradients = || Gradients::new(parent, &targets, BATCH, options.threads, options.exact);
+        let gradients = || Gradients::new(&options.device, parent, &targets, BATCH, options.threads, options.exact);
         let gradients = weighted.then(gradients).transpose()?;
         let targets = match sources.targets {
             Some(parent) => Some(tensors(parent, &targets)?),
@@ -117,12 +119,12 @@ impl<'a> ImagePass<'a> {
             let range = if held { first_held_out..count } else { 0..first_held_out };
             for start in range.clone().step_by(BATCH) {
                 let images = start..range.end.min(start + BATCH);
-                self.inputs.run(self.images, images.clone());
+                self.inputs.run(self.images, images.clone())?;
                 if let Some(targets) = &mut self.targets {
-                    targets.run(self.images, images.clone());
+                    targets.run(self.images, images.clone())?;
                 }
                 if let Some(gradients) = &mut self.gradients {
-                    gradients.run(self.images, images.clone());
+                    gradients.run(self.images, images.clone())?;
                 }
                 let targets = self.targets.as_ref().unwrap_or(&self.inputs);
                 let gradients = self.gradients.as_ref();
@@ -148,6 +150,7 @@ mod tests {
 
     use super::super::regression::group;
     use super::*;
+    use nettriage_train::Device;
     use nettriage_train::seed;
 
     const SHAPE: Shape = Shape { channels: 4, height: 8, width: 6 };
@@ -250,8 +253,8 @@ mod tests {
     /// Mean squared error after the ReLU, and mean and variance before it, of one filter, by the definition.
     fn outcome(network: &Network, fitted: &Solution, kernel: usize, filter: usize) -> (f64, [f64; 2], [f64; 2]) {
         let images = images();
-        let mut tensors = Tensors::new(network, &["conv"], images.count, 1, true).unwrap();
-        tensors.run(&images, 0..images.count);
+        let mut tensors = Tensors::new(&Device::Cpu, network, &["conv"], images.count, 1, true).unwrap();
+        tensors.run(&images, 0..images.count).unwrap();
         let (x, y) = (tensors.get(INPUT), tensors.get("conv"));
         let filters = fitted.bias.len();
         let half = (kernel / 2) as isize;
@@ -310,8 +313,8 @@ mod tests {
         let weight = (0..3 * elements).map(half).collect();
         network.weights.insert("logits.weight".into(), nettriage_net::Tensor::new(&[3, elements], weight));
         let images = images();
-        let mut gradients = Gradients::new(&network, &["conv"], images.count, 1, true).unwrap();
-        gradients.run(&images, 0..images.count);
+        let mut gradients = Gradients::new(&Device::Cpu, &network, &["conv"], images.count, 1, true).unwrap();
+        gradients.run(&images, 0..images.count).unwrap();
         let found = gradients.get("conv");
         let nothing = |at: usize| (at / 2) % SHAPE.width >= SHAPE.width / 2;
         assert!(found.iter().enumerate().all(|(at, g)| !nothing(at) || *g == 0.0));
@@ -322,8 +325,8 @@ mod tests {
         for gradients in [false, true] {
             let method = Method { gradients, ..PLAIN };
             let fitted = &run(&network, &[wanted(&network, Conv::same(2, 1))], &[method], 1)[0][&0];
-            let mut tensors = Tensors::new(&network, &["conv"], images.count, 1, true).unwrap();
-            tensors.run(&images, 0..images.count);
+            let mut tensors = Tensors::new(&Device::Cpu, &network, &["conv"], images.count, 1, true).unwrap();
+            tensors.run(&images, 0..images.count).unwrap();
             let (x, y) = (tensors.get(INPUT), tensors.get("conv"));
             let error = |row: usize| -> f64 {
                 let fit =

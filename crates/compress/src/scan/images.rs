@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use nettriage_engine::loss::cross_entropy;
-use nettriage_engine::{Model, Optimizer, Options, Trainable};
+use nettriage_engine::{Optimizer, Options, Trainable};
 use nettriage_net::{INPUT, Network, slice};
 use rand::RngExt;
 
-use nettriage_train::seed;
+use nettriage_train::{Device, Model, seed};
 
 use crate::Error;
 
@@ -26,25 +26,8 @@ pub struct Images<'a> {
 
 impl Images<'_> {
     /// Calls `visit` with the images of `range`, of `elements` elements each, in batches of at most `batch`, and with the index
-    /// of the first image of each batch.
-    pub(super) fn each(
-        &self,
-        range: Range<usize>,
-        elements: usize,
-        batch: usize,
-        mut visit: impl FnMut(usize, &[f32]),
-    ) {
-        let never = self.try_each(range, elements, batch, |start, images| {
-            visit(start, images);
-            Ok::<(), std::convert::Infallible>(())
-        });
-        match never {
-            Ok(()) => {}
-        }
-    }
-
-    /// As [`Images::each`], until `visit` fails.
-    pub(super) fn try_each<E>(
+    /// of the first image of each batch, until it fails.
+    pub(super) fn each<E>(
         &self,
         range: Range<usize>,
         elements: usize,
@@ -72,7 +55,14 @@ pub struct Tensors {
 
 impl Tensors {
     /// For the tensors named, with batches of at most `batch` images.
-    pub fn new(network: &Network, names: &[&str], batch: usize, threads: usize, exact: bool) -> Result<Tensors, Error> {
+    pub fn new(
+        device: &Device,
+        network: &Network,
+        names: &[&str],
+        batch: usize,
+        threads: usize,
+        exact: bool,
+    ) -> Result<Tensors, Error> {
         let graph = &network.graph;
         let mut wanted: Vec<&str> = names.iter().copied().filter(|name| *name != INPUT).collect();
         wanted.sort_by_key(|name| graph.position(name));
@@ -82,19 +72,23 @@ impl Tensors {
             Some(last) => {
                 let keep = wanted.iter().map(|name| (*name).to_owned()).collect();
                 let options = Options { threads, keep, exact, ..Options::inference(batch) };
-                Some(Model::new(&slice::between(network, INPUT, last)?, &options)?)
+                Some(device.model(&slice::between(network, INPUT, last)?, &options)?)
             }
         };
         Ok(Tensors { model, images: Vec::new(), elements: graph.input.elements() })
     }
 
     /// Computes the tensors for the images of `range`.
-    pub fn run(&mut self, images: &Images<'_>, range: Range<usize>) {
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn run(&mut self, images: &Images<'_>, range: Range<usize>) -> Result<(), Error> {
         self.images.resize(range.len() * self.elements, 0.0);
         (images.fill)(range, &mut self.images);
         if let Some(model) = &mut self.model {
-            model.forward(&self.images);
+            model.forward(&self.images)?;
         }
+        Ok(())
     }
 
     /// A tensor's values for the last images: n x H x W x C.
@@ -126,6 +120,7 @@ pub struct Gradients {
 impl Gradients {
     /// As [`Tensors::new`]; the network must end in logits.
     pub fn new(
+        device: &Device,
         network: &Network,
         names: &[&str],
         batch: usize,
@@ -135,17 +130,20 @@ impl Gradients {
         let gradients = names.iter().map(|name| (*name).to_owned()).collect();
         let frozen = Trainable::Layers(std::collections::BTreeSet::new());
         let training = Options::training(batch, Optimizer::sgd());
-        let model =
-            Model::new(network, &Options { threads, exact, keep_gradients: gradients, trainable: frozen, ..training })?;
+        let options = Options { threads, exact, keep_gradients: gradients, trainable: frozen, ..training };
+        let model = device.model(network, &options)?;
         let (elements, classes) = (network.graph.input.elements(), network.graph.output_shape()?.elements());
         Ok(Gradients { model, images: Vec::new(), gradient: Vec::new(), elements, classes })
     }
 
     /// Computes the gradients for the images of `range`, each image separately.
-    pub fn run(&mut self, images: &Images<'_>, range: Range<usize>) {
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn run(&mut self, images: &Images<'_>, range: Range<usize>) -> Result<(), Error> {
         self.images.resize(range.len() * self.elements, 0.0);
         (images.fill)(range.clone(), &mut self.images);
-        let logits = self.model.forward_train(&self.images, 0);
+        let logits = self.model.forward_train(&self.images, 0)?;
         self.gradient.resize(logits.len(), 0.0);
         for ((image, logits), gradient) in
             range.zip(logits.chunks_exact(self.classes)).zip(self.gradient.chunks_exact_mut(self.classes))
@@ -153,7 +151,7 @@ impl Gradients {
             let answer = sample_class(logits, seed::rng("drawn answers", &[&image.to_string()]).random());
             cross_entropy(logits, &[answer], self.classes, gradient);
         }
-        self.model.backward(&self.images, &self.gradient);
+        Ok(self.model.backward(&self.images, &self.gradient)?)
     }
 
     /// A tensor's gradient for the last images: n x H x W x C.

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use nettriage_engine::{Model, Options as Run};
+use nettriage_engine::Options as Run;
 use nettriage_net::{INPUT, Network, slice};
 use nettriage_records::scan::{Fidelity, Measure};
 
@@ -84,9 +84,9 @@ impl Reference {
             width,
         };
         let run = Run { threads: options.threads, exact: options.exact, ..Run::inference(BATCH) };
-        let mut model = Model::new(network, &run)?;
-        images.try_each(0..images.count, network.graph.input.elements(), BATCH, |first, input| {
-            let outputs = model.forward(input);
+        let mut model = options.device.model(network, &run)?;
+        images.each(0..images.count, network.graph.input.elements(), BATCH, |first, input| {
+            let outputs = model.forward(input)?;
             check_finite(network, first, input, outputs)?;
             match measure {
                 Measure::Values => reference.outputs.extend_from_slice(outputs),
@@ -273,11 +273,12 @@ fn inner(
 ) -> Result<Vec<f32>, Error> {
     let head = slice::between(network, INPUT, tensor)?;
     let run = Run { threads: options.threads, exact: options.exact, ..Run::inference(BATCH) };
-    let mut model = Model::new(&head, &run)?;
+    let mut model = options.device.model(&head, &run)?;
     let mut values = Vec::with_capacity(count * head.graph.output_shape()?.elements());
     images.each(first..first + count, network.graph.input.elements(), BATCH, |_, input| {
-        values.extend_from_slice(model.forward(input));
-    });
+        values.extend_from_slice(model.forward(input)?);
+        Ok::<(), Error>(())
+    })?;
     Ok(values)
 }
 
@@ -294,11 +295,11 @@ fn one(
     verdicts: &mut [Verdict],
 ) -> Result<(), Error> {
     let run = Run { exact: options.exact, ..Run::inference(BATCH) };
-    let mut tail = Model::new(&slice::between(network, &task.output, &network.graph.output)?, &run)?;
+    let mut tail = options.device.model(&slice::between(network, &task.output, &network.graph.output)?, &run)?;
     for (substitute, verdict) in task.substitutes.iter().zip(verdicts) {
-        let mut model = Model::new(substitute, &run)?;
+        let mut model = options.device.model(substitute, &run)?;
         for (n, batch) in tensor.chunks(BATCH * elements).enumerate() {
-            let outputs = tail.forward(model.forward(batch));
+            let outputs = tail.forward(model.forward(batch)?)?;
             if !outputs.iter().all(|value| value.is_finite()) {
                 let layers = substitute.graph.layers.first().map_or(task.output.as_str(), |layer| &layer.name);
                 return Err(Error::Request(format!(

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use nettriage_engine::{Model, Options as Run};
+use nettriage_engine::Options as Run;
 use nettriage_net::{Graph, Network};
 
-use nettriage_train::seed;
+use nettriage_train::{Device, seed};
 
 use crate::Error;
 
@@ -15,6 +15,7 @@ const MIN_MEASUREMENT: (f64, usize) = (0.004, 7);
 
 /// Measured milliseconds, by what a part is: equal parts are measured once.
 pub struct Stopwatch {
+    device: Device,
     batch: usize,
     exact: bool,
     known: HashMap<String, f64>,
@@ -22,8 +23,8 @@ pub struct Stopwatch {
 
 impl Stopwatch {
     /// For passes of `batch` images on one thread.
-    pub fn new(batch: usize, exact: bool) -> Stopwatch {
-        Stopwatch { batch, exact, known: HashMap::new() }
+    pub fn new(device: &Device, batch: usize, exact: bool) -> Stopwatch {
+        Stopwatch { device: device.clone(), batch, exact, known: HashMap::new() }
     }
 
     /// Milliseconds of a forward pass: the median of repetitions. They do not depend on the weights, which are random.
@@ -33,14 +34,14 @@ impl Stopwatch {
             return Ok(*known);
         }
         let network = Network::initialised(graph.clone(), &mut seed::rng("timed weights", &[]))?;
-        let mut model = Model::new(&network, &Run { exact: self.exact, ..Run::inference(self.batch) })?;
+        let mut model = self.device.model(&network, &Run { exact: self.exact, ..Run::inference(self.batch) })?;
         let images = vec![0.0; self.batch * graph.input.elements()];
-        std::hint::black_box(model.forward(&images));
+        std::hint::black_box(model.forward(&images)?);
         let begin = Instant::now();
         let mut seconds = Vec::new();
         while seconds.len() < MIN_MEASUREMENT.1 || begin.elapsed().as_secs_f64() < MIN_MEASUREMENT.0 {
             let start = Instant::now();
-            std::hint::black_box(model.forward(&images));
+            std::hint::black_box(model.forward(&images)?);
             seconds.push(start.elapsed().as_secs_f64());
         }
         seconds.sort_by(f64::total_cmp);

@@ -71,7 +71,7 @@ pub fn scan(subject: &Subject<'_>, options: &Options, progress: &dyn Progress) -
     let judged = fit_and_judge(subject, &ranges, &reference, options, progress, &mut took)?;
 
     let clock = Instant::now();
-    let mut stopwatch = Stopwatch::new(options.batch, options.exact);
+    let mut stopwatch = Stopwatch::new(&options.device, options.batch, options.exact);
     let units = units::unit_rows(network, &units, &mut stopwatch)?;
     let milliseconds = candidate_milliseconds(&ranges, &mut stopwatch, progress)?;
     took.timing = clock.elapsed().as_secs_f64();
@@ -96,6 +96,7 @@ pub fn scan(subject: &Subject<'_>, options: &Options, progress: &dyn Progress) -
         }
     });
     let rows = rows.collect();
+    took.device = options.device.describe();
     took.seconds = begin.elapsed().as_secs_f64();
     Ok(Scan {
         network: graph.name.clone(),

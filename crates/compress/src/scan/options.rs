@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use nettriage_net::surgery::Substitute;
+use nettriage_train::Device;
 
 use super::measure::Outputs;
 use crate::Error;
@@ -101,6 +102,8 @@ impl FromStr for Method {
 /// How a scan is made.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// What networks run on.
+    pub device: Device,
     /// Which ranges.
     pub scope: Scope,
     /// Which single layers.
@@ -129,6 +132,7 @@ impl Default for Options {
     fn default() -> Options {
         let conv = |kernel| Choice::One(Substitute::Conv { kernel, groups: 1 });
         Options {
+            device: Device::Cpu,
             scope: Scope::All,
             choices: vec![
                 conv(1),

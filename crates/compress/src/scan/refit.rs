@@ -1,6 +1,6 @@
 //! One substitute, fitted in a network that has other substitutes already.
 
-use nettriage_engine::{Model, Options as Run};
+use nettriage_engine::Options as Run;
 use nettriage_net::block::Block;
 use nettriage_net::surgery::{self, Substitute};
 use nettriage_net::{INPUT, Network, init, slice};
@@ -68,10 +68,13 @@ fn calibrate(
     let head = slice::between(child, INPUT, product)?;
     let channels = head.graph.output_shape()?.channels;
     let run = Run { threads: options.threads, exact: options.exact, ..Run::inference(BATCH) };
-    let mut model = Model::new(&head, &run)?;
+    let mut model = options.device.model(&head, &run)?;
     let mut moments = Moments::new(channels);
     let count = images.count.min(CALIBRATION);
-    images.each(0..count, head.graph.input.elements(), BATCH, |_, input| moments.add(model.forward(input)));
+    images.each(0..count, head.graph.input.elements(), BATCH, |_, input| {
+        moments.add(model.forward(input)?);
+        Ok::<(), Error>(())
+    })?;
     let [mean, variance] = moments.finish();
     Ok(init::calibrate(child, block, &mean, &variance)?)
 }
@@ -123,10 +126,10 @@ impl<'a> Judge<'a> {
     /// Runs a network on the images.
     pub fn verdict(&self, network: &Network) -> Result<Judgement, Error> {
         let run = Run { threads: self.options.threads, exact: self.options.exact, ..Run::inference(BATCH) };
-        let mut model = Model::new(network, &run)?;
+        let mut model = self.options.device.model(network, &run)?;
         let mut verdict = Verdict::default();
-        self.images.try_each(0..self.images.count, network.graph.input.elements(), BATCH, |start, input| {
-            let outputs = model.forward(input);
+        self.images.each(0..self.images.count, network.graph.input.elements(), BATCH, |start, input| {
+            let outputs = model.forward(input)?;
             check_finite(network, start, input, outputs)?;
             self.reference.add(&mut verdict, self.images.labels.as_deref(), start, outputs);
             Ok::<(), Error>(())

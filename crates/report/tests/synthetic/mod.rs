@@ -359,6 +359,7 @@ impl Truth {
             undistilled: (*name == "distill").then(|| "global".to_owned()),
         };
         Plan {
+            engine: None,
             version: VERSION,
             name: "synthetic".into(),
             study: "# a synthetic study\nname = \"synthetic\"\nseeds = [0, 1, 2, 3]\n".into(),

@@ -1,0 +1,181 @@
+//! Training on the processor and on PyTorch's: losses, gradients, updates, frozen layers, and trainings that are continued. Needs a
+//! PyTorch, see `crates/torch/tests/common/mod.rs`.
+
+#[path = "../../engine/tests/common/mod.rs"]
+mod common;
+#[path = "../../torch/tests/common/mod.rs"]
+mod installed;
+
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+
+use common::{chain, hashed, network};
+use nettriage_engine::{Optimizer, Options, Trainable};
+use nettriage_net::{Activation, Conv, Kind, Network, Shape, Weights, Window, layer};
+use nettriage_train::{Arithmetic, Batch, Device, Model, Target};
+
+const IMAGES: usize = 6;
+const CLASSES: usize = 4;
+
+/// PyTorch's processor, loaded once.
+fn torch() -> Option<&'static Device> {
+    static TORCH: OnceLock<Option<Device>> = OnceLock::new();
+    let open = || {
+        let folder = installed::folder()?;
+        Some(Device::open("torch:cpu".parse().unwrap(), Arithmetic::F32, Some(&folder)).unwrap())
+    };
+    TORCH.get_or_init(open).as_ref()
+}
+
+/// Every kind of weight, and dropout.
+fn small() -> Network {
+    let norm = || Kind::BatchNorm(layer::BatchNorm { eps: 1e-3, momentum: 0.1 });
+    // Without bias: before a norm its gradient is zero but for rounding, which AdamW divides by its own size.
+    let conv = |filters| Kind::Conv(Conv { bias: false, ..Conv::same(filters, 3) });
+    let graph = chain(
+        Shape::new(2, 6, 6),
+        &[
+            ("conv1", conv(6)),
+            ("norm1", norm()),
+            ("act1", Kind::Activation(Activation::Silu)),
+            ("pool", Kind::MaxPool(Window::square(2))),
+            ("conv2", conv(8)),
+            ("norm2", norm()),
+            ("act2", Kind::Activation(Activation::Tanh)),
+            ("drop", Kind::Dropout(layer::Dropout { p: 0.3 })),
+            ("mean", Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 })),
+            ("flat", Kind::Flatten),
+            ("fc", Kind::Linear(layer::Linear { features: CLASSES, bias: true })),
+        ],
+    );
+    network(graph, 11)
+}
+
+fn images() -> Vec<f32> {
+    hashed(IMAGES * small().graph.input.elements(), 5, 1.0)
+}
+
+const LABELS: [u16; IMAGES] = [0, 3, 1, 2, 1, 0];
+
+/// Relative to the largest element.
+#[track_caller]
+fn agree(what: &str, one: &[f32], other: &[f32], tolerance: f32) {
+    assert_eq!(one.len(), other.len(), "{what}");
+    let largest = one.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let worst = one.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0f32, f32::max);
+    assert!(worst <= tolerance * largest, "{what}: {worst} of {largest}");
+}
+
+#[track_caller]
+fn weights_agree(what: &str, one: &Weights, other: &Weights, tolerance: f32) {
+    assert!(one.keys().eq(other.keys()));
+    for (name, tensor) in one {
+        agree(&format!("{what}: {name}"), &tensor.data, &other[name].data, tolerance);
+    }
+}
+
+fn options(optimizer: Optimizer, decay_all: bool) -> Options {
+    Options { decay_all, ..Options::training(IMAGES, optimizer) }
+}
+
+fn sgd() -> Optimizer {
+    Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.2 }
+}
+
+fn adamw() -> Optimizer {
+    Optimizer::AdamW { betas: (0.9, 0.99), eps: 1e-3, weight_decay: 0.2 }
+}
+
+fn labels(smoothing: f32) -> Target<'static> {
+    Target::Labels { labels: &LABELS, smoothing }
+}
+
+#[test]
+fn the_first_steps_of_every_loss_and_rule_agree() {
+    let Some(torch) = torch() else { return };
+    let (network, images) = (small(), images());
+    let teacher = hashed(IMAGES * CLASSES, 9, 3.0);
+    let target = |which: usize| match which {
+        0 => labels(0.0),
+        1 => labels(0.2),
+        2 => Target::Teacher { labels: &LABELS, logits: Batch::Host(&teacher), temperature: 3.0, alpha: 0.7 },
+        _ => Target::Values(Batch::Host(&teacher)),
+    };
+    let plain = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.2 };
+    for rule in [plain, sgd(), adamw()] {
+        for (which, decay_all) in [(0, true), (1, false), (2, true), (3, false)] {
+            let options = options(rule, decay_all);
+            let mut own = Device::Cpu.model(&network, &options).unwrap();
+            let mut other = torch.model(&network, &options).unwrap();
+            for step in 0..3 {
+                let what = format!("{rule:?}, loss {which}, step {step}");
+                let differentiate = |model: &mut Model| {
+                    model.differentiate(Batch::Host(&images), 40 + step, target(which), None).unwrap()
+                };
+                let losses = [differentiate(&mut own), differentiate(&mut other)];
+                assert!((losses[0] - losses[1]).abs() < 1e-5 * losses[0].abs().max(1.0), "{what}: {losses:?}");
+                for name in network.weights.keys().filter(|name| own.trains(name)) {
+                    assert!(other.trains(name));
+                    let [a, b] = [&own, &other].map(|model| model.gradient(name).unwrap().unwrap().data);
+                    agree(&format!("{what}: gradient of {name}"), &a, &b, 1e-4);
+                }
+                // Longer than the limit, so that clipping counts.
+                own.step(0.1, Some(0.05)).unwrap();
+                other.step(0.1, Some(0.05)).unwrap();
+                weights_agree(&what, &own.weights().unwrap(), &other.weights().unwrap(), 1e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_training_continues_from_weights_and_memory_to_the_bit() {
+    let Some(torch) = torch() else { return };
+    let (network, images) = (small(), images());
+    for rule in [sgd(), adamw()] {
+        for device in [&Device::Cpu, torch] {
+            let options = options(rule, true);
+            let train = |model: &mut Model, steps: std::ops::Range<u64>| {
+                for step in steps {
+                    model.differentiate(Batch::Host(&images), step, labels(0.0), None).unwrap();
+                    model.step(0.05, None).unwrap();
+                }
+            };
+            let mut whole = device.model(&network, &options).unwrap();
+            train(&mut whole, 0..5);
+            let mut first = device.model(&network, &options).unwrap();
+            train(&mut first, 0..2);
+            let (weights, memory) = (first.weights().unwrap(), first.optimizer_memory().unwrap());
+            assert_eq!(memory.steps, 2);
+            let mut second = device.model(&Network { weights, ..network.clone() }, &options).unwrap();
+            second.set_optimizer_memory(&memory).unwrap();
+            train(&mut second, 2..5);
+            assert_eq!(second.weights().unwrap(), whole.weights().unwrap(), "{device:?}, {rule:?}");
+
+            let mut wrong = memory.clone();
+            wrong.first.remove("fc.bias");
+            assert!(second.set_optimizer_memory(&wrong).is_err());
+            assert_eq!(second.optimizer_memory().unwrap(), whole.optimizer_memory().unwrap());
+        }
+    }
+}
+
+#[test]
+fn frozen_layers_keep_their_bytes_and_others_do_not() {
+    let Some(torch) = torch() else { return };
+    let (network, images) = (small(), images());
+    let trained = BTreeSet::from(["conv2".to_owned(), "norm2".to_owned()]);
+    let options = Options { trainable: Trainable::Layers(trained.clone()), ..options(sgd(), true) };
+    for device in [&Device::Cpu, torch] {
+        let mut model = device.model(&network, &options).unwrap();
+        for step in 0..2 {
+            model.differentiate(Batch::Host(&images), step, labels(0.1), None).unwrap();
+            model.step(0.1, None).unwrap();
+        }
+        for (name, tensor) in model.weights().unwrap() {
+            let same = tensor == network.weights[&name];
+            let owner = name.rsplit_once('.').unwrap().0;
+            assert_eq!(same, !trained.contains(owner), "{device:?}: {name}");
+        }
+    }
+}
