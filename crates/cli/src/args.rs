@@ -49,7 +49,7 @@ pub enum Command {
     /// Which ranges of layers could be one layer: without training, in about a minute
     Scan(Scan),
     /// A smaller network within a budget: chosen from a scan, built, trained, measured, written
-    Prescribe(Prescribe),
+    Prescribe(Box<Prescribe>),
     /// Layers, shapes, parameters, MACs and blocks of a network
     Inspect(Inspect),
     /// Accuracy of a network on a data set, or its outputs for given inputs
@@ -196,6 +196,7 @@ const MIB: Limit = Limit::between(0.0, 16_777_216.0, "MiB: 16 TiB");
 const RETRIES: Limit = Limit::between(0.0, 1000.0, "a trial that fails as often fails always");
 const TRIALS: Limit = Limit::between(1.0, 1e6, "a plan has no more trials");
 const IMAGES: Limit = Limit::between(1.0, u32::MAX as f64, "images are counted by 32-bit numbers");
+const EPOCHS: Limit = Limit::above_zero(1e5, "more passes over the images change nothing");
 const TRAIN_IMAGES: Limit = Limit::between(1.0, 1e8, "the order of the images is held in memory");
 const BATCH: Limit = Limit::between(1.0, 65_536.0, "all tensors of a batch are held in memory");
 const UNKNOWNS: Limit = Limit::between(0.0, 65_536.0, "the normal equations take 8 bytes times their square");
@@ -663,7 +664,7 @@ pub struct Prescribe {
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
     /// Do not train: closed-form weights alone
-    #[arg(long, conflicts_with_all = ["scheme", "train_images", "rate"])]
+    #[arg(long, conflicts_with_all = ["scheme", "train_images", "epochs", "rate"])]
     pub no_training: bool,
     /// How the network is trained after surgery: global, local, distill-global or distill-local
     #[arg(long, value_name = "NAME", default_value = "distill-global")]
@@ -671,6 +672,9 @@ pub struct Prescribe {
     /// Images that training sees in all [default: twice the training set, at most 40,000]
     #[arg(long, value_name = "N", value_parser = whole::<usize>(TRAIN_IMAGES))]
     pub train_images: Option<usize>,
+    /// Passes over the training images, in place of --train-images
+    #[arg(long, value_name = "N", value_parser = real::<f64>(EPOCHS), conflicts_with = "train_images")]
+    pub epochs: Option<f64>,
     /// Largest learning rate of training
     #[arg(long, value_name = "RATE", default_value_t = 0.01, value_parser = real::<f32>(RATE))]
     pub rate: f32,
@@ -692,6 +696,12 @@ pub struct Prescribe {
     /// Where to write the scan that is made [default: beside the output, as <name>.scan.json]
     #[arg(long, value_name = "FILE", conflicts_with = "scan")]
     pub save_scan: Option<PathBuf>,
+    /// Folder that keeps the scan, the measured times, the networks and checkpoints of their training: the same command continues there after an interruption, and other bounds reuse them
+    #[arg(long, value_name = "DIR", conflicts_with = "save_scan")]
+    pub work: Option<PathBuf>,
+    /// With --work, how often a training is saved: a time such as 5m, or off
+    #[arg(long, value_name = "TIME", value_parser = checkpoint, default_value = "5m", requires = "work")]
+    pub checkpoint: Checkpoint,
 }
 
 /// What measures times.

@@ -11,6 +11,8 @@ pub enum Fail {
     Message(String),
     /// The command came to its end, but trials failed: exit code 1.
     FailedTrials(String),
+    /// A signal stopped the command, and what it had computed is saved.
+    Stopped(String),
     /// The reader of our output went away: no fault.
     ClosedPipe,
 }
@@ -26,12 +28,14 @@ impl Fail {
         Fail::Message(format!("{}: {error}{remedy}", path.display()))
     }
 
-    /// 0 if it is no fault, 1 if trials failed, 2 if the command could not do what was requested.
+    /// 0 if it is no fault, 1 if trials failed, 2 if the command could not do what was requested, 130 if a signal stopped it.
     pub fn exit_code(&self) -> u8 {
         match self {
             Fail::ClosedPipe => 0,
             Fail::FailedTrials(_) => 1,
             Fail::Message(_) => 2,
+            // As shells say of a program that SIGINT ended.
+            Fail::Stopped(_) => 130,
         }
     }
 }
@@ -39,7 +43,7 @@ impl Fail {
 impl Display for Fail {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         match self {
-            Fail::Message(message) | Fail::FailedTrials(message) => f.write_str(message),
+            Fail::Message(message) | Fail::FailedTrials(message) | Fail::Stopped(message) => f.write_str(message),
             Fail::ClosedPipe => f.write_str("the output was closed"),
         }
     }

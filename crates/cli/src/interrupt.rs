@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
-use nettriage_study::StopSignal;
+use nettriage_train::StopSignal;
 
 use crate::fail::Fail;
 

@@ -33,7 +33,7 @@ use fail::Fail;
 /// Runs the command that `arguments` name, the program's name first, as the `nettriage` program does.
 ///
 /// A problem is printed to standard error in one line. Exit code 2 means that the command could not do what was requested,
-/// 1 that trials of a study failed.
+/// 1 that trials of a study failed, 130 that a signal stopped it.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     output::ignore_size_signal();
     let arguments: Vec<OsString> = arguments.into_iter().collect();
@@ -44,7 +44,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     match dispatch(args.command) {
         Ok(()) | Err(Fail::ClosedPipe) => 0,
         Err(fail) => {
-            eprintln!("error: {fail}");
+            match &fail {
+                Fail::Stopped(message) => eprintln!("stopped: {message}"),
+                fail => eprintln!("error: {fail}"),
+            }
             fail.exit_code()
         }
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nettriage_data::Normalization;
 use nettriage_formats::load::{self, Format, LoadOptions, Loaded};
 use nettriage_formats::shared::SharedWeights;
 use nettriage_net::arch::{self, ArchSpec};
@@ -32,8 +33,22 @@ pub fn load(args: &Model) -> Result<Loaded, Fail> {
     if let (Some(arch), Format::Nettriage | Format::Onnx) = (&args.arch, loaded.format) {
         return Err(Fail::Message(format!("{}: it holds its own graph: leave --arch {arch} out", path.display())));
     }
+    check_normalization(&loaded, path)?;
     loaded.notes.iter().for_each(|note| eprintln!("note: {note}"));
     Ok(loaded)
+}
+
+/// Refuses a description whose mean and std no images can be normalised by, also for commands without images: `export` would
+/// copy them.
+fn check_normalization(loaded: &Loaded, path: &Path) -> Result<(), Fail> {
+    let info = &loaded.info;
+    if info.mean.is_empty() {
+        return Ok(());
+    }
+    let channels = loaded.network.graph.input.channels;
+    Normalization::new(info.mean.clone(), info.std.clone(), channels)
+        .map(drop)
+        .map_err(|problem| Fail::Message(format!("{}: its description: {problem}", path.display())))
 }
 
 /// What to do with a folder where a network's file is needed.

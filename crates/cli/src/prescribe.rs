@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nettriage::{
-    Bounds, JudgedOn, LatencyIn, OnnxRuntime, PrescribeBuilder, Prescribed, Subject, Training, Wishes, check_scan,
+    Bounds, JudgedOn, LatencyIn, OnnxRuntime, PrescribeBuilder, Prescribed, StopSignal, Subject, Training, Wishes,
+    Work, check_scan,
 };
 use nettriage_compress::prescribe::Progress;
 use nettriage_compress::scan::Options;
@@ -16,6 +17,7 @@ use nettriage_records::prescription::Figures;
 use nettriage_records::scan::Scan;
 
 use crate::fail::Fail;
+use crate::interrupt::Interrupt;
 use crate::{args, export, output, scan, subject};
 
 /// Share of right predictions from which on the network has probably memorised the judged images.
@@ -32,7 +34,8 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
     let beside = |extension: &str| args.output.with_extension(extension);
     let mut outputs = output::with_sidecar(&args.output).to_vec();
     outputs.extend(["md", "json", "html"].map(beside));
-    let scan_file = args.scan.is_none().then(|| args.save_scan.clone().unwrap_or_else(|| beside("scan.json")));
+    let kept = args.scan.is_none() && args.work.is_none();
+    let scan_file = kept.then(|| args.save_scan.clone().unwrap_or_else(|| beside("scan.json")));
     outputs.extend(scan_file.clone());
     let mut inputs = output::of_model(&args.subject.model);
     inputs.extend(args.scan.iter().chain(&args.subject.data_dir).cloned());
@@ -47,6 +50,8 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
     let scan_reporter = scan::ProgressReporter::new();
     let reporter = ProgressReporter::new();
     let mut found = args.scan.as_ref().map(|path| read_scan(path, &subject, &options)).transpose()?;
+    let stop = StopSignal::default();
+    let work = args.work.clone().map(|folder| Work { folder, checkpoint: args.checkpoint.0, stop: stop.clone() });
     let builder = || {
         let mut builder = PrescribeBuilder::of(&subject)
             .bounds(bounds(args))
@@ -60,6 +65,9 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
         if let Some(attempts) = args.attempts {
             builder = builder.attempts(attempts);
         }
+        if let Some(work) = &work {
+            builder = builder.work(work.clone());
+        }
         if args.judge_on_test {
             builder = builder.judged_on(JudgedOn::Test(args.subject.judged.unwrap_or(ON_TEST)));
         }
@@ -67,20 +75,29 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
     };
     let mut messages = output::messages(&output::as_paths(&outputs));
     builder().check()?;
-    if let Some(path) = &scan_file {
+    if found.is_none() {
         let made = builder().make_scan();
         scan_reporter.finish();
         let made = made?;
-        scan::save(&made, path)?;
-        writeln!(messages, "scan: {}", path.display())?;
+        if let Some(path) = &scan_file {
+            scan::save(&made, path)?;
+            writeln!(messages, "scan: {}", path.display())?;
+        }
         found = Some(made);
+    }
+    // From here on a signal ends a training with a checkpoint; before, there is nothing to save.
+    if args.work.is_some() && args.checkpoint.0.is_some() && !args.no_training {
+        Interrupt::stopping(stop.clone())?;
     }
     let made = match &found {
         Some(scan) => builder().scan(scan).run(),
         None => builder().run(),
     };
     reporter.finish();
-    let Prescribed { network, prescription } = made?;
+    let Prescribed { network, prescription } = match made {
+        Err(error) if stop.is_set() => return Err(Fail::Stopped(error.to_string())),
+        made => made?,
+    };
     if let Some(accuracy) = prescription.before.accuracy.filter(|a| *a >= MEMORISED && !args.judge_on_test) {
         eprintln!(
             "note: the network gets {:.2}% of {} right. If it was trained on them, a drop measured on them is too small: \
@@ -130,7 +147,7 @@ fn training(args: &args::Prescribe, subject: &Subject) -> Training {
     let own = subject.augment;
     Training {
         scheme: args.scheme.clone(),
-        images: args.train_images,
+        images: args.train_images.or(args.epochs.map(|epochs| (epochs * subject.train.len() as f64).ceil() as usize)),
         rate: args.rate,
         augment: Some(Augmentation { pad: args.pad.unwrap_or(own.pad), flip: args.flip || own.flip, ..own }),
         seed: args.seed,

@@ -182,6 +182,24 @@ fn a_file_that_is_not_a_network() {
 }
 
 #[test]
+fn a_description_with_statistics_of_bytes_is_refused_by_every_command() {
+    let place = Place::new(&STUDY.replace("keep = \"network\"", ""));
+    place.complete("run", &["--max-trials", "1"]);
+    let weights = std::fs::read_dir(place.path("run/weights")).unwrap().next().unwrap().unwrap().path();
+    std::fs::copy(weights, place.path("net.safetensors")).unwrap();
+    std::fs::write(place.path("net.toml"), "mean = [127.5]\nstd = [127.5]\n").unwrap();
+    for command in [&["inspect"][..], &["export", "-o", "x.onnx"], &["evaluate", "--data", "digits"]] {
+        let output =
+            nettriage().args(command).arg("net.safetensors").current_dir(place.folder.path()).output().unwrap();
+        let error = refused(&output);
+        assert!(error.contains("net.safetensors: its description") && error.contains("divided by 255"), "{error}");
+    }
+    assert!(!place.path("x.onnx").exists());
+    std::fs::write(place.path("net.toml"), "mean = [0.5]\nstd = [0.5]\n").unwrap();
+    succeeded(&nettriage().args(["inspect", "net.safetensors"]).current_dir(place.folder.path()).output().unwrap());
+}
+
+#[test]
 fn a_diverging_trial_does_not_end_the_study() {
     // Weights grow by 1 - rate x decay in every step.
     let optimizer = "optimizer = { sgd = { momentum = 0.9, nesterov = false, weight_decay = 1.0 } }";

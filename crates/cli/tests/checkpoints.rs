@@ -275,7 +275,7 @@ fn a_training_that_workers_die_in_more_often_than_it_is_retried_ends() {
         std::thread::sleep(Duration::from_millis(5));
         let Some((path, true)) = inside(&place.path("run")) else { continue };
         let id = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let state = Run::open(&place.path("run")).unwrap().checkpoint_state(&id);
+        let state = Run::open(&place.path("run")).unwrap().checkpoints().state(&id);
         let at = state.map(|state| (id.clone(), state.stage, state.step));
         if at.is_some() && at != last && kills.get(&id).is_none_or(|kills| *kills < 6) {
             last = at;
@@ -286,4 +286,89 @@ fn a_training_that_workers_die_in_more_often_than_it_is_retried_ends() {
     assert!(run.wait().unwrap().success(), "{kills:?}");
     assert!(kills.values().any(|kills| *kills > 3), "{kills:?}");
     assert_same(&whole, &digests(&place.path("run")));
+}
+
+#[test]
+fn a_prescription_killed_twenty_times_ends_in_the_same_files() {
+    let mut moments = Moments::new("prescription");
+    let place = Place::new(STUDY);
+    succeeded(
+        &nettriage().arg("train").arg(place.path("study.toml")).arg("--out").arg(place.path("run")).output().unwrap(),
+    );
+    let prescribe = |work: &str, more: &[&str]| {
+        let mut command = nettriage();
+        command.arg("prescribe").arg(place.path("run")).args([
+            "--max-drop",
+            "30pp",
+            "--epochs",
+            "60",
+            "--attempts",
+            "3",
+        ]);
+        command.args(["--judged", "100", "--threads", "1"]).args(more).arg("--work").arg(place.path(work));
+        command.arg("-o").arg(place.path(&format!("{work}.onnx")));
+        command
+    };
+    succeeded(&prescribe("whole", &[]).output().unwrap());
+    // The saved scan and times, which are measured and therefore differ between runs.
+    let copy = |part: &str| {
+        for entry in fs::read_dir(place.path("whole").join(part)).unwrap() {
+            let from = entry.unwrap().path();
+            let to = place.path("cut").join(part).join(from.file_name().unwrap());
+            if from.is_file() && !from.ends_with("run.lock") {
+                fs::create_dir_all(to.parent().unwrap()).unwrap();
+                fs::copy(&from, to).unwrap();
+            }
+        }
+    };
+    copy("");
+    copy("times");
+    let (mut kills, mut inside) = (0, 0);
+    while kills < 20 {
+        let mut command = spawn_silent(&mut prescribe("cut", &OFTEN));
+        moments.wait(100, 300);
+        assert!(command.try_wait().unwrap().is_none(), "it ended after {kills} kills: let it train for longer");
+        command.kill().unwrap();
+        command.wait().unwrap();
+        kills += 1;
+        inside += usize::from(!checkpoints(&place.path("cut")).is_empty());
+    }
+    assert!(inside > 5, "killed inside a training {inside} times");
+    succeeded(&prescribe("cut", &OFTEN).output().unwrap());
+    assert!(checkpoints(&place.path("cut")).is_empty(), "removed with the attempts");
+    for extension in ["onnx", "onnx.toml"] {
+        let [whole, cut] = ["whole", "cut"].map(|name| fs::read(place.path(&format!("{name}.{extension}"))).unwrap());
+        assert!(whole == cut, "{extension}");
+    }
+    let [whole, cut] = ["whole", "cut"].map(|name| fs::read_to_string(place.path(&format!("{name}.json"))).unwrap());
+    assert_eq!(whole, cut);
+    // Everything is stored: the same command again trains nothing, and one with other images is refused.
+    fs::remove_file(place.path("cut.onnx")).unwrap();
+    let again = prescribe("cut", &[]).output().unwrap();
+    succeeded(&again);
+    assert!(!String::from_utf8_lossy(&again.stderr).contains("training: step"));
+    let error = refused(&prescribe("cut", &["--images", "100"]).output().unwrap());
+    assert!(error.contains("images to fit to") && error.contains("--work"), "{error}");
+}
+
+#[test]
+fn a_signal_ends_a_prescription_with_a_checkpoint() {
+    let place = Place::new(STUDY);
+    succeeded(
+        &nettriage().arg("train").arg(place.path("study.toml")).arg("--out").arg(place.path("run")).output().unwrap(),
+    );
+    let mut command = nettriage();
+    command.arg("prescribe").arg(place.path("run")).args(["--max-macs", "80%", "--epochs", "20000", "--judged", "100"]);
+    command.arg("--work").arg(place.path("work")).arg("-o").arg(place.path("child.onnx")).stderr(Stdio::piped());
+    let prescription = command.stdout(Stdio::null()).spawn().unwrap();
+    // The scan is stored before the training, whose end is hours away.
+    until("the scan", || place.path("work/scan.json").exists());
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(Command::new("kill").arg("-INT").arg(prescription.id().to_string()).status().unwrap().success());
+    let output = prescription.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.lines().last().unwrap().starts_with("stopped: the training of "), "{said}");
+    assert_eq!(checkpoints(&place.path("work")).len(), 1);
+    assert!(!place.path("child.onnx").exists());
 }

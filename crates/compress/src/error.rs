@@ -9,6 +9,9 @@ pub enum Error {
     /// From training.
     #[error(transparent)]
     Train(#[from] nettriage_train::Error),
+    /// From the folder of a prescription.
+    #[error(transparent)]
+    Records(#[from] nettriage_records::Error),
     /// From the network.
     #[error(transparent)]
     Net(#[from] nettriage_net::Error),

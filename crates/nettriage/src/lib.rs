@@ -38,7 +38,7 @@ mod triage;
 mod trust;
 
 pub use onnxruntime::OnnxRuntime;
-pub use prescribe::{JudgedOn, LatencyIn, PrescribeBuilder, Prescribed, Training, check_scan, prescribe};
+pub use prescribe::{JudgedOn, LatencyIn, PrescribeBuilder, Prescribed, Training, Work, check_scan, prescribe};
 pub use report::{Report, best_child};
 pub use scan::{ScanBuilder, scan};
 pub use subject::{Subject, parent_of};
@@ -56,7 +56,7 @@ pub use nettriage_net::surgery::Substitute;
 pub use nettriage_net::{Error as NetError, Network, Shape, arch, block};
 pub use nettriage_records::{self as records, Run};
 pub use nettriage_study::{Error, Limits, Progress, Reuse, RuntimeOptions, Study};
-pub use nettriage_train::{Arithmetic, Device, DeviceName, scheme};
+pub use nettriage_train::{Arithmetic, Device, DeviceName, StopSignal, scheme};
 
 /// Random numbers from a seed, for weights of new networks.
 pub fn seeded(seed: u64) -> impl rand::Rng {

@@ -1,8 +1,11 @@
 //! The prescription: a smaller network within bounds, chosen, built, fine-tuned and measured.
 
+use std::path::PathBuf;
+use std::time::Duration;
+
 use nettriage_compress::Timing;
 use nettriage_compress::prescribe::{
-    self, Bounds, FineTuning, Fixed, Limit, Nearest, Progress, Search, SearchProblem, TrainingSet, Wishes,
+    self, Bounds, FineTuning, Fixed, Limit, Nearest, Progress, Search, SearchProblem, Store, TrainingSet, Wishes,
 };
 use nettriage_compress::scan::{self, Images, Judge, Options, Outputs};
 use nettriage_data::{Augmentation, Dataset};
@@ -10,8 +13,9 @@ use nettriage_engine::{Optimizer, Schedule};
 use nettriage_net::Network;
 use nettriage_records::prescription::{Figures, Prescription};
 use nettriage_records::scan::{Measure, Scan};
-use nettriage_train::Device;
+use nettriage_records::{WorkFolder, content_id};
 use nettriage_train::scheme::{Scheme, preset};
+use nettriage_train::{Checkpoints, Device, StopSignal};
 
 use crate::settings::{Settings, Source, shared_setters};
 use crate::{Error, OnnxRuntime, Subject};
@@ -117,6 +121,25 @@ impl Training {
     }
 }
 
+/// The folder in which a prescription stores its scan, measured times, networks and checkpoints, so that one that was
+/// interrupted continues there.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The folder; created if it does not exist. It belongs to one network, data set and way of scanning.
+    pub folder: PathBuf,
+    /// Time between two checkpoints of a training; none are written if none.
+    pub checkpoint: Option<Duration>,
+    /// Stops a training early, after a checkpoint of it.
+    pub stop: StopSignal,
+}
+
+impl Work {
+    /// In `folder`, with a checkpoint every five minutes.
+    pub fn inside(folder: impl Into<PathBuf>) -> Work {
+        Work { folder: folder.into(), checkpoint: Some(Duration::from_secs(300)), stop: StopSignal::default() }
+    }
+}
+
 /// A prescription that is being set up; [`PrescribeBuilder::run`] makes it.
 pub struct PrescribeBuilder<'a> {
     settings: Settings<'a>,
@@ -127,6 +150,7 @@ pub struct PrescribeBuilder<'a> {
     judged_on: JudgedOn,
     attempts: Option<usize>,
     scan: Option<&'a Scan>,
+    work: Option<Work>,
     progress: Option<&'a dyn Progress>,
 }
 
@@ -169,6 +193,7 @@ impl<'a> PrescribeBuilder<'a> {
             judged_on: JudgedOn::Training,
             attempts: None,
             scan: None,
+            work: None,
             progress: None,
         }
     }
@@ -252,6 +277,12 @@ impl<'a> PrescribeBuilder<'a> {
         self
     }
 
+    /// Stores what is measured, and continues from what is stored.
+    pub fn work(mut self, work: Work) -> Self {
+        self.work = Some(work);
+        self
+    }
+
     /// Receives the progress of the scan.
     pub fn scan_progress(mut self, progress: &'a dyn nettriage_compress::scan::Progress) -> Self {
         self.settings.progress = Some(progress);
@@ -280,15 +311,59 @@ impl<'a> PrescribeBuilder<'a> {
         self.settings.with(|subject| self.prepare(subject).map(|_| ()))
     }
 
-    /// The scan that [`PrescribeBuilder::run`] would make: to store it, and to pass it to [`PrescribeBuilder::scan`].
+    /// The scan that [`PrescribeBuilder::run`] would make, or that its folder holds: to store it, and to pass it to
+    /// [`PrescribeBuilder::scan`].
     ///
     /// # Errors
     /// As [`PrescribeBuilder::run`].
     pub fn make_scan(&self) -> Result<Scan, Error> {
-        self.settings.with(|subject| self.scan_of(subject))
+        self.settings.with(|subject| self.scan_of(subject, self.work_folder(subject)?.as_ref()))
     }
 
-    fn scan_of(&self, subject: &Subject) -> Result<Scan, Error> {
+    /// Its folder, locked.
+    fn work_folder(&self, subject: &Subject) -> Result<Option<WorkFolder>, Error> {
+        let open = |work: &Work| WorkFolder::open(&work.folder, &self.setup(subject));
+        Ok(self.work.as_ref().map(open).transpose()?)
+    }
+
+    /// What everything in its folder depends on.
+    fn setup(&self, subject: &Subject) -> serde_json::Value {
+        let options = &self.settings.options;
+        let judged = match self.judged_on {
+            JudgedOn::Training => content_id(&subject.judged),
+            JudgedOn::Test(count) => format!("the first {count} test images"),
+        };
+        let methods: Vec<String> = options.methods.iter().map(ToString::to_string).collect();
+        serde_json::json!({
+            "program": env!("CARGO_PKG_VERSION"),
+            "network": scan::digest(&subject.network),
+            "data": subject.data.checksum,
+            "normalization": subject.normalization,
+            "training images": content_id(&subject.train),
+            "images to fit to": self.settings.fitted,
+            "images to judge by": judged,
+            "labels": subject.labelled,
+            "outputs": options.outputs.map(|outputs| format!("{outputs:?}")),
+            "ranges": format!("{:?}", options.scope),
+            "substitutes": format!("{:?}", options.choices),
+            "methods": methods,
+            "unknowns": options.unknowns,
+            "rows": [options.rows, options.least_rows],
+            "batch": options.batch,
+            "exact": options.exact,
+            "device": options.device.arithmetic(),
+        })
+    }
+
+    fn scan_of(&self, subject: &Subject, work: Option<&WorkFolder>) -> Result<Scan, Error> {
+        if let Some(work) = work {
+            if let Some(scan) = work.scan()? {
+                return Ok(scan);
+            }
+            let scan = self.scan_of(subject, None)?;
+            work.write_scan(&scan)?;
+            return Ok(scan);
+        }
         let on_test = match self.judged_on {
             JudgedOn::Test(count) => Some(count),
             JudgedOn::Training => None,
@@ -331,15 +406,30 @@ impl<'a> PrescribeBuilder<'a> {
         let options = &self.settings.options;
         let bounds = described(&self.bounds, &self.wishes);
         let Prepared { tuning, fixed, judged, judged_from, tested } = self.prepare(subject)?;
+        let work_folder = self.work_folder(subject)?;
         let fitted = subject.fitted(self.settings.fitted);
         let made;
         let scan = match self.scan {
             Some(scan) => scan,
             None => {
-                made = self.scan_of(subject)?;
+                made = self.scan_of(subject, work_folder.as_ref())?;
                 &made
             }
         };
+        let checkpoints = self.work.as_ref().zip(work_folder.as_ref()).map(|(work, folder)| {
+            Checkpoints::new(
+                folder.checkpoints(),
+                options.device.arithmetic(),
+                work.checkpoint,
+                work.stop.clone(),
+                None,
+            )
+        });
+        let store = work_folder.as_ref().zip(checkpoints.as_ref()).map(|(work, checkpoints)| Store {
+            work,
+            checkpoints,
+            timed_by: self.latency_in.describe(&options.device),
+        });
         self.wishes.check(&fixed, scan)?;
         let timer = |networks: [&Network; 2]| {
             let timing = self.latency_in.time(networks, options);
@@ -355,6 +445,7 @@ impl<'a> PrescribeBuilder<'a> {
             attempts: self.attempts,
             fixed,
             timer: &timer,
+            store,
         };
         let found = prescribe::search(&problem, &self.bounds, options, self.progress.unwrap_or(&Silent))?;
         let Search { best, front, plans } = found;

@@ -1,6 +1,6 @@
 //! Checkpoints: the state of a training between two of its steps, so that a killed process loses minutes and not hours.
 //!
-//! A checkpoint is one file, `checkpoints/<id>.bin`, named by the id of the trial or parent: a header line with the checksum of
+//! A checkpoint is one file, `checkpoints/<id>.bin`, named by the id of the training: a header line with the checksum of
 //! what follows, a line with the [`TrainingState`], then the elements of all tensors as 32-bit floats, least significant byte
 //! first.
 
@@ -176,19 +176,28 @@ fn checksum(header: &Header, body: &[u8]) -> String {
     id::hex_of(&[&header, body])
 }
 
-impl Run {
-    /// Path of the checkpoint of a trial or parent.
-    pub fn checkpoint_path(&self, id: &str) -> PathBuf {
-        self.folder().join(FOLDER).join(format!("{id}.bin"))
+/// A folder of checkpoints: those of a run, or of a prescription.
+#[derive(Clone, Debug)]
+pub struct CheckpointFolder(PathBuf);
+
+impl CheckpointFolder {
+    /// The checkpoints in a run's folder, or in that of a prescription.
+    pub fn inside(folder: &Path) -> CheckpointFolder {
+        CheckpointFolder(folder.join(FOLDER))
     }
 
-    /// The checkpoint of a trial or parent. One that is damaged, or of another training, is renamed to `*.corrupt`.
+    /// Path of the checkpoint of a training.
+    pub fn path(&self, id: &str) -> PathBuf {
+        self.0.join(format!("{id}.bin"))
+    }
+
+    /// The checkpoint of a training. One that is damaged, or of another training, is renamed to `*.corrupt`.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if another version of the program wrote it: this one might round differently.
-    pub fn checkpoint(&self, id: &str) -> Result<Found, Error> {
+    pub fn read(&self, id: &str) -> Result<Found, Error> {
         id::check(id)?;
-        let path = self.checkpoint_path(id);
+        let path = self.path(id);
         let Some(bytes) = files::read(&path)? else { return Ok(Found::Nothing) };
         match Checkpoint::decode(&bytes, id) {
             Ok(checkpoint) => Ok(Found::Usable(Box::new(checkpoint))),
@@ -197,42 +206,47 @@ impl Run {
         }
     }
 
-    /// Renames a checkpoint that cannot be continued from, as [`Run::checkpoint`] does with a damaged one.
+    /// Renames a checkpoint that cannot be continued from, as [`CheckpointFolder::read`] does with a damaged one.
     ///
     /// # Errors
     /// If the file cannot be renamed.
-    pub fn set_checkpoint_aside(&self, id: &str, reason: String) -> Result<Found, Error> {
-        Ok(Found::SetAside { path: files::set_aside(&self.checkpoint_path(id))?, reason })
+    pub fn set_aside(&self, id: &str, reason: String) -> Result<Found, Error> {
+        Ok(Found::SetAside { path: files::set_aside(&self.path(id))?, reason })
     }
 
-    /// Writes the checkpoint of a trial or parent atomically, in place of an earlier one.
+    /// Writes the checkpoint of a training atomically, in place of an earlier one.
     ///
     /// # Errors
     /// If it cannot be written; the earlier one is then unchanged.
-    pub fn write_checkpoint(&self, id: &str, checkpoint: &Checkpoint) -> Result<(), Error> {
+    pub fn write(&self, id: &str, checkpoint: &Checkpoint) -> Result<(), Error> {
         id::check(id)?;
-        let path = self.checkpoint_path(id);
-        let folder = self.folder().join(FOLDER);
         // Absent in runs of earlier versions.
-        fs::create_dir_all(&folder).map_err(|error| Error::io(&folder, error))?;
-        files::write_atomic(&path, &checkpoint.encode(id))
+        fs::create_dir_all(&self.0).map_err(|error| Error::io(&self.0, error))?;
+        files::write_atomic(&self.path(id), &checkpoint.encode(id))
     }
 
-    /// Removes the checkpoint of a trial or parent whose record is written, if there is one.
-    pub fn remove_checkpoint(&self, id: &str) {
+    /// Removes the checkpoint of a training whose record is written, if there is one.
+    pub fn remove(&self, id: &str) {
         // If this fails, `gc` lists the file.
-        let _ = fs::remove_file(self.checkpoint_path(id));
+        let _ = fs::remove_file(self.path(id));
     }
 
-    /// How far the checkpoint of a trial or parent is; `None` if there is none that is readable. Its tensors are not read.
-    pub fn checkpoint_state(&self, id: &str) -> Option<TrainingState> {
-        let mut file = BufReader::new(fs::File::open(self.checkpoint_path(id)).ok()?);
+    /// How far the checkpoint of a training is; `None` if there is none that is readable. Its tensors are not read.
+    pub fn state(&self, id: &str) -> Option<TrainingState> {
+        let mut file = BufReader::new(fs::File::open(self.path(id)).ok()?);
         let mut lines = Vec::new();
         for _ in 0..2 {
             lines.clear();
             (&mut file).take(MOST_OF_A_LINE).read_until(b'\n', &mut lines).ok()?;
         }
         serde_json::from_slice(&lines).ok()
+    }
+}
+
+impl Run {
+    /// The checkpoints of trials and parents.
+    pub fn checkpoints(&self) -> CheckpointFolder {
+        CheckpointFolder::inside(self.folder())
     }
 
     /// The trials and parents without a record that have a checkpoint.

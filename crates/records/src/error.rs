@@ -52,6 +52,20 @@ pub enum Error {
         /// The first part that differs.
         difference: String,
     },
+    /// The folder belongs to another prescription.
+    #[error("{}: holds a prescription that differs in `{key}` (setup.json): choose another --work, or remove that folder", path.display())]
+    OtherSetup {
+        /// The folder.
+        path: PathBuf,
+        /// The first key of the setup that differs.
+        key: String,
+    },
+    /// The folder holds something else.
+    #[error("{}: not empty, and not the folder of a prescription (setup.json is missing): choose another --work", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Runs that cannot be merged.
     #[error("{} and {} cannot be merged: {file} differs in {key}: merge runs of one plan whose parent was trained once, by one engine, on machines with the same vector instructions", one.display(), other.display())]
     CannotMerge {

@@ -11,7 +11,7 @@
 //! # Ok::<(), nettriage_records::Error>(())
 //! ```
 //!
-//! A run is a folder:
+//! A run is a folder (that of a prescription is described at [`WorkFolder`]):
 //!
 //! ```text
 //! plan.json               the plan, written once
@@ -48,6 +48,7 @@ mod run;
 mod sample_images;
 pub mod scan;
 mod status;
+mod work;
 
 pub use checkpoint::Checkpoint;
 pub use envelope::{digest, parent_digest};
@@ -62,3 +63,4 @@ pub use record::{ParentRecord, Record, unix_time};
 pub use run::{Run, is_file_of};
 pub use sample_images::SampleImages;
 pub use status::Status;
+pub use work::{AttemptRecord, TimesRecord, WorkFolder};

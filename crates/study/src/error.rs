@@ -22,14 +22,6 @@ pub enum Error {
     /// What was requested cannot be done with this network or this data set.
     #[error("{0}")]
     Request(String),
-    /// A training stopped early, and is saved.
-    #[error("the training of {id} stopped at step {step}, from which the same command continues it")]
-    Stopped {
-        /// The trial or parent.
-        id: String,
-        /// Steps of its stage that have been taken.
-        step: usize,
-    },
     /// From training.
     #[error(transparent)]
     Train(#[from] nettriage_train::Error),
@@ -51,4 +43,16 @@ pub enum Error {
     /// From the run's folder.
     #[error(transparent)]
     Records(#[from] nettriage_records::Error),
+}
+
+impl Error {
+    /// Whether a training stopped early, and is saved.
+    pub(crate) fn is_stop(&self) -> bool {
+        matches!(self, Error::Train(nettriage_train::Error::Stopped { .. }))
+    }
+
+    /// Whether the run's folder is at fault, and no trial.
+    pub(crate) fn is_of_folder(&self) -> bool {
+        matches!(self, Error::Records(_) | Error::Train(nettriage_train::Error::Records(_)))
+    }
 }

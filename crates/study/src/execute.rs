@@ -8,7 +8,6 @@ use nettriage_net::Network;
 use nettriage_records::plan::TrialSpec;
 use nettriage_records::{Halving, Run, content_id};
 
-use crate::checkpoints::Checkpoints;
 use crate::context::StudyContext;
 use crate::halving::{self, HalvingState};
 use crate::jobs::{Progress, Resources, TrialJobs, cache_order, parent_of, train_all};
@@ -115,7 +114,7 @@ pub fn train_parents(
     resources: Resources,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
-    let checkpoints = Checkpoints::new(run, &context.runtime, None);
+    let checkpoints = context.runtime.checkpoints(run, None);
     let shared = SharedWork::new(context, resources.cache);
     let parents = train_all(run, &shared, resources.workers, &checkpoints, progress);
     checkpoints.take_notes().iter().for_each(|note| progress.note(note));
@@ -140,7 +139,7 @@ pub fn recompute(run: &Run, context: &StudyContext, spec: &TrialSpec) -> Result<
     }
     let shared = SharedWork::new(context, 0);
     let parent = parent_of(run, spec)?;
-    let checkpoints = Checkpoints::new(run, &context.runtime, None);
+    let checkpoints = context.runtime.checkpoints(run, None);
     let parent = parent::prepare(&shared, run, parent, 1, &checkpoints, |_, _, _| ())?;
     let finished = trial::run(&shared, &parent, spec, 1, None)?;
     finished.network.ok_or_else(|| Error::Request(format!("trial {} diverged: it has no network to write", spec.id)))

@@ -12,9 +12,9 @@ use nettriage_records::Run;
 use nettriage_records::checkpoint::TrainingState;
 use nettriage_records::plan::{ParentSpec, Role, TrialSpec, VERSION};
 use nettriage_records::record::{Clock, CurvePoint, Outcome, Record};
+use nettriage_train::Checkpoints;
 use nettriage_train::scheme::{Loss, Scheme, Train};
 
-use crate::checkpoints::Checkpoints;
 use crate::context::StudyContext;
 use crate::estimate::estimate;
 use crate::panics::contained;
@@ -56,7 +56,7 @@ pub struct TrialJobs<'a> {
     pending: &'a [usize],
     /// Trials that have records already, of all that are to have one.
     done: (usize, usize),
-    checkpoints: Checkpoints<'a>,
+    checkpoints: Checkpoints,
     /// How far the training of a job was when a worker last died during it.
     reached: Mutex<HashMap<String, TrainingState>>,
     resources: Resources,
@@ -77,7 +77,7 @@ impl<'a> TrialJobs<'a> {
         progress: &'a dyn Progress,
     ) -> TrialJobs<'a> {
         let shared = SharedWork::new(context, resources.cache);
-        let checkpoints = Checkpoints::new(run, &context.runtime, deadline);
+        let checkpoints = context.runtime.checkpoints(run, deadline);
         let (reached, parents, stopped) = (Mutex::default(), OnceLock::new(), AtomicBool::new(false));
         TrialJobs { run, shared, pending, done, checkpoints, reached, resources, progress, parents, stopped }
     }
@@ -99,7 +99,7 @@ impl<'a> TrialJobs<'a> {
         let mut reached = self.reached.lock().expect("no holder of this lock panics");
         let mut further = false;
         for id in [&spec.id, &spec.parent] {
-            let Some(state) = self.run.checkpoint_state(id) else { continue };
+            let Some(state) = self.run.checkpoints().state(id) else { continue };
             if reached.get(id).is_none_or(|before| state.is_beyond(before)) {
                 reached.insert(id.clone(), state);
                 further = true;
@@ -121,7 +121,7 @@ impl Jobs for TrialJobs<'_> {
     fn prepare(&self, threads: usize) -> Result<(), BoxError> {
         let parents = train_all(self.run, &self.shared, threads, &self.checkpoints, self.progress);
         self.report_notes();
-        if matches!(parents, Err(Error::Stopped { .. })) {
+        if parents.as_ref().is_err_and(Error::is_stop) {
             self.stopped.store(true, Ordering::Relaxed);
         }
         let parents = parents?;
@@ -139,7 +139,7 @@ impl Jobs for TrialJobs<'_> {
         match record {
             Ok(record) => self.progress.ended(&record),
             // It has no record, and a later call continues it.
-            Err(Error::Stopped { .. }) => {}
+            Err(error) if error.is_stop() => {}
             Err(error) => return Err(error.into()),
         }
         Ok(())
@@ -239,7 +239,7 @@ impl RemoteJobs for TrialJobs<'_> {
 pub struct Worker<'a> {
     run: &'a Run,
     shared: SharedWork<'a>,
-    checkpoints: Checkpoints<'a>,
+    checkpoints: Checkpoints,
     parents: Vec<Parent>,
     threads: usize,
 }
@@ -248,7 +248,7 @@ impl<'a> Worker<'a> {
     /// A worker with `resources.workers` threads inside each trial; a training stops at `deadline`.
     pub fn new(run: &'a Run, context: &'a StudyContext, resources: Resources, deadline: Option<Instant>) -> Worker<'a> {
         let shared = SharedWork::new(context, resources.cache);
-        let checkpoints = Checkpoints::new(run, &context.runtime, deadline);
+        let checkpoints = context.runtime.checkpoints(run, deadline);
         Worker { run, shared, checkpoints, parents: Vec::new(), threads: resources.workers }
     }
 
@@ -260,7 +260,7 @@ impl<'a> Worker<'a> {
     pub fn trial(&mut self, index: usize) -> Result<Option<Record>, Error> {
         match self.attempt(index) {
             Ok(record) => Ok(Some(record)),
-            Err(Error::Stopped { .. }) => Ok(None),
+            Err(error) if error.is_stop() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -301,7 +301,7 @@ pub(crate) fn train_all(
     run: &Run,
     shared: &SharedWork<'_>,
     threads: usize,
-    checkpoints: &Checkpoints<'_>,
+    checkpoints: &Checkpoints,
     progress: &dyn Progress,
 ) -> Result<Vec<Parent>, Error> {
     let prepare = |spec: &ParentSpec| {
@@ -319,7 +319,7 @@ fn run_trial(
     parents: &[Parent],
     spec: &TrialSpec,
     threads: usize,
-    checkpoints: &Checkpoints<'_>,
+    checkpoints: &Checkpoints,
 ) -> Result<Record, Error> {
     let _mark = run.begin(&spec.id)?;
     let parent = parents.iter().find(|p| p.id == spec.parent);
@@ -334,7 +334,7 @@ fn run_trial(
             finished.record
         }
         // The run's folder is at fault, not the trial.
-        Ok(Err(error @ (Error::Stopped { .. } | Error::Records(_)))) => return Err(error),
+        Ok(Err(error)) if error.is_stop() || error.is_of_folder() => return Err(error),
         Ok(Err(error)) => failed(shared.context, spec, error.to_string()),
         Err(panic) => failed(shared.context, spec, panic),
     };

@@ -4,7 +4,6 @@
 //! trial; [`execute`] runs them, each a pure function of the plan and its index, and writes one record per trial.
 
 mod budget;
-mod checkpoints;
 mod child;
 mod context;
 mod error;
@@ -35,7 +34,7 @@ pub use execute::{Limits, execute, folder_name, pending_work, recompute, train_p
 pub use jobs::{Progress, Resources, TrialJobs, Worker};
 pub use limits::Limit;
 pub use machine::machine;
-pub use options::{Reuse, RuntimeOptions, StopSignal};
+pub use options::{Reuse, RuntimeOptions};
 pub use plan::plan;
 pub use study::{BlockRange, Children, Data, Halving, Keep, Parent, Reading, Study, Training, Triage, ValidationFrom};
 pub use template::template;

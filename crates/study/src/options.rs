@@ -3,12 +3,11 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nettriage_data::MemoryBudget;
-use nettriage_train::Device;
+use nettriage_records::Run;
+use nettriage_train::{Checkpoints, Device, StopSignal};
 
 /// Which computation trials share, and which unneeded computation is left out. Records are the same without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,22 +78,6 @@ impl FromStr for Reuse {
     }
 }
 
-/// Tells running trainings from outside, such as on a signal of the system, to save themselves and stop.
-#[derive(Clone, Debug, Default)]
-pub struct StopSignal(Arc<AtomicBool>);
-
-impl StopSignal {
-    /// Sets it. All clones are the same signal.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it is set.
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// How a study uses the machine, beside workers and the cache in memory.
 #[derive(Clone, Debug)]
 pub struct RuntimeOptions {
@@ -112,6 +95,13 @@ pub struct RuntimeOptions {
     pub checkpoint: Option<Duration>,
     /// Stops trainings early, if they write checkpoints.
     pub stop: StopSignal,
+}
+
+impl RuntimeOptions {
+    /// The checkpoints of a run's trainings, which stop at `deadline` and on the signal.
+    pub(crate) fn checkpoints(&self, run: &Run, deadline: Option<Instant>) -> Checkpoints {
+        Checkpoints::new(run.checkpoints(), self.device.arithmetic(), self.checkpoint, self.stop.clone(), deadline)
+    }
 }
 
 impl Default for RuntimeOptions {

@@ -10,13 +10,12 @@ use nettriage_records::checkpoint::{Checkpoint, Tensors, TrainingState};
 use nettriage_records::plan::{Cost, ParentSpec, VERSION};
 use nettriage_records::record::{Clock, CurvePoint, ParentRecord};
 
-use nettriage_train::checkpoint::{add_optimizer, add_tensors, restore_optimizer, tensors_of};
 use nettriage_train::{
-    CurveRecorder, EVALUATION_BATCH, HyperParameters, Objective, Outcome, StageInput, StageOutcome, StageStep, Trained,
-    evaluate, run_stage, seed,
+    AVERAGE, Checkpoints, CurveRecorder, EVALUATION_BATCH, HyperParameters, NETWORK, Objective, Outcome, StageInput,
+    StageOutcome, StageStep, Trained, add_optimizer, add_tensors, evaluate, restore_optimizer, run_stage, seed,
+    tensors_of,
 };
 
-use crate::checkpoints::{AVERAGE, Checkpoints, NETWORK};
 use crate::shared::{ImageSet, Parent, Request, SharedWork};
 use crate::{Error, machine};
 
@@ -29,7 +28,7 @@ pub fn prepare(
     run: &Run,
     spec: &ParentSpec,
     threads: usize,
-    checkpoints: &Checkpoints<'_>,
+    checkpoints: &Checkpoints,
     mut progress: impl FnMut(usize, usize, &CurvePoint),
 ) -> Result<Parent, Error> {
     let path = run.parent_weights_path(&spec.id);
@@ -46,11 +45,16 @@ pub fn prepare(
     };
     let train_seconds = earlier + begin.elapsed().as_secs_f64();
     let Measured { parent, validation, test } = measure(shared, spec, network, threads)?;
-    if !validation.evaluation.loss.is_finite() {
-        let images = shared.sequence(ImageSet::Validation);
+    for (outcome, set, name) in
+        [(&validation, ImageSet::Validation, "validation"), (&test, ImageSet::WholeTest, "test")]
+    {
+        if outcome.evaluation.loss.is_finite() {
+            continue;
+        }
+        let images = shared.sequence(set);
         let reason = nettriage_train::first_non_finite(&parent.network, &images, 0..images.len())?;
         return Err(Error::Request(format!(
-            "the parent's loss on the validation images is infinite or NaN: {}; examine another network",
+            "the parent's loss on the {name} images is infinite or NaN: {}; examine another network",
             reason.unwrap_or_else(|| "its outputs are too large".to_owned())
         )));
     }
@@ -123,7 +127,7 @@ fn train(
     shared: &SharedWork<'_>,
     spec: &ParentSpec,
     threads: usize,
-    checkpoints: &Checkpoints<'_>,
+    checkpoints: &Checkpoints,
     progress: &mut impl FnMut(usize, usize, &CurvePoint),
 ) -> Result<TrainedParent, Error> {
     let begin = Instant::now();
@@ -204,7 +208,7 @@ fn train(
             seconds: (seconds, seconds),
         };
         let instructions = context.device().arithmetic();
-        writer.write(&Checkpoint { instructions, state, tensors })
+        Ok(writer.write(&Checkpoint { instructions, state, tensors })?)
     };
     let input = StageInput { source: &mut stream, labels: &labels, images: 0..total, taken, average };
     let (outcome, weights) = run_stage(&mut model, input, &mut Objective::CrossEntropy, &hyper, after)?;

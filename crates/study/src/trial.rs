@@ -9,14 +9,13 @@ use nettriage_net::{INPUT, Network, Weights, cost, slice};
 use nettriage_records::checkpoint::{Checkpoint, Tensors, TrainingState};
 use nettriage_records::plan::{Cost, Role, TrialSpec, VERSION};
 use nettriage_records::record::{Best, Clock, CurvePoint, Filters, InferenceTime, Outcome, Patch, Readings, Record};
-use nettriage_train::checkpoint::{add_optimizer, add_tensors, restore_optimizer, tensors_of};
 use nettriage_train::scheme::{Loss, Scheme, Stage, Train};
 use nettriage_train::{
-    ActivationSource, CurveRecorder, EVALUATION_BATCH, HyperParameters, Model, Objective, Precision, StageInput,
-    StageOutcome, StageStep, Trained, evaluate, run_stage, seed,
+    AVERAGE, ActivationSource, Checkpoints, CurveRecorder, EVALUATION_BATCH, HyperParameters, Model, NETWORK,
+    Objective, Precision, StageInput, StageOutcome, StageStep, Trained, Writer, add_optimizer, add_tensors, evaluate,
+    restore_optimizer, run_stage, seed, tensors_of,
 };
 
-use crate::checkpoints::{AVERAGE, Checkpoints, NETWORK, Writer};
 use crate::child::{Child, build_child};
 use crate::patches::{LargestActivations, cuts_at_zero};
 use crate::shared::{ImageSet, Parent, SharedWork};
@@ -42,7 +41,7 @@ pub fn run(
     parent: &Parent,
     spec: &TrialSpec,
     threads: usize,
-    checkpoints: Option<&Checkpoints<'_>>,
+    checkpoints: Option<&Checkpoints>,
 ) -> Result<Finished, Error> {
     let begin = Instant::now();
     let threads = shared.context.runtime.threads.unwrap_or(threads);
@@ -79,20 +78,26 @@ pub fn run(
     }
     if outcome == Outcome::Done && !session.is_finite() {
         let images = shared.sequence(ImageSet::Validation);
-        let count = images.len().min(EVALUATION_BATCH);
-        let reason = nettriage_train::first_non_finite(&session.child.network, &images, 0..count)?;
+        let reason = nettriage_train::first_non_finite(&session.child.network, &images, 0..images.len())?;
         outcome = Outcome::Diverged { examples: session.seen as u64, reason };
     }
     let train_seconds = session.train_seconds;
     let (mut readings, mut inference, mut network, mut substitute) = (None, None, None, None);
     if outcome == Outcome::Done {
+        let examples = session.seen as u64;
         let (found, child) = session.finish(&untrained)?;
-        if shared.context.study.children.reads(Reading::Latency) {
-            inference = Some(latency(shared, parent, spec, &child.network)?);
+        if found.test.loss.is_finite() && found.best.test.loss.is_finite() {
+            if shared.context.study.children.reads(Reading::Latency) {
+                inference = Some(latency(shared, parent, spec, &child.network)?);
+            }
+            substitute = child.substitute().filter(|_| spec.substitute.is_some()).transpose()?;
+            readings = Some(found);
+            network = Some(child.network);
+        } else {
+            let images = shared.sequence(ImageSet::Test);
+            let reason = nettriage_train::first_non_finite(&child.network, &images, 0..images.len())?;
+            outcome = Outcome::Diverged { examples, reason };
         }
-        substitute = child.substitute().filter(|_| spec.substitute.is_some()).transpose()?;
-        readings = Some(found);
-        network = Some(child.network);
     }
     let clock = Clock {
         train_seconds,

@@ -6,6 +6,17 @@ pub enum Error {
     /// What was requested does not fit the network or the data set.
     #[error("{0}")]
     Mismatch(String),
+    /// A training stopped early, and is saved.
+    #[error("the training of {id} stopped at step {step}, from which the same command continues it")]
+    Stopped {
+        /// The training.
+        id: String,
+        /// Steps of its stage that have been taken.
+        step: usize,
+    },
+    /// From the folder of checkpoints.
+    #[error(transparent)]
+    Records(#[from] nettriage_records::Error),
     /// From the network.
     #[error(transparent)]
     Net(#[from] nettriage_net::Error),

@@ -9,7 +9,7 @@
 
 mod cache;
 mod check;
-pub mod checkpoint;
+mod checkpoints;
 mod curve;
 mod device;
 mod error;
@@ -18,17 +18,20 @@ mod model;
 pub mod scheme;
 pub mod seed;
 mod source;
+mod tensors;
 mod training;
 mod values;
 
 pub use cache::{Cache, Reserved, Tier};
 pub use check::{check_images, fit_classes, without_softmax};
+pub use checkpoints::{AVERAGE, Checkpoints, NETWORK, StopSignal, Writer};
 pub use curve::CurveRecorder;
 pub use device::{Arithmetic, Device, DeviceName};
 pub use error::Error;
 pub use evaluate::{EVALUATION_BATCH, Outcome, Tally, evaluate};
 pub use model::{Batch, Model, Target};
 pub use source::{ActivationSource, ImageSequence, LookAhead, PrefixOptions};
+pub use tensors::{add_optimizer, add_tensors, restore_optimizer, tensors_of};
 pub use training::{
     HyperParameters, Objective, Recipe, StageInput, StageOutcome, StageStep, Trained, first_non_finite, run_stage,
 };

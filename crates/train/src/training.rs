@@ -7,6 +7,7 @@ use nettriage_net::{Network, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::evaluate::EVALUATION_BATCH;
 use crate::model::{Model, Target};
 use crate::source::{ActivationSource, ImageSequence};
 
@@ -157,9 +158,14 @@ pub fn first_non_finite(
     images: &ImageSequence<'_>,
     range: Range<usize>,
 ) -> Result<Option<String>, Error> {
-    let mut source = ActivationSource::images(images.clone(), range.len().max(1));
-    let found = nettriage_engine::first_non_finite(network, source.values(range)?)?;
-    Ok(found.map(|found| found.to_string()))
+    let mut source = ActivationSource::images(images.clone(), EVALUATION_BATCH.min(range.len().max(1)));
+    for start in range.clone().step_by(EVALUATION_BATCH) {
+        let batch = source.values(start..range.end.min(start + EVALUATION_BATCH))?;
+        if let Some(found) = nettriage_engine::first_non_finite(network, batch)? {
+            return Ok(Some(found.to_string()));
+        }
+    }
+    Ok(None)
 }
 
 /// What a stage trains on.

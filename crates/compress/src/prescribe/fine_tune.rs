@@ -5,17 +5,21 @@ use std::collections::BTreeSet;
 use nettriage_data::{Augmentation, Dataset, Normalization, Stream};
 use nettriage_engine::{Optimizer, Options as EngineOptions, Schedule, Trainable};
 use nettriage_net::Network;
+use nettriage_records::checkpoint::{Checkpoint, Tensors, TrainingState};
 use nettriage_records::scan::Measure;
 use nettriage_train::scheme::{Loss, Stage, Train};
 use nettriage_train::{
-    ActivationSource, Device, HyperParameters, ImageSequence, Objective, Precision, PrefixOptions, Recipe, StageInput,
-    StageOutcome, run_stage, seed,
+    AVERAGE, ActivationSource, Checkpoints, Device, HyperParameters, ImageSequence, NETWORK, Objective, Precision,
+    PrefixOptions, Recipe, StageInput, StageOutcome, StageStep, Trained, add_optimizer, add_tensors, restore_optimizer,
+    run_stage, seed, tensors_of,
 };
+use serde::Serialize;
 
 use crate::Error;
+use crate::scan::Options;
 
 /// How a network is fine-tuned after surgery.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct FineTuning {
     /// Loss and trained layers.
     pub stage: Stage,
@@ -53,27 +57,41 @@ pub struct TrainingSet<'a> {
 
 /// Fine-tunes `network`; `substitute_layers` are the layers of its substitutes. If the loss diverges, the reason in a sentence.
 ///
-/// `progress` receives the steps taken and the steps in all.
+/// `progress` receives the steps taken and the steps in all. With `saved`, checkpoints and the training's id, it continues from its
+/// last checkpoint, if there is one.
 ///
 /// # Errors
-/// Those of the engine.
-#[expect(clippy::too_many_arguments, reason = "a network, its teacher, what it trains on, and how")]
+/// Those of the engine and of checkpoints.
 pub fn fine_tune(
-    device: &Device,
     network: &Network,
     substitute_layers: &BTreeSet<String>,
     parent: &Network,
-    set: &TrainingSet<'_>,
-    tuning: &FineTuning,
-    threads: usize,
+    (set, tuning): &(TrainingSet<'_>, FineTuning),
+    options: &Options,
+    saved: Option<(&Checkpoints, &str)>,
     progress: &dyn Fn(usize, usize),
 ) -> Result<Result<Network, String>, Error> {
+    let (device, threads) = (&options.device, options.threads);
     let trainable = match tuning.stage.train {
         Train::All => Trainable::All,
         Train::Substitute => Trainable::Layers(substitute_layers.clone()),
     };
     let training = EngineOptions::training(tuning.batch, tuning.optimizer);
-    let mut model = device.model(network, &EngineOptions { threads, trainable, ..training })?;
+    let found = match saved {
+        Some((checkpoints, id)) => checkpoints.find(id, &network.weights)?,
+        None => None,
+    };
+    let mut start = network.clone();
+    let (mut taken, mut average) = (0, None);
+    if let Some(found) = &found {
+        start.weights = tensors_of(&found.tensors, NETWORK);
+        taken = found.state.step;
+        average = Some(tensors_of(&found.tensors, AVERAGE));
+    }
+    let mut model = device.model(&start, &EngineOptions { threads, trainable, ..training })?;
+    if let Some(found) = &found {
+        restore_optimizer(&mut model, &found.tensors, found.state.optimizer_steps)?;
+    }
     let seed = seed::seed("fine-tuning", &[&tuning.seed.to_string()]);
     let sequence = ImageSequence {
         images: &set.data.train,
@@ -108,11 +126,16 @@ pub fn fine_tune(
     };
     let all = sequence.clone();
     let mut inputs = ActivationSource::images(sequence, tuning.batch);
-    let input = StageInput { source: &mut inputs, labels: &labels, images, taken: 0, average: None };
-    let (outcome, weights) = run_stage(&mut model, input, &mut objective, &hyper, |_, step| {
-        progress(step.seen.div_ceil(tuning.batch), steps);
-        Ok::<_, Error>(())
-    })?;
+    let input = StageInput { source: &mut inputs, labels: &labels, images, taken, average };
+    let mut writer = saved.map(|(checkpoints, id)| checkpoints.of(id));
+    let after = |trained: Trained<'_>, step: StageStep| -> Result<(), Error> {
+        progress(step.taken, steps);
+        if let Some(writer) = writer.as_mut().filter(|writer| writer.is_due()) {
+            writer.write(&checkpoint(device, &start, trained, step.taken)?)?;
+        }
+        Ok(())
+    };
+    let (outcome, weights) = run_stage(&mut model, input, &mut objective, &hyper, after)?;
     let mut trained = network.clone();
     trained.weights.extend(weights);
     if outcome == StageOutcome::Diverged {
@@ -120,4 +143,16 @@ pub fn fine_tune(
         return Ok(Err(reason.unwrap_or_else(|| "its loss is infinite or NaN".to_owned())));
     }
     Ok(Ok(trained))
+}
+
+/// The state of the training that began with `network`, after `taken` steps.
+fn checkpoint(device: &Device, network: &Network, trained: Trained<'_>, taken: usize) -> Result<Checkpoint, Error> {
+    let mut weights = network.weights.clone();
+    weights.extend(trained.model.weights()?);
+    let mut tensors = Tensors::new();
+    add_tensors(&mut tensors, NETWORK, &weights);
+    add_tensors(&mut tensors, AVERAGE, &trained.averaged());
+    let optimizer_steps = add_optimizer(&mut tensors, trained.model)?;
+    let state = TrainingState { step: taken, optimizer_steps, ..TrainingState::default() };
+    Ok(Checkpoint { instructions: device.arithmetic(), state, tensors })
 }

@@ -3,11 +3,13 @@
 mod build;
 mod choose;
 mod fine_tune;
+mod store;
 mod wishes;
 
 use std::collections::HashMap;
 
 use nettriage_net::{Network, cost};
+use nettriage_records::AttemptRecord;
 use nettriage_records::plan::Cost;
 use nettriage_records::prescription::{Figures, FrontPoint, Replaced};
 use nettriage_records::scan::Scan;
@@ -15,6 +17,7 @@ use nettriage_records::scan::Scan;
 pub use build::{Built, build};
 pub use choose::{CostMetric, Fixed, Plan, front};
 pub use fine_tune::{FineTuning, TrainingSet, fine_tune};
+pub use store::Store;
 pub use wishes::Wishes;
 
 use crate::Error;
@@ -22,6 +25,7 @@ use crate::latency::Timing;
 use crate::scan::{Images, Judge, Options};
 use build::shape_of;
 use choose::cost_of;
+use store::{Moment, attempt_id};
 
 /// A limit on a cost.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -120,6 +124,8 @@ pub struct SearchProblem<'a> {
     pub fixed: Fixed,
     /// Measures times.
     pub timer: &'a Timer<'a>,
+    /// Where measurements are stored; none to store nothing.
+    pub store: Option<Store<'a>>,
 }
 
 /// Plans that are built in search of the best, unless the user says otherwise.
@@ -279,8 +285,7 @@ impl Searching<'_> {
         let mut next = by_prediction(shares.fold(1.0, f64::min)).unwrap_or(count - 1);
         loop {
             let plan = &self.plans[eligible[next]];
-            let timing =
-                (self.problem.timer)([self.problem.parent, &shape_of(self.problem.parent, self.problem.scan, plan)?])?;
+            let timing = self.time(&shape_of(self.problem.parent, self.problem.scan, plan)?, Moment::Planned)?;
             self.progress.timed(plan.chosen.len(), timing.ratio[0]);
             let excess = self.bounds.time_excess(&timing);
             if excess <= 1.0 {
@@ -360,39 +365,63 @@ impl Searching<'_> {
         }
     }
 
-    /// Builds, trains, judges and times a plan.
+    /// Builds, trains, judges and times a plan; what is stored of it is not done again.
     fn attempt(&mut self, number: usize, index: usize) -> Result<Attempt, Error> {
-        let Searching { problem, options, progress, judge, .. } = self;
         let plan = &self.plans[index];
-        progress.attempt(number, problem.attempts.unwrap_or(ATTEMPTS.max(number)), plan.chosen.len());
+        let most = self.problem.attempts.unwrap_or(ATTEMPTS.max(number));
+        self.progress.attempt(number, most, plan.chosen.len());
+        let tuning = self.problem.training.as_ref().map(|(_, tuning)| tuning);
+        let id = attempt_id(self.problem.scan, plan, tuning);
+        let stored = self.problem.store.as_ref().map(|store| store.attempt(&id)).transpose()?.flatten();
+        let (record, network) = match stored {
+            Some(stored) => stored,
+            None => self.make(id, index)?,
+        };
+        if let Some(reason) = &record.diverged {
+            self.progress.diverged(reason);
+        }
+        let timing = self.time(&network, Moment::Judged)?;
+        let AttemptRecord { built, judged, .. } = record;
+        self.progress.judged(&judged);
+        self.tried.insert(index, points(&judged));
+        Ok(Attempt { index, network, built, judged, timing })
+    }
+
+    /// Builds, trains and judges a plan.
+    fn make(&mut self, id: String, index: usize) -> Result<(AttemptRecord, Network), Error> {
+        let Searching { problem, options, progress, judge, plans, .. } = self;
         let Built { mut network, substitute_layers } =
-            build(problem.parent, problem.scan, plan, problem.fitted, options)?;
+            build(problem.parent, problem.scan, &plans[index], problem.fitted, options)?;
         let built = figures(&network, judge)?;
-        let mut judged = built;
-        if let Some((set, tuning)) = &problem.training {
+        let (mut judged, mut diverged) = (built, None);
+        if let Some(training) = &problem.training {
             let report = |done, of| progress.training(done, of);
-            match fine_tune(
-                &options.device,
-                &network,
-                &substitute_layers,
-                problem.parent,
-                set,
-                tuning,
-                options.threads,
-                &report,
-            )? {
+            let saved = problem.store.as_ref().map(|store| (store.checkpoints, id.as_str()));
+            let tuned = fine_tune(&network, &substitute_layers, problem.parent, training, options, saved, &report)?;
+            match tuned {
                 Ok(tuned) => {
                     network = tuned;
                     judged = figures(&network, judge)?;
                 }
                 // The network from before the training remains.
-                Err(reason) => progress.diverged(&reason),
+                Err(reason) => diverged = Some(reason),
             }
         }
-        let timing = (problem.timer)([problem.parent, &network])?;
-        progress.judged(&judged);
-        self.tried.insert(index, points(&judged));
-        Ok(Attempt { index, network, built, judged, timing })
+        let replaced = replaced(problem.scan, &plans[index]);
+        let record = AttemptRecord { id, replaced, built, judged, diverged };
+        if let Some(store) = &problem.store {
+            store.keep(&record, &network)?;
+        }
+        Ok((record, network))
+    }
+
+    /// Times of the original network and of another.
+    fn time(&self, network: &Network, moment: Moment) -> Result<Timing, Error> {
+        let networks = [self.problem.parent, network];
+        match &self.problem.store {
+            Some(store) => store.time(networks, moment, self.problem.timer),
+            None => (self.problem.timer)(networks),
+        }
     }
 }
 

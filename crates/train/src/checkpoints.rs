@@ -1,21 +1,35 @@
-//! Checkpoints of the trainings of a run: when they are written, when a training stops early, and where it continues.
+//! Checkpoints of trainings: when they are written, when a training stops early, and where it continues.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nettriage_net::Weights;
-use nettriage_records::Run;
-use nettriage_records::checkpoint::{Checkpoint, Found};
-use nettriage_train::checkpoint::tensors_of;
+use nettriage_records::checkpoint::{Checkpoint, CheckpointFolder, Found};
 
 use crate::Error;
-use crate::options::{RuntimeOptions, StopSignal};
+use crate::tensors::tensors_of;
 
-/// The checkpoints of a run's trainings.
-pub struct Checkpoints<'a> {
-    run: &'a Run,
-    /// What trainings run on, see [`Device::arithmetic`](nettriage_train::Device::arithmetic).
+/// Tells running trainings from outside, such as on a signal of the system, to save themselves and stop.
+#[derive(Clone, Debug, Default)]
+pub struct StopSignal(Arc<AtomicBool>);
+
+impl StopSignal {
+    /// Sets it. All clones are the same signal.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is set.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The checkpoints of trainings in a folder.
+pub struct Checkpoints {
+    folder: CheckpointFolder,
+    /// What trainings run on, see [`Device::arithmetic`](crate::Device::arithmetic).
     arithmetic: String,
     /// Time between two checkpoints of a training; none are written or read if none.
     every: Option<Duration>,
@@ -28,14 +42,20 @@ pub struct Checkpoints<'a> {
     failed: AtomicBool,
 }
 
-impl<'a> Checkpoints<'a> {
-    /// Those of `run`; trainings stop at `deadline` and on the signal of `runtime`.
-    pub fn new(run: &'a Run, runtime: &RuntimeOptions, deadline: Option<Instant>) -> Checkpoints<'a> {
+impl Checkpoints {
+    /// Those in `folder`, of trainings on that `arithmetic` and written `every` so often; trainings stop at `deadline` and on the signal `stop`.
+    pub fn new(
+        folder: CheckpointFolder,
+        arithmetic: String,
+        every: Option<Duration>,
+        stop: StopSignal,
+        deadline: Option<Instant>,
+    ) -> Checkpoints {
         Checkpoints {
-            run,
-            arithmetic: runtime.device.arithmetic(),
-            every: runtime.checkpoint,
-            stop: runtime.stop.clone(),
+            folder,
+            arithmetic,
+            every,
+            stop,
             deadline,
             notes: Mutex::default(),
             failed: AtomicBool::new(false),
@@ -57,15 +77,18 @@ impl<'a> Checkpoints<'a> {
     }
 
     /// Where the training of `id` continues; `weights` are those of its network, whose names and shapes a checkpoint must have.
+    ///
+    /// # Errors
+    /// A checkpoint of another version of the program.
     pub fn find(&self, id: &str, weights: &Weights) -> Result<Option<Box<Checkpoint>>, Error> {
         if self.every.is_none() {
             return Ok(None);
         }
-        let mut found = self.run.checkpoint(id)?;
+        let mut found = self.folder.read(id)?;
         if let Found::Usable(checkpoint) = &found
             && let Some(reason) = misfit(checkpoint, &self.arithmetic, weights)
         {
-            found = self.run.set_checkpoint_aside(id, reason)?;
+            found = self.folder.set_aside(id, reason)?;
         }
         match found {
             Found::Nothing => Ok(None),
@@ -87,7 +110,7 @@ impl<'a> Checkpoints<'a> {
 
     /// Removes the checkpoint of a training whose record is written.
     pub fn remove(&self, id: &str) {
-        self.run.remove_checkpoint(id);
+        self.folder.remove(id);
     }
 }
 
@@ -113,7 +136,7 @@ pub const AVERAGE: &str = "average";
 
 /// Writes the checkpoints of one training.
 pub struct Writer<'c> {
-    all: &'c Checkpoints<'c>,
+    all: &'c Checkpoints,
     id: &'c str,
     last: Instant,
 }
@@ -131,10 +154,10 @@ impl Writer<'_> {
     pub fn write(&mut self, checkpoint: &Checkpoint) -> Result<(), Error> {
         let over = self.all.is_over();
         // Two tasks may train the same parent: the one behind leaves the other's checkpoint.
-        let there = self.all.run.checkpoint_state(self.id);
+        let there = self.all.folder.state(self.id);
         let written = match there.is_some_and(|there| there.is_beyond(&checkpoint.state)) {
             true => Ok(()),
-            false => self.all.run.write_checkpoint(self.id, checkpoint),
+            false => self.all.folder.write(self.id, checkpoint),
         };
         self.last = Instant::now();
         match written {
