@@ -2,11 +2,12 @@
 """Recomputes the trials of a run in PyTorch and compares with their records.
 
     pip install torch numpy safetensors
-    python checks/recompute.py RUN [--data DIR] [--limit N]
+    python checks/recompute.py RUN [--data DIR | --arrays DIR] [--limit N]
 
 RUN is the folder of a run whose study has `keep = "network"`. Every child is rebuilt from the graph in its safetensors file and run by
 PyTorch on the test images. The same images must be classified correctly (unless the two largest logits are within 1e-4), and the loss
-must agree to four digits. On the validation images that the run stores, the linear CKA of child and parent must agree at every tensor
+must agree to four digits. For a folder of images, --arrays names what `nettriage data show FOLDER --arrays DIR` has written: the
+decoders of JPEG differ in the last bit. On the validation images that the run stores, the linear CKA of child and parent must agree at every tensor
 (to 1e-3), and so must the largest activations of each filter shown. Exit code 1 on a difference.
 """
 import argparse, base64, gzip, json, pathlib, sys
@@ -40,7 +41,17 @@ def test_images(name, folder):
         path = next(p for p in sorted(folder.rglob("test_batch.bin")))
         rows = np.frombuffer(path.read_bytes(), np.uint8).reshape(-1, 3073)
         return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0], False
-    sys.exit(f"{name}: this script reads digits, mnist, fashion-mnist and cifar10")
+    sys.exit(f"{name}: this script reads digits, mnist, fashion-mnist and cifar10, and others by --arrays")
+
+
+def arrays(folder, count):
+    """As test_images, of decoded images that nettriage has written."""
+    folder = pathlib.Path(folder)
+    images, labels = np.load(folder / "test-images.npy"), np.load(folder / "test-labels.npy")
+    if count < len(labels) and (np.diff(labels.astype(int)) >= 0).all():
+        sys.exit(f"{folder}: sorted by class, and the study takes {count} of {len(labels)} test images: it must take all")
+    grey = images.shape[3] == 1
+    return images[..., 0] if grey else images.transpose(0, 3, 1, 2), labels, grey
 
 
 def activation(layer, x):
@@ -204,12 +215,13 @@ def compare_readings(record, block, parent, child, images):
 
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    a.add_argument("run"); a.add_argument("--data"); a.add_argument("--limit", type=int)
+    a.add_argument("run"); a.add_argument("--data"); a.add_argument("--arrays")
+    a.add_argument("--limit", type=int)
     a = a.parse_args()
     folder = pathlib.Path(a.run)
     plan = json.loads((folder / "plan.json").read_text())["payload"]
     data = plan["data"]
-    images, labels, grey = test_images(data["name"], a.data)
+    images, labels, grey = arrays(a.arrays, data["test"]) if a.arrays else test_images(data["name"], a.data)
     images = torch.tensor(images[:data["test"]].astype(np.float32) / 255)
     images = images[:, None] if grey else images
     mean, std = (torch.tensor(data[key]).view(1, -1, 1, 1) for key in ("mean", "std"))

@@ -818,6 +818,9 @@ pub enum Data {
         /// Where to write the contact sheet
         #[arg(long, short, value_name = "PNG")]
         output: Option<PathBuf>,
+        /// Folder for the images as they are decoded, as NumPy files: {train,test}-images.npy (N, H, W, C, bytes) and -labels.npy
+        #[arg(long, value_name = "DIR")]
+        arrays: Option<PathBuf>,
     },
 }
 

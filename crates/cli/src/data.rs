@@ -5,7 +5,7 @@ use std::path::Path;
 
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
-use nettriage_data::ImageSize;
+use nettriage_data::{Dataset, ImageSize, Images};
 
 use crate::args;
 use crate::fail::Fail;
@@ -16,8 +16,8 @@ pub fn data(args: &args::Data) -> Result<(), Fail> {
     match args {
         args::Data::Get { name, dir } => get(name, dir.as_deref()),
         args::Data::List => list(),
-        args::Data::Show { name, dir, size, folder, output } => {
-            show(name, dir.as_deref(), *size, folder, output.as_deref())
+        args::Data::Show { name, dir, size, folder, output, arrays } => {
+            show(name, dir.as_deref(), *size, folder, output.as_deref(), arrays.as_deref())
         }
     }
 }
@@ -57,6 +57,7 @@ fn show(
     size: ImageSize,
     folder: &args::Folder,
     output: Option<&Path>,
+    arrays: Option<&Path>,
 ) -> Result<(), Fail> {
     let known = nettriage_data::list(None).iter().any(|set| set.name == name);
     let dataset = match (known, Path::new(name).exists()) {
@@ -66,6 +67,9 @@ fn show(
     if let Some(path) = output {
         let inputs: Vec<&Path> = dir.into_iter().chain(Path::new(name).exists().then(|| Path::new(name))).collect();
         output::check(&[path], &inputs)?;
+    }
+    if let Some(folder) = arrays {
+        output::check_folder(folder, &[])?;
     }
     dataset.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let mut table = Table::new();
@@ -87,5 +91,22 @@ fn show(
         nettriage_data::contact_sheet(&dataset, path)?;
         writeln!(out, "contact sheet: {}", path.display())?;
     }
+    if let Some(folder) = arrays {
+        std::fs::create_dir_all(folder).map_err(|error| Fail::file(folder, error))?;
+        for (part, images) in [("train", &dataset.train), ("test", &dataset.test)] {
+            write_arrays(folder, part, images, &dataset)?;
+        }
+        writeln!(out, "arrays: {}", folder.display())?;
+    }
     Ok(())
+}
+
+/// Images (N, H, W, C) and labels (N) as NumPy files.
+fn write_arrays(folder: &Path, part: &str, images: &Images, dataset: &Dataset) -> Result<(), Fail> {
+    let mut buffer = Vec::new();
+    let mut image = |index: usize| images.read(index, &mut buffer).to_vec();
+    let shape = [images.len(), dataset.height, dataset.width, dataset.channels];
+    output::npy(&folder.join(format!("{part}-images.npy")), &shape, (0..images.len()).flat_map(&mut image))?;
+    let labels = images.labels.iter().copied();
+    output::npy(&folder.join(format!("{part}-labels.npy")), &shape[..1], labels)
 }

@@ -11,7 +11,7 @@ use nettriage_formats::load::Loaded;
 use nettriage_formats::onnx::Layout;
 use nettriage_net::{Graph, Kind, Shape, layer};
 use nettriage_train::{Device, Model, Tally, without_softmax};
-use npyz::{NpyFile, Order, WriterBuilder};
+use npyz::{NpyFile, Order};
 use serde_json::json;
 
 use crate::args;
@@ -67,7 +67,7 @@ fn accuracy(args: &args::Evaluate, loaded: &mut Loaded, name: &str) -> Result<()
         output.chunks_exact(classes).for_each(|row| tally.add(&logits(graph, row)));
     }
     if let Some(path) = &args.logits {
-        write(path, &[images.len(), classes], &all)?;
+        output::npy(path, &[images.len(), classes], all.iter().copied())?;
     }
     let found = tally.finish().evaluation;
     let outputs: Vec<&Path> = args.logits.iter().map(PathBuf::as_path).collect();
@@ -194,7 +194,7 @@ fn outputs(device: &Device, loaded: &Loaded, inputs: &Path, logits: &Path) -> Re
         (Layout::ChannelsFirst, _) => vec![shape[0], channels, height, width],
         (Layout::ChannelsLast, _) => vec![shape[0], height, width, channels],
     };
-    write(logits, &shape, &all)
+    output::npy(logits, &shape, all.iter().copied())
 }
 
 /// Images of `rows` x `columns` as images of `columns` x `rows`.
@@ -222,14 +222,4 @@ fn read(path: &Path) -> Result<(Vec<usize>, Vec<f32>), Fail> {
     }
     let values = npy.into_vec::<f32>().map_err(|e| Fail::file(path, e))?;
     Ok((shape, values))
-}
-
-fn write(path: &Path, shape: &[usize], values: &[f32]) -> Result<(), Fail> {
-    let shape: Vec<u64> = shape.iter().map(|&n| n as u64).collect();
-    let save = |file: &mut dyn Write| {
-        let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd()?;
-        writer.extend(values.iter().copied())?;
-        writer.finish()
-    };
-    nettriage_files::write_output_with(path, save).map_err(|error| Fail::file(path, error))
 }

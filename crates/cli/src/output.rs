@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use npyz::WriterBuilder;
+
 use crate::args;
 use crate::fail::Fail;
 
@@ -14,6 +16,21 @@ pub fn write(path: &Path, text: &str) -> Result<(), Fail> {
 /// As [`write`], of bytes.
 pub fn write_bytes(path: &Path, content: &[u8]) -> Result<(), Fail> {
     nettriage_files::write_output(path, content).map_err(|error| Fail::file(path, error))
+}
+
+/// Writes an array in C order as a NumPy file.
+pub fn npy<T: npyz::AutoSerialize>(
+    path: &Path,
+    shape: &[usize],
+    values: impl IntoIterator<Item = T>,
+) -> Result<(), Fail> {
+    let shape: Vec<u64> = shape.iter().map(|&n| n as u64).collect();
+    let save = |file: &mut dyn Write| {
+        let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd()?;
+        writer.extend(values)?;
+        writer.finish()
+    };
+    nettriage_files::write_output_with(path, save).map_err(|error| Fail::file(path, error))
 }
 
 /// Checks the outputs of a command; see [`nettriage_files::check_outputs`]. Of a run's folder among the inputs only the run's own

@@ -18,7 +18,7 @@ use nettriage_study::{
 use crate::args::{self, LogFormat, On};
 use crate::fail::Fail;
 use crate::init;
-use crate::interrupt::Interrupt;
+use crate::interrupt::{First, Interrupt};
 use crate::memory;
 use crate::progress::{ProgressReporter, title};
 use crate::{output, report};
@@ -39,7 +39,11 @@ pub fn run(args: &args::Run) -> Result<(), Fail> {
     let reporter = Arc::new(ProgressReporter::new(args.train.log_format));
     context.notes.iter().for_each(|note| reporter.note(&format!("note: {note}")));
     let resume = resume_command(&args.train, &folder);
-    let interrupt = shutdown_message(args, &reporter, &folder, &resume)?;
+    let stop = &context.runtime.stop;
+    // Workers in processes of their own save their trainings themselves.
+    let saves = args.on == On::Local && context.runtime.checkpoint.is_some();
+    let first = if saves { First::Saves(stop.clone()) } else { First::Ends };
+    let interrupt = shutdown_message(args, &reporter, &folder, &resume, first)?;
     reporter.note(&format!(
         "{}: {} trials and controls, records in {}",
         plan.name,
@@ -61,6 +65,12 @@ pub fn run(args: &args::Run) -> Result<(), Fail> {
     let result = execute(&run, &context, executor.as_ref(), resources(&args.train), limits, reporter.as_ref());
     reporter.finish();
     let complete = result?;
+    if stop.is_set()
+        && !complete
+        && let Some(message) = interrupt.message()
+    {
+        return Err(Fail::Stopped(message));
+    }
     interrupt.over();
     if let Some(expected) = &expected {
         reporter.note(&estimate_against_actual(expected, executing.elapsed(), complete));
@@ -267,16 +277,19 @@ fn shutdown_message(
     reporter: &Arc<ProgressReporter>,
     folder: &Path,
     resume: &str,
+    first: First,
 ) -> Result<Interrupt, Fail> {
     let (on, cancel) = (args.on, args.slurm.slurm_cancel);
     let (reporter, folder, resume) = (reporter.clone(), folder.to_owned(), resume.to_owned());
-    Interrupt::new(move || {
+    Interrupt::new(first, move || {
         let place = folder.display();
         let run = Run::open(&folder);
         // Counted on disk, because the progress report may lag behind.
-        let saved = run.as_ref().ok().and_then(|run| run.recorded().ok()).map_or(0, |recorded| recorded.len());
+        let done = run.as_ref().ok().and_then(|run| run.recorded().ok()).map_or(0, |recorded| recorded.len());
         let (_, of) = reporter.counts();
-        let saved = if of == 0 { "the plan is saved".to_owned() } else { format!("{saved} of {of} trials are saved") };
+        let trials = if of == 0 { "the plan is saved".to_owned() } else { format!("{done} of {of} trials are saved") };
+        let trainings = run.as_ref().ok().and_then(|run| run.status().ok());
+        let trainings = trainings.map_or(String::new(), |status| saved(status.checkpoints));
         let jobs = match (on, cancel) {
             (On::Slurm, false) => format!("; the jobs continue, and `nettriage status {place}` follows them"),
             (On::Slurm, true) => match run.map_err(Fail::from).and_then(|run| Ok(slurm::cancel(run.folder())?)) {
@@ -285,7 +298,7 @@ fn shutdown_message(
             },
             _ => String::new(),
         };
-        format!("stopped: {saved} in {place}{jobs}; {resume}")
+        format!("{trials} in {place}{trainings}{jobs}; {resume}")
     })
 }
 

@@ -129,6 +129,25 @@ fn a_task_saves_its_training_on_sigterm() {
 }
 
 #[test]
+fn ctrl_c_saves_what_is_in_training() {
+    let place = Place::new(STUDY);
+    let whole = place.complete("whole", &["--checkpoint", "off"]);
+    // Without a signal there would be no checkpoint within the day.
+    let mut run = place.run("run", &["--workers", "1", "--checkpoint", "1d"]);
+    let run = run.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    until("the parent", || fs::read_dir(place.path("run/parents")).is_ok_and(|entries| entries.count() == 1));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(Command::new("kill").arg("-INT").arg(run.id().to_string()).status().unwrap().success());
+    let output = run.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("stopped: ") && last.contains("1 training continues where it was"), "{said}");
+    assert_eq!(checkpoints(&place.path("run")).len(), 1);
+    assert_same(&whole, &place.complete("run", &[]));
+}
+
+#[test]
 fn a_time_limit_stops_inside_a_training_and_the_next_run_continues_it() {
     let place = Place::new(STUDY);
     let whole = place.complete("whole", &["--checkpoint", "off"]);
@@ -326,7 +345,8 @@ fn a_prescription_killed_twenty_times_ends_in_the_same_files() {
     let (mut kills, mut inside) = (0, 0);
     while kills < 20 {
         let mut command = spawn_silent(&mut prescribe("cut", &OFTEN));
-        moments.wait(100, 300);
+        until("a checkpoint", || !checkpoints(&place.path("cut")).is_empty());
+        moments.wait(0, 250);
         assert!(command.try_wait().unwrap().is_none(), "it ended after {kills} kills: let it train for longer");
         command.kill().unwrap();
         command.wait().unwrap();
