@@ -160,17 +160,24 @@ impl<'a> Lowering<'a> {
 
     /// Lowers layer `i` and the layers fused with it.
     fn lower_layer(&mut self, i: usize) -> Result<(), Error> {
-        let inputs: Vec<TensorId> = self.layers[i].inputs.iter().map(|name| self.tensor(name)).collect();
+        let mut inputs: Vec<TensorId> = self.layers[i].inputs.iter().map(|name| self.tensor(name)).collect();
         let input_shapes: Vec<Shape> = self.layers[i]
             .inputs
             .iter()
             .map(|name| self.position.get(name.as_str()).map_or(self.input, |&layer| self.shapes[layer]))
             .collect();
         let input_needs_gradient = inputs.iter().any(|&t| self.needs_gradient[t]);
-        let mut context =
-            LayerContext { fused: vec![i], lowering: self, input_shapes, input_needs_gradient, trains_weights: false };
+        let mut context = LayerContext {
+            fused: vec![i],
+            lowering: self,
+            input_shapes,
+            input_needs_gradient,
+            trains_weights: false,
+            added: None,
+        };
         let operation = layers::build(&mut context)?;
-        let LayerContext { fused, trains_weights, .. } = context;
+        let LayerContext { fused, trains_weights, added, .. } = context;
+        inputs.extend(added);
         let last = fused[fused.len() - 1];
         let tensor = match operation {
             Some(operation) => self.push(operation, inputs, self.shapes[last], trains_weights),
@@ -198,6 +205,8 @@ pub(crate) struct LayerContext<'l, 'a> {
     input_needs_gradient: bool,
     /// Whether any weight of the operation trains.
     trains_weights: bool,
+    /// A further input, which a fused sum adds.
+    added: Option<TensorId>,
 }
 
 impl<'a> LayerContext<'_, 'a> {
@@ -277,6 +286,35 @@ impl<'a> LayerContext<'_, 'a> {
     /// Fuses the next layer, for which [`LayerContext::next_fusion`] returned a fusion. It is then the current layer.
     pub fn fuse_next(&mut self) {
         self.fused.extend(self.lowering.sole_consumer[self.current()]);
+    }
+
+    /// Whether the backward pass never visits the operation with the layers fused so far.
+    pub fn is_frozen(&self) -> bool {
+        !self.trains_weights && !self.input_needs_gradient && !self.lowering.full_backward
+    }
+
+    /// Fuses the next layer if it is the sum of this one and a tensor of the same shape that is computed already, has no gradient
+    /// and becomes the operation's last input. Returns whether it does.
+    pub fn fuse_add(&mut self) -> bool {
+        let added = self.addend();
+        if added.is_some() {
+            self.added = added;
+            self.fuse_next();
+        }
+        added.is_some()
+    }
+
+    fn addend(&self) -> Option<TensorId> {
+        let lowering = &self.lowering;
+        let next = &lowering.layers[lowering.sole_consumer[self.current()]?];
+        let [a, b] = &next.inputs[..] else { return None };
+        let other = if a == self.name() { b } else { a };
+        let (tensor, shape) = match lowering.position.get(other.as_str()) {
+            Some(&i) => (lowering.tensors[i]?, lowering.shapes[i]),
+            None => (0, lowering.input),
+        };
+        let suits = next.kind == Kind::Add && shape == self.output() && !lowering.needs_gradient[tensor];
+        suits.then_some(tensor)
     }
 
     /// Fuses the next layer if it is a ReLU. Returns whether it is.

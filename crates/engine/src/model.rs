@@ -9,7 +9,7 @@ use crate::lowering::lower;
 use crate::operation::{BackwardState, BufferView, Context, Inputs};
 use crate::optimizer::{OptimizerMemory, Updater};
 use crate::parameters::Parameters;
-use crate::plan::{ExecutionPlan, InputGradient, plan};
+use crate::plan::{ExecutionPlan, InputGradient, Segment, plan};
 use crate::{Error, Options, Trainable};
 
 /// A network with all its memory allocated, ready to run and to train.
@@ -46,8 +46,8 @@ impl Model {
     pub fn new(network: &Network, options: &Options) -> Result<Model, Error> {
         let Unallocated { plan, mut parameters, updater } = Unallocated::new(network, options)?;
         parameters.allocate(&network.weights, options.optimizer.state());
-        let sizes = plan.buffer_sizes.iter().chain(&plan.kept_gradient_sizes).map(|size| size * options.batch);
-        let mut buffers = Buffer::several(&sizes.collect::<Vec<_>>());
+        // Operations write all of a tensor before anything reads it.
+        let mut buffers = Buffer::several_undefined(&[&plan.buffer_sizes[..], &plan.kept_gradient_sizes].concat());
         let kept_gradients = buffers.split_off(plan.buffer_sizes.len());
         let mut scratch = Scratch::default();
         scratch.reserve(plan.scratch_bytes());
@@ -118,20 +118,21 @@ impl Model {
         let Model { plan, parameters, pool, scratch, buffers, .. } = self;
         let pool = &*pool;
         pool.enter(|| {
-            let mut cx = Context { n, pool, parameters, scratch, training, seed };
-            for planned in &mut plan.operations {
-                let mut y = take(buffers, Some(planned.output));
-                let mut saved = take(buffers, planned.saved);
-                let x = Inputs { images, buffers, views: &planned.inputs, n };
-                let saved_elements = planned.saved.map_or(0, |view| n * view.elements);
-                planned.operation.forward(
-                    &mut cx,
-                    x,
-                    &mut y[..n * planned.output.elements],
-                    &mut saved[..saved_elements],
-                );
-                put_back(buffers, Some(planned.output), y);
-                put_back(buffers, planned.saved, saved);
+            for Segment { operations, images: most } in &plan.segments {
+                for first in (0..n).step_by(*most) {
+                    let part = first..n.min(first + most);
+                    let mut cx = Context { n: part.len(), pool, parameters, scratch, training, seed };
+                    for planned in &mut plan.operations[operations.clone()] {
+                        let mut y = take(buffers, Some(planned.output));
+                        let mut saved = take(buffers, planned.saved);
+                        let x = Inputs { images, buffers, views: &planned.inputs, part: &part };
+                        let saved_range = planned.saved.map_or(0..0, |view| view.range(&part));
+                        let y_range = planned.output.range(&part);
+                        planned.operation.forward(&mut cx, x, &mut y[y_range], &mut saved[saved_range]);
+                        put_back(buffers, Some(planned.output), y);
+                        put_back(buffers, planned.saved, saved);
+                    }
+                }
             }
         });
         view(&self.buffers, self.plan.output, n)
@@ -151,6 +152,7 @@ impl Model {
         let Model { plan, parameters, pool, scratch, buffers, kept_gradients, .. } = self;
         let pool = &*pool;
         pool.enter(|| {
+            let part = 0..n;
             let mut cx = Context { n, pool, parameters, scratch, training: true, seed };
             for planned in plan.operations.iter_mut().rev() {
                 let Some(gradient) = planned.gradient else { continue };
@@ -162,7 +164,7 @@ impl Model {
                     // The operation may overwrite it.
                     kept_gradients[index][..gy.len()].copy_from_slice(gy);
                 }
-                let x = Inputs { images, buffers, views: &planned.inputs, n };
+                let x = Inputs { images, buffers, views: &planned.inputs, part: &part };
                 planned.operation.backward(&mut cx, x, view_if_held(buffers, planned.output, n), saved, gy);
                 for (k, &input_gradient) in planned.input_gradients.iter().enumerate() {
                     match input_gradient {
@@ -174,7 +176,7 @@ impl Model {
                         InputGradient::Computed { to, temporary } => {
                             let target = temporary.unwrap_or(to);
                             let mut buffer = take(buffers, Some(target));
-                            let x = Inputs { images, buffers, views: &planned.inputs, n };
+                            let x = Inputs { images, buffers, views: &planned.inputs, part: &part };
                             let state = BackwardState { y: view_if_held(buffers, planned.output, n), saved, gy };
                             let gx = &mut buffer[..n * to.elements];
                             planned.operation.backward_input(&mut cx, k, x, state, gx);
@@ -276,7 +278,7 @@ impl Unallocated {
             return Err(too_large(network, options, bytes));
         }
         let mut parameters = Parameters::new(&network.weights);
-        let plan = plan(lower(network, options, &mut parameters)?);
+        let plan = plan(lower(network, options, &mut parameters)?, options.batch, options.threads);
         let updater = Updater::new(options.optimizer, options.decay_all, &parameters);
         let model = Unallocated { plan, parameters, updater };
         let bytes = model.bytes(options);
@@ -295,7 +297,7 @@ impl Unallocated {
             .iter()
             .chain(&plan.kept_gradient_sizes)
             .try_fold(0u64, |sum, &size| sum.checked_add(size as u64))?;
-        let buffers = elements.checked_mul(4)?.checked_mul(options.batch as u64)?;
+        let buffers = elements.checked_mul(4)?;
         let own = plan.operation_bytes() + plan.scratch_bytes() + updater.bytes();
         buffers.checked_add(parameters.bytes_needed(options.optimizer.state())?)?.checked_add(own as u64)
     }

@@ -1,5 +1,7 @@
 //! The interface between a model and its operations (layers, or several layers fused into one).
 
+use std::ops::Range;
+
 use nettriage_kernels::memory::{Buffer, Scratch};
 use nettriage_kernels::pool::Pool;
 
@@ -7,7 +9,7 @@ use crate::parameters::Parameters;
 
 /// What an operation computes with.
 pub(crate) struct Context<'a> {
-    /// Images in this batch.
+    /// Images that are computed.
     pub n: usize,
     /// Threads.
     pub pool: &'a Pool,
@@ -28,6 +30,16 @@ pub(crate) struct BufferView {
     pub buffer: usize,
     /// Elements per image.
     pub elements: usize,
+    /// Whether the buffer holds the tensor of the whole batch, and not only that of the part that is being computed.
+    pub whole: bool,
+}
+
+impl BufferView {
+    /// Where the tensor of these images of the batch lies in its buffer.
+    pub fn range(&self, images: &Range<usize>) -> Range<usize> {
+        let first = if self.whole { images.start } else { 0 };
+        first * self.elements..(first + images.len()) * self.elements
+    }
 }
 
 /// An input tensor of an operation.
@@ -48,16 +60,16 @@ pub(crate) struct Inputs<'a> {
     pub buffers: &'a [Buffer],
     /// The operation's inputs.
     pub views: &'a [InputView],
-    /// Images in this batch.
-    pub n: usize,
+    /// The images of the batch that are computed.
+    pub part: &'a Range<usize>,
 }
 
 impl<'a> Inputs<'a> {
     /// Input `k`.
     pub fn get(&self, k: usize) -> &'a [f32] {
         match self.views[k] {
-            InputView::Images(elements) => &self.images[..self.n * elements],
-            InputView::Buffer(BufferView { buffer, elements }) => &self.buffers[buffer][..self.n * elements],
+            InputView::Images(elements) => &self.images[self.part.start * elements..self.part.end * elements],
+            InputView::Buffer(view) => &self.buffers[view.buffer][view.range(self.part)],
         }
     }
 

@@ -3,7 +3,7 @@
 /// A tensor's size and the interval of time, both ends included, in which its contents are needed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lifetime {
-    /// Elements per image.
+    /// Its elements.
     pub elements: usize,
     /// First time step.
     pub start: usize,
@@ -21,7 +21,7 @@ impl Lifetime {
 pub(crate) struct Packing {
     /// For each tensor, the index of its buffer.
     pub buffer_of: Vec<usize>,
-    /// Elements per image of each buffer.
+    /// Elements of each buffer.
     pub sizes: Vec<usize>,
 }
 

@@ -1,6 +1,7 @@
 //! The execution plan: the buffer of every tensor and gradient, and what the backward pass does, decided once per model.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::lowering::{LoweredModel, Node, TensorId};
 use crate::operation::{BufferView, InputView, Operation};
@@ -59,9 +60,11 @@ pub(crate) struct ExecutionPlan {
     pub kept: BTreeMap<String, BufferView>,
     /// Gradients that the caller can read, by layer, in buffers of their own.
     pub kept_gradients: BTreeMap<String, BufferView>,
-    /// Elements per image of every shared buffer.
+    /// The parts of the forward pass.
+    pub segments: Vec<Segment>,
+    /// Elements of every shared buffer.
     pub buffer_sizes: Vec<usize>,
-    /// Elements per image of every kept gradient.
+    /// Elements of every kept gradient.
     pub kept_gradient_sizes: Vec<usize>,
 }
 
@@ -158,8 +161,8 @@ enum Tensor {
     Temporary(usize),
 }
 
-/// Assigns the buffers of a lowered model.
-pub(crate) fn plan(model: LoweredModel) -> ExecutionPlan {
+/// Assigns the buffers of a lowered model for batches of up to `batch` images.
+pub(crate) fn plan(model: LoweredModel, batch: usize, threads: usize) -> ExecutionPlan {
     let LoweredModel { mut nodes, elements, kept, kept_gradients, output, full_backward } = model;
     let mut with_kept_gradient: Vec<TensorId> = kept_gradients.values().copied().collect();
     with_kept_gradient.sort_unstable();
@@ -169,7 +172,14 @@ pub(crate) fn plan(model: LoweredModel) -> ExecutionPlan {
     fuse_relu_backward(&mut nodes, &flow, &with_kept_gradient);
 
     let timeline = Timeline { operations: nodes.len() };
-    let (values, saved) = forward_lifetimes(&nodes, &elements, &flow, &timeline, kept.values().chain([&output]));
+    let (mut values, mut saved) =
+        forward_lifetimes(&nodes, &elements, &flow, &timeline, kept.values().chain([&output]));
+    // Only inference is divided: a backward pass needs the tensors of the whole batch.
+    let segments = match flow.visited.contains(&true) {
+        true => vec![Segment { operations: 0..nodes.len(), images: batch }],
+        false => segments(&nodes, &elements, batch, threads),
+    };
+    let whole = size_by_segment(&segments, batch, &mut values, &mut saved);
     let mut tensors = Tensors {
         values,
         saved: saved.iter().map(|&(_, lifetime)| lifetime).collect(),
@@ -179,17 +189,19 @@ pub(crate) fn plan(model: LoweredModel) -> ExecutionPlan {
     let (gradient_of, input_gradients) = gradients(&nodes, &elements, &flow, &timeline, output, &mut tensors);
 
     // One packing for all tensors; tensor 0 belongs to the caller.
-    let Tensors { values, saved: saved_lifetimes, gradients, temporaries } = tensors;
+    let Tensors { values, saved: saved_lifetimes, mut gradients, mut temporaries } = tensors;
+    // Gradients belong to the whole batch.
+    gradients.iter_mut().chain(&mut temporaries).for_each(|lifetime| lifetime.elements *= batch);
     let all = [&values[1..], &saved_lifetimes, &gradients, &temporaries].concat();
     let packing = pack(&all);
     let view = |tensor: Tensor| {
-        let index = match tensor {
-            Tensor::Value(t) => t - 1,
-            Tensor::Saved(i) => values.len() - 1 + i,
-            Tensor::Gradient(i) => values.len() - 1 + saved.len() + i,
-            Tensor::Temporary(i) => values.len() - 1 + saved.len() + gradients.len() + i,
+        let (index, images) = match tensor {
+            Tensor::Value(t) => (t - 1, whole.values[t]),
+            Tensor::Saved(i) => (values.len() - 1 + i, whole.saved[i]),
+            Tensor::Gradient(i) => (values.len() - 1 + saved.len() + i, batch),
+            Tensor::Temporary(i) => (values.len() - 1 + saved.len() + gradients.len() + i, batch),
         };
-        BufferView { buffer: packing.buffer_of[index], elements: all[index].elements }
+        BufferView { buffer: packing.buffer_of[index], elements: all[index].elements / images, whole: images == batch }
     };
     let input_view =
         |t: TensorId| if t == 0 { InputView::Images(elements[0]) } else { InputView::Buffer(view(Tensor::Value(t))) };
@@ -216,10 +228,82 @@ pub(crate) fn plan(model: LoweredModel) -> ExecutionPlan {
         kept: kept.into_iter().map(|(name, t)| (name, view(Tensor::Value(t)))).collect(),
         kept_gradients: kept_gradients
             .into_iter()
-            .filter_map(|(name, t)| Some((name, BufferView { buffer: kept_index(t)?, elements: elements[t] })))
+            .filter_map(|(name, t)| {
+                Some((name, BufferView { buffer: kept_index(t)?, elements: elements[t], whole: true }))
+            })
             .collect(),
+        segments,
         buffer_sizes: packing.sizes,
-        kept_gradient_sizes: with_kept_gradient.iter().map(|&t| elements[t]).collect(),
+        kept_gradient_sizes: with_kept_gradient.iter().map(|&t| elements[t] * batch).collect(),
+    }
+}
+
+/// Consecutive operations that run one after the other for a part of the batch, then for the next part. No result depends on the
+/// division: in evaluation mode the output of an image does not depend on the other images.
+pub(crate) struct Segment {
+    pub operations: Range<usize>,
+    /// Images of a part; the last one may have fewer.
+    pub images: usize,
+}
+
+/// Bytes of an operation's tensors up to which they stay in the processor's last cache from one operation to the next.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// Divides a forward pass so that the tensors of most operations stay in cache.
+///
+/// Parts never become smaller along the network, so that there are few segments: images shrink towards the output, and weights,
+/// which every part reads again, grow. A part has images for every thread.
+fn segments(nodes: &[Node], elements: &[usize], batch: usize, threads: usize) -> Vec<Segment> {
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut most = batch;
+    for (i, node) in nodes.iter().enumerate().rev() {
+        let tensors = node.inputs.iter().map(|&t| elements[t]).sum::<usize>() + elements[node.output];
+        let bytes = size_of::<f32>() * (tensors + node.operation.saved_elements());
+        let fitting = (CACHE_BYTES / bytes.max(1)).max(2 * threads);
+        // A power of two divides most batches without remainder.
+        let parts = batch.div_ceil(fitting).next_power_of_two();
+        most = most.min(batch.div_ceil(parts));
+        match segments.last_mut() {
+            Some(segment) if segment.images == most => segment.operations.start = i,
+            _ => segments.push(Segment { operations: i..i + 1, images: most }),
+        }
+    }
+    segments.reverse();
+    segments
+}
+
+/// For each tensor, the number of images that its buffer holds.
+struct BufferImages {
+    values: Vec<usize>,
+    saved: Vec<usize>,
+}
+
+/// Turns elements per image into elements: of the part of the batch for tensors that only one segment uses, of the whole batch
+/// for all others. These live as long as the segments that use them, which run once for each part.
+fn size_by_segment(
+    segments: &[Segment],
+    batch: usize,
+    values: &mut [Lifetime],
+    saved: &mut [(usize, Lifetime)],
+) -> BufferImages {
+    let size = |lifetime: &mut Lifetime| {
+        let own = segments.iter().find(|segment| segment.operations.contains(&lifetime.start));
+        let images = match own {
+            Some(segment) if lifetime.end < segment.operations.end => segment.images,
+            Some(segment) => {
+                lifetime.start = segment.operations.start;
+                let last = segments.iter().find(|segment| segment.operations.contains(&lifetime.end));
+                lifetime.end = last.map_or(lifetime.end, |last| last.operations.end - 1);
+                batch
+            }
+            None => batch,
+        };
+        lifetime.elements *= images;
+        images
+    };
+    BufferImages {
+        values: values.iter_mut().map(size).collect(),
+        saved: saved.iter_mut().map(|(_, lifetime)| size(lifetime)).collect(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use common::peers::{images, labels, residual, vgg};
 use common::{chain, hashed, layer, network};
 use nettriage_engine::{Error, Model, Optimizer, Options, Trainable, first_non_finite, loss};
-use nettriage_net::{Activation, Conv, INPUT, Kind, Network, Shape, Tensor, Weights, Window, layer, slice};
+use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Network, Shape, Tensor, Weights, Window, layer, slice};
 
 fn samples() -> Vec<Network> {
     let mut biased = vgg(&[8, 16, 0, 24, 24, 0], 3, 12, true);
@@ -17,7 +17,86 @@ fn samples() -> Vec<Network> {
             tensor.data = hashed(tensor.data.len(), 5, 0.3);
         }
     }
-    vec![biased, vgg(&[16, 0, 16, 0], 1, 10, false), residual(8, 12, 3, 8)]
+    vec![biased, vgg(&[16, 0, 16, 0], 1, 10, false), residual(8, 12, 3, 8), inverted_residuals()]
+}
+
+/// Inverted residual units (Sandler et al., arXiv:1801.04381) with a gate, grouped convolutions and all activations that
+/// convolutions fuse.
+fn inverted_residuals() -> Network {
+    let conv = |filters, kernel, stride: usize, groups| {
+        Kind::Conv(Conv { stride: [stride; 2], groups, bias: groups == 1, ..Conv::same(filters, kernel) })
+    };
+    let act = Kind::Activation;
+    let layers = vec![
+        layer("stem", &[INPUT], conv(12, 3, 2, 1)),
+        layer("stem_act", &["stem"], act(Activation::HardSwish)),
+        layer("expand", &["stem_act"], conv(40, 1, 1, 1)),
+        layer("expand_norm", &["expand"], Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 })),
+        layer("expand_act", &["expand_norm"], act(Activation::Clip { min: 0.0, max: 6.0 })),
+        layer("depthwise", &["expand_act"], conv(40, 5, 1, 40)),
+        layer("depthwise_norm", &["depthwise"], Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 })),
+        layer("depthwise_act", &["depthwise_norm"], act(Activation::Silu)),
+        layer("mean", &["depthwise_act"], Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 })),
+        layer("squeeze", &["mean"], conv(5, 1, 1, 1)),
+        layer("squeeze_act", &["squeeze"], act(Activation::LeakyRelu { slope: 0.2 })),
+        layer("excite", &["squeeze_act"], conv(40, 1, 1, 1)),
+        layer("gate", &["excite"], act(Activation::Sigmoid)),
+        layer("gated", &["depthwise_act", "gate"], Kind::Mul),
+        layer("project", &["gated"], conv(12, 1, 1, 1)),
+        layer("sum", &["stem_act", "project"], Kind::Add),
+        layer("grouped", &["sum"], conv(12, 3, 1, 3)),
+        layer("grouped_sum", &["grouped", "sum"], Kind::Add),
+        layer("grouped_act", &["grouped_sum"], act(Activation::Gelu { tanh: false })),
+        layer("wide", &["grouped_act"], conv(12, 3, 1, 1)),
+        layer("wide_sum", &["wide", "sum"], Kind::Add),
+        layer("wide_act", &["wide_sum"], act(Activation::Relu)),
+        layer("strided", &["wide_act"], conv(20, 3, 2, 4)),
+        layer("strided_act", &["strided"], act(Activation::Gelu { tanh: true })),
+        layer("pool", &["strided_act"], Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 })),
+        layer("head", &["pool"], Kind::Linear(layer::Linear { features: 10, bias: true })),
+    ];
+    let graph = Graph { name: "inverted".into(), input: Shape::new(3, 13, 13), layers, output: "head".into() };
+    network(graph, 11)
+}
+
+/// Batches whose tensors do not fit into cache run in parts, which changes neither outputs nor kept activations.
+#[test]
+fn large_batches_run_in_parts_with_the_same_bits() {
+    let conv = |filters, kernel, stride: usize| Kind::Conv(Conv { stride: [stride; 2], ..Conv::same(filters, kernel) });
+    let layers = vec![
+        layer("a", &[INPUT], conv(48, 3, 1)),
+        layer("b", &["a"], conv(48, 1, 1)),
+        layer("sum", &["b", "a"], Kind::Add),
+        layer("c", &["sum"], conv(32, 3, 2)),
+        layer("d", &["c"], conv(32, 3, 2)),
+        layer("concat", &["d", "d"], Kind::Concat(layer::Concat { axis: nettriage_net::Axis::Channels })),
+        layer("pool", &["concat"], Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 })),
+        layer("head", &["pool"], Kind::Linear(layer::Linear { features: 10, bias: true })),
+    ];
+    let graph = Graph { name: "large".into(), input: Shape::new(3, 96, 96), layers, output: "head".into() };
+    let network = network(graph, 13);
+    let n = 23;
+    let all = images(n, network.graph.input);
+    let keep = vec!["b".to_string(), "d".to_string()];
+    let of = |batch: usize, threads: usize, trainable: Trainable| {
+        let options = Options { threads, keep: keep.clone(), trainable, ..Options::inference(batch) };
+        Model::new(&network, &options).unwrap()
+    };
+    let mut small = of(1, 1, Trainable::Nothing);
+    let mut want = [Vec::new(), Vec::new(), Vec::new()];
+    for image in all.chunks_exact(network.graph.input.elements()) {
+        want[0].extend_from_slice(small.forward(image));
+        keep.iter().zip(&mut want[1..]).for_each(|(k, want)| want.extend_from_slice(small.activation(k).unwrap()));
+    }
+    let held = of(n, 2, Trainable::Nothing).memory_bytes();
+    assert!(held < of(n, 2, Trainable::All).memory_bytes() / 2, "{held}: most tensors are those of a part");
+    for (batch, threads) in [(n, 1), (n, 2), (64, 2)] {
+        let mut model = of(batch, threads, Trainable::Nothing);
+        assert!(model.forward(&all) == want[0], "batch {batch}, {threads} threads");
+        for (k, want) in keep.iter().zip(&want[1..]) {
+            assert!(model.activation(k) == Some(want), "{k}, batch {batch}, {threads} threads");
+        }
+    }
 }
 
 /// Trains for some steps; returns the weights after them, and the bits of the losses.
@@ -102,7 +181,7 @@ fn a_training_continues_to_the_bit_in_another_model() {
             assert_eq!(whole.weights() == forgetful.weights(), optimizer == plain, "{optimizer:?}");
         }
     }
-    let [first, second, _] = &samples()[..] else { unreachable!() };
+    let [first, second, ..] = &samples()[..] else { unreachable!() };
     let model = |network, optimizer| Model::new(network, &Options::training(4, optimizer)).unwrap();
     let memory = model(first, adam).optimizer_memory();
     for mut other in [model(second, adam), model(first, nesterov)] {

@@ -19,9 +19,10 @@
 //! assert!((at(2, 2) - 27.0).abs() < 1e-4); // an inner pixel sees 3x3
 //! ```
 //!
-//! [`conv`] holds the convolution, [`pool`] the threads, [`memory`] aligned buffers on huge pages, and [`simd`] vectors
+//! [`conv`] holds the convolution, [`activation`] what may follow it, [`pool`] the threads, [`memory`] aligned buffers on huge pages, and [`simd`] vectors
 //! of every instruction set with the dispatch at run time.
 
+pub mod activation;
 pub mod conv;
 pub mod memory;
 pub mod pool;

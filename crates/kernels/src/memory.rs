@@ -1,6 +1,6 @@
 //! Aligned buffers on huge pages, recycled between models, and the scratch memory that operations share.
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,7 +13,7 @@ const HUGE_PAGE: usize = 2 << 20;
 /// same cache sets, and would evict each other when they are read and written side by side.
 const CACHE_SET_PADDING: usize = 5 * CACHE_LINE;
 
-/// A zero-initialised slice of `f32`, aligned to a cache line; on huge pages where it is large and the system allows them.
+/// A slice of `f32`, aligned to a cache line; on huge pages where it is large and the system allows them.
 ///
 /// Winograd transforms write about forty streams at once, more than a TLB has entries for small pages.
 pub struct Buffer {
@@ -39,13 +39,23 @@ impl Buffer {
         Buffer::several(&[floats]).pop().unwrap_or_default()
     }
 
-    /// One buffer for each of `sizes` (in floats), all in one allocation, so that small ones lie on huge pages too.
+    /// One buffer of zeros for each of `sizes` (in floats), all in one allocation, so that small ones lie on huge pages too.
     pub fn several(sizes: &[usize]) -> Vec<Buffer> {
+        Buffer::divided(sizes, true)
+    }
+
+    /// As [`Buffer::several`], but the elements are arbitrary numbers: no page is touched before its first use, and then by the
+    /// thread that uses it.
+    pub fn several_undefined(sizes: &[usize]) -> Vec<Buffer> {
+        Buffer::divided(sizes, false)
+    }
+
+    fn divided(sizes: &[usize], zeros: bool) -> Vec<Buffer> {
         let total = sizes.iter().map(|&floats| whole_lines(floats) + CACHE_SET_PADDING).sum::<usize>();
         if sizes.iter().all(|&floats| floats == 0) {
             return sizes.iter().map(|_| Buffer::default()).collect();
         }
-        let memory = Arc::new(Allocation::new(total));
+        let memory = Arc::new(Allocation::new(total, zeros));
         let mut start = 0;
         let mut buffer = |&floats: &usize| {
             // SAFETY: inside the allocation, whose size is the sum over all buffers.
@@ -67,20 +77,24 @@ impl Buffer {
     }
 }
 
-/// Upper bound of the freed memory that is kept for reuse: clearing it is cheaper than page faults on fresh memory, which
-/// the system clears too.
+/// Upper bound of the freed memory that is kept for reuse: fresh memory costs page faults, and the system clears its pages.
 const RECYCLED_BYTES: usize = 256 << 20;
 
 /// Freed memory that is kept for reuse, the oldest first.
 static RECYCLED: Mutex<Vec<Memory>> = Mutex::new(Vec::new());
 
-/// Zero-initialised memory that several buffers share.
+/// Initialised memory that several buffers share.
 struct Allocation(Memory);
 
 /// A block of memory: from half a huge page on, a whole number of huge pages.
 struct Memory {
+    /// The first float.
     start: NonNull<f32>,
-    layout: Layout,
+    /// The size in bytes.
+    bytes: usize,
+    /// What was allocated: the block, and for whole huge pages one more, since allocators that align to as much as that write
+    /// zeros themselves, where the system would clear each page only when a thread first touches it.
+    allocated: (NonNull<u8>, Layout),
 }
 
 // SAFETY: nothing else points to the block; each buffer accesses its own part of it.
@@ -88,16 +102,24 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    fn new(layout: Layout) -> Memory {
+    /// A block of `bytes` zeros, aligned to a cache line, or to huge pages if it consists of them.
+    fn new(bytes: usize) -> Memory {
+        let whole_pages = bytes.is_multiple_of(HUGE_PAGE);
+        let (size, align) =
+            if whole_pages { (bytes + HUGE_PAGE, align_of::<f32>()) } else { (bytes, CACHE_LINE * size_of::<f32>()) };
+        let layout = Layout::from_size_align(size, align).expect("a size that fits into isize");
         // SAFETY: the layout is not empty.
-        let Some(start) = NonNull::new(unsafe { alloc(layout) }.cast::<f32>()) else { handle_alloc_error(layout) };
-        advise_huge_pages(start.as_ptr(), layout.size());
-        Memory { start, layout }
+        let Some(first) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        let skipped = if whole_pages { first.addr().get().next_multiple_of(HUGE_PAGE) - first.addr().get() } else { 0 };
+        // SAFETY: less than a huge page, which was allocated in addition.
+        let start = unsafe { first.add(skipped) }.cast::<f32>();
+        advise_huge_pages(start.as_ptr(), bytes);
+        Memory { start, bytes, allocated: (first, layout) }
     }
 
-    /// A recycled block of at least the size of `layout`, and at most twice that.
-    fn from_recycled(layout: Layout) -> Option<Memory> {
-        let fits = |memory: &Memory| (layout.size()..=2 * layout.size()).contains(&memory.layout.size());
+    /// A recycled block of at least `bytes`, and at most twice that.
+    fn from_recycled(bytes: usize) -> Option<Memory> {
+        let fits = |memory: &Memory| (bytes..=2 * bytes).contains(&memory.bytes);
         let mut recycled = RECYCLED.lock().unwrap_or_else(PoisonError::into_inner);
         let at = recycled.iter().position(fits)?;
         Some(recycled.remove(at))
@@ -105,44 +127,46 @@ impl Memory {
 
     /// Keeps a block of huge pages for reuse, and frees the oldest ones beyond [`RECYCLED_BYTES`].
     fn recycle(self) {
-        if !(HUGE_PAGE..=RECYCLED_BYTES).contains(&self.layout.size()) {
+        if !(HUGE_PAGE..=RECYCLED_BYTES).contains(&self.bytes) {
             return self.free();
         }
         let mut recycled = RECYCLED.lock().unwrap_or_else(PoisonError::into_inner);
         recycled.push(self);
-        while recycled.iter().map(|memory| memory.layout.size()).sum::<usize>() > RECYCLED_BYTES {
+        while recycled.iter().map(|memory| memory.bytes).sum::<usize>() > RECYCLED_BYTES {
             recycled.remove(0).free();
         }
     }
 
     fn free(self) {
+        let (first, layout) = self.allocated;
         // SAFETY: allocated with this layout, and no longer referenced.
-        unsafe { dealloc(self.start.as_ptr().cast(), self.layout) }
+        unsafe { dealloc(first.as_ptr(), layout) }
     }
 }
 
 impl Allocation {
-    /// `floats` > 0 zeros.
-    fn new(floats: usize) -> Allocation {
+    /// `floats` > 0 floats, which are 0 if `zeros`.
+    fn new(floats: usize, zeros: bool) -> Allocation {
         let bytes = floats * size_of::<f32>();
-        let (size, align) = match bytes < HUGE_PAGE / 2 {
-            true => (bytes, CACHE_LINE * size_of::<f32>()),
+        let size = match bytes < HUGE_PAGE / 2 {
+            true => bytes,
             // Sizes are rounded up coarsely, so that a slightly larger model can reuse this block. Pages that are never
             // written cost nothing.
-            false => (bytes.next_multiple_of((bytes.next_power_of_two() / 4).max(HUGE_PAGE)), HUGE_PAGE),
+            false => bytes.next_multiple_of((bytes.next_power_of_two() / 4).max(HUGE_PAGE)),
         };
-        let layout = Layout::from_size_align(size, align).expect("a size that fits into isize");
-        let memory = Memory::from_recycled(layout).unwrap_or_else(|| Memory::new(layout));
-        // SAFETY: the block holds at least `floats` floats.
-        unsafe { memory.start.as_ptr().write_bytes(0, floats) };
-        Allocation(memory)
+        let Some(recycled) = Memory::from_recycled(size) else { return Allocation(Memory::new(size)) };
+        if zeros {
+            // SAFETY: the block holds at least `floats` floats.
+            unsafe { recycled.start.as_ptr().write_bytes(0, floats) };
+        }
+        Allocation(recycled)
     }
 }
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        let Memory { start, layout } = self.0;
-        Memory { start, layout }.recycle();
+        let Memory { start, bytes, allocated } = self.0;
+        Memory { start, bytes, allocated }.recycle();
     }
 }
 
@@ -185,7 +209,7 @@ impl Scratch {
     /// that calls need not allocate.
     pub fn reserve(&mut self, bytes: usize) {
         if bytes > self.buffer.bytes() {
-            self.buffer = Buffer::new(bytes.div_ceil(size_of::<f32>()));
+            self.buffer = Buffer::several_undefined(&[bytes.div_ceil(size_of::<f32>())]).pop().unwrap_or_default();
         }
     }
 
@@ -252,15 +276,28 @@ mod tests {
 
     #[test]
     fn recycled_memory_is_bounded_and_at_most_twice_the_requested_size() {
-        let layout = |pages: usize| Layout::from_size_align(pages * HUGE_PAGE, HUGE_PAGE).unwrap();
         let limit = RECYCLED_BYTES / HUGE_PAGE;
-        Memory::new(layout(limit + 1)).recycle();
-        Memory::new(layout(limit - 3)).recycle();
-        assert!(Memory::from_recycled(layout(1)).is_none_or(|memory| memory.layout.size() <= 2 * HUGE_PAGE));
+        Memory::new((limit + 1) * HUGE_PAGE).recycle();
+        Memory::new((limit - 3) * HUGE_PAGE).recycle();
+        assert!(Memory::from_recycled(HUGE_PAGE).is_none_or(|memory| memory.bytes <= 2 * HUGE_PAGE));
         for _ in 0..8 {
-            Memory::new(layout(limit / 4)).recycle();
-            let total: usize = RECYCLED.lock().unwrap().iter().map(|memory| memory.layout.size()).sum();
+            Memory::new(limit / 4 * HUGE_PAGE).recycle();
+            let total: usize = RECYCLED.lock().unwrap().iter().map(|memory| memory.bytes).sum();
             assert!(total <= RECYCLED_BYTES, "{total}");
         }
+    }
+
+    #[test]
+    fn large_blocks_start_on_huge_pages_and_all_buffers_on_cache_lines() {
+        for floats in [1, 1000, 300_000, 5_000_000] {
+            for mut buffer in Buffer::several_undefined(&[floats, 1]) {
+                assert!(buffer.as_ptr().addr().is_multiple_of(CACHE_LINE * size_of::<f32>()), "{floats}");
+                buffer.fill(2.0);
+                assert!(buffer.iter().all(|&value| value == 2.0));
+            }
+        }
+        let memory = Memory::new(3 * HUGE_PAGE);
+        assert!(memory.start.addr().get().is_multiple_of(HUGE_PAGE));
+        memory.free();
     }
 }

@@ -1,8 +1,9 @@
 //! Elementwise activation functions. PReLU, which has weights, is in [`super::prelu`].
 
+use nettriage_kernels::activation;
 use nettriage_net::Activation;
 
-use super::{for_each_element, relu_backward};
+use super::{CHUNK, for_each_element, relu_backward};
 use crate::operation::{Context, Inputs, Operation, SavedForBackward};
 
 /// An activation that no other operation fuses.
@@ -34,8 +35,11 @@ impl Operation for ActivationLayer {
     }
 
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], _: &mut [f32]) {
-        let f = self.function;
-        for_each_element(y, x.get(0), cx.pool, |y, x| *y = value(f, x));
+        let (f, x) = (self.function, x.get(0));
+        match vectorised(f) {
+            Some(f) => cx.pool.chunks(y, CHUNK, |i, y| f.map(&x[i * CHUNK..], y)),
+            None => for_each_element(y, x, cx.pool, |y, x| *y = value(f, x)),
+        }
     }
 
     fn passes_gradient_through(&self, _: usize) -> bool {
@@ -46,25 +50,45 @@ impl Operation for ActivationLayer {
         if self.applies_relu_backward() {
             relu_backward(gy, y, cx.pool);
         } else if self.function != Activation::Relu {
-            let f = self.function;
-            for_each_element(gy, x.get(0), cx.pool, |g, x| *g *= derivative(f, x));
+            let (f, x) = (self.function, x.get(0));
+            match vectorised(f) {
+                Some(f) => cx.pool.chunks(gy, CHUNK, |i, g| f.backward(&x[i * CHUNK..], g)),
+                None => for_each_element(gy, x, cx.pool, |g, x| *g *= derivative(f, x)),
+            }
         }
     }
 }
 
-/// The cumulative distribution function of the normal distribution.
-fn phi(x: f32) -> f32 {
-    0.5 * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2))
+/// The function as a loop that compiles to vectors, if there is one; convolutions fuse these.
+pub(super) fn vectorised(f: Activation) -> Option<activation::Activation> {
+    match f {
+        Activation::Relu => Some(activation::Activation::Relu),
+        Activation::LeakyRelu { slope } => Some(activation::Activation::LeakyRelu { slope }),
+        Activation::Clip { min, max } => Some(activation::Activation::Clip { min, max }),
+        Activation::Sigmoid => Some(activation::Activation::Sigmoid),
+        Activation::HardSigmoid { alpha, beta } => Some(activation::Activation::HardSigmoid { alpha, beta }),
+        Activation::HardSwish => Some(activation::Activation::HardSwish),
+        Activation::Silu => Some(activation::Activation::Silu),
+        Activation::Gelu { tanh: false } => Some(activation::Activation::Gelu),
+        Activation::Gelu { tanh: true } => Some(activation::Activation::GeluTanh),
+        Activation::Prelu
+        | Activation::Mish
+        | Activation::Tanh
+        | Activation::Elu { .. }
+        | Activation::Selu
+        | Activation::Celu { .. }
+        | Activation::Softplus
+        | Activation::Abs
+        | Activation::Atan
+        | Activation::Erf
+        | Activation::Exp
+        | Activation::Log
+        | Activation::Power { .. } => None,
+    }
 }
 
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
-}
-
-/// The argument of tanh in GELU's approximation (Hendrycks and Gimpel, arXiv:1606.08415, section 2), and its derivative.
-fn gelu_inner(x: f32) -> (f32, f32) {
-    const ROOT: f32 = 0.797_884_6; // sqrt(2 / pi)
-    (ROOT * (x + 0.044715 * x * x * x), ROOT * (1.0 + 3.0 * 0.044715 * x * x))
 }
 
 /// tanh(ln(1 + exp(x))) = n / (n + 2) with n = exp(x) (exp(x) + 2): no overflow, and exact for large negative x.
@@ -96,35 +120,18 @@ fn power(x: f32, exponent: f32) -> f32 {
     }
 }
 
-/// f(x).
+/// f(x) for the functions without a vectorised loop.
 fn value(f: Activation, x: f32) -> f32 {
     match f {
-        Activation::Relu => {
-            if x < 0.0 {
-                0.0
-            } else {
-                x
-            }
-        }
-        Activation::LeakyRelu { slope } => {
-            if x > 0.0 {
-                x
-            } else {
-                slope * x
-            }
-        }
+        Activation::Relu
+        | Activation::LeakyRelu { .. }
+        | Activation::Clip { .. }
+        | Activation::Sigmoid
+        | Activation::HardSigmoid { .. }
+        | Activation::HardSwish
+        | Activation::Silu
+        | Activation::Gelu { .. } => unreachable!("{f:?} has a vectorised loop"),
         Activation::Prelu => x,
-        Activation::Clip { min, max } => {
-            // Comparisons, so that NaN stays NaN.
-            let x = if x < min { min } else { x };
-            if x > max { max } else { x }
-        }
-        Activation::Sigmoid => sigmoid(x),
-        Activation::HardSigmoid { alpha, beta } => value(Activation::Clip { min: 0.0, max: 1.0 }, alpha * x + beta),
-        Activation::HardSwish => x * value(Activation::HardSigmoid { alpha: 1.0 / 6.0, beta: 0.5 }, x),
-        Activation::Silu => x * sigmoid(x),
-        Activation::Gelu { tanh: false } => x * phi(x),
-        Activation::Gelu { tanh: true } => 0.5 * x * (1.0 + gelu_inner(x).0.tanh()),
         Activation::Mish => x * tanh_softplus(x),
         Activation::Tanh => x.tanh(),
         Activation::Elu { alpha } => {
@@ -153,50 +160,18 @@ fn value(f: Activation, x: f32) -> f32 {
     }
 }
 
-/// f'(x), with PyTorch's choice where f is not differentiable.
+/// f'(x) for the functions without a vectorised loop, with PyTorch's choice where f is not differentiable.
 fn derivative(f: Activation, x: f32) -> f32 {
-    let step = |inside: bool| if inside { 1.0 } else { 0.0 };
     match f {
-        Activation::Relu => step(x > 0.0),
-        Activation::LeakyRelu { slope } => {
-            if x > 0.0 {
-                1.0
-            } else {
-                slope
-            }
-        }
+        Activation::Relu
+        | Activation::LeakyRelu { .. }
+        | Activation::Clip { .. }
+        | Activation::Sigmoid
+        | Activation::HardSigmoid { .. }
+        | Activation::HardSwish
+        | Activation::Silu
+        | Activation::Gelu { .. } => unreachable!("{f:?} has a vectorised loop"),
         Activation::Prelu => 1.0,
-        Activation::Clip { min, max } => step(x > min && x < max),
-        Activation::Sigmoid => {
-            let s = sigmoid(x);
-            s * (1.0 - s)
-        }
-        Activation::HardSigmoid { alpha, beta } => {
-            let inner = alpha * x + beta;
-            alpha * step(inner > 0.0 && inner < 1.0)
-        }
-        Activation::HardSwish => {
-            if x <= -3.0 {
-                0.0
-            } else if x >= 3.0 {
-                1.0
-            } else {
-                x / 3.0 + 0.5
-            }
-        }
-        Activation::Silu => {
-            let s = sigmoid(x);
-            s * (1.0 + x * (1.0 - s))
-        }
-        Activation::Gelu { tanh: false } => {
-            const DENSITY: f32 = 0.398_942_3; // 1 / sqrt(2 pi)
-            phi(x) + x * DENSITY * (-0.5 * x * x).exp()
-        }
-        Activation::Gelu { tanh: true } => {
-            let (inner, inner_derivative) = gelu_inner(x);
-            let t = inner.tanh();
-            0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner_derivative
-        }
         Activation::Mish => {
             let t = tanh_softplus(x);
             t + x * (1.0 - t * t) * sigmoid(x)

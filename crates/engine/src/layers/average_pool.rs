@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use nettriage_kernels::simd::vectorised;
 use nettriage_net::{Shape, Window, layer};
 
 use super::window_range;
@@ -71,13 +72,18 @@ impl Operation for AveragePool {
         let (x, channels) = (x.get(0), self.input.channels);
         cx.pool.chunks(y, channels * self.regions.len(), |i, y| {
             let x = &x[i * self.input.elements()..];
-            for (y, region) in y.chunks_exact_mut(channels).zip(&self.regions) {
-                y.fill(0.0);
-                for at in region.offsets(self.input) {
-                    y.iter_mut().zip(&x[at..at + channels]).for_each(|(y, &x)| *y += x);
-                }
-                y.iter_mut().for_each(|y| *y *= region.weight);
-            }
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (y, region) in y.chunks_exact_mut(channels).zip(&self.regions) {
+                        y.fill(0.0);
+                        for at in region.offsets(self.input) {
+                            y.iter_mut().zip(&x[at..at + channels]).for_each(|(y, &x)| *y += x);
+                        }
+                        y.iter_mut().for_each(|y| *y *= region.weight);
+                    }
+                },
+            )
         });
     }
 
@@ -97,11 +103,16 @@ impl Operation for AveragePool {
         cx.pool.chunks(gx, self.input.elements(), |i, gx| {
             gx.fill(0.0);
             let gy = &gy[i * channels * self.regions.len()..];
-            for (gy, region) in gy.chunks_exact(channels).zip(&self.regions) {
-                for at in region.offsets(self.input) {
-                    gx[at..at + channels].iter_mut().zip(gy).for_each(|(gx, &g)| *gx += g * region.weight);
-                }
-            }
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (gy, region) in gy.chunks_exact(channels).zip(&self.regions) {
+                        for at in region.offsets(self.input) {
+                            gx[at..at + channels].iter_mut().zip(gy).for_each(|(gx, &g)| *gx += g * region.weight);
+                        }
+                    }
+                },
+            )
         });
     }
 

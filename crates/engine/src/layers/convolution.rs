@@ -1,6 +1,7 @@
 //! Convolutions and fully connected layers, with the norm, ReLU and max pooling that may follow.
 
-use nettriage_kernels::conv::{self, ConvOp, Epilogue, Geometry, Needs};
+use nettriage_kernels::activation::Activation;
+use nettriage_kernels::conv::{self, ConvOp, Epilogue, Geometry, Needs, PostOps};
 use nettriage_kernels::pool::Pool;
 use nettriage_kernels::simd::Simd;
 use nettriage_net::{Conv, Padding, Shape, layer};
@@ -14,7 +15,8 @@ use crate::lowering::LayerContext;
 use crate::operation::{BackwardState, Context, Inputs, Operation, SavedForBackward};
 use crate::parameters::{Parameter, ParameterId, Parameters};
 
-/// A convolution; fuses a norm, a ReLU and 2x2 max pooling, in this order.
+/// A convolution; fuses a norm, a ReLU and 2x2 max pooling, in this order. Where it has no backward pass, it fuses a residual sum and
+/// any activation with a vectorised loop instead of the ReLU.
 pub(super) fn build(layer: &mut LayerContext<'_, '_>, conv: Conv) -> Result<Convolution, Error> {
     let geometry = geometry(layer.input(), layer.output(), &conv);
     let (trains, input_needs_gradient) = (layer.trains(), layer.input_needs_gradient());
@@ -31,9 +33,24 @@ pub(super) fn build(layer: &mut LayerContext<'_, '_>, conv: Conv) -> Result<Conv
     } else {
         None
     };
-    let relu = norm.is_none() && layer.fuse_relu();
+    let has_relu = norm.as_ref().is_some_and(Norm::relu) || (norm.is_none() && layer.fuse_relu());
+    let relu = norm.is_none() && has_relu;
+    let mut post_ops = FusedPostOps::default();
+    if layer.is_frozen() && !has_relu {
+        post_ops.adds = layer.fuse_add();
+        post_ops.activation = match layer.next_fusion() {
+            Some(Fusion::Activation(function)) => Some(function),
+            Some(Fusion::Relu) if post_ops.adds => Some(Activation::Relu),
+            _ => None,
+        };
+        if post_ops.activation.is_some() {
+            layer.fuse_next();
+        }
+    }
     let max_pool = match layer.next_fusion() {
-        Some(Fusion::MaxPool(window)) => MaxPool2x2::matching(output, window, options.batch),
+        Some(Fusion::MaxPool(window)) if post_ops == FusedPostOps::default() => {
+            MaxPool2x2::matching(output, window, options.batch)
+        }
         _ => None,
     };
     if max_pool.is_some() {
@@ -44,6 +61,7 @@ pub(super) fn build(layer: &mut LayerContext<'_, '_>, conv: Conv) -> Result<Conv
         bias,
         norm,
         relu,
+        post_ops,
         max_pool,
         trains,
         may_run_backward: trains || input_needs_gradient,
@@ -108,7 +126,17 @@ impl PackedConv {
     }
 }
 
-/// y = max_pool(relu(norm(conv(x) + bias))); norm, ReLU and 2x2 max pooling only where they follow.
+/// What a convolution without a backward pass fuses instead of a ReLU.
+#[derive(Clone, Copy, Default, PartialEq)]
+struct FusedPostOps {
+    /// Whether the second input is added.
+    adds: bool,
+    /// Applied last.
+    activation: Option<Activation>,
+}
+
+/// y = max_pool(relu(norm(conv(x) + bias))); norm, ReLU and 2x2 max pooling only where they follow. Or, without a backward pass,
+/// y = activation(norm(conv(x) + bias) + x_1).
 ///
 /// The saved tensor is the input of a norm on batch statistics, or of the pooling. In the backward pass its gradient replaces it.
 pub(super) struct Convolution {
@@ -117,6 +145,7 @@ pub(super) struct Convolution {
     norm: Option<Norm>,
     /// Whether a ReLU follows without a norm (a norm has its own).
     relu: bool,
+    post_ops: FusedPostOps,
     max_pool: Option<MaxPool2x2>,
     trains: bool,
     /// Whether the backward pass may visit this operation.
@@ -230,7 +259,8 @@ impl Operation for Convolution {
             return;
         }
         let direct = if separate_norm || self.max_pool.is_some() { &mut *saved } else { &mut *y };
-        op.forward(cx.n, weight, x.get(0), epilogue, direct, cx.pool, cx.scratch);
+        let post_ops = PostOps { add: self.post_ops.adds.then(|| x.get(1)), activation: self.post_ops.activation };
+        op.forward_with_post_ops(cx.n, weight, x.get(0), epilogue, post_ops, direct, cx.pool, cx.scratch);
         match (&mut self.norm, self.max_pool) {
             (Some(norm), max_pool) if separate_norm => {
                 norm.forward(true, saved, y, max_pool, cx.parameters, cx.pool);

@@ -1,5 +1,6 @@
 //! Max pooling.
 
+use nettriage_kernels::simd::vectorised;
 use nettriage_net::{Shape, Window};
 
 use super::max_pool_2x2::MaxPool2x2;
@@ -50,18 +51,23 @@ impl Operation for MaxPool {
         cx.pool.chunks(y, row, |task, y| {
             let (i, oh) = (task / self.output.height, task % self.output.height);
             let x = &x[i * self.input.elements()..][..self.input.elements()];
-            for (ow, y) in y.chunks_exact_mut(channels).enumerate() {
-                y.fill(f32::NEG_INFINITY);
-                let (rows, columns) = self.window(oh, ow);
-                for h in rows {
-                    for w in columns.clone() {
-                        let x = &x[(h * self.input.width + w) * channels..][..channels];
-                        for (y, &x) in y.iter_mut().zip(x) {
-                            *y = if x > *y || x.is_nan() { x } else { *y };
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (ow, y) in y.chunks_exact_mut(channels).enumerate() {
+                        y.fill(f32::NEG_INFINITY);
+                        let (rows, columns) = self.window(oh, ow);
+                        for h in rows {
+                            for w in columns.clone() {
+                                let x = &x[(h * self.input.width + w) * channels..][..channels];
+                                for (y, &x) in y.iter_mut().zip(x) {
+                                    *y = if x > *y || x.is_nan() { x } else { *y };
+                                }
+                            }
                         }
                     }
-                }
-            }
+                },
+            );
         });
     }
 

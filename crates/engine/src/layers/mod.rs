@@ -89,6 +89,8 @@ pub(crate) enum Fusion {
     Norm,
     /// ReLU: into a convolution, a norm or a sum.
     Relu,
+    /// Another activation with a vectorised loop: into a convolution without a backward pass.
+    Activation(nettriage_kernels::activation::Activation),
     /// Max pooling: into a convolution, where the windows are 2x2 without remainder.
     MaxPool(Window),
 }
@@ -100,8 +102,8 @@ impl Fusion {
             Kind::BatchNorm(_) | Kind::Affine => Some(Fusion::Norm),
             Kind::Activation(Activation::Relu) => Some(Fusion::Relu),
             Kind::MaxPool(window) => Some(Fusion::MaxPool(*window)),
-            Kind::Activation(_)
-            | Kind::Conv(_)
+            Kind::Activation(function) => activation::vectorised(*function).map(Fusion::Activation),
+            Kind::Conv(_)
             | Kind::ConvTranspose(_)
             | Kind::Linear(_)
             | Kind::AvgPool(_)
@@ -154,7 +156,13 @@ fn for_each_row(y: &mut [f32], x: &[f32], channels: usize, pool: &Pool, f: impl 
 
 /// to += from.
 pub(crate) fn accumulate(to: &mut [f32], from: &[f32], pool: &Pool) {
-    for_each_element(to, from, pool, |to, from| *to += from);
+    pool.chunks(to, CHUNK, |i, to| {
+        let from = &from[i * CHUNK..];
+        vectorised(
+            #[inline(always)]
+            || to.iter_mut().zip(from).for_each(|(to, from)| *to += from),
+        );
+    });
 }
 
 /// The backward pass of a ReLU with output `y`: g = 0 where y is not positive.

@@ -1,5 +1,7 @@
 //! Product of all inputs, such as the gate of a squeeze-and-excitation block (Hu et al., arXiv:1709.01507).
 
+use nettriage_kernels::simd::vectorised;
+
 use super::is_broadcast;
 use crate::lowering::LayerContext;
 use crate::operation::{BackwardState, Context, Inputs, Operation, SavedForBackward};
@@ -20,15 +22,16 @@ pub(super) struct Mul {
 }
 
 impl Mul {
-    /// Calls `f(index in the output image, element of input k)` for all elements of image `i`.
-    fn for_each_element(&self, x: Inputs<'_>, k: usize, i: usize, mut f: impl FnMut(usize, f32)) {
-        let (channels, image) = (self.channels, self.image);
-        if self.broadcast[k] {
-            let x = &x.get(k)[i * channels..][..channels];
-            (0..image / channels).for_each(|p| x.iter().enumerate().for_each(|(c, &x)| f(p * channels + c, x)));
-        } else {
-            x.get(k)[i * image..][..image].iter().enumerate().for_each(|(e, &x)| f(e, x));
-        }
+    /// Input `k` of image `i`.
+    fn input<'a>(&self, x: Inputs<'a>, k: usize, i: usize) -> &'a [f32] {
+        let elements = if self.broadcast[k] { self.channels } else { self.image };
+        &x.get(k)[i * elements..][..elements]
+    }
+
+    /// y = y x, where x may be broadcast.
+    #[inline(always)]
+    fn multiply(&self, y: &mut [f32], x: &[f32]) {
+        y.chunks_exact_mut(x.len().max(1)).for_each(|y| y.iter_mut().zip(x).for_each(|(y, x)| *y *= x));
     }
 }
 
@@ -39,10 +42,14 @@ impl Operation for Mul {
 
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], _: &mut [f32]) {
         cx.pool.chunks(y, self.image, |i, y| {
-            self.for_each_element(x, 0, i, |e, x| y[e] = x);
-            for k in 1..x.len() {
-                self.for_each_element(x, k, i, |e, x| y[e] *= x);
-            }
+            vectorised(
+                #[inline(always)]
+                || {
+                    let first = self.input(x, 0, i);
+                    y.chunks_exact_mut(first.len().max(1)).for_each(|y| y.copy_from_slice(first));
+                    (1..x.len()).for_each(|k| self.multiply(y, self.input(x, k, i)));
+                },
+            )
         });
     }
 
@@ -60,26 +67,37 @@ impl Operation for Mul {
     ) {
         let (channels, image) = (self.channels, self.image);
         let size = if self.broadcast[k] { channels } else { image };
+        // g times the other inputs, in their order.
+        let others = || (0..self.broadcast.len()).filter(|&other| other != k);
         cx.pool.chunks(gx, size, |i, gx| {
             let gy = &gy[i * image..][..image];
-            if self.broadcast[k] {
-                gx.fill(0.0);
-            }
-            for (e, &g) in gy.iter().enumerate() {
-                // g times the other inputs, in their order.
-                let mut product = g;
-                for (other, &broadcast) in self.broadcast.iter().enumerate() {
-                    if other != k {
-                        let x = x.get(other);
-                        product *= if broadcast { x[i * channels + e % channels] } else { x[i * image + e] };
+            vectorised(
+                #[inline(always)]
+                || {
+                    if !self.broadcast[k] {
+                        gx.copy_from_slice(gy);
+                        return others().for_each(|other| self.multiply(gx, self.input(x, other, i)));
                     }
-                }
-                if self.broadcast[k] {
-                    gx[e % channels] += product;
-                } else {
-                    gx[e] = product;
-                }
-            }
+                    gx.fill(0.0);
+                    for (position, gy) in gy.chunks_exact(channels).enumerate() {
+                        let row = |other: usize| {
+                            let x = self.input(x, other, i);
+                            if self.broadcast[other] { x } else { &x[position * channels..][..channels] }
+                        };
+                        match (others().next(), others().count()) {
+                            (Some(other), 1) => {
+                                let x = row(other);
+                                gx.iter_mut().zip(gy).zip(x).for_each(|((gx, g), x)| *gx += g * x);
+                            }
+                            _ => {
+                                for (c, (gx, &g)) in gx.iter_mut().zip(gy).enumerate() {
+                                    *gx += others().fold(g, |product, other| product * row(other)[c]);
+                                }
+                            }
+                        }
+                    }
+                },
+            )
         });
     }
 }

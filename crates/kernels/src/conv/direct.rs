@@ -156,6 +156,7 @@ impl Direct {
             }
         }
         let pixels = target[1] * target[2];
+        debug_assert!(direction != Direction::Forward || phases.iter().all(|p| p.targets.len() == pixels));
         Direct {
             g: *g,
             direction,
@@ -250,15 +251,34 @@ impl Pass for Direct {
                 } else {
                     (x.as_ptr(), il)
                 };
-                let y = y.at(images.start * ol);
+                let (first, to) = (images.start * this.pixels(), y.at(images.start * ol));
+                // Applies the post-ops to target pixels of this task.
+                let apply_post_ops = |pixels: std::ops::Range<usize>| {
+                    let pixels = first + pixels.start..first + pixels.end;
+                    let (panel, [_, co]) = (this.kernels.panel(), this.channels);
+                    let own = panels.start * panel..co.min(panels.end * panel);
+                    if splits == 1 {
+                        args.post_ops.run_pixels(y, pixels, 0..target[0], target[0]);
+                    } else {
+                        for at in (0..target[0]).step_by(co) {
+                            args.post_ops.run_pixels(y, pixels.clone(), at + own.start..at + own.end, target[0]);
+                        }
+                    }
+                };
                 match mask {
                     None if this.has_few_channels() => {
-                        this.multiply_rows(images.len(), from, image_len, panels, epilogue, y);
+                        this.multiply_rows(images.len(), from, image_len, panels.clone(), epilogue, to, apply_post_ops);
                     }
-                    _ => this.multiply(images.len(), from, image_len, panels, epilogue, mask, y),
+                    _ => {
+                        this.multiply(images.len(), from, image_len, panels.clone(), epilogue, mask, to, apply_post_ops)
+                    }
                 }
             }
         });
+    }
+
+    fn applies_post_ops(&self) -> bool {
+        true
     }
 
     fn weights_changed(&mut self) {
@@ -275,15 +295,22 @@ impl Pass for Direct {
 }
 
 impl Direct {
+    /// Target pixels of an image.
+    fn pixels(&self) -> usize {
+        let (_, target) = source_and_target(&self.g, self.direction);
+        target[1] * target[2]
+    }
+
     /// Whether it multiplies neighbouring pixels of image rows, by [`StridedGemm`].
     fn has_few_channels(&self) -> bool {
         self.direction == Direction::Forward && self.g.conv.groups == 1 && self.channels[0] <= STRIDED_CHANNELS
     }
 
-    /// Computes the given panels of some images, image row by image row.
+    /// Computes the given panels of some images, image row by image row, and calls `apply_post_ops` with the pixels of each.
     ///
     /// # Safety
     /// As [`Direct::multiply`].
+    #[allow(clippy::too_many_arguments)]
     unsafe fn multiply_rows(
         &self,
         images: usize,
@@ -292,6 +319,7 @@ impl Direct {
         panels: std::ops::Range<usize>,
         epilogue: Epilogue<'_>,
         y: *mut f32,
+        apply_post_ops: impl Fn(std::ops::Range<usize>),
     ) {
         let [ci, co] = self.channels;
         let [_, rows, columns] = self.g.output;
@@ -327,11 +355,13 @@ impl Direct {
                     }
                     first += count;
                 }
+                let first = (image * rows + row) * columns;
+                apply_post_ops(first..first + columns);
             }
         }
     }
 
-    /// Computes the given panels of some images, for all phases and groups.
+    /// Computes the given panels of some images, for all phases and groups, and calls `apply_post_ops` with all of their pixels.
     ///
     /// # Safety
     /// `from` points to padded images of `image_len` floats each, `y` to the target images.
@@ -345,9 +375,12 @@ impl Direct {
         epilogue: Epilogue<'_>,
         mask: Option<ReluMask<'_>>,
         y: *mut f32,
+        apply_post_ops: impl Fn(std::ops::Range<usize>),
     ) {
         let (source, target) = source_and_target(&self.g, self.direction);
         let [ci, co] = self.channels;
+        // Post-ops run while a block is in cache; only where one block has all sums of its pixels.
+        let by_block = self.direction == Direction::Forward && self.g.conv.groups == 1;
         let panel = self.kernels.panel();
         let target_len = target.iter().product::<usize>();
         for phase in &self.phases {
@@ -399,8 +432,14 @@ impl Direct {
                             first += rows;
                         }
                     }
+                    if by_block {
+                        apply_post_ops(block..end);
+                    }
                 }
             }
+        }
+        if !by_block {
+            apply_post_ops(0..images * self.pixels());
         }
     }
 }

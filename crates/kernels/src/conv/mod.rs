@@ -15,6 +15,7 @@ mod f4_rows;
 mod few_channels;
 mod geometry;
 mod pass;
+mod pointwise;
 pub mod reference;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ mod winograd;
 
 pub use choice::{Algorithm, Direction, TABLED};
 pub use geometry::{Conv, Geometry, Padding};
+pub use pass::PostOps;
 
 pub use crate::simd::Epilogue;
 
@@ -34,6 +36,7 @@ use direct_weight::DirectWeight;
 use f4_rows::{F4Rows, F4RowsWeight};
 use few_channels::FewChannelsWeight;
 use pass::{Pass, PassArgs, WeightPass};
+use pointwise::Pointwise;
 use winograd::{Winograd, WinogradWeight};
 
 /// Which gradients a convolution has to compute.
@@ -44,6 +47,9 @@ pub struct Needs {
     /// [`ConvOp::grad_weight`].
     pub grad_weight: bool,
 }
+
+/// Elements that one task of post-ops in a pass of their own works on.
+const POST_OPS_CHUNK: usize = 1 << 14;
 
 /// A planned convolution: an algorithm for each direction, and its packed weights.
 pub struct ConvOp {
@@ -99,6 +105,10 @@ impl ConvOp {
                 None if algorithm == Algorithm::F4Rows && direction == Direction::Forward => {
                     Box::new(F4Rows::new(geometry, threads, kernels))
                 }
+                None if depthwise::covers_groups(geometry, direction, kernels) => {
+                    Box::new(Depthwise::new(geometry, direction, kernels))
+                }
+                None if pointwise::covers(geometry) => Box::new(Pointwise::new(geometry, direction, kernels)),
                 None => Box::new(Direct::new(geometry, direction, threads, kernels)),
             }
         };
@@ -144,9 +154,32 @@ impl ConvOp {
         pool: &Pool,
         scratch: &mut Scratch,
     ) {
+        self.forward_with_post_ops(n, w, x, epilogue, PostOps::default(), y, pool, scratch);
+    }
+
+    /// As [`ConvOp::forward`], and then `post_ops`, where possible while the output is in cache.
+    ///
+    /// # Panics
+    /// As [`ConvOp::forward`], and if what is added is shorter than the output.
+    #[allow(clippy::too_many_arguments)]
+    pub fn forward_with_post_ops(
+        &mut self,
+        n: usize,
+        w: &[f32],
+        x: &[f32],
+        epilogue: Epilogue<'_>,
+        post_ops: PostOps<'_>,
+        y: &mut [f32],
+        pool: &Pool,
+        scratch: &mut Scratch,
+    ) {
         assert_eq!(w.len(), self.geometry.weight_len());
         let (x, y) = (&x[..n * self.geometry.input_len()], &mut y[..n * self.geometry.output_len()]);
-        self.forward.run(PassArgs { n, w, x, epilogue, mask: None }, y, pool, scratch);
+        let post_ops = PostOps { add: post_ops.add.map(|add| &add[..y.len()]), ..post_ops };
+        self.forward.run(PassArgs { n, w, x, epilogue, post_ops, mask: None }, y, pool, scratch);
+        if !self.forward.applies_post_ops() && !post_ops.is_none() {
+            pool.chunks(y, POST_OPS_CHUNK, |i, y| post_ops.run(i * POST_OPS_CHUNK, y));
+        }
     }
 
     /// Whether [`ConvOp::forward_pooled`] may be called: the forward algorithm supports it, and the output has even extents.
@@ -173,7 +206,13 @@ impl ConvOp {
     ) {
         assert_eq!(w.len(), self.geometry.weight_len());
         let x = &x[..n * self.geometry.input_len()];
-        self.forward.run_pooled(PassArgs { n, w, x, epilogue, mask: None }, y, pooled, pool, scratch);
+        self.forward.run_pooled(
+            PassArgs { n, w, x, epilogue, post_ops: PostOps::default(), mask: None },
+            y,
+            pooled,
+            pool,
+            scratch,
+        );
     }
 
     /// The input gradient from the output gradient `gy` of the first `n` images; overwrites the first `n` of `gx`.
@@ -197,7 +236,12 @@ impl ConvOp {
         assert_eq!(w.len(), self.geometry.weight_len());
         let (x, y) = (&gy[..n * self.geometry.output_len()], &mut gx[..n * self.geometry.input_len()]);
         let pass = self.grad_input.as_mut().expect("planned with the input gradient");
-        pass.run(PassArgs { n, w, x, epilogue: Epilogue::default(), mask }, y, pool, scratch);
+        pass.run(
+            PassArgs { n, w, x, epilogue: Epilogue::default(), post_ops: PostOps::default(), mask },
+            y,
+            pool,
+            scratch,
+        );
     }
 
     /// The weight gradient (in the weight's layout), summed over the first `n` images of `x` and `gy`; overwrites `gw`.

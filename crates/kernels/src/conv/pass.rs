@@ -1,9 +1,12 @@
 //! The interface of all algorithms.
 
+use std::ops::Range;
+
 use super::{Direction, Epilogue, Geometry};
+use crate::activation::Activation;
 use crate::memory::{Scratch, SharedPtr};
 use crate::pool::Pool;
-use crate::simd::ReluMask;
+use crate::simd::{ReluMask, vectorised};
 
 /// The arguments of a pass.
 #[derive(Clone, Copy)]
@@ -16,8 +19,60 @@ pub(super) struct PassArgs<'a> {
     pub x: &'a [f32],
     /// Applied to the sums.
     pub epilogue: Epilogue<'a>,
+    /// What follows, while the target is in cache.
+    pub post_ops: PostOps<'a>,
     /// The mask of a fused ReLU backward, as large as the target.
     pub mask: Option<&'a [f32]>,
+}
+
+/// What follows the epilogue of a forward pass (post-ops): y = activation(y + add).
+///
+/// Each step rounds on its own, so computing it in a layer of its own gives the same bits.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PostOps<'a> {
+    /// Added first, as large as the output: a residual connection.
+    pub add: Option<&'a [f32]>,
+    /// Applied last.
+    pub activation: Option<Activation>,
+}
+
+impl PostOps<'_> {
+    /// Whether nothing follows.
+    pub(crate) fn is_none(&self) -> bool {
+        self.add.is_none() && self.activation.is_none()
+    }
+
+    /// Applies them to a part of the output that starts at its element `first`.
+    pub(crate) fn run(&self, first: usize, y: &mut [f32]) {
+        if let Some(add) = self.add {
+            let add = &add[first..][..y.len()];
+            vectorised(
+                #[inline(always)]
+                || y.iter_mut().zip(add).for_each(|(y, add)| *y += add),
+            );
+        }
+        if let Some(activation) = self.activation {
+            activation.apply(y);
+        }
+    }
+
+    /// Applies them to the channels `channels` of `pixels` in the output `y`, which has `width` channels.
+    ///
+    /// # Safety
+    /// No other thread accesses these elements, which exist.
+    pub(super) unsafe fn run_pixels(&self, y: SharedPtr, pixels: Range<usize>, channels: Range<usize>, width: usize) {
+        if self.is_none() {
+            return;
+        }
+        let run = |first: usize, count: usize| {
+            // SAFETY: by the caller.
+            self.run(first, unsafe { std::slice::from_raw_parts_mut(y.at(first), count) });
+        };
+        if channels.len() == width {
+            return run(pixels.start * width, pixels.len() * width);
+        }
+        pixels.for_each(|pixel| run(pixel * width + channels.start, channels.len()));
+    }
 }
 
 impl<'a> PassArgs<'a> {
@@ -31,6 +86,10 @@ impl<'a> PassArgs<'a> {
 pub(super) trait Pass: Send {
     /// Overwrites `y`, n x H x W x C.
     fn run(&mut self, args: PassArgs<'_>, y: &mut [f32], pool: &Pool, scratch: &mut Scratch);
+    /// Whether [`Pass::run`] applies [`PassArgs::post_ops`]; otherwise the caller does.
+    fn applies_post_ops(&self) -> bool {
+        false
+    }
     /// Whether [`Pass::run_pooled`] is implemented for this shape.
     fn supports_pooling(&self) -> bool {
         false

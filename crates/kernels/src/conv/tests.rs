@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-use super::{Algorithm, Conv, ConvOp, Epilogue, Geometry, Needs, Padding, reference};
+use super::{Algorithm, Conv, ConvOp, Epilogue, Geometry, Needs, Padding, PostOps, reference};
+use crate::activation::Activation;
 use crate::memory::Scratch;
 use crate::pool::Pool;
 use crate::simd::{self, Kernels};
@@ -108,11 +109,27 @@ pub(super) fn shapes() -> Vec<Geometry> {
     add([12, 6, 6], conv(24, [3, 3], [2, 2], [1; 4], [1, 1], 3));
     add([12, 7, 7], conv(12, [1, 1], [1, 1], none, [1, 1], 4));
     add([40, 5, 5], conv(40, [3, 3], [1, 1], [1; 4], [1, 1], 10));
+    add([24, 7, 15], conv(24, [3, 3], [1, 1], [1; 4], [1, 1], 12));
+    add([32, 8, 9], conv(32, [3, 3], [1, 1], [1; 4], [1, 1], 8));
+    add([36, 9, 13], conv(36, [3, 3], [2, 2], [1; 4], [1, 1], 9));
+    add([24, 5, 9], conv(24, [5, 3], [1, 1], [2, 2, 1, 1], [1, 1], 3));
+    add([32, 2, 2], conv(32, [3, 3], [1, 1], [1; 4], [1, 1], 2));
     // Depthwise, also with a channel multiplier.
     add([19, 8, 8], conv(19, [3, 3], [1, 1], [1; 4], [1, 1], 19));
     add([32, 9, 9], conv(32, [3, 3], [2, 2], [1; 4], [1, 1], 32));
     add([16, 8, 8], conv(16, [5, 5], [1, 1], [4; 4], [2, 2], 16));
     add([6, 5, 5], conv(18, [3, 3], [1, 1], [1; 4], [1, 1], 6));
+    add([40, 7, 15], conv(40, [3, 3], [1, 1], [1; 4], [1, 1], 40));
+    add([36, 15, 14], conv(36, [5, 5], [2, 2], [2; 4], [1, 1], 36));
+    add([16, 11, 13], conv(16, [5, 5], [1, 1], [2; 4], [1, 1], 16));
+    add([33, 9, 13], conv(33, [7, 7], [1, 1], [3; 4], [1, 1], 33));
+    add([16, 13, 29], conv(16, [7, 7], [2, 2], [0, 3, 1, 3], [1, 1], 16));
+    add([20, 2, 2], conv(20, [3, 3], [1, 1], [1; 4], [1, 1], 20));
+    add([8, 5, 6], conv(8, [3, 3], [1, 1], [4, 3, 3, 4], [1, 1], 8));
+    add([8, 9, 70], conv(8, [1, 9], [1, 3], [0, 0, 2, 4], [1, 1], 8));
+    add([8, 9, 9], conv(8, [3, 3], [1, 1], [2; 4], [1, 2], 8));
+    // More pixels than a block of a pointwise convolution, and more channels than its panels.
+    add([70, 13, 11], conv(100, [1, 1], [1, 1], none, [1, 1], 1));
     all
 }
 
@@ -331,6 +348,36 @@ fn batches_larger_than_a_chunk() {
         for (a, b) in found[0].iter().zip(other) {
             let b: Vec<f64> = b.iter().map(|b| *b as f64).collect();
             assert!(error(a, &b) < 1e-5, "{}", error(a, &b));
+        }
+    }
+}
+
+/// A residual sum and an activation after a convolution give the bits of passes of their own, whoever computes them.
+#[test]
+fn post_ops_agree_with_passes_of_their_own() {
+    let n = 3;
+    let pools = [Pool::new(1), Pool::new(3)];
+    let mut scratch = Scratch::default();
+    for (g, algorithm) in cases() {
+        let case = Case::new(g, n);
+        let len = n * g.output_len();
+        let add = numbers(len, 7);
+        let epilogue = Epilogue { relu: false, ..case.epilogue() };
+        for (threads, pool) in [1, 3].into_iter().zip(&pools) {
+            let mut op = case.op(algorithm, n, threads);
+            for (added, activation) in [(true, None), (true, Some(Activation::Relu)), (false, Some(Activation::Silu))] {
+                let post_ops = PostOps { add: added.then_some(&add[..]), activation };
+                let (mut found, mut want) = (vec![f32::NAN; len], vec![0.0; len]);
+                op.forward_with_post_ops(n, &case.w, &case.x, epilogue, post_ops, &mut found, pool, &mut scratch);
+                op.forward(n, &case.w, &case.x, epilogue, &mut want, pool, &mut scratch);
+                if added {
+                    want.iter_mut().zip(&add).for_each(|(y, add)| *y += add);
+                }
+                if let Some(activation) = activation {
+                    activation.apply(&mut want);
+                }
+                assert_eq!(found, want, "{g:?} {algorithm:?} {activation:?} {threads} threads");
+            }
         }
     }
 }

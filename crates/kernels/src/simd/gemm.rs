@@ -193,8 +193,9 @@ unsafe fn rank1_update<S: Simd, const M: usize, const N: usize, const STEP: usiz
     }
 }
 
-/// `c[m][..] = sum over segments s and k of a[m][segment s + k] * b[s, k][..]` for rows of constant stride: neighbouring output
-/// pixels of an image with few channels, where setting up the pointers of an [`IndirectGemm`] would take as long as the product.
+/// `c[m][..] = sum over segments s and k of a[m][segment s + k] * b[s, k][..]` for rows of constant stride: the pixels of a 1x1
+/// convolution, and neighbouring pixels of an image with few channels, where setting up the pointers of an [`IndirectGemm`] would
+/// take as long as the product.
 pub(crate) struct StridedGemm<'a> {
     /// First element of the first row of A.
     pub a: *const f32,
@@ -228,11 +229,19 @@ pub(super) unsafe fn strided_gemm<S: Simd, const M: usize, const N: usize>(t: &S
         let mut acc = [[S::zero(); M]; N];
         let (rows, mut b) = (Strides::new(t.a_step), t.b);
         for s in 0..t.count {
-            let mut a = t.a.wrapping_offset(*t.segments.add(s));
-            for _ in 0..t.k {
-                acc = rank1_update::<S, M, N, 0>(acc, &rows, [a, a.wrapping_add(6 * t.a_step)], b, 0);
-                b = b.add(N * S::LANES);
-                a = a.wrapping_add(1);
+            let a = t.a.wrapping_offset(*t.segments.add(s));
+            let mut at = [a, a.wrapping_add(6 * t.a_step)];
+            for _ in 0..t.k / UNROLL {
+                for k in 0..UNROLL {
+                    acc = rank1_update::<S, M, N, 0>(acc, &rows, at, b, k);
+                }
+                at = at.map(|at| at.wrapping_add(UNROLL));
+                b = b.wrapping_add(UNROLL * N * S::LANES);
+            }
+            for _ in 0..t.k % UNROLL {
+                acc = rank1_update::<S, M, N, 0>(acc, &rows, at, b, 0);
+                at = at.map(|at| at.wrapping_add(1));
+                b = b.wrapping_add(N * S::LANES);
             }
         }
         for v in 0..N {

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use super::bilinear::{F2, F4, Toeplitz2};
-use super::depthwise::{self, DepthwiseGradient, DepthwisePixel};
+use super::depthwise::{self, DepthwiseGradient, DepthwisePixel, DepthwiseTile};
 use super::f4_rows::{self, F4RowKernels, RowCorrelation, RowGradients, RowOutputs};
 use super::gemm::{self, BatchedGemm, BatchedGemmFn, IndirectGemm, IndirectGemmFn};
 use super::gemm::{StridedGemm, StridedGemmFn, TransposedGemm, TransposedGemmFn};
@@ -38,7 +38,11 @@ pub struct Kernels {
     pub(crate) f4_rows: F4RowKernels,
     /// One output pixel of a depthwise convolution.
     pub(crate) depthwise_pixel: unsafe fn(&DepthwisePixel),
-    /// The depthwise weight gradient of one tap.
+    /// Neighbouring output pixels of a depthwise convolution.
+    pub(crate) depthwise_tile: unsafe fn(&DepthwiseTile),
+    /// As `depthwise_tile`, with a few channels in a group.
+    pub(crate) grouped_tile: unsafe fn(&DepthwiseTile),
+    /// The depthwise weight gradient of some kernel rows.
     pub(crate) depthwise_gradient: unsafe fn(&DepthwiseGradient),
 }
 
@@ -112,6 +116,14 @@ macro_rules! instruction_set {
                 unsafe { depthwise::pixel::<$simd>(t) }
             }
             $(#[target_feature(enable = $feature)])?
+            unsafe fn depthwise_tile(t: &DepthwiseTile) {
+                unsafe { depthwise::tile::<$simd>(t) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn grouped_tile(t: &DepthwiseTile) {
+                unsafe { depthwise::grouped_tile::<$simd>(t) }
+            }
+            $(#[target_feature(enable = $feature)])?
             unsafe fn depthwise_gradient(t: &DepthwiseGradient) {
                 unsafe { depthwise::gradient::<$simd>(t) }
             }
@@ -172,6 +184,8 @@ macro_rules! instruction_set {
                 toeplitz2: toeplitz2::TRANSFORMS,
                 f4_rows: rows::KERNELS,
                 depthwise_pixel,
+                depthwise_tile,
+                grouped_tile,
                 depthwise_gradient,
             };
         }

@@ -89,6 +89,10 @@ impl Simd for Portable {
         std::array::from_fn(|i| if a[i] == b[i] { v[i] } else { 0.0 })
     }
     #[inline(always)]
+    unsafe fn permute(v: [f32; 4], index: *const i32) -> [f32; 4] {
+        std::array::from_fn(|i| unsafe { v[*index.add(i) as usize] })
+    }
+    #[inline(always)]
     unsafe fn select(a: [f32; 4], b: [f32; 4], x: [f32; 4], y: [f32; 4]) -> [f32; 4] {
         std::array::from_fn(|i| if b[i] > a[i] || b[i].is_nan() { y[i] } else { x[i] })
     }

@@ -134,6 +134,10 @@ impl Simd for Avx2 {
         unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b), v) }
     }
     #[inline(always)]
+    unsafe fn permute(v: __m256, index: *const i32) -> __m256 {
+        unsafe { _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(index.cast())) }
+    }
+    #[inline(always)]
     unsafe fn select(a: __m256, b: __m256, x: __m256, y: __m256) -> __m256 {
         unsafe {
             let larger = _mm256_cmp_ps::<_CMP_GT_OQ>(b, a);
@@ -246,6 +250,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn where_equal(a: __m512, b: __m512, v: __m512) -> __m512 {
         unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b), v) }
+    }
+    #[inline(always)]
+    unsafe fn permute(v: __m512, index: *const i32) -> __m512 {
+        unsafe { _mm512_permutexvar_ps(_mm512_loadu_si512(index.cast()), v) }
     }
     #[inline(always)]
     unsafe fn select(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
