@@ -62,8 +62,8 @@ fn the_memory_needed_is_what_the_model_allocates() {
             let allocated = (NOW.load(Ordering::SeqCst) - before) as f64;
             assert_eq!(needed, model.memory_bytes() as u64, "{options:?}");
             // Beside the tensors: names, the plan, and allocations rounded up to huge pages, by at most a quarter each. The large
-            // ones (weights, activations, scratch, packed weights) have one more page of addresses, of which nothing is touched but
-            // what alignment skips. Memory of the model before may serve again, and is then not allocated.
+            // ones (weights, activations, scratch, packed weights) have one more page of addresses, for
+            // alignment. Memory of the model before may serve again, and is then not allocated.
             let most = 1.25 * needed as f64 + (1 << 20) as f64 + 4.0 * (2 << 20) as f64;
             assert!(allocated <= most, "{allocated} bytes allocated, {needed} needed: {options:?}");
             drop(model);

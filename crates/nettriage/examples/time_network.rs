@@ -4,7 +4,7 @@
 //!
 //! Random images, and labels for training. Prints a JSON object once the model is built and the first batch is done: `build`, `first`
 //! (seconds), `memory_mib` (what the model holds) and `base_mib` (the process before). For every line with a number that is read from
-//! standard input, runs that many batches and prints their `seconds`. At the end of the input prints `peak_mib`, the largest
+//! standard input, runs this number of batches and prints their `seconds`. At the end of the input prints `peak_mib`, the largest
 //! memory of the process.
 
 use std::io::{BufRead, Write};
