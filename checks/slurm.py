@@ -218,9 +218,9 @@ def main():
         study = LONG.replace("{first}", block[0]).replace("{last}", block[-1])
         limit = "--slurm-option=--time=1"
         long = workspace.start(study.replace('"cluster"', '"long"'), "long", limit, "--retries", "0", "--checkpoint", "off", "--slurm-option=--nodelist=n1")
-        # A task may end before its first step, which counts as a death. Slurm sends the signal up to half a minute early. The study's name tells the jobs of the two runs apart.
+        # Slurm sends the signal up to half a minute early. The study's name tells the jobs of the two runs apart.
         shorter = study.replace("images = 20000000", f"images = {IMAGES}").replace('"cluster"', '"continued"').replace("epochs = 2", f"epochs = {EPOCHS}")
-        several = workspace.start(shorter, "continued", limit, "--retries", "30", "--slurm-option=--signal=B:TERM@5", "--slurm-option=--nodelist=n3")
+        several = workspace.start(shorter, "continued", limit, "--retries", "3", "--slurm-option=--signal=B:TERM@5", "--slurm-option=--nodelist=n3")
         try:
             refused(workspace)
             interrupted(workspace)

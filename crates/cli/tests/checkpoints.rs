@@ -392,3 +392,29 @@ fn a_signal_ends_a_prescription_with_a_checkpoint() {
     assert_eq!(checkpoints(&place.path("work")).len(), 1);
     assert!(!place.path("child.onnx").exists());
 }
+
+#[test]
+fn a_parent_is_trained_by_one_process_at_a_time() {
+    let place = Place::new(STUDY);
+    let whole = place.complete("whole", &["--checkpoint", "off"]);
+    // A run with its plan alone.
+    succeeded(&place.run("run", &["--max-time", "0.05s"]).args(OFTEN).output().unwrap());
+    assert_eq!(fs::read_dir(place.path("run/parents")).unwrap().count(), 0);
+    let trial = |index: &str| {
+        let mut command = nettriage();
+        command.args(["trial", "--missing", "--index", index, "--plan"]).arg(place.path("run")).args(OFTEN);
+        command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut first = trial("0");
+    let marker = || fs::read_dir(place.path("run/running")).is_ok_and(|entries| entries.count() > 0);
+    until("the parent's marker", marker);
+    let second = trial("1");
+    std::thread::sleep(Duration::from_millis(400));
+    // The second continues what the first has saved.
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let output = second.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("is trained by another process: waited for it"), "{said}");
+    assert_same(&whole, &place.complete("run", &[]));
+}

@@ -89,6 +89,17 @@ pub(crate) fn begin(folder: &Path, id: &str) -> Result<Running, Error> {
     Ok(Running { path, _file: file })
 }
 
+pub(crate) fn try_begin(folder: &Path, id: &str) -> Result<Option<Running>, Error> {
+    let path = folder.join("running").join(id);
+    let file = open(&path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Running { path, _file: Some(file) })),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        // A file system without locks: two processes would repeat work, but not corrupt records.
+        Err(TryLockError::Error(_)) => Ok(Some(Running { path, _file: None })),
+    }
+}
+
 /// Whether a live process holds the lock of this marker.
 pub(crate) fn is_locked(marker: &Path) -> bool {
     File::open(marker).is_ok_and(|file| is_held(&file))

@@ -117,6 +117,15 @@ impl Run {
         lock::begin(&self.folder, id)
     }
 
+    /// As [`Run::begin`], of a trial or parent that one process at a time computes: none while another process does.
+    ///
+    /// # Errors
+    /// If the marker cannot be written.
+    pub fn try_begin(&self, id: &str) -> Result<Option<Running>, Error> {
+        id::check(id)?;
+        lock::try_begin(&self.folder, id)
+    }
+
     /// The record of a trial, with its checksum verified.
     ///
     /// `None` if there is none, or if it is truncated or altered. Such a file is renamed to `*.corrupt`, unless the run is

@@ -4,14 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nettriage_formats::safetensors;
 use nettriage_jobs::{BoxError, Jobs, RemoteJobs};
-use nettriage_records::Run;
 use nettriage_records::checkpoint::TrainingState;
 use nettriage_records::plan::{ParentSpec, Role, TrialSpec, VERSION};
 use nettriage_records::record::{Clock, CurvePoint, Outcome, Record};
+use nettriage_records::{Run, Running};
 use nettriage_train::Checkpoints;
 use nettriage_train::scheme::{Loss, Scheme, Train};
 
@@ -57,8 +57,8 @@ pub struct TrialJobs<'a> {
     /// Trials that have records already, of all that are to have one.
     done: (usize, usize),
     checkpoints: Checkpoints,
-    /// How far the training of a job was when a worker last died during it.
-    reached: Mutex<HashMap<String, TrainingState>>,
+    /// How far the training of a job, and that of its parent, were when a worker last ended during it.
+    reached: Mutex<HashMap<(usize, String), TrainingState>>,
     resources: Resources,
     progress: &'a dyn Progress,
     parents: OnceLock<Vec<Parent>>,
@@ -93,15 +93,19 @@ impl<'a> TrialJobs<'a> {
         notes.for_each(|note| self.progress.note(&note));
     }
 
-    /// Whether the training of a job, or of its parent, is further than when a worker last died during it.
+    /// Whether the training of a job, or of its parent, is further than when a worker last ended during it.
     fn has_progressed(&self, job: usize) -> bool {
         let spec = self.spec(job);
         let mut reached = self.reached.lock().expect("no holder of this lock panics");
         let mut further = false;
         for id in [&spec.id, &spec.parent] {
-            let Some(state) = self.run.checkpoints().state(id) else { continue };
-            if reached.get(id).is_none_or(|before| state.is_beyond(before)) {
-                reached.insert(id.clone(), state);
+            // A parent that is trained is beyond every checkpoint of its training.
+            let trained = *id == spec.parent && self.run.parent_weights_path(id).exists();
+            let end = || TrainingState { stage: usize::MAX, ..TrainingState::default() };
+            let Some(state) = trained.then(end).or_else(|| self.run.checkpoints().state(id)) else { continue };
+            let key = (job, id.clone());
+            if reached.get(&key).is_none_or(|before| state.is_beyond(before)) {
+                reached.insert(key, state);
                 further = true;
             }
         }
@@ -242,14 +246,18 @@ pub struct Worker<'a> {
     checkpoints: Checkpoints,
     parents: Vec<Parent>,
     threads: usize,
+    notes: Vec<String>,
 }
+
+/// Time between two looks at a parent that another process trains.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 impl<'a> Worker<'a> {
     /// A worker with `resources.workers` threads inside each trial; a training stops at `deadline`.
     pub fn new(run: &'a Run, context: &'a StudyContext, resources: Resources, deadline: Option<Instant>) -> Worker<'a> {
         let shared = SharedWork::new(context, resources.cache);
         let checkpoints = context.runtime.checkpoints(run, deadline);
-        Worker { run, shared, checkpoints, parents: Vec::new(), threads: resources.workers }
+        Worker { run, shared, checkpoints, parents: Vec::new(), threads: resources.workers, notes: Vec::new() }
     }
 
     /// Runs the trial at `index`, whether or not it has a record, and writes its record; none if the training stopped early
@@ -272,11 +280,34 @@ impl<'a> Worker<'a> {
         })?;
         if !self.parents.iter().any(|parent| parent.id == spec.parent) {
             let parent = parent_of(self.run, spec)?;
+            let _mark = self.wait_for(parent)?;
             let Worker { run, shared, checkpoints, threads, .. } = self;
             let parent = parent::prepare(shared, run, parent, *threads, checkpoints, |_, _, _| ())?;
             self.parents.push(parent);
         }
         run_trial(self.run, &self.shared, &self.parents, spec, self.threads, &self.checkpoints)
+    }
+
+    /// Waits while another process trains the parent. The mark of this process, if it is to train it or to continue from a
+    /// checkpoint; none if the parent is trained.
+    fn wait_for(&mut self, parent: &ParentSpec) -> Result<Option<Running>, Error> {
+        let mut waits = false;
+        loop {
+            if self.run.parent(&parent.id)?.is_some() {
+                return Ok(None);
+            }
+            if let Some(mark) = self.run.try_begin(&parent.id)? {
+                return Ok(Some(mark));
+            }
+            if self.checkpoints.is_over() {
+                return Err(nettriage_train::Error::Stopped { id: parent.id.clone(), step: 0 }.into());
+            }
+            if !waits {
+                self.notes.push(format!("parent {} is trained by another process: waited for it", parent.id));
+                waits = true;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 
     /// Whether the time is over, or a signal has said so.
@@ -285,8 +316,10 @@ impl<'a> Worker<'a> {
     }
 
     /// What has happened to checkpoints and stored activations since the last call, line by line.
-    pub fn take_notes(&self) -> Vec<String> {
-        self.shared.take_warning().into_iter().chain(self.checkpoints.take_notes()).collect()
+    pub fn take_notes(&mut self) -> Vec<String> {
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.extend(self.shared.take_warning().into_iter().chain(self.checkpoints.take_notes()));
+        notes
     }
 }
 

@@ -177,7 +177,8 @@ impl<J: RemoteJobs + ?Sized> Watch<'_, J> {
         let (mut started, mut rest): (Vec<usize>, Vec<usize>) =
             open.iter().partition(|&&job| jobs.was_interrupted(job));
         if started.is_empty() {
-            // It ended before any job started, or between two: the next one to run is counted as the cause.
+            // It saved its job before its time limit, or ended before a job started or between two: the next one to run is
+            // counted as the cause, unless that got further.
             started = vec![rest.remove(0)];
         }
         jobs.note(&format!(
