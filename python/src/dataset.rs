@@ -97,6 +97,21 @@ impl Dataset {
         self.data.notes.clone()
     }
 
+    /// The arguments of [`Dataset::from_arrays`], for another process.
+    #[expect(clippy::type_complexity, reason = "the arguments of a function as a tuple")]
+    fn packed<'py>(
+        &self,
+        py: Python<'py>,
+    ) -> PyResult<(String, [usize; 3], Vec<String>, Bound<'py, PyBytes>, Vec<u16>, Bound<'py, PyBytes>, Vec<u16>, bool)>
+    {
+        let (train, test) = self.counts();
+        let shape = [self.data.channels, self.data.height, self.data.width];
+        let (train, train_labels) = self.images(py, false, 0, train)?;
+        let (test, test_labels) = self.images(py, true, 0, test)?;
+        let (name, classes) = (self.data.name.clone(), self.data.classes.clone());
+        Ok((name, shape, classes, train, train_labels, test, test_labels, self.labelled))
+    }
+
     /// Images `start..end` as bytes n x H x W x C, and their labels.
     fn images<'py>(
         &self,

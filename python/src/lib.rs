@@ -5,8 +5,10 @@
 mod cancel;
 mod dataset;
 mod error;
+mod metric;
 mod network;
 mod prescribe;
+mod ray;
 mod scan;
 mod triage;
 
@@ -30,6 +32,8 @@ fn _nettriage(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<scan::Scan>()?;
     module.add_class::<triage::Report>()?;
     module.add_class::<prescribe::Prescription>()?;
+    module.add_class::<metric::MetricStudy>()?;
+    module.add_class::<ray::TrialWorker>()?;
     module.add_function(wrap_pyfunction!(scan::scan, module)?)?;
     module.add_function(wrap_pyfunction!(triage::triage, module)?)?;
     module.add_function(wrap_pyfunction!(triage::open_run, module)?)?;

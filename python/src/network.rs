@@ -141,6 +141,26 @@ impl Network {
         Ok(PyBytes::new(py, &outputs.map_err(raise)?))
     }
 
+    /// The arguments of [`Network::unpacked`], for another process.
+    fn packed<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, Vec<f32>, Vec<f32>, Vec<String>)> {
+        let bytes = py.detach(|| safetensors::to_bytes(&self.network)).map_err(raise)?;
+        let ModelInfo { mean, std, classes, .. } = self.info.clone();
+        Ok((PyBytes::new(py, &bytes), mean, std, classes))
+    }
+
+    /// What [`Network::packed`] packed.
+    #[staticmethod]
+    fn unpacked(
+        py: Python<'_>,
+        bytes: &[u8],
+        mean: Vec<f32>,
+        std: Vec<f32>,
+        classes: Vec<String>,
+    ) -> PyResult<Network> {
+        let network = py.detach(|| safetensors::from_bytes(bytes)).map_err(raise)?;
+        Ok(Network::new(network, ModelInfo { mean, std, classes, input: None }))
+    }
+
     /// Writes it as ONNX or safetensors, by the ending of the name, with its normalisation and classes beside it.
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
         py.detach(|| -> Result<(), String> {

@@ -93,11 +93,7 @@ pub fn prescribe(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Prescription> {
     let callback = Callback::new(progress);
-    let mut own = nettriage_compress::scan::Options {
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-        ..nettriage_compress::scan::Options::default()
-    };
-    scan_options.apply(&mut own)?;
+    let own = scan_options.built()?;
     let bounds = Bounds {
         drop: options.max_drop_pp,
         milliseconds: limit(options.max_latency_ms),

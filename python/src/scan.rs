@@ -2,7 +2,7 @@
 
 use nettriage::records::scan::Scan as Record;
 use nettriage::{Choice, Method, Normalization, Scope, Subject};
-use nettriage_compress::scan::{Phase, Progress};
+use nettriage_compress::scan::{Options, Phase, Progress};
 use pyo3::prelude::*;
 
 use crate::cancel::Callback;
@@ -88,8 +88,11 @@ impl ScanOptions {
         self.images
     }
 
-    /// Writes them into the options of the library.
-    pub fn apply(&self, options: &mut nettriage_compress::scan::Options) -> PyResult<()> {
+    /// The options of the library.
+    pub fn built(&self) -> PyResult<Options> {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let mut options =
+            Options { threads: self.threads.map_or_else(cores, |threads| threads.max(1)), ..Options::default() };
         options.scope = match self.ranges.as_str() {
             "blocks" => Scope::Blocks,
             "stages" => Scope::Stages,
@@ -102,10 +105,7 @@ impl ScanOptions {
         if let Some(methods) = &self.methods {
             options.methods = parsed::<Method>(methods, "methods")?;
         }
-        if let Some(threads) = self.threads {
-            options.threads = threads.max(1);
-        }
-        Ok(())
+        Ok(options)
     }
 }
 
@@ -124,11 +124,7 @@ pub fn scan(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Scan> {
     let callback = Callback::new(progress);
-    let mut own = nettriage_compress::scan::Options {
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-        ..nettriage_compress::scan::Options::default()
-    };
-    options.apply(&mut own)?;
+    let own = options.built()?;
     let scan = callback.run(py, || {
         let subject = subject(network, dataset, options.judged)?;
         let builder = nettriage::ScanBuilder::of(&subject).images(options.images).options(|o| *o = own.clone());

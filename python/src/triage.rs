@@ -14,6 +14,7 @@ use crate::cancel::Callback;
 use crate::dataset::Dataset;
 use crate::error::raise;
 use crate::network::Network;
+use crate::ray::Ray;
 use crate::scan::normalization;
 
 /// The results of a study, and its folder.
@@ -129,10 +130,10 @@ impl Progress for Trials<'_> {
 }
 
 /// Runs a study, or what is left of it. `keys` are the sections `[children]`, `[triage]`, `[halving]`, `[[scheme]]` and
-/// `[data]` of a study file.
+/// `[data]` of a study file. With `ray`, trials are submitted to it (see [`Ray`]).
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "one per argument of the Python function")]
-#[pyo3(signature = (network, dataset, folder, name, keys, workers=None, progress=None))]
+#[pyo3(signature = (network, dataset, folder, name, keys, workers=None, progress=None, ray=None))]
 pub fn triage(
     py: Python<'_>,
     network: &Network,
@@ -142,31 +143,46 @@ pub fn triage(
     keys: &str,
     workers: Option<usize>,
     progress: Option<Py<PyAny>>,
+    ray: Option<Py<PyAny>>,
 ) -> PyResult<Report> {
-    // The network is given as such, so that the name of an architecture here stands for nothing.
-    let text = format!("name = {name:?}\n[parent]\narch = \"vgg16\"\nfile = \"in memory\"\n{keys}");
-    let study = Study::parse(&text, "triage(…)").map_err(raise)?;
+    let study = parsed_study(name, keys, "triage(…)")?;
     let callback = Callback::new(progress);
     let trials = Trials { callback: &callback, counts: Default::default() };
     let (report, study) = callback.run(py, || -> Result<_, nettriage::Error> {
-        let mut triage = Triage::new(network.network.clone(), dataset.data.clone()).name(name).progress(&trials);
-        if !network.info.mean.is_empty() {
-            triage = triage.normalization(normalization(network, &dataset.data)?);
-        }
+        let mut triage = prepared(network, dataset, study)?.progress(&trials);
         if let Some(workers) = workers {
             triage = triage.workers(workers.max(1));
         }
         let mut made = None;
-        triage = triage.configure(|own| {
-            own.data = Data { name: own.data.name.clone(), size: own.data.size, ..study.data };
-            (own.children, own.triage) = (study.children, study.triage);
-            (own.halving, own.schemes) = (study.halving, study.schemes);
-            made = Some(own.clone());
-        });
-        Ok((triage.run(&folder)?, made))
+        triage = triage.configure(|own| made = Some(own.clone()));
+        let report = match ray {
+            Some(submit) => triage.run_by(&folder, &Ray::new(submit))?,
+            None => triage.run(&folder)?,
+        };
+        Ok((report, made))
     })?;
     let made_of = study.map(|study| Parts { study, data: dataset.data.clone(), network: network.network.clone() });
     Ok(Report { report, made_of })
+}
+
+/// The study of a network in memory; `call` names the function in errors.
+pub fn parsed_study(name: &str, keys: &str, call: &str) -> PyResult<Study> {
+    // The network is given as such, so that the name of an architecture here stands for nothing.
+    let text = format!("name = {name:?}\n[parent]\narch = \"vgg16\"\nfile = \"in memory\"\n{keys}");
+    Study::parse(&text, call).map_err(raise)
+}
+
+/// A study that is ready to run.
+pub fn prepared(network: &Network, dataset: &Dataset, study: Study) -> Result<Triage<'static>, nettriage::Error> {
+    let mut triage = Triage::new(network.network.clone(), dataset.data.clone()).name(&study.name);
+    if !network.info.mean.is_empty() {
+        triage = triage.normalization(normalization(network, &dataset.data)?);
+    }
+    Ok(triage.configure(|own| {
+        own.data = Data { name: own.data.name.clone(), size: own.data.size, ..study.data };
+        (own.children, own.triage) = (study.children, study.triage);
+        (own.halving, own.schemes) = (study.halving, study.schemes);
+    }))
 }
 
 /// Opens the run in a folder.

@@ -110,11 +110,19 @@ def test_modules_that_cannot_be_read_are_named() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.fft.fft2(x).abs()
 
-    module = nn.Sequential()
-    module.add_module("first", nn.Conv2d(3, 4, 3))
-    module.add_module("strange", Strange())
-    with pytest.raises(nt.NettriageError, match="Sequential cannot be read"):
-        nt.Network.from_torch(module, torch.zeros(1, 3, 8, 8))
+    class Sorted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.sort(3).values
+
+    for kind, part in [(Strange, "body.strange"), (Sorted, "body.strange")]:
+        body = nn.Sequential()
+        body.add_module("first", nn.Conv2d(4, 4, 3))
+        body.add_module("strange", kind())
+        module = nn.Sequential()
+        module.add_module("stem", nn.Conv2d(3, 4, 3))
+        module.add_module("body", body)
+        with pytest.raises(nt.NettriageError, match=f"because of its part {part}, a {kind.__name__}: .*replace this part"):
+            nt.Network.from_torch(module, torch.zeros(1, 3, 8, 8))
 
     class Two(nn.Module):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

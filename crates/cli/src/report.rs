@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use nettriage::Report;
+use nettriage::{MetricReport, Report, Run};
+use nettriage_report::metric;
 
 use crate::args;
 use crate::fail::Fail;
@@ -21,6 +22,9 @@ pub fn report(args: &args::Report) -> Result<(), Fail> {
     output::check(&files.collect::<Vec<_>>(), &inputs)?;
     if let Some(folder) = &args.tensorboard {
         output::check_folder(folder, &inputs)?;
+    }
+    if Run::open(&args.run)?.plan().metric.is_some() {
+        return metric_report(args, &page);
     }
     let Report { data, analysis, .. } = Report::open(&args.run)?;
     if let Some(with) = &args.with {
@@ -54,6 +58,41 @@ pub fn report(args: &args::Report) -> Result<(), Fail> {
     }
     write(&page, &nettriage_report::html(&data, &analysis))?;
     writeln!(output::messages(&outputs), "report: {}", page.display())?;
+    Ok(())
+}
+
+/// `nettriage report RUN` of a study of a user-defined metric, which has fewer forms.
+fn metric_report(args: &args::Report, page: &Path) -> Result<(), Fail> {
+    let others = [
+        ("a second run", args.with.is_some()),
+        ("--parquet", args.parquet.is_some()),
+        ("--csv-cells", args.csv_cells.is_some()),
+        ("--tensorboard", args.tensorboard.is_some()),
+    ];
+    if let Some((name, _)) = others.into_iter().find(|(_, given)| *given) {
+        return Err(Fail::Message(format!(
+            "{}: a study of a user-defined metric has no {name}; use --json, --csv or --markdown",
+            args.run.display()
+        )));
+    }
+    let report = MetricReport::open(&args.run)?;
+    let exports = [
+        (&args.json, metric::json(&report.analysis)),
+        (&args.csv, metric::csv(&report.data)),
+        (&args.markdown, metric::markdown(&report.analysis)),
+    ];
+    let mut outputs: Vec<&Path> = Vec::new();
+    for (path, text) in &exports {
+        if let Some(path) = path {
+            write(path, text)?;
+            outputs.push(path);
+        }
+    }
+    if args.output.is_some() || outputs.is_empty() {
+        write(page, &report.html())?;
+        outputs.push(page);
+        writeln!(output::messages(&outputs), "report: {}", page.display())?;
+    }
     Ok(())
 }
 

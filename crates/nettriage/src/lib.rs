@@ -39,7 +39,7 @@ mod trust;
 
 pub use onnxruntime::OnnxRuntime;
 pub use prescribe::{JudgedOn, LatencyIn, PrescribeBuilder, Prescribed, Training, Work, check_scan, prescribe};
-pub use report::{Report, best_child};
+pub use report::{MetricReport, Report, best_child, page};
 pub use scan::{ScanBuilder, scan};
 pub use subject::{Subject, parent_of};
 pub use triage::Triage;

@@ -6,7 +6,8 @@ use std::path::Path;
 use nettriage_records::Run;
 use nettriage_records::plan::{Role, TrialSpec};
 use nettriage_records::record::Outcome;
-use nettriage_report::{About, Analysis, Options, RunData, analyse};
+use nettriage_report::analysis::MetricAnalysis;
+use nettriage_report::{About, Analysis, Options, RunData, analyse, metric};
 
 use crate::Error;
 
@@ -34,11 +35,13 @@ impl Report {
     /// # Errors
     /// Records that cannot be read.
     pub fn of(run: Run) -> Result<Report, Error> {
-        let about = About {
-            program: concat!("nettriage ", env!("CARGO_PKG_VERSION")).to_owned(),
-            command: format!("nettriage run {}.toml", run.plan().name),
-            ..About::default()
-        };
+        if run.plan().metric.is_some() {
+            return Err(Error::Request(format!(
+                "{}: a study of a user-defined metric, whose report is another: `nettriage report` writes it",
+                run.folder().display()
+            )));
+        }
+        let about = About { command: format!("nettriage run {}.toml", run.plan().name), ..about() };
         let data = RunData::load(&run, about)?;
         let analysis = analyse(&data, &Options { margin: data.plan.margin_pp(), ..Options::default() });
         Ok(Report { run, data, analysis })
@@ -68,6 +71,49 @@ impl Report {
         nettriage_files::write_atomic(path, self.html().as_bytes())
             .map_err(|source| Error::Io { path: path.display().to_string(), source })
     }
+}
+
+/// The results of a study of a user-defined metric, and the forms that they are written in.
+pub struct MetricReport {
+    /// The run on disk.
+    pub run: Run,
+    /// Its plan and records.
+    pub data: RunData,
+    /// Everything that the records say: the loss of each block with its interval, costs, findings.
+    pub analysis: MetricAnalysis,
+}
+
+impl MetricReport {
+    /// Of the run in a folder, as [`Report::open`].
+    ///
+    /// # Errors
+    /// A folder that holds no run, or one of another kind; records that cannot be read.
+    pub fn open(folder: impl AsRef<Path>) -> Result<MetricReport, Error> {
+        let run = Run::open(folder.as_ref())?.read_only();
+        let data = RunData::load(&run, about())?;
+        let analysis = metric::analyse(&data, true).ok_or_else(|| {
+            Error::Request(format!("{}: a study of accuracy, whose report is another", run.folder().display()))
+        })?;
+        Ok(MetricReport { run, data, analysis })
+    }
+
+    /// The page: one HTML file that needs no network.
+    pub fn html(&self) -> String {
+        metric::html(&self.analysis)
+    }
+}
+
+/// The page of the run in a folder, of either kind.
+///
+/// # Errors
+/// A folder that holds no run; records that cannot be read.
+pub fn page(folder: impl AsRef<Path>) -> Result<String, Error> {
+    let of_metric = Run::open(folder.as_ref())?.plan().metric.is_some();
+    if of_metric { Ok(MetricReport::open(folder)?.html()) } else { Ok(Report::open(folder)?.html()) }
+}
+
+fn about() -> About {
+    About { program: concat!("nettriage ", env!("CARGO_PKG_VERSION")).to_owned(), ..About::default() }
 }
 
 /// Of a block's children, those of the substitute, init and scheme with the highest mean validation accuracy over the

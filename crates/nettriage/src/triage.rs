@@ -4,7 +4,7 @@ use std::path::Path;
 
 use nettriage_data::{Augmentation, Dataset, Interpolation, Normalization};
 use nettriage_engine::{Optimizer, Schedule};
-use nettriage_jobs::Threads;
+use nettriage_jobs::{Executor, Threads};
 use nettriage_net::Network;
 use nettriage_net::init::Init;
 use nettriage_net::surgery::Substitute;
@@ -12,7 +12,8 @@ use nettriage_records::Run;
 use nettriage_records::plan::{ParentSpec, TrialSpec};
 use nettriage_records::record::{CurvePoint, Record};
 use nettriage_study::{
-    BlockRange, Children, Data, Limits, Parent, Progress, Resources, RuntimeOptions, Study, StudyContext, execute, plan,
+    BlockRange, Children, Data, Limits, Parent, Progress, Resources, RuntimeOptions, Study, StudyContext, TrialJobs,
+    execute, plan,
 };
 
 use crate::{Error, Report};
@@ -227,12 +228,33 @@ impl<'a> Triage<'a> {
     /// # Errors
     /// Settings that contradict each other; a network that does not fit the data set; a folder that holds another study.
     pub fn run(self, folder: impl AsRef<Path>) -> Result<Report, Error> {
-        self.study.check()?;
-        let context = StudyContext::in_memory(self.study, self.data, self.network, self.runtime)?;
+        let executor = Threads { workers: self.resources.workers };
+        self.run_by(folder, &executor)
+    }
+
+    /// As [`Triage::run`], with trials run by another executor than the threads of this process.
+    ///
+    /// # Errors
+    /// As [`Triage::run`], and those of the executor.
+    pub fn run_by(
+        self,
+        folder: impl AsRef<Path>,
+        executor: &dyn for<'j> Executor<TrialJobs<'j>>,
+    ) -> Result<Report, Error> {
+        let (resources, limits, progress) = (self.resources, self.limits, self.progress.unwrap_or(&Silent));
+        let context = self.context()?;
         let run = Run::create(folder.as_ref(), &plan(&context)?)?;
         let _lock = run.lock()?;
-        let executor = Threads { workers: self.resources.workers };
-        execute(&run, &context, &executor, self.resources, self.limits, self.progress.unwrap_or(&Silent))?;
+        execute(&run, &context, executor, resources, limits, progress)?;
         Report::of(run)
+    }
+
+    /// The study with its network and data set, for programs that run single trials of it.
+    ///
+    /// # Errors
+    /// Settings that contradict each other; a network that does not fit the data set.
+    pub fn context(self) -> Result<StudyContext, Error> {
+        self.study.check()?;
+        StudyContext::in_memory(self.study, self.data, self.network, self.runtime)
     }
 }

@@ -41,6 +41,7 @@ mod halving;
 mod id;
 mod lock;
 mod merge;
+pub mod metric;
 pub mod plan;
 pub mod prescription;
 pub mod record;

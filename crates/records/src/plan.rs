@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::metric::Metric;
+
 /// The version of the file format. Files of other versions are refused.
 pub const VERSION: u32 = 2;
 
@@ -37,6 +39,9 @@ pub struct Plan {
     pub trials: Vec<TrialSpec>,
     /// A child counts as recovered if its accuracy is at most this far below its parent's, as a fraction of images.
     pub margin: f64,
+    /// What the user's own program measures, in a study whose trials it trains; none where nettriage trains them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Metric>,
 }
 
 impl Plan {

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::metric::Measured;
 use crate::plan::{Cost, TrialSpec};
 
 /// The result of one trial. Apart from [`Clock`], it is the same in every run of a plan on one machine.
@@ -15,8 +16,11 @@ pub struct Record {
     pub spec: TrialSpec,
     /// How it ended.
     pub outcome: Outcome,
-    /// Readings; `None` if the trial failed.
+    /// Readings; `None` if the trial failed, or if the user's own program trained it.
     pub readings: Option<Readings>,
+    /// What the user's own program measured; `None` for a trial that nettriage trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
     /// Timings: the only part that differs from run to run.
     pub clock: Clock,
 }

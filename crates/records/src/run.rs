@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::envelope::{self, Header, Payload, Unusable};
 use crate::plan::{Plan, VERSION};
-use crate::record::{ParentRecord, Record};
+use crate::record::{Outcome, ParentRecord, Record};
 use crate::sample_images::SampleImages;
 use crate::status::{self, Status};
 use crate::{Error, Lock, Running, checkpoint, files, id, lock};
@@ -154,12 +154,21 @@ impl Run {
     /// Writes the record of a trial atomically. Two processes may write the same record.
     ///
     /// # Errors
-    /// [`Error::Full`] on a full disk; [`Error::Foreign`] for a record whose trial differs from the plan or is not in it, or
-    /// that contains a non-finite number.
+    /// [`Error::Full`] on a full disk; [`Error::Foreign`] for a record whose trial differs from the plan or is not in it, that
+    /// contains a non-finite number, or that does not hold what the plan's trials measure.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
         let spec = &record.spec;
+        let measures = match (&self.plan.metric, &record.measured) {
+            (Some(metric), Some(measured)) => metric.problem_of(&measured.values).is_none(),
+            (Some(_), None) => record.outcome != Outcome::Done,
+            (None, measured) => measured.is_none(),
+        };
         match self.order.get(&spec.id) {
-            Some(&i) if self.plan.trials[i] == *spec => self.put("trials", record),
+            Some(&i) if self.plan.trials[i] == *spec && measures => self.put("trials", record),
+            Some(&i) if self.plan.trials[i] == *spec => {
+                let problem = "does not measure what the plan's trials do".to_owned();
+                Err(Error::Foreign { id: spec.id.clone(), problem })
+            }
             found => {
                 let problem = if found.is_some() { "differs from the plan's trial" } else { "is not in the plan" };
                 Err(Error::Foreign { id: spec.id.clone(), problem: problem.to_owned() })
@@ -296,7 +305,8 @@ impl Run {
             skipped,
             running,
             left: (trials - headers.len()).saturating_sub(running + skipped),
-            parents: self.plan.parents.len(),
+            // The parent of a study of a user-defined metric is given, and has no record of its own.
+            parents: if self.plan.metric.is_some() { 0 } else { self.plan.parents.len() },
             parents_done: parents.len(),
             trials_seconds: status::trials_seconds(&status::sessions(&self.folder)?, &parents, &headers),
             checkpoints: self.open_checkpoints()?.len(),

@@ -45,14 +45,21 @@ fn status_over_a_hundred_thousand_records_takes_seconds() {
         parents: vec![],
         trials: (0..100_000).map(trial).collect(),
         margin: 0.01,
+        metric: None,
     };
     let started = Instant::now();
     let run = Run::create(folder.path(), &plan).unwrap();
     println!("create: {:?}", started.elapsed());
     // One record is written with `write`; the others are copies under their own names, since one sync per file would take minutes.
     let outcome = Outcome::Failed { reason: "x".repeat(20_000) };
-    let record =
-        Record { version: VERSION, spec: plan.trials[0].clone(), outcome, readings: None, clock: Clock::default() };
+    let record = Record {
+        version: VERSION,
+        spec: plan.trials[0].clone(),
+        outcome,
+        readings: None,
+        measured: None,
+        clock: Clock::default(),
+    };
     run.write(&record).unwrap();
     let file = |id: &str| folder.path().join("trials").join(format!("{id}.json"));
     let text = std::fs::read_to_string(file(&plan.trials[0].id)).unwrap();

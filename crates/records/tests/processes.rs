@@ -43,6 +43,7 @@ fn plan(study: String) -> Plan {
         parents: vec![],
         trials: vec![trial],
         margin: 0.01,
+        metric: None,
     }
 }
 

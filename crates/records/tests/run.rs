@@ -45,6 +45,7 @@ fn plan() -> Plan {
             .flat_map(|seed| [trial(seed, Role::Child, Some("block2")), trial(seed, Role::ParentContinued, None)])
             .collect(),
         margin: 0.01,
+        metric: None,
     }
 }
 
@@ -95,7 +96,14 @@ fn record(spec: &TrialSpec, finished: f64) -> Record {
         activations: None,
     };
     let clock = Clock { train_seconds: 1.0, seconds: 2.0, inference: None, finished, machine: Some(machine()) };
-    Record { version: VERSION, spec: spec.clone(), outcome: Outcome::Done, readings: Some(readings), clock }
+    Record {
+        version: VERSION,
+        spec: spec.clone(),
+        outcome: Outcome::Done,
+        readings: Some(readings),
+        measured: None,
+        clock,
+    }
 }
 
 fn machine() -> Machine {

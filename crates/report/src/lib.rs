@@ -34,6 +34,7 @@ mod export;
 mod format;
 mod html;
 mod markdown;
+pub mod metric;
 mod parquet;
 pub mod prescription;
 pub mod scan;

@@ -69,7 +69,8 @@ fn above_or_below(gain: &Estimate) -> String {
     format!("{} pp{ends} {}", number(gain.mean.abs(), 2), if below { "below" } else { "above" })
 }
 
-fn list(names: &[&str]) -> String {
+/// Names with commas and `and`.
+pub(crate) fn list(names: &[&str]) -> String {
     match names {
         [] => String::new(),
         [one] => (*one).to_owned(),

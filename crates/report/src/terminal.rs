@@ -119,7 +119,7 @@ pub(crate) fn aligned(rows: &[Vec<String>], left: impl Fn(usize) -> bool) -> Vec
     rows.iter().map(line).collect()
 }
 
-fn wrap(text: &str, width: usize) -> String {
+pub(crate) fn wrap(text: &str, width: usize) -> String {
     let mut lines: Vec<String> = vec![String::new()];
     for word in text.split(' ') {
         let last = lines.last_mut().expect("never empty");

@@ -99,6 +99,38 @@ impl StudyContext {
         StudyContext::assemble(study, IN_MEMORY.to_owned(), data, Some((network, ModelInfo::default())), runtime)
     }
 
+    /// From a network in memory whose outputs need not be classes, and images without meaning in their labels: nothing is split.
+    ///
+    /// # Errors
+    /// Images or blocks that do not fit the network.
+    pub(crate) fn without_classes(
+        study: Study,
+        data: Dataset,
+        normalization: Normalization,
+        network: Network,
+    ) -> Result<StudyContext, Error> {
+        check_images(&network.graph, &data)?;
+        let all: Vec<u32> = (0..data.train.len() as u32).collect();
+        let train = first(&data.train, &all, usize::MAX);
+        check_size(&study, &network.graph, train.len(), true)?;
+        let blocks = blocks(&study, &network.graph)?;
+        Ok(StudyContext {
+            study,
+            text: IN_MEMORY.to_owned(),
+            normalization,
+            train,
+            validation: Vec::new(),
+            test: Vec::new(),
+            whole_test: Vec::new(),
+            graph: network.graph.clone(),
+            given: Some(network),
+            blocks,
+            data,
+            runtime: RuntimeOptions::default(),
+            notes: Vec::new(),
+        })
+    }
+
     fn assemble(
         study: Study,
         text: String,
@@ -129,18 +161,7 @@ impl StudyContext {
         };
         check_fit(&graph, &data)?;
         check_size(&study, &graph, train.len(), given.is_some())?;
-        let blocks = if study.triage.blocks.is_empty() {
-            block::find(&graph)
-        } else {
-            let named = study.triage.blocks.iter().map(|b| block::range(&graph, &b.name, &b.first, &b.last));
-            named.collect::<Result<_, _>>()?
-        };
-        if blocks.is_empty() {
-            return Err(Error::Request(format!(
-                "{}: no block with one input and one output was found; name some with [[triage.block]]",
-                graph.name
-            )));
-        }
+        let blocks = blocks(&study, &graph)?;
         let notes = notes(&study);
         Ok(StudyContext {
             study,
@@ -208,6 +229,23 @@ impl StudyContext {
     pub fn classes(&self) -> usize {
         self.data.classes.len()
     }
+}
+
+/// The blocks that the study names, or the default blocks.
+fn blocks(study: &Study, graph: &Graph) -> Result<Vec<Block>, Error> {
+    let blocks: Vec<Block> = if study.triage.blocks.is_empty() {
+        block::find(graph)
+    } else {
+        let named = study.triage.blocks.iter().map(|b| block::range(graph, &b.name, &b.first, &b.last));
+        named.collect::<Result<_, _>>()?
+    };
+    if blocks.is_empty() {
+        return Err(Error::Request(format!(
+            "{}: no block with one input and one output was found; name some with [[triage.block]]",
+            graph.name
+        )));
+    }
+    Ok(blocks)
 }
 
 /// The text of a study that a program made in memory, in place of that of a study file.

@@ -383,6 +383,7 @@ fn failed(context: &StudyContext, spec: &TrialSpec, reason: String) -> Record {
         spec: spec.clone(),
         outcome: Outcome::Failed { reason },
         readings: None,
+        measured: None,
         clock: Clock {
             finished: nettriage_records::unix_time(),
             machine: Some(crate::machine(context.device())),

@@ -14,6 +14,7 @@ mod halving;
 mod jobs;
 mod limits;
 mod machine;
+mod metric;
 mod options;
 mod panics;
 mod parent;
@@ -34,6 +35,7 @@ pub use execute::{Limits, execute, folder_name, pending_work, recompute, train_p
 pub use jobs::{Progress, Resources, TrialJobs, Worker};
 pub use limits::Limit;
 pub use machine::machine;
+pub use metric::{MetricStudy, record_failure, record_values};
 pub use options::{Reuse, RuntimeOptions};
 pub use plan::plan;
 pub use study::{BlockRange, Children, Data, Halving, Keep, Parent, Reading, Study, Training, Triage, ValidationFrom};

@@ -75,6 +75,7 @@ pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
         parents,
         trials,
         margin: study.children.recovery_margin(),
+        metric: None,
     })
 }
 

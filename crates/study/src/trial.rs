@@ -106,7 +106,7 @@ pub fn run(
         finished: nettriage_records::unix_time(),
         machine: Some(machine(shared.context.device())),
     };
-    let record = Record { version: VERSION, spec: spec.clone(), outcome, readings, clock };
+    let record = Record { version: VERSION, spec: spec.clone(), outcome, readings, measured: None, clock };
     Ok(Finished { record, network, substitute })
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _nettriage, _torch_source
+from . import _export, _nettriage, _torch_source
 from ._nettriage import NettriageError
 
 if TYPE_CHECKING:
@@ -66,7 +65,9 @@ class Network:
         NettriageError
             A module that cannot be exported or read, by the names of its parts; outputs that differ.
         """
-        return cls(_exported(module, example)).with_info(mean=mean, std=std, classes=classes)
+        inner, outputs = _export.read(module, example)
+        _compare(inner, example, outputs)
+        return cls(inner).with_info(mean=mean, std=std, classes=classes)
 
     @classmethod
     def load(
@@ -250,77 +251,8 @@ class Network:
 _AGREEMENT = 1e-4
 
 
-def _exported(module: torch.nn.Module, example: torch.Tensor) -> _nettriage.Network:
-    """The network that an export of the module holds; by the first exporter whose file is read and agrees."""
-    import torch
-
-    training = {name: part.training for name, part in module.named_modules()}
-    problems = []
-    module.eval()
-    try:
-        with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-            wanted = module(example)
-            if not isinstance(wanted, torch.Tensor):
-                raise NettriageError(
-                    f"{type(module).__name__} returns {type(wanted).__name__}; wrap it in a module whose forward returns one tensor"
-                )
-            for exporter in (_by_tracing, _by_dynamo):
-                path = Path(folder, f"{exporter.__name__}.onnx")
-                try:
-                    exporter(module, example, path)
-                    inner = _nettriage.Network.load(path)
-                except Exception as error:  # noqa: BLE001: exporters raise exceptions of every kind
-                    problems.append(_first_line(error))
-                    continue
-                _compare(inner, example, wanted)
-                return inner
-    finally:
-        for name, part in module.named_modules():
-            part.training = training[name]
-    part = _named_part(module, " ".join(problems))
-    where = f" (in {part})" if part else ""
-    raise NettriageError(f"{type(module).__name__} cannot be read{where}: " + "; by the other exporter: ".join(dict.fromkeys(problems)))
-
-
-def _by_tracing(module: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
-    import warnings
-
-    import torch
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module,
-            (example[:1],),
-            str(path),
-            dynamo=False,
-            training=torch.onnx.TrainingMode.PRESERVE,
-            do_constant_folding=False,
-        )
-
-
-def _by_dynamo(module: torch.nn.Module, example: torch.Tensor, path: Path) -> None:
-    import torch
-
-    torch.onnx.export(module, (example[:1],), str(path), dynamo=True, external_data=False, optimize=True, verbose=False)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def _named_part(module: torch.nn.Module, text: str) -> str | None:
-    """The longest name of a part of the module that occurs in a message, with its class."""
-    import re
-
-    paths = sorted((name for name, _ in module.named_modules() if re.search("[a-zA-Z]", name)), key=len, reverse=True)
-    for name in paths:
-        if re.search(rf"(?<![\w.]){re.escape(name).replace(chr(92) + '.', '[./_]')}(?![\w])", text):
-            return f"{name}, a {type(module.get_submodule(name)).__name__}"
-    return None
-
-
 def _compare(inner: _nettriage.Network, example: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Refuse a network whose outputs on the example are not the module's."""
     expected = wanted.detach().cpu().numpy().reshape(len(example), -1)
     found = Network(inner).outputs(example.detach().cpu().numpy())
     if found.shape != expected.shape:

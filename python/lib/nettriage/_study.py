@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import _nettriage, _page
+from . import _nettriage, _page, _ray, _toml
 from ._dataset import Dataset
 from ._nettriage import NettriageError
 from ._network import Network
@@ -95,6 +95,8 @@ def triage(
     children: Mapping[str, Any] | None = None,
     controls: Mapping[str, Sequence[str]] | None = None,
     workers: int | None = None,
+    executor: str = "threads",
+    ray_options: Mapping[str, Any] | None = None,
     progress: bool | ProgressFunction = True,
 ) -> Study:
     """Measure what each block costs: replace it by a single layer, train, and compare with controls of the same budget.
@@ -137,6 +139,11 @@ def triage(
         Schemes of the controls ``parent_continued``, ``placebo``, ``reinit`` and ``drop``; all if not given.
     workers : int, optional
         Trials at a time; one per core if not given.
+    executor : {"threads", "ray"}
+        Where trials run: in this process, or as tasks of a Ray cluster, whose number the cluster's resources bound. The records are
+        the same. Tasks whose node is lost run again on another.
+    ray_options : mapping, optional
+        Options of a Ray task, such as ``{"num_cpus": 2, "num_gpus": 1}``; one core if not given.
     progress : bool or callable
         A bar, nothing, or a function of (phase, done, of).
 
@@ -157,17 +164,21 @@ def triage(
     if images is None:
         images = max(round((1.0 if epochs is None else epochs) * max(train - validation, 0)), 1)
     keys = [
-        _table("data", {"name": data.name, "validation": validation, "augment": {"pad": pad, "flip": flip}}),
-        _table("children", {"seeds": seeds, "images": images, "rate": rate, "batch": batch, **(children or {})}),
-        _table(
+        _toml.table("data", {"name": data.name, "validation": validation, "augment": {"pad": pad, "flip": flip}}),
+        _toml.table("children", {"seeds": seeds, "images": images, "rate": rate, "batch": batch, **(children or {})}),
+        _toml.table(
             "triage",
             {"substitutes": substitutes, "inits": inits, **({} if schemes is None else {"schemes": schemes}), **(controls or {})},
         ),
     ]
     for block, (first, last) in (blocks or {}).items():
-        keys.append(_table("[triage.block]", {"name": block, "first": first, "last": last}))
+        keys.append(_toml.table("[triage.block]", {"name": block, "first": first, "last": last}))
+    text = "\n".join(keys)
+    if executor not in ("threads", "ray"):
+        raise NettriageError(f'executor={executor!r}: use "threads" or "ray"')
+    ray = _ray.submitter(network, data, name, text, ray_options) if executor == "ray" else None
     with Progress(progress) as bar:
-        inner = _nettriage.triage(network._inner, data._inner, Path(folder), name, "\n".join(keys), workers, bar.function)
+        inner = _nettriage.triage(network._inner, data._inner, Path(folder), name, text, workers, bar.function, ray)
     study = Study(inner)
     if study.analysis["failed"]:
         import warnings
@@ -177,34 +188,3 @@ def triage(
             stacklevel=2,
         )
     return study
-
-
-def open_run(folder: str | os.PathLike[str]) -> Study:
-    """Open the run in a folder, made here or by the command line.
-
-    Parameters
-    ----------
-    folder : path
-        The run's folder.
-    """
-    return Study(_nettriage.open_run(Path(folder)))
-
-
-def _table(section: str, entries: Mapping[str, Any]) -> str:
-    """A section of TOML."""
-    return "\n".join([f"[{section}]", *(f"{key} = {_value(value)}" for key, value in entries.items())])
-
-
-def _value(value: Any) -> str:
-    """A value of TOML."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, str):
-        return json.dumps(value)
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_value(entry)}" for key, entry in value.items()) + " }"
-    if isinstance(value, Iterable):
-        return "[" + ", ".join(_value(entry) for entry in value) + "]"
-    raise NettriageError(f"{value!r}: a {type(value).__name__} has no place in a study; give a number, a string or a list")

@@ -21,7 +21,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use connections::Bounded;
 use futures_util::Stream;
-use nettriage::Report;
 use nettriage_records::Run;
 use tokio::net::TcpListener;
 
@@ -106,7 +105,7 @@ async fn page() -> impl IntoResponse {
 /// The same page as `nettriage report` writes, of the records so far.
 async fn whole_report(State(served): State<Arc<Served>>) -> Response {
     // Of a large run it takes seconds: not in the thread that serves events.
-    let made = tokio::task::spawn_blocking(move || Report::open(served.run.folder()).map(|report| report.html())).await;
+    let made = tokio::task::spawn_blocking(move || nettriage::page(served.run.folder())).await;
     match made {
         Ok(Ok(text)) => ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], text).into_response(),
         Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),

@@ -197,7 +197,7 @@ fn cell(index: &Index, kind: &Kind, group: &Group, time: Option<Ratio>, draws: O
 
 /// Mean accuracy over the pairs, percent.
 fn control_accuracy(control: &Series) -> Option<f64> {
-    let accuracies: Vec<f64> = control.values().map(|point| 100.0 * point.top1).collect();
+    let accuracies: Vec<f64> = control.values().map(|point| point.score).collect();
     (!accuracies.is_empty()).then(|| mean(&accuracies))
 }
 

@@ -40,7 +40,7 @@ pub struct Front {
 /// The parent and every cell, with Pareto fronts.
 pub(crate) fn pareto(index: &Index, cells: &[Cell]) -> Vec<ParetoPoint> {
     // On the trials' test images; each parent is weighted by its number of seeds.
-    let accuracies: Vec<f64> = index.parent.values().map(|point| 100.0 * point.top1).collect();
+    let accuracies: Vec<f64> = index.parent.values().map(|point| point.score).collect();
     let parent = index.data.parents.first().filter(|_| !accuracies.is_empty()).map(|first| ParetoPoint {
         cell: None,
         accuracy: mean(&accuracies),

@@ -65,7 +65,11 @@ pub struct F2 {
 /// Tests F2; `None` where no scheme trains the whole network.
 pub(crate) fn test(index: &Index, margin: f64, validity: &Validity) -> Option<F2> {
     let plain = choose(index, |scheme| scheme.global && !scheme.distills);
-    let headline = plain.or_else(|| choose(index, |scheme| scheme.global))?;
+    of_headline(index, plain.or_else(|| choose(index, |scheme| scheme.global))?, margin, validity)
+}
+
+/// Tests F2 with one substitute, init and scheme.
+pub(crate) fn of_headline(index: &Index, headline: Headline, margin: f64, validity: &Validity) -> Option<F2> {
     let groups: Vec<(&str, &Group)> = headline
         .substitutes
         .iter()
@@ -107,7 +111,8 @@ fn mean_child(children: &[(&str, &Series)]) -> Series {
     let Some((_, first)) = children.first() else { return Series::new() };
     let n = children.len() as f64;
     let common = first.keys().filter(|key| children.iter().all(|(_, series)| series.contains_key(key)));
-    let mean = |key| Point { top1: children.iter().map(|(_, series)| series[key].top1).sum::<f64>() / n, bits: None };
+    let mean =
+        |key| Point { score: children.iter().map(|(_, series)| series[key].score).sum::<f64>() / n, images: None };
     common.map(|key| (*key, mean(key))).collect()
 }
 

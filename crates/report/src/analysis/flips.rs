@@ -37,7 +37,7 @@ pub(crate) fn flips(index: &Index, headline: &Headline) -> Vec<Flips> {
         let pairs: Vec<_> = group
             .series
             .iter()
-            .filter_map(|(key, child)| Some((index.parent.get(key)?.bits.as_ref()?, child.bits.as_ref()?)))
+            .filter_map(|(key, child)| Some((index.parent.get(key)?.correct()?, child.correct()?)))
             .filter(|(parent, child)| parent.len() == child.len())
             .collect();
         let images = pairs.first()?.0.len();

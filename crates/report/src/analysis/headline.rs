@@ -41,7 +41,7 @@ impl Headline {
 pub(crate) fn candidates(index: &Index) -> Vec<Headline> {
     let mut blocks: Vec<&str> = Vec::new();
     for block in &index.data.plan.blocks {
-        if index.children().any(|(kind, group)| kind.block == block.name && !group.done.is_empty()) {
+        if index.children().any(|(kind, group)| kind.block == block.name && !group.series.is_empty()) {
             blocks.push(&block.name);
         }
     }
@@ -50,7 +50,7 @@ pub(crate) fn candidates(index: &Index) -> Vec<Headline> {
         let of_block = |block: &str| {
             // The same substitute if the block has it, else the block's first.
             let fits = |substitute: &str| {
-                index.child(block, substitute, &kind.init, &kind.scheme).is_some_and(|group| !group.done.is_empty())
+                index.child(block, substitute, &kind.init, &kind.scheme).is_some_and(|group| !group.series.is_empty())
             };
             let others = index.children().map(|(other, _)| other).filter(|other| other.block == block);
             let substitute =

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use nettriage_records::plan::{Role, TrialSpec};
 use nettriage_records::record::{Evaluation, Outcome, Readings, Record};
 
-use super::series::{Key, Point, Series, Unit};
+use super::series::{Key, PerImage, Point, Series, Unit};
 use crate::data::{RunData, bits};
 
 /// Everything that identifies a trial except parent and seed.
@@ -39,7 +39,7 @@ pub(crate) struct Group<'a> {
     pub done: Vec<(Key, &'a Record, &'a Readings)>,
     pub diverged: usize,
     pub failed: usize,
-    /// Test accuracy after training.
+    /// Test accuracy after training, or the metric.
     pub series: Series,
     /// Test accuracy at the point of highest validation accuracy.
     pub best: Series,
@@ -72,15 +72,22 @@ impl<'a> Index<'a> {
             .filter_map(|parent| {
                 let test = &parent.test;
                 let mut bits = bits(&parent.test_correct, test.images, test.correct);
-                let mut top1 = test.top1;
+                let mut score = 100.0 * test.top1;
                 // Parents are tested on all test images, trials possibly on a prefix of them; compare both on that prefix.
                 let shared = data.plan.data.test;
                 if let Some(bits) = bits.as_mut().filter(|bits| shared > 0 && bits.len() > shared) {
                     bits.truncate(shared);
-                    top1 = bits.iter().map(|&bit| f64::from(bit)).sum::<f64>() / shared as f64;
+                    score = 100.0 * bits.iter().map(|&bit| f64::from(bit)).sum::<f64>() / shared as f64;
                 }
-                Some((*place.get(parent.id.as_str())?, Point { top1, bits: bits.map(Rc::new) }))
+                let images = bits.map(|bits| PerImage::Correct(Rc::new(bits)));
+                Some((*place.get(parent.id.as_str())?, Point { score, images }))
             })
+            .chain(
+                data.records
+                    .iter()
+                    .filter(|record| record.spec.role == Role::Parent)
+                    .filter_map(|record| Some((*place.get(record.spec.parent.as_str())?, measured(data, record)?))),
+            )
             .collect();
         let mut kinds = Vec::new();
         let mut groups: HashMap<Kind, Group> = HashMap::new();
@@ -99,12 +106,17 @@ impl<'a> Index<'a> {
                 parent.entry(key).or_insert_with(|| point.clone());
             }
             let group = groups.entry(Kind::of(&record.spec)).or_default();
+            if let Some(point) = measured(data, record) {
+                group.series.insert(key, point);
+                continue;
+            }
             match (&record.outcome, &record.readings) {
                 (Outcome::Done, Some(readings)) => {
                     let test = &readings.test;
-                    let bits = bits(&readings.test_correct, test.images, test.correct).map(Rc::new);
-                    group.series.insert(key, Point { top1: test.top1, bits });
-                    group.best.insert(key, Point { top1: readings.best.test.top1, bits: None });
+                    let bits = bits(&readings.test_correct, test.images, test.correct);
+                    let images = bits.map(|bits| PerImage::Correct(Rc::new(bits)));
+                    group.series.insert(key, Point { score: 100.0 * test.top1, images });
+                    group.best.insert(key, Point { score: 100.0 * readings.best.test.top1, images: None });
                     group.done.push((key, record, readings));
                 }
                 (Outcome::Diverged { .. }, _) => group.diverged += 1,
@@ -116,6 +128,11 @@ impl<'a> Index<'a> {
         seen.dedup();
         let unit = if seen.len() >= 2 { Unit::Parents } else { Unit::Seeds };
         Index { data, kinds, groups, parent, unit }
+    }
+
+    /// Number of test images whose results the parents' records hold, one by one.
+    pub fn test_images(&self) -> usize {
+        self.parent.values().find_map(|point| point.images.as_ref()).map_or(0, PerImage::len)
     }
 
     /// The control of equal budget at each key, and the number of keys for which the parent itself had to be used.
@@ -175,4 +192,12 @@ impl<'a> Index<'a> {
     pub fn of_role(&self, role: Role) -> impl Iterator<Item = (&Kind, &Group<'a>)> {
         self.kinds.iter().filter(move |kind| kind.role == role).map(|kind| (kind, &self.groups[kind]))
     }
+}
+
+/// What the user's program measured for a trial, if it did.
+fn measured(data: &RunData, record: &Record) -> Option<Point> {
+    let (metric, measured) = (data.plan.metric.as_ref()?, record.measured.as_ref()?);
+    let values: Vec<f64> = measured.values.iter().map(|&value| metric.better.oriented(value)).collect();
+    let score = crate::stats::paired::mean(&values);
+    Some(Point { score, images: Some(PerImage::Values(Rc::new(values))) })
 }

@@ -19,6 +19,7 @@ mod f3;
 mod flips;
 mod headline;
 pub(crate) mod index;
+pub(crate) mod metric;
 mod proxy;
 pub(crate) mod series;
 mod similarity;
@@ -36,6 +37,7 @@ pub use f2::{F2, F2Block, F2Verdict};
 pub use f3::{AccuracyVerdict, Convergence, F3, F3Pair};
 pub use flips::Flips;
 pub use headline::Headline;
+pub use metric::{LossVerdict, MetricAnalysis, MetricBlock, MetricCell, MetricControl};
 pub use proxy::ProxyRanking;
 pub use series::{Basis, Estimate, Unit};
 pub use similarity::{LayerCka, Similarity};
@@ -155,7 +157,7 @@ fn counts(data: &RunData) -> (usize, usize, usize, usize) {
 /// Analyses a run of one budget. Blocks are compared under `preferred`, where all of them have a finished trial under it.
 fn analyse_one(data: &RunData, options: &Options, preferred: Option<&Headline>) -> Analysis {
     let index = Index::new(data);
-    let images = index.parent.values().find_map(|point| point.bits.as_ref()).map_or(0, |bits| bits.len());
+    let images = index.test_images();
     let draws = options.bootstrap.then(|| Draws::new(images)).flatten();
     let timing = timing::check(&index);
     let cells = cells::cells(&index, draws.as_ref(), timing.is_none_or(|check| check.passed));

@@ -1,4 +1,4 @@
-//! Accuracies per unit, and their paired differences.
+//! Accuracies, or values of the user's metric, per unit, and their paired differences.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -11,13 +11,50 @@ use crate::stats::paired::{self, Mean};
 /// Parent (index in the plan) and seed; trials with equal keys are paired.
 pub(crate) type Key = (usize, u64);
 
-/// One test evaluation.
+/// One test evaluation: the higher, the better.
 #[derive(Clone, Debug)]
 pub(crate) struct Point {
-    /// Test accuracy, 0 to 1.
-    pub top1: f64,
-    /// 1 for each test image predicted correctly, else 0; absent if the record does not hold it.
-    pub bits: Option<Rc<Vec<u8>>>,
+    /// Test accuracy in percent, or the mean of the metric in its unit.
+    pub score: f64,
+    /// What it is the mean of; absent if the record does not hold it.
+    pub images: Option<PerImage>,
+}
+
+/// A result for each test image.
+#[derive(Clone, Debug)]
+pub(crate) enum PerImage {
+    /// 1 if it is predicted correctly, else 0.
+    Correct(Rc<Vec<u8>>),
+    /// The metric's value, its sign such that higher is better.
+    Values(Rc<Vec<f64>>),
+}
+
+impl PerImage {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        match self {
+            PerImage::Correct(bits) => bits.len(),
+            PerImage::Values(values) => values.len(),
+        }
+    }
+
+    /// The score of one image, in the unit of [`Point::score`].
+    fn score(&self, image: usize) -> f64 {
+        match self {
+            PerImage::Correct(bits) => 100.0 * f64::from(bits[image]),
+            PerImage::Values(values) => values[image],
+        }
+    }
+}
+
+impl Point {
+    /// 1 for each image that is predicted correctly, else 0; none for a metric.
+    pub fn correct(&self) -> Option<&[u8]> {
+        match self.images.as_ref()? {
+            PerImage::Correct(bits) => Some(bits),
+            PerImage::Values(_) => None,
+        }
+    }
 }
 
 /// Evaluations by parent and seed.
@@ -37,9 +74,9 @@ pub enum Unit {
 /// Paired differences, one per unit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Differences {
-    /// Mean difference over the test images, percentage points.
+    /// Mean difference over the test images, percentage points or the metric's unit.
     pub values: Vec<f64>,
-    /// Differences per image, −1 to 1; absent where a side lacks per-image results.
+    /// Differences per image, in the same unit; absent where a side lacks per-image results.
     pub rows: Option<Vec<Vec<f64>>>,
     /// Pairs of trials.
     pub pairs: usize,
@@ -54,18 +91,17 @@ pub(crate) fn differences(first: &Series, second: &Series, unit: Unit) -> Differ
     };
     let mut groups: BTreeMap<Key, Vec<Key>> = BTreeMap::new();
     keys.iter().for_each(|key| groups.entry(group(key)).or_default().push(*key));
-    let value = |keys: &Vec<Key>| {
-        keys.iter().map(|key| 100.0 * (first[key].top1 - second[key].top1)).sum::<f64>() / keys.len() as f64
-    };
+    let value =
+        |keys: &Vec<Key>| keys.iter().map(|key| first[key].score - second[key].score).sum::<f64>() / keys.len() as f64;
     let row = |keys: &Vec<Key>| {
         let mut sum: Vec<f64> = Vec::new();
         for key in keys {
-            let (a, b) = (first[key].bits.as_ref()?, second[key].bits.as_ref()?);
+            let (a, b) = (first[key].images.as_ref()?, second[key].images.as_ref()?);
             if a.len() != b.len() || (!sum.is_empty() && sum.len() != a.len()) {
                 return None;
             }
             sum.resize(a.len(), 0.0);
-            sum.iter_mut().zip(a.iter().zip(b.iter())).for_each(|(sum, (&a, &b))| *sum += f64::from(a) - f64::from(b));
+            sum.iter_mut().enumerate().for_each(|(image, sum)| *sum += a.score(image) - b.score(image));
         }
         let n = keys.len() as f64;
         sum.iter_mut().for_each(|sum| *sum /= n);
@@ -80,8 +116,7 @@ impl Differences {
     /// The mean with the standard error that tests use: crossed over units and images where possible, else over units.
     pub fn mean(&self) -> Option<Mean> {
         let over_both = self.rows.as_ref().and_then(|rows| paired::crossed(rows));
-        let in_points = |mean: Mean| Mean { mean: 100.0 * mean.mean, se: 100.0 * mean.se, df: mean.df };
-        over_both.map(in_points).or_else(|| paired::student(&self.values))
+        over_both.or_else(|| paired::student(&self.values))
     }
 }
 
@@ -98,7 +133,7 @@ pub enum Basis {
     Images,
 }
 
-/// A mean difference in percentage points with its intervals.
+/// A mean difference, in percentage points or in the metric's unit, with its intervals.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Estimate {
@@ -136,7 +171,6 @@ pub(crate) fn estimate(differences: &Differences, draws: Option<&Draws>) -> Opti
         (Some(_), _) => Basis::UnitsAndImages,
         (None, _) => Basis::Units,
     });
-    let in_points = |interval: [f64; 2]| interval.map(|end| 100.0 * end);
     let bootstrap = draws.zip(differences.rows.as_ref()).and_then(|(draws, rows)| draws.interval(rows));
     Some(Estimate {
         mean: paired::mean(&differences.values),
@@ -148,11 +182,11 @@ pub(crate) fn estimate(differences: &Differences, draws: Option<&Draws>) -> Opti
         interval: shown.map(|mean| mean.interval(0.95)),
         basis,
         student: paired::student(&differences.values).map(|mean| mean.interval(0.95)),
-        bootstrap: bootstrap.map(in_points),
+        bootstrap,
     })
 }
 
-/// Accuracy in percent of every series on the units that all have; rows are units, columns are series.
+/// The score of every series on the units that all have; rows are units, columns are series.
 pub(crate) fn table(series: &[&Series], unit: Unit) -> Vec<Vec<f64>> {
     let Some(first) = series.first() else { return Vec::new() };
     let common = |key: &&Key| series.iter().all(|series| series.contains_key(key));
@@ -161,8 +195,7 @@ pub(crate) fn table(series: &[&Series], unit: Unit) -> Vec<Vec<f64>> {
         let group = if unit == Unit::Parents { (key.0, 0) } else { *key };
         groups.entry(group).or_default().push(*key);
     }
-    let mean = |series: &Series, keys: &[Key]| {
-        100.0 * keys.iter().map(|key| series[key].top1).sum::<f64>() / keys.len() as f64
-    };
+    let mean =
+        |series: &Series, keys: &[Key]| keys.iter().map(|key| series[key].score).sum::<f64>() / keys.len() as f64;
     groups.values().map(|keys| series.iter().map(|series| mean(series, keys)).collect()).collect()
 }

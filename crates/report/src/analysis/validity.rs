@@ -78,6 +78,16 @@ fn collapsed_controls(index: &Index, margin: f64) -> Vec<CollapsedControl> {
 
 /// Checks a run.
 pub(crate) fn validity(index: &Index, headline: Option<&Headline>, margin: f64) -> Validity {
+    Validity {
+        chance: chance(index),
+        parent_from_file: parent_from_file(index.data),
+        validation_seen: index.data.parents.iter().any(ParentRecord::may_have_seen_validation),
+        ..of_trials(index, headline, margin)
+    }
+}
+
+/// The checks that need no more than the trials' results.
+pub(crate) fn of_trials(index: &Index, headline: Option<&Headline>, margin: f64) -> Validity {
     let groups = headline.into_iter().flat_map(|headline| {
         headline.substitutes.iter().filter_map(|(block, _)| Some((block, headline.group(index, block)?)))
     });
@@ -92,14 +102,8 @@ pub(crate) fn validity(index: &Index, headline: Option<&Headline>, margin: f64) 
             zero_variance_blocks.push(block.clone());
         }
     }
-    Validity {
-        chance: chance(index),
-        incomplete_blocks,
-        zero_variance_blocks,
-        collapsed_controls: collapsed_controls(index, margin),
-        parent_from_file: parent_from_file(index.data),
-        validation_seen: index.data.parents.iter().any(ParentRecord::may_have_seen_validation),
-    }
+    let collapsed_controls = collapsed_controls(index, margin);
+    Validity { incomplete_blocks, zero_variance_blocks, collapsed_controls, ..Validity::default() }
 }
 
 pub(crate) fn parent_from_file(data: &crate::data::RunData) -> bool {

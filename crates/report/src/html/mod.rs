@@ -11,6 +11,7 @@ mod findings;
 mod images;
 mod matrix;
 mod method;
+mod metric;
 mod plots;
 mod prescription;
 mod scan;
@@ -21,6 +22,7 @@ use crate::analysis::Analysis;
 use crate::data::RunData;
 use crate::format::printable;
 pub(crate) use filters::contact_sheet;
+pub use metric::metric;
 pub use prescription::prescription;
 pub use scan::scan;
 

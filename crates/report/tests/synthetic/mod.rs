@@ -269,7 +269,14 @@ impl Truth {
             finished: 1000.0,
             machine: None,
         };
-        Record { version: VERSION, spec: spec.clone(), outcome: Outcome::Done, readings: Some(readings), clock }
+        Record {
+            version: VERSION,
+            spec: spec.clone(),
+            outcome: Outcome::Done,
+            readings: Some(readings),
+            measured: None,
+            clock,
+        }
     }
 
     pub fn plan(&self) -> Plan {
@@ -387,6 +394,7 @@ impl Truth {
             parents,
             trials,
             margin: 0.01,
+            metric: None,
         }
     }
 
