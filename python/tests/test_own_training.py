@@ -127,12 +127,15 @@ def test_children_are_modules_that_train(segmenter: nt.Network, tmp_path: Path) 
 def test_predictions_are_scored(segmenter: nt.Network, tmp_path: Path) -> None:
     targets = np.arange(6.0)
     score = lambda predictions, targets: np.abs(predictions - targets)  # noqa: E731
-    study = nt.own_training(segmenter, tmp_path / "run", metric=METRIC, score=score, targets=targets)
+    # The block ends with a module without weights, an activation.
+    blocks = {"middle": ("middle.1", "middle.4")}
+    study = nt.own_training(segmenter, tmp_path / "run", metric=METRIC, score=score, targets=targets, blocks=blocks)
     child = next(study.children())
     study.record(child, predictions=torch.arange(6.0).numpy() + 2.0)
     np.testing.assert_array_equal(study.values(child), np.full(6, 2.0))
     # The same call continues the study; a run that was opened shows it, but has no parent to build children of.
-    again = nt.own_training(segmenter, tmp_path / "run", metric=METRIC, examples=6)
+    again = nt.own_training(segmenter, tmp_path / "run", metric=METRIC, examples=6, blocks=blocks)
+    assert [block["block"] for block in again.analysis["blocks"]] == ["middle"]
     assert next(again.children()).trial != child.trial
     opened = nt.open_run(tmp_path / "run")
     assert isinstance(opened, nt.OwnTraining) and opened.analysis["recorded"] == 1

@@ -14,6 +14,7 @@ use nettriage_records::metric::{Measured, Metric};
 use nettriage_records::plan::{Cost, Plan, Role, SchemeSummary, TrialSpec, VERSION};
 use nettriage_records::record::{Clock, Outcome, Record};
 use nettriage_records::{Run, content_id, unix_time};
+use nettriage_train::Device;
 use serde_json::json;
 
 use crate::child::{Child, build_child};
@@ -158,7 +159,7 @@ fn open<'r>(run: &'r Run, trial: &str) -> Result<(&'r Metric, &'r TrialSpec), Er
 }
 
 fn store(run: &Run, spec: &TrialSpec, outcome: Outcome, measured: Option<Measured>) -> Result<(), Error> {
-    let clock = Clock { finished: unix_time(), machine: Some(machine()), ..Clock::default() };
+    let clock = Clock { finished: unix_time(), machine: Some(machine(&Device::Cpu)), ..Clock::default() };
     Ok(run.write(&Record { version: VERSION, spec: spec.clone(), outcome, readings: None, measured, clock })?)
 }
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from . import _export, _nettriage, _torch_source
+from . import _export, _nettriage, _toml, _torch_source
 from ._nettriage import NettriageError
 
 if TYPE_CHECKING:
@@ -137,6 +137,20 @@ class Network:
             if layer["block"] is not None:
                 found.setdefault(layer["block"], []).append(layer["name"])
         return found
+
+    def _layer(self, name: str) -> str:
+        """The layer of this name, or that of the module of this name, such as an activation, whose layer has the name of its node."""
+        names = [layer["name"] for layer in self._layers]
+        of_module = [own for own in names if own.rpartition("/")[0].rpartition("/")[2] == name]
+        return of_module[0] if name not in names and len(of_module) == 1 else name
+
+    def _blocks(self, blocks: Mapping[str, tuple[str, str]] | None) -> str:
+        """Blocks as sections of a study file."""
+        tables = [
+            _toml.table("[triage.block]", {"name": name, "first": self._layer(first), "last": self._layer(last)})
+            for name, (first, last) in (blocks or {}).items()
+        ]
+        return "\n".join(tables)
 
     @property
     def parameters(self) -> int:

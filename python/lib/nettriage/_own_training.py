@@ -234,7 +234,8 @@ def own_training(
     images : Dataset or array, (N, C, H, W), optional
         Training images as bytes, for inits that are computed from images, such as ``least-squares``; see :class:`Dataset`.
     blocks : mapping, optional
-        Names of blocks, each with the names of its first and last layer; the default blocks if not given.
+        Names of blocks, each with the names of its first and last layer, or of the modules that these are; the default blocks if not
+        given.
     substitutes : sequence of str
         Single layers that take a block's place: ``conv3x3``, ``conv1x1``, ``conv3x3g4``, ``linear``.
     inits : sequence of str
@@ -278,8 +279,7 @@ def own_training(
         _toml.table("children", {"seeds": seeds, "images": 1, "rate": 0.01}),
         _toml.table("triage", {"substitutes": substitutes, "inits": inits, **left_out}),
     ]
-    for block, (first, last) in (blocks or {}).items():
-        keys.append(_toml.table("[triage.block]", {"name": block, "first": first, "last": last}))
+    keys.append(network._blocks(blocks))
     options = {**asdict(metric), "margin": float(metric.margin), "examples": examples}
     inner = _nettriage.MetricStudy.create(
         network._inner, Path(folder), name, "\n".join(keys), options, None if images is None else images._inner

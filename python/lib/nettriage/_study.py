@@ -112,7 +112,8 @@ def triage(
     folder : path
         Where records are written.
     blocks : mapping, optional
-        Names of blocks, each with the names of its first and last layer; the default blocks if not given.
+        Names of blocks, each with the names of its first and last layer, or of the modules that these are; the default blocks if not
+        given.
     substitutes : sequence of str
         Single layers that take a block's place: ``conv3x3``, ``conv1x1``, ``conv3x3g4``, ``linear``.
     inits : sequence of str
@@ -171,8 +172,7 @@ def triage(
             {"substitutes": substitutes, "inits": inits, **({} if schemes is None else {"schemes": schemes}), **(controls or {})},
         ),
     ]
-    for block, (first, last) in (blocks or {}).items():
-        keys.append(_toml.table("[triage.block]", {"name": block, "first": first, "last": last}))
+    keys.append(network._blocks(blocks))
     text = "\n".join(keys)
     if executor not in ("threads", "ray"):
         raise NettriageError(f'executor={executor!r}: use "threads" or "ray"')
