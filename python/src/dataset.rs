@@ -15,6 +15,10 @@ pub struct Dataset {
     pub labelled: bool,
 }
 
+/// Name, shape of an image, classes, pixels and labels of both parts, and whether labels may be used.
+type Packed<'py> =
+    (String, [usize; 3], Vec<String>, Bound<'py, PyBytes>, Vec<u16>, Bound<'py, PyBytes>, Vec<u16>, bool);
+
 #[pymethods]
 impl Dataset {
     /// A known set, such as `cifar10`, from the folder that holds its files.
@@ -98,12 +102,7 @@ impl Dataset {
     }
 
     /// The arguments of [`Dataset::from_arrays`], for another process.
-    #[expect(clippy::type_complexity, reason = "the arguments of a function as a tuple")]
-    fn packed<'py>(
-        &self,
-        py: Python<'py>,
-    ) -> PyResult<(String, [usize; 3], Vec<String>, Bound<'py, PyBytes>, Vec<u16>, Bound<'py, PyBytes>, Vec<u16>, bool)>
-    {
+    fn packed<'py>(&self, py: Python<'py>) -> PyResult<Packed<'py>> {
         let (train, test) = self.counts();
         let shape = [self.data.channels, self.data.height, self.data.width];
         let (train, train_labels) = self.images(py, false, 0, train)?;

@@ -24,6 +24,9 @@ impl Network {
     }
 }
 
+/// Weights and graph as safetensors, mean, standard deviation, classes.
+type Packed<'py> = (Bound<'py, PyBytes>, Vec<f32>, Vec<f32>, Vec<String>);
+
 #[pymethods]
 impl Network {
     /// From an ONNX, safetensors or PyTorch file.
@@ -142,7 +145,7 @@ impl Network {
     }
 
     /// The arguments of [`Network::unpacked`], for another process.
-    fn packed<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, Vec<f32>, Vec<f32>, Vec<String>)> {
+    fn packed<'py>(&self, py: Python<'py>) -> PyResult<Packed<'py>> {
         let bytes = py.detach(|| safetensors::to_bytes(&self.network)).map_err(raise)?;
         let ModelInfo { mean, std, classes, .. } = self.info.clone();
         Ok((PyBytes::new(py, &bytes), mean, std, classes))

@@ -82,11 +82,14 @@ fn store<J: RemoteJobs + ?Sized>(jobs: &J, job: usize, answer: Answer) -> Result
     if jobs.finished(job)? { Ok(()) } else { jobs.fail(job, "its task returned no complete record".to_owned()) }
 }
 
+/// The place of a trial in the plan, and where its files go.
+type Request = (usize, mpsc::Sender<Result<Files, String>>);
+
 /// Runs single trials of a study, in a folder of its own. The parent and shared activations stay in memory between them.
 #[pyclass(frozen, module = "nettriage._nettriage")]
 pub struct TrialWorker {
-    /// Places of trials, each with where its files go.
-    requests: Mutex<mpsc::Sender<(usize, mpsc::Sender<Result<Files, String>>)>>,
+    /// To the thread that runs the trials.
+    requests: Mutex<mpsc::Sender<Request>>,
 }
 
 #[pymethods]
@@ -116,7 +119,7 @@ impl TrialWorker {
                 "this node makes another plan of the study: install the same version of nettriage on every node",
             ));
         }
-        let (requests, received) = mpsc::channel::<(usize, mpsc::Sender<Result<Files, String>>)>();
+        let (requests, received) = mpsc::channel::<Request>();
         std::thread::spawn(move || {
             let resources = Resources { workers: threads.max(1), cache: 1024 << 20 };
             let mut worker = Worker::new(&run, &context, resources, None);
