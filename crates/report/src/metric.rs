@@ -7,7 +7,7 @@ use nettriage_records::record::Outcome;
 use crate::analysis::{Estimate, F1Verdict, F2Verdict, LossVerdict, MetricAnalysis, MetricBlock, MetricCell};
 use crate::data::RunData;
 use crate::format::{number, p_value, percent, printable, short, signed_percent};
-use crate::sentences::{f2_phrase, list};
+use crate::sentences::{capitalised, f2_phrase, list};
 use crate::stats::paired::mean;
 use crate::terminal::{aligned, wrap};
 
@@ -225,35 +225,37 @@ pub(crate) fn answer(analysis: &MetricAnalysis) -> String {
     };
     let free: Vec<&(&MetricBlock, &MetricCell, &Estimate)> =
         answered.iter().filter(|(_, cell, _)| cell.verdict == LossVerdict::Negligible).collect();
-    let action =
-        match free.iter().max_by(|a, b| a.0.saves_macs.unwrap_or(0.0).total_cmp(&b.0.saves_macs.unwrap_or(0.0))) {
-            Some((block, cell, _)) => {
-                let saves = |share: Option<f64>| percent(share.unwrap_or(0.0));
-                let others: Vec<&str> =
-                    free.iter().map(|(other, ..)| other.block.as_str()).filter(|name| *name != block.block).collect();
-                let others = match others.len() {
-                    0 => String::new(),
-                    1 => format!(" {} can be one layer as well.", others[0]),
-                    _ => format!(" {} can be one layer each as well.", list(&others)),
-                };
-                format!(
-                    "{} can be one {}: {} fewer parameters, {} fewer MACs, a loss of {} below {}.{others}",
-                    block.block,
-                    cell.substitute,
-                    saves(block.saves_parameters),
-                    saves(block.saves_macs),
-                    analysis.metric.name,
-                    scale.with_unit(analysis.metric.margin)
-                )
-            }
-            None => format!(
-                "No block is shown to be replaceable at a loss of {} below {}.",
+    let action = match free
+        .iter()
+        .max_by(|a, b| a.0.saves_macs.unwrap_or(0.0).total_cmp(&b.0.saves_macs.unwrap_or(0.0)))
+    {
+        Some((block, cell, _)) => {
+            let saves = |share: Option<f64>| percent(share.unwrap_or(0.0));
+            let others: Vec<&str> =
+                free.iter().map(|(other, ..)| other.block.as_str()).filter(|name| *name != block.block).collect();
+            let others = match others.len() {
+                0 => String::new(),
+                1 => format!(" {} can be one layer as well.", capitalised(others[0])),
+                _ => format!(" {} can each be one layer as well, one block at a time.", capitalised(&list(&others))),
+            };
+            format!(
+                "{} can be one {}: {} fewer parameters, {} fewer MACs, a loss of {} below {}.{others}",
+                capitalised(&block.block),
+                cell.substitute,
+                saves(block.saves_parameters),
+                saves(block.saves_macs),
                 analysis.metric.name,
                 scale.with_unit(analysis.metric.margin)
-            ),
-        };
+            )
+        }
+        None => format!(
+            "No block is shown to be replaceable at a loss of {} below {}.",
+            analysis.metric.name,
+            scale.with_unit(analysis.metric.margin)
+        ),
+    };
     let sure = if cell.verdict == LossVerdict::Loss { "" } else { ", which these trials do not confirm as a loss" };
-    format!("{action} {} looks most important, {}{sure}.", most.block, scale.loss(loss))
+    format!("{action} {} looks most important, {}{sure}.", capitalised(&most.block), scale.loss(loss))
 }
 
 /// What limits the conclusions.

@@ -25,6 +25,10 @@ def read(module: torch.nn.Module, example: torch.Tensor) -> tuple[_nettriage.Net
     """The network of a module, by the first exporter whose file is read, and the module's outputs on the example."""
     import torch
 
+    try:
+        import onnx  # noqa: F401: the exporters import it
+    except ImportError as error:
+        raise NettriageError("a torch module is read by way of ONNX, which needs the package onnx: pip install onnx") from error
     training = {name: part.training for name, part in module.named_modules()}
     module.eval()
     try:
@@ -75,6 +79,8 @@ def _attempt(module: torch.nn.Module, example: torch.Tensor) -> tuple[_nettriage
             try:
                 exporter(module, example, path)
                 return _nettriage.Network.load(path), []
+            except ImportError as error:
+                problems.append(f"{error.name or error} is not installed")
             except Exception as error:  # noqa: BLE001: exporters raise exceptions of every kind
                 problems.append(_first_line(error).replace(str(path), path.name))
     return None, problems
