@@ -3,12 +3,13 @@
 
     cargo build --release && pip install torch numpy
     python bench/study.py --data DIR --peer torch_study.py [--rounds 3] [--threads N] [--scale 1] [--all-readings]
-        [--program nettriage]
+        [--program nettriage] [--device torch:cpu]
 
 DIR holds the binary batches of CIFAR-10. The peer is a PyTorch script that takes --data --kind --width --train --test --parent-epochs
 --child-epochs --threads --out and writes {"trials_seconds", "trials": [{"block", "scheme", "accuracy"}]}. Both sides use one thread per
 core. `--scale 5` uses a fifth of all images, for a quick test. With `--all-readings` nettriage also takes the default readings (filters,
-inference times, similarity), not only accuracies. Prints the ratio of the trials' wall-clock seconds, and that of processor seconds,
+inference times, similarity), not only accuracies. `--device` is nettriage's: torch:cpu computes with the PyTorch that `python3`, or
+NETTRIAGE_TORCH, has. Prints the ratio of the trials' wall-clock seconds, and that of processor seconds,
 parents included, which depends less on other programs.
 """
 import argparse, json, os, pathlib, re, statistics, subprocess, sys, tempfile
@@ -18,7 +19,7 @@ from reuse import run
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def ours(program, data, threads, scale, all_readings, folder):
+def ours(program, data, threads, scale, all_readings, device, folder):
     text = (ROOT / "studies/peer-cifar10.toml").read_text()
     if all_readings:
         text = re.sub(r"^readings = .*\n", "", text, flags=re.M)
@@ -26,7 +27,7 @@ def ours(program, data, threads, scale, all_readings, folder):
     study = folder / "study.toml"
     study.write_text(text)
     out = folder / "run"
-    cpu, _ = run([program, "run", study, "--out", out, "--data-dir", data, "--workers", threads])
+    cpu, _ = run([program, "run", study, "--out", out, "--data-dir", data, "--workers", threads, "--device", device])
     status = json.loads(subprocess.run([program, "status", out, "--json"], check=True, capture_output=True).stdout)
     plan = json.loads((out / "plan.json").read_text())["payload"]
     blocks = [block["name"] for block in plan["blocks"]]
@@ -52,12 +53,13 @@ def main():
     a.add_argument("--data", required=True); a.add_argument("--peer", required=True)
     a.add_argument("--rounds", type=int, default=3); a.add_argument("--threads", type=int, default=os.cpu_count())
     a.add_argument("--all-readings", action="store_true"); a.add_argument("--scale", type=int, default=1); a.add_argument("--program", default=ROOT / "target/release/nettriage")
+    a.add_argument("--device", default="cpu")
     a = a.parse_args()
     rounds = []
     for n in range(a.rounds):
         with tempfile.TemporaryDirectory() as scratch:
             scratch = pathlib.Path(scratch)
-            mine = ours(a.program, a.data, a.threads, a.scale, a.all_readings, scratch)
+            mine = ours(a.program, a.data, a.threads, a.scale, a.all_readings, a.device, scratch)
             peer = theirs(a.peer, a.data, a.threads, a.scale, scratch)
         rounds.append((mine, peer))
         print(f"round {n + 1}: nettriage {mine[0]:.1f} s, PyTorch {peer[0]:.1f} s, ratio {mine[0] / peer[0]:.3f}; "

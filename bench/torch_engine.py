@@ -6,7 +6,7 @@
 Every round runs the `device_step` example, then this script with --plain, one workload at a time: the same PyTorch, threads, network,
 batch and steps, each in a process of its own. --plain measures both orders of a tensor's elements (contiguous, PyTorch's default, and
 channels_last). Prints, over the rounds, the median, smallest and largest ratio to each, and the largest relative difference of the
-losses of the first six steps from those of PyTorch (of the VGGs, whose weights are the same).
+losses of the first two steps from those of PyTorch (of the VGGs, whose weights are the same).
 
 The VGGs are built by `../shared/peers/torch_step.py`, or in the folder that NETTRIAGE_SHARED names; ResNet-18 is torchvision's for
 images of 32 x 32 (a 3x3 convolution of stride 1 in front, no pooling).
@@ -98,7 +98,7 @@ def main():
         for _ in range(args.rounds):
             ours = run([example, "--device", "torch:cpu", "--only", workload, *common], environment)
             theirs = [run([args.python, __file__, "--plain", workload, "--layout", layout, *common]) for layout in LAYOUTS]
-            losses = zip(ours["losses"][:6], theirs[0]["losses"][:6])
+            losses = zip(ours["losses"][:2], theirs[0]["losses"][:2])
             difference = max(abs(a - b) / abs(b) for a, b in losses)
             rounds.append((ours["cpu_seconds"], [t["cpu_seconds"] for t in theirs], difference))
         median = statistics.median

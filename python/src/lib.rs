@@ -4,6 +4,7 @@
 
 mod cancel;
 mod dataset;
+mod device;
 mod error;
 mod metric;
 mod network;

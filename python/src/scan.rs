@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 
 use crate::cancel::Callback;
 use crate::dataset::Dataset;
+use crate::device::DeviceOptions;
 use crate::error::raise;
 use crate::network::Network;
 
@@ -77,6 +78,7 @@ pub struct ScanOptions {
     substitutes: Option<Vec<String>>,
     methods: Option<Vec<String>>,
     threads: Option<usize>,
+    device: DeviceOptions,
 }
 
 impl ScanOptions {
@@ -105,6 +107,7 @@ impl ScanOptions {
         if let Some(methods) = &self.methods {
             options.methods = parsed::<Method>(methods, "methods")?;
         }
+        options.device = self.device.open()?;
         Ok(options)
     }
 }

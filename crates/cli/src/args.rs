@@ -293,6 +293,9 @@ pub struct Runtime {
     /// MiB of memory for the decoded data set; a larger one is streamed from a file
     #[arg(long, value_name = "MIB", default_value_t = 8192, value_parser = whole::<u64>(MIB))]
     pub data_memory: u64,
+    /// MiB on a device of PyTorch for images and activations that trials share; what exceeds them is in --cache
+    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = whole::<usize>(MIB))]
+    pub device_memory: usize,
     /// MiB of disk for activations that exceed --cache
     #[arg(long, value_name = "MIB", default_value_t = 0, value_parser = whole::<usize>(MIB))]
     pub disk_cache: usize,
@@ -317,6 +320,7 @@ impl Runtime {
         let folder = self.scratch.clone().unwrap_or_else(|| default.memory.folder.clone());
         Ok(nettriage_study::RuntimeOptions {
             device: self.compute.open()?,
+            device_memory: self.device_memory << 20,
             reuse: self.no_reuse,
             memory: nettriage_data::MemoryBudget { memory: self.data_memory << 20, folder },
             disk: self.disk_cache << 20,

@@ -233,13 +233,15 @@ fn budget_options(args: &args::Train, cache: usize, sharers: usize) -> Result<Ve
     if let Some(scratch) = &args.runtime.scratch {
         options.extend(["--scratch".to_owned(), absolute(scratch)?]);
     }
-    let args::Runtime { compute, data_memory, disk_cache, no_reuse, checkpoint, .. } = &args.runtime;
+    let args::Runtime { compute, device_memory, data_memory, disk_cache, no_reuse, checkpoint, .. } = &args.runtime;
+    let sharers_of_device = sharers.div_ceil(compute.device.len().max(1));
     if let Some(torch) = &compute.torch {
         options.extend(["--torch".to_owned(), absolute(torch)?]);
     }
     for (name, value) in [
         ("--cache", (cache / sharers).to_string()),
         ("--disk-cache", (disk_cache / sharers).to_string()),
+        ("--device-memory", (device_memory / sharers_of_device).to_string()),
         ("--data-memory", (data_memory / sharers as u64).to_string()),
         ("--no-reuse", no_reuse.to_string()),
         ("--checkpoint", checkpoint.to_string()),

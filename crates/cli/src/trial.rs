@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use nettriage_jobs::Ended;
 use nettriage_records::Run;
-use nettriage_study::{Resources, RuntimeOptions, StudyContext, Worker, context_of};
+use nettriage_study::{Resources, RuntimeOptions, StudyContext, Worker, check_engine, context_of};
 
 use crate::args;
 use crate::fail::Fail;
@@ -66,6 +66,7 @@ fn context(run: &Run, data_dir: Option<&Path>, runtime: RuntimeOptions) -> Resul
     let plan = run.plan();
     let file = run.folder().join("plan.json").display().to_string();
     let context = context_of(run, data_dir, runtime)?;
+    check_engine(run, &context)?;
     if nettriage_study::plan(&context)? != *plan {
         return Err(Fail::Message(format!(
             "{file}: this version of the program, with this data set, makes another plan; run it with the version and data that made it",

@@ -13,7 +13,7 @@ use nettriage_net::surgery::Substitute;
 use nettriage_records::Plan;
 use nettriage_records::plan::{BlockSummary, Role, TrialSpec};
 use nettriage_train::scheme::{Loss, Scheme, Train};
-use nettriage_train::{EVALUATION_BATCH, seed};
+use nettriage_train::seed;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -88,7 +88,7 @@ fn parent_bytes(context: &StudyContext) -> Result<u64, Error> {
     let images = training.total(context.train.len());
     let options = Options::training(training.batch.min(images).max(1), training.optimizer);
     let device = context.device();
-    let evaluator = device.memory_needed(&network, &Options::inference(EVALUATION_BATCH))?;
+    let evaluator = device.memory_needed(&network, &Options::inference(device.evaluation_batch()))?;
     Ok(device.memory_needed(&network, &options)? + evaluator + weight_bytes(&network))
 }
 
@@ -124,14 +124,15 @@ fn measure(context: &StudyContext, workers: usize) -> Result<StepCost, Error> {
     let one = || -> Result<StepCost, Error> {
         let training = Options::training(size, children.optimizer);
         let model = context.device().model(&network, &Options { exact: children.exact, ..training });
-        let inference = Options { exact: children.exact, ..Options::inference(EVALUATION_BATCH) };
+        let evaluated = context.device().evaluation_batch();
+        let inference = Options { exact: children.exact, ..Options::inference(evaluated) };
         let evaluator = context.device().model(&network, &inference);
         // Every thread waits here, also if its model could not be made; otherwise the others would deadlock.
         together.wait();
         let (mut model, mut evaluator) = (model?, evaluator?);
         let elements = context.graph.input.elements();
         let image = |n: usize| (0..n * elements).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect::<Vec<f32>>();
-        let (batch, plain) = (image(size), image(EVALUATION_BATCH));
+        let (batch, plain) = (image(size), image(evaluated));
         let grad = vec![1e-6; size * context.classes()];
         let train = repeat(|| {
             model.forward_train(&batch, 1)?;
@@ -144,7 +145,7 @@ fn measure(context: &StudyContext, workers: usize) -> Result<StepCost, Error> {
         })?;
         Ok(StepCost {
             train: train / size as f64,
-            forward: forward / EVALUATION_BATCH as f64,
+            forward: forward / evaluated as f64,
             // Beside the models: the network, its best state, and what it began as.
             bytes: model.memory_bytes() + 2 * evaluator.memory_bytes() + 4 * weight_bytes(&network),
         })

@@ -105,6 +105,24 @@ fn remaining(run: &Run, context: &StudyContext) -> Result<Remaining, Error> {
     Ok(Remaining { left: left.len(), pending: now, of, halving: Some(halving) })
 }
 
+/// Refuses a device whose engine or precision is not the run's.
+///
+/// # Errors
+/// Both, with the flags that choose them.
+pub fn check_engine(run: &Run, context: &StudyContext) -> Result<(), Error> {
+    let (there, here) = (&run.plan().engine, context.device().engine());
+    if *there == here {
+        return Ok(());
+    }
+    let name = |engine: &Option<String>| engine.clone().unwrap_or_else(|| "nettriage's own engine".to_owned());
+    Err(Error::Request(format!(
+        "{}: the run was computed by {}, not by {}: choose --device and --precision as there",
+        run.folder().display(),
+        name(there),
+        name(&here)
+    )))
+}
+
 /// Trains (or reads) the plan's parents only.
 ///
 /// The caller holds the run's lock.
@@ -137,6 +155,7 @@ pub fn recompute(run: &Run, context: &StudyContext, spec: &TrialSpec) -> Result<
     if let Some(bytes) = run.child_weights(&spec.id)? {
         return Ok(safetensors::from_bytes(&bytes)?);
     }
+    check_engine(run, context)?;
     let shared = SharedWork::new(context, 0);
     let parent = parent_of(run, spec)?;
     let checkpoints = context.runtime.checkpoints(run, None);

@@ -31,7 +31,7 @@ pub use budget::{Budget, ChildBudget};
 pub use context::{StudyContext, context_of, store_study_folder};
 pub use error::Error;
 pub use estimate::{Estimate, estimate};
-pub use execute::{Limits, execute, folder_name, pending_work, recompute, train_parents};
+pub use execute::{Limits, check_engine, execute, folder_name, pending_work, recompute, train_parents};
 pub use jobs::{Progress, Resources, TrialJobs, Worker};
 pub use limits::Limit;
 pub use machine::machine;

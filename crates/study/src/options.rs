@@ -83,6 +83,8 @@ impl FromStr for Reuse {
 pub struct RuntimeOptions {
     /// What models run on.
     pub device: Device,
+    /// Bytes of images and activations that may be stored on a device of PyTorch, before those in memory and on disk.
+    pub device_memory: usize,
     /// What is shared and left out.
     pub reuse: Reuse,
     /// Memory for the data set, and the folder for files of what exceeds memory.
@@ -108,6 +110,7 @@ impl Default for RuntimeOptions {
     fn default() -> RuntimeOptions {
         RuntimeOptions {
             device: Device::Cpu,
+            device_memory: 4096 << 20,
             reuse: Reuse::default(),
             memory: MemoryBudget::default(),
             disk: 0,

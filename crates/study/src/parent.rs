@@ -11,9 +11,8 @@ use nettriage_records::plan::{Cost, ParentSpec, VERSION};
 use nettriage_records::record::{Clock, CurvePoint, ParentRecord};
 
 use nettriage_train::{
-    AVERAGE, Checkpoints, CurveRecorder, EVALUATION_BATCH, HyperParameters, NETWORK, Objective, Outcome, StageInput,
-    StageOutcome, StageStep, Trained, add_optimizer, add_tensors, evaluate, restore_optimizer, run_stage, seed,
-    tensors_of,
+    AVERAGE, Checkpoints, CurveRecorder, HyperParameters, NETWORK, Objective, Outcome, StageInput, StageOutcome,
+    StageStep, Trained, add_optimizer, add_tensors, evaluate, restore_optimizer, run_stage, seed, tensors_of,
 };
 
 use crate::shared::{ImageSet, Parent, Request, SharedWork};
@@ -99,10 +98,11 @@ struct Measured {
 
 fn measure(shared: &SharedWork<'_>, spec: &ParentSpec, network: Network, threads: usize) -> Result<Measured, Error> {
     let exact = shared.context.study.children.exact;
-    let options = Options { threads, exact, ..Options::inference(EVALUATION_BATCH) };
+    let batch = shared.context.device().evaluation_batch();
+    let options = Options { threads, exact, ..Options::inference(batch) };
     let mut model = shared.context.device().model(&network, &options)?;
     let mut over = |set: ImageSet| -> Result<Outcome, Error> {
-        let mut images = shared.activations(&images(spec, &network, set, EVALUATION_BATCH, threads))?;
+        let mut images = shared.activations(&images(spec, &network, set, batch, threads))?;
         let labels = images.labels();
         Ok(evaluate(&mut model, &mut images, &labels, shared.context.classes(), None)?)
     };
@@ -141,11 +141,12 @@ fn train(
     if let Some(found) = &found {
         network.weights = tensors_of(&found.tensors, NETWORK);
     }
-    let inference = Options { threads, exact, ..Options::inference(EVALUATION_BATCH) };
+    let evaluation_batch = context.device().evaluation_batch();
+    let inference = Options { threads, exact, ..Options::inference(evaluation_batch) };
     let mut evaluator = context.device().model(&network, &inference)?;
     let source = |set, batch| shared.activations(&images(spec, &network, set, batch, threads));
     let mut stream = source(ImageSet::ParentStream(spec.seed), training.batch)?;
-    let mut validation = source(ImageSet::Validation, EVALUATION_BATCH)?;
+    let mut validation = source(ImageSet::Validation, evaluation_batch)?;
     let (labels, validation_labels) = (stream.labels(), validation.labels());
     let hyper = HyperParameters {
         batch: training.batch,

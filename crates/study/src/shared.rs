@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use nettriage_compress::Latencies;
 use nettriage_engine::Options;
 use nettriage_net::{INPUT, Network, slice};
-use nettriage_train::{ActivationSource, Cache, ImageSequence, LookAhead, Outcome, PrefixOptions, Values};
+use nettriage_train::{ActivationSource, Cache, Device, ImageSequence, LookAhead, Outcome, PrefixOptions, Values};
 
 use crate::Error;
 use crate::context::StudyContext;
@@ -95,7 +95,9 @@ pub struct Request<'r> {
 
 impl Request<'_> {
     fn key(&self, tensor: &str) -> ActivationKey {
-        (self.id.to_owned(), tensor.to_owned(), self.set)
+        // The images are the same for all parents.
+        let id = if tensor == INPUT { "" } else { self.id };
+        (id.to_owned(), tensor.to_owned(), self.set)
     }
 }
 
@@ -103,7 +105,11 @@ impl<'a> SharedWork<'a> {
     /// Stores activations of at most `budget` bytes in memory; with 0 everything is computed wherever it is needed.
     pub fn new(context: &'a StudyContext, budget: usize) -> SharedWork<'a> {
         let (reuse, disk) = (context.runtime.reuse, context.runtime.disk);
-        let activations = if reuse.activations { Cache::new(budget, disk) } else { Cache::new(0, 0) };
+        let device = match context.device() {
+            Device::Cpu => 0,
+            Device::Torch(_) => context.runtime.device_memory,
+        };
+        let activations = if reuse.activations { Cache::with_device(device, budget, disk) } else { Cache::new(0, 0) };
         let untrained = if reuse.activations { UNTRAINED } else { 0 };
         SharedWork {
             context,
@@ -194,6 +200,10 @@ impl<'a> SharedWork<'a> {
     /// The values of a tensor, stored if there is space.
     pub fn activations(&self, request: &Request<'_>) -> Result<ActivationSource<'a>, Error> {
         let source = self.uncached(request)?;
+        if matches!((request.tensor, request.set), (INPUT, ImageSet::ParentStream(_))) {
+            // One training reads them, once.
+            return Ok(source);
+        }
         let folder = &self.context.runtime.memory.folder;
         Ok(source.stored_in(&self.activations, request.key(request.tensor), folder, &|problem| self.warn(problem))?)
     }
@@ -215,7 +225,7 @@ impl<'a> SharedWork<'a> {
             let between = slice::between(request.network, request.tensor, &block.input).ok()?;
             between.weights.is_empty().then_some((&block.input, between))
         })?;
-        let elements = request.network.graph.shape_of(next).ok()?.elements();
+        let shape = request.network.graph.shape_of(next).ok()?;
         let images = self.sequence(request.set).len();
         let key = request.key(next);
         if self.activations.stored(&key).is_some() {
@@ -224,17 +234,17 @@ impl<'a> SharedWork<'a> {
         let inference = Options::inference(request.batch);
         let options = Options { threads: request.threads, exact: children.exact, ..inference };
         let model = self.context.device().model(&between, &options).ok()?;
-        let bytes = elements * images * children.activations.bytes();
+        let bytes = shape.elements() * images * children.activations.bytes();
         let reserved = self.activations.reserve(key, bytes)?;
         let folder = &self.context.runtime.memory.folder;
-        LookAhead::new(model, elements, images, children.activations, reserved, folder)
+        LookAhead::new(self.context.device(), model, shape, images, children.activations, reserved, folder)
     }
 
     /// A source that stores nothing.
     fn uncached(&self, request: &Request<'_>) -> Result<ActivationSource<'a>, Error> {
         let sequence = self.sequence(request.set);
         if request.tensor == INPUT {
-            return Ok(ActivationSource::images(sequence, request.batch));
+            return Ok(ActivationSource::images(self.context.device(), sequence, request.batch));
         }
         let children = &self.context.study.children;
         let (network, start) = match self.nearest(request) {
@@ -251,8 +261,8 @@ impl<'a> SharedWork<'a> {
     }
 
     /// The part of the network between the requested tensor and the nearest block boundary below it whose values are
-    /// stored, with these values and their number of elements per image.
-    fn nearest(&self, request: &Request<'_>) -> Option<(Network, (Arc<Values>, usize))> {
+    /// stored, with these values.
+    fn nearest(&self, request: &Request<'_>) -> Option<(Network, Arc<Values>)> {
         // Rounded values would give other results than the images do.
         if !self.context.study.children.activations.is_full() {
             return None;
@@ -262,8 +272,7 @@ impl<'a> SharedWork<'a> {
             let values = self.activations.stored(&request.key(end))?;
             // Not every boundary is below the tensor, or all that is below it.
             let between = slice::between(request.network, end, request.tensor).ok()?;
-            let elements = request.network.graph.shape_of(end).ok()?.elements();
-            Some((between, (values, elements)))
+            Some((between, values))
         })
     }
 }

@@ -11,9 +11,9 @@ use nettriage_records::plan::{Cost, Role, TrialSpec, VERSION};
 use nettriage_records::record::{Best, Clock, CurvePoint, Filters, InferenceTime, Outcome, Patch, Readings, Record};
 use nettriage_train::scheme::{Loss, Scheme, Stage, Train};
 use nettriage_train::{
-    AVERAGE, ActivationSource, Checkpoints, CurveRecorder, EVALUATION_BATCH, HyperParameters, Model, NETWORK,
-    Objective, Precision, StageInput, StageOutcome, StageStep, Trained, Writer, add_optimizer, add_tensors, evaluate,
-    restore_optimizer, run_stage, seed, tensors_of,
+    AVERAGE, ActivationSource, Checkpoints, CurveRecorder, HyperParameters, Model, NETWORK, Objective, Precision,
+    StageInput, StageOutcome, StageStep, Trained, Writer, add_optimizer, add_tensors, evaluate, restore_optimizer,
+    run_stage, seed, tensors_of,
 };
 
 use crate::child::{Child, build_child};
@@ -460,18 +460,15 @@ impl<'a> Session<'a> {
         let head = slice::between(network, from, output)?;
         let shape = head.graph.output_shape()?;
         let exact = self.shared.context.study.children.exact;
-        let options = Options { threads: self.threads, exact, ..Options::inference(EVALUATION_BATCH) };
+        let batch = self.shared.context.device().evaluation_batch();
+        let options = Options { threads: self.threads, exact, ..Options::inference(batch) };
         let mut model = self.shared.context.device().model(&head, &options)?;
-        let mut inputs = self.shared.activations(&self.parent.request(
-            from,
-            ImageSet::Validation,
-            EVALUATION_BATCH,
-            self.threads,
-        ))?;
+        let mut inputs =
+            self.shared.activations(&self.parent.request(from, ImageSet::Validation, batch, self.threads))?;
         let mut largest = LargestActivations::new(shape.channels, shape.width, filters::SHOWN.0);
         let count = inputs.len().min(sample_images::VALIDATION);
-        for start in (0..count).step_by(EVALUATION_BATCH) {
-            let values = model.forward(inputs.batch(start..count.min(start + EVALUATION_BATCH))?)?;
+        for start in (0..count).step_by(batch) {
+            let values = model.forward(inputs.batch(start..count.min(start + batch))?)?;
             values.chunks_exact(shape.elements()).enumerate().for_each(|(i, image)| largest.add(start + i, image));
         }
         let dead = if network.graph.layer(output).is_some_and(|l| cuts_at_zero(&l.kind)) { largest.dead() } else { 0 };
@@ -505,10 +502,11 @@ impl<'a> Evaluator<'a> {
             _ => INPUT.to_owned(),
         };
         let exact = shared.context.study.children.exact;
-        let options = Options { threads, exact, ..Options::inference(EVALUATION_BATCH) };
+        let batch = shared.context.device().evaluation_batch();
+        let options = Options { threads, exact, ..Options::inference(batch) };
         let tail = slice::between(&child.network, &from, &child.network.graph.output)?;
         let model = shared.context.device().model(&tail, &options)?;
-        let validation = shared.activations(&parent.request(&from, ImageSet::Validation, EVALUATION_BATCH, threads))?;
+        let validation = shared.activations(&parent.request(&from, ImageSet::Validation, batch, threads))?;
         Ok(Evaluator { shared, parent, from, threads, model, validation })
     }
 
@@ -526,8 +524,8 @@ impl<'a> Evaluator<'a> {
 
     fn test(&mut self) -> Result<nettriage_train::Outcome, Error> {
         let Evaluator { shared, parent, .. } = *self;
-        let mut images =
-            shared.activations(&parent.request(&self.from, ImageSet::Test, EVALUATION_BATCH, self.threads))?;
+        let batch = shared.context.device().evaluation_batch();
+        let mut images = shared.activations(&parent.request(&self.from, ImageSet::Test, batch, self.threads))?;
         let labels = images.labels();
         let choices = &parent.test_choices[..labels.len()];
         Ok(evaluate(&mut self.model, &mut images, &labels, shared.context.classes(), Some(choices))?)

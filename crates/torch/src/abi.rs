@@ -568,6 +568,12 @@ impl Tensor {
         self.library.check(code, "copy_")
     }
 
+    /// Overwrites the elements with those of `data`, which have these strides there.
+    pub(crate) fn overwrite<E: Element>(&self, data: &[E], sizes: &[i64], strides: &[i64]) -> Result<(), Error> {
+        assert_eq!(self.elements(), data.len(), "as many elements as the tensor has");
+        self.copy_from(&self.library.borrow(data.as_ptr().cast_mut(), data.len(), sizes, strides)?)
+    }
+
     /// Copies the elements to `out`, where they have these strides.
     pub(crate) fn download<E: Element>(&self, out: &mut [E], sizes: &[i64], strides: &[i64]) -> Result<(), Error> {
         assert_eq!(self.elements(), out.len(), "space for the tensor");

@@ -226,6 +226,27 @@ impl Torch {
         tensor.download(out, &sizes, &channels_last(sizes))
     }
 
+    /// Images (N, H, W, C) of `shape` = [C, H, W] as a tensor N x C x H x W on the device.
+    ///
+    /// # Errors
+    /// Too little memory.
+    ///
+    /// # Panics
+    /// If `data` is not a whole number of images.
+    pub fn upload_images(&self, data: &[f32], shape: [usize; 3]) -> Result<Tensor> {
+        let n = data.len() / shape.iter().product::<usize>();
+        self.upload_batch(data, [n, shape[0], shape[1], shape[2]])
+    }
+
+    /// Copies a tensor N x C x H x W of images of `shape` = [C, H, W] to `out`, (N, H, W, C).
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn download_images(tensor: &Tensor, shape: [usize; 3], out: &mut Vec<f32>) -> Result<()> {
+        let n = tensor.elements() / shape.iter().product::<usize>();
+        Torch::download_batch(tensor, [n, shape[0], shape[1], shape[2]], out)
+    }
+
     /// Labels as a tensor on the device.
     ///
     /// # Errors
@@ -234,6 +255,11 @@ impl Torch {
         let labels: Vec<i64> = labels.iter().map(|&label| i64::from(label)).collect();
         self.upload(&labels, &[labels.len()])
     }
+}
+
+/// The sizes N x C x H x W of `n` images of `shape` = [C, H, W].
+pub(crate) fn batch_sizes(n: usize, shape: [usize; 3]) -> [i64; 4] {
+    [n, shape[0], shape[1], shape[2]].map(|size| size as i64)
 }
 
 /// The strides of a row-major tensor.
@@ -246,7 +272,7 @@ pub(crate) fn row_major(sizes: &[i64]) -> Vec<i64> {
 }
 
 /// The strides of N x C x H x W whose elements lie in the order N x H x W x C.
-fn channels_last([_, c, h, w]: [i64; 4]) -> [i64; 4] {
+pub(crate) fn channels_last([_, c, h, w]: [i64; 4]) -> [i64; 4] {
     [h * w * c, 1, w * c, c]
 }
 

@@ -19,6 +19,7 @@ mod model;
 mod optimizer;
 mod parameters;
 mod random;
+mod storage;
 mod tensor;
 
 pub use abi::Tensor;
@@ -26,6 +27,7 @@ pub use device::{Device, Precision, Torch};
 pub use error::Error;
 pub use find::Installation;
 pub use model::Model;
+pub use storage::Storage;
 
 /// Results of this crate.
 type Result<T> = std::result::Result<T, Error>;

@@ -299,6 +299,17 @@ impl Model {
         self.state.value(self.output)
     }
 
+    /// The same in f32, whatever the precision is.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    ///
+    /// # Panics
+    /// As [`Model::output`].
+    pub fn output_in_f32(&self) -> Result<Tensor> {
+        self.output().float()
+    }
+
     /// The device, its threads set for the calling thread.
     pub fn torch(&self) -> &Torch {
         self.torch.enter(self.threads);

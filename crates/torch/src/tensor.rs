@@ -5,8 +5,15 @@ use std::ffi::CStr;
 use crate::Result;
 use crate::abi::Argument::{self, Bool, Format as Order, Int, Ints, None, Some as Given, Tensor as T, Type as Of};
 use crate::abi::{Format, Tensor, Type};
+use crate::device::channels_last;
 
 impl Tensor {
+    /// Overwrites a tensor N x C x H x W with values of the host's memory, (N, H, W, C).
+    pub(crate) fn copy_from_host(&self, values: &[f32], [n, c, h, w]: [usize; 4]) -> Result<()> {
+        let sizes = [n, c, h, w].map(|size| size as i64);
+        self.overwrite(values, &sizes, &channels_last(sizes))
+    }
+
     /// Calls an operator without overloads that has one result.
     pub(crate) fn one(&self, name: &CStr, arguments: &[Argument<'_>]) -> Result<Tensor> {
         self.overload(name, c"", arguments)

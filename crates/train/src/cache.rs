@@ -1,4 +1,4 @@
-//! A cache of activations within budgets of memory and of disk, shared by the workers.
+//! A cache of activations within budgets of the device's memory, of memory and of disk, shared by the workers.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 /// Where values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tier {
+    /// On the device that models run on.
+    Device,
     /// In memory.
     Memory,
     /// In a file.
@@ -23,8 +25,8 @@ pub struct Cache<K, V> {
 
 struct State<K, V> {
     entries: HashMap<K, Entry<V>>,
-    /// Memory, then disk.
-    budgets: [Budget; 2],
+    /// In the order in which they are filled.
+    budgets: Vec<Budget>,
     clock: u64,
 }
 
@@ -61,17 +63,35 @@ impl<V> Reserved<V> {
 impl<K: Eq + Hash + Clone, V> Cache<K, V> {
     /// A cache of at most `memory` bytes in memory, and of at most `disk` bytes in files of what exceeds that.
     pub fn new(memory: usize, disk: usize) -> Cache<K, V> {
-        let budget = |tier, limit| Budget { tier, limit, used: 0 };
-        let budgets = [budget(Tier::Memory, memory), budget(Tier::Disk, disk)];
+        Cache::with_device(0, memory, disk)
+    }
+
+    /// The same, with at most `device` bytes before these on the device that models run on.
+    pub fn with_device(device: usize, memory: usize, disk: usize) -> Cache<K, V> {
+        let limits = [(Tier::Device, device), (Tier::Memory, memory), (Tier::Disk, disk)];
+        // Without a budget a tier takes not even values of no bytes.
+        let limits = limits.into_iter().filter(|&(tier, limit)| tier != Tier::Device || limit > 0);
+        let budgets = limits.map(|(tier, limit)| Budget { tier, limit, used: 0 }).collect();
         Cache { state: Mutex::new(State { entries: HashMap::new(), budgets, clock: 0 }) }
     }
 
     /// The values of `key`. The first caller computes them while others wait.
     ///
-    /// `None` if `bytes` exceed both budgets, or if `compute` returned `None`: the entry is removed then, and the next
+    /// `None` if `bytes` exceed every budget, or if `compute` returned `None`: the entry is removed then, and the next
     /// caller tries again.
     pub fn get(&self, key: K, bytes: usize, compute: impl FnOnce(Tier) -> Option<V>) -> Option<Arc<V>> {
-        let Reserved { slot, tier } = self.reserve(key.clone(), bytes)?;
+        self.get_from(&[Tier::Device, Tier::Memory, Tier::Disk], key, bytes, compute)
+    }
+
+    /// The same, stored nowhere but in one of `tiers`.
+    pub fn get_from(
+        &self,
+        tiers: &[Tier],
+        key: K,
+        bytes: usize,
+        compute: impl FnOnce(Tier) -> Option<V>,
+    ) -> Option<Arc<V>> {
+        let Reserved { slot, tier } = self.reserve_in(tiers, key.clone(), bytes)?;
         // Without the lock, so that other threads can compute other keys meanwhile.
         let values = slot.get_or_init(|| compute(tier).map(Arc::new)).clone();
         if values.is_none() {
@@ -85,10 +105,14 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
         self.lock().entries.get(key).and_then(|entry| entry.slot.get().cloned().flatten())
     }
 
-    /// Reserves space for the values of `key`; `None` if `bytes` exceed both budgets.
+    /// Reserves space for the values of `key`; `None` if `bytes` exceed every budget.
     ///
     /// A thread that calls [`Cache::get`] before they are stored computes them itself.
     pub fn reserve(&self, key: K, bytes: usize) -> Option<Reserved<V>> {
+        self.reserve_in(&[Tier::Device, Tier::Memory, Tier::Disk], key, bytes)
+    }
+
+    fn reserve_in(&self, tiers: &[Tier], key: K, bytes: usize) -> Option<Reserved<V>> {
         let mut state = self.lock();
         let State { entries, budgets, clock } = &mut *state;
         *clock += 1;
@@ -96,7 +120,9 @@ impl<K: Eq + Hash + Clone, V> Cache<K, V> {
             entry.last_use = *clock;
             return Some(Reserved { slot: entry.slot.clone(), tier: budgets[entry.budget].tier });
         }
-        let budget = (0..budgets.len()).find(|&number| evict(entries, &mut budgets[number], number, bytes))?;
+        let allowed = |budgets: &[Budget], number: usize| tiers.contains(&budgets[number].tier);
+        let budget = (0..budgets.len())
+            .find(|&number| allowed(budgets, number) && evict(entries, &mut budgets[number], number, bytes))?;
         let slot = Slot::default();
         budgets[budget].used += bytes;
         entries.insert(key, Entry { slot: slot.clone(), budget, bytes, last_use: *clock });
@@ -187,6 +213,21 @@ mod tests {
         assert!(tier("larger", 31).is_none());
         drop(small);
         assert_eq!(*tier("next", 9).unwrap(), Tier::Memory);
+    }
+
+    #[test]
+    fn the_device_comes_first_and_takes_nothing_without_a_budget() {
+        let cache = Cache::with_device(10, 20, 0);
+        let tier = |key: &'static str, bytes: usize| cache.get(key, bytes, Some);
+        let held = tier("first", 10).unwrap();
+        assert_eq!(*held, Tier::Device);
+        assert_eq!(*tier("second", 10).unwrap(), Tier::Memory);
+        assert!(cache.get_from(&[Tier::Device], "third", 5, Some).is_none(), "another tier is not used");
+        drop(held);
+        assert_eq!(*cache.get_from(&[Tier::Device], "third", 5, Some).unwrap(), Tier::Device);
+        let none: Cache<&str, Tier> = Cache::with_device(0, 10, 0);
+        assert!(none.get_from(&[Tier::Device], "a", 0, Some).is_none());
+        assert_eq!(*none.get("b", 0, Some).unwrap(), Tier::Memory);
     }
 
     #[test]

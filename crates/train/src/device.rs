@@ -11,6 +11,7 @@ use nettriage_torch::{Installation, Torch};
 
 pub use nettriage_torch::Precision as Arithmetic;
 
+use crate::evaluate::EVALUATION_BATCH;
 use crate::{Error, Model};
 
 /// A device as flags name it: `cpu`, `torch:cpu`, `torch:cuda`, `torch:cuda:1`, `torch:mps`.
@@ -44,6 +45,9 @@ impl fmt::Display for DeviceName {
         }
     }
 }
+
+/// Images in a forward pass of an evaluation on a device of PyTorch, where every operator has a fixed cost.
+const DEVICE_EVALUATION_BATCH: usize = 128;
 
 /// A device that models run on. A clone is the same device.
 #[derive(Clone, Default)]
@@ -103,6 +107,14 @@ impl Device {
     /// checkpoint is continued where it is the same.
     pub fn arithmetic(&self) -> String {
         self.describe().unwrap_or_else(|| nettriage_engine::instruction_set().to_owned())
+    }
+
+    /// Images in a forward pass of an evaluation.
+    pub fn evaluation_batch(&self) -> usize {
+        match self {
+            Device::Cpu => EVALUATION_BATCH,
+            Device::Torch(_) => DEVICE_EVALUATION_BATCH,
+        }
     }
 
     /// Builds the model of a network.

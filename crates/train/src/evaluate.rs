@@ -6,8 +6,8 @@ use nettriage_records::record::Evaluation;
 use crate::source::ActivationSource;
 use crate::{Error, Model};
 
-/// Images in a forward pass: as fast as larger batches, with small buffers.
-pub const EVALUATION_BATCH: usize = 32;
+/// Images in a forward pass on the processor: as fast as larger batches, with small buffers.
+pub(crate) const EVALUATION_BATCH: usize = 32;
 
 /// Bins of the expected calibration error.
 const BINS: usize = 15;
@@ -23,7 +23,7 @@ pub struct Outcome {
     pub correct: String,
 }
 
-/// Runs `model` over all images of `source`, [`EVALUATION_BATCH`] at a time.
+/// Runs `model` over all images of `source`, in batches as large as those of the source.
 ///
 /// `parent` holds the parent's predictions; with none, agreement is 1 (a parent agrees with itself).
 ///
@@ -37,8 +37,8 @@ pub fn evaluate(
     parent: Option<&[u16]>,
 ) -> Result<Outcome, Error> {
     let mut tally = Tally::new(labels, classes, parent);
-    for start in (0..source.len()).step_by(EVALUATION_BATCH) {
-        let range = start..source.len().min(start + EVALUATION_BATCH);
+    for start in (0..source.len()).step_by(source.largest_batch()) {
+        let range = start..source.len().min(start + source.largest_batch());
         let logits = model.forward(source.batch(range)?)?;
         logits.chunks_exact(classes).for_each(|logits| tally.add(logits));
     }

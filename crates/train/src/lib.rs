@@ -28,7 +28,7 @@ pub use checkpoints::{AVERAGE, Checkpoints, NETWORK, StopSignal, Writer};
 pub use curve::CurveRecorder;
 pub use device::{Arithmetic, Device, DeviceName};
 pub use error::Error;
-pub use evaluate::{EVALUATION_BATCH, Outcome, Tally, evaluate};
+pub use evaluate::{Outcome, Tally, evaluate};
 pub use model::{Batch, Model, Target};
 pub use source::{ActivationSource, ImageSequence, LookAhead, PrefixOptions};
 pub use tensors::{add_optimizer, add_tensors, restore_optimizer, tensors_of};

@@ -1,7 +1,7 @@
 //! A network that runs and trains, on whichever device.
 
 use nettriage_engine::{OptimizerMemory, loss};
-use nettriage_net::{Tensor, Weights};
+use nettriage_net::{Shape, Tensor, Weights};
 use nettriage_torch::loss as device_loss;
 
 use crate::Error;
@@ -30,6 +30,35 @@ pub enum Batch<'a> {
     Host(&'a [f32]),
     /// On a device of PyTorch.
     Torch(nettriage_torch::Tensor),
+}
+
+impl Batch<'_> {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        match self {
+            Batch::Host(values) => values.len(),
+            Batch::Torch(tensor) => tensor.elements(),
+        }
+    }
+
+    /// The values in the host's memory, of images of `shape`; `buffer` receives them from a device.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn in_host<'a>(&'a self, shape: Shape, buffer: &'a mut Vec<f32>) -> Result<&'a [f32], Error> {
+        match self {
+            Batch::Host(values) => Ok(values),
+            Batch::Torch(tensor) => {
+                nettriage_torch::Torch::download_images(tensor, extents(shape), buffer)?;
+                Ok(buffer)
+            }
+        }
+    }
+}
+
+/// A shape as the other engine takes it.
+pub(crate) fn extents(shape: Shape) -> [usize; 3] {
+    [shape.channels, shape.height, shape.width]
 }
 
 impl<'a> From<&'a [f32]> for Batch<'a> {
@@ -86,11 +115,29 @@ impl Model {
     /// If the batch is not a whole number of images from 1 to [`Options::batch`](nettriage_engine::Options::batch).
     pub fn forward<'a>(&mut self, batch: impl Into<Batch<'a>>) -> Result<&[f32], Error> {
         match &mut self.0 {
-            Engine::Processor(own) => Ok(own.model.forward(in_host(batch.into()))),
+            Engine::Processor(own) => Ok(own.model.forward(of_host(batch.into()))),
             Engine::Torch(model) => {
                 let batch = on_device(model, batch.into())?;
                 model.forward_on(&batch, None)?;
                 Ok(model.download()?)
+            }
+        }
+    }
+
+    /// As [`Model::forward`], but the output stays where the model is.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    ///
+    /// # Panics
+    /// As [`Model::forward`].
+    pub fn run<'a>(&mut self, batch: impl Into<Batch<'a>>) -> Result<Batch<'_>, Error> {
+        match &mut self.0 {
+            Engine::Processor(own) => Ok(Batch::Host(own.model.forward(of_host(batch.into())))),
+            Engine::Torch(model) => {
+                let batch = on_device(model, batch.into())?;
+                model.forward_on(&batch, None)?;
+                Ok(Batch::Torch(model.output_in_f32()?))
             }
         }
     }
@@ -104,7 +151,7 @@ impl Model {
     /// As [`Model::forward`].
     pub fn forward_train<'a>(&mut self, batch: impl Into<Batch<'a>>, seed: u64) -> Result<&[f32], Error> {
         match &mut self.0 {
-            Engine::Processor(own) => Ok(own.model.forward_train(in_host(batch.into()), seed)),
+            Engine::Processor(own) => Ok(own.model.forward_train(of_host(batch.into()), seed)),
             Engine::Torch(model) => {
                 let batch = on_device(model, batch.into())?;
                 model.forward_on(&batch, Some(seed))?;
@@ -148,7 +195,7 @@ impl Model {
     ) -> Result<f64, Error> {
         match &mut self.0 {
             Engine::Processor(own) => {
-                let images = in_host(batch);
+                let images = of_host(batch);
                 let Processor { model, gradient } = &mut **own;
                 let output = model.forward_train(images, seed);
                 if let Some(behind) = behind {
@@ -282,7 +329,7 @@ impl Model {
 
 /// # Panics
 /// If the batch is on a device: sources put batches there for models of that device only.
-fn in_host(batch: Batch<'_>) -> &[f32] {
+fn of_host(batch: Batch<'_>) -> &[f32] {
     match batch {
         Batch::Host(values) => values,
         Batch::Torch(_) => panic!("a batch of a device for a model in the host's memory"),
@@ -304,10 +351,10 @@ fn host_loss(output: &[f32], target: Target<'_>, gradient: &mut [f32]) -> f64 {
             loss::smoothed_cross_entropy(output, labels, output.len() / labels.len(), smoothing, gradient)
         }
         Target::Teacher { labels, logits, temperature, alpha } => {
-            let (logits, classes) = (in_host(logits), output.len() / labels.len());
+            let (logits, classes) = (of_host(logits), output.len() / labels.len());
             loss::distillation(output, logits, labels, classes, temperature, alpha, gradient)
         }
-        Target::Values(target) => loss::mean_squared(output, in_host(target), gradient),
+        Target::Values(target) => loss::mean_squared(output, of_host(target), gradient),
     }
 }
 

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use nettriage_data::{Augmentation, Example, Images, Normalization, Shape, fill, prefetch};
 use nettriage_engine::Options;
 use nettriage_net::Network;
+use nettriage_net::Shape as TensorShape;
 
 use crate::cache::{Cache, Reserved, Tier};
-use crate::model::{Batch, Model};
+use crate::model::{Batch, Model, extents};
 use crate::values::{Precision, Values};
 use crate::{Device, Error};
 
@@ -84,8 +85,10 @@ pub struct PrefixOptions {
 /// Batches of one tensor over an image sequence.
 pub struct ActivationSource<'a> {
     sequence: ImageSequence<'a>,
-    /// Elements per image.
-    elements: usize,
+    /// What reads the batches.
+    device: Device,
+    /// The tensor's shape.
+    shape: TensorShape,
     /// Largest number of images in a batch.
     batch: usize,
     /// The network that computes the tensor; none where it is the images.
@@ -93,6 +96,8 @@ pub struct ActivationSource<'a> {
     stored: Option<Arc<Values>>,
     look_ahead: Option<LookAhead>,
     buffers: Buffers,
+    /// Values of a device, for a caller that reads them in the host's memory.
+    host: Vec<f32>,
 }
 
 #[derive(Default)]
@@ -104,49 +109,51 @@ struct Buffers {
 /// The part of a network that computes a tensor.
 struct Prefix {
     network: Network,
-    /// Stored values that it starts from, with their elements per image; the images if none.
-    start: Option<(Arc<Values>, usize)>,
+    /// Stored values that it starts from; the images if none.
+    start: Option<Arc<Values>>,
     options: PrefixOptions,
     /// Built when first needed: most sources find their values stored.
     model: Option<Model>,
 }
 
 impl<'a> ActivationSource<'a> {
-    /// The images themselves.
-    pub fn images(sequence: ImageSequence<'a>, batch: usize) -> ActivationSource<'a> {
-        let elements = sequence.shape.elements();
+    /// The images themselves, for models on `device`.
+    pub fn images(device: &Device, sequence: ImageSequence<'a>, batch: usize) -> ActivationSource<'a> {
+        let shape = TensorShape::new(sequence.shape.channels, sequence.shape.height, sequence.shape.width);
         ActivationSource {
             sequence,
-            elements,
+            device: device.clone(),
+            shape,
             batch,
             prefix: None,
             stored: None,
             look_ahead: None,
             buffers: Buffers::default(),
+            host: Vec::new(),
         }
     }
 
-    /// The output of `network`, computed from the images, or from `start`: stored values of its input tensor with their
-    /// number of elements per image.
+    /// The output of `network`, computed from the images, or from `start`: stored values of its input tensor.
     ///
     /// # Errors
     /// A network whose shapes do not fit.
     pub fn computed(
         sequence: ImageSequence<'a>,
         network: Network,
-        start: Option<(Arc<Values>, usize)>,
+        start: Option<Arc<Values>>,
         batch: usize,
         options: PrefixOptions,
     ) -> Result<ActivationSource<'a>, Error> {
-        let elements = network.graph.output_shape()?.elements();
+        let shape = network.graph.output_shape()?;
+        let images = ActivationSource::images(&options.device, sequence, batch);
         let prefix = Some(Prefix { network, start, options, model: None });
-        Ok(ActivationSource { elements, prefix, ..ActivationSource::images(sequence, batch) })
+        Ok(ActivationSource { shape, prefix, ..images })
     }
 
     /// The same, its values stored in a cache: computed now, unless they are stored already.
     ///
     /// Where the cache has no space for them, or they cannot be stored (`warn` receives the reason), they are computed batch by
-    /// batch whenever they are read. The images themselves are never stored.
+    /// batch whenever they are read. The images themselves are stored on a device other than the processor, and nowhere else.
     ///
     /// # Errors
     /// Those of the network that computes them.
@@ -157,10 +164,15 @@ impl<'a> ActivationSource<'a> {
         folder: &Path,
         warn: &dyn Fn(String),
     ) -> Result<ActivationSource<'a>, Error> {
-        let Some(prefix) = &self.prefix else { return Ok(self) };
-        let bytes = self.elements * self.sequence.len() * prefix.options.precision.bytes();
+        let precision = self.precision();
+        let tiers: &[Tier] = match (&self.prefix, precision) {
+            (None, _) => &[Tier::Device],
+            (Some(_), Precision::F32) => &[Tier::Device, Tier::Memory, Tier::Disk],
+            (Some(_), Precision::F16) => &[Tier::Memory, Tier::Disk],
+        };
+        let bytes = self.shape.elements() * self.sequence.len() * precision.bytes();
         let mut failure = None;
-        let stored = cache.get(key, bytes, |tier| match self.compute_all(tier, folder, warn) {
+        let stored = cache.get_from(tiers, key, bytes, |tier| match self.compute_all(tier, folder, warn) {
             Ok(values) => values,
             Err(error) => {
                 failure = Some(error);
@@ -197,6 +209,11 @@ impl<'a> ActivationSource<'a> {
         self.sequence.len()
     }
 
+    /// The largest number of images in a batch.
+    pub fn largest_batch(&self) -> usize {
+        self.batch
+    }
+
     /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
         self.sequence.is_empty()
@@ -212,7 +229,8 @@ impl<'a> ActivationSource<'a> {
     /// # Errors
     /// Those of the network that computes them.
     pub fn batch(&mut self, range: Range<usize>) -> Result<Batch<'_>, Error> {
-        Ok(Batch::Host(self.values(range)?))
+        let ActivationSource { sequence, shape, batch, prefix, stored, look_ahead, buffers, .. } = self;
+        read(sequence, *shape, *batch, prefix, stored, look_ahead, buffers, range)
     }
 
     /// The same, in the host's memory.
@@ -220,41 +238,64 @@ impl<'a> ActivationSource<'a> {
     /// # Errors
     /// As [`ActivationSource::batch`].
     pub fn values(&mut self, range: Range<usize>) -> Result<&[f32], Error> {
-        let ActivationSource { sequence, elements, batch, prefix, stored, look_ahead, buffers } = self;
-        if let Some(values) = stored {
-            return Ok(values.read(range.start * *elements..range.end * *elements, &mut buffers.output));
+        let ActivationSource { sequence, shape, batch, prefix, stored, look_ahead, buffers, host, .. } = self;
+        match read(sequence, *shape, *batch, prefix, stored, look_ahead, buffers, range)? {
+            Batch::Host(values) => Ok(values),
+            Batch::Torch(tensor) => {
+                nettriage_torch::Torch::download_images(&tensor, extents(*shape), host)?;
+                Ok(host)
+            }
         }
-        let Some(prefix) = prefix else {
-            buffers.input.resize(range.len() * *elements, 0.0);
-            sequence.fill(range, &mut buffers.input);
-            return Ok(&buffers.input);
-        };
-        let values = prefix.compute(sequence, range.clone(), *batch, buffers)?;
-        *look_ahead = match look_ahead.take() {
-            Some(look_ahead) => look_ahead.read(range, values, sequence.len())?,
-            None => None,
-        };
-        Ok(values)
     }
 
-    /// Runs the prefix on all images; `None` where the values cannot be stored.
+    fn precision(&self) -> Precision {
+        self.prefix.as_ref().map_or(Precision::F32, |prefix| prefix.options.precision)
+    }
+
+    /// Reads or computes the values of all images; `None` where they cannot be stored.
     fn compute_all(&mut self, tier: Tier, folder: &Path, warn: &dyn Fn(String)) -> Result<Option<Values>, Error> {
-        let ActivationSource { sequence, elements, batch, prefix, buffers, .. } = self;
-        let Some(prefix) = prefix else { return Ok(None) };
-        let count = sequence.len();
-        let mut values = match Values::new(*elements * count, prefix.options.precision, tier, folder) {
+        let (count, shape, elements) = (self.sequence.len(), self.shape, self.shape.elements());
+        let mut values = match Values::new(elements * count, self.precision(), tier, folder, &self.device) {
             Ok(values) => values,
             Err(problem) => {
                 warn(problem);
                 return Ok(None);
             }
         };
-        for start in (0..count).step_by(*batch) {
-            let range = start..count.min(start + *batch);
-            values.write(start * *elements, prefix.compute(sequence, range, *batch, buffers)?);
+        for start in (0..count).step_by(self.batch) {
+            let range = start..count.min(start + self.batch);
+            values.write_batch(start * elements, &self.batch(range)?, shape)?;
         }
         Ok(Some(values))
     }
+}
+
+/// The values of the images in `range`: stored, the images themselves, or computed.
+#[expect(clippy::too_many_arguments, reason = "the parts of a source: the values borrow some")]
+fn read<'v>(
+    sequence: &ImageSequence<'_>,
+    shape: TensorShape,
+    batch: usize,
+    prefix: &'v mut Option<Prefix>,
+    stored: &'v Option<Arc<Values>>,
+    look_ahead: &mut Option<LookAhead>,
+    buffers: &'v mut Buffers,
+    range: Range<usize>,
+) -> Result<Batch<'v>, Error> {
+    if let Some(values) = stored {
+        return values.batch(range, shape, &mut buffers.output);
+    }
+    let Some(prefix) = prefix else {
+        buffers.input.resize(range.len() * shape.elements(), 0.0);
+        sequence.fill(range, &mut buffers.input);
+        return Ok(Batch::Host(&buffers.input));
+    };
+    let values = prefix.compute(sequence, range.clone(), batch, buffers)?;
+    *look_ahead = match look_ahead.take() {
+        Some(look_ahead) => look_ahead.read(range, &values, sequence.len())?,
+        None => None,
+    };
+    Ok(values)
 }
 
 impl Prefix {
@@ -265,42 +306,41 @@ impl Prefix {
         range: Range<usize>,
         batch: usize,
         buffers: &'v mut Buffers,
-    ) -> Result<&'v [f32], Error> {
+    ) -> Result<Batch<'v>, Error> {
         let Buffers { input, output } = buffers;
         let Prefix { network, start, options, model } = self;
         let inputs = match start {
-            Some((values, elements)) => values.read(range.start * *elements..range.end * *elements, input),
+            Some(values) => values.batch(range, network.graph.input, input)?,
             None => {
                 input.resize(range.len() * sequence.shape.elements(), 0.0);
                 sequence.fill(range, input);
-                input
+                Batch::Host(input)
             }
         };
         let model = match model {
             Some(model) => model,
             none => {
                 let inference = Options::inference(batch);
-                let PrefixOptions { device: run_on, threads, exact, .. } = &*options;
+                let PrefixOptions { device, threads, exact, .. } = &*options;
                 let options = Options { threads: *threads, exact: *exact, ..inference };
-                none.insert(run_on.model(network, &options)?)
+                none.insert(device.model(network, &options)?)
             }
         };
-        let values = model.forward(inputs)?;
         if options.precision.is_full() {
-            return Ok(values);
+            return model.run(inputs);
         }
         output.clear();
-        output.extend_from_slice(values);
+        output.extend_from_slice(model.forward(inputs)?);
         options.precision.round(output);
-        Ok(output)
+        Ok(Batch::Host(output))
     }
 }
 
 /// A later tensor, computed from the values of a source as these are read, and stored once all have been.
 pub struct LookAhead {
     model: Model,
-    /// Elements per image.
-    elements: usize,
+    /// The later tensor's shape.
+    shape: TensorShape,
     values: Values,
     /// Images so far.
     done: usize,
@@ -308,26 +348,29 @@ pub struct LookAhead {
 }
 
 impl LookAhead {
-    /// `model` computes the later tensor, with `elements` elements for each of `images` images; `None` if the values cannot be stored.
+    /// `model`, on `device`, computes the later tensor of that shape for each of `images` images; `None` if the values cannot be
+    /// stored.
     pub fn new(
+        device: &Device,
         model: Model,
-        elements: usize,
+        shape: TensorShape,
         images: usize,
         precision: Precision,
         reserved: Reserved<Values>,
         folder: &Path,
     ) -> Option<LookAhead> {
-        let values = Values::new(elements * images, precision, reserved.tier, folder).ok()?;
-        Some(LookAhead { model, elements, values, done: 0, reserved })
+        let values = Values::new(shape.elements() * images, precision, reserved.tier, folder, device).ok()?;
+        Some(LookAhead { model, shape, values, done: 0, reserved })
     }
 
     /// Takes the `values` of the images of `range`, of `all` images; `None` at the end, and where ranges do not follow
     /// each other.
-    fn read(mut self, range: Range<usize>, values: &[f32], all: usize) -> Result<Option<LookAhead>, Error> {
+    fn read(mut self, range: Range<usize>, values: &Batch<'_>, all: usize) -> Result<Option<LookAhead>, Error> {
         if range.start != self.done {
             return Ok(None);
         }
-        self.values.write(range.start * self.elements, self.model.forward(values)?);
+        let later = self.model.run(values.clone())?;
+        self.values.write_batch(range.start * self.shape.elements(), &later, self.shape)?;
         self.done = range.end;
         if self.done < all {
             return Ok(Some(self));

@@ -6,10 +6,10 @@ use nettriage_engine::{Schedule, WeightAverage};
 use nettriage_net::{Network, Weights};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::evaluate::EVALUATION_BATCH;
 use crate::model::{Model, Target};
 use crate::source::{ActivationSource, ImageSequence};
+use crate::{Device, Error};
 
 /// Settings of a training that most do without. Their defaults change nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -158,7 +158,7 @@ pub fn first_non_finite(
     images: &ImageSequence<'_>,
     range: Range<usize>,
 ) -> Result<Option<String>, Error> {
-    let mut source = ActivationSource::images(images.clone(), EVALUATION_BATCH.min(range.len().max(1)));
+    let mut source = ActivationSource::images(&Device::Cpu, images.clone(), EVALUATION_BATCH.min(range.len().max(1)));
     for start in range.clone().step_by(EVALUATION_BATCH) {
         let batch = source.values(start..range.end.min(start + EVALUATION_BATCH))?;
         if let Some(found) = nettriage_engine::first_non_finite(network, batch)? {

@@ -1,4 +1,4 @@
-//! Stored activations: in memory or in a file, in f32 or, where a study selects it, in f16.
+//! Stored activations: on the device, in memory or in a file, in f32 or, where a study selects it, in f16.
 
 use std::ops::Range;
 use std::path::Path;
@@ -6,9 +6,13 @@ use std::path::Path;
 use half::f16;
 use half::slice::{HalfBitsSliceExt, HalfFloatSliceExt};
 use nettriage_data::{Pages, Spill};
+use nettriage_net::Shape;
+use nettriage_torch::Storage;
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Tier;
+use crate::model::{Batch, extents};
+use crate::{Device, Error};
 
 /// Precision of the parent's activations that children start from or regress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,30 +57,77 @@ pub struct Values {
 enum Store {
     Memory(Pages, Precision),
     File(Spill, Precision),
+    Device(Storage),
 }
 
 impl Values {
-    /// Space for `length` values; those on the disk in a file without a name in `folder`.
+    /// Space for `length` values; those on the disk in a file without a name in `folder`, those on the `device` in f32.
     ///
     /// # Errors
     /// What keeps them from being stored, in a line.
-    pub fn new(length: usize, precision: Precision, tier: Tier, folder: &Path) -> Result<Values, String> {
+    pub fn new(
+        length: usize,
+        precision: Precision,
+        tier: Tier,
+        folder: &Path,
+        device: &Device,
+    ) -> Result<Values, String> {
         let bytes = length.checked_mul(precision.bytes()).ok_or("more bytes than can be addressed")?;
         let store = match tier {
             Tier::Memory => {
                 let pages = Pages::new(bytes).map_err(|error| format!("{bytes} bytes of memory: {error}"))?;
                 Store::Memory(pages, precision)
             }
+            Tier::Device => match device {
+                Device::Torch(torch) => Store::Device(Storage::new(torch, length).map_err(|error| error.to_string())?),
+                Device::Cpu => return Err("the processor has no memory of its own".to_owned()),
+            },
             Tier::Disk => Store::File(Spill::new(bytes, folder).map_err(|error| error.to_string())?, precision),
         };
         Ok(Values { store })
     }
 
-    /// Overwrites the values from `at` on.
-    pub fn write(&mut self, at: usize, values: &[f32]) {
+    /// Overwrites the values from `at` on with a batch of images of `shape`.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn write_batch(&mut self, at: usize, batch: &Batch<'_>, shape: Shape) -> Result<(), Error> {
+        let Store::Device(storage) = &self.store else {
+            let mut buffer = Vec::new();
+            self.write(at, batch.in_host(shape, &mut buffer)?);
+            return Ok(());
+        };
+        let count = batch.elements() / shape.elements();
+        match batch {
+            Batch::Torch(tensor) => storage.write(at, count, extents(shape), tensor)?,
+            Batch::Host(values) => storage.write_host(at, count, extents(shape), values)?,
+        }
+        Ok(())
+    }
+
+    /// The values of the images of `range`, where they are stored, or in `buffer` if not as f32 in memory.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn batch<'a>(
+        &'a self,
+        range: Range<usize>,
+        shape: Shape,
+        buffer: &'a mut Vec<f32>,
+    ) -> Result<Batch<'a>, Error> {
+        let at = range.start * shape.elements();
+        match &self.store {
+            Store::Device(storage) => Ok(Batch::Torch(storage.batch(at, range.len(), extents(shape))?)),
+            Store::Memory(..) | Store::File(..) => Ok(Batch::Host(self.read(at..range.end * shape.elements(), buffer))),
+        }
+    }
+
+    /// Overwrites the values from `at` on, in memory or in a file.
+    fn write(&mut self, at: usize, values: &[f32]) {
         let (precision, bytes): (_, &mut [u8]) = match &mut self.store {
             Store::Memory(all, precision) => (*precision, all),
             Store::File(file, precision) => (*precision, file),
+            Store::Device(_) => unreachable!("written batch by batch"),
         };
         let range = at..at + values.len();
         match precision {
@@ -91,12 +142,13 @@ impl Values {
         }
     }
 
-    /// The values of `range`; `buffer` receives them where they are not stored as f32 in memory.
-    pub fn read<'a>(&'a self, range: Range<usize>, buffer: &'a mut Vec<f32>) -> &'a [f32] {
+    /// The values of `range` in memory or in a file; `buffer` receives them where they are not stored as f32 in memory.
+    fn read<'a>(&'a self, range: Range<usize>, buffer: &'a mut Vec<f32>) -> &'a [f32] {
         let (precision, bytes): (_, &[u8]) = match &self.store {
             Store::Memory(all, Precision::F32) => return &bytemuck::cast_slice(all)[range],
             Store::Memory(all, precision) => (*precision, all),
             Store::File(file, precision) => (*precision, file),
+            Store::Device(_) => unreachable!("read batch by batch"),
         };
         buffer.resize(range.len(), 0.0);
         match precision {
@@ -127,7 +179,7 @@ mod tests {
         let rounded: Vec<f32> = [0.5, 0.333_251_95, f32::INFINITY, 0.0, -2.0].repeat(1000);
         for tier in [Tier::Memory, Tier::Disk] {
             for (precision, expected) in [(Precision::F32, &values), (Precision::F16, &rounded)] {
-                let mut stored = Values::new(values.len(), precision, tier, folder.path()).unwrap();
+                let mut stored = Values::new(values.len(), precision, tier, folder.path(), &Device::Cpu).unwrap();
                 for (i, part) in values.chunks(700).enumerate() {
                     stored.write(i * 700, part);
                 }

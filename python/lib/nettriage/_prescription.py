@@ -82,6 +82,8 @@ def prescribe(
     substitutes: Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
     threads: int | None = None,
+    device: str = "cpu",
+    precision: str = "f32",
     progress: bool | ProgressFunction = True,
 ) -> Prescription:
     """Choose, build, fine-tune and measure a smaller network.
@@ -110,7 +112,7 @@ def prescribe(
         Most networks that are built.
     scan : Scan, optional
         A scan of this network, instead of making one.
-    images, judged, substitutes, methods, threads
+    images, judged, substitutes, methods, threads, device, precision
         As of :func:`scan`.
     progress : bool or callable
         A bar, nothing, or a function of (phase, done, of).
@@ -136,7 +138,7 @@ def prescribe(
         "seed": seed,
         "attempts": attempts,
     }
-    scanning = options(images, judged, "all", substitutes, methods, threads)
+    scanning = options(images, judged, "all", substitutes, methods, threads, device, precision)
     with Progress(progress) as bar:
         inner = _nettriage.prescribe(
             network._inner, data._inner, chosen, scanning, None if scan is None else scan._inner, bar.function

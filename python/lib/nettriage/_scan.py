@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import _nettriage, _page
+from . import _device, _nettriage, _page
 from ._dataset import Dataset
 from ._network import Network
 from ._progress import Progress, ProgressFunction
@@ -24,6 +24,8 @@ def options(
     substitutes: Sequence[str] | None,
     methods: Sequence[str] | None,
     threads: int | None,
+    device: str,
+    precision: str,
 ) -> dict[str, Any]:
     """The options of a scan as the binding takes them."""
     return {
@@ -33,6 +35,7 @@ def options(
         "substitutes": None if substitutes is None else list(substitutes),
         "methods": None if methods is None else list(methods),
         "threads": threads,
+        "device": _device.options(device, precision),
     }
 
 
@@ -132,6 +135,8 @@ def scan(
     substitutes: Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
     threads: int | None = None,
+    device: str = "cpu",
+    precision: str = "f32",
     progress: bool | ProgressFunction = True,
 ) -> Scan:
     """Find which ranges of layers could be one layer, without training.
@@ -154,6 +159,10 @@ def scan(
         How weights are solved.
     threads : int, optional
         Threads; one per core if not given.
+    device : str
+        What networks run on: ``"cpu"``, or a device of the installed PyTorch: ``"torch:cuda"``, ``"torch:mps"``, ``"torch:cpu"``.
+    precision : {"f32", "tf32", "bf16"}
+        Of convolutions and matrix products on a device of PyTorch.
     progress : bool or callable
         A bar, nothing, or a function of (phase, done, of).
 
@@ -167,6 +176,6 @@ def scan(
     NettriageError
         A network that does not fit the images, or in which no range could be one layer.
     """
-    chosen = options(images, judged, ranges, substitutes, methods, threads)
+    chosen = options(images, judged, ranges, substitutes, methods, threads, device, precision)
     with Progress(progress) as bar:
         return Scan(_nettriage.scan(network._inner, data._inner, chosen, bar.function))

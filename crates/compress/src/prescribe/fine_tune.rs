@@ -125,7 +125,7 @@ pub fn fine_tune(
         dropout_seed: 0,
     };
     let all = sequence.clone();
-    let mut inputs = ActivationSource::images(sequence, tuning.batch);
+    let mut inputs = ActivationSource::images(device, sequence, tuning.batch);
     let input = StageInput { source: &mut inputs, labels: &labels, images, taken, average };
     let mut writer = saved.map(|(checkpoints, id)| checkpoints.of(id));
     let after = |trained: Trained<'_>, step: StageStep| -> Result<(), Error> {
