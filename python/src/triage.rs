@@ -1,13 +1,15 @@
 //! Studies.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nettriage::records::Plan;
 use nettriage::records::plan::{ParentSpec, TrialSpec};
 use nettriage::records::record::{CurvePoint, Record};
 use nettriage::{Progress, RuntimeOptions, Study, Triage};
 use nettriage_formats::info::ModelInfo;
-use nettriage_study::{Data, StudyContext, context_of, recompute};
+use nettriage_jobs::Threads;
+use nettriage_study::{Data, StudyContext, context_of, folder_name, recompute};
 use pyo3::prelude::*;
 
 use crate::cancel::Callback;
@@ -138,7 +140,7 @@ pub fn triage(
     py: Python<'_>,
     network: &Network,
     dataset: &Dataset,
-    folder: PathBuf,
+    folder: Option<PathBuf>,
     name: &str,
     keys: &str,
     workers: Option<usize>,
@@ -155,9 +157,11 @@ pub fn triage(
         }
         let mut made = None;
         triage = triage.configure(|own| made = Some(own.clone()));
+        let place = |plan: &Plan| folder.unwrap_or_else(|| Path::new("runs").join(folder_name(plan)));
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let report = match ray {
-            Some(submit) => triage.run_by(&folder, &Ray::new(submit))?,
-            None => triage.run(&folder)?,
+            Some(submit) => triage.run_where(place, &Ray::new(submit))?,
+            None => triage.run_where(place, &Threads { workers: workers.map_or(cores, |workers| workers.max(1)) })?,
         };
         Ok((report, made))
     })?;

@@ -69,7 +69,9 @@ def test_an_exception_of_the_callback_ends_a_scan(network: nt.Network, digits: n
 STUDY = {"schemes": ["none", "local", "global"], "inits": ["least-squares"], "seeds": 2, "images": 256, "rate": 0.02, "validation": 200}
 
 
-def test_study(network: nt.Network, digits: nt.Dataset, tmp_path: Path, images: np.ndarray) -> None:
+def test_study(
+    network: nt.Network, digits: nt.Dataset, tmp_path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = nt.triage(network, digits, tmp_path / "run", progress=False, **STUDY)
     assert [block["block"] for block in study.analysis["blocks"]] == list(network.blocks)
     assert study.analysis["recorded"] == study.analysis["planned"]
@@ -81,6 +83,10 @@ def test_study(network: nt.Network, digits: nt.Dataset, tmp_path: Path, images: 
     assert child.parameters < network.parameters and child.outputs(images).shape == (5, 10)
     again = nt.open_run(tmp_path / "run")
     assert again.analysis["blocks"] == study.analysis["blocks"]
+    # Without a folder, the run is where the command line has its runs.
+    monkeypatch.chdir(tmp_path)
+    other = nt.triage(network, digits, progress=False, **{**STUDY, "schemes": ["none"], "seeds": 1})
+    assert other.folder.parent == Path("runs") and other.folder.name.startswith("study-")
     assert "trials" in run(["status", str(tmp_path / "run")])
     with pytest.raises(nt.NettriageError, match="no trial"):
         study.child("nonsense")
@@ -173,6 +179,7 @@ def test_prescription(network: nt.Network, digits: nt.Dataset, scan: nt.Scan, im
     for bounds, words in [
         ({}, "needs a bound"),
         ({"max_macs": "lots"}, "give a share"),
+        ({"max_drop": "a bit"}, "give percentage points"),
         ({"max_macs": 40e6}, "write absolute bounds as strings"),
     ]:
         with pytest.raises(nt.NettriageError, match=words):

@@ -1,6 +1,6 @@
 //! A study of a network in memory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nettriage_data::{Augmentation, Dataset, Interpolation, Normalization};
 use nettriage_engine::{Optimizer, Schedule};
@@ -8,9 +8,9 @@ use nettriage_jobs::{Executor, Threads};
 use nettriage_net::Network;
 use nettriage_net::init::Init;
 use nettriage_net::surgery::Substitute;
-use nettriage_records::Run;
 use nettriage_records::plan::{ParentSpec, TrialSpec};
 use nettriage_records::record::{CurvePoint, Record};
+use nettriage_records::{Plan, Run};
 use nettriage_study::{
     BlockRange, Children, Data, Limits, Parent, Progress, Resources, RuntimeOptions, Study, StudyContext, TrialJobs,
     execute, plan,
@@ -241,9 +241,22 @@ impl<'a> Triage<'a> {
         folder: impl AsRef<Path>,
         executor: &dyn for<'j> Executor<TrialJobs<'j>>,
     ) -> Result<Report, Error> {
+        self.run_where(|_| folder.as_ref().to_owned(), executor)
+    }
+
+    /// As [`Triage::run_by`], in a folder that depends on the plan.
+    ///
+    /// # Errors
+    /// As [`Triage::run_by`].
+    pub fn run_where(
+        self,
+        folder: impl FnOnce(&Plan) -> PathBuf,
+        executor: &dyn for<'j> Executor<TrialJobs<'j>>,
+    ) -> Result<Report, Error> {
         let (resources, limits, progress) = (self.resources, self.limits, self.progress.unwrap_or(&Silent));
         let context = self.context()?;
-        let run = Run::create(folder.as_ref(), &plan(&context)?)?;
+        let plan = plan(&context)?;
+        let run = Run::create(&folder(&plan), &plan)?;
         let _lock = run.lock()?;
         execute(&run, &context, executor, resources, limits, progress)?;
         Report::of(run)

@@ -124,7 +124,7 @@ def scan(
 def triage(
     network: Network,
     dataset: Dataset,
-    folder: Path,
+    folder: Path | None,
     name: str,
     keys: str,
     workers: int | None = None,

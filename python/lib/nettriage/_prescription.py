@@ -67,7 +67,7 @@ def prescribe(
     network: Network,
     data: Dataset,
     *,
-    max_drop_pp: float | None = None,
+    max_drop: float | str | None = None,
     max_latency: float | str | None = None,
     max_macs: float | str | None = None,
     max_parameters: float | str | None = None,
@@ -94,8 +94,8 @@ def prescribe(
         A trained network.
     data : Dataset
         The images that it was trained for.
-    max_drop_pp : float, optional
-        Most percentage points of accuracy to lose.
+    max_drop : float or str, optional
+        Most accuracy to lose, in percentage points: 0.5 or ``"0.5pp"``.
     max_latency : float or str, optional
         Most time of a forward pass: a share of the original's (0.6 or ``"60%"``) or ``"2ms"``.
     max_macs, max_parameters : float or str, optional
@@ -128,7 +128,7 @@ def prescribe(
         No bound; bounds that no network satisfies.
     """
     chosen = {
-        "max_drop_pp": max_drop_pp,
+        "max_drop_pp": _points(max_drop),
         "max_latency_ms": _bound("max_latency", max_latency, "ms"),
         "max_macs": _bound("max_macs", max_macs, ""),
         "max_parameters": _bound("max_parameters", max_parameters, ""),
@@ -160,6 +160,16 @@ def _bound(key: str, value: float | str | None, unit: str) -> tuple[float, bool]
     except ValueError:
         absolute = f'"2{unit}"' if unit else '"40e6"'
         raise NettriageError(f'{key}={value!r}: give a share such as 0.6 or "60%", or {absolute}') from None
+
+
+def _points(value: float | str | None) -> float | None:
+    """Percentage points."""
+    if value is None:
+        return None
+    try:
+        return float(value.strip().removesuffix("pp") if isinstance(value, str) else value)
+    except ValueError:
+        raise NettriageError(f'max_drop={value!r}: give percentage points, such as 0.5 or "0.5pp"') from None
 
 
 def _share(key: str, share: float) -> tuple[float, bool]:

@@ -77,7 +77,7 @@ class Study:
 def triage(
     network: Network,
     data: Dataset,
-    folder: str | os.PathLike[str],
+    folder: str | os.PathLike[str] | None = None,
     *,
     blocks: Mapping[str, tuple[str, str]] | None = None,
     substitutes: Sequence[str] = ("conv3x3",),
@@ -109,8 +109,8 @@ def triage(
         A trained network.
     data : Dataset
         The images that it was trained for.
-    folder : path
-        Where records are written.
+    folder : path, optional
+        Where records are written; ``runs/``, the study's name and a hash of its plan, as on the command line, if not given.
     blocks : mapping, optional
         Names of blocks, each with the names of its first and last layer, or of the modules that these are; the default blocks if not
         given.
@@ -178,13 +178,13 @@ def triage(
         raise NettriageError(f'executor={executor!r}: use "threads" or "ray"')
     ray = _ray.submitter(network, data, name, text, ray_options) if executor == "ray" else None
     with Progress(progress) as bar:
-        inner = _nettriage.triage(network._inner, data._inner, Path(folder), name, text, workers, bar.function, ray)
+        inner = _nettriage.triage(network._inner, data._inner, None if folder is None else Path(folder), name, text, workers, bar.function, ray)
     study = Study(inner)
     if study.analysis["failed"]:
         import warnings
 
         warnings.warn(
-            f"{study.analysis['failed']} trials failed; `nettriage status {folder}` tells why, `nettriage retry` opens them again",
+            f"{study.analysis['failed']} trials failed; `nettriage status {study.folder}` tells why, `nettriage retry` opens them again",
             stacklevel=2,
         )
     return study
