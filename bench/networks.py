@@ -10,7 +10,7 @@ nettriage's median time of a batch divided by the other program's; the ratio of 
 a machine where other processes compute, the ratio of processor time on one thread (`--threads 1`) is the reproducible one: programs whose
 threads wait for each other lose more time to such processes. Prints the medians of the rounds and their ranges; the first batch
 includes the time to build the model. Memory is the growth of a process over its size before the network was built, at its largest. PyTorch
-runs in the faster of its two layouts, which a round before the first decides; `--layouts` runs both throughout.
+runs in the faster of the layouts in `--peers`, which a round before the first decides.
 """
 import argparse
 import csv
@@ -199,8 +199,10 @@ class Program:
 def measure(args, path, name, kind, rounds):
     """For each program its median per round, its first batch with the building of the model, and its memory."""
     batch = args.batch or NETWORKS[name][3]
-    others = ["torch-nhwc", "torch-nchw"] + (["onnxruntime"] if kind == "infer" else [])
+    others = [peer for peer in args.peers.split(",") if peer and (kind == "infer" or peer != "onnxruntime")]
     programs = {"nettriage": Program([args.example, path, kind, batch, args.threads])}
+    if args.before:
+        programs["before"] = Program([args.before, path, kind, batch, args.threads])
     for other in others:
         programs[other] = Program([sys.executable, __file__, args.folder, "--peer", other, "--name", name, "--kind", kind,
                                    "--batch", batch, "--threads", args.threads])
@@ -209,9 +211,9 @@ def measure(args, path, name, kind, rounds):
     for key, program in programs.items():
         program.run(args.seconds)
         warm[key] = program.run(args.seconds)[1]
-    slower = max(("torch-nhwc", "torch-nchw"), key=warm.get)
     first = {key: program.start["build"] + program.start["first"] for key, program in programs.items()}
-    ends = {} if args.layouts else {slower: programs.pop(slower).end()}
+    layouts = sorted((key for key in programs if key.startswith("torch")), key=warm.get)
+    ends = {key: programs.pop(key).end() for key in layouts[1:]}
     times = {key: [] for key in programs}
     for number in range(rounds):
         for key, program in programs.items():
@@ -233,8 +235,9 @@ def main():
     parser.add_argument("--kinds", default="infer,train")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int)
-    parser.add_argument("--layouts", action="store_true")
+    parser.add_argument("--peers", default="torch-nhwc,torch-nchw,onnxruntime")
     parser.add_argument("--example", type=pathlib.Path, default=ROOT / "target/release/examples/time_network")
+    parser.add_argument("--before", type=pathlib.Path, help="an earlier build of the example, as another program beside")
     parser.add_argument("--csv", type=pathlib.Path)
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     parser.add_argument("--name", help=argparse.SUPPRESS)

@@ -125,11 +125,11 @@ impl Progress for ProgressReporter {
                 let style = ProgressStyle::with_template(template).expect("the template is well-formed");
                 state.0 = ProgressBar::new(of as u64).with_style(style).with_prefix(name);
             }
-            state.1 = Some(phase);
         }
         state.0.set_length(of as u64);
         state.0.set_position(done as u64);
-        if !self.1 && (done == of || state.2.elapsed().as_secs() >= 10) {
+        let begins = state.1.replace(phase) != Some(phase);
+        if !self.1 && (begins || done == of || state.2.elapsed().as_secs() >= 10) {
             eprintln!("{name}: {done} of {of}");
             state.2 = Instant::now();
         }

@@ -66,6 +66,8 @@ pub fn scan(subject: &Subject<'_>, options: &Options, progress: &dyn Progress) -
             graph.name
         )));
     }
+    // The first batch of a large network takes a while.
+    progress.phase(Phase::Fitting, 0, subject.fitted.count);
     let reference = Reference::new(network, subject.judged, options)?;
     let mut took = records::Took { threads: options.threads, batch: options.batch, ..records::Took::default() };
     let judged = fit_and_judge(subject, &ranges, &reference, options, progress, &mut took)?;

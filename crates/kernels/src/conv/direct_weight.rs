@@ -2,7 +2,7 @@
 //! gradient, summed over pixels.
 
 use super::Geometry;
-use super::pass::{WeightPass, add_pairwise, balanced_rows, pad};
+use super::pass::{WeightPass, add_pairwise, balanced_rows, pad, transpose};
 use crate::memory::{Scratch, SharedPtr, whole_lines};
 use crate::pool::Pool;
 use crate::simd::Kernels;
@@ -243,6 +243,10 @@ impl WeightPass for DirectWeight {
             // SAFETY: only this task accesses the panel of each partial sum and its filters.
             unsafe {
                 add_pairwise(base, parts, partial, len);
+                if taps == 1 {
+                    let filters = gw.at((group * co + at) * ci);
+                    return transpose(base.at(0), width, [ci, width.min(co - at)], filters, ci);
+                }
                 for lane in 0..width.min(co - at) {
                     let filter = gw.at((group * co + at + lane) * ci * taps);
                     for c in 0..ci {

@@ -6,7 +6,7 @@ use super::{Direction, Epilogue, Geometry};
 use crate::activation::Activation;
 use crate::memory::{Scratch, SharedPtr};
 use crate::pool::Pool;
-use crate::simd::{ReluMask, vectorised};
+use crate::simd::{ReluMask, Simd, Task, dispatch, vectorised};
 
 /// The arguments of a pass.
 #[derive(Clone, Copy)]
@@ -161,6 +161,49 @@ pub(super) unsafe fn add_pairwise(first: SharedPtr, count: usize, step: usize, l
         }
         distance *= 2;
     }
+}
+
+/// Transposes a matrix of `rows` x `columns`: to[column][row] = from[row][column].
+///
+/// # Safety
+/// Both matrices exist with these distances between their rows, and only the caller accesses `to`.
+pub(super) unsafe fn transpose(
+    from: *const f32,
+    from_step: usize,
+    [rows, columns]: [usize; 2],
+    to: *mut f32,
+    to_step: usize,
+) {
+    struct Blocks {
+        from: *const f32,
+        steps: [usize; 2],
+        extents: [usize; 2],
+        to: *mut f32,
+    }
+    impl Task for Blocks {
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) {
+            let ([from_step, to_step], [rows, columns]) = (self.steps, self.extents);
+            for column in (0..columns).step_by(S::LANES) {
+                for row in (0..rows).step_by(S::LANES) {
+                    let (from, to) = (row * from_step + column, column * to_step + row);
+                    let extents = [S::LANES.min(rows - row), S::LANES.min(columns - column)];
+                    // SAFETY: blocks of the two matrices.
+                    unsafe {
+                        S::transpose(
+                            self.from.wrapping_add(from),
+                            from_step,
+                            extents[0],
+                            extents[1],
+                            self.to.wrapping_add(to),
+                            to_step,
+                        );
+                    }
+                }
+            }
+        }
+    }
+    dispatch(Blocks { from, steps: [from_step, to_step], extents: [rows, columns], to });
 }
 
 /// How many of `left` rows the next register tile of at most `most` rows takes, so that the last tiles are balanced.

@@ -1,6 +1,6 @@
 //! Convolutions with a 1x1 kernel and stride 1, and fully connected layers: one GEMM whose rows are the pixels of all images.
 
-use super::pass::{Pass, PassArgs, balanced_rows, source_and_target, weight_steps};
+use super::pass::{Pass, PassArgs, balanced_rows, source_and_target, transpose, weight_steps};
 use super::{Direction, Geometry};
 use crate::memory::{Buffer, Scratch, SharedPtr};
 use crate::pool::Pool;
@@ -15,9 +15,6 @@ const BLOCK_BYTES: usize = 384 << 10;
 
 /// Packed weights up to this size stay in L1, so that all panels are multiplied with one register tile of pixels before the next.
 const L1_WEIGHT_BYTES: usize = 16 << 10;
-
-/// Source channels packed together, so that the packed block stays in L1.
-const PACK_CHANNELS: usize = 32;
 
 /// Whether this algorithm computes `g`; not with groups.
 pub(super) fn covers(g: &Geometry) -> bool {
@@ -56,14 +53,18 @@ impl Pointwise {
         pool.run(self.panels(), |panel| {
             let at = panel * kernels.panel();
             let width = kernels.width(at, co);
-            for block in (0..ci).step_by(PACK_CHANNELS) {
-                for lane in 0..width.min(co - at) {
-                    for c in block..ci.min(block + PACK_CHANNELS) {
-                        // SAFETY: inside the panel, which only this task writes.
-                        unsafe {
-                            *to.at(at * ci + c * width + lane) = w[start + c * from_step + (at + lane) * to_step]
-                        };
+            let columns = width.min(co - at);
+            let from = w[start + at * to_step..].as_ptr();
+            let panel = to.at(at * ci);
+            // SAFETY: the weights of the panel, which only this task writes.
+            unsafe {
+                if to_step == 1 {
+                    for c in 0..ci {
+                        panel.add(c * width).copy_from_nonoverlapping(from.add(c * from_step), columns);
                     }
+                } else {
+                    debug_assert_eq!(from_step, 1);
+                    transpose(from, to_step, [columns, ci], panel, width);
                 }
             }
         });
