@@ -8,8 +8,8 @@ batch and steps, each in a process of its own. --plain measures both orders of a
 channels_last). Prints, over the rounds, the median, smallest and largest ratio to each, and the largest relative difference of the
 losses of the first two steps from those of PyTorch (of the VGGs, whose weights are the same).
 
-The VGGs are built by `../shared/peers/torch_step.py`, or in the folder that NETTRIAGE_SHARED names; ResNet-18 is torchvision's for
-images of 32 x 32 (a 3x3 convolution of stride 1 in front, no pooling).
+The VGGs are built by `../shared/peers/torch_step.py`, or in the folder that NETTRIAGE_SHARED names; ResNet-18 is
+torchvision's, on images of 32 x 32.
 """
 import argparse, json, os, statistics, subprocess, sys, time
 from pathlib import Path
@@ -24,16 +24,13 @@ WARM_UP = 3
 def plain(name, threads, steps, layout):
     """Processor seconds a step, and losses, of a script as anyone would write it."""
     import torch
-    import torch.nn as nn
     import torch.nn.functional as F
     sys.path.insert(0, str(SHARED / "peers"))
     import torch_step
     torch.set_num_threads(threads)
     if name == "resnet18":
         import torchvision
-        net, batch = torchvision.models.resnet18(num_classes=10), 64
-        net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
-        channels, size = 3, 32
+        net, channels, size, batch = torchvision.models.resnet18(num_classes=10), 3, 32, 64
     else:
         plan, channels, size, batch, norm = torch_step.WORKLOADS[name]
         net, _ = torch_step.build(plan, channels, size, norm)

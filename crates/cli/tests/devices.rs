@@ -159,7 +159,7 @@ fn worst<'s>(one: &'s Step, other: &Step) -> (f32, &'s str) {
 ///
 /// At a ReLU's zero, and where two elements of a maximum are the same, the slope jumps. Where rounding decides the side, a unit is on in
 /// one engine and off in the other, and gradients differ by what it contributes. A larger difference is therefore allowed if the engines
-/// decide differently somewhere, and the same network with smooth functions, where rounding decides nothing, must agree in any case.
+/// decide differently somewhere, and if the same network with smooth functions, where rounding decides nothing, agrees.
 fn parity(what: &str, network: &Network, count: usize) {
     let Some(torch) = torch() else { return };
     let images = numbers(count * network.graph.input.elements(), 5);
@@ -176,6 +176,9 @@ fn parity(what: &str, network: &Network, count: usize) {
         println!("{text}");
         assert!(!own.gradients.is_empty() && output <= 1e-5 && loss <= 1e-5, "{text}");
         assert!(gradient <= 1e-4 || turned > 0, "{text}");
+        if gradient <= 1e-4 {
+            break;
+        }
     }
 }
 
@@ -213,7 +216,8 @@ fn networks_of_others() {
                     // Its weights are constants, with which all units of a layer are the same.
                     network = Network::initialised(network.graph, &mut ChaCha8Rng::seed_from_u64(4)).unwrap();
                 }
-                parity(&path.file_name().unwrap().to_string_lossy(), &network, 2);
+                // Images of 224 x 224 take long.
+                parity(&path.file_name().unwrap().to_string_lossy(), &network, if part == "structure" { 1 } else { 2 });
                 count += 1;
             }
         }
