@@ -18,8 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("NETTRIAGE_SHARED", ROOT.parent / "shared"), "networks")
 
 
-#: Quick to build, one of each kind; the others are marked as slow.
-QUICK = ["vgg11_bn", "vgg13", "cifar-resnet18", "cifar-resnet50", "cifar-resnet20", "cifar-resnet110"]
+#: The built-in architectures.
 ALL = [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")]
 ALL += [f"cifar-resnet{depth}" for depth in (18, 34, 50, 20, 32, 44, 56, 110)]
 
@@ -68,7 +67,7 @@ def descends(module: nn.Module, x: torch.Tensor) -> bool:
     return False
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ALL])
+@pytest.mark.parametrize("name", ALL)
 def test_architectures(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
     sys.path.insert(0, str(ROOT / "checks"))
