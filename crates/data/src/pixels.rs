@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::memory::{MemoryBudget, Spill};
 use crate::{Error, Example};
 
-/// The bytes of N images, N x H x W x C, in memory or in a mapped file; read as a slice in both cases.
+/// The bytes of N images, N x H x W x C, in memory or in a mapped file; read as a slice in both cases. Clones share them.
 #[derive(Clone)]
 pub struct Pixels {
     store: Store,
@@ -15,7 +15,7 @@ pub struct Pixels {
 
 #[derive(Clone)]
 enum Store {
-    Memory(Vec<u8>),
+    Memory(Arc<Vec<u8>>),
     File(Arc<Spill>),
 }
 
@@ -23,7 +23,7 @@ impl Pixels {
     /// `len` zeros: in memory if the budget allows it, else in a file.
     pub(crate) fn zeros(len: usize, budget: &MemoryBudget) -> Result<Pixels, Error> {
         let store = if len as u64 <= budget.memory {
-            Store::Memory(vec![0; len])
+            Store::Memory(Arc::new(vec![0; len]))
         } else {
             Store::File(Arc::new(Spill::new(len, &budget.folder)?))
         };
@@ -61,6 +61,7 @@ impl Pixels {
         self.len = len;
         match &mut self.store {
             Store::Memory(bytes) => {
+                let bytes = Arc::make_mut(bytes);
                 bytes.truncate(len);
                 bytes.shrink_to_fit();
             }
@@ -72,13 +73,13 @@ impl Pixels {
     pub(crate) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
         if let Store::Memory(bytes) = &mut self.store {
-            bytes.truncate(len);
+            Arc::make_mut(bytes).truncate(len);
         }
     }
 
     fn exclusive(&mut self) -> &mut [u8] {
         match &mut self.store {
-            Store::Memory(bytes) => bytes,
+            Store::Memory(bytes) => Arc::make_mut(bytes).as_mut_slice(),
             Store::File(file) => Arc::get_mut(file).expect("bytes are written before they are shared"),
         }
     }
@@ -135,7 +136,7 @@ impl Deref for Pixels {
 
 impl From<Vec<u8>> for Pixels {
     fn from(bytes: Vec<u8>) -> Pixels {
-        Pixels { len: bytes.len(), store: Store::Memory(bytes) }
+        Pixels { len: bytes.len(), store: Store::Memory(Arc::new(bytes)) }
     }
 }
 
