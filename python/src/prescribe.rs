@@ -1,7 +1,9 @@
 //! Prescriptions.
 
+use std::path::PathBuf;
+
 use nettriage::records::prescription::{Figures, Prescription as Record};
-use nettriage::{Bounds, Limit, PrescribeBuilder, Training};
+use nettriage::{Bounds, Limit, PrescribeBuilder, Training, Work};
 use nettriage_compress::prescribe::Progress;
 use pyo3::prelude::*;
 
@@ -75,9 +77,11 @@ pub struct PrescribeOptions {
     max_parameters: Limited,
     scheme: Option<String>,
     training_images: Option<usize>,
+    epochs: Option<f64>,
     rate: f32,
     seed: u64,
     attempts: usize,
+    work: Option<PathBuf>,
 }
 
 /// Prescribes a smaller network.
@@ -101,15 +105,16 @@ pub fn prescribe(
         parameters: limit(options.max_parameters),
         gain: None,
     };
-    let training = options.scheme.map(|scheme| Training {
-        scheme,
-        images: options.training_images,
-        rate: options.rate,
-        augment: None,
-        seed: options.seed,
-    });
     let prescribed = callback.run(py, || {
         let subject = subject(network, dataset, scan_options.judged())?;
+        let passes = options.epochs.map(|epochs| (epochs * subject.train.len() as f64).ceil() as usize);
+        let training = options.scheme.map(|scheme| Training {
+            scheme,
+            images: options.training_images.or(passes),
+            rate: options.rate,
+            augment: None,
+            seed: options.seed,
+        });
         let mut builder = PrescribeBuilder::of(&subject)
             .bounds(bounds)
             .training(training)
@@ -120,6 +125,9 @@ pub fn prescribe(
             .progress(&callback);
         if let Some(scan) = scan {
             builder = builder.scan(&scan.scan);
+        }
+        if let Some(folder) = options.work {
+            builder = builder.work(Work::inside(folder));
         }
         builder.run()
     })?;

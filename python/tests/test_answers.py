@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,6 +185,23 @@ def test_prescription(network: nt.Network, digits: nt.Dataset, scan: nt.Scan, im
     ]:
         with pytest.raises(nt.NettriageError, match=words):
             nt.prescribe(network, digits, training=False, scan=scan, progress=False, **bounds)
+
+
+def test_a_prescription_continues_in_its_folder(network: nt.Network, digits: nt.Dataset, tmp_path: Path) -> None:
+    def make(images: int = 400, **more: Any) -> nt.Prescription:
+        work = tmp_path / "work"
+        return nt.prescribe(network, digits, max_macs="90%", images=images, judged=200, attempts=1, work=work, progress=False, **more)
+
+    first = make(epochs=0.5)
+    # Half of the 1,437 training images but for the 200 that judge.
+    assert "619 images" in first.data["training"] and len(list((tmp_path / "work/attempts").iterdir())) == 1
+    # Everything is read: the same figures, measured times among them.
+    assert make(epochs=0.5).data == first.data
+    assert len(list((tmp_path / "work/attempts").iterdir())) == 1
+    with pytest.raises(nt.NettriageError, match="images to fit to"):
+        make(epochs=0.5, images=300)
+    with pytest.raises(nt.NettriageError, match="give one"):
+        make(epochs=0.5, training_images=100)
 
 
 def test_the_command_line_comes_with_the_package() -> None:

@@ -73,9 +73,11 @@ def prescribe(
     max_parameters: float | str | None = None,
     training: str | bool = "distill-global",
     training_images: int | None = None,
+    epochs: float | None = None,
     rate: float = 0.01,
     seed: int = 0,
     attempts: int = 5,
+    work: str | os.PathLike[str] | None = None,
     scan: Scan | None = None,
     images: int = 2000,
     judged: int | None = None,
@@ -104,12 +106,17 @@ def prescribe(
         Scheme of the fine-tuning, or False for weights in closed form alone.
     training_images : int, optional
         Images that training sees; twice the training set, at most 40,000, if not given.
+    epochs : float, optional
+        Passes over the training images, in place of `training_images`.
     rate : float
         Largest learning rate.
     seed : int
         Seed of the order of images.
     attempts : int
         Most networks that are built.
+    work : str or path, optional
+        Folder that keeps the scan, measured times, networks and checkpoints: the same call continues there after an
+        interruption.
     scan : Scan, optional
         A scan of this network, instead of making one.
     images, judged, substitutes, methods, threads, device, precision
@@ -125,8 +132,13 @@ def prescribe(
     Raises
     ------
     NettriageError
-        No bound; bounds that no network satisfies.
+        No bound; bounds that no network satisfies; both `training_images` and `epochs`; a `work` folder of another
+        network or data set.
     """
+    if epochs is not None and not 0 < epochs <= 1e5:
+        raise NettriageError(f"epochs = {epochs}: give a number above 0 and at most 100,000")
+    if epochs is not None and training_images is not None:
+        raise NettriageError("training_images and epochs both say how long training is: give one")
     chosen = {
         "max_drop_pp": _points(max_drop),
         "max_latency_ms": _bound("max_latency", max_latency, "ms"),
@@ -134,9 +146,11 @@ def prescribe(
         "max_parameters": _bound("max_parameters", max_parameters, ""),
         "scheme": "distill-global" if training is True else training or None,
         "training_images": training_images,
+        "epochs": epochs,
         "rate": rate,
         "seed": seed,
         "attempts": attempts,
+        "work": None if work is None else str(Path(work)),
     }
     scanning = options(images, judged, "all", substitutes, methods, threads, device, precision)
     with Progress(progress) as bar:
