@@ -45,7 +45,7 @@ pub fn terminal(scan: &Scan) -> String {
     out += &aligned(&rows, |_| true).concat();
     if scan.left_out > 0 {
         out +=
-            &format!("\n{} larger kernels left out: they have more unknowns than --unknowns allows\n", scan.left_out);
+            &format!("\n{} larger kernels left out: more unknowns than --unknowns or --memory allows\n", scan.left_out);
     }
     out += "\n";
     out += &ranking_note(scan);

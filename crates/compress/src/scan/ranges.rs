@@ -8,6 +8,7 @@ use nettriage_net::{Conv, Graph, INPUT, Kind, Network, Shape, Weights, cost, ini
 use crate::Error;
 
 use super::options::{Choice, Options, Scope};
+use crate::least_squares::sums::{Sums, Window};
 
 /// One layer for several may have up to this many times their multiply-accumulates, since it may still be faster.
 const MAX_MACS_RATIO: u64 = 2;
@@ -110,7 +111,7 @@ fn candidates(
         if !saves {
             continue;
         }
-        if conv.is_some_and(|conv| !solvable(&conv, range.input, options)) {
+        if conv.is_some_and(|conv| !solvable(&conv, range.input, range.output, options)) {
             *left_out += 1;
         } else {
             found.push(Candidate { substitute, graph, conv, cost });
@@ -152,10 +153,16 @@ fn covers_input(conv: &Conv, input: Shape) -> bool {
     covers(conv.stride[0]) && covers(conv.stride[1]) && inside
 }
 
-/// Whether its normal equations are small enough; those of 3x3 kernels always are.
-fn solvable(conv: &Conv, input: Shape, options: &Options) -> bool {
+/// Normal equations up to this many bytes are solved whatever the limit on memory, so that it changes no result.
+const ALWAYS_SOLVED: usize = 2 << 30;
+
+/// Whether its normal equations are small enough. Equations cannot be divided among passes over the images.
+fn solvable(conv: &Conv, input: Shape, output: Shape, options: &Options) -> bool {
     let [kernel, _] = conv.kernel;
-    kernel <= 3 || input.channels / conv.groups * kernel * kernel <= options.unknowns
+    let unknowns = input.channels / conv.groups * kernel * kernel;
+    // As they are accumulated and as they are factored.
+    let bytes = 2 * Sums::bytes(&Window::of(conv, input, output), output.channels);
+    bytes <= options.memory.max(ALWAYS_SOLVED) && (kernel <= 3 || unknowns <= options.unknowns)
 }
 
 fn greatest_common_divisor(a: usize, b: usize) -> usize {
@@ -194,6 +201,19 @@ mod tests {
         assert!(blocks.iter().all(|b| found.iter().any(|r| r.block.layers == b.layers)));
         let all = Options { scope: Scope::All, ..options };
         assert!(ranges(&graph, &units, &all).unwrap().0.len() > 60);
+    }
+
+    #[test]
+    fn kernels_whose_equations_exceed_the_memory_are_left_out() {
+        let possible = |channels: usize, kernel: usize, memory: usize| {
+            let shape = Shape::new(channels, 4, 4);
+            solvable(&Conv::same(channels, kernel), shape, shape, &Options { memory, ..Options::default() })
+        };
+        assert!(possible(512, 3, 1 << 20), "small equations are solved with any memory");
+        assert!(possible(2048, 1, 1 << 20));
+        assert!(!possible(2048, 3, 2 << 30));
+        assert!(possible(2048, 3, 64 << 30));
+        assert!(!possible(128, 5, 64 << 30), "more than 2,400 unknowns");
     }
 
     #[test]
