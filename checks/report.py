@@ -649,6 +649,14 @@ def check_f3(check, study, margin):
     check_f3_pair(check, study, f3["overall"], everything, margin)
 
 
+def kendall(a, b):
+    """Kendall's tau-b, where values that differ by rounding alone are tied."""
+    if len(a) < 2:
+        return math.nan
+    tied = lambda values: np.round(np.asarray(values) / max(np.abs(values).max(), 1e-300), 9)
+    return stats.kendalltau(tied(a), tied(b)).statistic
+
+
 def tau_interval(a, b):
     n = len(a)
     if n < 2:
@@ -658,7 +666,7 @@ def tau_interval(a, b):
     else:
         ways = below(splitmix(1938, 2000 * n), n).reshape(2000, n)
     with np.errstate(invalid="ignore"):
-        found = [stats.kendalltau(a[way].mean(axis=0), b[way].mean(axis=0)).statistic for way in ways]
+        found = [kendall(a[way].mean(axis=0), b[way].mean(axis=0)) for way in ways]
     found = [tau for tau in found if not math.isnan(tau)]
     return list(np.quantile(found, [0.025, 0.975])) if found else None
 
@@ -700,7 +708,7 @@ def check_proxies(check, study):
         a = np.array([[column[unit] for column in own] for unit in units])
         b = np.array([[column[unit] for column in full] for unit in units])
         check.same(f"{what}.scores", proxy["scores"], a.mean(axis=0))
-        tau = stats.kendalltau(a.mean(axis=0), b.mean(axis=0)).statistic
+        tau = kendall(a.mean(axis=0), b.mean(axis=0))
         check.same(f"{what}.tau", proxy["tau"], None if math.isnan(tau) else tau)
         check.same(f"{what}.interval", proxy["interval"], tau_interval(a, b))
         check.same(f"{what}.relative_cost", proxy["relative_cost"], seconds / full_seconds if full_seconds > 0 else 0.0)
@@ -806,7 +814,7 @@ def check_budgets(check, rows, analysis, margin):
 
     for ranking in budgets["rankings"]:
         pair = [[drop(studies[ranking[name]], block) for block in blocks] for name in ("smaller", "larger")]
-        tau = stats.kendalltau(*pair).statistic
+        tau = kendall(*pair)
         check.same(f"rankings.{ranking['smaller']}.{ranking['larger']}", ranking["tau"], None if math.isnan(tau) else tau)
 
 

@@ -3,13 +3,17 @@
 use super::bootstrap::quantile;
 use super::random::SplitMix;
 
+/// Values of one side closer than this share of its largest are tied: equal means of the same counts differ by rounding.
+const TIED: f64 = 1e-9;
+
 /// Kendall's tau-b (ties corrected, as `scipy.stats.kendalltau`). `None` if one side is all tied or there are fewer
 /// than two pairs.
 pub fn tau(a: &[f64], b: &[f64]) -> Option<f64> {
+    let [a_tied, b_tied] = [a, b].map(|side| TIED * side.iter().fold(0.0, |most: f64, value| most.max(value.abs())));
     let (mut concordance, mut a_pairs, mut b_pairs) = (0.0, 0.0, 0.0);
     for i in 0..a.len().min(b.len()) {
         for j in 0..i {
-            let (da, db) = (sign(a[i] - a[j]), sign(b[i] - b[j]));
+            let (da, db) = (sign(a[i] - a[j], a_tied), sign(b[i] - b[j], b_tied));
             concordance += da * db;
             a_pairs += da.abs();
             b_pairs += db.abs();
@@ -18,8 +22,8 @@ pub fn tau(a: &[f64], b: &[f64]) -> Option<f64> {
     (a_pairs > 0.0 && b_pairs > 0.0).then(|| concordance / f64::sqrt(a_pairs * b_pairs))
 }
 
-fn sign(x: f64) -> f64 {
-    if x == 0.0 { 0.0 } else { x.signum() }
+fn sign(difference: f64, tied: f64) -> f64 {
+    if difference.abs() <= tied { 0.0 } else { difference.signum() }
 }
 
 /// The 95% percentile bootstrap interval of the mean of several taus: all resamples of at most six, else 2,000. `None` for fewer than two.
@@ -76,6 +80,9 @@ mod tests {
         let tau_b = tau(&[1.0, 2.0, 3.0, 4.0, 4.0], &[2.0, 1.0, 3.0, 3.0, 5.0]).unwrap();
         assert!((tau_b - 0.6666666666666666).abs() < 1e-12, "{tau_b}");
         assert_eq!(tau(&[1.0, 1.0], &[1.0, 2.0]), None);
+        // 0.1 + 0.2 is not 0.3: scipy.stats.kendalltau([0.3, 0.3, -1], [1, 2, 0]).statistic
+        let tied = tau(&[0.1 + 0.2, 0.3, -1.0], &[1.0, 2.0, 0.0]).unwrap();
+        assert!((tied - 0.816496580927726).abs() < 1e-12, "{tied}");
     }
 
     #[test]
