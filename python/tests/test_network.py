@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import nettriage as nt
+from nettriage import _network
 
 
 def worst(found: np.ndarray, wanted: np.ndarray) -> float:
@@ -130,6 +131,21 @@ def test_modules_that_cannot_be_read_are_named() -> None:
 
     with pytest.raises(nt.NettriageError, match="returns one tensor"):
         nt.Network.from_torch(Two(), torch.zeros(1, 3, 8, 8))
+
+
+def test_rounding_of_the_module_itself_is_no_difference() -> None:
+    torch.manual_seed(3)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
+    # Values near 10,000 with deviations near 1, in single precision.
+    module[0].bias.data.fill_(1e4)
+    module[1].running_mean.fill_(1e4)
+    x = torch.randn(2, 3, 8, 8)
+    with pytest.warns(UserWarning, match="single precision"):
+        network = nt.Network.from_torch(module, x)
+    # The same module with another weight is another network, however it rounds.
+    module[3].weight.data[0] += 0.1
+    with pytest.raises(nt.NettriageError, match="differs from the module"):
+        _network._compare(network._inner, module, x, module(x))
 
 
 def test_wrong_input_is_one_line(network: nt.Network, tmp_path: Path) -> None:
