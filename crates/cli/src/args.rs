@@ -244,7 +244,14 @@ fn cost_limit(unit: &'static str, example: &'static str) -> impl Fn(&str) -> Res
             Some(share) => number(share).map(|share| nettriage::Limit::Share(share / 100.0)),
             None => number(text.strip_suffix(unit).unwrap_or(text)).map(nettriage::Limit::Absolute),
         };
-        found.ok_or_else(|| format!("write a number above 0, such as {example}, or a share such as 40%"))
+        match found {
+            // Counts of a network; milliseconds may be below 1.
+            Some(nettriage::Limit::Absolute(count)) if unit.is_empty() && count < 1.0 => {
+                Err(format!("a count below 1; as a share of the network's write {}%", 100.0 * count))
+            }
+            Some(limit) => Ok(limit),
+            None => Err(format!("write a number above 0, such as {example}, or a share such as 40%")),
+        }
     }
 }
 
@@ -562,7 +569,7 @@ pub struct Subject {
     /// Training images that substitutes are fitted to, the first in the file's order
     #[arg(long, value_name = "N", default_value_t = 2000, value_parser = whole::<usize>(IMAGES))]
     pub images: usize,
-    /// Images that they are judged by: the last training images (a run's validation images) [default: 1000, at most a fifth of them]
+    /// Images that they are judged by: the last training images, of a folder some drawn by seed (a run's validation images) [default: 1000, at most a fifth of them]
     #[arg(long, value_name = "N", value_parser = whole::<usize>(IMAGES))]
     pub judged: Option<usize>,
     /// Single layers to try: conv1x1, conv3x3, conv5x5, field (the range's receptive field), depthwise3x3, conv3x3g4, linear, drop
@@ -738,7 +745,7 @@ pub struct Evaluate {
     /// Standard deviation per channel
     #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "mean")]
     pub std: Option<Vec<f32>>,
-    /// Only the first N images
+    /// Only the first N images; of a folder equally many of each class
     #[arg(long, value_name = "N", value_parser = whole::<usize>(IMAGES))]
     pub limit: Option<usize>,
     /// Another network's file, such as the original of a smaller one: how closely the outputs follow its outputs

@@ -51,7 +51,10 @@ fn accuracy(args: &args::Evaluate, loaded: &mut Loaded, name: &str) -> Result<()
     let classes = dataset.classes.len();
     let said = args.mean.clone().zip(args.std.clone());
     let normalization = subject::normalization(said, &loaded.info, &dataset)?;
-    let images: Vec<u32> = (0..dataset.test.len().min(args.limit.unwrap_or(usize::MAX)) as u32).collect();
+    let all_images: Vec<u32> = (0..dataset.test.len() as u32).collect();
+    // Of a folder, which is sorted by class, equally many of each class; in the file's order.
+    let mut images = nettriage_data::first(&dataset.test, &all_images, args.limit.unwrap_or(usize::MAX));
+    images.sort_unstable();
     let labels: Vec<u16> = images.iter().map(|&i| dataset.test.labels[i as usize]).collect();
     let mut model = runner(&args.compute.open_one()?, loaded)?;
     let mut tally = Tally::new(&labels, classes, None);
@@ -90,6 +93,7 @@ fn accuracy(args: &args::Evaluate, loaded: &mut Loaded, name: &str) -> Result<()
             100.0 * found.calibration_error
         )?;
     }
+    subject::warn_of_chance(found.correct, found.images, classes);
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use nettriage_study::{Study, StudyContext};
 
 use crate::args::Model;
 use crate::fail::Fail;
+use crate::output;
 
 /// Reads the network's file.
 pub fn load(args: &Model) -> Result<Loaded, Fail> {
@@ -46,9 +47,11 @@ fn check_normalization(loaded: &Loaded, path: &Path) -> Result<(), Fail> {
         return Ok(());
     }
     let channels = loaded.network.graph.input.channels;
+    let [_, longer] = output::with_sidecar(path);
+    let file = if longer.exists() { longer } else { path.with_extension("toml") };
     Normalization::new(info.mean.clone(), info.std.clone(), channels)
         .map(drop)
-        .map_err(|problem| Fail::Message(format!("{}: its description: {problem}", path.display())))
+        .map_err(|problem| Fail::Message(format!("{}: {problem}", file.display())))
 }
 
 /// What to do with a folder where a network's file is needed.

@@ -85,6 +85,9 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
         }
         found = Some(made);
     }
+    if let Some(scan) = &found {
+        scan::warn_of_chance(scan, &subject);
+    }
     // From here on a signal ends a training with a checkpoint; before, there is nothing to save.
     if args.work.is_some() && args.checkpoint.0.is_some() && !args.no_training {
         Interrupt::stopping(stop.clone())?;

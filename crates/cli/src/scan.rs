@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use nettriage::ScanBuilder;
+use nettriage::{ScanBuilder, Subject};
 use nettriage_compress::scan::{Options, Phase, Progress, Scope};
 use nettriage_records::scan::{Scan, Trust};
 
@@ -46,6 +46,7 @@ pub fn scan(args: &args::Scan) -> Result<(), Fail> {
     reporter.finish();
     let mut found = found?;
     found.trust = trust;
+    warn_of_chance(&found, &subject);
 
     write!(messages, "{}", nettriage_report::scan::terminal(&found))?;
     if let Some(path) = &args.json {
@@ -54,6 +55,14 @@ pub fn scan(args: &args::Scan) -> Result<(), Fail> {
     output::write(&page, &nettriage_report::scan::html(&found))?;
     writeln!(messages, "page: {}", page.display())?;
     Ok(())
+}
+
+/// Says if the scanned network is not shown to be better than chance.
+pub fn warn_of_chance(scan: &Scan, subject: &Subject) {
+    if let Some(accuracy) = scan.parent.accuracy {
+        let images = scan.images.judged as u64;
+        subject::warn_of_chance((accuracy * images as f64).round() as u64, images, subject.data.classes.len());
+    }
 }
 
 /// Writes a scan as JSON.

@@ -8,6 +8,7 @@ use nettriage_formats::info::ModelInfo;
 use nettriage_formats::load::Loaded;
 use nettriage_net::{Graph, Shape};
 use nettriage_records::Run;
+use nettriage_report::analysis::ChanceTest;
 use nettriage_train::{check_images, fit_classes};
 
 use crate::args;
@@ -121,6 +122,19 @@ pub fn dataset(loaded: &mut Loaded, name: &str, dir: Option<&Path>, folder: &arg
         return Err(unfit(outputs, &dataset, &graph.name));
     }
     Ok(dataset)
+}
+
+/// Says that an accuracy is not shown to be better than chance, and what is most often the cause.
+pub fn warn_of_chance(correct: u64, images: u64, classes: usize) {
+    let test = ChanceTest::of(correct, images, 1.0 / classes.max(1) as f64);
+    if images > 0 && test.is_at_chance() {
+        eprintln!(
+            "warning: the network gets {correct} of {images} images right, which is not shown to be better than chance ({classes} \
+             classes; exact binomial p = {:.2}): nothing can be learned from its accuracy; check the order of the classes \
+             (`classes` in the network's description), --mean and --std",
+            test.p
+        );
+    }
 }
 
 /// What the user says, else what stands beside the network, else the training set's own.

@@ -192,7 +192,7 @@ fn a_description_with_statistics_of_bytes_is_refused_by_every_command() {
         let output =
             nettriage().args(command).arg("net.safetensors").current_dir(place.folder.path()).output().unwrap();
         let error = refused(&output);
-        assert!(error.contains("net.safetensors: its description") && error.contains("divided by 255"), "{error}");
+        assert!(error.contains("net.toml: ") && error.contains("divided by 255"), "{error}");
     }
     assert!(!place.path("x.onnx").exists());
     std::fs::write(place.path("net.toml"), "mean = [0.5]\nstd = [0.5]\n").unwrap();

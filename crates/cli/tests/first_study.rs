@@ -150,9 +150,26 @@ fn a_parent_at_chance_is_the_first_result() {
         Place::new(&STUDY.replace("epochs = 2\nbatch = 32\nrate = 0.05", "epochs = 0.1\nbatch = 30\nrate = 1e-6"));
     let printed = succeeded(&place.run("run", &["--max-trials", "2"]).output().unwrap());
     assert!(printed.starts_with("The parent is at chance: "), "{printed}");
+    // Other commands say so too.
+    let weights = std::fs::read_dir(place.path("run/weights")).unwrap().map(|entry| entry.unwrap().path());
+    let parent = weights.into_iter().find(|path| path.to_str().unwrap().contains("parent-")).unwrap();
+    std::fs::copy(parent, place.path("net.safetensors")).unwrap();
+    for command in
+        [&["evaluate"][..], &["scan", "--output", "scan.html"], &["prescribe", "--max-macs", "90%", "-o", "s.onnx"]]
+    {
+        let more: &[&str] = if command[0] == "prescribe" { &["--no-training"] } else { &[] };
+        let arguments = [command, &["net.safetensors", "--data", "digits"], more].concat();
+        let said = said(&nettriage_in(&place, &arguments));
+        let warned = said.contains("warning: ") && said.contains("not shown to be better than chance");
+        assert!(warned && said.contains("`classes`"), "{command:?}: {said}");
+    }
     let trained = Place::new(&STUDY.replace("epochs = 2", "epochs = 20"));
     let printed = succeeded(&trained.run("run", &["--max-trials", "2"]).output().unwrap());
     assert!(printed.starts_with("small: parent "), "{printed}");
+    let weights = std::fs::read_dir(trained.path("run/weights")).unwrap().map(|entry| entry.unwrap().path());
+    let parent = weights.into_iter().find(|path| path.to_str().unwrap().contains("parent-")).unwrap();
+    let good = nettriage().args(["evaluate", "--data", "digits"]).arg(parent).output().unwrap();
+    assert!(!said(&good).contains("warning"));
 }
 
 #[test]

@@ -32,10 +32,11 @@ impl Normalization {
         }
         if mean.iter().chain(&std).any(|&value| value > 1.0) {
             let scaled = |values: &[f32]| {
-                values.iter().map(|value| format!("{:.4}", value / 255.0)).collect::<Vec<_>>().join(",")
+                let scale = if values.iter().any(|&value| value > 1.0) { 255.0 } else { 1.0 };
+                values.iter().map(|value| format!("{:.4}", value / scale)).collect::<Vec<_>>().join(",")
             };
             return Err(format!(
-                "pixels are scaled to 0..1, so mean and std are at most 1; divided by 255 they are mean {} and std {}",
+                "pixels are scaled to 0..1, so mean and std are at most 1; divided by 255 where above 1 they are mean {} and std {}",
                 scaled(&mean),
                 scaled(&std)
             ));

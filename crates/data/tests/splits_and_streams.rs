@@ -277,7 +277,11 @@ fn a_normalisation_for_pixels_up_to_255_is_refused_with_the_scaled_values() {
     assert_eq!(good.mean, [0.485, 0.456, 0.406]);
     check(&[0.0; 3], &[1.0; 3]).unwrap();
     for (mean, std, words) in [
-        ([127.5; 3], [127.5; 3], "divided by 255 they are mean 0.5000,0.5000,0.5000 and std 0.5000,0.5000,0.5000"),
+        (
+            [127.5; 3],
+            [127.5; 3],
+            "divided by 255 where above 1 they are mean 0.5000,0.5000,0.5000 and std 0.5000,0.5000,0.5000",
+        ),
         ([0.5; 3], [58.4, 57.1, 57.4], "std 0.2290,0.2239,0.2251"),
         ([0.5; 3], [0.0; 3], "std above 0"),
         ([f32::NAN; 3], [1.0; 3], "finite"),

@@ -449,7 +449,7 @@ impl<'a> PrescribeBuilder<'a> {
         };
         let found = prescribe::search(&problem, &self.bounds, options, self.progress.unwrap_or(&Silent))?;
         let Search { best, front, plans } = found;
-        let attempt = best.map_err(|nearest| refusal(&bounds, scan, nearest))?;
+        let attempt = best.map_err(|nearest| refusal(&bounds, self.bounds.drop, scan, nearest))?;
         let plan = &plans[attempt.index];
         let milliseconds = attempt.timing.milliseconds;
 
@@ -585,12 +585,19 @@ fn described(bounds: &Bounds, wishes: &Wishes) -> String {
     all.into_iter().flatten().chain(keep).chain(replace).collect::<Vec<_>>().join(" ")
 }
 
-fn refusal(bounds: &str, scan: &Scan, nearest: Option<Nearest>) -> Error {
+fn refusal(bounds: &str, most: Option<f64>, scan: &Scan, nearest: Option<Nearest>) -> Error {
+    let mut remedy = "relax a bound or allow more --attempts".to_owned();
     let nearest = match nearest {
         None => "no range of its layers can be one layer and save anything".to_owned(),
         Some(Nearest { cost, judged, timing }) => {
             let lost = judged.map_or(String::new(), |figures| match figures.drop {
                 Some([drop, low, high]) => {
+                    if most.is_some_and(|most| drop <= most) {
+                        let error = figures.standard_error();
+                        remedy = format!(
+                            "a drop is within its limit if it is with one standard error, here {error:.2} pp: judge by more images (--judged)"
+                        );
+                    }
                     format!("loses {drop:.2} pp ({low:.2} to {high:.2}) on the judged images, ")
                 }
                 None => format!("has {:.2}% {}, ", figures.loss().unwrap_or(f64::NAN), scan.measure.loss()),
@@ -605,7 +612,5 @@ fn refusal(bounds: &str, scan: &Scan, nearest: Option<Nearest>) -> Error {
             )
         }
     };
-    Error::Request(format!(
-        "{bounds}: cannot be met: {nearest}; nothing was written; relax a bound or allow more --attempts"
-    ))
+    Error::Request(format!("{bounds}: cannot be met: {nearest}; nothing was written; {remedy}"))
 }

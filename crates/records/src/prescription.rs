@@ -84,6 +84,11 @@ impl Figures {
             None => self.drop.map(|[drop, ..]| drop),
         }
     }
+
+    /// Standard error of the drop over images, in percentage points; 0 if the drop was not measured.
+    pub fn standard_error(&self) -> f64 {
+        self.drop.map_or(0.0, |[_, low, high]| (high - low) / (2.0 * 1.96))
+    }
 }
 
 /// One point of the Pareto front.

@@ -448,8 +448,7 @@ fn points(figures: &Figures) -> f64 {
 
 /// Whether the drop, with one standard error for the chance of the images, is within the promise.
 fn within_bound(figures: &Figures, most: f64) -> bool {
-    let error = figures.drop.map_or(0.0, |[_, low, high]| (high - low) / (2.0 * 1.96));
-    points(figures) + error <= most
+    points(figures) + figures.standard_error() <= most
 }
 
 /// A network's figures on the judged images; its milliseconds are measured elsewhere.

@@ -48,10 +48,22 @@ pub struct ChanceTest {
     pub p: f64,
 }
 
+impl ChanceTest {
+    /// The test of `correct` among `images` images against the share `chance`.
+    pub fn of(correct: u64, images: u64, chance: f64) -> ChanceTest {
+        ChanceTest { correct, images, chance, p: binomial_tail(correct, images, chance) }
+    }
+
+    /// Whether the accuracy is not shown to be better than chance.
+    pub fn is_at_chance(&self) -> bool {
+        self.p >= CHANCE_LEVEL
+    }
+}
+
 impl Validity {
     /// Whether the parent's accuracy is not shown to be better than chance. Then there are no verdicts.
     pub fn parent_at_chance(&self) -> bool {
-        self.chance.is_some_and(|test| test.p >= CHANCE_LEVEL)
+        self.chance.is_some_and(|test| test.is_at_chance())
     }
 }
 
@@ -127,7 +139,7 @@ fn chance(index: &Index) -> Option<ChanceTest> {
             Some(labels) => counts(labels) as f64 / images as f64,
             None => 1.0 / data.plan.data.classes.len().max(1) as f64,
         };
-        (images > 0).then(|| ChanceTest { correct, images, chance, p: binomial_tail(correct, images, chance) })
+        (images > 0).then(|| ChanceTest::of(correct, images, chance))
     });
     tests.max_by(|a, b| a.p.total_cmp(&b.p))
 }
