@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times inference and training steps of usual networks beside PyTorch and onnxruntime, alternately.
 
-    cargo build --release -p nettriage --example time_network
+    cargo build --release -p nettriage-cli --example time_network
     python bench/networks.py FOLDER [--rounds 3] [--only mobilenet_v2] [--kinds infer,train] [--threads 2] [--csv FILE] [--date DATE]
 
 FOLDER keeps the exported networks (random weights). Every program has a process of its own, which builds the network and runs the first
@@ -246,7 +246,7 @@ def main():
     if args.peer:
         return peer(args.peer, args.folder / f"{args.name}.onnx", args.name, args.kind, args.batch, args.threads)
     if not os.access(args.example, os.X_OK):
-        sys.exit(f"{args.example} does not exist: cargo build --release -p nettriage --example time_network")
+        sys.exit(f"{args.example} does not exist: cargo build --release -p nettriage-cli --example time_network")
     args.folder.mkdir(parents=True, exist_ok=True)
     wanted = [word for word in args.only.split(",") if word]
     table = []

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nettriage::records::Plan;
 use nettriage::records::plan::{ParentSpec, TrialSpec};
 use nettriage::records::record::{CurvePoint, Record};
-use nettriage::{Progress, RuntimeOptions, Study, Triage};
+use nettriage::{Device, Progress, RuntimeOptions, Study, Triage};
 use nettriage_formats::info::ModelInfo;
 use nettriage_jobs::Threads;
 use nettriage_study::{Data, StudyContext, context_of, folder_name, recompute};
@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 
 use crate::cancel::Callback;
 use crate::dataset::Dataset;
+use crate::device::DeviceOptions;
 use crate::error::raise;
 use crate::network::Network;
 use crate::ray::Ray;
@@ -33,6 +34,7 @@ struct Parts {
     study: Study,
     data: nettriage::Dataset,
     network: nettriage::Network,
+    device: Device,
 }
 
 #[pymethods]
@@ -80,7 +82,9 @@ impl Report {
         })?;
         let runtime = RuntimeOptions::default();
         let context = match self.made_of.clone() {
-            Some(Parts { study, data, network }) => StudyContext::in_memory(study, data, network, runtime)?,
+            Some(Parts { study, data, network, device }) => {
+                StudyContext::in_memory(study, data, network, RuntimeOptions { device, ..runtime })?
+            }
             None => context_of(run, None, runtime)?,
         };
         let network = recompute(run, &context, spec)?;
@@ -135,7 +139,7 @@ impl Progress for Trials<'_> {
 /// `[data]` of a study file. With `ray`, trials are submitted to it (see [`Ray`]).
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "one per argument of the Python function")]
-#[pyo3(signature = (network, dataset, folder, name, keys, workers=None, progress=None, ray=None))]
+#[pyo3(signature = (network, dataset, folder, name, keys, device, workers=None, progress=None, ray=None))]
 pub fn triage(
     py: Python<'_>,
     network: &Network,
@@ -143,15 +147,17 @@ pub fn triage(
     folder: Option<PathBuf>,
     name: &str,
     keys: &str,
+    device: DeviceOptions,
     workers: Option<usize>,
     progress: Option<Py<PyAny>>,
     ray: Option<Py<PyAny>>,
 ) -> PyResult<Report> {
+    let device = device.open()?;
     let study = parsed_study(name, keys, "triage(…)")?;
     let callback = Callback::new(progress);
     let trials = Trials { callback: &callback, counts: Default::default() };
     let (report, study) = callback.run(py, || -> Result<_, nettriage::Error> {
-        let mut triage = prepared(network, dataset, study)?.progress(&trials);
+        let mut triage = prepared(network, dataset, study)?.progress(&trials).device(&device);
         if let Some(workers) = workers {
             triage = triage.workers(workers.max(1));
         }
@@ -165,7 +171,8 @@ pub fn triage(
         };
         Ok((report, made))
     })?;
-    let made_of = study.map(|study| Parts { study, data: dataset.data.clone(), network: network.network.clone() });
+    let (data, network) = (dataset.data.clone(), network.network.clone());
+    let made_of = study.map(|study| Parts { study, data, network, device });
     Ok(Report { report, made_of })
 }
 

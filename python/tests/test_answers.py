@@ -203,6 +203,17 @@ def test_a_prescription_continues_in_its_folder(network: nt.Network, digits: nt.
     with pytest.raises(nt.NettriageError, match="give one"):
         make(epochs=0.5, training_images=100)
 
+def test_a_study_on_a_device_of_pytorch(network: nt.Network, digits: nt.Dataset, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"schemes": ["global"], "inits": ["least-squares"], "seeds": 1, "images": 64, "validation": 100, "progress": False}
+    study = nt.triage(network, digits, tmp_path / "run", device="torch:cpu", workers=1, **settings)
+    assert study.analysis["recorded"] == study.analysis["planned"] > 0
+    # The engine is part of the plan, so another one does not continue it.
+    with pytest.raises(nt.NettriageError):
+        nt.triage(network, digits, tmp_path / "run", **settings)
+    for wrong, words in [({"device": "gpu"}, "torch:cuda"), ({"device": "torch:cpu", "executor": "ray"}, "compute on processors")]:
+        with pytest.raises(nt.NettriageError, match=words):
+            nt.triage(network, digits, tmp_path / "none", **wrong, **settings)
+
 
 def test_the_command_line_comes_with_the_package() -> None:
     assert "Usage" in run(["--help"])

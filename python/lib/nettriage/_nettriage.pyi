@@ -127,6 +127,7 @@ def triage(
     folder: Path | None,
     name: str,
     keys: str,
+    device: dict[str, Any],
     workers: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
     ray: Callable[[list[int], str], Any] | None = None,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import _nettriage, _page, _ray, _toml
+from . import _device, _nettriage, _page, _ray, _toml
 from ._dataset import Dataset
 from ._nettriage import NettriageError
 from ._network import Network
@@ -97,6 +97,8 @@ def triage(
     workers: int | None = None,
     executor: str = "threads",
     ray_options: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+    precision: str = "f32",
     progress: bool | ProgressFunction = True,
 ) -> Study:
     """Measure what each block costs: replace it by a single layer, train, and compare with controls of the same budget.
@@ -145,6 +147,8 @@ def triage(
         the same. Tasks whose node is lost run again on another.
     ray_options : mapping, optional
         Options of a Ray task, such as ``{"num_cpus": 2, "num_gpus": 1}``; one core if not given.
+    device, precision : str
+        As of :func:`scan`; with Ray, trials run on processors.
     progress : bool or callable
         A bar, nothing, or a function of (phase, done, of).
 
@@ -176,9 +180,12 @@ def triage(
     text = "\n".join(keys)
     if executor not in ("threads", "ray"):
         raise NettriageError(f'executor={executor!r}: use "threads" or "ray"')
+    if executor == "ray" and device != "cpu":
+        raise NettriageError(f'device="{device}": tasks of Ray compute on processors; leave it out, or use executor="threads"')
+    chosen = _device.options(device, precision)
     ray = _ray.submitter(network, data, name, text, ray_options) if executor == "ray" else None
     with Progress(progress) as bar:
-        inner = _nettriage.triage(network._inner, data._inner, None if folder is None else Path(folder), name, text, workers, bar.function, ray)
+        inner = _nettriage.triage(network._inner, data._inner, None if folder is None else Path(folder), name, text, chosen, workers, bar.function, ray)
     study = Study(inner)
     if study.analysis["failed"]:
         import warnings
