@@ -865,7 +865,20 @@ mod tests {
             &["trial", "--plan", "run", "--index", "0"],
             &["inspect", "net.onnx"],
             &["scan", "net.onnx", "--data", "digits"],
-            &["prescribe", "net.onnx", "--data", "digits", "--keep", "a", "--replace", "b", "-o", "small.onnx"],
+            &[
+                "prescribe",
+                "net.onnx",
+                "--data",
+                "digits",
+                "--keep",
+                "a",
+                "--replace",
+                "b",
+                "--work",
+                "w",
+                "-o",
+                "small.onnx",
+            ],
             &["evaluate", "net.onnx", "--data", "digits"],
         ];
         let has = |command: &str| {
@@ -881,7 +894,7 @@ mod tests {
     }
 
     /// Flag, whether 0 and 1 are accepted, the largest accepted value. Above it and the type's largest are refused.
-    const NUMBERS: [(&str, bool, bool, u64); 25] = [
+    const NUMBERS: [(&str, bool, bool, u64); 27] = [
         ("workers", false, true, 1024),
         ("threads", false, true, 1024),
         ("cache", true, true, 1 << 24),
@@ -898,7 +911,9 @@ mod tests {
         ("rows", false, true, 1_000_000),
         ("memory", true, true, 1 << 24),
         ("batch", false, true, 65_536),
+        ("device-memory", true, true, 1 << 24),
         ("train-images", false, true, 100_000_000),
+        ("epochs", false, true, 100_000),
         ("rate", false, true, 1000),
         ("pad", true, true, 127),
         ("attempts", false, true, 10_000),
@@ -915,7 +930,7 @@ mod tests {
     const SEEDS: [&str; 2] = ["seed", "parent"];
     /// Costs and shares of them.
     const COSTS: [&str; 3] = ["max-latency", "max-macs", "max-parameters"];
-    const OTHERS: [&str; 35] = [
+    const OTHERS: [&str; 39] = [
         "out",
         "data-dir",
         "log-format",
@@ -943,6 +958,10 @@ mod tests {
         "keep",
         "replace",
         "latency-in",
+        "device",
+        "precision",
+        "torch",
+        "work",
         "scheme",
         "scan",
         "save-scan",
