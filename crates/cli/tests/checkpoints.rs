@@ -25,13 +25,13 @@ augment = { pad = 1, crop = 0.8, jitter = 0.1, cutout = 2 }
 arch = "vgg"
 plan = [[12, 12], [16, 16]]
 [parent.training]
-epochs = 80
+epochs = 240
 batch = 16
 rate = 0.02
 recipe = { warmup = 0.1, label_smoothing = 0.1, decay_all = false, average = 0.9 }
 [children]
 seeds = 1
-images = 24000
+images = 72000
 batch = 16
 rate = 0.02
 recipe = { average = 0.9 }
@@ -320,7 +320,7 @@ fn a_prescription_killed_twenty_times_ends_in_the_same_files() {
             "--max-drop",
             "30pp",
             "--epochs",
-            "60",
+            "1500",
             "--attempts",
             "3",
         ]);
