@@ -361,11 +361,17 @@ impl Compute {
 
     /// As [`Compute::open`], for a command that computes in one place.
     pub fn open_one(&self) -> Result<Device, Fail> {
+        self.check_one()?;
+        self.open()
+    }
+
+    /// Refuses several devices.
+    pub fn check_one(&self) -> Result<(), Fail> {
         match &self.device[..] {
             [_, second, ..] => {
                 Err(Fail::Message(format!("--device …,{second}: several devices need `run --on processes`; name one")))
             }
-            _ => self.open(),
+            _ => Ok(()),
         }
     }
 }

@@ -26,6 +26,9 @@ use crate::{output, report};
 /// `nettriage run STUDY`.
 pub fn run(args: &args::Run) -> Result<(), Fail> {
     let begin = Instant::now();
+    if args.on != On::Processes {
+        args.train.runtime.compute.check_one()?;
+    }
     let (context, plan) = prepare(&args.train)?;
     if args.dry_run {
         return dry_run(args, &context, &plan);
@@ -117,6 +120,7 @@ fn failures(run: &Run, failed: usize) -> Result<String, Fail> {
 
 /// `nettriage train STUDY`.
 pub fn train(args: &args::Train) -> Result<(), Fail> {
+    args.runtime.compute.check_one()?;
     let (context, plan) = prepare(args)?;
     let run = Run::create(&folder(args, &plan), &plan)?;
     let _lock = run.lock()?;

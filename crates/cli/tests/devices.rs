@@ -8,7 +8,7 @@ mod installed;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use common::outside::networks;
+use common::outside::{mnist_conv, networks};
 use common::{Place, STUDY, nettriage, refused, succeeded};
 use nettriage::arch::{self, ArchSpec};
 use nettriage::{LoadOptions, Network, Run, Shape, load};
@@ -206,6 +206,9 @@ fn networks_of_others() {
     if torch().is_none() {
         return;
     }
+    let temporary = tempfile::tempdir().unwrap();
+    let graph = temporary.path().join("graph.json");
+    std::fs::write(&graph, serde_json::to_string(&mnist_conv()).unwrap()).unwrap();
     let mut count = 0;
     for part in ["cifar10_small", "mnist_lenet", "structure"] {
         for entry in std::fs::read_dir(folder.join(part)).unwrap() {
@@ -227,7 +230,13 @@ fn networks_of_others() {
         parity(file, &load(folder.join("cifar10_resnet").join(file), &options).unwrap().network, 4);
         count += 1;
     }
-    assert_eq!(count, 14);
+    // The other files of weights alone hold the networks of the ONNX files beside them.
+    for file in ["mnist.pt", "mnist.safetensors"] {
+        let options = LoadOptions { graph: Some(graph.clone()), ..LoadOptions::default() };
+        parity(file, &without_softmax(load(folder.join("mnist_conv").join(file), &options).unwrap().network), 4);
+        count += 1;
+    }
+    assert_eq!(count, 16);
 }
 
 /// A study that fits the first two blocks of a small network, over several seeds.
@@ -434,6 +443,10 @@ fn a_device_that_cannot_be_used_is_one_clear_line() {
     assert!(error.contains("bf16") && error.contains("--device"), "{error}");
     let error = refused(&place.run("run", &["--precision", "f8"]).output().unwrap());
     assert!(error.contains("f8") && error.contains("tf32"), "{error}");
+    for command in ["run", "train"] {
+        let error = refused(&place.run(command, &["--device", "cpu,torch:cpu"]).output().unwrap());
+        assert!(error.contains("torch:cpu") && error.contains("--on processes"), "{error}");
+    }
     if let Some(flags) = flags("torch:cpu") {
         let more = [&borrowed(&flags)[..], &["--precision", "tf32"]].concat();
         let error = refused(&place.run("run", &more).output().unwrap());

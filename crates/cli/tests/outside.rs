@@ -8,9 +8,8 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::outside::{ROOT, agree, array, python, tools};
+use common::outside::{ROOT, agree, array, mnist_conv, python, tools};
 use common::{nettriage, skipped, succeeded};
-use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Layer, Padding, Shape, layer};
 
 /// Outputs of the reference library and of nettriage, on seeded random inputs or on `given` ones.
 fn both(python: &Path, network: &Path, arch: Option<&str>, given: Option<&Path>) -> (Vec<f32>, Vec<f32>) {
@@ -75,27 +74,6 @@ fn checkpoints_with_the_graph_of_an_onnx_file() {
         let [weights, graph] = ["pth", "onnx"].map(|ending| networks.join(format!("{name}.{ending}")));
         agree(name, both_under(&python, &weights, Some((arch, graph.to_str().unwrap())), None));
     }
-}
-
-/// The graph of `mnist_conv`, which the files of weights do not contain.
-fn mnist_conv() -> Graph {
-    let mut layers: Vec<Layer> = Vec::new();
-    let mut add = |name: &str, kind: Kind| {
-        let input = layers.last().map_or(INPUT.to_string(), |layer| layer.name.clone());
-        layers.push(Layer { name: name.into(), inputs: vec![input], kind });
-    };
-    for (name, filters) in [("conv1", 8), ("conv2", 16), ("conv3", 24)] {
-        add(name, Kind::Conv(Conv { padding: Padding::default(), ..Conv::same(filters, 3) }));
-        add(&format!("{name}.relu"), Kind::Activation(Activation::Relu));
-    }
-    add("norm1", Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 }));
-    add("flatten", Kind::Flatten);
-    add("fc1", Kind::Linear(layer::Linear { features: 32, bias: true }));
-    add("fc1.relu", Kind::Activation(Activation::Relu));
-    add("fc2", Kind::Linear(layer::Linear { features: 10, bias: true }));
-    add("norm2", Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 }));
-    add("log_softmax", Kind::Softmax(layer::Softmax { log: true }));
-    Graph { name: "mnist_conv".into(), input: Shape::new(1, 28, 28), layers, output: "log_softmax".into() }
 }
 
 #[test]

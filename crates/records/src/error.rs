@@ -66,6 +66,12 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// A file has the folder's name.
+    #[error("{}: a file, not a folder: choose another --work", path.display())]
+    NotAFolder {
+        /// The file.
+        path: PathBuf,
+    },
     /// Runs that cannot be merged.
     #[error("{} and {} cannot be merged: {file} differs in {key}: merge runs of one plan whose parent was trained once, by one engine, on machines with the same vector instructions", one.display(), other.display())]
     CannotMerge {

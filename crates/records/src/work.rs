@@ -96,10 +96,13 @@ impl WorkFolder {
     ///
     /// # Errors
     /// [`Error::OtherSetup`] names the first key in which the setup of an existing folder differs; [`Error::NotEmpty`] for a
-    /// folder of something else; [`Error::Locked`] if another process uses it.
+    /// folder of something else; [`Error::NotAFolder`] for a file; [`Error::Locked`] if another process uses it.
     pub fn open(folder: &Path, setup: &impl Serialize) -> Result<WorkFolder, Error> {
         let setup = serde_json::to_value(setup).expect("a setup is plain data");
         let path = folder.join(SETUP);
+        if folder.exists() && !folder.is_dir() {
+            return Err(Error::NotAFolder { path: folder.into() });
+        }
         fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
         match files::read(&path)? {
             Some(bytes) => {
@@ -273,5 +276,8 @@ mod tests {
         fs::write(temporary.path().join("other/mine.txt"), "mine").unwrap();
         let error = WorkFolder::open(&temporary.path().join("other"), &setup(1)).unwrap_err();
         assert!(matches!(error, Error::NotEmpty { .. }), "{error}");
+        let error = WorkFolder::open(&temporary.path().join("other/mine.txt"), &setup(1)).unwrap_err();
+        assert!(matches!(error, Error::NotAFolder { .. }), "{error}");
+        assert_eq!(fs::read_to_string(temporary.path().join("other/mine.txt")).unwrap(), "mine");
     }
 }

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
+use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Layer, Padding, Shape, layer};
+
 use super::skipped;
 
 pub const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -31,6 +33,27 @@ pub fn networks(test: &str) -> Option<PathBuf> {
 /// The Python and the folder of networks, if both exist.
 pub fn tools(test: &str) -> Option<(PathBuf, PathBuf)> {
     python(test).zip(networks(test))
+}
+
+/// The graph of `mnist_conv`, which the files of weights do not contain.
+pub fn mnist_conv() -> Graph {
+    let mut layers: Vec<Layer> = Vec::new();
+    let mut add = |name: &str, kind: Kind| {
+        let input = layers.last().map_or(INPUT.to_string(), |layer| layer.name.clone());
+        layers.push(Layer { name: name.into(), inputs: vec![input], kind });
+    };
+    for (name, filters) in [("conv1", 8), ("conv2", 16), ("conv3", 24)] {
+        add(name, Kind::Conv(Conv { padding: Padding::default(), ..Conv::same(filters, 3) }));
+        add(&format!("{name}.relu"), Kind::Activation(Activation::Relu));
+    }
+    add("norm1", Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 }));
+    add("flatten", Kind::Flatten);
+    add("fc1", Kind::Linear(layer::Linear { features: 32, bias: true }));
+    add("fc1.relu", Kind::Activation(Activation::Relu));
+    add("fc2", Kind::Linear(layer::Linear { features: 10, bias: true }));
+    add("norm2", Kind::BatchNorm(layer::BatchNorm { eps: 1e-5, momentum: 0.1 }));
+    add("log_softmax", Kind::Softmax(layer::Softmax { log: true }));
+    Graph { name: "mnist_conv".into(), input: Shape::new(1, 28, 28), layers, output: "log_softmax".into() }
 }
 
 pub fn array(path: &Path) -> Vec<f32> {
