@@ -4,7 +4,7 @@ use maud::{Markup, html};
 use nettriage_records::plan::Role;
 
 use super::{Td, colour_step, images, sortable, table};
-use crate::analysis::{Analysis, Control};
+use crate::analysis::Analysis;
 use crate::data::RunData;
 use crate::format::{interval, number, percent};
 use crate::sentences::answered_blocks;
@@ -40,7 +40,7 @@ pub(super) fn controls(analysis: &Analysis) -> Option<Markup> {
             Td::number(control.accuracy, format!("{}%", number(control.accuracy, 2))),
             drop,
             ends.map_or_else(Td::none, |ends| Td::number(ends[0], interval(ends))),
-            placebo(control),
+            placebo(control.role, control.p_equivalent, "repetition"),
         ]
     });
     let header = ["control", "block", "scheme", "trials", "accuracy", "drop, pp", "95% interval", "verdict"];
@@ -54,13 +54,13 @@ pub(super) fn controls(analysis: &Analysis) -> Option<Markup> {
     })
 }
 
-/// Whether a placebo passes.
-fn placebo(control: &Control) -> Td {
-    match control.p_equivalent {
-        _ if control.role != Role::Placebo => Td::none(),
+/// Whether a control passes as a placebo, by its test of equivalence; `repetition` is what one trial of several is called.
+pub(super) fn placebo(role: Role, p_equivalent: Option<f64>, repetition: &str) -> Td {
+    match p_equivalent {
+        _ if role != Role::Placebo => Td::none(),
         Some(p) if p < 0.05 => Td::from("equivalent"),
         Some(_) => Td::from(html! { b { "not shown to be equivalent" } }),
-        None => Td::from("one repetition only"),
+        None => Td::from(format!("one {repetition} only")),
     }
 }
 

@@ -4,8 +4,9 @@ use maud::{Markup, html};
 use nettriage_records::metric::Better;
 use nettriage_records::plan::Role;
 
-use super::{Td, common_script, document, table};
-use crate::analysis::{Estimate, LossVerdict, MetricAnalysis, MetricCell, MetricControl};
+use super::details::placebo;
+use super::{Td, common_script, of_sections, table};
+use crate::analysis::{Estimate, LossVerdict, MetricAnalysis, MetricCell};
 use crate::format::{number, p_value, short, signed_percent};
 use crate::metric::{LEFT_OUT, Scale, answer, cautions, conditions, findings, verdict, with_unit};
 use crate::sentences::{capitalised, f2_phrase};
@@ -24,18 +25,7 @@ pub fn metric(analysis: &MetricAnalysis) -> String {
         ("controls", "Controls", controls(analysis)),
         ("method", "Method", Some(method(analysis))),
     ];
-    let shown: Vec<(&str, &str, Markup)> =
-        sections.into_iter().filter_map(|(id, title, body)| Some((id, title, body?))).collect();
-    let links: Vec<(&str, &str)> = shown.iter().map(|(id, title, _)| (*id, *title)).collect();
-    let body = html! {
-        @for (id, title, body) in &shown {
-            section id=(id) aria-label=(title) {
-                @if *id != "answer" { h2 { (title) } }
-                (body)
-            }
-        }
-    };
-    document(&format!("{}: which blocks matter", analysis.name), "nettriage", &links, &body, &common_script())
+    of_sections(&analysis.name, sections, &common_script())
 }
 
 fn first(analysis: &MetricAnalysis) -> Markup {
@@ -253,7 +243,7 @@ fn controls(analysis: &MetricAnalysis) -> Option<Markup> {
             Td::number(control.value, scale.number(control.value)),
             loss_of(control.loss.as_ref(), scale),
             ends_of(control.loss.as_ref(), scale),
-            placebo(control),
+            placebo(control.role, control.p_equivalent, "seed"),
         ]
     });
     let header = ["control", "block", "seeds", &value, &loss, "95% interval", "verdict"];
@@ -266,16 +256,6 @@ fn controls(analysis: &MetricAnalysis) -> Option<Markup> {
             (table("plain", &header, rows.collect()))
         }
     })
-}
-
-/// Whether a placebo passes.
-fn placebo(control: &MetricControl) -> Td {
-    match control.p_equivalent {
-        _ if control.role != Role::Placebo => Td::none(),
-        Some(p) if p < 0.05 => Td::from("equivalent"),
-        Some(_) => Td::from(html! { b { "not shown to be equivalent" } }),
-        None => Td::from("one seed only"),
-    }
 }
 
 fn method(analysis: &MetricAnalysis) -> Markup {

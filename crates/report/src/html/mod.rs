@@ -67,6 +67,17 @@ pub fn html(data: &RunData, analysis: &Analysis) -> String {
         ("similarity", "Similarity", plots::similarity(analysis)),
         ("method", "Method", Some(method::section(whole, analysis))),
     ];
+    let scripts = html! {
+        script type="application/json" id="data" { (script_json(analysis)) }
+        script { (PreEscaped(D3)) }
+        script { (PreEscaped(PLOT)) }
+        (script(&[COMMON, PLOTS]))
+    };
+    of_sections(&analysis.name, sections, &scripts)
+}
+
+/// A page of sections: their ids, titles and bodies; those without a body are left out.
+fn of_sections<const N: usize>(name: &str, sections: [(&str, &str, Option<Markup>); N], scripts: &Markup) -> String {
     let shown: Vec<(&str, &str, Markup)> =
         sections.into_iter().filter_map(|(id, title, body)| Some((id, title, body?))).collect();
     let links: Vec<(&str, &str)> = shown.iter().map(|(id, title, _)| (*id, *title)).collect();
@@ -78,13 +89,7 @@ pub fn html(data: &RunData, analysis: &Analysis) -> String {
             }
         }
     };
-    let scripts = html! {
-        script type="application/json" id="data" { (script_json(analysis)) }
-        script { (PreEscaped(D3)) }
-        script { (PreEscaped(PLOT)) }
-        (script(&[COMMON, PLOTS]))
-    };
-    document(&format!("{}: which blocks matter", analysis.name), "nettriage", &links, &body, &scripts)
+    document(&format!("{name}: which blocks matter"), "nettriage", &links, &body, scripts)
 }
 
 /// A whole page. `links` are the sections' ids and titles, `scripts` come last in the body.
