@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,8 +24,30 @@ ALL = [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")
 ALL += [f"cifar-resnet{depth}" for depth in (18, 34, 50, 20, 32, 44, 56, 110)]
 
 
-def files() -> list[Path]:
-    return sorted(path for path in SHARED.rglob("*") if path.suffix == ".onnx")
+#: Files of weights alone: the built-in architecture, or the module of `checks/reference_outputs.py`.
+WEIGHTS = {
+    "cifar10_resnet/resnet20-12fca82f.th": "cifar-resnet20",
+    "cifar10_resnet/resnet44-014dd654.th": "cifar-resnet44",
+    "cifar10_small/cifar_base_kw.pth": "cifar-base-kw",
+    "cifar10_small/resnet_2b.pth": "resnet-2b",
+    "mnist_lenet/lenet.pth": "lenet",
+    "mnist_conv/mnist.pt": "mnist-conv",
+    "mnist_conv/mnist.safetensors": "mnist-conv",
+}
+
+
+def files(*endings: str) -> list[Path]:
+    return sorted(path for path in SHARED.rglob("*") if path.suffix in endings)
+
+
+def checks(name: str) -> ModuleType:
+    """A script of `checks/` as a module."""
+    sys.path.insert(0, str(ROOT / "checks"))
+    spec = importlib.util.spec_from_file_location(name, ROOT / "checks" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def check(network: nt.Network, *, trains: bool = True) -> None:
@@ -70,24 +93,46 @@ def descends(module: nn.Module, x: torch.Tensor) -> bool:
 @pytest.mark.parametrize("name", ALL)
 def test_architectures(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torchvision")
-    sys.path.insert(0, str(ROOT / "checks"))
-    spec = importlib.util.spec_from_file_location("torch_archs", ROOT / "checks" / "torch_archs.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     torch.manual_seed(7)
-    net, shape = module.network(name)
+    net, shape = checks("torch_archs").network(name)
     torch.save(net.state_dict(), tmp_path / "net.pth")
     network = nt.Network.load(tmp_path / "net.pth", arch=name, input=shape, classes=10)
     check(network)
+    agree(network, net, shape)
+
+
+def agree(network: nt.Network, module: nn.Module, shape: tuple[int, int, int]) -> None:
+    """Whether the network computes what the module computes."""
     x = torch.randn(2, *shape)
     with torch.no_grad():
-        wanted = net.eval()(x).numpy()
+        wanted = module.eval()(x).numpy()
     found = network.outputs(x.numpy())
     assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: path.name)
+def test_every_file_of_weights_is_listed() -> None:
+    names = [path.relative_to(SHARED).as_posix() for path in files(".th", ".pth", ".pt", ".safetensors")]
+    assert names == [name for name in sorted(WEIGHTS) if SHARED.is_dir()]
+
+
+@pytest.mark.parametrize("name", sorted(WEIGHTS) if SHARED.is_dir() else [])
+def test_weights_of_others(name: str, tmp_path: Path) -> None:
+    reference = checks("reference_outputs")
+    torch.manual_seed(7)
+    module, shape = reference.torch_network(WEIGHTS[name])
+    module.load_state_dict(reference.state_dict_of(SHARED / name))
+    arch = WEIGHTS[name]
+    if not arch.startswith("cifar-resnet"):
+        # The graph of the same module with other weights: those of the file must replace them.
+        other, _ = reference.torch_network(arch)
+        arch = str(tmp_path / "graph.onnx")
+        nt.Network.from_torch(other.eval(), torch.zeros(2, *shape)).save(arch)
+    network = nt.Network.load(SHARED / name, arch=arch)
+    check(network)
+    agree(network, module, shape)
+
+
+@pytest.mark.parametrize("path", files(".onnx"), ids=lambda path: path.name)
 def test_networks_of_others(path: Path) -> None:
     # The graphs in `structure` have constant weights: their outputs do not depend on the image, and have no gradient.
     check(nt.Network.load(path), trains=not path.name.startswith("light_"))
