@@ -182,13 +182,18 @@ impl ProgressReporter {
     }
 }
 
+/// A number of ranges in words.
+fn ranges(count: usize) -> String {
+    format!("{count} range{}", if count == 1 { "" } else { "s" })
+}
+
 impl Progress for ProgressReporter {
     fn timed(&self, replaced: usize, ratio: f64) {
-        eprintln!("timed with {replaced} ranges replaced: {:.1}% of the original's time", 100.0 * ratio);
+        eprintln!("timed with {} replaced: {:.1}% of the original's time", ranges(replaced), 100.0 * ratio);
     }
 
     fn attempt(&self, number: usize, of: usize, replaced: usize) {
-        eprintln!("network {number} of at most {of}: {replaced} ranges replaced");
+        eprintln!("network {number} of at most {of}: {} replaced", ranges(replaced));
         if self.terminal {
             let template = "training {wide_bar:.cyan/blue} {pos}/{len}  {elapsed} gone, {eta} left";
             self.bar.set_style(ProgressStyle::with_template(template).expect("the template is well-formed"));

@@ -49,7 +49,7 @@ pub enum Error {
         remedy: String,
     },
     /// No data set has this name.
-    #[error("there is no data set '{name}'{}; known are {known}", nearest.as_ref().map(|n| format!(" (did you mean '{n}'?)")).unwrap_or_default())]
+    #[error("there is no data set '{name}'{}; known are {known}", hint(name, nearest.as_deref()))]
     UnknownSet {
         /// The requested name.
         name: String,
@@ -126,4 +126,15 @@ pub(crate) fn one_line(text: &str) -> String {
         line = format!("{start} … {end}");
     }
     line
+}
+
+/// What a name that no data set has may stand for: a known name that is near, or a folder of images.
+fn hint(name: &str, nearest: Option<&str>) -> String {
+    match nearest {
+        _ if std::path::Path::new(name).is_dir() => {
+            format!(" (for the images in that folder: folder, with --data-dir {name})")
+        }
+        Some(nearest) => format!(" (did you mean '{nearest}'?)"),
+        None => String::new(),
+    }
 }

@@ -258,6 +258,9 @@ fn unknown_names_are_refused_with_the_nearest() {
     assert!(error.starts_with("there is no data set 'minst' (did you mean 'mnist'?)"), "{error}");
     let error = open("imagenet", None).unwrap_err().to_string();
     assert!(!error.contains("did you mean") && error.contains("cifar100"), "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    let error = open(folder.path().to_str().unwrap(), None).unwrap_err().to_string();
+    assert!(error.contains("folder, with --data-dir"), "{error}");
 }
 
 #[test]

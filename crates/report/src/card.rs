@@ -71,7 +71,10 @@ fn markdown(plan: &Plan, spec: &TrialSpec, record: Option<&Record>, parent: Opti
     facts.extend([
         ("Input", format!("{:?} (C, H, W), mean {:?}, std {:?}", plan.data.shape, plan.data.mean, plan.data.std)),
         ("Classes", escape(&plan.data.classes.join(", "))),
-        ("Command", format!("{}, of the study below", code(&format!("nettriage export RUN --trial {}", spec.id)))),
+        (
+            "Command",
+            format!("{}, of the study below", code(&format!("nettriage export RUN --trial {} -o FILE.onnx", spec.id))),
+        ),
     ]);
     let facts: Vec<String> = facts.iter().map(|(name, value)| format!("- **{name}**: {value}\n")).collect();
     format!(

@@ -437,7 +437,15 @@ fn external_data(tensor: &TensorProto, folder: Option<&Path>) -> Result<Vec<u8>,
     };
     let path = folder.join(location);
     let fail = |error: std::io::Error| format!("its external data `{}`: {error}", path.display());
-    let mut file = std::fs::File::open(&path).map_err(fail)?;
+    let mut file = std::fs::File::open(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            format!(
+                "its external data `{}` do not exist: copy that file beside the model, under the same name",
+                path.display()
+            )
+        }
+        _ => fail(error),
+    })?;
     let size = file.metadata().map_err(fail)?.len();
     let offset = number("offset")?.unwrap_or(0);
     let length = number("length")?.unwrap_or(size.saturating_sub(offset));

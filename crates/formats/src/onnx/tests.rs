@@ -476,6 +476,8 @@ fn external_data_are_read_only_from_the_models_folder() {
     std::fs::write(folder.path().join("weights.bin"), data).unwrap();
     assert_eq!(constants(&write(&build, "weights.bin", "4").unwrap(), "y.weight"), [2.5, 3.5]);
     assert!(write(&build, "weights.bin", "8").unwrap_err().contains("end at 12 bytes"));
+    let missing = write(&build, "lost.bin", "0").unwrap_err();
+    assert!(missing.contains("lost.bin") && missing.contains("copy that file beside the model"), "{missing}");
     for location in ["/etc/passwd", "../weights.bin", "a/../../weights.bin"] {
         assert!(write(&build, location, "0").unwrap_err().contains("outside the model's folder"));
     }
