@@ -88,6 +88,7 @@ pub fn slices(
         let (start, end) = (from_end(starts[index]), from_end(ends[index]));
         let (start, number) = match step {
             0 => return Err("a step of 0".into()),
+            _ if extent == 0 => (0, 0),
             1.. => {
                 let (start, end) = (start.clamp(0, extent), end.clamp(0, extent));
                 (start, steps_in(end - start, step))

@@ -12,8 +12,11 @@ use super::fuse;
 /// The most elements that one of these operators gives: the larger of this multiple of those of its inputs in memory, and this number.
 const MOST_TIMES: usize = 512;
 const FEW_ELEMENTS: usize = 1 << 15;
-/// The most products of a matrix product.
-const MAX_PRODUCTS: usize = 1 << 31;
+/// The most multiplications of a matrix product: the larger of this multiple of its inputs' elements in memory, and this number.
+const MOST_PRODUCTS_TIMES: usize = 1 << 12;
+const FEW_PRODUCTS: usize = 1 << 24;
+/// How many multiplications count as one element that is computed.
+const PRODUCTS_PER_ELEMENT: usize = 16;
 
 /// The elementwise function of an operator of one floating-point input.
 pub fn function(node: &Node, op: &str) -> Option<Box<dyn Fn(f64) -> f64>> {
@@ -81,7 +84,8 @@ pub fn product(a: &Constant, b: &Constant) -> Result<Constant, String> {
     limited([outer.as_slice(), &[m, n]].concat(), &[a, b])?;
     let (mut dims, matrices) = limited(outer, &[a, b])?;
     let products = [matrices, m, n, k].iter().try_fold(1usize, |all, &extent| all.checked_mul(extent));
-    if products.is_none_or(|products| products > MAX_PRODUCTS) {
+    let most = FEW_PRODUCTS.max(MOST_PRODUCTS_TIMES.saturating_mul(a.stored().saturating_add(b.stored())));
+    if products.is_none_or(|products| products > most) {
         return Err("its constants take too much computation".into());
     }
     let place = |constant: &Constant, matrix: usize| -> usize {
@@ -111,6 +115,19 @@ pub fn product(a: &Constant, b: &Constant) -> Result<Constant, String> {
     }
     dims.extend([m, n]);
     Ok(Constant::floats(dims, values))
+}
+
+/// The computation behind the elements of a folded node, beside reading its inputs and storing its outputs, in elements.
+pub fn work(node: &Node, inputs: &[Option<&Constant>], outputs: &[Constant]) -> usize {
+    let Some(first) = inputs.first().copied().flatten() else { return 0 };
+    let inner = match node.op() {
+        "MatMul" => first.dims.last(),
+        "Gemm" if node.int("transA").unwrap_or(0) != 0 => first.dims.first(),
+        "Gemm" => first.dims.last(),
+        _ => None,
+    };
+    let elements: usize = outputs.iter().map(Constant::len).sum();
+    inner.map_or(0, |&inner| inner.saturating_mul(elements) / PRODUCTS_PER_ELEMENT)
 }
 
 /// alpha A B + beta C, with A and B transposed as the attributes say.

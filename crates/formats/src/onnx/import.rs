@@ -14,7 +14,7 @@ use super::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto, tensor_sha
 use super::readers::WeightReaders;
 use super::symbolic::SymbolicTensor;
 use super::translate::{Translator, Value};
-use super::{fold, fuse, operators};
+use super::{evaluate, fold, fuse, operators};
 
 pub fn model(model: ModelProto, folder: Option<&Path>, options: &ReadOptions) -> Result<Model, String> {
     let opset = model
@@ -164,6 +164,7 @@ fn visit(translator: &mut Translator, node: &Node, folder: Option<&Path>, depth:
     let results = if constants.len() == node.proto.input.len() {
         let read: usize = constants.iter().flatten().map(|constant| constant.stored()).sum();
         let folded = fold::node(node, &constants, folder)?;
+        let computed = evaluate::work(node, &constants, &folded);
         translator.readers.folded(node, &constants, &folded);
         // A Constant node holds its value in the file, as an initializer does.
         let owned = folded.iter().map(Constant::owned).sum();
@@ -171,7 +172,7 @@ fn visit(translator: &mut Translator, node: &Node, folder: Option<&Path>, depth:
             translator.builder.credit(owned);
         }
         translator.builder.charge(owned)?;
-        translator.builder.charge_work(read.saturating_add(owned))?;
+        translator.builder.charge_work(read.saturating_add(owned).saturating_add(computed))?;
         folded.into_iter().map(Value::Constant).collect()
     } else {
         let before = translator.builder.nodes.len();

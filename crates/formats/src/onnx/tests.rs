@@ -674,6 +674,18 @@ fn one_of_several_outputs_is_chosen_by_name() {
     assert!(message.contains("no output `logits`") && message.contains("`scores`"), "{message}");
 }
 
+/// A slice of no elements, backwards too.
+#[test]
+fn empty_constants_are_sliced() {
+    for step in [1, -1] {
+        let build = model(&[1, 2, 1, 1]).list("v", &[1, 2, 3]).list("from", &[0]).list("to", &[0]).list("axis", &[0]);
+        let build = build.list("last", &[9]).list("step", &[step]).node("Slice", "v from to axis", "none", vec![]);
+        let build = build.node("Slice", "none from last axis step", "still", vec![]);
+        let build = build.list("shape", &[1, 2]).node("Concat", "still shape", "all", vec![int("axis", 0)]);
+        assert_eq!(build.node("Reshape", "x all", "y", vec![]).words(), Vec::<String>::new());
+    }
+}
+
 /// A chain of operators on a large constant computes many times more than the file holds.
 #[test]
 fn folding_is_bounded_by_the_size_of_the_file() {
@@ -682,6 +694,18 @@ fn folding_is_bounded_by_the_size_of_the_file() {
         build = build.node("Neg", &format!("v{step}"), &format!("v{}", step + 1), vec![]);
     }
     build.node("Add", "x v200", "y", vec![]).fails(&["many times more computation"]);
+
+    // Constants of few bytes: a long matrix product, and many short ones.
+    let filled = |extent: i64| {
+        let build = model(&[1, 1, 1, 1]).list("row", &[1, extent]).list("column", &[extent, 1]);
+        build.node("ConstantOfShape", "row", "a", vec![]).node("ConstantOfShape", "column", "b", vec![])
+    };
+    filled(1 << 30).node("MatMul", "a b", "p", vec![]).node("Add", "x p", "y", vec![]).fails(&["too much computation"]);
+    let mut build = filled(1 << 24);
+    for round in 0..20 {
+        build = build.node("MatMul", "a b", &format!("p{round}"), vec![]);
+    }
+    build.node("Add", "x p0", "y", vec![]).fails(&["many times more computation"]);
     // A few operators per weight are usual, and intermediate results are freed.
     let mut build = model(&[1, 1, 2, 2]).counted("v0", &[1 << 20]);
     for step in 0..20 {
