@@ -406,6 +406,19 @@ pub fn matrix_products(engine: &dyn Engine) {
         ];
         check_training(engine, with_trainable_input(shape, layers, "y"), Trainable::All, 1e-5);
     }
+    // Extents beyond a register and beyond a tile, none of them a multiple: A of 19 x 21, B of 21 x 35.
+    for transposed in [false, true] {
+        let (a, b) = (Shape::new(21, 1, 19), if transposed { Shape::new(21, 1, 35) } else { Shape::new(35, 1, 21) });
+        let features = |shape: Shape| Kind::Linear(layer::Linear { features: shape.elements(), bias: false });
+        let layers = vec![
+            layer("flat_a", &["x"], features(a)),
+            layer("a", &["flat_a"], Kind::Reshape(layer::Reshape { shape: a })),
+            layer("flat_b", &["x"], features(b)),
+            layer("b", &["flat_b"], Kind::Reshape(layer::Reshape { shape: b })),
+            layer("y", &["a", "b"], Kind::MatMul(layer::MatMul { transposed })),
+        ];
+        check_training(engine, with_trainable_input(Shape::new(2, 1, 1), layers, "y"), Trainable::All, 1e-5);
+    }
     // Attention (Vaswani et al., arXiv:1706.03762): queries, keys and values from one tensor.
     let conv = |name: &str| layer(name, &["x"], Kind::Conv(Conv::same(6, 1)));
     let heads = |name: &str, input: &str| {
@@ -434,6 +447,10 @@ pub fn norms_of_one_image(engine: &dyn Engine) {
     }
     for groups in [1, 2, 6] {
         check(engine, Shape::new(6, 2, 3), Kind::GroupNorm(layer::GroupNorm { groups, eps: 1e-3 }));
+    }
+    // Groups wider than a register, and an instance norm of many channels.
+    for groups in [2, 38] {
+        check(engine, Shape::new(38, 1, 3), Kind::GroupNorm(layer::GroupNorm { groups, eps: 1e-3 }));
     }
 }
 
@@ -464,7 +481,8 @@ pub fn layers_that_select_and_reduce(engine: &dyn Engine) {
             vec![Axis::Columns, Axis::Channels],
             Axis::ALL.to_vec(),
         ] {
-            check(engine, shape, Kind::Reduce(layer::Reduce { function, axes }));
+            check(engine, shape, Kind::Reduce(layer::Reduce { function, axes: axes.clone() }));
+            check(engine, Shape::new(37, 2, 1), Kind::Reduce(layer::Reduce { function, axes }));
         }
     }
     for coordinates in [
@@ -518,6 +536,8 @@ pub fn layers_that_move_elements(engine: &dyn Engine) {
     check(engine, shape, Kind::Upsample(layer::Upsample { factor: [2, 3] }));
     check(engine, shape, Kind::Softmax(layer::Softmax { log: false }));
     check(engine, shape, Kind::Softmax(layer::Softmax { log: true }));
+    check(engine, Shape::new(37, 1, 2), Kind::Softmax(layer::Softmax { log: false }));
+    check(engine, Shape::new(37, 1, 2), Kind::Softmax(layer::Softmax { log: true }));
     check(engine, shape, Kind::Identity);
     check(engine, shape, Kind::Dropout(layer::Dropout { p: 0.0 }));
 }
