@@ -79,6 +79,7 @@ pub struct PrescribeOptions {
     training_images: Option<usize>,
     epochs: Option<f64>,
     rate: f32,
+    recipe: String,
     seed: u64,
     attempts: usize,
     work: Option<PathBuf>,
@@ -108,13 +109,10 @@ pub fn prescribe(
     let prescribed = callback.run(py, || {
         let subject = subject(network, dataset, scan_options.judged())?;
         let passes = options.epochs.map(|epochs| (epochs * subject.train.len() as f64).ceil() as usize);
-        let training = options.scheme.map(|scheme| Training {
-            scheme,
-            images: options.training_images.or(passes),
-            rate: options.rate,
-            augment: None,
-            seed: options.seed,
-        });
+        let images = options.training_images.or(passes);
+        let base = Training { images, rate: options.rate, seed: options.seed, ..Training::default() };
+        let of = |scheme| Training { scheme, ..base }.with_recipe(&options.recipe);
+        let training = options.scheme.map(of).transpose()?;
         let mut builder = PrescribeBuilder::of(&subject)
             .bounds(bounds)
             .training(training)

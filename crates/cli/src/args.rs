@@ -578,7 +578,7 @@ pub struct Subject {
     /// Images that they are judged by: the last training images, of a folder some drawn by seed (a run's validation images) [default: 1000, at most a fifth of them]
     #[arg(long, value_name = "N", value_parser = whole::<usize>(IMAGES))]
     pub judged: Option<usize>,
-    /// Single layers to try: conv1x1, conv3x3, conv5x5, field (the range's receptive field), depthwise3x3, conv3x3g4, linear, drop
+    /// What to try: conv1x1, conv3x3, conv5x5, field (the range's receptive field), depthwise3x3, conv3x3g4, linear, drop; narrow50 is a residual unit with half of its inner channels
     #[arg(
         long,
         value_name = "NAMES",
@@ -681,11 +681,14 @@ pub struct Prescribe {
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
     /// Do not train: closed-form weights alone
-    #[arg(long, conflicts_with_all = ["scheme", "train_images", "epochs", "rate"])]
+    #[arg(long, conflicts_with_all = ["scheme", "recipe", "train_images", "epochs", "rate"])]
     pub no_training: bool,
     /// How the network is trained after surgery: global, local, distill-global or distill-local
     #[arg(long, value_name = "NAME", default_value = "distill-global")]
     pub scheme: String,
+    /// Schedule and regularisation of training: one-cycle, or cosine (warm-up, cosine, no decay of norms, smoothed labels, averaged weights)
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = TrainingRecipe::OneCycle)]
+    pub recipe: TrainingRecipe,
     /// Images that training sees in all [default: twice the training set, at most 40,000]
     #[arg(long, value_name = "N", value_parser = whole::<usize>(TRAIN_IMAGES))]
     pub train_images: Option<usize>,
@@ -719,6 +722,25 @@ pub struct Prescribe {
     /// With --work, how often a training is saved: a time such as 5m, or off
     #[arg(long, value_name = "TIME", value_parser = checkpoint, default_value = "5m", requires = "work")]
     pub checkpoint: Checkpoint,
+}
+
+/// How prescriptions are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TrainingRecipe {
+    /// A one-cycle schedule, nothing else
+    OneCycle,
+    /// Warm-up and cosine, no weight decay of biases and norms, smoothed labels, averaged weights
+    Cosine,
+}
+
+impl TrainingRecipe {
+    /// Its name in the library.
+    pub fn name(self) -> &'static str {
+        match self {
+            TrainingRecipe::OneCycle => "one-cycle",
+            TrainingRecipe::Cosine => "cosine",
+        }
+    }
 }
 
 /// What measures times.
@@ -936,7 +958,7 @@ mod tests {
     const SEEDS: [&str; 2] = ["seed", "parent"];
     /// Costs and shares of them.
     const COSTS: [&str; 3] = ["max-latency", "max-macs", "max-parameters"];
-    const OTHERS: [&str; 39] = [
+    const OTHERS: [&str; 40] = [
         "out",
         "data-dir",
         "log-format",
@@ -969,6 +991,7 @@ mod tests {
         "torch",
         "work",
         "scheme",
+        "recipe",
         "scan",
         "save-scan",
         "against",

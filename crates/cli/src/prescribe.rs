@@ -45,7 +45,7 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
         args::LatencyIn::Onnxruntime => LatencyIn::OnnxRuntime(OnnxRuntime::find()?),
     };
     let subject = subject::read(&args.subject)?;
-    let training = (!args.no_training).then(|| training(args, &subject));
+    let training = (!args.no_training).then(|| training(args, &subject)).transpose()?;
     let options = scan::options(&args.subject)?;
     let scan_reporter = scan::ProgressReporter::new();
     let reporter = ProgressReporter::new();
@@ -146,15 +146,17 @@ fn bounds(args: &args::Prescribe) -> Bounds {
     }
 }
 
-fn training(args: &args::Prescribe, subject: &Subject) -> Training {
+fn training(args: &args::Prescribe, subject: &Subject) -> Result<Training, Fail> {
     let own = subject.augment;
-    Training {
+    let training = Training {
         scheme: args.scheme.clone(),
         images: args.train_images.or(args.epochs.map(|epochs| (epochs * subject.train.len() as f64).ceil() as usize)),
         rate: args.rate,
         augment: Some(Augmentation { pad: args.pad.unwrap_or(own.pad), flip: args.flip || own.flip, ..own }),
         seed: args.seed,
-    }
+        ..Training::default()
+    };
+    Ok(training.with_recipe(args.recipe.name())?)
 }
 
 fn command() -> String {

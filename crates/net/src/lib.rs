@@ -34,6 +34,7 @@ mod error;
 mod graph;
 pub mod init;
 pub mod layer;
+pub mod narrow;
 mod network;
 mod random;
 pub mod receptive_field;

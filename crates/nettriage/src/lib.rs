@@ -56,7 +56,7 @@ pub use nettriage_net::surgery::Substitute;
 pub use nettriage_net::{Error as NetError, Network, Shape, arch, block};
 pub use nettriage_records::{self as records, Run};
 pub use nettriage_study::{Error, Limits, Progress, Reuse, RuntimeOptions, Study};
-pub use nettriage_train::{Arithmetic, Device, DeviceName, StopSignal, scheme};
+pub use nettriage_train::{Arithmetic, Device, DeviceName, Recipe, StopSignal, scheme};
 
 /// Random numbers from a seed, for weights of new networks.
 pub fn seeded(seed: u64) -> impl rand::Rng {

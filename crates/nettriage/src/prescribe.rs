@@ -15,7 +15,7 @@ use nettriage_records::prescription::{Figures, Prescription};
 use nettriage_records::scan::{Measure, Scan};
 use nettriage_records::{WorkFolder, content_id};
 use nettriage_train::scheme::{Scheme, preset};
-use nettriage_train::{Checkpoints, Device, StopSignal};
+use nettriage_train::{Checkpoints, Device, Recipe, StopSignal};
 
 use crate::settings::{Settings, Source, shared_setters};
 use crate::{Error, OnnxRuntime, Subject};
@@ -77,6 +77,10 @@ pub struct Training {
     pub images: Option<usize>,
     /// Largest learning rate.
     pub rate: f32,
+    /// Learning-rate schedule, run once through.
+    pub schedule: Schedule,
+    /// What else decides how it trains.
+    pub recipe: Recipe,
     /// Augmentation; that of the subject if none.
     pub augment: Option<Augmentation>,
     /// Seed of the order of images.
@@ -85,11 +89,37 @@ pub struct Training {
 
 impl Default for Training {
     fn default() -> Training {
-        Training { scheme: "distill-global".to_owned(), images: None, rate: 0.01, augment: None, seed: 0 }
+        Training {
+            scheme: "distill-global".to_owned(),
+            images: None,
+            rate: 0.01,
+            schedule: Schedule::OneCycle,
+            recipe: Recipe::default(),
+            augment: None,
+            seed: 0,
+        }
     }
 }
 
 impl Training {
+    /// With a schedule and a recipe by name: `one-cycle`, the default, or `cosine`, for trainings of many epochs: a warm-up over 5% of
+    /// the steps, then half a cosine; no weight decay of biases and norms; labels smoothed by 0.1 where nothing is distilled; the
+    /// exponential moving average of the weights, with a decay of 0.99 a step.
+    ///
+    /// # Errors
+    /// Another name.
+    pub fn with_recipe(self, name: &str) -> Result<Training, Error> {
+        let (schedule, recipe) = match name {
+            "one-cycle" => (Schedule::OneCycle, Recipe::default()),
+            "cosine" => {
+                let recipe = Recipe { warmup: 0.05, label_smoothing: 0.1, decay_all: false, average: Some(0.99) };
+                (Schedule::Cosine, recipe)
+            }
+            _ => return Err(Error::Request(format!("no recipe `{name}`; use one-cycle or cosine"))),
+        };
+        Ok(Training { schedule, recipe, ..self })
+    }
+
     /// The fine-tuning of a subject.
     ///
     /// # Errors
@@ -112,7 +142,8 @@ impl Training {
             batch: 128,
             rate: self.rate,
             optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
-            schedule: Schedule::OneCycle,
+            schedule: self.schedule,
+            recipe: self.recipe,
             clip: Some(5.0),
             augment,
             measure: scan::measure(&subject.network.graph, subject.labelled, outputs)?,
@@ -481,7 +512,11 @@ impl<'a> PrescribeBuilder<'a> {
             replaced: prescribe::replaced(scan, plan),
             training: match (&self.training, &tuning) {
                 (Some(training), Some(tuning)) => {
-                    format!("{}, {} images, rate {}", training.scheme, tuning.images, tuning.rate)
+                    let how = match tuning.schedule {
+                        Schedule::Cosine => ", cosine",
+                        _ => "",
+                    };
+                    format!("{}, {} images, rate {}{how}", training.scheme, tuning.images, tuning.rate)
                 }
                 _ => "none".to_owned(),
             },

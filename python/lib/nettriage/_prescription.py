@@ -75,6 +75,7 @@ def prescribe(
     training_images: int | None = None,
     epochs: float | None = None,
     rate: float = 0.01,
+    recipe: str = "one-cycle",
     seed: int = 0,
     attempts: int = 5,
     work: str | os.PathLike[str] | None = None,
@@ -110,6 +111,9 @@ def prescribe(
         Passes over the training images, in place of `training_images`.
     rate : float
         Largest learning rate.
+    recipe : str
+        Schedule and regularisation: ``"one-cycle"``, or ``"cosine"``: a warm-up, then a cosine, without weight decay of
+        biases and norms, with smoothed labels and averaged weights.
     seed : int
         Seed of the order of images.
     attempts : int
@@ -120,7 +124,8 @@ def prescribe(
     scan : Scan, optional
         A scan of this network, instead of making one.
     images, judged, substitutes, methods, threads, device, precision
-        As of :func:`scan`.
+        As of :func:`scan`. Substitutes may also be ``"narrow1"`` to ``"narrow99"``, a residual unit with that percentage
+        of its inner channels.
     progress : bool or callable
         A bar, nothing, or a function of (phase, done, of).
 
@@ -148,6 +153,7 @@ def prescribe(
         "training_images": training_images,
         "epochs": epochs,
         "rate": rate,
+        "recipe": recipe,
         "seed": seed,
         "attempts": attempts,
         "work": None if work is None else str(Path(work)),

@@ -1,15 +1,34 @@
 //! Least squares: the weights of one convolution by ridge regression, from its inputs and targets batch by batch.
 //!
-//! The normal equations are accumulated (`sums`) and solved (`solve`). A scan shares them between many substitutes
-//! (`scan::regression`).
+//! The normal equations are accumulated (`sums`) and solved (`solve`), also for fewer input channels (`eliminate`). A scan shares
+//! them between many substitutes (`scan::regression`).
 
+mod eliminate;
 pub(crate) mod solve;
 pub(crate) mod sums;
 
 use nettriage_net::{Conv, Shape};
 
-use solve::{Part, System, parts};
-use sums::{Rows, Sums, Window};
+use solve::{Affine, Part, System, moments, parts};
+use sums::{Positions, Rows, Sums, Window};
+
+/// A convolution of some of the input channels.
+pub(crate) struct Reduced {
+    map: Affine,
+    /// Mean of each output without its bias.
+    pub mean: Vec<f64>,
+    /// Variance of each output.
+    pub variance: Vec<f64>,
+}
+
+impl Reduced {
+    /// Weight `[o, i, k, k]`, flat, and bias `[o]`, of a kernel of `taps` positions.
+    pub fn filters(&self, taps: usize) -> (Vec<f32>, Vec<f32>) {
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        self.map.append(taps, &mut weight, &mut bias);
+        (weight, bias)
+    }
+}
 
 /// Accumulates the patch and the target of every output position.
 pub struct LeastSquares {
@@ -39,6 +58,53 @@ impl LeastSquares {
             }
         }
         self.flush();
+    }
+
+    /// As [`LeastSquares::add`], but only some positions of each image, drawn by its index; `first` is that of the first image.
+    pub(crate) fn add_drawn(&mut self, x: &[f32], y: &[f32], first: usize, positions: &mut Positions) {
+        let images = x.chunks_exact(self.input.elements()).zip(y.chunks_exact(self.output.elements()));
+        for (index, (image, targets)) in (first..).zip(images) {
+            for &position in positions.draw(index) {
+                let at = position as usize * self.output.channels;
+                let target = &targets[at..at + self.output.channels];
+                if self.rows.push(image, position as usize, 1.0, |values| values.copy_from_slice(target)) {
+                    self.sums.add(&self.rows);
+                    self.rows.clear();
+                }
+            }
+        }
+        self.flush();
+    }
+
+    /// Input channels in the order in which backward elimination leaves them out, the least needed first. The convolution is dense.
+    pub(crate) fn elimination(&self, ridge: f64) -> Option<Vec<usize>> {
+        let index = &self.parts[0].index;
+        let system = System::new(&[&self.sums], index);
+        let (right, _) = system.side(&[&self.sums], &self.parts[0]);
+        let inverse = eliminate::inverse(&system, ridge)?;
+        Some(eliminate::order(inverse, &right, self.input.channels))
+    }
+
+    /// The convolution of only the input channels `kept`, in ascending order, of least squares; none where an input is not finite.
+    /// With `match_moments` mean and variance of each output are made those of its target. The convolution is dense.
+    pub(crate) fn solve_channels(&self, kept: &[usize], ridge: f64, match_moments: bool) -> Option<Reduced> {
+        let Part { index, targets } = &self.parts[0];
+        let channels = self.input.channels;
+        let part = Part {
+            index: index.iter().copied().filter(|at| kept.binary_search(&(at % channels)).is_ok()).collect(),
+            targets: *targets,
+        };
+        let sums = [&self.sums];
+        let system = System::new(&sums, &part.index);
+        let (right, means) = system.side(&sums, &part);
+        let factor = system.factor(ridge)?;
+        let mut map = system.solve(&factor, &right, &means);
+        if match_moments {
+            map = system.matched(&map, &moments(&sums, &part));
+        }
+        let variance = system.variance(&map);
+        let mean = (0..means.len()).map(|f| system.mean_output(&map, f)).collect();
+        Some(Reduced { map, mean, variance })
     }
 
     fn flush(&mut self) {

@@ -81,6 +81,11 @@ impl System {
         System { gram, mean, rows }
     }
 
+    /// The number of patch elements.
+    pub fn unknowns(&self) -> usize {
+        self.mean.len()
+    }
+
     /// Z'T, centred; `cross` has a row for every element and one for the ones.
     pub fn right(&self, cross: impl Fn(usize, usize) -> f64, targets: usize) -> (Mat<f64>, Vec<f64>) {
         let n = self.mean.len();
@@ -140,6 +145,22 @@ impl System {
         let product = self.symmetric() * &map.weight;
         let inner = |f: usize| -> f64 { (0..product.nrows()).map(|a| map.weight[(a, f)] * product[(a, f)]).sum() };
         (0..product.ncols()).map(|f| (inner(f) / self.rows).max(0.0)).collect()
+    }
+
+    /// The map, scaled and shifted so that its outputs have these means and variances; an output that never varies stays as it is.
+    pub fn matched(&self, map: &Affine, wanted: &[(f64, f64)]) -> Affine {
+        let variance = self.variance(map);
+        let mut scaled = map.clone();
+        for (f, (mean, wanted)) in wanted.iter().enumerate() {
+            if variance[f] <= 0.0 {
+                continue;
+            }
+            let factor = (wanted / variance[f]).sqrt();
+            (0..scaled.weight.nrows()).for_each(|a| scaled.weight[(a, f)] *= factor);
+            let output = map.bias[f] + self.mean_output(map, f);
+            scaled.bias[f] = mean + factor * (map.bias[f] - output);
+        }
+        scaled
     }
 
     fn symmetric(&self) -> Mat<f64> {

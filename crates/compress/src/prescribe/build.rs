@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use nettriage_net::narrow::{self, Narrow};
 use nettriage_net::surgery;
 use nettriage_net::{Network, block};
 use nettriage_records::scan::Scan;
@@ -9,7 +10,7 @@ use nettriage_train::seed;
 
 use super::Plan;
 use crate::Error;
-use crate::scan::{Images, Options, refit};
+use crate::scan::{Images, Options, changed_layers, narrowed, refit};
 
 /// A network after surgery.
 pub struct Built {
@@ -33,11 +34,16 @@ pub fn build(
     for &(range, number) in &plan.chosen {
         let range = &scan.ranges[range];
         let candidate = &range.candidates[number];
-        let substitute = candidate.substitute.parse()?;
         let [first, last] = &range.layers;
         let before = block::range(&parent.graph, &range.name, first, last)?;
         // The same layers in the current network: their input may have another name.
         let now = block::range(&network.graph, &range.name, first, last)?;
+        if let Some(narrow) = narrowing(&candidate.substitute) {
+            network = narrowed([parent, &network], [&before, &now], &[narrow], fitted, options)?.swap_remove(0);
+            substitute_layers.extend(changed_layers(&network.graph, &now));
+            continue;
+        }
+        let substitute = candidate.substitute.parse()?;
         network = match candidate.method.parse().ok() {
             Some(method) => refit(parent, &before, &network, &now, substitute, method, fitted, options)?,
             None => surgery::compress(&network, &[(now.clone(), substitute)])?,
@@ -47,15 +53,28 @@ pub fn build(
     Ok(Built { network, substitute_layers })
 }
 
+/// The candidate of that name, if it is a unit with fewer inner channels.
+pub fn narrowing(substitute: &str) -> Option<Narrow> {
+    substitute.parse().ok()
+}
+
 /// A network of the plan's structure, with weights that are not fitted: for its time.
 pub fn shape_of(parent: &Network, scan: &Scan, plan: &Plan) -> Result<Network, Error> {
-    let replacement = |&(range, number): &(usize, usize)| {
+    let (mut replacements, mut narrower) = (Vec::new(), Vec::new());
+    for &(range, number) in &plan.chosen {
         let range = &scan.ranges[range];
         let [first, last] = &range.layers;
-        let block = block::range(&parent.graph, &range.name, first, last)?;
-        Ok((block, range.candidates[number].substitute.parse()?))
-    };
-    let replacements = plan.chosen.iter().map(replacement).collect::<Result<Vec<_>, Error>>()?;
-    let graph = surgery::compress(parent, &replacements)?.graph;
-    Ok(Network::initialised(graph, &mut seed::rng("timed weights", &[]))?)
+        let substitute = &range.candidates[number].substitute;
+        match narrowing(substitute) {
+            Some(narrow) => narrower.push((range, narrow)),
+            None => replacements.push((block::range(&parent.graph, &range.name, first, last)?, substitute.parse()?)),
+        }
+    }
+    let mut network = surgery::compress(parent, &replacements)?;
+    for (range, how) in narrower {
+        let [first, last] = &range.layers;
+        let block = block::range(&network.graph, &range.name, first, last)?;
+        network = narrow::narrowed_shape(&network, &block, how)?;
+    }
+    Ok(Network::initialised(network.graph, &mut seed::rng("timed weights", &[]))?)
 }

@@ -7,6 +7,8 @@
 use nettriage_records::plan::Cost;
 use nettriage_records::scan::Scan;
 
+use super::build::narrowing;
+
 /// Resolution of drops: steps per percentage point.
 const STEPS_PER_POINT: f64 = 100.0;
 
@@ -97,7 +99,12 @@ pub fn front(scan: &Scan, metric: CostMetric, fixed: &Fixed) -> Vec<Plan> {
         for (index, range) in from_here {
             for number in 0..range.candidates.len() {
                 let saved = cost_saved(scan, index, number, metric);
-                if saved > 0.0 || fixed.wants(range.units) {
+                let wanted = fixed.wants(range.units);
+                // A wanted range becomes one layer.
+                if wanted && narrowing(&range.candidates[number].substitute).is_some() {
+                    continue;
+                }
+                if saved > 0.0 || wanted {
                     reach(range.units[1] + 1, steps(scan, index, number), saved, Some((index, number)));
                 }
             }

@@ -33,6 +33,9 @@ pub struct FineTuning {
     pub optimizer: Optimizer,
     /// Learning-rate schedule, run once through.
     pub schedule: Schedule,
+    /// What else decides how it trains.
+    #[serde(skip_serializing_if = "Recipe::is_default")]
+    pub recipe: Recipe,
     /// Largest norm of the gradient; longer gradients are scaled down to it.
     pub clip: Option<f32>,
     /// Augmentation of training images.
@@ -76,7 +79,8 @@ pub fn fine_tune(
         Train::All => Trainable::All,
         Train::Substitute => Trainable::Layers(substitute_layers.clone()),
     };
-    let training = EngineOptions::training(tuning.batch, tuning.optimizer);
+    let decay_all = tuning.recipe.decay_all;
+    let training = EngineOptions { decay_all, ..EngineOptions::training(tuning.batch, tuning.optimizer) };
     let found = match saved {
         Some((checkpoints, id)) => checkpoints.find(id, &network.weights)?,
         None => None,
@@ -120,7 +124,7 @@ pub fn fine_tune(
         batch: tuning.batch,
         rate: tuning.rate,
         schedule: tuning.schedule,
-        recipe: Recipe::default(),
+        recipe: tuning.recipe,
         clip: tuning.clip,
         dropout_seed: 0,
     };

@@ -230,18 +230,7 @@ impl<'a> Accumulator<'a> {
     fn scaled(&self, part: &Part, affine: &Affine) -> Affine {
         let sums = [&self.sums[0], &self.sums[1]];
         let system = System::new(&sums, &part.index);
-        let variance = system.variance(affine);
-        let mut scaled = affine.clone();
-        for (f, (mean, wanted)) in solve::moments(&sums, part).into_iter().enumerate() {
-            if variance[f] <= 0.0 {
-                continue;
-            }
-            let factor = (wanted / variance[f]).sqrt();
-            (0..scaled.weight.nrows()).for_each(|a| scaled.weight[(a, f)] *= factor);
-            let output = affine.bias[f] + system.mean_output(affine, f);
-            scaled.bias[f] = mean + factor * (affine.bias[f] - output);
-        }
-        scaled
+        system.matched(affine, &solve::moments(&sums, part))
     }
 }
 

@@ -12,6 +12,7 @@ mod images;
 mod judge;
 mod latency;
 mod measure;
+mod narrow;
 mod options;
 mod parallel;
 mod ranges;
@@ -22,12 +23,14 @@ mod units;
 
 use std::time::Instant;
 
+use nettriage_net::block::Unit;
 use nettriage_net::{Graph, Network, block, cost};
 use nettriage_records::scan::{self as records, Scan};
 
 pub use images::{Fill, Images};
 pub use latency::Stopwatch;
 pub use measure::{Outputs, digest, measure};
+pub use narrow::{changed_layers, narrowed};
 pub use options::{Choice, Method, Options, Phase, Progress, Scope};
 pub use ranges::as_conv;
 pub use refit::{Judge, Judgement, refit};
@@ -36,7 +39,6 @@ use crate::Error;
 use fit_and_judge::fit_and_judge;
 use judge::{Reference, Verdict};
 use ranges::{Candidate, Range};
-use regression::Solution;
 use units::recorded_cost;
 
 /// The network and the images of a scan.
@@ -58,9 +60,9 @@ pub fn scan(subject: &Subject<'_>, options: &Options, progress: &dyn Progress) -
     let network = subject.network;
     let graph = &network.graph;
     measure::check_methods(measure(graph, subject.judged.labels.is_some(), options.outputs)?, options)?;
-    let units = block::units(graph);
-    let (ranges, left_out) = ranges::ranges(graph, &units, options)?;
-    if ranges.is_empty() {
+    let parts = block::units(graph);
+    let (ranges, left_out) = ranges::ranges(graph, &parts, options)?;
+    if ranges.is_empty() && !narrow::applies(graph, options)? {
         return Err(Error::Request(format!(
             "{}: no range of layers could be one layer; `nettriage inspect` shows its layers",
             graph.name
@@ -74,7 +76,7 @@ pub fn scan(subject: &Subject<'_>, options: &Options, progress: &dyn Progress) -
 
     let clock = Instant::now();
     let mut stopwatch = Stopwatch::new(&options.device, options.batch, options.exact);
-    let units = units::unit_rows(network, &units, &mut stopwatch)?;
+    let units = units::unit_rows(network, &parts, &mut stopwatch)?;
     let milliseconds = candidate_milliseconds(&ranges, &mut stopwatch, progress)?;
     took.timing = clock.elapsed().as_secs_f64();
 
@@ -83,7 +85,10 @@ pub fn scan(subject: &Subject<'_>, options: &Options, progress: &dyn Progress) -
         let mut candidates = Vec::new();
         for (number, candidate) in range.candidates.iter().enumerate() {
             for (method, fitted, verdict) in &judged[&(index, number)] {
-                candidates.push(row(candidate, method, fitted, verdict, &reference, milliseconds[index][number]));
+                let names = [candidate.substitute.to_string(), method.clone()];
+                let errors = fitted.as_ref().map_or([0.0; 2], |fitted| [fitted.ridge, fitted.error]);
+                let milliseconds = milliseconds[index][number];
+                candidates.push(row(names, errors, verdict, &reference, candidate.cost, milliseconds));
             }
         }
         let ends = [range.block.layers.first(), range.block.layers.last()].map(|l| l.cloned().unwrap_or_default());
@@ -97,7 +102,8 @@ pub fn scan(subject: &Subject<'_>, options: &Options, progress: &dyn Progress) -
             candidates,
         }
     });
-    let rows = rows.collect();
+    let mut rows: Vec<records::Range> = rows.collect();
+    add_narrower(subject, &parts, &units, &reference, options, &mut stopwatch, &mut rows)?;
     took.device = options.device.describe();
     took.seconds = begin.elapsed().as_secs_f64();
     Ok(Scan {
@@ -122,6 +128,42 @@ pub fn scan(subject: &Subject<'_>, options: &Options, progress: &dyn Progress) -
         took,
         trust: Vec::new(),
     })
+}
+
+/// Adds the units with fewer inner channels to the candidates of their ranges.
+fn add_narrower(
+    subject: &Subject<'_>,
+    parts: &[Unit],
+    units: &[records::Unit],
+    reference: &Reference,
+    options: &Options,
+    stopwatch: &mut Stopwatch,
+    rows: &mut Vec<records::Range>,
+) -> Result<(), Error> {
+    if narrow::choices(options).is_empty() {
+        return Ok(());
+    }
+    for (index, (part, unit)) in parts.iter().zip(units).enumerate() {
+        let images = [subject.fitted, subject.judged];
+        let found = narrow::candidates(subject.network, part, images, reference, stopwatch, options)?;
+        if found.is_empty() {
+            continue;
+        }
+        match rows.iter_mut().find(|row| row.units == [index; 2]) {
+            Some(row) => row.candidates.extend(found),
+            None => rows.push(records::Range {
+                name: unit.name.clone(),
+                units: [index; 2],
+                layers: unit.layers.clone(),
+                block: None,
+                cost: unit.cost,
+                milliseconds: unit.milliseconds,
+                candidates: found,
+            }),
+        }
+    }
+    rows.sort_by_key(|row| row.units);
+    Ok(())
 }
 
 /// First and last unit of every range that a scan with these options would judge.
@@ -151,23 +193,23 @@ fn candidate_milliseconds(
 }
 
 fn row(
-    candidate: &Candidate,
-    method: &str,
-    fitted: &Option<Solution>,
+    [substitute, method]: [String; 2],
+    [ridge, error]: [f64; 2],
     verdict: &Verdict,
     reference: &Reference,
+    cost: cost::LayerCost,
     milliseconds: f64,
 ) -> records::Candidate {
     let share = |count: usize| count as f64 / verdict.images.max(1) as f64;
     records::Candidate {
-        substitute: candidate.substitute.to_string(),
-        method: method.to_owned(),
-        ridge: fitted.as_ref().map_or(0.0, |f| f.ridge),
-        error: fitted.as_ref().map_or(0.0, |f| f.error),
+        substitute,
+        method,
+        ridge,
+        error,
         accuracy: verdict.right.map(share),
         drop: verdict.drop(),
         fidelity: reference.fidelity(verdict),
-        cost: recorded_cost(candidate.cost),
+        cost: recorded_cost(cost),
         milliseconds,
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use nettriage_net::narrow::Narrow;
 use nettriage_net::surgery::Substitute;
 use nettriage_train::Device;
 
@@ -29,6 +30,8 @@ pub enum Choice {
     Field,
     /// A convolution of that kernel with as many groups as divide both numbers of channels.
     Depthwise(usize),
+    /// The unit itself, with fewer channels between its convolutions.
+    Narrow(Narrow),
 }
 
 impl FromStr for Choice {
@@ -39,6 +42,7 @@ impl FromStr for Choice {
             "field" => Ok(Choice::Field),
             "depthwise3x3" => Ok(Choice::Depthwise(3)),
             "depthwise5x5" => Ok(Choice::Depthwise(5)),
+            _ if text.starts_with("narrow") => text.parse().map(Choice::Narrow),
             _ => text.parse().map(Choice::One),
         }
     }

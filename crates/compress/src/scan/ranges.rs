@@ -136,6 +136,8 @@ fn resolve(choice: Choice, graph: &Graph, range: &Range) -> Result<Option<Substi
         Choice::One(Substitute::Linear) => vectors.then_some(Substitute::Linear),
         // Between vectors every kernel covers one element, so only the linear layer is a candidate.
         Choice::One(Substitute::Conv { .. }) | Choice::Field | Choice::Depthwise(_) if vectors => None,
+        // The unit itself, with fewer channels, is no single layer.
+        Choice::Narrow(_) => None,
         Choice::One(substitute) => Some(substitute),
         Choice::Field => Some(Substitute::Conv { kernel: kernel_extent(graph, &range.block)[0], groups: 1 }),
         Choice::Depthwise(kernel) => {
@@ -154,7 +156,7 @@ fn covers_input(conv: &Conv, input: Shape) -> bool {
 }
 
 /// Normal equations up to this many bytes are solved whatever the limit on memory, so that it changes no result.
-const ALWAYS_SOLVED: usize = 2 << 30;
+pub const ALWAYS_SOLVED: usize = 2 << 30;
 
 /// Whether its normal equations are small enough. Equations cannot be divided among passes over the images.
 fn solvable(conv: &Conv, input: Shape, output: Shape, options: &Options) -> bool {

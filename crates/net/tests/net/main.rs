@@ -4,6 +4,7 @@ mod arch;
 mod blocks;
 mod inits;
 mod layers;
+mod narrow;
 mod reference;
 mod shapes;
 mod surgery;
