@@ -45,6 +45,20 @@ impl Images<'_> {
     }
 }
 
+/// The smallest part of a network, from its input on, that computes all tensors named, which are in its layers' order. It ends at
+/// the last of them, or, if others are in parallel branches, where the branches are joined.
+fn part_with(network: &Network, wanted: &[&str]) -> Result<Network, Error> {
+    let graph = &network.graph;
+    let last = wanted.last().and_then(|name| graph.position(name)).unwrap_or(0);
+    for layer in &graph.layers[last..] {
+        let part = slice::between(network, INPUT, &layer.name)?;
+        if wanted.iter().all(|name| part.graph.layer(name).is_some()) {
+            return Ok(part);
+        }
+    }
+    Ok(network.clone())
+}
+
 /// Some inner tensors of a network, computed batch by batch.
 pub struct Tensors {
     /// None if only the images themselves are needed.
@@ -69,10 +83,10 @@ impl Tensors {
         wanted.dedup();
         let model = match wanted.last() {
             None => None,
-            Some(last) => {
+            Some(_) => {
                 let keep = wanted.iter().map(|name| (*name).to_owned()).collect();
                 let options = Options { threads, keep, exact, ..Options::inference(batch) };
-                Some(device.model(&slice::between(network, INPUT, last)?, &options)?)
+                Some(device.model(&part_with(network, &wanted)?, &options)?)
             }
         };
         Ok(Tensors { model, images: Vec::new(), elements: graph.input.elements() })

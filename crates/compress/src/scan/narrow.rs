@@ -389,6 +389,21 @@ mod tests {
     }
 
     #[test]
+    fn a_shortcut_that_is_a_branch_of_the_unit_is_corrected_too() {
+        let mut graph = residual().graph;
+        let sum = graph.position("u.add").unwrap();
+        graph.layers[sum].inputs[1] = "u.short".to_owned();
+        let branch = Layer { name: "u.short".into(), inputs: vec!["stem".into()], kind: Kind::Conv(Conv::same(4, 1)) };
+        graph.layers.insert(sum, branch);
+        let parent = Network::initialised(graph, &mut seed::rng("branch", &[])).unwrap();
+        let mut network = parent.clone();
+        network.weights.get_mut("stem.bias").unwrap().data.iter_mut().for_each(|bias| *bias += 0.4);
+        let before = difference(&parent, &network);
+        let after = difference(&parent, &narrow_to(&parent, &network, 99));
+        assert!(after < 0.5 * before, "{before} {after}");
+    }
+
+    #[test]
     fn the_norm_has_the_statistics_of_its_convolution() {
         let parent = residual();
         let child = narrow_to(&parent, &parent, 75);
