@@ -106,13 +106,14 @@ fn a_task_saves_its_training_on_sigterm() {
     let whole = place.complete("whole", &["--checkpoint", "off"]);
     let run = place.path("run");
     succeeded(&nettriage().arg("train").arg(place.path("study.toml")).arg("--out").arg(&run).output().unwrap());
-    let mut stops = 0;
-    for _ in 0..200 {
+    let (mut stops, mut finished) = (0, false);
+    for round in 0..200 {
         // As a Slurm task runs it, with an interval that never comes.
         let mut task = nettriage();
         task.args(["trial", "--missing", "--index", "0-2", "--checkpoint", "1h", "--plan"]).arg(&run);
         let task = task.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        moments.wait(100, 400);
+        // Longer from round to round: where the work before the first step takes 0.4 s, a task would never get to one.
+        moments.wait(100, 400 + 20 * round);
         let _ = Command::new("kill").args(["-TERM", &task.id().to_string()]).stderr(Stdio::null()).status();
         let output = task.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -121,10 +122,11 @@ fn a_task_saves_its_training_on_sigterm() {
             assert_eq!(checkpoints(&run).len(), 1);
             stops += 1;
         } else if output.status.success() && !said.contains("the time is over") {
+            finished = true;
             break;
         }
     }
-    assert!(stops > 1, "{stops}");
+    assert!(finished && stops > 1, "{finished} {stops}");
     assert_same(&whole, &digests(&run));
 }
 

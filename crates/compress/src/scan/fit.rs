@@ -147,11 +147,12 @@ impl<'a> ImagePass<'a> {
 #[cfg(test)]
 mod tests {
     use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Layer, Padding, Shape};
-
-    use super::super::regression::group;
-    use super::*;
     use nettriage_train::Device;
     use nettriage_train::seed;
+
+    use super::super::images::noise;
+    use super::super::regression::group;
+    use super::*;
 
     const SHAPE: Shape = Shape { channels: 4, height: 8, width: 6 };
 
@@ -166,18 +167,8 @@ mod tests {
         network
     }
 
-    /// Seeded noise; an image does not depend on the requested range.
     fn images() -> Images<'static> {
-        let fill = |range: std::ops::Range<usize>, out: &mut [f32]| {
-            for (image, pixels) in range.zip(out.chunks_exact_mut(SHAPE.elements())) {
-                let mut state = image as u32 * 7919 + 1;
-                for value in pixels {
-                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    *value = (state >> 8) as f32 / (1 << 23) as f32 - 1.0;
-                }
-            }
-        };
-        Images { count: 150, fill: Box::new(fill), labels: None }
+        noise(SHAPE, 150)
     }
 
     fn wanted(from: &Network, conv: Conv) -> FitRequest {

@@ -189,6 +189,21 @@ fn sample_class(logits: &[f32], quantile: f64) -> u16 {
     passed.unwrap_or(logits.len() - 1) as u16
 }
 
+/// `count` images of seeded noise between -1 and 1; an image does not depend on the requested range.
+#[cfg(test)]
+pub(super) fn noise(shape: nettriage_net::Shape, count: usize) -> Images<'static> {
+    let fill = move |range: Range<usize>, out: &mut [f32]| {
+        for (image, pixels) in range.zip(out.chunks_exact_mut(shape.elements())) {
+            let mut state = image as u32 * 7919 + 1;
+            for value in pixels {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                *value = (state >> 8) as f32 / (1 << 23) as f32 - 1.0;
+            }
+        }
+    };
+    Images { count, fill: Box::new(fill), labels: None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -280,6 +280,7 @@ mod tests {
     use nettriage_net::{Activation, INPUT, Layer, Weights, layer};
     use nettriage_train::seed;
 
+    use super::super::images::noise;
     use super::*;
 
     const SHAPE: Shape = Shape { channels: 3, height: 6, width: 5 };
@@ -323,16 +324,7 @@ mod tests {
     }
 
     fn images() -> Images<'static> {
-        let fill = |range: std::ops::Range<usize>, out: &mut [f32]| {
-            for (image, pixels) in range.zip(out.chunks_exact_mut(SHAPE.elements())) {
-                let mut state = image as u32 * 7919 + 1;
-                for value in pixels {
-                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    *value = (state >> 8) as f32 / (1 << 23) as f32 - 1.0;
-                }
-            }
-        };
-        Images { count: 300, fill: Box::new(fill), labels: None }
+        noise(SHAPE, 300)
     }
 
     fn unit(graph: &Graph) -> Block {
@@ -414,8 +406,8 @@ mod tests {
         let [mean, variance] = moments.finish();
         for f in 0..4 {
             let stored = |part: &str| child.weights[&format!("u.bn2.{part}")].data[f];
-            assert!((stored("running_mean") - mean[f]).abs() < 1e-3, "{} {}", stored("running_mean"), mean[f]);
-            assert!((stored("running_var") / variance[f] - 1.0).abs() < 1e-2);
+            assert!((stored("running_mean") - mean[f]).abs() < 1e-6, "{} {}", stored("running_mean"), mean[f]);
+            assert!((stored("running_var") / variance[f] - 1.0).abs() < 1e-6);
         }
     }
 }
