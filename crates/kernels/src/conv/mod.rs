@@ -16,6 +16,7 @@ mod few_channels;
 mod geometry;
 mod pass;
 mod pointwise;
+mod pointwise_weight;
 pub mod reference;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use f4_rows::{F4Rows, F4RowsWeight};
 use few_channels::FewChannelsWeight;
 use pass::{Pass, PassArgs, WeightPass};
 use pointwise::Pointwise;
+use pointwise_weight::PointwiseWeight;
 use winograd::{Winograd, WinogradWeight};
 
 /// Which gradients a convolution has to compute.
@@ -119,6 +121,9 @@ impl ConvOp {
                 None if algorithm == Algorithm::Depthwise => Box::new(DepthwiseWeight::new(geometry, kernels)),
                 None if algorithm == Algorithm::F4Rows => Box::new(F4RowsWeight::new(geometry, threads, kernels)),
                 None if few_channels::suits(geometry) => Box::new(FewChannelsWeight::new(geometry, threads, kernels)),
+                None if pointwise::covers(geometry) => {
+                    Box::new(PointwiseWeight::new(geometry, batch, threads, kernels))
+                }
                 None => Box::new(DirectWeight::new(geometry, batch, kernels)),
             }
         };

@@ -130,6 +130,9 @@ pub(super) fn shapes() -> Vec<Geometry> {
     add([8, 9, 9], conv(8, [3, 3], [1, 1], [2; 4], [1, 2], 8));
     // More pixels than a block of a pointwise convolution, and more channels than its panels.
     add([70, 13, 11], conv(100, [1, 1], [1, 1], none, [1, 1], 1));
+    // Several partial sums of a pointwise weight gradient, each with several blocks of pixels and of panels, both ways round.
+    add([24, 33, 21], conv(300, [1, 1], [1, 1], none, [1, 1], 1));
+    add([300, 33, 21], conv(24, [1, 1], [1, 1], none, [1, 1], 1));
     all
 }
 
