@@ -2,7 +2,12 @@
 
 mod common;
 
-use common::{Place, STUDY, succeeded};
+use common::{Place, STUDY, nettriage, succeeded};
+use nettriage_formats::{onnx, safetensors};
+use nettriage_net::layer::{Activation, AdaptiveAvgPool, Constant, Conv, Linear};
+use nettriage_net::{Graph, INPUT, Kind, Layer, Network, Shape, Tensor, Weights};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 /// The common study with one init, schemes of every kind, and only the controls under test.
@@ -133,4 +138,77 @@ schemes = ["global"]
     assert_eq!(placebo["readings"]["test"]["agreement"], 1.0);
     let images: Value = serde_json::from_slice(&std::fs::read(place.path("run/pictures.json")).unwrap()).unwrap();
     assert_eq!(images["payload"]["labels"], serde_json::json!([0, 1, 2, 0, 1, 2, 0, 1, 2]));
+}
+
+/// A network for digits with a scale and a mask that are not learned, as attention has.
+fn with_constants(scale: f32) -> Network {
+    let layer = |name: &str, inputs: &[&str], kind: Kind| Layer {
+        name: name.into(),
+        inputs: inputs.iter().map(|&input| input.into()).collect(),
+        kind,
+    };
+    let relu = || Kind::Activation(Activation::Relu);
+    let shape = Shape::new(4, 8, 8);
+    let layers = vec![
+        layer("a", &[INPUT], Kind::Conv(Conv::same(4, 3))),
+        layer("relu_a", &["a"], relu()),
+        layer("scale", &["relu_a"], Kind::Affine),
+        layer("mask", &["scale"], Kind::Constant(Constant { shape, learned: false })),
+        layer("masked", &["scale", "mask"], Kind::Add),
+        layer("relu_m", &["masked"], relu()),
+        layer("b", &["relu_m"], Kind::Conv(Conv::same(4, 3))),
+        layer("relu_b", &["b"], relu()),
+        layer("mean", &["relu_b"], Kind::AdaptiveAvgPool(AdaptiveAvgPool { height: 1, width: 1 })),
+        layer("head", &["mean"], Kind::Linear(Linear { features: 10, bias: true })),
+    ];
+    let graph = Graph { name: "constants".into(), input: Shape::new(1, 8, 8), layers, output: "head".into() };
+    let mut network = Network::initialised(graph, &mut ChaCha8Rng::seed_from_u64(1)).unwrap();
+    network.weights.insert("scale.weight".into(), Tensor { shape: vec![4], data: vec![scale; 4] });
+    let data = (0..shape.elements()).map(|at| if at % 8 > 4 { -1.5 } else { 0.0 }).collect();
+    network.weights.insert("mask.weight".into(), Tensor { shape: vec![4, 8, 8], data });
+    network
+}
+
+/// The weights in the files of a run whose names begin so.
+fn weights(place: &Place, beginning: &str) -> Vec<Weights> {
+    let entries = std::fs::read_dir(place.path("run/weights")).unwrap().map(|entry| entry.unwrap());
+    let of_kind = entries.filter(|entry| entry.file_name().to_str().unwrap().starts_with(beginning));
+    of_kind.map(|entry| safetensors::from_bytes(&std::fs::read(entry.path()).unwrap()).unwrap().weights).collect()
+}
+
+#[test]
+fn training_and_re_initialisation_keep_the_constants_of_a_graph_in_a_file() {
+    let text = study().replace("arch = \"vgg\"\nplan = [[6, 6], [8, 8]]", "arch = \"net.onnx\"");
+    let text = text.replace(r#""none", "local", "global", "hint-then-distill""#, r#""global""#);
+    let block = "[[triage.block]]\nname = \"both\"\nfirst = \"a\"\nlast = \"relu_b\"\n";
+    let place = Place::new(&(text.replace("reinit = []", "reinit = [\"global\"]") + block));
+    let given = with_constants(8_f32.sqrt().recip());
+    onnx::write(&given, place.path("net.onnx")).unwrap();
+    succeeded(&place.run("run", &[]).output().unwrap());
+    let (parents, children) = (weights(&place, "parent-"), weights(&place, "child-"));
+    assert_eq!(parents.len(), 1);
+    assert_ne!(parents[0]["a.weight"], given.weights["a.weight"]);
+    // The child whose block is one layer holds no constants.
+    let of_children: Vec<&Weights> = children.iter().filter(|child| child.contains_key("scale/Mul.weight")).collect();
+    assert_eq!((of_children.len(), children.len()), (7, 9));
+    for trained in parents.iter().chain(of_children) {
+        // Read from ONNX, they have the names of its nodes and tensors.
+        for (own, name) in [
+            ("scale/Mul.weight", "scale.weight"),
+            ("scale/Mul.bias", "scale.bias"),
+            ("mask.weight.weight", "mask.weight"),
+        ] {
+            assert_eq!(trained[own].data, given.weights[name].data, "{name}");
+        }
+    }
+    // Two files that differ in a constant alone are two parents.
+    onnx::write(&with_constants(0.25), place.path("net.onnx")).unwrap();
+    let mut train = nettriage();
+    train.arg("train").arg(place.path("study.toml")).arg("--out").arg(place.path("other"));
+    succeeded(&train.output().unwrap());
+    let ids = |run: &str| {
+        let entries = std::fs::read_dir(place.path(run).join("parents")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>()
+    };
+    assert_ne!(ids("run"), ids("other"));
 }

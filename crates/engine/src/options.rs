@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use nettriage_net::{Kind, Layer, layer};
+use nettriage_net::Layer;
 use serde::{Deserialize, Serialize};
 
 use crate::Optimizer;
@@ -16,8 +16,7 @@ use crate::Optimizer;
 pub enum Trainable {
     /// None: a model for inference only, which reuses its buffers along the graph.
     Nothing,
-    /// Every layer except [`Affine`](nettriage_net::Kind::Affine) and constants that are not learned, such as masks; these train only
-    /// when named.
+    /// Every layer except constants of the network ([`Kind::is_fixed`](nettriage_net::Kind::is_fixed)), which train only when named.
     All,
     /// The layers of these names.
     Layers(BTreeSet<String>),
@@ -28,9 +27,7 @@ impl Trainable {
     pub fn includes(&self, layer: &Layer) -> bool {
         match self {
             Trainable::Nothing => false,
-            Trainable::All => {
-                !matches!(layer.kind, Kind::Affine | Kind::Constant(layer::Constant { learned: false, .. }))
-            }
+            Trainable::All => !layer.kind.is_fixed(),
             Trainable::Layers(names) => names.contains(&layer.name),
         }
     }

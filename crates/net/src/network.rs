@@ -49,11 +49,20 @@ impl Network {
         Err(Error::Weights { network: self.graph.name.clone(), problem: parts.join("; ") })
     }
 
+    /// The weights of layers that are constants of the network ([`Kind::is_fixed`](crate::Kind::is_fixed)).
+    pub fn constants(&self) -> Weights {
+        let fixed: BTreeSet<&str> =
+            self.graph.layers.iter().filter(|layer| layer.kind.is_fixed()).map(|layer| layer.name.as_str()).collect();
+        let of_fixed = |key: &str| key.rsplit_once('.').is_some_and(|(layer, _)| fixed.contains(layer));
+        self.weights.iter().filter(|(key, _)| of_fixed(key)).map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+
     /// A network with initial weights for training from scratch.
     ///
     /// Convolutions: normal with variance 2 / fan-in (He et al., arXiv:1502.01852, eq. 10), bias 0. Linear layers:
     /// weight and bias uniform in ±1/sqrt(fan-in), PyTorch's default. Batch norm: weight 1, bias 0, mean 0,
-    /// variance 1. PReLU slopes 0.25. The generator is read layer by layer in the graph's order.
+    /// variance 1. PReLU slopes 0.25. The generator is read layer by layer in the graph's order. A graph does not hold
+    /// the values of its constants; [those of a file](Network::constants) may replace the initial ones.
     ///
     /// # Errors
     /// Those of [`Graph::check`].

@@ -141,7 +141,8 @@ pub fn substitute_layers(block: &Block, network: &Network) -> Vec<String> {
     names.into_iter().filter(|name| network.graph.layer(name).is_some()).collect()
 }
 
-/// The same network with the block's weights re-initialised, as [`Network::initialised`] sets them.
+/// The same network with the block's weights re-initialised, as [`Network::initialised`] sets them; constants of the
+/// network ([`Kind::is_fixed`]) keep their values.
 ///
 /// # Errors
 /// A block that is not one of this network.
@@ -149,7 +150,8 @@ pub fn reinit(network: &Network, block: &Block, rng: &mut impl Rng) -> Result<Ne
     let start = locate(&network.graph, block)?;
     let shapes = network.graph.shapes()?;
     let mut result = network.clone();
-    for layer in &network.graph.layers[start..start + block.layers.len()] {
+    let layers = &network.graph.layers[start..start + block.layers.len()];
+    for layer in layers.iter().filter(|layer| !layer.kind.is_fixed()) {
         let input = network.graph.input_shapes(layer, &shapes)[0];
         insert_initial_weights(&mut result.weights, layer, input, rng);
     }

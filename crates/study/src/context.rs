@@ -6,7 +6,7 @@ use nettriage_data::{Dataset, FolderOptions, ImageSize, Images, MemoryBudget, No
 use nettriage_formats::info::ModelInfo;
 use nettriage_formats::load;
 use nettriage_net::block::Block;
-use nettriage_net::{Graph, Network, Shape, arch, block, cost};
+use nettriage_net::{Graph, Network, Shape, Weights, arch, block, cost};
 use nettriage_records::Run;
 use nettriage_train::{Device, check_images, fit_classes, seed, without_softmax};
 
@@ -36,6 +36,8 @@ pub struct StudyContext {
     pub whole_test: Vec<u32>,
     /// The parent's structure.
     pub graph: Graph,
+    /// Constants of that structure from the file that holds it, by `<layer>.<parameter>`: training starts with them.
+    pub constants: Weights,
     /// The parent itself, where it was read from a file.
     pub given: Option<Network>,
     /// The blocks under examination.
@@ -123,6 +125,7 @@ impl StudyContext {
             test: Vec::new(),
             whole_test: Vec::new(),
             graph: network.graph.clone(),
+            constants: Weights::new(),
             given: Some(network),
             blocks,
             data,
@@ -153,10 +156,10 @@ impl StudyContext {
 
         let given = given.map(|(network, _)| without_softmax(network));
         let input = Shape::new(data.channels, data.height, data.width);
-        let graph = match (&given, study.graph_file(), study.architecture()) {
-            (Some(network), ..) => network.graph.clone(),
+        let (graph, constants) = match (&given, study.graph_file(), study.architecture()) {
+            (Some(network), ..) => (network.graph.clone(), Weights::new()),
             (None, Some(file), _) => read_graph(file)?,
-            (None, None, Some(spec)) => arch::build(&spec, input, data.classes.len())?,
+            (None, None, Some(spec)) => (arch::build(&spec, input, data.classes.len())?, Weights::new()),
             (None, None, None) => return Err(Error::Request("[parent] needs `arch` or `file`".into())),
         };
         check_fit(&graph, &data)?;
@@ -172,6 +175,7 @@ impl StudyContext {
             test,
             whole_test,
             graph,
+            constants,
             given,
             blocks,
             data,
@@ -379,16 +383,17 @@ fn read_parent(study: &Study, file: &Path, classes: usize) -> Result<load::Loade
     Ok(loaded)
 }
 
-/// The structure in the file that `arch` names in place of a built-in architecture.
-fn read_graph(file: &Path) -> Result<Graph, Error> {
+/// The structure in the file that `arch` names in place of a built-in architecture, and the constants in it.
+fn read_graph(file: &Path) -> Result<(Graph, Weights), Error> {
     let fail = |problem: String| Error::Study { file: file.display().to_string(), problem };
     let bytes = std::fs::read(file).map_err(|error| fail(error.to_string()))?;
     if bytes.first() != Some(&b'{') {
-        return Ok(load::load(file, &load::LoadOptions::default())?.network.graph);
+        let network = load::load(file, &load::LoadOptions::default())?.network;
+        return Ok((network.graph.clone(), network.constants()));
     }
     let graph: Graph = serde_json::from_slice(&bytes).map_err(|error| fail(format!("not a graph: {error}")))?;
     graph.check()?;
-    Ok(graph)
+    Ok((graph, Weights::new()))
 }
 
 fn folder_options(study: &Study, memory: &MemoryBudget) -> FolderOptions {

@@ -137,6 +137,7 @@ fn train(
     let exact = context.study.children.exact;
     let mut rng = seed::rng("parent's weights", &[&spec.seed.to_string()]);
     let mut network = Network::initialised(context.graph.clone(), &mut rng)?;
+    network.weights.extend(context.constants.clone());
     let found = checkpoints.find(&spec.id, &network.weights)?;
     if let Some(found) = &found {
         network.weights = tensors_of(&found.tensors, NETWORK);

@@ -7,7 +7,7 @@ use nettriage_formats::safetensors;
 use nettriage_net::block::Block;
 use nettriage_net::init::Init;
 use nettriage_net::surgery::{self, Substitute};
-use nettriage_net::{Graph, Network, Shape, cost};
+use nettriage_net::{Graph, Network, Shape, Weights, cost};
 use nettriage_records::plan::{
     BlockSummary, BudgetSummary, Cost, DataSummary, LayerSummary, ParentSpec, Plan, Role, SchemeSummary, TrialSpec,
     VERSION,
@@ -196,8 +196,18 @@ fn parents(context: &StudyContext) -> Result<Vec<ParentSpec>, Error> {
         return Ok(vec![key(json!({ "file": seed::digest_hex(&bytes) }), 0)]);
     }
     let training = &context.study.parent.training;
-    let network = |_| json!({ "graph": context.graph, "training": training });
-    Ok((0..context.study.parent.seeds).map(|seed| key(network(seed), seed)).collect())
+    let mut network = json!({ "graph": context.graph, "training": training });
+    // Left out where there are none, so that ids stay as they were.
+    if !context.constants.is_empty() {
+        network["constants"] = json!(digests(&context.constants));
+    }
+    Ok((0..context.study.parent.seeds).map(|seed| key(network.clone(), seed)).collect())
+}
+
+/// The digest of every tensor's values.
+fn digests(weights: &Weights) -> BTreeMap<&str, String> {
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    weights.iter().map(|(name, tensor)| (name.as_str(), seed::digest_hex(&bytes(&tensor.data)))).collect()
 }
 
 struct Trials<'a> {

@@ -213,6 +213,43 @@ impl Kind {
         self.operation().describe()
     }
 
+    /// Whether its weights are constants of the network, such as the scale of attention or a mask: neither training from
+    /// scratch nor re-initialisation changes them.
+    pub fn is_fixed(&self) -> bool {
+        match self {
+            Kind::Affine | Kind::Constant(Constant { learned: false, .. }) => true,
+            Kind::Conv(_)
+            | Kind::ConvTranspose(_)
+            | Kind::Linear(_)
+            | Kind::BatchNorm(_)
+            | Kind::Activation(_)
+            | Kind::MaxPool(_)
+            | Kind::AvgPool(_)
+            | Kind::AdaptiveAvgPool(_)
+            | Kind::Add
+            | Kind::Mul
+            | Kind::Concat(_)
+            | Kind::MatMul(_)
+            | Kind::Permute(_)
+            | Kind::Gather(_)
+            | Kind::Constant(_)
+            | Kind::Reduce(_)
+            | Kind::Resize(_)
+            | Kind::LayerNorm(_)
+            | Kind::GroupNorm(_)
+            | Kind::Flatten
+            | Kind::Reshape(_)
+            | Kind::ChannelShuffle(_)
+            | Kind::Slice(_)
+            | Kind::Pad(_)
+            | Kind::Upsample(_)
+            | Kind::LocalResponseNorm(_)
+            | Kind::Dropout(_)
+            | Kind::Softmax(_)
+            | Kind::Identity => false,
+        }
+    }
+
     /// The layer as a convolution, a linear layer as one of 1x1; `None` for other kinds.
     pub fn as_convolution(&self) -> Option<Conv> {
         match self {

@@ -203,6 +203,18 @@ fn reinit_changes_the_block_alone() {
     }
 }
 
+/// The scale of attention, for instance, is no weight.
+#[test]
+fn constants_are_not_re_initialised() {
+    let parent = random_network(chain(Shape::new(2, 6, 6), vec![("a", conv(2, 3)), ("scale", Kind::Affine)]), 1);
+    let constants = parent.constants();
+    assert_eq!(constants.keys().collect::<Vec<_>>(), ["scale.bias", "scale.weight"]);
+    let block = block::range(&parent.graph, "x", "a", "scale").unwrap();
+    let child = surgery::reinit(&parent, &block, &mut ChaCha8Rng::seed_from_u64(5)).unwrap();
+    assert_ne!(child.weights["a.weight"], parent.weights["a.weight"]);
+    assert_eq!(child.constants(), constants);
+}
+
 #[test]
 fn slices_compute_the_same_tensors() {
     let parent = build("cifar-resnet20", 0.25);
