@@ -65,13 +65,18 @@ pub fn image() -> Vec<Vec<u8>> {
     ]
 }
 
-/// For [`crate::onnx`]: ours, and PyTorch's of three operator sets (squeeze-excite, shuffle, SiLU, GELU).
+/// For [`crate::onnx`]: ours, PyTorch's of three operator sets (squeeze-excite, shuffle, SiLU, GELU), and those that
+/// `seeds/onnx/write.py` writes: attention, norms, changes of size and selections, weights and shapes computed from constants.
 pub fn onnx() -> Vec<Vec<u8>> {
     vec![
         onnx_file::to_bytes(&small()).unwrap(),
         include_bytes!("../seeds/onnx/excite9.onnx").to_vec(),
         include_bytes!("../seeds/onnx/excite13.onnx").to_vec(),
         include_bytes!("../seeds/onnx/excite18.onnx").to_vec(),
+        include_bytes!("../seeds/onnx/attention.onnx").to_vec(),
+        include_bytes!("../seeds/onnx/pixels.onnx").to_vec(),
+        include_bytes!("../seeds/onnx/norms.onnx").to_vec(),
+        include_bytes!("../seeds/onnx/constants.onnx").to_vec(),
     ]
 }
 
