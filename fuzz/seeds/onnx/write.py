@@ -128,8 +128,9 @@ norms (float[N, 4, 3, 3] x) => (float[N, 2] y) {
     gate_turned = Transpose <perm = [0, 2, 1]> (gate)
     gate_map = Unsqueeze (gate_turned, last_axis)
     excited = Mul (back, gate_map)
-    summed = Einsum <equation = "nchw,kc->nk"> (excited, head_weight)
-    y = LogSoftmax <axis = 1> (summed)
+    classes = Einsum <equation = "nchw,kc->nkhw"> (excited, head_weight)
+    pooled = ReduceMean <axes = [2, 3], keepdims = 0> (classes)
+    y = LogSoftmax <axis = 1> (pooled)
 }
 """
 

@@ -158,6 +158,7 @@ fn visit(translator: &mut Translator, node: &Node, folder: Option<&Path>, depth:
             Some(Value::Constant(constant)) => constants.push(Some(constant)),
             None if name.is_empty() => constants.push(None),
             Some(Value::Symbolic(_)) => break,
+            None if translator.not_a_number.contains_key(name) => break,
             None => return Err(format!("no node gives its input `{name}`")),
         }
     }
