@@ -8,8 +8,12 @@ use super::proto::tensor_proto::{DataLocation, DataType};
 use crate::safetensors::half;
 use crate::strided::StridedIndices;
 
-/// The most elements of a folded constant that is larger than its inputs.
+/// The most elements of a folded constant: this number, or this multiple of the elements that its inputs hold in memory.
+const FEW_ELEMENTS: usize = 1 << 15;
+const MAX_GROWTH: usize = 512;
+/// The most elements of a folded constant that is more than this multiple of its inputs.
 const MAX_FOLDED: usize = 1 << 24;
+const SMALL_GROWTH: usize = 4;
 /// The most elements of one constant, declared or filled.
 const MAX_ELEMENTS: usize = 1 << 30;
 
@@ -178,7 +182,9 @@ impl Constant {
         let mut dims = self.dims[..axis].to_vec();
         dims.extend(&indices.dims);
         dims.extend(&self.dims[axis + 1..]);
-        limited(&dims)?;
+        if !matches!(self.data, Data::Fill(..)) {
+            limited(&dims, &[self, indices])?;
+        }
         let index = (0..outer).flat_map(|o| {
             let chosen = &chosen;
             chosen.iter().flat_map(move |i| (0..inner).map(move |n| (o * extent + i) * inner + n))
@@ -209,7 +215,7 @@ impl Constant {
             }
             dims[axis] += part.dims[axis];
         }
-        limited(&dims)?;
+        limited(&dims, parts)?;
         let outer: usize = dims[..axis].iter().product();
         let runs = (0..outer).flat_map(|o| parts.iter().map(move |part| (o, part)));
         let chunks = runs.flat_map(|(o, part)| {
@@ -236,12 +242,16 @@ impl Constant {
     pub fn combined(&self, other: &Constant, function: impl Fn(f64, f64) -> f64) -> Result<Constant, String> {
         let dims = broadcast(&self.dims, &other.dims).ok_or("the shapes of its constants do not match")?;
         let is_int = self.is_int() && other.is_int();
-        if let (Data::Fill(a, _), Data::Fill(b, _)) = (&self.data, &other.data) {
-            return Constant::fill(dims, function(*a, *b), is_int);
+        let single = |constant: &Constant| match constant.data {
+            Data::Fill(value, _) => Some(value),
+            _ => constant.scalar(),
+        };
+        if let (Some(a), Some(b)) = (single(self), single(other)) {
+            return Constant::fill(dims, function(a, b), is_int);
         }
         // The result may be large only if one of the inputs is as large.
         if ![self, other].iter().any(|constant| constant.dims == dims && !matches!(constant.data, Data::Fill(..))) {
-            limited(&dims)?;
+            limited(&dims, &[self, other])?;
         }
         let indices = |constant: &Constant| StridedIndices::new(0, &dims, &broadcast_strides(&constant.dims, &dims));
         let values = indices(self).zip(indices(other)).map(|(i, j)| function(self.get(i), other.get(j)));
@@ -262,11 +272,12 @@ impl Constant {
         step: impl Fn(f64, f64) -> f64,
         finish: impl Fn(f64, f64) -> f64,
     ) -> Result<Constant, String> {
-        if matches!(self.data, Data::Fill(..)) {
-            limited(&self.dims)?;
+        if matches!(self.data, Data::Fill(..)) && self.len() > MAX_FOLDED {
+            return Err(format!("a reduction of {:?} equal numbers takes too much computation", self.dims));
         }
         let extent = |at: usize| if axes.contains(&at) { 1 } else { self.dims[at] };
         let wide: Vec<usize> = (0..self.dims.len()).map(extent).collect();
+        limited(&wide, &[self])?;
         let mut sums = vec![initial; wide.iter().product()];
         let targets = StridedIndices::new(0, &self.dims, &broadcast_strides(&wide, &self.dims));
         for (index, target) in targets.enumerate() {
@@ -290,7 +301,7 @@ impl Constant {
             }
         }
         if matches!(self.data, Data::Fill(..)) {
-            limited(&self.dims)?;
+            limited(&self.dims, &[self, scale, zero])?;
         }
         let indices =
             |constant: &Constant| StridedIndices::new(0, &self.dims, &broadcast_strides(&constant.dims, &self.dims));
@@ -337,9 +348,14 @@ impl Constant {
     }
 }
 
-fn limited(dims: &[usize]) -> Result<usize, String> {
+/// The number of elements of these extents, if they are not too many beside those that the inputs hold in memory. A node's results are
+/// checked before they are computed; what all nodes keep is bounded by the budget of [`super::builder::GraphBuilder`].
+pub fn limited(dims: &[usize], inputs: &[&Constant]) -> Result<usize, String> {
+    let stored = inputs.iter().fold(0usize, |sum, constant| sum.saturating_add(constant.stored()));
+    let most = MAX_FOLDED.min(stored.saturating_mul(MAX_GROWTH));
+    let most = most.max(FEW_ELEMENTS).max(stored.saturating_mul(SMALL_GROWTH));
     count(dims)
-        .filter(|&n| n <= MAX_FOLDED)
+        .filter(|&n| n <= most)
         .ok_or_else(|| format!("folding its constants gives {dims:?}, which is too large"))
 }
 

@@ -6,12 +6,9 @@ use nettriage_net::Activation;
 
 use super::attributes::Node;
 use super::axes::axis;
-use super::constant::Constant;
+use super::constant::{Constant, broadcast, limited};
 use super::fuse;
 
-/// The most elements that one of these operators gives: the larger of this multiple of those of its inputs in memory, and this number.
-const MOST_TIMES: usize = 512;
-const FEW_ELEMENTS: usize = 1 << 15;
 /// The most multiplications of a matrix product: the larger of this multiple of its inputs' elements in memory, and this number.
 const MOST_PRODUCTS_TIMES: usize = 1 << 12;
 const FEW_PRODUCTS: usize = 1 << 24;
@@ -50,20 +47,9 @@ pub fn function(node: &Node, op: &str) -> Option<Box<dyn Fn(f64) -> f64>> {
     Some(Box::new(move |x| fuse::apply(&activation, x).unwrap_or(f64::NAN)))
 }
 
-/// Extents and their number of elements, if they are not too many beside the elements that the inputs hold in memory.
-fn limited(dims: Vec<usize>, inputs: &[&Constant]) -> Result<(Vec<usize>, usize), String> {
-    let stored: usize = inputs.iter().map(|constant| constant.stored()).sum();
-    let most = FEW_ELEMENTS.max(MOST_TIMES.saturating_mul(stored));
-    let count = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).filter(|&n| n <= most);
-    match count {
-        Some(count) => Ok((dims, count)),
-        None => Err(format!("folding its constants gives {dims:?}, which is too large")),
-    }
-}
-
 /// A tensor of these extents from a function of an element's position, of integers if `like` is.
 fn build(like: &Constant, dims: Vec<usize>, value: impl Fn(usize) -> f64) -> Result<Constant, String> {
-    let (dims, count) = limited(dims, &[like])?;
+    let count = limited(&dims, &[like])?;
     Ok(if like.is_int() {
         Constant::ints(dims, (0..count).map(|at| value(at) as i64).collect())
     } else {
@@ -76,13 +62,12 @@ pub fn product(a: &Constant, b: &Constant) -> Result<Constant, String> {
     let fail = || format!("matrices of {:?} and {:?} cannot be multiplied", a.dims, b.dims);
     let [.., m, k] = a.dims[..] else { return Err(fail()) };
     let [.., inner, n] = b.dims[..] else { return Err(fail()) };
-    let outer =
-        super::constant::broadcast(&a.dims[..a.dims.len() - 2], &b.dims[..b.dims.len() - 2]).ok_or_else(fail)?;
+    let mut dims = broadcast(&a.dims[..a.dims.len() - 2], &b.dims[..b.dims.len() - 2]).ok_or_else(fail)?;
     if inner != k {
         return Err(fail());
     }
-    limited([outer.as_slice(), &[m, n]].concat(), &[a, b])?;
-    let (mut dims, matrices) = limited(outer, &[a, b])?;
+    limited(&[dims.as_slice(), &[m, n]].concat(), &[a, b])?;
+    let matrices = limited(&dims, &[a, b])?;
     let products = [matrices, m, n, k].iter().try_fold(1usize, |all, &extent| all.checked_mul(extent));
     let most = FEW_PRODUCTS.max(MOST_PRODUCTS_TIMES.saturating_mul(a.stored().saturating_add(b.stored())));
     if products.is_none_or(|products| products > most) {
@@ -185,7 +170,7 @@ pub fn scattered(node: &Node, x: &Constant, indices: &Constant, updates: &Consta
     if node.text("reduction").unwrap_or("none") != "none" {
         return Err("it combines old and new values, which is not supported".into());
     }
-    limited(x.dims.clone(), &[x])?;
+    limited(&x.dims, &[x])?;
     let (places, each) = places(&x.dims, indices)?;
     if places.len().checked_mul(each) != Some(updates.len()) {
         return Err("its updates do not fit its indices".into());
@@ -266,7 +251,7 @@ pub fn triangle(x: &Constant, upper: bool, offset: f64) -> Result<Constant, Stri
 /// Sums of all elements up to each along an axis.
 pub fn cumulated(x: &Constant, at: usize, exclusive: bool, reverse: bool) -> Result<Constant, String> {
     let (extent, inner) = (x.dims[at], x.dims[at + 1..].iter().product::<usize>());
-    limited(x.dims.clone(), &[x])?;
+    limited(&x.dims, &[x])?;
     let mut sums = vec![0f64; x.len()];
     for first in (0..x.len()).filter(|element| element / inner % extent == 0) {
         let mut sum = 0.0;
