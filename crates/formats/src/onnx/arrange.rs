@@ -100,6 +100,18 @@ impl SymbolicTensor {
         view
     }
 
+    /// A batch of one image, moved to ONNX axis `to`; a larger one stays where it is.
+    pub fn with_single_batch(&self, to: usize) -> SymbolicTensor {
+        let mut view = self.clone();
+        if let Some(at) = (0..self.dims.len()).find(|&at| self.has_batch(at)).filter(|&at| at != to)
+            && self.batch_size() == 1
+        {
+            view.dims[at].retain(|factor| factor.axis != Axis::Batch);
+            view.dims[to].insert(0, AxisFactor { axis: Axis::Batch, size: 1, step: 1 });
+        }
+        view
+    }
+
     /// The factors of an axis here, outermost first.
     fn factors(&self, axis: Axis) -> Vec<AxisFactor> {
         let mut factors: Vec<AxisFactor> = self.dims.iter().flatten().filter(|f| f.axis == axis).copied().collect();

@@ -153,7 +153,13 @@ impl Translator {
         b: &SymbolicTensor,
     ) -> Result<SymbolicTensor, String> {
         let rank = a.dims.len().max(b.dims.len());
-        let (a, b) = (a.of_rank(rank), b.of_rank(rank));
+        let (mut a, mut b) = (a.of_rank(rank), b.of_rank(rank));
+        // A batch of one image may be on any axis: it joins the axis that is the other tensor's batch alone.
+        if let Some(at) = (0..rank).find(|&at| a.is_batch(at)) {
+            b = b.with_single_batch(at);
+        } else if let Some(at) = (0..rank).find(|&at| b.is_batch(at)) {
+            a = a.with_single_batch(at);
+        }
         let extents = common_extents(&a, &b)?;
         let dims: Option<Vec<Dim>> = a
             .dims
@@ -174,7 +180,6 @@ impl Translator {
             return Ok(SymbolicTensor { name, shape, dims });
         }
         let own = |x: &SymbolicTensor| (0..rank).map(|at| x.own_extent(at)).collect::<Vec<_>>();
-        let (mut a, mut b) = (a, b);
         if own(&a) != extents && own(&b) != extents {
             a = self.expanded(node, &a, &extents)?;
         }
@@ -327,7 +332,17 @@ impl Translator {
             return Err("it selects images of the batch".into());
         }
         if x.dims[at].is_empty() {
-            // An axis of extent 1.
+            // An axis of extent 1. A feature map repeats it where it is: that is how such a layer is written.
+            if x.dims.len() == 4 && x.is_batch(0) {
+                let place = Arrangement { channels: vec![1], rows: vec![2], columns: vec![3] };
+                let x = self.arranged(node, x, &place)?;
+                let axis = [Axis::Channel, Axis::Row, Axis::Column][at - 1];
+                let kind = Kind::Gather(layer::Gather { axis: side(axis), indices: vec![0; chosen.len()] });
+                let (name, shape) = self.add(node, &layer_name(node), Op::Kind(kind), &[&x])?;
+                let mut result = SymbolicTensor { name, shape, dims: x.dims };
+                result.dims[at] = whole(axis, chosen.len());
+                return Ok(result);
+            }
             let mut extents: Vec<usize> = (0..x.dims.len()).map(|at| x.own_extent(at)).collect();
             extents[at] = chosen.len();
             return self.expanded(node, x, &extents);
@@ -420,17 +435,55 @@ impl Translator {
         Ok(x)
     }
 
-    /// GatherND along its first axis, the channels of a transposed tensor: PyTorch's exporter writes indexing by a list so.
+    /// GatherND along its first axes: PyTorch's exporter writes indexing by lists so, of channels, or of rows and columns in adaptive pooling.
     pub fn gather_nd(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
-        let x = self.symbolic(node, 0)?;
+        let mut x = self.symbolic(node, 0)?;
         let indices = self.required(node, 1)?;
-        let supported = x.channel_axis() == Some(0)
-            && node.int("batch_dims").unwrap_or(0) == 0
-            && matches!(indices.dims.as_slice(), &[count, 1] if count > 0);
-        if !supported {
-            return Err("only a GatherND along the channels, with a constant list of indices, is supported".into());
+        let depth = indices.dims.last().copied().unwrap_or(0);
+        let supported = node.int("batch_dims").unwrap_or(0) == 0
+            && (1..=x.dims.len()).contains(&depth)
+            && (0..depth).all(|at| !x.has_batch(at));
+        let lists = if supported { lists_of_tuples(&indices)? } else { None };
+        let Some(lists) = lists else {
+            return Err(
+                "only a GatherND of constant positions within an image, a list along each axis, is supported".into()
+            );
+        };
+        for (at, list) in lists.iter().enumerate() {
+            let chosen = positions(list, x.extents()[at])?;
+            check_positions(Some(chosen.len()))?;
+            x = self.select(node, &x, at, &chosen)?;
         }
-        self.select_channels(node, &x, 0, &positions(&indices, x.shape.channels)?)
+        // The indexed axes take the shape of the indices.
+        let rest = x.dims.split_off(depth);
+        let mut result = x.reshaped(&indices.dims[..indices.dims.len() - 1])?;
+        result.dims.extend(rest);
+        Ok(result)
+    }
+
+    /// Where with a constant condition, one of whose choices is a constant: a mask, and what it replaces. Also `Where` that replaces NaN
+    /// after a softmax, as PyTorch guards attention against rows that see nothing: no row of a constant mask is empty, so there is nothing
+    /// to replace.
+    pub fn choice(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
+        let tested = node.input(0).and_then(|name| self.not_a_number.get(name));
+        if tested.is_some_and(|tested| node.input(2) == Some(tested)) {
+            return self.symbolic(node, 2);
+        }
+        let supported = "only a choice by a constant condition between a tensor and a constant is supported";
+        let condition = self.constant(node, 0).map_err(|_| supported)?.ok_or("it has no condition")?;
+        let (x, constant, kept) = match (self.operand(node, 1)?, self.operand(node, 2)?) {
+            (Value::Symbolic(x), Value::Constant(constant)) => (x, constant, 1.0),
+            (Value::Constant(constant), Value::Symbolic(x)) => (x, constant, 0.0),
+            _ => return Err(supported.into()),
+        };
+        let is_kept = |choice: f64| (choice != 0.0) == (kept != 0.0);
+        let mask = condition.cast(false).mapped(|choice| f64::from(u8::from(is_kept(choice))));
+        let other = mask.combined(&constant.cast(false), |mask, value| if mask == 0.0 { value } else { 0.0 })?;
+        if other.uniform().is_some_and(|value| value != 0.0 && !value.is_finite()) {
+            return Err("it replaces every element by a number that is not finite".into());
+        }
+        let shift = (other.uniform() != Some(0.0)).then_some(other);
+        self.scale_and_shift(node, &x, Some(mask), shift)
     }
 
     /// These channels, in this order; `at` is the ONNX axis of the channels. One slice for each run of channels.
@@ -526,6 +579,38 @@ pub fn apart(x: &SymbolicTensor, at: usize) -> Arrangement {
         place.columns = vec![at];
     }
     place
+}
+
+/// Constant index tuples (…, depth) as one list for each of `depth` axes, if they are all combinations of these lists, in order.
+fn lists_of_tuples(indices: &Constant) -> Result<Option<Vec<Constant>>, String> {
+    let Some((&depth, outer)) = indices.dims.split_last() else { return Ok(None) };
+    let values = indices.to_ints()?;
+    let count: usize = outer.iter().product();
+    let steps: Vec<usize> = (0..outer.len()).map(|axis| outer[axis + 1..].iter().product()).collect();
+    // Which part of the tuples depends on an axis of the indices; on an axis on which none depends, the part before it repeats.
+    let mut parts = Vec::new();
+    for (&extent, &step) in outer.iter().zip(&steps) {
+        let depends = |part: usize| {
+            (0..count).any(|at| values[at * depth + part] != values[(at - at / step % extent * step) * depth + part])
+        };
+        let before = parts.last().copied().unwrap_or(0);
+        match (0..depth).find(|&part| depends(part)) {
+            Some(part) if part < before => return Ok(None),
+            part => parts.push(part.unwrap_or(before)),
+        }
+    }
+    let mut lists = Vec::new();
+    for part in 0..depth {
+        let own: Vec<usize> = (0..outer.len()).filter(|&axis| parts[axis] == part).collect();
+        let length: usize = own.iter().map(|&axis| outer[axis]).product();
+        let step = own.last().map_or(1, |&axis| steps[axis]);
+        let list: Vec<i64> = (0..length).map(|index| values[index * step * depth + part]).collect();
+        if (0..count).any(|at| values[at * depth + part] != list[at / step % length]) {
+            return Ok(None);
+        }
+        lists.push(Constant::ints(vec![length], list));
+    }
+    Ok(Some(lists))
 }
 
 /// Positions along an axis; negative ones count from the end.

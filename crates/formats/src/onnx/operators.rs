@@ -46,7 +46,7 @@ pub fn node(translator: &mut Translator, node: &Node) -> Result<Vec<Value>, Stri
         "LayerNormalization" | "RMSNormalization" => translator.layer_norm(node),
         "InstanceNormalization" | "GroupNormalization" => translator.group_norm(node),
         "DepthToSpace" | "SpaceToDepth" => translator.depth_and_space(node),
-        "Where" => translator.finite_choice(node),
+        "Where" => translator.choice(node),
         "Upsample" | "Resize" => translator.upsample(node),
         "Pad" => translator.pad(node),
         "Gemm" => translator.gemm(node),
@@ -142,16 +142,6 @@ impl Translator {
         Ok(over.iter().all(|factor| matches!(factor.axis, Axis::Row | Axis::Column))
             && whole(along(Axis::Row), x.shape.height)
             && whole(along(Axis::Column), x.shape.width))
-    }
-
-    /// `Where` that replaces NaN after a softmax, as PyTorch guards attention against rows that see nothing: no row of a constant mask
-    /// is empty, so there is nothing to replace.
-    fn finite_choice(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
-        let chosen = node.input(0).and_then(|name| self.not_a_number.get(name)).cloned();
-        match (chosen, node.input(2)) {
-            (Some(tested), Some(given)) if tested == given => self.symbolic(node, 2),
-            _ => Err("a choice that depends on the image is not supported".into()),
-        }
     }
 
     /// DepthToSpace and SpaceToDepth, as views.

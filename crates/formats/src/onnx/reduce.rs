@@ -226,6 +226,8 @@ impl Translator {
         bias: Option<Constant>,
     ) -> Result<SymbolicTensor, String> {
         let [features, inputs] = [weight.dims[0], weight.dims[1]];
+        // A view can hold a batch of one image on either of two neighbouring axes.
+        let x = if x.has_batch(at) { &x.with_single_batch(usize::from(at == 0)) } else { x };
         if x.has_batch(at) || x.own_extent(at) != inputs {
             return Err(format!("its weight takes {inputs} features and its input has {}", x.extents()[at]));
         }

@@ -232,8 +232,10 @@ fn attention_is_read_as_matrix_products_of_permuted_tensors() {
     let heads = heads.node("Transpose", "h", "q", vec![ints("perm", &[0, 2, 1, 3])]);
     let heads = heads.node("Transpose", "h", "k", vec![ints("perm", &[0, 2, 3, 1])]);
     let scores = heads.node("MatMul", "q k", "s", vec![]).node("Softmax", "s", "p", vec![int("axis", -1)]);
+    // PyTorch replaces what is not a number after a softmax.
+    let scores = scores.number("zero", 0.0).node("IsNaN", "p", "n", vec![]).node("Where", "n zero p", "f", vec![]);
     let joined =
-        scores.node("MatMul", "p q", "o", vec![]).node("Transpose", "o", "u", vec![ints("perm", &[0, 2, 1, 3])]);
+        scores.node("MatMul", "f q", "o", vec![]).node("Transpose", "o", "u", vec![ints("perm", &[0, 2, 1, 3])]);
     let read = joined.list("join", &[0, 5, 6]).node("Reshape", "u join", "y", vec![]).read().unwrap();
     let shapes = read.graph.shapes().unwrap();
     let at =
@@ -672,6 +674,97 @@ fn one_of_several_outputs_is_chosen_by_name() {
     assert_eq!(read(Some("features")).unwrap().graph.layers.len(), 1);
     let message = read(Some("logits")).unwrap_err().to_string();
     assert!(message.contains("no output `logits`") && message.contains("`scores`"), "{message}");
+}
+
+/// Adaptive pooling of 2 rows and 2 columns to 3 by 3 as PyTorch writes it: windows by index, masked, added and divided.
+#[test]
+fn positions_of_rows_and_columns_are_gathered_and_masked() {
+    let windows = |row: [i64; 6], column: [i64; 6]| -> Vec<i64> {
+        let pair = move |r: i64| column.into_iter().flat_map(move |c| [r, c]);
+        row.into_iter().flat_map(pair).collect()
+    };
+    let gathered = |row: [i64; 6], column: [i64; 6]| {
+        let mut build = model(&[1, 5, 2, 2]);
+        build.graph.initializer.push(TensorProto {
+            name: "places".into(),
+            dims: vec![3, 2, 3, 2, 2],
+            data_type: DataType::Int64.into(),
+            int64_data: windows(row, column),
+            ..Default::default()
+        });
+        let build = build.node("Transpose", "x", "t", vec![ints("perm", &[2, 3, 0, 1])]);
+        let build = build.node("GatherND", "t places", "g", vec![]);
+        build.node("Transpose", "g", "w", vec![ints("perm", &[4, 5, 0, 1, 2, 3])])
+    };
+    let places = [0, 1, 0, 1, 1, 1];
+    let mean = gathered(places, places).node("ReduceMean", "w", "y", vec![ints("axes", &[3, 5]), int("keepdims", 0)]);
+    let read = mean.read().unwrap();
+    assert_eq!(read.graph.output_shape().unwrap(), Shape::new(5, 3, 3));
+    let gather =
+        |axis: Axis| Kind::Gather(layer::Gather { axis, indices: places.map(|place| place as usize).to_vec() });
+    for axis in [Axis::Rows, Axis::Columns] {
+        assert!(read.graph.layers.iter().any(|layer| layer.kind == gather(axis)));
+    }
+    // The second position of every window counts as zero: a mask of ones and zeros, and nothing to add.
+    let masked = || gathered(places, places).number("zero", 0.0).floats("last", &[2, 1, 1], &[0.0, 1.0]);
+    let read = masked().node("Where", "last zero w", "y", vec![]).node(
+        "ReduceMax",
+        "y",
+        "z",
+        vec![ints("axes", &[3, 5]), int("keepdims", 0)],
+    );
+    let read = read.read().unwrap();
+    let mask = &read.weights["y.constant.weight"];
+    assert_eq!(mask.to_floats(), [1.0, 0.0].repeat(3));
+    assert!(!read.graph.layers.iter().any(|layer| layer.kind == Kind::Add));
+    let other = masked().number("seven", 7.0).node("Where", "last w seven", "y", vec![]);
+    let other = other.node("ReduceMax", "y", "z", vec![ints("axes", &[3, 5]), int("keepdims", 0)]).read().unwrap();
+    let constants: Vec<Vec<f32>> =
+        other.weights.iter().filter(|(name, _)| name.contains("constant")).map(|(_, c)| c.to_floats()).collect();
+    assert!(constants.contains(&[0.0, 1.0].repeat(3)) && constants.contains(&[7.0, 0.0].repeat(3)), "{constants:?}");
+    masked().node("Where", "w w zero", "y", vec![]).fails(&["`y` (Where)", "constant condition"]);
+    // Tuples that are not all combinations of two lists.
+    let diagonal = model(&[1, 5, 2, 2]).node("Transpose", "x", "t", vec![ints("perm", &[2, 3, 0, 1])]);
+    let mut diagonal = diagonal.node("GatherND", "t places", "y", vec![]);
+    diagonal.graph.initializer.push(TensorProto {
+        name: "places".into(),
+        dims: vec![2, 2],
+        data_type: DataType::Int64.into(),
+        int64_data: vec![0, 0, 1, 1],
+        ..Default::default()
+    });
+    diagonal.fails(&["`y` (GatherND)", "a list along each axis"]);
+}
+
+/// A repeated row of a permuted tensor, as multi-query attention has for its heads, is written and read as the same layers.
+#[test]
+fn repeated_rows_survive_a_round_trip() {
+    let build = model(&[1, 6, 2, 2]).list("tokens", &[1, 1, 6, 4]).node("Reshape", "x tokens", "t", vec![]);
+    let build = build.node("Transpose", "t", "k", vec![ints("perm", &[0, 3, 1, 2])]).list("heads", &[1, 4, 3, 6]);
+    let build = build.node("Expand", "k heads", "e", vec![]);
+    let first =
+        build.node("MatMul", "e x6", "y", vec![]).counted("x6", &[6, 5]).read().unwrap().into_network().unwrap();
+    let again = from_bytes(&super::to_bytes(&first).unwrap(), &ReadOptions::default()).unwrap().into_network().unwrap();
+    let kinds = |network: &nettriage_net::Network| -> Vec<Kind> {
+        network.graph.layers.iter().map(|layer| layer.kind.clone()).collect()
+    };
+    assert!(kinds(&first).iter().any(|kind| matches!(kind, Kind::Gather(_))), "{:?}", kinds(&first));
+    assert_eq!(kinds(&again), kinds(&first));
+}
+
+/// PyTorch's module for attention computes tokens before the batch (T, N, C), and flattens both.
+#[test]
+fn a_batch_of_one_image_may_be_on_any_axis() {
+    let build = model(&[1, 6, 1, 5]).list("sequence", &[1, 6, 5]).node("Reshape", "x sequence", "s", vec![]);
+    let build = build.node("Transpose", "s", "t", vec![ints("perm", &[2, 0, 1])]);
+    let build = build.list("heads", &[5, 1, 3, 2]).node("Reshape", "t heads", "h", vec![]);
+    let build = build.list("flat", &[5, 6]).node("Reshape", "h flat", "f", vec![]).counted("weight", &[6, 6]);
+    let build = build.node("Gemm", "f weight", "g", vec![]).list("apart", &[5, 1, 6]);
+    let build = build.node("Reshape", "g apart", "a", vec![]);
+    let build = build.node("Transpose", "a", "b", vec![ints("perm", &[1, 2, 0])]).node("Add", "s b", "y", vec![]);
+    let read = build.read().unwrap();
+    assert_eq!(read.graph.output_shape().unwrap(), Shape::new(6, 1, 5));
+    assert!(read.graph.layers.iter().any(|layer| matches!(layer.kind, Kind::Conv(_))));
 }
 
 /// A slice of no elements, backwards too.
