@@ -216,7 +216,7 @@ impl Translator {
                 continue;
             }
             let mut x = self.symbolic(node, index)?;
-            if x.dims.len() == 2 && x.is_batch(0) && x.feature_order().is_some() {
+            if x.dims.len() == 2 && x.is_batch(0) && x.is_vectors() {
                 x = self.as_vector(node, index)?;
             }
             parts.push(x);
@@ -271,7 +271,7 @@ impl Translator {
 
     pub fn slice(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
         let mut x = self.symbolic(node, 0)?;
-        if x.dims.len() == 2 && x.is_batch(0) && x.feature_order().is_some() {
+        if x.dims.len() == 2 && x.is_batch(0) && x.is_vectors() {
             x = self.as_vector(node, 0)?;
         }
         if x.shuffle().is_some() {
@@ -383,7 +383,7 @@ impl Translator {
     /// Gather with a constant index, or a list of them, along an axis.
     pub fn gather(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
         let mut x = self.symbolic(node, 0)?;
-        if x.dims.len() == 2 && x.is_batch(0) && x.feature_order().is_some() {
+        if x.dims.len() == 2 && x.is_batch(0) && x.is_vectors() {
             x = self.as_vector(node, 0)?;
         }
         let at = axis(node.int("axis").unwrap_or(0), x.dims.len())?;
@@ -529,7 +529,7 @@ impl Translator {
 
     pub fn split(&mut self, node: &Node) -> Result<Vec<Value>, String> {
         let mut x = self.symbolic(node, 0)?;
-        if x.dims.len() == 2 && x.is_batch(0) && x.feature_order().is_some() {
+        if x.dims.len() == 2 && x.is_batch(0) && x.is_vectors() {
             x = self.as_vector(node, 0)?;
         }
         // A channel shuffle before a split (ShuffleNetV2) must become a layer of its own first.

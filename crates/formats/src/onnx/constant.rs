@@ -111,7 +111,7 @@ impl Constant {
 
     /// The elements as integers, at most 2^20.
     pub fn to_ints(&self) -> Result<Vec<i64>, String> {
-        if self.len() > 1 << 20 {
+        if self.len() > 1 << 20 || limited(&self.dims, &[self]).is_err() {
             return Err(format!("a list of {} integers is too long", self.len()));
         }
         Ok((0..self.len()).map(|index| self.get_int(index)).collect())

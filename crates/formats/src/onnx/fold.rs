@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::attributes::Node;
 use super::axes::{axis, permutation, resolve, shape_range, slices};
-use super::constant::{Constant, element_type, is_integer};
+use super::constant::{Constant, element_type, is_integer, limited};
 use super::evaluate;
 
 /// The outputs of a node whose inputs are these constants (`None` for an omitted one).
@@ -89,7 +89,7 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
             let number = |index: usize| needed(index)?.scalar().ok_or_else(|| "its bounds are not scalars".to_string());
             let (start, limit, delta) = (number(0)?, number(1)?, number(2)?);
             let count = ((limit - start) / delta).ceil();
-            if !(count.is_finite() && count <= 1e6) {
+            if !(count.is_finite() && limited(&[count.max(0.0) as usize], &[]).is_ok()) {
                 return Err("its range is too long".into());
             }
             let values = (0..count.max(0.0) as usize).map(|i| start + i as f64 * delta);

@@ -280,14 +280,14 @@ impl Translator {
     /// A linear layer. `weight` is `[features, inputs]`, its columns in the order of the ONNX axis.
     pub fn linear(&mut self, node: &Node, weight: Constant, bias: Option<Constant>) -> Result<SymbolicTensor, String> {
         let x = self.as_vector(node, 0)?;
-        let order = x.feature_order().ok_or("its input is not a batch of vectors")?;
         let [features, inputs] = [weight.dims[0], weight.dims[1]];
-        if inputs != order.len() {
-            return Err(format!("its weight takes {inputs} features and its input has {}", order.len()));
+        if inputs != x.own_extent(1) {
+            return Err(format!("its weight takes {inputs} features and its input has {}", x.own_extent(1)));
         }
-        let weight = if order.iter().enumerate().all(|(index, &ours)| index == ours) {
+        let weight = if x.in_feature_order() {
             weight
         } else {
+            let order = x.feature_order().ok_or("its input is not a batch of vectors")?;
             let mut position = vec![0; inputs];
             order.iter().enumerate().for_each(|(index, &ours)| position[ours] = index as i64);
             weight.gathered(1, &Constant::ints(vec![inputs], position))?

@@ -43,7 +43,7 @@ impl Translator {
     /// Input `index` as (N, F), a view of a tensor of shape (F, 1, 1) here; its features may be permuted.
     pub fn as_vector(&mut self, node: &Node, index: usize) -> Result<SymbolicTensor, String> {
         let x = self.symbolic(node, index)?;
-        if x.feature_order().is_none() {
+        if !x.is_vectors() {
             return Err(format!("its input of shape {:?} is not a batch of vectors (N, F)", x.extents()));
         }
         let (height, width) = (x.shape.height, x.shape.width);
@@ -64,7 +64,7 @@ impl Translator {
         let whole = vector.dims[1].clone();
         vector.dims[1] = features;
         // In (C, H, W) order the features are one factor; without this the view would keep three.
-        if x.feature_order().is_some_and(|order| order.iter().enumerate().all(|(i, &at)| i == at)) {
+        if x.in_feature_order() {
             vector.dims[1] = whole;
         }
         Ok(self.replace(node, index, vector))

@@ -190,27 +190,48 @@ impl SymbolicTensor {
         Ok(SymbolicTensor { dims, ..self.clone() })
     }
 
-    /// For an (N, F) view: the index in (C, H, W) order of every ONNX feature.
-    pub fn feature_order(&self) -> Option<Vec<usize>> {
+    /// For an (N, F) view of all elements of an image: extent and step in (C, H, W) order of every factor of F, outermost first.
+    fn features(&self) -> Option<Vec<(usize, usize)>> {
         let [batch, features] = self.dims.as_slice() else { return None };
         if batch.len() != 1 || batch[0].axis != Axis::Batch {
             return None;
         }
         let Shape { height, width, .. } = self.shape;
-        if self.shape.elements() > MAX_FEATURES {
-            return None;
-        }
+        let steps = features.iter().map(|factor| match factor.axis {
+            Axis::Channel => Some((factor.size, factor.step * height * width)),
+            Axis::Row => Some((factor.size, factor.step * width)),
+            Axis::Column => Some((factor.size, factor.step)),
+            Axis::Batch => None,
+        });
+        let all = size(features) == self.shape.elements() && self.shape.elements() <= MAX_FEATURES;
+        steps.collect::<Option<_>>().filter(|_| all)
+    }
+
+    /// Whether the view is (N, F), of all elements of an image in any order.
+    pub fn is_vectors(&self) -> bool {
+        self.features().is_some()
+    }
+
+    /// Whether the view is (N, F) in (C, H, W) order.
+    pub fn in_feature_order(&self) -> bool {
+        let in_order = |factors: Vec<(usize, usize)>| {
+            let mut inner = 1;
+            factors.iter().rev().all(|&(extent, step)| {
+                let fits = extent == 1 || step == inner;
+                inner *= extent;
+                fits
+            })
+        };
+        self.features().is_some_and(in_order)
+    }
+
+    /// For an (N, F) view: the index in (C, H, W) order of every ONNX feature.
+    pub fn feature_order(&self) -> Option<Vec<usize>> {
         let mut order = vec![0];
-        for factor in features {
-            let step = match factor.axis {
-                Axis::Channel => factor.step * height * width,
-                Axis::Row => factor.step * width,
-                Axis::Column => factor.step,
-                Axis::Batch => return None,
-            };
-            order = order.iter().flat_map(|&base| (0..factor.size).map(move |at| base + at * step)).collect();
+        for (extent, step) in self.features()? {
+            order = order.iter().flat_map(|&base| (0..extent).map(move |at| base + at * step)).collect();
         }
-        (order.len() == self.shape.elements()).then_some(order)
+        Some(order)
     }
 
     /// The groups of the channel shuffle that makes this view (N, C, H, W), if only the channels' order differs so.
@@ -266,7 +287,11 @@ mod tests {
         let last = x.transposed(&[0, 2, 3, 1]).reshaped(&[1, 12]).unwrap();
         // (h, w, c): the second feature is channel 1 of the first pixel, index 6.
         assert_eq!(last.feature_order().unwrap()[..4], [0, 6, 1, 7]);
-        assert_eq!(x.reshaped(&[1, 12]).unwrap().feature_order().unwrap(), (0..12).collect::<Vec<_>>());
+        let plain = x.reshaped(&[1, 12]).unwrap();
+        assert_eq!(plain.feature_order().unwrap(), (0..12).collect::<Vec<_>>());
+        assert!(plain.is_vectors() && plain.in_feature_order());
+        assert!(last.is_vectors() && !last.in_feature_order());
+        assert!(!x.is_vectors() && !x.in_feature_order());
     }
 
     #[test]

@@ -799,6 +799,13 @@ fn folding_is_bounded_by_the_size_of_the_file() {
         build = build.node("MatMul", "a b", &format!("p{round}"), vec![]);
     }
     build.node("Add", "x p0", "y", vec![]).fails(&["many times more computation"]);
+    // Lists that three numbers, or one, describe.
+    let range = model(&[1, 1, 2, 2]).number("from", 0.0).number("to", 1e5).number("by", 1.0);
+    range.node("Range", "from to by", "r", vec![]).fails(&["`r` (Range)", "too long"]);
+    let indices = model(&[1, 1, 2, 2]).list("extent", &[1 << 18]).counted("v", &[2]);
+    let indices =
+        indices.node("ConstantOfShape", "extent", "zeros", vec![]).node("Cast", "zeros", "i", vec![int("to", 7)]);
+    indices.node("Gather", "v i", "g", vec![]).fails(&["`g` (Gather)", "too long"]);
     // A few operators per weight are usual, and intermediate results are freed.
     let mut build = model(&[1, 1, 2, 2]).counted("v0", &[1 << 20]);
     for step in 0..20 {
