@@ -21,6 +21,7 @@ mod error;
 mod latency;
 mod least_squares;
 mod moments;
+mod parallel;
 pub mod prescribe;
 pub mod scan;
 

@@ -68,7 +68,7 @@ impl LeastSquares {
                 let at = position as usize * self.output.channels;
                 let target = &targets[at..at + self.output.channels];
                 if self.rows.push(image, position as usize, 1.0, |values| values.copy_from_slice(target)) {
-                    self.sums.add(&self.rows);
+                    self.sums.add(&self.rows, 1);
                     self.rows.clear();
                 }
             }
@@ -108,7 +108,7 @@ impl LeastSquares {
     }
 
     fn flush(&mut self) {
-        self.sums.add(&self.rows);
+        self.sums.add(&self.rows, 1);
         self.rows.clear();
     }
 

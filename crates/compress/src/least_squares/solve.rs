@@ -59,6 +59,7 @@ impl Affine {
 
 /// Z'Z of some patch elements, centred, with what centring needs.
 pub struct System {
+    /// Both triangles.
     gram: Mat<f64>,
     mean: Vec<f64>,
     rows: f64,
@@ -75,7 +76,9 @@ impl System {
         let mut gram = Mat::zeros(n, n);
         for b in 0..n {
             for a in b..n {
-                gram[(a, b)] = at(index[a], index[b]) - rows * mean[a] * mean[b];
+                let value = at(index[a], index[b]) - rows * mean[a] * mean[b];
+                gram[(a, b)] = value;
+                gram[(b, a)] = value;
             }
         }
         System { gram, mean, rows }
@@ -96,10 +99,15 @@ impl System {
 
     /// Z'T of a part with these patch elements, from the sums of one or several sets of rows.
     pub fn side(&self, sums: &[&Sums], part: &Part) -> (Mat<f64>, Vec<f64>) {
+        self.side_of(sums, &part.index, &(part.targets[0]..part.targets[1]).collect::<Vec<_>>())
+    }
+
+    /// Z'T of the patch elements `index` and some columns of the targets, likewise.
+    pub fn side_of(&self, sums: &[&Sums], index: &[usize], targets: &[usize]) -> (Mat<f64>, Vec<f64>) {
         let ones = sums[0].gram.nrows() - 1;
-        let row = |a: usize| part.index.get(a).copied().unwrap_or(ones);
-        let cross = |a: usize, f: usize| sums.iter().map(|s| s.cross[(row(a), part.targets[0] + f)]).sum();
-        self.right(cross, part.targets[1] - part.targets[0])
+        let row = |a: usize| index.get(a).copied().unwrap_or(ones);
+        let cross = |a: usize, f: usize| sums.iter().map(|s| s.cross[(row(a), targets[f])]).sum();
+        self.right(cross, targets.len())
     }
 
     /// The factor of Z'Z + lambda I; none where Z'Z is not finite, or not positive for its rounding.
@@ -142,7 +150,7 @@ impl System {
 
     /// The variance of each of the map's outputs.
     pub fn variance(&self, map: &Affine) -> Vec<f64> {
-        let product = self.symmetric() * &map.weight;
+        let product = &self.gram * &map.weight;
         let inner = |f: usize| -> f64 { (0..product.nrows()).map(|a| map.weight[(a, f)] * product[(a, f)]).sum() };
         (0..product.ncols()).map(|f| (inner(f) / self.rows).max(0.0)).collect()
     }
@@ -161,11 +169,6 @@ impl System {
             scaled.bias[f] = mean + factor * (map.bias[f] - output);
         }
         scaled
-    }
-
-    fn symmetric(&self) -> Mat<f64> {
-        let n = self.mean.len();
-        Mat::from_fn(n, n, |a, b| self.gram[(a.max(b), a.min(b))])
     }
 }
 

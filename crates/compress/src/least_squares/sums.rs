@@ -4,16 +4,24 @@
 //! one appended, and t the parent's output there, the sums are Z'Z and Z'T. A smaller kernel's patches are part of a larger
 //! one's, so one window serves several kernels, and every target of the same height and width.
 
+use std::sync::Mutex;
+
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, Mat, MatRef, Par};
+use faer::prelude::*;
+use faer::{Accum, Mat, MatMut, MatRef, Par};
 use nettriage_net::{Conv, Shape};
 use rand::RngExt;
 
 use nettriage_train::seed;
 
+use crate::parallel::in_parallel;
+
 /// Rows in one matrix product: within a product sums are in f32, between products in f64.
 const ROWS: usize = 512;
+
+/// Columns of a matrix product that one thread computes at a time.
+const COLUMNS: usize = 1024;
 
 /// A kernel with stride and padding on one input tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,26 +207,35 @@ impl Sums {
         (n * n + n * targets) * 12
     }
 
-    /// Adds the rows gathered.
-    pub fn add(&mut self, rows: &Rows) {
+    /// Adds the rows gathered, on `threads` threads; the sums do not depend on their number.
+    pub fn add(&mut self, rows: &Rows, threads: usize) {
         let (patches, values) = (rows.patches(), rows.values());
-        triangular::matmul(
-            self.gram_part.as_mut(),
-            BlockStructure::TriangularLower,
-            Accum::Replace,
-            patches,
-            BlockStructure::Rectangular,
-            patches.transpose(),
-            BlockStructure::Rectangular,
-            1.0,
-            Par::Seq,
-        );
-        for column in 0..self.gram.ncols() {
-            let part = &self.gram_part.col_as_slice(column)[column..];
-            let sum = &mut self.gram.col_as_slice_mut(column)[column..];
-            sum.iter_mut().zip(part).for_each(|(sum, &part)| *sum += f64::from(part));
-        }
-        add_product(&mut self.cross, &mut self.cross_part, patches, values);
+        in_column_blocks(&mut self.gram, &mut self.gram_part, threads, &|first, sum, part| {
+            let width = part.ncols();
+            let own = patches.subrows(first, width);
+            // The lower triangle of the block, and what is below.
+            let (mut triangle, mut below) = part.split_at_row_mut(first).1.split_at_row_mut(width);
+            triangular::matmul(
+                triangle.rb_mut(),
+                BlockStructure::TriangularLower,
+                Accum::Replace,
+                own,
+                BlockStructure::Rectangular,
+                own.transpose(),
+                BlockStructure::Rectangular,
+                1.0,
+                Par::Seq,
+            );
+            let rest = patches.subrows(first + width, below.nrows());
+            matmul(below.rb_mut(), Accum::Replace, rest, own.transpose(), 1.0, Par::Seq);
+            let (mut upper_sum, lower_sum) = sum.split_at_row_mut(first).1.split_at_row_mut(width);
+            for column in 0..width {
+                let from = triangle.rb().subrows(column, width - column);
+                add_column(upper_sum.rb_mut().subrows_mut(column, width - column), from, column);
+            }
+            add_columns(lower_sum, below.rb());
+        });
+        add_product(&mut self.cross, &mut self.cross_part, patches, values, threads);
         for row in 0..values.ncols() {
             let values = values.col(row);
             self.squares.iter_mut().zip(values.iter()).for_each(|(sum, &v)| *sum += f64::from(v) * f64::from(v));
@@ -226,13 +243,56 @@ impl Sums {
     }
 }
 
-/// Adds patches times targets, transposed, to `sum`, by way of `part`.
-pub fn add_product(sum: &mut Mat<f64>, part: &mut Mat<f32>, patches: MatRef<'_, f32>, values: MatRef<'_, f32>) {
-    matmul(part.as_mut(), Accum::Replace, patches, values.transpose(), 1.0, Par::Seq);
-    for column in 0..sum.ncols() {
-        let part = part.col_as_slice(column);
-        sum.col_as_slice_mut(column).iter_mut().zip(part).for_each(|(sum, &part)| *sum += f64::from(part));
+/// Adds patches times targets, transposed, to `sum`, by way of `part`, on `threads` threads.
+pub fn add_product(
+    sum: &mut Mat<f64>,
+    part: &mut Mat<f32>,
+    patches: MatRef<'_, f32>,
+    values: MatRef<'_, f32>,
+    threads: usize,
+) {
+    in_column_blocks(sum, part, threads, &|first, sum, mut part| {
+        let own = values.subrows(first, part.ncols());
+        matmul(part.rb_mut(), Accum::Replace, patches, own.transpose(), 1.0, Par::Seq);
+        add_columns(sum, part.rb());
+    });
+}
+
+fn add_columns(mut sum: MatMut<'_, f64>, part: MatRef<'_, f32>) {
+    for column in 0..part.ncols() {
+        add_column(sum.rb_mut(), part, column);
     }
+}
+
+fn add_column(sum: MatMut<'_, f64>, part: MatRef<'_, f32>, column: usize) {
+    sum.col_mut(column).iter_mut().zip(part.col(column).iter()).for_each(|(sum, &part)| *sum += f64::from(part));
+}
+
+/// The first column of a block, and its columns of two matrices.
+type Block<'a> = (usize, MatMut<'a, f64>, MatMut<'a, f32>);
+
+/// Calls `work` for every block of columns of two matrices of one shape.
+fn in_column_blocks(
+    sum: &mut Mat<f64>,
+    part: &mut Mat<f32>,
+    threads: usize,
+    work: &(dyn Fn(usize, MatMut<'_, f64>, MatMut<'_, f32>) + Sync),
+) {
+    let (mut sum, mut part) = (sum.as_mut(), part.as_mut());
+    let mut blocks: Vec<Mutex<Option<Block<'_>>>> = Vec::new();
+    let mut first = 0;
+    while part.ncols() > 0 {
+        let width = part.ncols().min(COLUMNS);
+        let (own_sum, rest_of_sum) = sum.split_at_col_mut(width);
+        let (own_part, rest_of_part) = part.split_at_col_mut(width);
+        blocks.push(Mutex::new(Some((first, own_sum, own_part))));
+        (sum, part, first) = (rest_of_sum, rest_of_part, first + width);
+    }
+    in_parallel(blocks.len(), threads, &|index| {
+        let block = blocks[index].lock().expect("no holder of this lock panics").take();
+        let (first, sum, part) = block.expect("each index comes once");
+        work(first, sum, part);
+    });
 }
 
 #[cfg(test)]
@@ -297,7 +357,7 @@ mod tests {
                 (0..2).for_each(|f| cross[a][f] += f64::from(patch[a]) * f64::from(target[f]));
             }
         }
-        sums.add(&rows);
+        sums.add(&rows, 1);
         for a in 0..28 {
             (0..=a).for_each(|b| assert!((sums.gram[(a, b)] - gram[a][b]).abs() < 1e-4));
             (0..2).for_each(|f| assert!((sums.cross[(a, f)] - cross[a][f]).abs() < 1e-2));

@@ -1,6 +1,7 @@
 //! The normal equations of one regression problem: accumulated over the images, solved, and solved again by refit iterations.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Llt;
@@ -13,6 +14,13 @@ use super::options::{Method, Options};
 use super::regression::{FitRequest, Regression, Solution};
 use crate::least_squares::solve::{self, Affine, Part, RIDGES, System};
 use crate::least_squares::sums::{Positions, Rows, Sums, add_product};
+use crate::parallel::in_parallel;
+
+/// Unknowns from which a system is solved on several threads.
+const LARGE_SYSTEM: usize = 1024;
+
+/// Most targets of a part by whose error a ridge is chosen, evenly spaced: with n unknowns each costs 4 n² operations for each ridge.
+const RIDGE_TARGETS: usize = 128;
 
 /// The tensors of a regression on a batch of images.
 pub struct BatchValues<'a> {
@@ -117,9 +125,9 @@ impl<'a> Accumulator<'a> {
         }
     }
 
-    /// Adds the gathered rows to the sums of the fitting or of the held-out images.
-    pub fn add_rows(&mut self, held: bool) {
-        self.sums[usize::from(held)].add(&self.rows);
+    /// Adds the gathered rows to the sums of the fitting or of the held-out images, on `threads` threads.
+    pub fn add_rows(&mut self, held: bool, threads: usize) {
+        self.sums[usize::from(held)].add(&self.rows, threads);
         self.rows.clear();
     }
 
@@ -139,13 +147,26 @@ impl<'a> Accumulator<'a> {
         sharing_factors
     }
 
-    /// Solves every fit.
-    pub fn solve(&mut self) {
+    /// Solves every fit. Large systems are solved one after another on `threads` threads, small ones side by side.
+    pub fn solve(&mut self, threads: usize) {
+        let groups = self.sharing_factors();
+        let parts = |group: &[(usize, usize)]| -> Vec<&Part> {
+            group.iter().map(|&(fit, number)| &self.regression.fits[fit].1[number]).collect()
+        };
+        let solved: Vec<Mutex<Vec<Map>>> = groups.iter().map(|_| Mutex::new(Vec::new())).collect();
+        let solve = |at: usize, threads: usize| {
+            *solved[at].lock().expect("no holder of this lock panics") =
+                solve_parts(&self.sums, &parts(&groups[at]), threads);
+        };
+        let (large, small): (Vec<usize>, Vec<usize>) =
+            (0..groups.len()).partition(|&at| parts(&groups[at])[0].index.len() >= LARGE_SYSTEM);
+        large.into_iter().for_each(|at| solve(at, threads));
+        in_parallel(small.len(), threads, &|n| solve(small[n], 1));
         let mut maps: Vec<Vec<Option<Map>>> =
             self.regression.fits.iter().map(|(_, parts)| parts.iter().map(|_| None).collect()).collect();
-        for members in self.sharing_factors() {
-            let parts: Vec<&Part> = members.iter().map(|&(fit, number)| &self.regression.fits[fit].1[number]).collect();
-            for ((fit, number), map) in members.iter().zip(solve_parts(&self.sums, &parts)) {
+        for (group, solved) in groups.iter().zip(solved) {
+            let solved = solved.into_inner().expect("no holder of this lock panics");
+            for ((fit, number), map) in group.iter().zip(solved) {
                 maps[*fit][*number] = Some(map);
             }
         }
@@ -168,26 +189,17 @@ impl<'a> Accumulator<'a> {
         }
     }
 
-    /// Adds the gathered rows to the right-hand sides, with activation-aware targets.
-    pub fn add_refit_rows(&mut self) {
+    /// Adds the gathered rows to the right-hand sides, with activation-aware targets, on `threads` threads.
+    pub fn add_refit_rows(&mut self, threads: usize) {
         let (patches, values) = (self.rows.patches(), self.rows.values());
-        let ones = patches.nrows() - 1;
-        for ((_, parts), maps) in self.regression.fits.iter().zip(&mut self.maps) {
-            for (part, map) in parts.iter().zip(maps) {
-                let Some(refit) = &mut map.refit else { continue };
-                let own = rows_of(patches, &part.index, ones);
-                let mut fitted: Mat<f32> = Mat::zeros(refit.weight.ncols(), patches.ncols());
-                matmul(fitted.as_mut(), Accum::Replace, refit.weight.transpose(), own.as_ref(), 1.0, Par::Seq);
-                for row in 0..fitted.ncols() {
-                    let scale = patches[(ones, row)];
-                    for f in 0..fitted.nrows() {
-                        let target = values[(part.targets[0] + f, row)];
-                        fitted[(f, row)] = activation_aware_target(refit.closing, scale, target, fitted[(f, row)]);
-                    }
-                }
-                add_product(&mut refit.cross, &mut refit.part, own.as_ref(), fitted.as_ref());
+        let all = self.regression.fits.iter().zip(&mut self.maps).flat_map(|((_, parts), maps)| parts.iter().zip(maps));
+        let tasks: Vec<Mutex<(&Part, &mut Map)>> = all.map(Mutex::new).collect();
+        in_parallel(tasks.len(), threads, &|at| {
+            let task = &mut *tasks[at].lock().expect("no holder of this lock panics");
+            if let Some(refit) = &mut task.1.refit {
+                refit.add(task.0, patches, values);
             }
-        }
+        });
         self.rows.clear();
     }
 
@@ -234,6 +246,26 @@ impl<'a> Accumulator<'a> {
     }
 }
 
+impl Refit {
+    /// Adds rows of patches, with their ones, and of targets.
+    fn add(&mut self, part: &Part, patches: MatRef<'_, f32>, values: MatRef<'_, f32>) {
+        let ones = patches.nrows() - 1;
+        let whole = part.index.iter().copied().eq(0..ones);
+        let copied = if whole { None } else { Some(rows_of(patches, &part.index, ones)) };
+        let own = copied.as_ref().map_or(patches, |own| own.as_ref());
+        let mut fitted: Mat<f32> = Mat::zeros(self.weight.ncols(), patches.ncols());
+        matmul(fitted.as_mut(), Accum::Replace, self.weight.transpose(), own, 1.0, Par::Seq);
+        for row in 0..fitted.ncols() {
+            let scale = patches[(ones, row)];
+            for f in 0..fitted.nrows() {
+                let target = values[(part.targets[0] + f, row)];
+                fitted[(f, row)] = activation_aware_target(self.closing, scale, target, fitted[(f, row)]);
+            }
+        }
+        add_product(&mut self.cross, &mut self.part, own, fitted.as_ref(), 1);
+    }
+}
+
 /// The selected patch elements of every row, and the constant ones.
 fn rows_of(patches: MatRef<'_, f32>, index: &[usize], ones: usize) -> Mat<f32> {
     let mut own = Mat::zeros(index.len() + 1, patches.ncols());
@@ -270,43 +302,74 @@ impl<'a> Factors<'a> {
     }
 
     fn get(&mut self, ridge: f64) -> Option<&Llt<f64>> {
-        let at = self.known.iter().position(|(known, _)| *known == ridge).unwrap_or_else(|| {
+        if !self.known.iter().any(|(known, _)| *known == ridge) {
             self.known.push((ridge, self.system.factor(ridge)));
-            self.known.len() - 1
-        });
-        self.known[at].1.as_ref()
+        }
+        self.find(ridge)
+    }
+
+    /// One that was computed before.
+    fn find(&self, ridge: f64) -> Option<&Llt<f64>> {
+        self.known.iter().find(|(known, _)| *known == ridge)?.1.as_ref()
     }
 }
 
-/// For each part the solution from all images, with the ridge of least error on the held-out images. The parts have the same
-/// patch elements.
-fn solve_parts(sums: &[Sums; 2], parts: &[&Part]) -> Vec<Map> {
+/// For each part the solution from all images, with the ridge of least error on the held-out images, on `threads` threads. The parts
+/// have the same patch elements.
+fn solve_parts(sums: &[Sums; 2], parts: &[&Part], threads: usize) -> Vec<Map> {
+    let index = &parts[0].index;
+    let chosen = choose_ridges(sums, parts, threads);
+    let both = [&sums[0], &sums[1]];
+    let system = System::new(&both, index);
+    let mut factors = Factors::new(&system);
+    for (ridge, _) in &chosen {
+        factors.get(*ridge);
+    }
+    let maps: Vec<Mutex<Option<Map>>> = parts.iter().map(|_| Mutex::new(None)).collect();
+    in_parallel(parts.len(), threads, &|at| {
+        let (ridge, error) = chosen[at];
+        let (side, means) = system.side(&both, parts[at]);
+        let affine = match factors.find(ridge) {
+            Some(factor) => system.solve(factor, &side, &means),
+            None => Affine { weight: Mat::zeros(index.len(), means.len()), bias: means },
+        };
+        *maps[at].lock().expect("no holder of this lock panics") = Some(Map { ridge, error, affine, refit: None });
+    });
+    maps.into_iter().filter_map(|map| map.into_inner().expect("no holder of this lock panics")).collect()
+}
+
+/// For each part the ridge of least error on the held-out images, and the squared error and variance there.
+fn choose_ridges(sums: &[Sums; 2], parts: &[&Part], threads: usize) -> Vec<(f64, (f64, f64))> {
     let index = &parts[0].index;
     let (fitted, held) = (System::new(&[&sums[0]], index), System::new(&[&sums[1]], index));
-    let sides: Vec<_> =
-        parts.iter().map(|part| (fitted.side(&[&sums[0]], part), held.side(&[&sums[1]], part))).collect();
-    let mut best: Vec<(f64, (f64, f64))> = vec![(RIDGES[RIDGES.len() - 1], (f64::INFINITY, 0.0)); parts.len()];
-    for ridge in RIDGES {
-        let Some(factor) = fitted.factor(ridge) else { continue };
-        for ((part, ((side, means), held_side)), best) in parts.iter().zip(&sides).zip(&mut best) {
-            let map = fitted.solve(&factor, side, means);
-            let squares = &sums[1].squares[part.targets[0]..part.targets[1]];
-            let found = held.unexplained(&map, held_side, squares);
+    let sides: Vec<_> = parts
+        .iter()
+        .map(|part| {
+            let count = part.targets[1] - part.targets[0];
+            let every = count.div_ceil(RIDGE_TARGETS).max(1);
+            let targets: Vec<usize> = (part.targets[0]..part.targets[1]).step_by(every).collect();
+            let squares: Vec<f64> = targets.iter().map(|&f| sums[1].squares[f]).collect();
+            let side = fitted.side_of(&[&sums[0]], index, &targets);
+            (side, held.side_of(&[&sums[1]], index, &targets), squares)
+        })
+        .collect();
+    // For each ridge the errors of the parts, or none where it is too small to solve the system.
+    let errors: Vec<Mutex<Vec<(f64, f64)>>> = RIDGES.iter().map(|_| Mutex::new(Vec::new())).collect();
+    in_parallel(RIDGES.len(), threads, &|at| {
+        let Some(factor) = fitted.factor(RIDGES[at]) else { return };
+        let found = sides.iter().map(|((side, means), held_side, squares)| {
+            held.unexplained(&fitted.solve(&factor, side, means), held_side, squares)
+        });
+        *errors[at].lock().expect("no holder of this lock panics") = found.collect();
+    });
+    let mut best = vec![(RIDGES[RIDGES.len() - 1], (f64::INFINITY, 0.0)); parts.len()];
+    for (ridge, errors) in RIDGES.into_iter().zip(errors) {
+        let errors = errors.into_inner().expect("no holder of this lock panics");
+        for (best, found) in best.iter_mut().zip(errors) {
             if found.0 < best.1.0 {
                 *best = (ridge, found);
             }
         }
     }
-    let both = [&sums[0], &sums[1]];
-    let system = System::new(&both, index);
-    let mut factors = Factors::new(&system);
-    let solve = |(part, (ridge, error)): (&&Part, (f64, (f64, f64)))| {
-        let (side, means) = system.side(&both, part);
-        let affine = match factors.get(ridge) {
-            Some(factor) => system.solve(factor, &side, &means),
-            None => Affine { weight: Mat::zeros(index.len(), means.len()), bias: means },
-        };
-        Map { ridge, error, affine, refit: None }
-    };
-    parts.iter().zip(best).map(solve).collect()
+    best
 }

@@ -8,9 +8,9 @@ use nettriage_net::Network;
 use super::accumulate::{Accumulator, BatchValues};
 use super::images::{Gradients, Images, Tensors};
 use super::options::{Method, Options};
-use super::parallel::in_parallel;
 use super::regression::{FitRequest, Regression, Solution};
 use crate::Error;
+use crate::parallel::in_parallel;
 
 /// Images in a forward pass.
 const BATCH: usize = 40;
@@ -45,8 +45,8 @@ pub fn fit(
     let mut stream = ImagePass::new(sources, regressions, methods.iter().any(|m| m.gradients), options)?;
     let states: Vec<Mutex<Accumulator>> =
         regressions.iter().map(|regression| Mutex::new(Accumulator::new(regression, sources, options))).collect();
-    stream.pass(&states, &|n| progress(n, total), &|state, held| state.add_rows(held))?;
-    in_parallel(states.len(), options.threads, &|i| lock(&states[i]).solve());
+    stream.pass(&states, &|n| progress(n, total), &|state, held, threads| state.add_rows(held, threads))?;
+    states.iter().for_each(|state| lock(state).solve(options.threads));
 
     let mut results: Vec<HashMap<usize, Solution>> = vec![HashMap::new(); methods.len()];
     let collect = |results: &mut Vec<HashMap<usize, Solution>>, solves: usize| {
@@ -60,7 +60,7 @@ pub fn fit(
     for solve in 2..=solves {
         states.iter().for_each(|state| lock(state).begin_refit(requests));
         let before = sources.images.count * (solve - 1);
-        stream.pass(&states, &|n| progress(before + n, total), &|state, _| state.add_refit_rows())?;
+        stream.pass(&states, &|n| progress(before + n, total), &|state, _, threads| state.add_refit_rows(threads))?;
         in_parallel(states.len(), options.threads, &|i| lock(&states[i]).solve_refit());
         collect(&mut results, solve);
     }
@@ -105,15 +105,17 @@ impl<'a> ImagePass<'a> {
         Ok(ImagePass { images: sources.images, inputs, targets, gradients, threads: options.threads })
     }
 
-    /// Adds every image to every regression. `full` is called when a regression has gathered enough rows, at the end of the
-    /// images that fit, and at the end of those that are held out.
+    /// Adds every image to every regression. `full` is called with a number of threads when a regression has gathered enough rows, at
+    /// the end of the images that fit, and at the end of those that are held out.
     fn pass(
         &mut self,
         states: &[Mutex<Accumulator<'_>>],
         progress: &dyn Fn(usize),
-        full: &(dyn Fn(&mut Accumulator<'_>, bool) + Sync),
+        full: &(dyn Fn(&mut Accumulator<'_>, bool, usize) + Sync),
     ) -> Result<(), Error> {
         let count = self.images.count;
+        // Fewer regressions than threads share the threads.
+        let threads = (self.threads / states.len().max(1)).max(1);
         let first_held_out = count - count / HELD_OUT;
         for held in [false, true] {
             let range = if held { first_held_out..count } else { 0..first_held_out };
@@ -133,12 +135,13 @@ impl<'a> ImagePass<'a> {
                     .map(|state| BatchValues::of(lock(state).regression, &self.inputs, targets, gradients))
                     .collect();
                 let add = |index: usize| {
-                    lock(&states[index]).add_images(&values[index], images.clone(), &|state| full(state, held));
+                    lock(&states[index])
+                        .add_images(&values[index], images.clone(), &|state| full(state, held, threads));
                 };
                 in_parallel(states.len(), self.threads, &add);
                 progress(images.end);
             }
-            in_parallel(states.len(), self.threads, &|index| full(&mut lock(&states[index]), held));
+            in_parallel(states.len(), self.threads, &|index| full(&mut lock(&states[index]), held, threads));
         }
         Ok(())
     }
@@ -231,14 +234,19 @@ mod tests {
     fn results_do_not_depend_on_the_number_of_threads() {
         let network = network(Conv::same(8, 5));
         let methods = [PLAIN, Method { solves: 3, moments: true, ..PLAIN }];
-        let wanted = [wanted(&network, Conv::same(8, 3)), wanted(&network, Conv::same(8, 1))];
+        // The first has enough unknowns for several blocks of sums and for a solve on several threads; the others are parts of it.
+        let wanted = [17, 5, 3, 1].map(|kernel| wanted(&network, Conv::same(8, kernel)));
         let [one, three] = [1, 3].map(|threads| run(&network, &wanted, &methods, threads));
         for (a, b) in one.iter().zip(&three) {
-            for index in [0, 1] {
+            for index in 0..wanted.len() {
                 assert_eq!(a[&index].weight, b[&index].weight);
                 assert_eq!(a[&index].bias, b[&index].bias);
+                assert_eq!([a[&index].ridge, a[&index].error], [b[&index].ridge, b[&index].error]);
             }
         }
+        let truth = &network.weights["conv.weight"].data;
+        let worst = one[0][&1].weight.iter().zip(truth).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-4, "{worst}");
     }
 
     /// Mean squared error after the ReLU, and mean and variance before it, of one filter, by the definition.

@@ -9,8 +9,8 @@ use nettriage_records::scan::{Fidelity, Measure};
 use super::images::Images;
 use super::measure::{check_finite, measure};
 use super::options::Options;
-use super::parallel::in_parallel;
 use crate::Error;
+use crate::parallel::in_parallel;
 
 /// Images in a forward pass.
 pub const BATCH: usize = 50;

@@ -14,7 +14,6 @@ mod latency;
 mod measure;
 mod narrow;
 mod options;
-mod parallel;
 mod ranges;
 mod refit;
 mod regression;
