@@ -486,7 +486,8 @@ impl Translator {
         self.scale_and_shift(node, &x, Some(mask), shift)
     }
 
-    /// These channels, in this order; `at` is the ONNX axis of the channels. One slice for each run of channels.
+    /// These channels, in this order; `at` is the ONNX axis of the channels. One slice for each run of channels, or one selection of
+    /// positions if there are many.
     fn select_channels(
         &mut self,
         node: &Node,
@@ -494,6 +495,13 @@ impl Translator {
         at: usize,
         chosen: &[usize],
     ) -> Result<SymbolicTensor, String> {
+        let runs = 1 + chosen.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
+        if runs > MAX_RUNS {
+            check_positions(Some(chosen.len()))?;
+            let kind = Kind::Gather(layer::Gather { axis: side(Axis::Channel), indices: chosen.to_vec() });
+            let (name, shape) = self.add(node, &layer_name(node), Op::Kind(kind), &[x])?;
+            return Ok(with_channels(x, at, name, shape));
+        }
         let mut parts = Vec::new();
         let mut rest = chosen;
         while let Some(&start) = rest.first() {
@@ -580,6 +588,9 @@ pub fn apart(x: &SymbolicTensor, at: usize) -> Arrangement {
     }
     place
 }
+
+/// The most runs of channels that are sliced one by one.
+const MAX_RUNS: usize = 512;
 
 /// Constant index tuples (…, depth) as one list for each of `depth` axes, if they are all combinations of these lists, in order.
 fn lists_of_tuples(indices: &Constant) -> Result<Option<Vec<Constant>>, String> {

@@ -409,6 +409,10 @@ fn channels_are_sliced_shuffled_and_split() {
     assert_eq!(sliced.node("Pad", "s pads", "y", vec![]).words(), ["max pool 1x1, stride 2", "pad channels 1+1"]);
     let cropped = model(&[1, 2, 5, 5]).list("start", &[1]).list("end", &[4]).list("axes", &[2]);
     assert_eq!(cropped.node("Slice", "x start end axes", "y", vec![]).words(), ["rows 1..4"]);
+    // Many separate channels are one layer.
+    let tiled = |times: i64| model(&[1, 2, 3, 3]).list("times", &[1, times, 1, 1]).node("Tile", "x times", "y", vec![]);
+    assert_eq!(kinds(tiled(512)), [Kind::Concat(layer::Concat::default())]);
+    assert_eq!(kinds(tiled(513)), [Kind::Gather(layer::Gather { axis: Axis::Channels, indices: [0, 1].repeat(513) })]);
 }
 
 #[test]
