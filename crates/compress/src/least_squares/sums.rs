@@ -276,7 +276,7 @@ fn in_column_blocks(
     sum: &mut Mat<f64>,
     part: &mut Mat<f32>,
     threads: usize,
-    work: &(dyn Fn(usize, MatMut<'_, f64>, MatMut<'_, f32>) + Sync),
+    work: &(impl Fn(usize, MatMut<'_, f64>, MatMut<'_, f32>) + Sync),
 ) {
     let (mut sum, mut part) = (sum.as_mut(), part.as_mut());
     let mut blocks: Vec<Mutex<Option<Block<'_>>>> = Vec::new();
