@@ -203,31 +203,49 @@ impl<'a> Accumulator<'a> {
         self.rows.clear();
     }
 
-    /// Solves the refit iteration.
-    pub fn solve_refit(&mut self) {
+    /// Solves the refit iteration on `threads` threads.
+    pub fn solve_refit(&mut self, threads: usize) {
         let sums = [&self.sums[0], &self.sums[1]];
         for members in self.sharing_factors() {
             let (fit, number) = members[0];
             let system = System::new(&sums, &self.regression.fits[fit].1[number].index);
             let mut factors = Factors::new(&system);
-            for (fit, number) in members {
+            for (fit, number) in &members {
+                factors.get(self.maps[*fit][*number].ridge);
+            }
+            let solved: Vec<Mutex<Option<Affine>>> = members.iter().map(|_| Mutex::new(None)).collect();
+            in_parallel(members.len(), threads, &|at| {
+                let map = &self.maps[members[at].0][members[at].1];
+                if let (Some(refit), Some(factor)) = (&map.refit, factors.find(map.ridge)) {
+                    let (right, means) = system.right(|a, f| refit.cross[(a, f)], refit.cross.ncols());
+                    *solved[at].lock().expect("no holder of this lock panics") =
+                        Some(system.solve(factor, &right, &means));
+                }
+            });
+            for ((fit, number), solved) in members.into_iter().zip(solved) {
                 let map = &mut self.maps[fit][number];
-                let Some(refit) = map.refit.take() else { continue };
-                let (right, means) = system.right(|a, f| refit.cross[(a, f)], refit.cross.ncols());
-                if let Some(factor) = factors.get(map.ridge) {
-                    map.affine = system.solve(factor, &right, &means);
+                map.refit = None;
+                if let Some(affine) = solved.into_inner().expect("no holder of this lock panics") {
+                    map.affine = affine;
                 }
             }
         }
     }
 
-    /// The solutions by one method.
-    pub fn collect(&self, requests: &[FitRequest], method: Method, into: &mut HashMap<usize, Solution>) {
-        for ((index, parts), maps) in self.regression.fits.iter().zip(&self.maps) {
+    /// The solutions by one method, computed on `threads` threads.
+    pub fn collect(
+        &self,
+        requests: &[FitRequest],
+        method: Method,
+        threads: usize,
+        into: &mut HashMap<usize, Solution>,
+    ) {
+        let mut scaled = if method.moments { self.scaled(requests, threads) } else { HashMap::new() };
+        for (fit, ((index, parts), maps)) in self.regression.fits.iter().zip(&self.maps).enumerate() {
             let request = &requests[*index];
             let (mut weight, mut bias) = (Vec::new(), Vec::new());
-            for (part, map) in parts.iter().zip(maps) {
-                let scaled = (method.moments && !request.closed).then(|| self.scaled(part, &map.affine));
+            for (number, map) in maps.iter().enumerate().take(parts.len()) {
+                let scaled = scaled.remove(&(fit, number));
                 let affine = scaled.as_ref().unwrap_or(&map.affine);
                 affine.append(request.conv.kernel[0] * request.conv.kernel[1], &mut weight, &mut bias);
             }
@@ -238,11 +256,26 @@ impl<'a> Accumulator<'a> {
         }
     }
 
-    /// The map, scaled and shifted so that its outputs have the targets' means and variances.
-    fn scaled(&self, part: &Part, affine: &Affine) -> Affine {
+    /// By fit and part, the maps scaled and shifted so that their outputs have the targets' means and variances; not those of targets
+    /// behind the closing activation.
+    fn scaled(&self, requests: &[FitRequest], threads: usize) -> HashMap<(usize, usize), Affine> {
         let sums = [&self.sums[0], &self.sums[1]];
-        let system = System::new(&sums, &part.index);
-        system.matched(affine, &solve::moments(&sums, part))
+        let mut all = HashMap::new();
+        for mut members in self.sharing_factors() {
+            members.retain(|(fit, _)| !requests[self.regression.fits[*fit].0].closed);
+            let Some(&(fit, number)) = members.first() else { continue };
+            let system = System::new(&sums, &self.regression.fits[fit].1[number].index);
+            let scaled: Vec<Mutex<Option<Affine>>> = members.iter().map(|_| Mutex::new(None)).collect();
+            in_parallel(members.len(), threads, &|at| {
+                let (fit, number) = members[at];
+                let moments = solve::moments(&sums, &self.regression.fits[fit].1[number]);
+                let affine = system.matched(&self.maps[fit][number].affine, &moments);
+                *scaled[at].lock().expect("no holder of this lock panics") = Some(affine);
+            });
+            let scaled = scaled.into_iter().map(|s| s.into_inner().expect("no holder of this lock panics"));
+            all.extend(members.into_iter().zip(scaled).filter_map(|(at, affine)| Some((at, affine?))));
+        }
+        all
     }
 }
 

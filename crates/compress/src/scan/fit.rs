@@ -46,13 +46,13 @@ pub fn fit(
     let states: Vec<Mutex<Accumulator>> =
         regressions.iter().map(|regression| Mutex::new(Accumulator::new(regression, sources, options))).collect();
     stream.pass(&states, &|n| progress(n, total), &|state, held, threads| state.add_rows(held, threads))?;
-    states.iter().for_each(|state| lock(state).solve(options.threads));
+    each(&states, options.threads, &Accumulator::solve);
 
     let mut results: Vec<HashMap<usize, Solution>> = vec![HashMap::new(); methods.len()];
     let collect = |results: &mut Vec<HashMap<usize, Solution>>, solves: usize| {
         for (method, result) in methods.iter().zip(results) {
             if method.solves == solves {
-                states.iter().for_each(|state| lock(state).collect(requests, *method, result));
+                states.iter().for_each(|state| lock(state).collect(requests, *method, options.threads, result));
             }
         }
     };
@@ -61,10 +61,19 @@ pub fn fit(
         states.iter().for_each(|state| lock(state).begin_refit(requests));
         let before = sources.images.count * (solve - 1);
         stream.pass(&states, &|n| progress(before + n, total), &|state, _, threads| state.add_refit_rows(threads))?;
-        in_parallel(states.len(), options.threads, &|i| lock(&states[i]).solve_refit());
+        each(&states, options.threads, &Accumulator::solve_refit);
         collect(&mut results, solve);
     }
     Ok(results)
+}
+
+/// Calls `work` for every regression: side by side where they are as many as the threads, else one after another on all threads.
+fn each<'b>(states: &[Mutex<Accumulator<'b>>], threads: usize, work: &(dyn Fn(&mut Accumulator<'b>, usize) + Sync)) {
+    if states.len() >= threads {
+        in_parallel(states.len(), threads, &|index| work(&mut lock(&states[index]), 1));
+    } else {
+        states.iter().for_each(|state| work(&mut lock(state), threads));
+    }
 }
 
 fn lock<'a, 'b>(state: &'a Mutex<Accumulator<'b>>) -> std::sync::MutexGuard<'a, Accumulator<'b>> {
