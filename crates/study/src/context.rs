@@ -8,6 +8,7 @@ use nettriage_formats::load;
 use nettriage_net::block::Block;
 use nettriage_net::{Graph, Network, Shape, Weights, arch, block, cost};
 use nettriage_records::Run;
+use nettriage_records::plan::BlockSummary;
 use nettriage_train::{Device, check_images, fit_classes, seed, without_softmax};
 
 use crate::Error;
@@ -258,7 +259,7 @@ const IN_MEMORY: &str = "# This study was made in memory by a program; there is 
 /// The study context of a run, from its plan.
 ///
 /// # Errors
-/// A study that was made in memory: its network and data set are not in files.
+/// A study that was made in memory: its network and data set are not in files. A network that no longer has the blocks of the plan.
 pub fn context_of(run: &Run, data_dir: Option<&Path>, runtime: RuntimeOptions) -> Result<StudyContext, Error> {
     let text = &run.plan().study;
     let file = run.folder().join("plan.json").display().to_string();
@@ -270,7 +271,27 @@ pub fn context_of(run: &Run, data_dir: Option<&Path>, runtime: RuntimeOptions) -
     if let Ok(folder) = std::fs::read_to_string(run.folder().join(STUDY_FOLDER)) {
         study.resolve(Path::new(&folder));
     }
-    StudyContext::with(study, text.clone(), data_dir, runtime)
+    let mut context = StudyContext::with(study, text.clone(), data_dir, runtime)?;
+    context.blocks = planned_blocks(run, &context.graph).map_err(|problem| Error::Study { file, problem })?;
+    Ok(context)
+}
+
+/// The blocks of a run as its plan names them: another version may have found or named the default blocks otherwise.
+fn planned_blocks(run: &Run, graph: &Graph) -> Result<Vec<Block>, String> {
+    let block = |summary: &BlockSummary| {
+        let ends = summary.layers.first().zip(summary.layers.last());
+        let found = ends.and_then(|(first, last)| block::range(graph, &summary.name, first, last).ok());
+        found.filter(|block| block.layers == summary.layers).ok_or_else(|| {
+            let missing = summary.layers.iter().find(|layer| graph.layer(layer).is_none());
+            let what = missing.map_or("is none of".to_owned(), |layer| format!("has the layer {layer}, which is not in"));
+            format!(
+                "its block {} {what} the network {}: restore the network with which the run was planned, or begin another run \
+                 with --out",
+                summary.name, graph.name
+            )
+        })
+    };
+    run.plan().blocks.iter().map(block).collect()
 }
 
 /// The file of a run that says in which folder its study file was, for the relative paths in it.
@@ -419,4 +440,52 @@ fn check_fit(graph: &Graph, data: &Dataset) -> Result<(), Error> {
         )));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::plan;
+
+    const STUDY: &str = "
+name = \"small\"
+[data]
+name = \"digits\"
+validation = 200
+[parent]
+arch = \"vgg\"
+plan = [[2, 2], [2, 2]]
+[parent.training]
+epochs = 1
+rate = 0.05
+[children]
+seeds = 1
+images = 64
+rate = 0.02
+";
+
+    /// The context of a run whose plan has these blocks.
+    fn of_plan(change: impl Fn(&mut Vec<BlockSummary>)) -> Result<StudyContext, Error> {
+        let study = Study::parse(STUDY, "small.toml").unwrap();
+        let mut plan = plan(&StudyContext::new(study, STUDY.to_owned(), None).unwrap()).unwrap();
+        change(&mut plan.blocks);
+        let folder = tempfile::tempdir().unwrap();
+        context_of(&Run::create(folder.path(), &plan).unwrap(), None, RuntimeOptions::default())
+    }
+
+    #[test]
+    fn a_run_keeps_the_blocks_of_its_plan() {
+        let context = of_plan(|blocks| blocks[1].name = "late".into()).unwrap();
+        let names: Vec<&str> = context.blocks.iter().map(|block| block.name.as_str()).collect();
+        assert_eq!(names, ["block1", "late"]);
+    }
+
+    #[test]
+    fn a_network_without_the_blocks_of_the_plan_is_refused() {
+        let message = |change: fn(&mut Vec<BlockSummary>)| of_plan(change).err().unwrap().to_string();
+        let renamed = message(|blocks| blocks[1].layers[0] = "other".into());
+        assert!(renamed.contains("plan.json: its block block2 has the layer other, which is not in the network vgg"));
+        let shorter = message(|blocks| drop(blocks[0].layers.remove(1)));
+        assert!(shorter.contains("plan.json: its block block1 is none of the network vgg: restore"), "{shorter}");
+    }
 }
