@@ -55,8 +55,11 @@ pub fn ranges(graph: &Graph, units: &[Unit], options: &Options) -> Result<(Vec<R
             if products == 0 {
                 continue;
             }
-            let name = block::range_name(&units[first], &units[last]);
-            let block = block::range(graph, &name, &layers[0].name, &layers[layers.len() - 1].name)?;
+            let ends = [&layers[0].name, &layers[layers.len() - 1].name];
+            let own = defaults.iter().find(|d| [&d.layers[0], &d.output] == ends).map(|d| d.name.clone());
+            let name = own.unwrap_or_else(|| block::range_name(&units[first], &units[last]));
+            // Between the parts of a network of several resolutions several tensors enter or leave.
+            let Ok(block) = block::range(graph, &name, ends[0], ends[1]) else { continue };
             let wanted = match options.scope {
                 Scope::All => true,
                 Scope::Stages => {

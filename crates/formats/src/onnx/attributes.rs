@@ -1,5 +1,7 @@
 //! A node's attributes, by name.
 
+use nettriage_net::block::module_path;
+
 use super::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 
 /// A node as its operator reads it.
@@ -44,6 +46,23 @@ impl<'a> Node<'a> {
     /// Name of input `index`, unless it is omitted.
     pub fn input(&self, index: usize) -> Option<&'a str> {
         self.proto.input.get(index).map(String::as_str).filter(|name| !name.is_empty())
+    }
+
+    /// The path of the module that the node came from, such as `layer1.0.bn1`, as PyTorch's exporters give it: the newer one in
+    /// a list of scopes that ends with the operation, the older one in the node's name.
+    pub fn module(&self) -> Option<String> {
+        if let Some(scopes) = self.scopes() {
+            let list: Vec<&str> = scopes.trim_matches(['[', ']']).split(", ").collect();
+            let module = list.iter().rev().nth(1)?.trim_matches(['\'', '"']);
+            return (!module.is_empty()).then(|| module.to_owned());
+        }
+        self.proto.name.contains('/').then(|| module_path(&self.proto.name).join("."))
+    }
+
+    /// The modules around the node, outermost first, and its operation, as PyTorch's newer exporter lists them.
+    pub fn scopes(&self) -> Option<&'a str> {
+        let scopes = self.proto.metadata_props.iter().find(|entry| entry.key == "pkg.torch.onnx.name_scopes");
+        scopes.map(|entry| entry.value.as_str())
     }
 
     pub fn op(&self) -> &'a str {

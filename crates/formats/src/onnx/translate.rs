@@ -74,10 +74,26 @@ impl Translator {
     }
 
     /// A layer's name from the tensor of the file that is its weight, where an exporter names it; otherwise from its node.
+    ///
+    /// Exporters store equal tensors once. Norms of an untrained network all have the same weights, so they are named by their
+    /// own module where the file gives it.
     pub fn name_from_weight(&self, node: &Node, index: usize) -> String {
         let weight = node.input(index).map(|name| self.readers.source(name)).unwrap_or_default();
         let layer = [".weight", "_w_0", "/kernel:0"].iter().find_map(|ending| weight.strip_suffix(ending));
-        layer.filter(|name| !name.is_empty()).map_or_else(|| layer_name(node), str::to_string)
+        let of_another = |layer: &str, module: &str| {
+            let own = layer.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            node.op().ends_with("Normalization") && !own
+        };
+        match (layer.filter(|name| !name.is_empty()), node.module()) {
+            (Some(layer), Some(module)) if of_another(layer, &module) => module,
+            (Some(layer), _) => layer.to_string(),
+            // A module that computes several products itself, as Swin's attention: its later ones have their operation's name too.
+            (None, Some(module)) if node.scopes().is_some() => match self.builder.positions.contains_key(&module) {
+                true => format!("{module}.{}", layer_name(node)),
+                false => module,
+            },
+            (None, _) => layer_name(node),
+        }
     }
 
     /// Adds a layer that keeps its input's shape, and so the view of it.

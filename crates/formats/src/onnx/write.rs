@@ -122,6 +122,7 @@ impl Writer<'_> {
             op_type: op.into(),
             attribute,
             domain: String::new(),
+            metadata_props: Vec::new(),
         });
     }
 

@@ -1,6 +1,7 @@
 //! Blocks: contiguous runs of layers with one input and one output tensor.
 
 mod find;
+mod modules;
 mod units;
 
 use std::collections::HashSet;
@@ -8,6 +9,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 pub use find::find;
+pub use modules::module_path;
 pub use units::{TO, Unit, range_name, units};
 
 use crate::{Error, Graph};

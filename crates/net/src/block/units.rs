@@ -3,16 +3,18 @@
 use std::collections::HashSet;
 
 use super::find::{Piece, pieces};
+use super::modules::Modules;
 use crate::layer::Role;
 use crate::{Graph, Layer};
 
 /// Layers `start..end` of a graph that a range of layers takes whole: a convolution or linear layer with the norms and
-/// activations after it, a module of several paths with what follows it likewise, or one layer without weights
-/// (pooling, flatten) between them. One tensor enters a unit and one leaves it.
+/// activations after it, a module of several paths with what follows it likewise, a unit of the author's as in
+/// [`find`](super::find), or one layer without weights (pooling, flatten) between them. One tensor enters a unit and one
+/// leaves it, except what is between the parts of a network of several resolutions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
     /// Its name, unique among the units of the graph: that of its only layer with weights, such as `features.3`, or of the
-    /// network's own module around its layers, such as `layer3.1`.
+    /// author's module around its layers, such as `layer3.1` or `blocks.4.mlp`.
     pub name: String,
     /// Index of the first layer.
     pub start: usize,
@@ -26,7 +28,9 @@ pub struct Unit {
 pub fn units(graph: &Graph) -> Vec<Unit> {
     let has_weights = |index: &usize| graph.layers[*index].kind.as_convolution().is_some();
     let mut units: Vec<Unit> = Vec::new();
-    for Piece { start, end } in pieces(graph) {
+    let modules = Modules::of(graph);
+    let whole = modules.join(graph, pieces(graph));
+    for Piece { start, end } in whole.into_iter().flat_map(|piece| divided(graph, &modules, piece)) {
         let closes =
             end - start == 1 && matches!(graph.layers[start].kind.role(), Role::Norm | Role::Activation | Role::NoOp);
         match units.last_mut().filter(|unit| closes && unit.products > 0) {
@@ -39,7 +43,8 @@ pub fn units(graph: &Graph) -> Vec<Unit> {
     }
     let mut taken = HashSet::new();
     for unit in &mut units {
-        let names = candidate_names(&graph.layers[unit.start..unit.end]);
+        let mut names = candidate_names(&graph.layers[unit.start..unit.end]);
+        names.splice(0..0, modules.exact(unit.start, unit.end));
         let free = names.iter().find(|name| !taken.contains(*name)).cloned();
         let numbered = |number: &usize| format!("{}_{number}", names[0]);
         unit.name = free.unwrap_or_else(|| {
@@ -48,6 +53,18 @@ pub fn units(graph: &Graph) -> Vec<Unit> {
         taken.insert(unit.name.clone());
     }
     units
+}
+
+/// A piece, or its separable parts and what is between them.
+fn divided(graph: &Graph, modules: &Modules, piece: Piece) -> Vec<Piece> {
+    let (mut found, mut start) = (Vec::new(), piece.start);
+    for part in modules.parts(graph, piece) {
+        found.extend((start < part.start).then_some(Piece { start, end: part.start }));
+        found.push(part);
+        start = part.end;
+    }
+    found.extend((start < piece.end).then_some(Piece { start, end: piece.end }));
+    found
 }
 
 /// Between the names of the first and the last unit in a range's name.
@@ -171,6 +188,6 @@ mod tests {
         let numbered = ["Conv_0", "Conv_1", "Conv_2", "Add_3", "Relu_4", "Conv_5", "Conv_6", "Add_7", "Relu_8"];
         assert_eq!(names(&residual(numbered)), ["Conv_0", "Conv_1", "Conv_5"]);
         let paths = ["a/stem", "a/x/1", "a/x/2", "a/x/add", "a/x/r", "b/x/1", "b/x/2", "b/x/add", "b/x/r"];
-        assert_eq!(names(&residual(paths)), ["a/stem", "x", "b/x"]);
+        assert_eq!(names(&residual(paths)), ["a/stem", "a.x", "b"]);
     }
 }

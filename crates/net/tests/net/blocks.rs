@@ -14,11 +14,15 @@ fn build(name: &str, size: usize) -> Graph {
 fn ends(graph: &Graph) -> Vec<(String, String)> {
     let blocks = block::find(graph);
     for (index, found) in blocks.iter().enumerate() {
-        assert_eq!(found.name, format!("block{}", index + 1));
+        assert!(blocks[..index].iter().all(|other| other.name != found.name), "{}", found.name);
         let again = block::range(graph, &found.name, &found.layers[0], found.layers.last().unwrap()).unwrap();
         assert_eq!(again, *found);
     }
     blocks.into_iter().map(|b: Block| (b.layers[0].clone(), b.output)).collect()
+}
+
+fn names(graph: &Graph) -> Vec<String> {
+    block::find(graph).into_iter().map(|block| block.name).collect()
 }
 
 fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -33,6 +37,7 @@ fn vgg_has_a_block_between_two_poolings() {
             expected.iter().map(|(a, b)| (format!("features.{a}"), format!("features.{b}"))).collect();
         assert_eq!(ends(&build("vgg16_bn", size)), expected, "{size}");
     }
+    assert_eq!(names(&build("vgg16_bn", 32)), ["block1", "block2", "block3", "block4", "block5"]);
     // A stage of one convolution is no block: a substitute would be the same.
     assert_eq!(ends(&build("vgg11", 32)).len(), 3);
 }
@@ -52,6 +57,10 @@ fn resnets_have_a_block_a_stage() {
     assert_eq!(four(&build("resnet18", 224)), ["layer1.1.relu", "layer2.1.relu", "layer3.1.relu", "layer4.1.relu"]);
     assert_eq!(four(&build("resnet50", 224)), ["layer1.2.relu", "layer2.3.relu", "layer3.5.relu", "layer4.2.relu"]);
     assert_eq!(four(&build("cifar-resnet18", 32)).len(), 4);
+    // Records of built-in architectures have these names; the same network of others has its author's.
+    assert_eq!(names(&build("cifar-resnet20", 32)), ["block1", "block2", "block3"]);
+    let of_others = Graph { name: "main_graph".into(), ..build("resnet50", 224) };
+    assert_eq!(names(&of_others), ["layer1", "layer2", "layer3", "layer4"]);
 }
 
 #[test]
@@ -153,6 +162,83 @@ fn encoder_layers_are_blocks() {
     graph.output = "head".into();
     let encoder = |at: usize| (format!("encoder.{at}.norm1"), format!("encoder.{at}.add2"));
     assert_eq!(ends(&graph), (0..3).map(encoder).collect::<Vec<_>>());
+    assert_eq!(names(&graph), ["encoder.0", "encoder.1", "encoder.2"]);
+}
+
+/// MobileNetV2's units as its author wrote them: whole also where they have no skip.
+#[test]
+fn units_are_the_authors_with_and_without_a_skip() {
+    let depthwise = |stride: usize| Kind::Conv(Conv { groups: 8, stride: [stride; 2], ..Conv::same(8, 3) });
+    let mut layers = vec![("features.0.0".to_string(), conv(8, 3)), ("features.0.1".to_string(), relu())];
+    for (unit, stride) in [(1, 1), (2, 2), (3, 1), (4, 2), (5, 1)] {
+        let own = |part: &str| format!("features.{unit}.conv.{part}");
+        layers.extend([(own("0.0"), conv(8, 1)), (own("1.0"), depthwise(stride)), (own("2"), conv(8, 1))]);
+    }
+    let layers: Vec<(&str, Kind)> = layers.iter().map(|(name, kind)| (name.as_str(), kind.clone())).collect();
+    let mut graph = chain(Shape::new(3, 32, 32), layers);
+    // Units of stride 1 have a skip, but for the first.
+    for unit in [3, 5] {
+        let (input, own) = (format!("features.{}.conv.2", unit - 1), format!("features.{unit}.conv.2"));
+        let at = graph.position(&own).unwrap();
+        let sum = format!("add_{unit}");
+        for layer in &mut graph.layers[at + 1..] {
+            layer.inputs.iter_mut().filter(|name| **name == own).for_each(|name| *name = sum.clone());
+        }
+        graph.layers.insert(at + 1, joined(&sum, &[&own, &input], Kind::Add));
+        graph.output = sum;
+    }
+    let mean = Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 });
+    graph.layers.push(joined("mean", &["add_5"], mean));
+    graph.layers.push(joined("head", &["mean"], Kind::Linear(layer::Linear { features: 10, bias: true })));
+    graph.output = "head".into();
+    let units: Vec<String> = block::units(&graph).into_iter().map(|unit| unit.name).collect();
+    let expected =
+        ["features.0.0", "features.1", "features.2", "features.3", "features.4", "features.5", "mean", "head"];
+    assert_eq!(units, expected);
+    assert_eq!(names(&graph), ["features.1", "features.2_to_features.3", "features.4_to_features.5"]);
+}
+
+/// A U-Net keeps the tensors of its way down until its way up: blocks are the modules between.
+#[test]
+fn u_nets_and_autoencoders_are_divided_into_their_modules() {
+    let pool = || Kind::MaxPool(Window::square(2));
+    let up = || Kind::Upsample(layer::Upsample { factor: [2, 2] });
+    let concat = || Kind::Concat(layer::Concat::default());
+    let layers = vec![
+        joined("down.0.0", &[INPUT], conv(4, 3)),
+        joined("relu_0", &["down.0.0"], relu()),
+        joined("down.0.2", &["relu_0"], conv(4, 3)),
+        joined("relu_1", &["down.0.2"], relu()),
+        joined("pool", &["relu_1"], pool()),
+        joined("down.1.0", &["pool"], conv(8, 3)),
+        joined("down.1.2", &["down.1.0"], conv(8, 3)),
+        joined("relu_2", &["down.1.2"], relu()),
+        joined("up", &["relu_2"], up()),
+        joined("cat", &["relu_1", "up"], concat()),
+        joined("up.0.0", &["cat"], conv(4, 3)),
+        joined("up.0.2", &["up.0.0"], conv(4, 3)),
+        joined("relu_3", &["up.0.2"], relu()),
+        joined("head", &["relu_3"], conv(2, 1)),
+    ];
+    let graph = Graph { name: "unet".into(), input: Shape::new(3, 16, 16), layers, output: "head".into() };
+    graph.check().unwrap();
+    let expected = [("down.0.0", "relu_1"), ("down.1.0", "relu_2"), ("up.0.0", "relu_3")];
+    assert_eq!(ends(&graph), pairs(&expected));
+    assert_eq!(names(&graph), ["down.0", "down.1", "up.0"]);
+
+    let strided = |filters: usize| Kind::Conv(Conv { stride: [2; 2], ..Conv::same(filters, 3) });
+    let layers = vec![
+        ("encoder.0", strided(4)),
+        ("encoder.2", strided(8)),
+        ("relu", relu()),
+        ("up", up()),
+        ("decoder.0", conv(4, 3)),
+        ("up_1", up()),
+        ("decoder.2", conv(3, 3)),
+    ];
+    let graph = chain(Shape::new(3, 16, 16), layers);
+    assert_eq!(names(&graph), ["encoder", "decoder"]);
+    assert_eq!(ends(&graph), pairs(&[("encoder.0", "relu"), ("decoder.0", "decoder.2")]));
 }
 
 #[test]
