@@ -27,6 +27,7 @@ fn main(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
 #[pymodule]
 fn _nettriage(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("TEXT_COLUMNS", nettriage_report::text_columns())?;
     module.add("NettriageError", module.py().get_type::<error::NettriageError>())?;
     module.add_class::<network::Network>()?;
     module.add_class::<dataset::Dataset>()?;

@@ -93,6 +93,16 @@ def test_study(
         study.child("nonsense")
 
 
+@pytest.mark.parametrize("name", ["0", "NA"])
+def test_names_of_blocks_are_text_in_a_frame(network: nt.Network, digits: nt.Dataset, tmp_path: Path, name: str) -> None:
+    layers = next(iter(network.blocks.values()))
+    blocks = {name: (layers[0], layers[-1])}
+    study = nt.triage(network, digits, tmp_path / "run", blocks=blocks, progress=False, **{**STUDY, "schemes": ["none"], "seeds": 1})
+    (named,) = study.to_frame()["block"].dropna().unique()
+    assert named == name
+    assert study.best(named).parameters < network.parameters
+
+
 def test_study_is_the_command_lines_to_the_bit(network: nt.Network, digits: nt.Dataset, tmp_path: Path) -> None:
     study = nt.triage(network, digits, tmp_path / "ours", progress=False, **STUDY)
     network.save(tmp_path / "net.safetensors")

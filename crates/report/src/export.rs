@@ -74,6 +74,11 @@ pub(crate) const COLUMNS: [(&str, Type); 47] = [
     ("machine", Type::Text),
 ];
 
+/// Names of the columns of [`csv`] that hold text, for readers that would guess numbers where a block is named `0`.
+pub fn text_columns() -> Vec<&'static str> {
+    COLUMNS.iter().filter(|(_, kind)| *kind == Type::Text).map(|(name, _)| *name).collect()
+}
+
 /// One row per parent (role `trained`) and per recorded trial, as CSV (RFC 4180) with a header.
 ///
 /// Accuracies are 0 to 1. `test_per_class` is separated by spaces. `test_correct_bits` is base64 with one bit per image,

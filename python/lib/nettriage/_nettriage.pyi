@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 __version__: str
+TEXT_COLUMNS: list[str]
 
 class NettriageError(Exception): ...
 

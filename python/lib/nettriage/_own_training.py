@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from . import _nettriage, _page, _toml
+from . import _frame, _nettriage, _page, _toml
 from ._dataset import Dataset
 from ._nettriage import NettriageError
 from ._network import Network
@@ -185,9 +184,7 @@ class OwnTraining:
 
     def to_frame(self) -> pandas.DataFrame:
         """One row per recorded trial: what it is, the mean of its values, its cost."""
-        import pandas
-
-        return pandas.read_csv(io.StringIO(self._inner.results()[1]))
+        return _frame.from_csv(self._inner.results()[1])
 
     def __repr__(self) -> str:
         return self._inner.results()[3]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import _device, _nettriage, _page, _ray, _toml
+from . import _device, _frame, _nettriage, _page, _ray, _toml
 from ._dataset import Dataset
 from ._nettriage import NettriageError
 from ._network import Network
@@ -47,9 +46,7 @@ class Study:
 
     def to_frame(self) -> pandas.DataFrame:
         """One row per trial and control, as ``nettriage report --csv`` writes them."""
-        import pandas
-
-        return pandas.read_csv(io.StringIO(self._inner.csv()))
+        return _frame.from_csv(self._inner.csv())
 
     def best(self, block: str) -> Network:
         """The best child of a block.
