@@ -1,4 +1,4 @@
-//! Convolutions and fully connected layers, with the norm, ReLU and max pooling that may follow.
+//! Convolutions and fully connected layers, with the norm, activation and max pooling that may follow.
 
 use nettriage_kernels::activation::Activation;
 use nettriage_kernels::conv::{self, ConvOp, Epilogue, Geometry, Needs, PostOps};
@@ -15,8 +15,8 @@ use crate::lowering::LayerContext;
 use crate::operation::{BackwardState, Context, Inputs, Operation, SavedForBackward};
 use crate::parameters::{Parameter, ParameterId, Parameters};
 
-/// A convolution; fuses a norm, a ReLU and 2x2 max pooling, in this order. Where it has no backward pass, it fuses a residual sum and
-/// any activation with a vectorised loop instead of the ReLU.
+/// A convolution; fuses a norm, the norm's activation or a ReLU, and 2x2 max pooling, in this order. Where it has no backward pass, it
+/// fuses a residual sum and any activation with a vectorised loop instead of the ReLU.
 pub(super) fn build(layer: &mut LayerContext<'_, '_>, conv: Conv) -> Result<Convolution, Error> {
     let geometry = geometry(layer.input(), layer.output(), &conv);
     let (trains, input_needs_gradient) = (layer.trains(), layer.input_needs_gradient());
@@ -47,8 +47,9 @@ pub(super) fn build(layer: &mut LayerContext<'_, '_>, conv: Conv) -> Result<Conv
             layer.fuse_next();
         }
     }
+    let clip = norm.as_ref().and_then(Norm::clip);
     let max_pool = match layer.next_fusion() {
-        Some(Fusion::MaxPool(window)) if post_ops == FusedPostOps::default() => {
+        Some(Fusion::MaxPool(window)) if post_ops == FusedPostOps::default() && clip.is_none() => {
             MaxPool2x2::matching(output, window, options.batch)
         }
         _ => None,
@@ -243,6 +244,7 @@ impl Operation for Convolution {
         let bias = self.bias.as_ref().map(|bias| cx.parameters.value(bias.parameter));
         // A norm that trains runs after the convolution; any other is part of the convolution's epilogue.
         let separate_norm = cx.training && self.norm.as_ref().is_some_and(Norm::trains);
+        let clip = self.norm.as_ref().filter(|_| !separate_norm).and_then(Norm::clip);
         let epilogue = match &mut self.norm {
             Some(_) if separate_norm => Epilogue { bias, ..Epilogue::default() },
             Some(norm) => {
@@ -259,7 +261,8 @@ impl Operation for Convolution {
             return;
         }
         let direct = if separate_norm || self.max_pool.is_some() { &mut *saved } else { &mut *y };
-        let post_ops = PostOps { add: self.post_ops.adds.then(|| x.get(1)), activation: self.post_ops.activation };
+        let post_ops =
+            PostOps { add: self.post_ops.adds.then(|| x.get(1)), activation: self.post_ops.activation.or(clip) };
         op.forward_with_post_ops(cx.n, weight, x.get(0), epilogue, post_ops, direct, cx.pool, cx.scratch);
         match (&mut self.norm, self.max_pool) {
             (Some(norm), max_pool) if separate_norm => {

@@ -1,20 +1,23 @@
 //! Batch normalisation (Ioffe and Szegedy, arXiv:1502.03167) and per-channel affine layers, alone or fused into a convolution,
-//! with the ReLU that may follow.
+//! with the ReLU or ReLU6 that may follow.
 
+use nettriage_kernels::activation::Activation;
 use nettriage_kernels::pool::Pool;
 use nettriage_net::{Kind, layer};
 
+use super::Fusion;
 use super::channel_reduction::ChannelReduction;
 use super::max_pool_2x2::{MaxGradientMoments, MaxPool2x2, MomentsAndMax, OutputGradientMoments};
 use super::norm_loops::{
-    Coefficients, GradientMoments, Moments, norm_backward, scale_and_shift, scale_and_shift_in_place, scale_gradient,
+    Clip, Coefficients, GradientMoments, Identity, Moments, NormActivation, Relu, norm_backward, scale_and_shift,
+    scale_gradient,
 };
 use crate::Error;
 use crate::lowering::LayerContext;
 use crate::operation::{Context, Inputs, Operation, SavedForBackward};
 use crate::parameters::{ParameterId, Parameters};
 
-/// The norm of the current layer, which is a batch norm or an affine layer; fuses a ReLU.
+/// The norm of the current layer, which is a batch norm or an affine layer; fuses a ReLU, and another clip (ReLU6) if it trains.
 pub(super) fn build(layer: &mut LayerContext<'_, '_>) -> Result<Norm, Error> {
     let weight = layer.weight("weight")?;
     let bias = layer.weight("bias")?;
@@ -33,7 +36,7 @@ pub(super) fn build(layer: &mut LayerContext<'_, '_>) -> Result<Norm, Error> {
         weight,
         bias,
         statistics,
-        relu: layer.fuse_relu(),
+        activation: fuse_activation(layer, trains),
         channels,
         trains,
         fused_relu_backward: false,
@@ -49,6 +52,46 @@ pub(super) fn build(layer: &mut LayerContext<'_, '_>) -> Result<Norm, Error> {
     })
 }
 
+/// What follows a norm in the same loop.
+#[derive(Clone, Copy, PartialEq)]
+enum Fused {
+    Nothing,
+    Relu,
+    Clip { min: f32, max: f32 },
+}
+
+/// Fuses the activation that follows a norm, if it can be.
+fn fuse_activation(layer: &mut LayerContext<'_, '_>, trains: bool) -> Fused {
+    let fused = match layer.next_fusion() {
+        Some(Fusion::Relu) => Fused::Relu,
+        // A norm that doesn't train has no loop of its own, and convolutions without a backward pass fuse all activations.
+        Some(Fusion::Activation(Activation::Clip { min, max })) if trains => Fused::Clip { min, max },
+        _ => return Fused::Nothing,
+    };
+    layer.fuse_next();
+    fused
+}
+
+/// Calls `$call` with `$activation` bound to the loop's activation.
+macro_rules! with_activation {
+    ($fused:expr, |$activation:ident| $call:expr) => {
+        match $fused {
+            Fused::Nothing => {
+                let $activation = Identity;
+                $call
+            }
+            Fused::Relu => {
+                let $activation = Relu;
+                $call
+            }
+            Fused::Clip { min, max } => {
+                let $activation = Clip { min, max };
+                $call
+            }
+        }
+    };
+}
+
 /// The running statistics of a batch norm.
 struct RunningStatistics {
     mean: ParameterId,
@@ -59,13 +102,13 @@ struct RunningStatistics {
     momentum: f32,
 }
 
-/// y = relu(x scale + shift) per channel. Scale and shift follow from the statistics of the batch (a batch norm that trains, in
+/// y = activation(x scale + shift) per channel. Scale and shift follow from the statistics of the batch (a batch norm that trains, in
 /// training), from running statistics (any other batch norm), or are the weights themselves (an affine layer).
 pub(super) struct Norm {
     weight: ParameterId,
     bias: ParameterId,
     statistics: Option<RunningStatistics>,
-    relu: bool,
+    activation: Fused,
     channels: usize,
     trains: bool,
     /// Whether the consumer applies the backward pass of the ReLU.
@@ -102,7 +145,15 @@ impl Norm {
 
     /// Whether a ReLU follows.
     pub fn relu(&self) -> bool {
-        self.relu
+        self.activation == Fused::Relu
+    }
+
+    /// The activation that follows, if it isn't a ReLU.
+    pub fn clip(&self) -> Option<Activation> {
+        match self.activation {
+            Fused::Clip { min, max } => Some(Activation::Clip { min, max }),
+            Fused::Nothing | Fused::Relu => None,
+        }
     }
 
     /// Scale and shift in evaluation mode, updated if the weights have changed.
@@ -205,15 +256,17 @@ impl Norm {
                 None => self.fold_batch(x, None, parameters, pool),
                 Some(shape) => {
                     self.fold_batch(x, Some((shape, &mut *y)), parameters, pool);
-                    return scale_and_shift_in_place(&self.scale, &self.shift, self.relu, y, pool);
+                    let (scale, shift) = (&self.scale[..], &self.shift[..]);
+                    return with_activation!(self.activation, |a| scale_and_shift(None, scale, shift, a, y, pool));
                 }
             }
         } else {
             self.fold(parameters);
         }
+        let (scale, shift) = (&self.scale[..], &self.shift[..]);
         match max_pool {
-            Some(shape) => shape.forward(x, Some((&self.scale, &self.shift, self.relu)), y, pool),
-            None => scale_and_shift(x, &self.scale, &self.shift, self.relu, y, pool),
+            Some(shape) => shape.forward(x, Some((scale, shift, self.relu())), y, pool),
+            None => with_activation!(self.activation, |a| scale_and_shift(Some(x), scale, shift, a, y, pool)),
         }
     }
 
@@ -222,25 +275,23 @@ impl Norm {
     /// x is only read if the layer trains; otherwise `y` gives the ReLU's mask, unless the consumer has applied it (`None`).
     pub fn backward(&mut self, x: &[f32], y: Option<&[f32]>, g: &mut [f32], parameters: &mut Parameters, pool: &Pool) {
         if !self.trains {
-            return scale_gradient(g, y.filter(|_| self.relu), &self.scale, pool);
+            return scale_gradient(g, y.filter(|_| self.relu()), &self.scale, pool);
         }
-        match self.relu {
-            true => self.backward_trained::<true>(x, g, parameters, pool),
-            false => self.backward_trained::<false>(x, g, parameters, pool),
-        }
+        with_activation!(self.activation, |a| self.backward_trained(x, g, a, parameters, pool));
     }
 
-    fn backward_trained<const RELU: bool>(
+    fn backward_trained(
         &mut self,
         x: &[f32],
         g: &mut [f32],
+        activation: impl NormActivation,
         parameters: &mut Parameters,
         pool: &Pool,
     ) {
         let rows = g.len() / self.channels;
         let (scale, shift, mean) = (&self.scale[..], &self.shift[..], &self.mean[..]);
-        self.reduction.sum(pool, rows, &mut [], &GradientMoments::<RELU> { g, x, mean, scale, shift });
-        norm_backward::<RELU>(x, &self.write_gradients(rows, parameters), g, pool);
+        self.reduction.sum(pool, rows, &mut [], &GradientMoments { g, x, mean, scale, shift, activation });
+        norm_backward(x, &self.write_gradients(rows, parameters), activation, g, pool);
     }
 
     /// As [`Norm::backward`] for a layer that trains and whose output is pooled: turns x into its gradient, from the pooled output
@@ -254,7 +305,7 @@ impl Norm {
         parameters: &mut Parameters,
         pool: &Pool,
     ) {
-        match self.relu {
+        match self.relu() {
             true => self.backward_pooled_relu::<true>(shape, x, y, gy, parameters, pool),
             false => self.backward_pooled_relu::<false>(shape, x, y, gy, parameters, pool),
         }
@@ -326,7 +377,7 @@ impl Operation for Norm {
     }
 
     fn applies_relu_backward(&self) -> bool {
-        !self.trains && self.relu && !self.fused_relu_backward
+        !self.trains && self.relu() && !self.fused_relu_backward
     }
 
     fn set_fused_relu_backward(&mut self) {

@@ -547,7 +547,8 @@ pub fn fused_layers(engine: &dyn Engine) {
     let shape = Shape::new(3, 5, 5);
     let relu = Kind::Activation(Activation::Relu);
     let norm = Kind::BatchNorm(layer::BatchNorm { eps: 1e-3, momentum: 0.1 });
-    for bias in [false, true] {
+    let clip = Kind::Activation(Activation::Clip { min: -0.4, max: 0.5 });
+    for (bias, activation) in [(false, &relu), (true, &relu), (false, &clip), (true, &clip)] {
         for (middle, names) in [(Some(norm.clone()), "norm"), (Some(Kind::Affine), "affine"), (None, "none")] {
             for train in [
                 &["images"][..],
@@ -566,10 +567,10 @@ pub fn fused_layers(engine: &dyn Engine) {
                     layers.push(layer("middle", &["conv"], middle.clone()));
                     before = "middle";
                 }
-                layers.push(layer("relu", &[before], relu.clone()));
-                layers.push(layer("pool", &["relu"], Kind::MaxPool(Window::square(2))));
+                layers.push(layer("activation", &[before], activation.clone()));
+                layers.push(layer("pool", &["activation"], Kind::MaxPool(Window::square(2))));
                 let train: BTreeSet<String> = train.iter().map(ToString::to_string).collect();
-                println!("{names} bias {bias} train {train:?}");
+                println!("{names} bias {bias} {activation:?} train {train:?}");
                 check_training(engine, with_trainable_input(shape, layers, "pool"), Trainable::Layers(train), 2e-5);
             }
         }

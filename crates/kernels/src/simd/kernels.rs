@@ -331,7 +331,7 @@ mod tests {
     /// Applies the comparing operations to all pairs of values, and transposes a matrix of `rows` x `columns`.
     struct Compare<'a> {
         pairs: &'a [[f32; 2]],
-        found: &'a mut Vec<[f32; 4]>,
+        found: &'a mut Vec<[f32; 5]>,
         transposed: &'a mut Vec<f32>,
         rows: usize,
         columns: usize,
@@ -339,7 +339,7 @@ mod tests {
 
     impl Task for Compare<'_> {
         unsafe fn run<S: Simd>(self) {
-            let mut out = [[0f32; 16]; 4];
+            let mut out = [[0f32; 16]; 5];
             for &[a, b] in self.pairs {
                 unsafe {
                     let (va, vb) = (S::splat(a), S::splat(b));
@@ -347,6 +347,7 @@ mod tests {
                     S::store(out[1].as_mut_ptr(), S::where_positive(va, vb));
                     S::store(out[2].as_mut_ptr(), S::max(va, vb));
                     S::store(out[3].as_mut_ptr(), S::select(va, vb, S::splat(1.0), S::splat(2.0)));
+                    S::store(out[4].as_mut_ptr(), S::min(va, vb));
                 }
                 self.found.extend((0..S::LANES).map(|lane| out.map(|values| values[lane])));
             }
@@ -375,8 +376,9 @@ mod tests {
                         if a > 0.0 { b } else { 0.0 },
                         if takes_b { b } else { a },
                         if takes_b { 2.0 } else { 1.0 },
+                        if b < a || b.is_nan() { b } else { a },
                     ];
-                    let bits = |values: &[f32; 4]| values.map(|v| if v.is_nan() { f32::NAN } else { v }.to_bits());
+                    let bits = |values: &[f32; 5]| values.map(|v| if v.is_nan() { f32::NAN } else { v }.to_bits());
                     assert_eq!(bits(found), bits(&expected), "{kernels:?}: {a} and {b}");
                 }
                 let (rows, columns) = (rows.min(kernels.lanes), columns.min(kernels.lanes));

@@ -63,6 +63,8 @@ pub trait Simd: 'static {
     unsafe fn where_equal(a: Self::V, b: Self::V, v: Self::V) -> Self::V;
     /// The maximum: a where they are equal; NaN where either is NaN, b's if both are.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// The minimum: a where they are equal; NaN where either is NaN, b's if both are.
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// Lane i of the result is lane `index[i]` of v, below the number of lanes.
     unsafe fn permute(v: Self::V, index: *const i32) -> Self::V;
     /// y where [`Simd::max`] returns b, x where it returns a.

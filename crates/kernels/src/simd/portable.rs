@@ -101,4 +101,9 @@ impl Simd for Portable {
         let one = |a: f32, b: f32| if b > a || b.is_nan() { b } else { a };
         [one(a[0], b[0]), one(a[1], b[1]), one(a[2], b[2]), one(a[3], b[3])]
     }
+    #[inline(always)]
+    unsafe fn min(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        let one = |a: f32, b: f32| if b < a || b.is_nan() { b } else { a };
+        [one(a[0], b[0]), one(a[1], b[1]), one(a[2], b[2]), one(a[3], b[3])]
+    }
 }
