@@ -3,7 +3,9 @@
 //! All functions consist of additions, multiplications, divisions and comparisons, so they give the same bits on every processor and
 //! wherever they are computed: in a layer of their own or after a convolution.
 
-use crate::simd::vectorised;
+use std::hint::select_unpredictable;
+
+use crate::simd::{Simd, Task, dispatch, vectorised};
 
 /// An activation function with a simple formula.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,9 +49,9 @@ macro_rules! each {
         match $activation {
             Activation::Relu => $loop!(relu, |x: f32| step(x > 0.0), $($argument)*),
             Activation::LeakyRelu { slope } => {
-                $loop!(|x| if x > 0.0 { x } else { slope * x }, |x| if x > 0.0 { 1.0 } else { slope }, $($argument)*)
+                $loop!(move |x| x * leaky_slope(x, slope), move |x| leaky_slope(x, slope), $($argument)*)
             }
-            Activation::Clip { min, max } => $loop!(|x| clip(x, min, max), |x| step(x > min && x < max), $($argument)*),
+            Activation::Clip { min, max } => $loop!(|x| clip(x, min, max), |x| step((x > min) & (x < max)), $($argument)*),
             Activation::HardSigmoid { alpha, beta } => {
                 $loop!(|x| clip(alpha * x + beta, 0.0, 1.0), |x| hard_sigmoid_derivative(x, alpha, beta), $($argument)*)
             }
@@ -67,6 +69,9 @@ macro_rules! each {
 impl Activation {
     /// y = f(y), element by element.
     pub fn apply(self, y: &mut [f32]) {
+        if self == Activation::Relu {
+            return dispatch(ReluInPlace { y });
+        }
         macro_rules! run {
             ($value:expr, $derivative:expr, $y:ident) => {
                 vectorised(
@@ -105,6 +110,22 @@ impl Activation {
     }
 }
 
+/// y = max(y, 0). In a loop over scalars the store of a positive element, which changes nothing, becomes a branch around it, and a loop
+/// with branches does not compile to vectors.
+struct ReluInPlace<'a> {
+    y: &'a mut [f32],
+}
+
+impl Task for ReluInPlace<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for y in self.y.chunks_mut(S::LANES) {
+            // SAFETY: the elements of the chunk.
+            unsafe { S::store_up_to(y.as_mut_ptr(), S::relu(S::load_up_to(y.as_ptr(), y.len())), y.len()) };
+        }
+    }
+}
+
 #[inline(always)]
 fn in_place(y: &mut [f32], f: impl Fn(f32) -> f32) {
     y.iter_mut().for_each(|y| *y = f(*y));
@@ -120,10 +141,16 @@ fn step(inside: bool) -> f32 {
     if inside { 1.0 } else { 0.0 }
 }
 
-/// Comparisons, so that NaN stays NaN.
+/// A comparison, so that NaN stays NaN.
 #[inline(always)]
 fn relu(x: f32) -> f32 {
     if x < 0.0 { 0.0 } else { x }
+}
+
+/// 1 or the slope of a leaky ReLU; never a branch, see [`ReluInPlace`].
+#[inline(always)]
+fn leaky_slope(x: f32, slope: f32) -> f32 {
+    select_unpredictable(x > 0.0, 1.0, slope)
 }
 
 #[inline(always)]
@@ -135,7 +162,7 @@ fn clip(x: f32, min: f32, max: f32) -> f32 {
 #[inline(always)]
 fn hard_sigmoid_derivative(x: f32, alpha: f32, beta: f32) -> f32 {
     let inner = alpha * x + beta;
-    alpha * step(inner > 0.0 && inner < 1.0)
+    alpha * step((inner > 0.0) & (inner < 1.0))
 }
 
 #[inline(always)]
