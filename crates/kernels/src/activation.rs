@@ -110,6 +110,31 @@ impl Activation {
     }
 }
 
+/// The backward pass of a ReLU with output `y`: g = 0 where y is not positive; as many elements as both have.
+pub fn relu_backward(y: &[f32], g: &mut [f32]) {
+    let count = y.len().min(g.len());
+    dispatch(ReluBackward { y: &y[..count], g: &mut g[..count] });
+}
+
+/// [`relu_backward`] for slices of one length. Explicit vectors as in [`ReluInPlace`].
+struct ReluBackward<'a> {
+    y: &'a [f32],
+    g: &'a mut [f32],
+}
+
+impl Task for ReluBackward<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        for (g, y) in self.g.chunks_mut(S::LANES).zip(self.y.chunks(S::LANES)) {
+            // SAFETY: the elements of chunks of one length.
+            unsafe {
+                let (mask, gradient) = (S::load_up_to(y.as_ptr(), g.len()), S::load_up_to(g.as_ptr(), g.len()));
+                S::store_up_to(g.as_mut_ptr(), S::where_positive(mask, gradient), g.len());
+            }
+        }
+    }
+}
+
 /// y = max(y, 0). In a loop over scalars the store of a positive element, which changes nothing, becomes a branch around it, and a loop
 /// with branches does not compile to vectors.
 struct ReluInPlace<'a> {

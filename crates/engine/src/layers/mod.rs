@@ -167,13 +167,7 @@ pub(crate) fn accumulate(to: &mut [f32], from: &[f32], pool: &Pool) {
 
 /// The backward pass of a ReLU with output `y`: g = 0 where y is not positive.
 fn relu_backward(g: &mut [f32], y: &[f32], pool: &Pool) {
-    pool.chunks(g, CHUNK, |i, g| {
-        let y = &y[i * CHUNK..];
-        vectorised(
-            #[inline(always)]
-            || g.iter_mut().zip(y).for_each(|(g, &y)| *g = if y > 0.0 { *g } else { 0.0 }),
-        );
-    });
+    pool.chunks(g, CHUNK, |i, g| nettriage_kernels::activation::relu_backward(&y[i * CHUNK..], g));
 }
 
 /// Which inputs of a sum or product with this output are broadcast: those of shape (C, 1, 1), where the output's differs.

@@ -2,6 +2,7 @@
 
 use super::pass::{Pass, PassArgs, balanced_rows, source_and_target, transpose, weight_steps};
 use super::{Direction, Geometry};
+use crate::activation::relu_backward;
 use crate::memory::{Buffer, Scratch, SharedPtr};
 use crate::pool::Pool;
 use crate::simd::gemm::StridedGemm;
@@ -168,9 +169,6 @@ unsafe fn apply_mask(
             let mask = std::slice::from_raw_parts(mask.at(first), channels.len());
             (std::slice::from_raw_parts_mut(first, channels.len()), mask)
         };
-        crate::simd::vectorised(
-            #[inline(always)]
-            || y.iter_mut().zip(mask).for_each(|(y, &mask)| *y = if mask > 0.0 { *y } else { 0.0 }),
-        );
+        relu_backward(mask, y);
     }
 }
