@@ -201,6 +201,14 @@ fn training_and_re_initialisation_keep_the_constants_of_a_graph_in_a_file() {
             assert_eq!(trained[own].data, given.weights[name].data, "{name}");
         }
     }
+    // A graph in JSON has no values for them.
+    std::fs::write(place.path("graph.json"), serde_json::to_string(&given.graph).unwrap()).unwrap();
+    let study = std::fs::read_to_string(place.path("study.toml")).unwrap();
+    std::fs::write(place.path("json.toml"), study.replace("net.onnx", "graph.json")).unwrap();
+    let refused = nettriage().arg("run").arg(place.path("json.toml")).arg("--dry-run").output().unwrap();
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{message}");
+    assert!(message.contains("graph.json") && message.contains("`scale` is a constant"), "{message}");
     // Two files that differ in a constant alone are two parents.
     onnx::write(&with_constants(0.25), place.path("net.onnx")).unwrap();
     let mut train = nettriage();

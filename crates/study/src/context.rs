@@ -404,7 +404,8 @@ fn read_parent(study: &Study, file: &Path, classes: usize) -> Result<load::Loade
     Ok(loaded)
 }
 
-/// The structure in the file that `arch` names in place of a built-in architecture, and the constants in it.
+/// The structure in the file that `arch` names in place of a built-in architecture, and the constants in it. A graph in JSON holds no
+/// values, so one with constants is refused.
 fn read_graph(file: &Path) -> Result<(Graph, Weights), Error> {
     let fail = |problem: String| Error::Study { file: file.display().to_string(), problem };
     let bytes = std::fs::read(file).map_err(|error| fail(error.to_string()))?;
@@ -414,6 +415,13 @@ fn read_graph(file: &Path) -> Result<(Graph, Weights), Error> {
     }
     let graph: Graph = serde_json::from_slice(&bytes).map_err(|error| fail(format!("not a graph: {error}")))?;
     graph.check()?;
+    if let Some(layer) = graph.layers.iter().find(|layer| layer.kind.is_fixed()) {
+        return Err(fail(format!(
+            "layer `{}` is a constant of the network, whose values a graph in JSON does not hold; name the ONNX or safetensors \
+             file that does",
+            layer.name
+        )));
+    }
     Ok((graph, Weights::new()))
 }
 
