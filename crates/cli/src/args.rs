@@ -204,6 +204,8 @@ const ROWS: Limit = Limit::between(1.0, 1e6, "output positions per unknown");
 const RATE: Limit = Limit::above_zero(1000.0, "weights diverge by larger steps");
 const PAD: Limit = Limit::between(0.0, nettriage::Augmentation::MAX_PAD as f64, "a crop must not miss the image");
 const ATTEMPTS: Limit = Limit::between(1.0, 10_000.0, "each builds a network");
+/// `--front`.
+const FRONT: Limit = Limit::between(2.0, 100.0, "each is built and trained");
 const PIXELS: Limit = Limit::between(1.0, 1024.0, "images are decoded to this many rows and columns");
 const WIDTH: Limit = Limit::above_zero(64.0, "a factor of every layer's filters");
 const CLASSES: Limit = Limit::between(1.0, 65_535.0, "labels are 16-bit numbers");
@@ -645,7 +647,7 @@ pub struct Scan {
 
 /// `prescribe`.
 #[derive(clap::Args)]
-#[group(id = "bounds", required = true, multiple = true, args = ["max_drop", "max_latency", "max_macs", "max_parameters", "min_gain", "replace"])]
+#[group(id = "bounds", required = true, multiple = true, args = ["max_drop", "max_latency", "max_macs", "max_parameters", "min_gain", "replace", "front"])]
 pub struct Prescribe {
     /// The network and its images
     #[command(flatten)]
@@ -707,6 +709,9 @@ pub struct Prescribe {
     /// Most networks that are built and trained in search of the best [default: 5, and more while none satisfies the bounds]
     #[arg(long, value_name = "N", value_parser = whole::<usize>(ATTEMPTS))]
     pub attempts: Option<usize>,
+    /// Make N networks of different sizes, evenly spaced by predicted cost; -o small.onnx writes small-1.onnx to small-N.onnx, and a table and a figure of them
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(FRONT), conflicts_with_all = ["max_drop", "attempts"])]
+    pub front: Option<usize>,
     /// Seed of training
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,

@@ -1,19 +1,20 @@
 //! `prescribe`: a smaller network within bounds.
 
 use std::cell::Cell;
-use std::io::{IsTerminal, Write as _};
-use std::path::Path;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nettriage::{
-    Bounds, JudgedOn, LatencyIn, OnnxRuntime, PrescribeBuilder, Prescribed, StopSignal, Subject, Training, Wishes,
-    Work, check_scan,
+    Bounds, JudgedOn, LatencyIn, OnnxRuntime, PrescribeBuilder, Prescribed, PrescribedFront, StopSignal, Subject,
+    Training, Wishes, Work, check_scan,
 };
 use nettriage_compress::prescribe::Progress;
 use nettriage_compress::scan::Options;
 use nettriage_data::Augmentation;
-use nettriage_records::prescription::Figures;
+use nettriage_net::Network;
+use nettriage_records::prescription::{Figures, Front, FrontNetwork, Prescription};
 use nettriage_records::scan::Scan;
 
 use crate::fail::Fail;
@@ -32,8 +33,10 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
     // Everything that can be refused is checked before anything is computed.
     check_output(&args.output)?;
     let beside = |extension: &str| args.output.with_extension(extension);
-    let mut outputs = output::with_sidecar(&args.output).to_vec();
-    outputs.extend(["md", "json", "html"].map(beside));
+    let networks = networks(args);
+    let mut outputs: Vec<PathBuf> = networks.iter().flat_map(|file| output::with_sidecar(file)).collect();
+    outputs.extend(networks.iter().map(|file| file.with_extension("md")));
+    outputs.extend(["json", "html"].map(beside));
     let kept = args.scan.is_none() && args.work.is_none();
     let scan_file = kept.then(|| args.save_scan.clone().unwrap_or_else(|| beside("scan.json")));
     outputs.extend(scan_file.clone());
@@ -68,6 +71,9 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
         if let Some(work) = &work {
             builder = builder.work(work.clone());
         }
+        if let Some(count) = args.front {
+            builder = builder.front(count);
+        }
         if args.judge_on_test {
             builder = builder.judged_on(JudgedOn::Test(args.subject.judged.unwrap_or(ON_TEST)));
         }
@@ -92,15 +98,87 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
     if args.work.is_some() && args.checkpoint.0.is_some() && !args.no_training {
         Interrupt::stopping(stop.clone())?;
     }
-    let made = match &found {
-        Some(scan) => builder().scan(scan).run(),
-        None => builder().run(),
+    let builder = match &found {
+        Some(scan) => builder().scan(scan),
+        None => builder(),
     };
+    let stopped = |error: nettriage::Error| match stop.is_set() {
+        true => Fail::Stopped(error.to_string()),
+        false => error.into(),
+    };
+    if args.front.is_some() {
+        let made = builder.run_front();
+        reporter.finish();
+        return write_front(made.map_err(stopped)?, &networks, args, &subject, &mut messages);
+    }
+    let made = builder.run();
     reporter.finish();
-    let Prescribed { network, prescription } = match made {
-        Err(error) if stop.is_set() => return Err(Fail::Stopped(error.to_string())),
-        made => made?,
-    };
+    let Prescribed { network, prescription } = made.map_err(stopped)?;
+    warn_of_memorised(&prescription, args);
+    write_network(&network, &prescription, &args.output, &subject, &mut messages)?;
+    write_json(serde_json::to_string_pretty(&prescription), &beside("json"))?;
+    output::write(&beside("html"), &nettriage_report::prescription::html(&prescription))?;
+    writeln!(messages, "model card: {}\npage: {}\n", beside("md").display(), beside("html").display())?;
+    write!(messages, "{}", nettriage_report::prescription::terminal(&prescription))?;
+    Ok(())
+}
+
+/// The files of the networks: that of `--output`, or with `--front` as many, numbered.
+fn networks(args: &args::Prescribe) -> Vec<PathBuf> {
+    let Some(count) = args.front else { return vec![args.output.clone()] };
+    let part = |name: Option<&std::ffi::OsStr>| name.unwrap_or_default().to_string_lossy().into_owned();
+    let (stem, extension) = (part(args.output.file_stem()), part(args.output.extension()));
+    (1..=count).map(|number| args.output.with_file_name(format!("{stem}-{number}.{extension}"))).collect()
+}
+
+/// Writes the networks of a front, their cards, and a table and a figure of them.
+fn write_front(
+    made: PrescribedFront,
+    files: &[PathBuf],
+    args: &args::Prescribe,
+    subject: &Subject,
+    messages: &mut dyn Write,
+) -> Result<(), Fail> {
+    let mut front = Front { networks: Vec::new(), plans: made.plans };
+    for (Prescribed { network, prescription }, file) in made.networks.into_iter().zip(files) {
+        if front.networks.is_empty() {
+            warn_of_memorised(&prescription, args);
+        }
+        write_network(&network, &prescription, file, subject, messages)?;
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned());
+        front.networks.push(FrontNetwork { file: name, prescription });
+    }
+    let (json, html) = (args.output.with_extension("json"), args.output.with_extension("html"));
+    write_json(serde_json::to_string_pretty(&front), &json)?;
+    output::write(&html, &nettriage_report::prescription::front_html(&front))?;
+    writeln!(messages, "page: {}\n", html.display())?;
+    write!(messages, "{}", nettriage_report::prescription::front_terminal(&front))?;
+    if front.networks.len() < files.len() {
+        let count = front.networks.len();
+        eprintln!("note: the scan has {count} plans that satisfy the bounds, so there are {count} networks");
+    }
+    Ok(())
+}
+
+/// Writes a network, its description and its card.
+fn write_network(
+    network: &Network,
+    prescription: &Prescription,
+    file: &Path,
+    subject: &Subject,
+    messages: &mut dyn Write,
+) -> Result<(), Fail> {
+    export::write(network, file, messages)?;
+    export::write_info(&subject.info(), file)?;
+    output::write(&file.with_extension("md"), &nettriage_report::prescription::markdown(prescription, &command()))
+}
+
+/// Writes figures that were serialised.
+fn write_json(text: serde_json::Result<String>, file: &Path) -> Result<(), Fail> {
+    output::write(file, &(text.map_err(|e| Fail::Message(e.to_string()))? + "\n"))
+}
+
+fn warn_of_memorised(prescription: &Prescription, args: &args::Prescribe) {
     if let Some(accuracy) = prescription.before.accuracy.filter(|a| *a >= MEMORISED && !args.judge_on_test) {
         eprintln!(
             "note: the network gets {:.2}% of {} right. If it was trained on them, a drop measured on them is too small: \
@@ -109,15 +187,6 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
             prescription.judged_from
         );
     }
-    export::write(&network, &args.output, &mut messages)?;
-    export::write_info(&subject.info(), &args.output)?;
-    output::write(&beside("md"), &nettriage_report::prescription::markdown(&prescription, &command()))?;
-    let text = serde_json::to_string_pretty(&prescription).map_err(|e| Fail::Message(e.to_string()))?;
-    output::write(&beside("json"), &(text + "\n"))?;
-    output::write(&beside("html"), &nettriage_report::prescription::html(&prescription))?;
-    writeln!(messages, "model card: {}\npage: {}\n", beside("md").display(), beside("html").display())?;
-    write!(messages, "{}", nettriage_report::prescription::terminal(&prescription))?;
-    Ok(())
 }
 
 fn check_output(path: &Path) -> Result<(), Fail> {

@@ -134,6 +134,65 @@ fn a_single_range_is_built_as_it_was_judged() {
 }
 
 #[test]
+fn a_front_has_networks_of_several_sizes() {
+    let place = trained();
+    scan(&place, "scan.json", &["--threads", "2"]);
+    let front = |work: &str, out: &str, more: &[&str]| {
+        let mut command = nettriage();
+        command.arg("prescribe").arg(place.path("run")).args(["--judged", "100", "--threads", "2"]).args(more);
+        command.arg("--scan").arg(place.path("scan.json")).arg("--work").arg(place.path(work));
+        command.arg("-o").arg(place.path(out)).output().unwrap()
+    };
+    let options = ["--front", "3", "--max-macs", "95%", "--train-images", "256"];
+    let output = front("work", "small.onnx", &options);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8(output.stdout).unwrap();
+    let made = json(&place, "small.json");
+    let networks = made["networks"].as_array().unwrap();
+    assert_eq!(networks.len(), 3);
+    let macs: Vec<u64> =
+        networks.iter().map(|network| network["prescription"]["test"][1]["cost"]["macs"].as_u64().unwrap()).collect();
+    assert!(macs.is_sorted_by(|larger, smaller| larger > smaller), "{macs:?}");
+    let original = made["networks"][0]["prescription"]["before"]["cost"]["macs"].as_u64().unwrap();
+    assert!(macs[0] * 100 <= original * 95);
+    // Between the two ends, about half-way: no plan that was left out is nearer to the middle.
+    let plans: Vec<u64> =
+        made["plans"].as_array().unwrap().iter().map(|plan| plan["cost"]["macs"].as_u64().unwrap()).collect();
+    let middle = (macs[0] + macs[2]) as f64 / 2.0;
+    let distance = |macs: u64| (macs as f64 - middle).abs();
+    let inner = plans.iter().filter(|&&plan| plan < macs[0] && plan > macs[2]);
+    assert!(inner.clone().count() >= 1 && inner.map(|&plan| distance(plan)).all(|other| other >= distance(macs[1])));
+    for (number, network) in (1..).zip(networks) {
+        let name = format!("small-{number}.onnx");
+        assert_eq!(network["file"], name.as_str());
+        assert!(said.contains(&name), "{said}");
+        let mut command = nettriage();
+        command.arg("evaluate").arg(place.path(&name)).args(["--data", "digits", "--json"]);
+        let evaluated: Value = serde_json::from_slice(&succeeds(command).stdout).unwrap();
+        assert_eq!(evaluated["top1"], network["prescription"]["test"][1]["accuracy"]);
+        let card = std::fs::read_to_string(place.path(&format!("small-{number}.md"))).unwrap();
+        assert!(card.contains(&format!("Network {number} of 3. ")), "{card}");
+    }
+    assert!(std::fs::read_to_string(place.path("small.html")).unwrap().contains("small-3.onnx"));
+    // The folder has the networks: the same command writes the same files.
+    let again = front("work", "again.onnx", &options);
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    assert!(!String::from_utf8_lossy(&again.stderr).contains("training: step"), "nothing is trained again");
+    for number in 1..=3 {
+        let bytes = |name: &str| std::fs::read(place.path(&format!("{name}-{number}.onnx"))).unwrap();
+        assert_eq!(bytes("small"), bytes("again"));
+    }
+    // Fewer plans than networks: a note says so.
+    let all = front("work", "all.onnx", &["--front", "100", "--max-macs", "95%", "--no-training"]);
+    let note = String::from_utf8(all.stderr).unwrap();
+    assert!(all.status.success() && note.contains("plans that satisfy the bounds"), "{note}");
+    let refused = front("work", "none.onnx", &["--front", "3", "--max-macs", "1"]);
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{message}");
+    assert!(message.contains("cannot be met") && !place.path("none-1.onnx").exists(), "{message}");
+}
+
+#[test]
 fn a_drop_is_met_after_training_or_refused() {
     let place = trained();
     let prescribe = |more: &[&str], out: &str| {

@@ -38,7 +38,9 @@ mod triage;
 mod trust;
 
 pub use onnxruntime::OnnxRuntime;
-pub use prescribe::{JudgedOn, LatencyIn, PrescribeBuilder, Prescribed, Training, Work, check_scan, prescribe};
+pub use prescribe::{
+    JudgedOn, LatencyIn, PrescribeBuilder, Prescribed, PrescribedFront, Training, Work, check_scan, prescribe,
+};
 pub use report::{MetricReport, Report, best_child, page};
 pub use scan::{ScanBuilder, scan};
 pub use subject::{Subject, parent_of};

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use nettriage_compress::Timing;
 use nettriage_compress::prescribe::{
-    self, Bounds, FineTuning, Fixed, Limit, Nearest, Progress, Search, SearchProblem, Store, TrainingSet, Wishes,
+    self, Attempt, Bounds, FineTuning, Fixed, FrontSearch, Limit, Nearest, Plan, Progress, Search, SearchProblem,
+    Store, TrainingSet, Wishes,
 };
 use nettriage_compress::scan::{self, Images, Judge, Options, Outputs};
 use nettriage_data::{Augmentation, Dataset};
 use nettriage_engine::{Optimizer, Schedule};
 use nettriage_net::Network;
-use nettriage_records::prescription::{Figures, Prescription};
+use nettriage_records::prescription::{Figures, FrontPoint, Prescription};
 use nettriage_records::scan::{Measure, Scan};
 use nettriage_records::{WorkFolder, content_id};
 use nettriage_train::scheme::{Scheme, preset};
@@ -180,6 +181,7 @@ pub struct PrescribeBuilder<'a> {
     training: Option<Training>,
     judged_on: JudgedOn,
     attempts: Option<usize>,
+    front: Option<usize>,
     scan: Option<&'a Scan>,
     work: Option<Work>,
     progress: Option<&'a dyn Progress>,
@@ -191,6 +193,25 @@ pub struct Prescribed {
     pub network: Network,
     /// Predicted beside actual figures.
     pub prescription: Prescription,
+}
+
+/// Networks of several sizes, from the largest to the smallest.
+pub struct PrescribedFront {
+    /// The networks.
+    pub networks: Vec<Prescribed>,
+    /// The Pareto front of drop and cost, from the scan's figures.
+    pub plans: Vec<FrontPoint>,
+}
+
+/// What a search needs, before its problem is stated.
+struct Ready<'s> {
+    /// What it must satisfy, as the command line's flags.
+    bounds: String,
+    tuning: Option<FineTuning>,
+    scan: &'s Scan,
+    judged: &'s Images<'s>,
+    judged_from: String,
+    tested: std::ops::Range<usize>,
 }
 
 /// What is known of a prescription before anything is computed.
@@ -223,6 +244,7 @@ impl<'a> PrescribeBuilder<'a> {
             training: Some(Training::default()),
             judged_on: JudgedOn::Training,
             attempts: None,
+            front: None,
             scan: None,
             work: None,
             progress: None,
@@ -302,6 +324,12 @@ impl<'a> PrescribeBuilder<'a> {
         self
     }
 
+    /// Networks of [`PrescribeBuilder::run_front`].
+    pub fn front(mut self, networks: usize) -> Self {
+        self.front = Some(networks);
+        self
+    }
+
     /// A scan of this network, instead of making one.
     pub fn scan(mut self, scan: &'a Scan) -> Self {
         self.scan = Some(scan);
@@ -331,7 +359,38 @@ impl<'a> PrescribeBuilder<'a> {
     /// # Errors
     /// No bound; a scan of another network; bounds that no network satisfies; those of fitting and training.
     pub fn run(self) -> Result<Prescribed, Error> {
-        self.settings.with(|subject| self.run_on(subject))
+        self.settings.with(|subject| {
+            self.search(subject, |ready, problem, progress| {
+                let options = &self.settings.options;
+                let Search { best, front, plans } = prescribe::search(problem, &self.bounds, options, progress)?;
+                let attempt = best.map_err(|nearest| refusal(&ready.bounds, self.bounds.drop, ready.scan, nearest))?;
+                let plan = &plans[attempt.index];
+                self.measured(subject, ready, attempt, plan, None, front)
+            })
+        })
+    }
+
+    /// Makes as many networks of different sizes as [`PrescribeBuilder::front`] says, evenly spaced by predicted cost (that which is
+    /// limited, or time): fewer, if fewer plans satisfy the bounds.
+    ///
+    /// # Errors
+    /// As [`PrescribeBuilder::run`]; a largest drop, as the drops are what a front shows.
+    pub fn run_front(self) -> Result<PrescribedFront, Error> {
+        let count = self.front.unwrap_or(prescribe::ATTEMPTS);
+        self.settings.with(|subject| {
+            self.search(subject, |ready, problem, progress| {
+                let options = &self.settings.options;
+                let found = prescribe::search_front(problem, &self.bounds, count, options, progress)?;
+                let FrontSearch { attempts, front, plans } =
+                    found.map_err(|nearest| refusal(&ready.bounds, None, ready.scan, nearest))?;
+                let of = attempts.len();
+                let networks = (1..).zip(attempts).map(|(number, attempt)| {
+                    let plan = &plans[attempt.index];
+                    self.measured(subject, ready, attempt, plan, Some([number, of]), Vec::new())
+                });
+                Ok(PrescribedFront { networks: networks.collect::<Result<_, Error>>()?, plans: front })
+            })
+        })
     }
 
     /// Checks everything that can be checked before anything is computed.
@@ -404,7 +463,10 @@ impl<'a> PrescribeBuilder<'a> {
 
     fn prepare<'s>(&self, subject: &'s Subject) -> Result<Prepared<'s>, Error> {
         let options = &self.settings.options;
-        if self.bounds == Bounds::default() && self.wishes.replace.is_empty() {
+        if self.front.is_some() && self.bounds.drop.is_some() {
+            return Err(Error::Request("a front shows what each network loses: leave out the largest drop".into()));
+        }
+        if self.front.is_none() && self.bounds == Bounds::default() && self.wishes.replace.is_empty() {
             return Err(Error::Request("a prescription needs a bound, such as a largest drop of accuracy".into()));
         }
         if let Some(gain) = self.bounds.gain.filter(|gain| !(*gain > 1.0 && gain.is_finite())) {
@@ -433,9 +495,13 @@ impl<'a> PrescribeBuilder<'a> {
         Ok(Prepared { tuning, fixed, judged, judged_from, tested })
     }
 
-    fn run_on(&self, subject: &Subject) -> Result<Prescribed, Error> {
+    /// Prepares a search, and calls `found` with its problem.
+    fn search<T>(
+        &self,
+        subject: &Subject,
+        found: impl FnOnce(&Ready<'_>, &SearchProblem<'_>, &dyn Progress) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let options = &self.settings.options;
-        let bounds = described(&self.bounds, &self.wishes);
         let Prepared { tuning, fixed, judged, judged_from, tested } = self.prepare(subject)?;
         let work_folder = self.work_folder(subject)?;
         let fitted = subject.fitted(self.settings.fitted);
@@ -478,13 +544,25 @@ impl<'a> PrescribeBuilder<'a> {
             timer: &timer,
             store,
         };
-        let found = prescribe::search(&problem, &self.bounds, options, self.progress.unwrap_or(&Silent))?;
-        let Search { best, front, plans } = found;
-        let attempt = best.map_err(|nearest| refusal(&bounds, self.bounds.drop, scan, nearest))?;
-        let plan = &plans[attempt.index];
-        let milliseconds = attempt.timing.milliseconds;
+        let bounds = described(&self.bounds, &self.wishes, self.front);
+        let ready = Ready { bounds, tuning, scan, judged: &judged, judged_from, tested };
+        found(&ready, &problem, self.progress.unwrap_or(&Silent))
+    }
 
-        let before = unchanged(&Judge::new(&subject.network, &judged, options)?, scan, milliseconds[0]);
+    /// A network that was built, with its figures: it is tested here. `place` is its number among those of a front.
+    fn measured(
+        &self,
+        subject: &Subject,
+        ready: &Ready<'_>,
+        attempt: Attempt,
+        plan: &Plan,
+        place: Option<[usize; 2]>,
+        front: Vec<FrontPoint>,
+    ) -> Result<Prescribed, Error> {
+        let options = &self.settings.options;
+        let Ready { bounds, tuning, scan, judged, judged_from, tested } = ready;
+        let milliseconds = attempt.timing.milliseconds;
+        let before = unchanged(&Judge::new(&subject.network, judged, options)?, scan, milliseconds[0]);
         let predicted = Figures {
             accuracy: scan.parent.accuracy.map(|a| a - plan.drop / 100.0),
             drop: (scan.measure == Measure::Accuracy).then_some([plan.drop; 3]),
@@ -497,7 +575,8 @@ impl<'a> PrescribeBuilder<'a> {
                     LatencyIn::OnnxRuntime(_) => milliseconds[0] / scan.parent.milliseconds.max(1e-9),
                 },
         };
-        let test = on_test(&subject.test(tested), &subject.network, scan, &attempt.network, options, milliseconds)?;
+        let images = subject.test(tested.clone());
+        let test = on_test(&images, &subject.network, scan, &attempt.network, options, milliseconds)?;
         let kept = match (self.bounds.drop, &test) {
             (Some(most), Some([_, after])) => after.drop.is_some_and(|drop| drop[0] <= most),
             _ => true,
@@ -507,10 +586,11 @@ impl<'a> PrescribeBuilder<'a> {
             network: scan.network.clone(),
             source: subject.source.clone(),
             data: subject.data.name.clone(),
-            budget: bounds,
+            budget: bounds.clone(),
+            place,
             measure: scan.measure,
             replaced: prescribe::replaced(scan, plan),
-            training: match (&self.training, &tuning) {
+            training: match (&self.training, tuning) {
                 (Some(training), Some(tuning)) => {
                     let how = match tuning.schedule {
                         Schedule::Cosine => ", cosine",
@@ -520,7 +600,7 @@ impl<'a> PrescribeBuilder<'a> {
                 }
                 _ => "none".to_owned(),
             },
-            judged_from,
+            judged_from: judged_from.clone(),
             before,
             predicted,
             built: timed(attempt.built, milliseconds[1]),
@@ -529,8 +609,8 @@ impl<'a> PrescribeBuilder<'a> {
             kept,
             front,
             batch: options.batch,
-            timed_by: self.latency_in.describe(&self.settings.options.device),
-            device: self.settings.options.device.describe(),
+            timed_by: self.latency_in.describe(&options.device),
+            device: options.device.describe(),
             time_ratio: attempt.timing.ratio,
         };
         Ok(Prescribed { network: attempt.network, prescription })
@@ -601,7 +681,7 @@ fn on_test(
 }
 
 /// The bounds as the command line's flags.
-fn described(bounds: &Bounds, wishes: &Wishes) -> String {
+fn described(bounds: &Bounds, wishes: &Wishes, front: Option<usize>) -> String {
     let limit = |flag: &str, limit: Option<Limit>, unit: &str| {
         limit.map(|limit| match limit {
             Limit::Absolute(most) => format!("{flag} {most}{unit}"),
@@ -617,7 +697,8 @@ fn described(bounds: &Bounds, wishes: &Wishes) -> String {
     ];
     let keep = wishes.keep.iter().map(|range| format!("--keep {range}"));
     let replace = wishes.replace.iter().map(|range| format!("--replace {range}"));
-    all.into_iter().flatten().chain(keep).chain(replace).collect::<Vec<_>>().join(" ")
+    let front = front.map(|networks| format!("--front {networks}"));
+    front.into_iter().chain(all.into_iter().flatten()).chain(keep).chain(replace).collect::<Vec<_>>().join(" ")
 }
 
 fn refusal(bounds: &str, most: Option<f64>, scan: &Scan, nearest: Option<Nearest>) -> Error {

@@ -16,6 +16,9 @@ pub struct Prescription {
     pub data: String,
     /// The constraint as flags of the command line, such as `--max-drop 0.5pp`.
     pub budget: String,
+    /// Its number among the networks of a [`Front`], and how many they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<[usize; 2]>,
     /// How the outputs are compared with the original's.
     pub measure: Measure,
     /// The replaced ranges, in network order.
@@ -104,4 +107,42 @@ pub struct FrontPoint {
     pub replaced: Vec<Replaced>,
     /// Measured loss on the evaluation images after surgery (and training), if it was built.
     pub tried: Option<f64>,
+}
+
+/// Networks of several sizes, from the largest to the smallest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Front {
+    /// The networks that were built.
+    pub networks: Vec<FrontNetwork>,
+    /// The Pareto front of drop and cost, from the scan's figures.
+    pub plans: Vec<FrontPoint>,
+}
+
+/// A network of a [`Front`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FrontNetwork {
+    /// The file that holds it, beside the front's own; none before it is written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// How it was made and measured, without the front of plans.
+    pub prescription: Prescription,
+}
+
+impl Front {
+    /// Whether another network is at least as good in both loss and measured time, and better in one.
+    pub fn is_dominated(&self, network: usize) -> bool {
+        let figures = |network: &FrontNetwork| {
+            let prescription = &network.prescription;
+            (prescription.final_figures().loss().unwrap_or(f64::INFINITY), prescription.time_ratio[0])
+        };
+        let (loss, time) = figures(&self.networks[network]);
+        self.networks.iter().map(figures).any(|other| other.0 <= loss && other.1 <= time && other != (loss, time))
+    }
+}
+
+impl Prescription {
+    /// The figures of the final network: on the test set, or without labels on the evaluation images.
+    pub fn final_figures(&self) -> &Figures {
+        self.test.as_ref().map_or(&self.judged, |[_, after]| after)
+    }
 }

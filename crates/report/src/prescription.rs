@@ -1,13 +1,14 @@
-//! The report of a prescription as plain text, as a model card and as a page.
+//! The report of a prescription, or of a front of several networks, as plain text, as a model card and as a page.
 
-use nettriage_records::prescription::{Figures, Prescription};
+use nettriage_records::prescription::{Figures, Front, FrontNetwork, Prescription};
+use nettriage_records::scan::Measure;
 
 use crate::format::{interval, number, percent, printable, short};
 use crate::markdown::{code, escape};
 use crate::scan::{kept, kept_and_lost};
 use crate::terminal::aligned;
 
-pub use crate::html::prescription as html;
+pub use crate::html::{front as front_html, prescription as html};
 
 /// Predicted and measured figures as plain text.
 pub fn terminal(prescription: &Prescription) -> String {
@@ -21,7 +22,7 @@ pub fn terminal(prescription: &Prescription) -> String {
 
 /// The budget, whether the network meets it, and what it costs and saves.
 pub(crate) fn verdict(prescription: &Prescription) -> String {
-    let last = prescription.test.as_ref().map_or(&prescription.judged, |[_, after]| after);
+    let last = prescription.final_figures();
     let before = prescription.test.as_ref().map_or(&prescription.before, |[before, _]| before);
     let measure = prescription.measure;
     let loss = number(last.loss().unwrap_or(f64::NAN), 2);
@@ -34,13 +35,59 @@ pub(crate) fn verdict(prescription: &Prescription) -> String {
     };
     let times = 1.0 / prescription.time_ratio[0].max(1e-9);
     let kept = if prescription.kept { "met" } else { "NOT met on the test set" };
+    let result = match prescription.place {
+        None => format!("{}: {kept}", prescription.budget),
+        Some([number, of]) => format!("Network {number} of {of}"),
+    };
     format!(
-        "{}: {kept}. {lost}, {} times as fast, {} of the multiply-accumulates, {} of the parameters.",
-        prescription.budget,
+        "{result}. {lost}, {} times as fast, {} of the multiply-accumulates, {} of the parameters.",
         number(times, 2),
         percent(last.cost.macs as f64 / (before.cost.macs as f64).max(1.0)),
         percent(last.cost.parameters as f64 / (before.cost.parameters as f64).max(1.0)),
     )
+}
+
+/// The networks of a front as plain text.
+pub fn front_terminal(front: &Front) -> String {
+    let dominated = (0..front.networks.len()).any(|network| front.is_dominated(network));
+    let note = "* another of these networks loses no more and takes no more time\n";
+    printable(&(aligned(&front_rows(front), |_| true).concat() + if dominated { note } else { "" }))
+}
+
+/// The networks of a front; the first row is the header. A star marks a network that another is at least as good as in all respects.
+pub(crate) fn front_rows(front: &Front) -> Vec<Vec<String>> {
+    let measure = front.networks.first().map_or(Measure::Accuracy, |network| network.prescription.measure);
+    let [kept_header, lost_header] = kept_and_lost(measure);
+    let header = ["", kept_header, lost_header, "95% interval", "parameters", "MACs", "time", "replaced"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    let dash = || "-".to_owned();
+    let row = |name: String, figures: &Figures, time: f64, replaced: String| {
+        let accuracy = figures.accuracy.map(|accuracy| format!("{}%", number(100.0 * accuracy, 2)));
+        vec![
+            name,
+            figures
+                .fidelity
+                .map_or_else(|| accuracy.unwrap_or_else(dash), |fidelity| kept(figures.accuracy, &fidelity)),
+            figures.loss().filter(|_| !replaced.is_empty()).map_or_else(dash, |loss| number(loss, 2)),
+            figures.drop.map_or_else(dash, |[_, low, high]| interval([low, high])),
+            short(figures.cost.parameters as f64),
+            short(figures.cost.macs as f64),
+            percent(time),
+            replaced,
+        ]
+    };
+    if let Some(FrontNetwork { prescription, .. }) = front.networks.first() {
+        let before = prescription.test.as_ref().map_or(&prescription.before, |[before, _]| before);
+        rows.push(row("as it is".to_owned(), before, 1.0, String::new()));
+    }
+    for (number, FrontNetwork { file, prescription }) in front.networks.iter().enumerate() {
+        let star = if front.is_dominated(number) { " *" } else { "" };
+        let name = file.clone().unwrap_or_else(|| (number + 1).to_string()) + star;
+        let replaced: Vec<String> =
+            prescription.replaced.iter().map(|r| format!("{}: {}", r.range, r.substitute)).collect();
+        rows.push(row(name, prescription.final_figures(), prescription.time_ratio[0], replaced.join(", ")));
+    }
+    rows
 }
 
 /// Predicted and measured figures; the first row is the header.

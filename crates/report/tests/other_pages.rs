@@ -1,7 +1,7 @@
 //! The pages, texts and cards of a scan and of a prescription, with names that hold markup and escape sequences.
 
 use nettriage_records::plan::Cost;
-use nettriage_records::prescription::{Figures, FrontPoint, Prescription, Replaced};
+use nettriage_records::prescription::{Figures, Front, FrontNetwork, FrontPoint, Prescription, Replaced};
 use nettriage_records::scan::{Candidate, Fidelity, Images, Measure, Parent, Range, Scan, Took, Trust, Unit};
 
 const HOSTILE: &str = "\u{1b}[31m\u{202E}</script><svg/onload=alert(1)>|`*\n# x";
@@ -80,6 +80,7 @@ fn prescription() -> Prescription {
         source: HOSTILE.to_owned(),
         data: HOSTILE.to_owned(),
         budget: HOSTILE.to_owned(),
+        place: None,
         measure: Measure::Accuracy,
         replaced: replaced.clone(),
         training: HOSTILE.to_owned(),
@@ -105,14 +106,48 @@ fn prescription() -> Prescription {
     }
 }
 
+/// Three networks: the second takes more time than the third and loses more.
+fn front() -> Front {
+    let network = |number: usize, loss: f64, time: f64| {
+        let mut prescription =
+            Prescription { place: Some([number, 3]), time_ratio: [time; 3], front: Vec::new(), ..prescription() };
+        prescription.judged.drop = Some([loss, loss - 0.5, loss + 0.5]);
+        FrontNetwork { file: Some(format!("{HOSTILE}-{number}.onnx")), prescription }
+    };
+    let networks = vec![network(1, 0.25, 0.9), network(2, 3.5, 0.6), network(3, 2.0, 0.5)];
+    Front { networks, plans: prescription().front }
+}
+
+#[test]
+fn a_front_marks_the_network_that_another_beats() {
+    assert_eq!([0, 1, 2].map(|network| front().is_dominated(network)), [false, true, false]);
+    let text = nettriage_report::prescription::front_terminal(&front());
+    let starred: Vec<bool> =
+        (1..=3).map(|number| text.lines().any(|line| line.contains(&format!("-{number}.onnx *")))).collect();
+    assert_eq!(starred, [false, true, false], "{text}");
+    assert!(text.contains("as it is") && text.contains("3.50") && text.contains("60%"), "{text}");
+    // Equal networks do not beat each other.
+    let mut equal = front();
+    equal.networks[1] = equal.networks[2].clone();
+    assert!(!equal.is_dominated(1) && !equal.is_dominated(2));
+}
+
 #[test]
 fn names_cannot_act_in_scans_and_prescriptions() {
-    let pages = [nettriage_report::scan::html(&scan()), nettriage_report::prescription::html(&prescription())];
+    let pages = [
+        nettriage_report::scan::html(&scan()),
+        nettriage_report::prescription::html(&prescription()),
+        nettriage_report::prescription::front_html(&front()),
+    ];
     for page in &pages {
         assert!(!page.contains(acts) && !page.contains("<svg/onload"));
         assert_eq!(page.matches("</script>").count(), 1);
     }
-    let texts = [nettriage_report::scan::terminal(&scan()), nettriage_report::prescription::terminal(&prescription())];
+    let texts = [
+        nettriage_report::scan::terminal(&scan()),
+        nettriage_report::prescription::terminal(&prescription()),
+        nettriage_report::prescription::front_terminal(&front()),
+    ];
     assert!(texts.iter().all(|text| !text.contains(acts)), "{texts:?}");
     let card = nettriage_report::prescription::markdown(&prescription(), &format!("nettriage prescribe {HOSTILE}"));
     let outside_code: String = card.replace("\\`", "").split('`').step_by(2).collect();
@@ -121,7 +156,11 @@ fn names_cannot_act_in_scans_and_prescriptions() {
 
 #[test]
 fn every_page_sorts_its_tables_and_keeps_its_theme() {
-    for page in [nettriage_report::scan::html(&scan()), nettriage_report::prescription::html(&prescription())] {
+    for page in [
+        nettriage_report::scan::html(&scan()),
+        nettriage_report::prescription::html(&prescription()),
+        nettriage_report::prescription::front_html(&front()),
+    ] {
         let (tables, sorted) = (page.matches("<thead>").count(), page.matches("<thead><tr><th scope=\"col\"").count());
         assert!(tables > 0 && tables == sorted && page.contains("class=\"sort\""));
         assert!(page.contains("id=\"theme\"") && page.contains("nettriage-theme"));

@@ -171,6 +171,19 @@ pub struct Search {
     pub plans: Vec<Plan>,
 }
 
+/// Networks of several sizes: the result of [`search_front`].
+pub struct FrontSearch {
+    /// The networks, from the largest to the smallest by predicted cost.
+    pub attempts: Vec<Attempt>,
+    /// The front, with what was tried.
+    pub front: Vec<FrontPoint>,
+    /// The plans of the front.
+    pub plans: Vec<Plan>,
+}
+
+/// Plans with a larger predicted loss, in the unit of the measure, are not built for a front, where enough others exist.
+pub const LARGEST_LOSS: f64 = 30.0;
+
 /// Reports while a prescription is made.
 pub trait Progress {
     /// The time of a plan is measured before it is built; `ratio` is its share of the original's.
@@ -198,19 +211,56 @@ pub fn search(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Search, Error> {
-    let judge = Judge::new(problem.parent, problem.judged, options)?;
-    let plans = plans(problem.scan, bounds, &problem.fixed);
-    let mut run = Searching { problem, bounds, options, progress, judge, plans, tried: HashMap::new() };
+    let mut run = Searching::new(problem, bounds, options, progress)?;
     let best = run.best()?;
-    let Searching { plans, tried, .. } = run;
-    let points = plans.iter().enumerate().map(|(index, plan)| FrontPoint {
-        drop: plan.drop,
-        cost: plan.cost,
-        milliseconds: plan.milliseconds,
-        replaced: replaced(problem.scan, plan),
-        tried: tried.get(&index).copied(),
-    });
-    Ok(Search { best, front: points.collect(), plans })
+    let (front, plans) = run.front();
+    Ok(Search { best, front, plans })
+}
+
+/// Builds `count` networks along the front: plans that satisfy the bounds on cost and lose at most [`LARGEST_LOSS`] by prediction,
+/// evenly spaced by predicted cost; all of them, if there are fewer. If no plan satisfies the bounds, what comes nearest.
+///
+/// # Errors
+/// Those of fitting, of the timer and of the engine.
+pub fn search_front(
+    problem: &SearchProblem<'_>,
+    bounds: &Bounds,
+    count: usize,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Result<FrontSearch, Option<Nearest>>, Error> {
+    let mut run = Searching::new(problem, bounds, options, progress)?;
+    let eligible = match run.eligible()? {
+        Ok(eligible) => eligible,
+        Err(nearest) => return Ok(Err(nearest)),
+    };
+    let small = eligible.iter().filter(|&&index| run.plans[index].drop <= LARGEST_LOSS).count();
+    // By ascending predicted loss.
+    let eligible = &eligible[..small.max(count).min(eligible.len())];
+    let costs: Vec<f64> = eligible.iter().map(|&index| cost_of(&run.plans[index], bounds.cost_metric())).collect();
+    let places = spread(&costs, count);
+    let attempts = (1..).zip(&places).map(|(number, &place)| run.attempt(number, places.len(), eligible[place]));
+    let attempts = attempts.collect::<Result<Vec<Attempt>, Error>>()?;
+    let (front, plans) = run.front();
+    Ok(Ok(FrontSearch { attempts, front, plans }))
+}
+
+/// At most `count` places of descending `costs` whose values are evenly spaced, the first and the last among them.
+fn spread(costs: &[f64], count: usize) -> Vec<usize> {
+    let (Some(first), Some(last)) = (costs.first(), costs.last()) else { return Vec::new() };
+    if costs.len() <= count {
+        return (0..costs.len()).collect();
+    }
+    let mut places = Vec::new();
+    for number in 0..count {
+        let wanted = first + (last - first) * number as f64 / (count - 1).max(1) as f64;
+        let from = places.last().map_or(0, |place| place + 1);
+        // As many as are still to be chosen remain.
+        let to = costs.len() - (count - 1 - number);
+        let distance = |place: &usize| (costs[*place] - wanted).abs();
+        places.extend((from..to).min_by(|a, b| distance(a).total_cmp(&distance(b))));
+    }
+    places
 }
 
 /// The fronts of every cost that is limited, by ascending drop.
@@ -240,9 +290,44 @@ struct Searching<'a> {
     tried: HashMap<usize, f64>,
 }
 
-impl Searching<'_> {
+impl<'a> Searching<'a> {
+    fn new(
+        problem: &'a SearchProblem<'a>,
+        bounds: &'a Bounds,
+        options: &'a Options,
+        progress: &'a dyn Progress,
+    ) -> Result<Searching<'a>, Error> {
+        let judge = Judge::new(problem.parent, problem.judged, options)?;
+        let plans = plans(problem.scan, bounds, &problem.fixed);
+        Ok(Searching { problem, bounds, options, progress, judge, plans, tried: HashMap::new() })
+    }
+
+    /// The front with what was tried, and its plans.
+    fn front(self) -> (Vec<FrontPoint>, Vec<Plan>) {
+        let points = self.plans.iter().enumerate().map(|(index, plan)| FrontPoint {
+            drop: plan.drop,
+            cost: plan.cost,
+            milliseconds: plan.milliseconds,
+            replaced: replaced(self.problem.scan, plan),
+            tried: self.tried.get(&index).copied(),
+        });
+        (points.collect(), self.plans)
+    }
+
     fn best(&mut self) -> Result<Result<Attempt, Option<Nearest>>, Error> {
-        // Indices of the plans that are small enough, each cheaper and with a larger drop than the one before.
+        let eligible = match self.eligible()? {
+            Ok(eligible) => eligible,
+            Err(nearest) => return Ok(Err(nearest)),
+        };
+        match self.bounds.drop {
+            Some(most) => self.within_drop(&eligible, most),
+            None => self.first_of(&eligible),
+        }
+    }
+
+    /// Indices of the plans that satisfy the bounds on cost, each cheaper and with a larger predicted drop than the one before; else
+    /// what comes nearest.
+    fn eligible(&self) -> Result<Result<Vec<usize>, Option<Nearest>>, Error> {
         let metric = self.bounds.cost_metric();
         let mut least = f64::INFINITY;
         let eligible = self.plans.iter().enumerate().filter(|(_, plan)| {
@@ -258,14 +343,7 @@ impl Searching<'_> {
             let smallest = self.plans.iter().rev().find(|plan| !plan.chosen.is_empty());
             return Ok(Err(smallest.map(|plan| Nearest { cost: plan.cost, judged: None, timing: None })));
         }
-        let eligible = match self.fast_enough(eligible)? {
-            Ok(eligible) => eligible,
-            Err(nearest) => return Ok(Err(Some(nearest))),
-        };
-        match self.bounds.drop {
-            Some(most) => self.within_drop(&eligible, most),
-            None => self.first_of(&eligible),
-        }
+        Ok(self.fast_enough(eligible)?.map_err(Some))
     }
 
     /// The plans from the first on that is measured to be fast enough. Times do not depend on weights, so nothing is fitted or
@@ -319,7 +397,7 @@ impl Searching<'_> {
         let (mut kept, mut high) = (0, eligible.len());
         let mut next = first_guess(&self.plans, eligible, most, self.problem.training.is_some());
         for number in 1.. {
-            let made = self.attempt(number, eligible[next])?;
+            let made = self.attempt(number, self.most_attempts(number), eligible[next])?;
             if !within_bound(&made.judged, most) {
                 high = next;
                 if nearest.as_ref().is_none_or(|n| points(&made.judged) < points(&n.judged)) {
@@ -345,7 +423,7 @@ impl Searching<'_> {
     fn first_of(&mut self, eligible: &[usize]) -> Result<Result<Attempt, Option<Nearest>>, Error> {
         let mut nearest = None;
         for (number, &index) in (1..).zip(eligible) {
-            let made = self.attempt(number, index)?;
+            let made = self.attempt(number, self.most_attempts(number), index)?;
             if self.bounds.time_excess(&made.timing) <= 1.0 {
                 return Ok(Ok(made));
             }
@@ -365,11 +443,15 @@ impl Searching<'_> {
         }
     }
 
-    /// Builds, trains, judges and times a plan; what is stored of it is not done again.
-    fn attempt(&mut self, number: usize, index: usize) -> Result<Attempt, Error> {
+    /// How many plans are built at most, as far as is known at number `number`.
+    fn most_attempts(&self, number: usize) -> usize {
+        self.problem.attempts.unwrap_or(ATTEMPTS.max(number))
+    }
+
+    /// Builds, trains, judges and times a plan, the one of number `number` of at most `of`; what is stored of it is not done again.
+    fn attempt(&mut self, number: usize, of: usize, index: usize) -> Result<Attempt, Error> {
         let plan = &self.plans[index];
-        let most = self.problem.attempts.unwrap_or(ATTEMPTS.max(number));
-        self.progress.attempt(number, most, plan.chosen.len());
+        self.progress.attempt(number, of, plan.chosen.len());
         let tuning = self.problem.training.as_ref().map(|(_, tuning)| tuning);
         let id = attempt_id(self.problem.scan, plan, tuning);
         let stored = self.problem.store.as_ref().map(|store| store.attempt(&id)).transpose()?.flatten();
@@ -475,4 +557,21 @@ pub fn replaced(scan: &Scan, plan: &Plan) -> Vec<Replaced> {
         }
     };
     plan.chosen.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn places_are_evenly_spaced_by_cost() {
+        let costs = [10.0, 9.9, 9.8, 9.0, 6.1, 5.9, 4.0, 2.2, 2.0, 1.9];
+        assert_eq!(spread(&costs, 3), [0, 5, 9]);
+        assert_eq!(spread(&costs, 4), [0, 3, 6, 9]);
+        // No place twice, and none left over, where costs crowd together.
+        assert_eq!(spread(&[10.0, 1.2, 1.1, 1.0], 3), [0, 1, 3]);
+        assert_eq!(spread(&[10.0, 9.9, 9.8, 1.0], 3), [0, 2, 3]);
+        assert_eq!(spread(&costs, 20).len(), costs.len());
+        assert_eq!(spread(&[], 3), [0; 0]);
+    }
 }

@@ -23,7 +23,7 @@ use crate::data::RunData;
 use crate::format::printable;
 pub(crate) use filters::contact_sheet;
 pub use metric::metric;
-pub use prescription::prescription;
+pub use prescription::{front, prescription};
 pub use scan::scan;
 
 const D3: &str = include_str!("../../assets/d3.min.js");

@@ -1,11 +1,12 @@
-//! The page of a prescription: predicted and measured figures, and the Pareto front of plans.
+//! The pages of a prescription and of a front: predicted and measured figures, and the Pareto front of plans.
 
 use maud::{Markup, html};
-use nettriage_records::prescription::{FrontPoint, Prescription};
+use nettriage_records::prescription::{Front, FrontPoint, Prescription};
+use nettriage_records::scan::Measure;
 
 use super::{Td, common_script, document, table};
 use crate::format::{number, short};
-use crate::prescription::{rows, verdict};
+use crate::prescription::{front_rows, rows, verdict};
 use crate::scan::kept_and_lost;
 
 /// Width and height of the plot in pixels.
@@ -23,20 +24,6 @@ pub fn prescription(prescription: &Prescription) -> String {
         let [first, last] = &replaced.layers;
         vec![Td::from(&replaced.range), Td::from(format!("{first}, {last}")), Td::from(&replaced.substitute)]
     });
-    let front = prescription.front.iter().map(|plan| {
-        let replaced: Vec<String> = plan.replaced.iter().map(|r| format!("{} {}", r.range, r.substitute)).collect();
-        vec![
-            Td::number(plan.drop, number(plan.drop, 2)),
-            Td::optional(plan.tried, |drop| number(drop, 2)),
-            Td::number(plan.milliseconds, number(plan.milliseconds, 3)),
-            Td::number(plan.cost.macs as f64, short(plan.cost.macs as f64)),
-            Td::number(plan.cost.parameters as f64, short(plan.cost.parameters as f64)),
-            Td::from(replaced.join(", ")),
-        ]
-    });
-    let [_, lost] = kept_and_lost(prescription.measure);
-    let [predicted, measured] = ["predicted", "measured"].map(|word| format!("{word} {lost}"));
-    let front_header = [predicted.as_str(), measured.as_str(), "ms", "MACs", "parameters", "ranges"];
     let body = html! {
         section #answer {
             p.eyebrow { b { (prescription.network) } ", " (prescription.data) }
@@ -57,17 +44,125 @@ pub fn prescription(prescription: &Prescription) -> String {
                 "The Pareto front of predicted drop and predicted cost, added up from the scan, before refitting and training. Squares: \
                  plans that were built and measured. Line: no plan is both faster and more accurate."
             }
-            figure.front { div.scroll { (plot(prescription)) } }
-            (table("plain left", &front_header, front.collect()))
+            figure.front { div.scroll { (plot(&prescription.front, prescription.measure)) } }
+            (plans(&prescription.front, prescription.measure))
         }
     };
     let links = [("answer", "Answer"), ("replaced", "Replaced layers"), ("front", "Other budgets")];
     document(&format!("{}: compressed", prescription.network), "nettriage prescribe", &links, &body, &common_script())
 }
 
-fn plot(prescription: &Prescription) -> Markup {
+/// The networks of a front as one HTML document.
+pub fn front(front: &Front) -> String {
+    let figures = front_rows(front);
+    let header: Vec<&str> = figures[0].iter().map(String::as_str).collect();
+    let cells = |row: &Vec<String>| row.iter().map(Td::from).collect::<Vec<Td>>();
+    let count = front.networks.len();
+    let Some(first) = front.networks.first().map(|network| &network.prescription) else {
+        return document("no networks", "nettriage prescribe", &[], &html! { p { "No networks." } }, &common_script());
+    };
+    let body = html! {
+        section #answer {
+            p.eyebrow { b { (first.network) } ", " (first.data) }
+            h1 { (first.budget) ": " (count) " networks" }
+            figure.front { div.scroll { (measured(front)) } }
+            p {
+                "Time and loss as measured" @if first.test.is_some() { " on the test set" } ", with 95% intervals over images; the time is a \
+                 share of the original network's. Line: no other network is both faster and more accurate."
+            }
+            (table("plain left", &header, figures[1..].iter().map(cells).collect()))
+            @if (0..count).any(|network| front.is_dominated(network)) {
+                p { "* another of these networks loses no more and takes no more time." }
+            }
+            p {
+                "Training after surgery: " (first.training) ". Evaluated on " (first.judged_from) ". Judged by "
+                (first.measure.describe()) ". Timed by " (first.timed_by) "."
+            }
+        }
+        section #front {
+            h2 { "Predicted" }
+            p {
+                "The Pareto front of predicted drop and predicted cost, added up from the scan, before refitting and training. Squares: \
+                 plans that were built and measured. Line: no plan is both faster and more accurate."
+            }
+            figure.front { div.scroll { (plot(&front.plans, first.measure)) } }
+            (plans(&front.plans, first.measure))
+        }
+    };
+    let links = [("answer", "Networks"), ("front", "Predicted")];
+    document(&format!("{}: smaller networks", first.network), "nettriage prescribe", &links, &body, &common_script())
+}
+
+/// The measured networks of a front: share of the original's time, and loss with its interval.
+fn measured(front: &Front) -> Markup {
     let [width, height] = SIZE;
-    let points: Vec<&FrontPoint> = prescription.front.iter().filter(|plan| plan.drop <= LARGEST).collect();
+    let measure = front.networks.first().map_or(Measure::Accuracy, |network| network.prescription.measure);
+    // Loss, its interval, and share of the time; the original network is the last.
+    let mut points: Vec<([f64; 3], f64)> = Vec::new();
+    for network in &front.networks {
+        let figures = network.prescription.final_figures();
+        let loss = figures.loss().unwrap_or(0.0);
+        points.push((figures.drop.unwrap_or([loss; 3]), network.prescription.time_ratio[0]));
+    }
+    points.push(([0.0; 3], 1.0));
+    let slowest = points.iter().map(|(_, time)| *time).fold(1.0, f64::max);
+    let largest = points.iter().map(|([_, _, high], _)| *high).fold(1.0, f64::max);
+    let lowest = points.iter().map(|([_, low, _], _)| *low).fold(0.0, f64::min);
+    let x = |time: f64| 60.0 + (width - 80.0) * time / slowest;
+    let y = |loss: f64| 20.0 + (height - 70.0) * (loss - lowest) / (largest - lowest);
+    let px = |pixels: f64| format!("{pixels:.1}");
+    let mut line: Vec<(f64, f64)> = (0..front.networks.len())
+        .filter(|&network| !front.is_dominated(network))
+        .map(|network| (points[network].1, points[network].0[0]))
+        .chain([(1.0, 0.0)])
+        .collect();
+    line.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let line: Vec<String> = line.iter().map(|&(time, loss)| format!("{:.1} {:.1}", x(time), y(loss))).collect();
+    html! {
+        svg viewBox={ "0 0 " (width) " " (height) } role="img" aria-label="Measured loss against time" {
+            @for loss in ticks(largest) {
+                line x1="60" x2=(width - 20.0) y1=(px(y(loss))) y2=(px(y(loss))) {}
+                text x="52" y=(px(y(loss) + 4.0)) text-anchor="end" { (tick_label(loss)) }
+            }
+            @for time in ticks(slowest) {
+                text x=(px(x(time))) y=(height - 30.0) text-anchor="middle" { (tick_label(100.0 * time)) "%" }
+            }
+            path d={ "M" (line.join("L")) } {}
+            @for (number, ([loss, low, high], time)) in points.iter().enumerate() {
+                @let name = if number < front.networks.len() { format!("network {}", number + 1) } else { "as it is".to_owned() };
+                path d={ "M" (px(x(*time))) " " (px(y(*low))) "V" (px(y(*high))) } {}
+                rect x=(px(x(*time) - 4.5)) y=(px(y(*loss) - 4.5)) width="9" height="9" {
+                    title { (name) ": " (crate::format::number(*loss, 2)) " " (measure.unit()) ", " (crate::format::percent(*time)) " of the time" }
+                }
+                text x=(px(x(*time) + 8.0)) y=(px(y(*loss) - 8.0)) { @if number < front.networks.len() { (number + 1) } }
+            }
+            text x=(width / 2.0) y=(height - 8.0) text-anchor="middle" { "share of the original's time, and " (measure.loss()) " in " (measure.unit()) " (down)" }
+        }
+    }
+}
+
+/// The table of a front of plans.
+fn plans(front: &[FrontPoint], measure: Measure) -> Markup {
+    let rows = front.iter().map(|plan| {
+        let replaced: Vec<String> = plan.replaced.iter().map(|r| format!("{} {}", r.range, r.substitute)).collect();
+        vec![
+            Td::number(plan.drop, number(plan.drop, 2)),
+            Td::optional(plan.tried, |drop| number(drop, 2)),
+            Td::number(plan.milliseconds, number(plan.milliseconds, 3)),
+            Td::number(plan.cost.macs as f64, short(plan.cost.macs as f64)),
+            Td::number(plan.cost.parameters as f64, short(plan.cost.parameters as f64)),
+            Td::from(replaced.join(", ")),
+        ]
+    });
+    let [_, lost] = kept_and_lost(measure);
+    let [predicted, measured] = ["predicted", "measured"].map(|word| format!("{word} {lost}"));
+    let header = [predicted.as_str(), measured.as_str(), "ms", "MACs", "parameters", "ranges"];
+    table("plain left", &header, rows.collect())
+}
+
+fn plot(front: &[FrontPoint], measure: Measure) -> Markup {
+    let [width, height] = SIZE;
+    let points: Vec<&FrontPoint> = front.iter().filter(|plan| plan.drop <= LARGEST).collect();
     let slowest = points.iter().map(|plan| plan.milliseconds).fold(0.0, f64::max).max(1e-9);
     let largest = points.iter().map(|plan| plan.drop.max(plan.tried.unwrap_or(0.0))).fold(1.0, f64::max);
     let x = |ms: f64| 60.0 + (width - 80.0) * ms / slowest;
@@ -87,15 +182,15 @@ fn plot(prescription: &Prescription) -> Markup {
             path d={ "M" (line.join("L")) } {}
             @for plan in &points {
                 circle cx=(px(x(plan.milliseconds))) cy=(px(y(plan.drop))) r="3" {
-                    title { (number(plan.drop, 2)) " " (prescription.measure.unit()) ", " (number(plan.milliseconds, 3)) " ms" }
+                    title { (number(plan.drop, 2)) " " (measure.unit()) ", " (number(plan.milliseconds, 3)) " ms" }
                 }
                 @if let Some(tried) = plan.tried {
                     rect x=(px(x(plan.milliseconds) - 4.5)) y=(px(y(tried) - 4.5)) width="9" height="9" {
-                        title { "measured: " (number(tried, 2)) " " (prescription.measure.unit()) }
+                        title { "measured: " (number(tried, 2)) " " (measure.unit()) }
                     }
                 }
             }
-            text x=(width / 2.0) y=(height - 8.0) text-anchor="middle" { "milliseconds per pass, and " (prescription.measure.loss()) " in " (prescription.measure.unit()) " (down)" }
+            text x=(width / 2.0) y=(height - 8.0) text-anchor="middle" { "milliseconds per pass, and " (measure.loss()) " in " (measure.unit()) " (down)" }
         }
     }
 }
