@@ -34,7 +34,8 @@ impl OnnxRuntime {
     /// # Errors
     /// There is no such Python, or it has no onnxruntime.
     pub fn find() -> Result<OnnxRuntime, Error> {
-        let python = std::env::var_os("NETTRIAGE_PYTHON").unwrap_or_else(|| "python3".into());
+        let python =
+            std::env::var_os("NETTRIAGE_PYTHON").filter(|path| !path.is_empty()).unwrap_or_else(|| "python3".into());
         let mut found = OnnxRuntime { python, version: String::new() };
         let folder = tempfile::tempdir().map_err(|error| found.problem(&error.to_string()))?;
         found.version = found.run(folder.path(), &[])?.version.unwrap_or_default();

@@ -26,7 +26,9 @@ impl Installation {
     /// # Errors
     /// No such installation, or one that is too old.
     pub fn find(folder: Option<&Path>) -> Result<Installation, Error> {
-        let named = folder.map(Path::to_path_buf).or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from));
+        let named = folder
+            .map(Path::to_path_buf)
+            .or_else(|| std::env::var_os(VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from));
         match named {
             Some(folder) => Installation::at(&folder),
             None => Installation::at(&ask_python()?),
