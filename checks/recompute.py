@@ -4,7 +4,7 @@
     pip install torch numpy safetensors
     python checks/recompute.py RUN [--data DIR | --arrays DIR] [--limit N]
 
-RUN is the folder of a run whose study has `keep = "network"`. Every child is rebuilt from the graph in its safetensors file and run by
+RUN is the folder of a run whose study has `keep = "network"`, or `keep_sample = N` for a sample of its trials. Every child that is kept is rebuilt from the graph in its safetensors file and run by
 PyTorch on the test images. The same images must be classified correctly (unless the two largest logits are within 1e-4), and the loss
 must agree to four digits. For a folder of images, --arrays names what `nettriage data show FOLDER --arrays DIR` has written: the
 decoders of JPEG differ in the last bit. On the validation images that the run stores, the linear CKA of child and parent must agree at every tensor
@@ -230,7 +230,7 @@ def main():
     images, labels = (images - mean) / std, torch.tensor(labels[:data["test"]].astype(np.int64))
     children = sorted((folder / "weights").glob("child-*.safetensors"))[:a.limit]
     if not children:
-        sys.exit(f"{folder}: no weights of children; set keep = 'network' under [children] and run the study again")
+        sys.exit(f"{folder}: no weights of children; set keep = 'network', or keep_sample, under [children] and run the study again")
     kept = json.loads((folder / "pictures.json").read_text())["payload"]
     shape = kept["shape"]
     validation = np.frombuffer(base64.b64decode(kept["validation"]), np.uint8).reshape(-1, *shape).transpose(0, 3, 1, 2)

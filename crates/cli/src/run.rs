@@ -396,6 +396,13 @@ fn dry_run(args: &args::Run, context: &StudyContext, plan: &Plan) -> Result<(), 
             pending.len()
         )?;
         writeln!(out, "estimate, from a short measurement: {}{halving}", in_words(&expected))?;
+        for test in &plan.range_tests {
+            let found = begun.as_ref().map(|run| run.range_test(&test.id)).transpose()?.flatten();
+            let rate = found.map_or("found by a range test before they train".to_owned(), |test| {
+                format!("{}, by the run's range test", test.rate)
+            });
+            writeln!(out, "rate = \"auto\" for {}: {rate}", test.of)?;
+        }
     }
     out.flush()?;
     Ok(())

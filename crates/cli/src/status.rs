@@ -80,6 +80,9 @@ fn table(run: &Run, status: &Status) -> String {
     if status.checkpoints > 0 {
         row("saved", format!("{} trainings in progress have a checkpoint", status.checkpoints));
     }
+    for (of, rate) in &status.rates {
+        row("rate", format!("{rate} for {of}, by a range test"));
+    }
     row("seconds", format!("{:.1} on trials so far", status.trials_seconds));
     let left = left(status);
     if !left.is_empty() {

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -238,4 +239,32 @@ fn notes_of_worker_processes_reach_the_user_once() {
     succeeded(&output);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(said.matches("activations cannot be stored").count(), 1, "{said}");
+}
+
+#[test]
+fn a_sample_of_trials_keeps_its_networks() {
+    let whole = Place::new(STUDY);
+    let all = whole.complete("run", &[]);
+    let sampled = Place::new(&STUDY.replace("keep = \"network\"", "keep = \"nothing\"\nkeep_sample = 7"));
+    let sample = sampled.complete("run", &[]);
+    assert_same(&sample, &sampled.complete("other", &["--on", "processes"]));
+    let networks = |found: &BTreeMap<String, String>| -> BTreeMap<String, String> {
+        found
+            .iter()
+            .filter(|(name, _)| name.starts_with("weights/child-"))
+            .map(|(a, b)| (a.clone(), b.clone()))
+            .collect()
+    };
+    let kept = networks(&sample);
+    // A trial that diverged would have none; here none does.
+    assert_eq!(kept.len(), 7);
+    assert!(networks(&all).len() > 100 && kept.iter().all(|(name, bytes)| all[name] == *bytes));
+    // Not the first ones of the plan, and the same records under the same ids.
+    let run = Run::open(&sampled.path("run")).unwrap();
+    let first: Vec<String> =
+        run.plan().trials[..7].iter().map(|t| format!("weights/child-{}.safetensors", t.id)).collect();
+    assert!(!first.iter().all(|name| kept.contains_key(name)));
+    for (name, digest) in sample.iter().filter(|(name, _)| !name.starts_with("weights/")) {
+        assert_eq!(all[name], *digest, "{name}");
+    }
 }

@@ -110,7 +110,7 @@ pub fn fill(
         let image = images.read(example.image as usize, &mut buffer);
         if *example == Example::plain(example.image) {
             normalise(image, &tables, false, out);
-        } else if example.variation != 0 {
+        } else if example.variation != 0 && augmentation.varies() {
             Variation::of(example.variation, augmentation, shape).write(image, shape, example, normalization, out);
         } else {
             augment(image, shape, example, &tables, out);

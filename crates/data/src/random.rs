@@ -7,6 +7,9 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+/// Most attempts to draw a number that is accepted.
+const ATTEMPTS: usize = 100;
+
 /// A random number generator for one purpose and one seed. Different purposes give independent streams.
 pub(crate) struct SeededRng(ChaCha8Rng);
 
@@ -27,6 +30,19 @@ impl SeededRng {
     /// A number in [0, 1) of 24 random bits.
     pub(crate) fn unit(&mut self) -> f32 {
         self.below(1 << 24) as f32 / (1 << 24) as f32
+    }
+
+    /// A number of the distribution Beta(`shape`, `shape`), for a shape above 0 to 1 (Jöhnk, Metrika 8, 1964).
+    pub(crate) fn beta(&mut self, shape: f32) -> f32 {
+        // Nearly every draw is accepted for a small shape, half of them for 1.
+        for _ in 0..ATTEMPTS {
+            let [one, other] = [(); 2].map(|()| f64::from(self.unit()).powf(1.0 / f64::from(shape)));
+            let sum = one + other;
+            if sum > 0.0 && sum <= 1.0 {
+                return (one / sum) as f32;
+            }
+        }
+        1.0
     }
 
     /// The Fisher-Yates shuffle (Durstenfeld, CACM 7(7), 1964, algorithm 235).

@@ -27,6 +27,10 @@ pub struct Augmentation {
     /// it may lie outside the image.
     #[serde(default, skip_serializing_if = "is_none")]
     pub cutout: usize,
+    /// Mixup (Zhang et al., arXiv:1710.09412): every example is w times its image and 1 - w times that of the example before it, and
+    /// so are their labels; w is drawn from Beta(`mixup`, `mixup`) for each, 0 to 1. 0 mixes nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub mixup: f32,
 }
 
 fn is_zero(value: &f32) -> bool {
@@ -62,6 +66,10 @@ impl Augmentation {
             let jitter = self.jitter;
             return Err(Error::Setting(format!("augmentation jitter = {jitter}: choose 0 to 1")));
         }
+        if !(0.0..=1.0).contains(&self.mixup) {
+            let mixup = self.mixup;
+            return Err(Error::Setting(format!("augmentation mixup = {mixup}: choose 0 to 1")));
+        }
         let (cutout, side) = (self.cutout, shape.height.max(shape.width));
         if cutout > side {
             return Err(Error::Setting(format!(
@@ -71,8 +79,13 @@ impl Augmentation {
         Ok(())
     }
 
-    /// Whether an example has a [`Example::variation`].
-    fn varies(&self) -> bool {
+    /// The share of its own image and label in a mixed example, 0 to 1; none without mixup.
+    pub fn own_share(&self, example: &Example) -> Option<f32> {
+        (self.mixup > 0.0).then(|| SeededRng::new(u64::from(example.variation), "mixup").beta(self.mixup))
+    }
+
+    /// Whether images are cropped and resized, recoloured or partly cut out.
+    pub(crate) fn varies(&self) -> bool {
         self.crop.is_some() || self.jitter > 0.0 || self.cutout > 0
     }
 }
@@ -88,7 +101,7 @@ pub struct Example {
     pub dx: i8,
     /// Whether the crop is flipped left to right.
     pub flip: bool,
-    /// Determines the resized crop, the colours and the cutout; 0 if the augmentation has none of them.
+    /// Determines the resized crop, the colours, the cutout and the share in a mixture; 0 if the augmentation has none of them.
     pub variation: u32,
 }
 
@@ -129,7 +142,7 @@ impl Stream {
                 let dy = shifts.below(2 * pad + 1) as i32 - pad as i32;
                 let dx = shifts.below(2 * pad + 1) as i32 - pad as i32;
                 let flip = shifts.below(2) == 1 && augmentation.flip;
-                let variation = match augmentation.varies() {
+                let variation = match augmentation.varies() || augmentation.mixup > 0.0 {
                     true => photographic.below(u32::MAX as usize) as u32 + 1,
                     false => 0,
                 };

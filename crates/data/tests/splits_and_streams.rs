@@ -24,6 +24,27 @@ fn bytes(values: &[f32]) -> Vec<i32> {
     values.iter().map(|value| (value * 255.0).round() as i32).collect()
 }
 
+/// Shares in mixtures have the moments of a Beta distribution: mean 1/2, variance 1 / (4 (2 shape + 1)).
+#[test]
+fn shares_in_mixtures_are_of_a_beta_distribution() {
+    let train: Vec<u32> = (0..100).collect();
+    let stream = |augmentation: &Augmentation| Stream::new(&train, 4000, augmentation, 5).examples;
+    for shape in [0.2f32, 1.0] {
+        let augmentation = Augmentation { pad: 2, mixup: shape, ..Augmentation::default() };
+        let examples = stream(&augmentation);
+        let shares: Vec<f64> = examples.iter().map(|e| f64::from(augmentation.own_share(e).unwrap())).collect();
+        let mean = shares.iter().sum::<f64>() / 4000.0;
+        let variance = shares.iter().map(|share| (share - mean).powi(2)).sum::<f64>() / 4000.0;
+        let expected = 1.0 / (4.0 * (2.0 * f64::from(shape) + 1.0));
+        // Five standard errors.
+        assert!((mean - 0.5).abs() < 5.0 * (expected / 4000.0).sqrt(), "{shape}: {mean}");
+        assert!((variance / expected - 1.0).abs() < 0.1, "{shape}: {variance}, not {expected}");
+        // Shifts and order are those without it.
+        let plain = stream(&augmentation_of(2, false));
+        assert!(examples.iter().zip(&plain).all(|(a, b)| (a.image, a.dy, a.dx) == (b.image, b.dy, b.dx)));
+    }
+}
+
 fn augmentation_of(pad: usize, flip: bool) -> Augmentation {
     Augmentation { pad, flip, ..Augmentation::default() }
 }

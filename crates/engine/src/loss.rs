@@ -62,6 +62,42 @@ pub fn smoothed_cross_entropy(logits: &[f32], labels: &[u16], classes: usize, sm
     (1.0 - smoothing) * plain + smoothing * uniform * scale
 }
 
+/// Turns a loss of labels into that of mixed labels, w times the first and 1 - w times another (mixup; Zhang et al., arXiv:1710.09412):
+/// returns what is added to the loss, and adds its gradient to `grad`.
+///
+/// Cross-entropy is linear in the label's distribution, so w CE(logits, label) + (1 - w) CE(logits, other) is CE(logits, label) +
+/// (1 - w) (logits[label] - logits[other]). `part` is the factor of the labels' cross-entropy in the loss. `logits` and `grad` are
+/// (N, C) with C = `classes`; `labels`, `others` and the shares `own` = w of the first labels are (N).
+///
+/// # Panics
+/// If the lengths do not match or a label is not less than `classes`.
+pub fn mix_labels(
+    logits: &[f32],
+    labels: &[u16],
+    others: &[u16],
+    own: &[f32],
+    classes: usize,
+    part: f64,
+    grad: &mut [f32],
+) -> f64 {
+    assert_eq!(logits.len(), labels.len() * classes, "logits of {} images with {classes} classes", labels.len());
+    assert!(others.len() == labels.len() && own.len() == labels.len(), "labels, others and shares");
+    assert_eq!(grad.len(), logits.len(), "gradient and logits");
+    let scale = part / labels.len().max(1) as f64;
+    let mut added = 0.0;
+    let pairs = labels.iter().zip(others).zip(own);
+    for ((row, grad), ((&label, &other), &own)) in
+        logits.chunks_exact(classes).zip(grad.chunks_exact_mut(classes)).zip(pairs)
+    {
+        let moved = scale * (1.0 - f64::from(own));
+        let (label, other) = (usize::from(label), usize::from(other));
+        added += moved * (f64::from(row[label]) - f64::from(row[other]));
+        grad[label] += moved as f32;
+        grad[other] -= moved as f32;
+    }
+    added
+}
+
 /// Knowledge distillation (Hinton, Vinyals and Dean, arXiv:1503.02531, section 2), averaged over the batch:
 /// (1 - `alpha`) CE(logits, labels) + `alpha` T^2 KL(softmax(teacher / T) || softmax(logits / T)), T = `temperature`.
 /// The gradient of the second term with respect to a logit is `alpha` T (q - p), their equation 2 times T^2.
@@ -210,6 +246,39 @@ mod tests {
             for (g, d) in grad.iter().zip(&differences) {
                 assert!((f64::from(*g) - 2.0 * d / length as f64).abs() < 1e-6 / length as f64, "{length}");
             }
+        }
+    }
+
+    #[test]
+    fn mixed_labels_have_the_loss_of_both() {
+        let (classes, images) = (4, 5);
+        let logits: Vec<f32> = (0..20).map(|i| ((i * 37 % 23) as f32 - 11.0) / 5.0).collect();
+        let teacher: Vec<f32> = (0..20).map(|i| ((i * 17 % 19) as f32 - 9.0) / 4.0).collect();
+        let (labels, others) = ([0u16, 3, 1, 2, 2], [1u16, 3, 0, 0, 3]);
+        let own = [1.0f32, 0.3, 0.5, 0.0, 0.9];
+        type Loss<'a> = &'a dyn Fn(&[f32], &[f32], &[u16], &mut [f32]) -> f64;
+        let smoothed: Loss<'_> = &|x, _, y, grad| smoothed_cross_entropy(x, y, 4, 0.1, grad);
+        let distilled: Loss<'_> = &|x, t, y, grad| distillation(x, t, y, 4, 3.0, 0.6, grad);
+        for (loss, part) in [(smoothed, 0.9), (distilled, 0.4)] {
+            let mut grad = vec![0.0; 20];
+            let found = loss(&logits, &teacher, &labels, &mut grad)
+                + mix_labels(&logits, &labels, &others, &own, classes, part, &mut grad);
+            // Image by image, the two losses and gradients by their shares.
+            let mut expected = 0.0;
+            for image in 0..images {
+                let rows = image * classes..(image + 1) * classes;
+                let mut sum = vec![0.0; classes];
+                for (label, share) in [(labels[image], own[image]), (others[image], 1.0 - own[image])] {
+                    let mut one = vec![0.0; classes];
+                    let value = loss(&logits[rows.clone()], &teacher[rows.clone()], &[label], &mut one);
+                    expected += f64::from(share) * value / images as f64;
+                    sum.iter_mut().zip(&one).for_each(|(sum, one)| *sum += share * one / images as f32);
+                }
+                for (found, expected) in grad[rows].iter().zip(&sum) {
+                    assert!((found - expected).abs() < 1e-6, "image {image}: {found}, not {expected}");
+                }
+            }
+            assert!((found - expected).abs() < 1e-6, "{found}, not {expected}");
         }
     }
 

@@ -147,7 +147,7 @@ impl<'a> Triage<'a> {
 
     /// Largest learning rate.
     pub fn rate(mut self, rate: f32) -> Self {
-        self.study.children.rate = rate;
+        self.study.children.rate = rate.into();
         self
     }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::plan::{Plan, VERSION};
-use crate::record::{Clock, Outcome, ParentRecord, Record};
+use crate::record::{Clock, Outcome, ParentRecord, RangeTest, Record};
 use crate::sample_images::SampleImages;
 use crate::{Error, id};
 
@@ -90,6 +90,21 @@ impl Payload for ParentRecord {
     }
     fn without_timings(&self) -> ParentRecord {
         ParentRecord { clock: Clock::default(), ..self.clone() }
+    }
+}
+
+impl Payload for RangeTest {
+    fn id(&self) -> &str {
+        &self.id
+    }
+    fn state(&self) -> State {
+        State::Done
+    }
+    fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+    fn without_timings(&self) -> RangeTest {
+        RangeTest { clock: Clock::default(), ..self.clone() }
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::run::RATES;
 use crate::{Error, checkpoint, id};
 
 /// Writes a file atomically: a reader, and a crash, sees its old content or its new content.
@@ -80,7 +81,7 @@ pub(crate) fn is_temporary(part: &str, name: &str) -> bool {
     match part {
         "" => ["plan.json", "pictures.json", "attempts.json", "halving.json", "sessions.jsonl", "report.html"]
             .contains(&target),
-        "trials" | "parents" => target.strip_suffix(".json").is_some_and(id::is_content_id),
+        "trials" | "parents" | RATES => target.strip_suffix(".json").is_some_and(id::is_content_id),
         "weights" => weights_id(target).is_some(),
         checkpoint::FOLDER => checkpoint::id_in(target).is_some(),
         _ => false,

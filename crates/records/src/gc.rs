@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use crate::id::is_content_id;
+use crate::run::RATES;
 use crate::{Error, Run, checkpoint, files};
 
 /// A file that can be removed.
@@ -25,11 +26,11 @@ impl Run {
     /// link. Valid records and weights of trials in the plan are never listed.
     pub fn garbage(&self) -> Result<Vec<Garbage>, Error> {
         let plan = self.plan();
-        let known: HashSet<&str> =
-            plan.trials.iter().map(|t| t.id.as_str()).chain(plan.parents.iter().map(|p| p.id.as_str())).collect();
+        let known = plan.trials.iter().map(|t| t.id.as_str()).chain(plan.parents.iter().map(|p| p.id.as_str()));
+        let known: HashSet<&str> = known.chain(plan.range_tests.iter().map(|t| t.id.as_str())).collect();
         let open = self.open_checkpoints()?;
         let mut found = Vec::new();
-        for part in ["", "trials", "parents", "weights", checkpoint::FOLDER, "running", "logs"] {
+        for part in ["", "trials", "parents", RATES, "weights", checkpoint::FOLDER, "running", "logs"] {
             for (path, metadata) in files::list(self.folder(), part)? {
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 if let Some(why) = why(part, &name, files::is_old(&metadata), &Known { planned: &known, open: &open })
@@ -59,7 +60,7 @@ fn why(part: &str, name: &str, old: bool, known: &Known<'_>) -> Option<&'static 
     }
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match part {
-        "trials" | "parents" => {
+        "trials" | "parents" | RATES => {
             let (id, state) = name.split_once(".json").filter(|(id, _)| is_content_id(id))?;
             match state {
                 "" => (!known.planned.contains(id)).then_some("record of a trial that is not in the plan"),

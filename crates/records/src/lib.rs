@@ -17,6 +17,7 @@
 //! plan.json               the plan, written once
 //! trials/<id>.json        one record per trial
 //! parents/<id>.json       one record per parent
+//! rates/<id>.json         one record per learning-rate range test
 //! weights/{parent,child,substitute}-<id>.safetensors
 //! checkpoints/<id>.bin    the state of an interrupted training
 //! running/<id>            markers of running trials, locked by their processes

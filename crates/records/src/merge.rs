@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::envelope::{self, Header, State};
-use crate::run::{difference, first_difference};
+use crate::run::{RATES, difference, first_difference};
 use crate::{Error, Run, files, status};
 
 /// The outcome of a merge.
@@ -45,12 +45,15 @@ pub fn merge(from: &[Run], out: &Path) -> Result<(Run, Merged), Error> {
     for (id, from) in &parents {
         same_weights(&sources, from, &format!("parent-{id}.safetensors"))?;
     }
+    let tests = first.plan().range_tests.iter().map(|test| test.id.as_str());
+    // Without a range test there is no folder for them.
+    let rates = if tests.len() == 0 { Vec::new() } else { choose(&sources, RATES, tests)? };
     let trials = choose(&sources, "trials", first.plan().trials.iter().map(|t| t.id.as_str()))?;
 
     let run = Run::create(out, first.plan())?;
     let _lock = run.lock()?;
     let mut merged = Merged { left: run.plan().trials.len() - trials.len(), ..Merged::default() };
-    for (part, chosen) in [("parents", &parents), ("trials", &trials)] {
+    for (part, chosen) in [(RATES, &rates), ("parents", &parents), ("trials", &trials)] {
         for (id, owners) in chosen {
             let owner = sources[owners[0]];
             for (from, to) in owner.weights_paths(part, id).iter().zip(run.weights_paths(part, id)) {

@@ -35,6 +35,9 @@ pub struct Plan {
     pub schemes: Vec<SchemeSummary>,
     /// The parents, one per parent seed.
     pub parents: Vec<ParentSpec>,
+    /// The range tests that find learning rates; empty where the study gives them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub range_tests: Vec<RangeTestSpec>,
     /// All trials and controls.
     pub trials: Vec<TrialSpec>,
     /// A child counts as recovered if its accuracy is at most this far below its parent's, as a fraction of images.
@@ -157,6 +160,34 @@ pub struct ParentSpec {
     pub id: String,
     /// Seed of its weights and its order of examples; 0 for a network from a file.
     pub seed: u64,
+}
+
+/// A learning-rate range test of the study.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeTestSpec {
+    /// Content id.
+    pub id: String,
+    /// The trainings whose largest rate it finds.
+    pub of: Trainings,
+}
+
+/// The trainings of a study that share one largest learning rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trainings {
+    /// Those of parents.
+    Parents,
+    /// Those of children and controls.
+    Children,
+}
+
+impl std::fmt::Display for Trainings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Trainings::Parents => "parents",
+            Trainings::Children => "children",
+        })
+    }
 }
 
 /// The role of a trial.

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::metric::Measured;
-use crate::plan::{Cost, TrialSpec};
+use crate::plan::{Cost, Trainings, TrialSpec};
 
 /// The result of one trial. Apart from [`Clock`], it is the same in every run of a plan on one machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -296,6 +296,33 @@ impl ParentRecord {
     pub fn may_have_seen_validation(&self) -> bool {
         self.validation_seen.unwrap_or(self.curve.is_empty())
     }
+}
+
+/// The result of a learning-rate range test.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RangeTest {
+    /// Version of the file format.
+    pub version: u32,
+    /// Content id.
+    pub id: String,
+    /// The trainings that it is for.
+    pub of: Trainings,
+    /// The largest rate of these trainings.
+    pub rate: f64,
+    /// How `rate` follows from the curve, in words.
+    pub rule: String,
+    /// The learning rate of every step.
+    pub rates: Vec<f64>,
+    /// The loss before every step.
+    pub losses: Vec<f64>,
+    /// The smoothed losses, from which `rate` is chosen.
+    pub smoothed: Vec<f64>,
+    /// The step with the largest rate at which the smoothed loss has not risen.
+    pub edge: usize,
+    /// The loss of the best constant prediction.
+    pub chance: f64,
+    /// Timings.
+    pub clock: Clock,
 }
 
 /// The current time in seconds since 1970-01-01 00:00 UTC.

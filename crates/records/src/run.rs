@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 
 use crate::envelope::{self, Header, Payload, Unusable};
 use crate::plan::{Plan, VERSION};
-use crate::record::{Outcome, ParentRecord, Record};
+use crate::record::{Outcome, ParentRecord, RangeTest, Record};
 use crate::sample_images::SampleImages;
 use crate::status::{self, Status};
 use crate::{Error, Lock, Running, checkpoint, files, id, lock};
 
 /// The file of sample images; its name is that of earlier versions.
 const SAMPLE_IMAGES: &str = "pictures.json";
+
+/// The folder of records of range tests.
+pub(crate) const RATES: &str = "rates";
 
 /// A run: its folder and its plan.
 #[derive(Debug)]
@@ -40,7 +43,8 @@ impl Run {
                 return Err(Error::OtherPlan { path: folder.into(), difference });
             }
             Err(Error::NoRun { .. }) => {
-                for part in ["trials", "parents", "weights", "running"] {
+                let rates = (!plan.range_tests.is_empty()).then_some(RATES);
+                for part in ["trials", "parents", "weights", "running"].into_iter().chain(rates) {
                     let part = folder.join(part);
                     fs::create_dir_all(&part).map_err(|error| Error::io(&part, error))?;
                 }
@@ -73,11 +77,11 @@ impl Run {
                 return Err(Error::Id { id: trial.id.clone(), problem: "occurs twice" });
             }
         }
-        let mut parents = HashSet::new();
-        for parent in &plan.parents {
-            id::check(&parent.id)?;
-            if !parents.insert(&parent.id) {
-                return Err(Error::Id { id: parent.id.clone(), problem: "occurs twice" });
+        let mut others = HashSet::new();
+        for id in plan.parents.iter().map(|parent| &parent.id).chain(plan.range_tests.iter().map(|test| &test.id)) {
+            id::check(id)?;
+            if !others.insert(id) {
+                return Err(Error::Id { id: id.clone(), problem: "occurs twice" });
             }
         }
         Ok(Run { folder: folder.into(), plan, order, read_only: false })
@@ -104,7 +108,7 @@ impl Run {
     /// [`Error::Locked`] if another live process holds the lock.
     pub fn lock(&self) -> Result<Lock, Error> {
         let lock = lock::acquire(&self.folder)?;
-        for part in ["trials", "parents", "weights", checkpoint::FOLDER] {
+        for part in ["trials", "parents", RATES, "weights", checkpoint::FOLDER] {
             files::remove_old_temporary_files(&self.folder, part);
         }
         status::append_session(&self.folder)?;
@@ -194,6 +198,24 @@ impl Run {
         self.put("parents", record)
     }
 
+    /// The record of a range test, as [`Run::record`].
+    pub fn range_test(&self, id: &str) -> Result<Option<RangeTest>, Error> {
+        self.read(RATES, id)
+    }
+
+    /// All existing records of range tests, in plan order.
+    pub fn range_tests(&self) -> Result<Vec<RangeTest>, Error> {
+        self.plan.range_tests.iter().filter_map(|test| self.range_test(&test.id).transpose()).collect()
+    }
+
+    /// Writes the record of a range test, as [`Run::write`].
+    pub fn write_range_test(&self, record: &RangeTest) -> Result<(), Error> {
+        if !self.plan.range_tests.iter().any(|test| test.id == record.id && test.of == record.of) {
+            return Err(Error::Foreign { id: record.id.clone(), problem: "is not in the plan".to_owned() });
+        }
+        self.put(RATES, record)
+    }
+
     /// The sample images; `None` if there are none, or if the file is damaged.
     pub fn sample_images(&self) -> Result<Option<SampleImages>, Error> {
         let bytes = files::read(&self.folder.join(SAMPLE_IMAGES))?;
@@ -281,6 +303,7 @@ impl Run {
     pub(crate) fn weights_paths(&self, part: &str, id: &str) -> Vec<PathBuf> {
         match part {
             "parents" => vec![self.parent_weights_path(id)],
+            RATES => Vec::new(),
             _ => vec![self.child_weights_path(id), self.substitute_weights_path(id)],
         }
     }
@@ -310,6 +333,7 @@ impl Run {
             parents_done: parents.len(),
             trials_seconds: status::trials_seconds(&status::sessions(&self.folder)?, &parents, &headers),
             checkpoints: self.open_checkpoints()?.len(),
+            rates: self.range_tests()?.into_iter().map(|test| (test.of, test.rate)).collect(),
             runner: lock::runner(&self.folder),
         })
     }
@@ -376,10 +400,11 @@ impl Run {
 
 /// Whether a path is that of a file of the run in `folder`: its plan, a record, weights, a lock. Its page is not.
 pub fn is_file_of(folder: &Path, path: &Path) -> bool {
-    const PARTS: [&str; 13] = [
+    const PARTS: [&str; 14] = [
         "plan.json",
         "trials",
         "parents",
+        RATES,
         "weights",
         "running",
         checkpoint::FOLDER,

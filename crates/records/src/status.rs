@@ -1,10 +1,12 @@
 //! The progress of a run.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::envelope::{Header, State};
+use crate::plan::Trainings;
 use crate::record::unix_time;
 use crate::{Error, files};
 
@@ -40,6 +42,9 @@ pub struct Status {
     /// Trials and parents without a record whose training continues from a checkpoint.
     #[serde(default)]
     pub checkpoints: usize,
+    /// The largest learning rates that range tests have found so far.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rates: BTreeMap<Trainings, f64>,
     /// The id of the process that is running the study, if there is one.
     pub runner: Option<u32>,
 }

@@ -46,6 +46,7 @@ fn status_over_a_hundred_thousand_records_takes_seconds() {
         trials: (0..100_000).map(trial).collect(),
         margin: 0.01,
         metric: None,
+        range_tests: vec![],
     };
     let started = Instant::now();
     let run = Run::create(folder.path(), &plan).unwrap();

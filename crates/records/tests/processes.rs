@@ -44,6 +44,7 @@ fn plan(study: String) -> Plan {
         trials: vec![trial],
         margin: 0.01,
         metric: None,
+        range_tests: vec![],
     }
 }
 

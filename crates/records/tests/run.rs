@@ -46,6 +46,7 @@ fn plan() -> Plan {
             .collect(),
         margin: 0.01,
         metric: None,
+        range_tests: vec![],
     }
 }
 
@@ -434,4 +435,49 @@ fn files_of_a_run_are_known() {
     for name in ["report.html", "mine/plan.json", "../plan.json"] {
         assert!(!nettriage_records::is_file_of(folder.path(), &folder.path().join(name)), "{name}");
     }
+}
+
+#[test]
+fn range_tests_are_stored_checked_and_merged() {
+    let id = "00000000000000ee";
+    let spec = RangeTestSpec { id: id.into(), of: Trainings::Children };
+    let plan = Plan { range_tests: vec![spec], ..plan() };
+    let test = |rate: f64| RangeTest {
+        version: VERSION,
+        id: id.into(),
+        of: Trainings::Children,
+        rate,
+        rule: "a tenth".into(),
+        rates: vec![0.1, 0.2],
+        losses: vec![1.0, 0.1 + 0.2],
+        smoothed: vec![1.0, 0.5],
+        edge: 1,
+        chance: 2.3,
+        clock: Clock::default(),
+    };
+    let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [one, other] = [0, 1].map(|n: usize| Run::create(folders[n].path(), &plan).unwrap());
+    assert_eq!(one.range_test(id).unwrap(), None);
+    one.write_range_test(&test(0.02)).unwrap();
+    assert_eq!(one.range_tests().unwrap(), [test(0.02)]);
+    assert_eq!(one.status().unwrap().rates[&Trainings::Children], 0.02);
+    assert!(one.garbage().unwrap().is_empty());
+    let foreign = RangeTest { of: Trainings::Parents, ..test(0.02) };
+    assert!(one.write_range_test(&foreign).is_err());
+    // Two machines that round differently may find different rates, and their children must not be mixed.
+    other.write_range_test(&test(0.03)).unwrap();
+    let out = folders[2].path();
+    let runs = || [0, 1].map(|n: usize| Run::open(folders[n].path()).unwrap());
+    let error = merge(&runs(), out).unwrap_err().to_string();
+    assert!(error.contains(&format!("rates/{id}.json differs in rate (`0.02` there, `0.03` here)")), "{error}");
+    other.write_range_test(&test(0.02)).unwrap();
+    let (merged, _) = merge(&runs(), out).unwrap();
+    assert_eq!(merged.range_tests().unwrap(), [test(0.02)]);
+    // One that is altered is set aside.
+    let path = folders[0].path().join("rates").join(format!("{id}.json"));
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"rate\":0.02", "\"rate\":0.05")).unwrap();
+    assert_eq!(one.range_test(id).unwrap(), None);
+    let garbage = one.garbage().unwrap();
+    assert_eq!((garbage.len(), garbage[0].why), (1, "truncated or altered"));
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use nettriage_records::plan::{Plan, TrialSpec};
-use nettriage_records::record::{Machine, ParentRecord, Record};
+use nettriage_records::record::{Machine, ParentRecord, RangeTest, Record};
 use nettriage_records::{Error, Run, SampleImages};
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,8 @@ pub struct RunData {
     pub parents: Vec<ParentRecord>,
     /// Trials' records, in the plan's order.
     pub records: Vec<Record>,
+    /// Records of range tests, in the plan's order.
+    pub range_tests: Vec<RangeTest>,
     /// The images that the page shows, if the run's folder holds them.
     pub sample_images: Option<SampleImages>,
     /// How it was made.
@@ -81,6 +83,7 @@ impl RunData {
             plan: run.plan().clone(),
             parents,
             records,
+            range_tests: run.range_tests()?,
             sample_images: run.sample_images()?,
             about: About {
                 folder,

@@ -9,7 +9,7 @@ use nettriage_net::block::Block;
 use nettriage_net::{Graph, Network, Shape, Weights, arch, block, cost};
 use nettriage_records::Run;
 use nettriage_records::plan::BlockSummary;
-use nettriage_train::{Device, check_images, fit_classes, seed, without_softmax};
+use nettriage_train::{Device, check_images, fit_classes, range_test, seed, without_softmax};
 
 use crate::Error;
 use crate::budget::{Budget, ChildBudget};
@@ -210,6 +210,12 @@ impl StudyContext {
         let images = self.study.parent.training.as_ref().map_or(0, |training| training.total(self.train.len()));
         let stream = seed::seed("stream of the parent's images", &[&seed.to_string()]);
         Stream::new(&self.train, images, &self.study.data.augment, stream)
+    }
+
+    /// The images that a learning-rate range test trains on in steps of `batch`, in order, with their augmentation.
+    pub fn range_test_stream(&self, batch: usize) -> Stream {
+        let stream = seed::seed("stream of a range test's images", &[]);
+        Stream::new(&self.train, batch.saturating_mul(range_test::STEPS), &self.study.data.augment, stream)
     }
 
     /// Whether a parent that was read from a file may have been trained on the validation images.

@@ -13,12 +13,13 @@ use nettriage_net::surgery::Substitute;
 use nettriage_records::Plan;
 use nettriage_records::plan::{BlockSummary, Role, TrialSpec};
 use nettriage_train::scheme::{Loss, Scheme, Train};
-use nettriage_train::seed;
+use nettriage_train::{range_test, seed};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::context::StudyContext;
 use crate::jobs::Resources;
+use crate::rate::Rate;
 use crate::study::Reading;
 
 /// Estimated time and memory of a study.
@@ -62,6 +63,12 @@ pub fn estimate(
     let (shared, shared_bytes) = costs.shared(pending);
     let training = context.study.parent.training.as_ref().filter(|_| context.given.is_none());
     let images = training.map_or(0.0, |training| training.total(context.train.len()) as f64);
+    // Range tests are run with the parents.
+    let children = &context.study.children;
+    let of_parents = training.filter(|training| training.rate == Rate::Auto).map(|training| training.batch);
+    let of_children = (children.rate == Rate::Auto).then_some(children.batch);
+    let batches = of_parents.into_iter().chain(of_children).filter(|_| parents > 0);
+    let tests = batches.map(|batch| (batch * range_test::STEPS) as f64 * step.train).sum::<f64>();
     // A parent's training is one after another; threads inside it gain about what whole trials side by side do.
     let parent = images * step.train + (21 * context.validation.len() + context.data.test.len()) as f64 * step.forward;
     let data = context.data.train.pixels.len() + context.data.test.pixels.len();
@@ -72,7 +79,7 @@ pub fn estimate(
     // In one process all share one cache; apart, each works through its share of the trials.
     let trials_bytes = workers as u64 * step.bytes + cache as u64 + costs.least_squares_bytes(pending, workers);
     Ok(Estimate {
-        parents: parents as f64 * parent / workers as f64,
+        parents: (parents as f64 * parent + tests) / workers as f64,
         trials: (single + shared) / workers as f64,
         trial: if pending.is_empty() { 0.0 } else { (single + shared) / pending.len() as f64 },
         bytes: PROGRAM + copies * data as u64 + trials_bytes.max(parents_bytes),

@@ -11,8 +11,9 @@ use nettriage_records::{Halving, Run, content_id};
 use crate::context::StudyContext;
 use crate::halving::{self, HalvingState};
 use crate::jobs::{Progress, Resources, TrialJobs, cache_order, parent_of, train_all};
+use crate::rate::Rate;
 use crate::shared::SharedWork;
-use crate::{Error, parent, trial};
+use crate::{Error, parent, rate, trial};
 
 /// The run's name: the study's and a hash of its plan.
 pub fn folder_name(plan: &nettriage_records::Plan) -> String {
@@ -160,6 +161,13 @@ pub fn recompute(run: &Run, context: &StudyContext, spec: &TrialSpec) -> Result<
     let parent = parent_of(run, spec)?;
     let checkpoints = context.runtime.checkpoints(run, None);
     let parent = parent::prepare(&shared, run, parent, 1, &checkpoints, |_, _, _| ())?;
+    if context.study.children.rate == Rate::Auto {
+        let first = match run.plan().parents.first().filter(|first| first.id != parent.id) {
+            Some(first) => &parent::prepare(&shared, run, first, 1, &checkpoints, |_, _, _| ())?,
+            None => &parent,
+        };
+        rate::of_children(&shared, run, first, 1, &checkpoints)?;
+    }
     let finished = trial::run(&shared, &parent, spec, 1, None)?;
     finished.network.ok_or_else(|| Error::Request(format!("trial {} diverged: it has no network to write", spec.id)))
 }

@@ -18,9 +18,10 @@ use nettriage_train::scheme::{Loss, Scheme, Train};
 use crate::context::StudyContext;
 use crate::estimate::estimate;
 use crate::panics::contained;
+use crate::rate::Rate;
 use crate::shared::{Parent, SharedWork};
 use crate::study::Keep;
-use crate::{Error, parent, sample_images, trial};
+use crate::{Error, parent, rate, sample_images, trial};
 
 /// How a study is run on this machine; nothing here changes a record.
 #[derive(Clone, Copy, Debug)]
@@ -249,8 +250,8 @@ pub struct Worker<'a> {
     notes: Vec<String>,
 }
 
-/// Time between two looks at a parent that another process trains.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Time between two looks at what another process computes: a parent, or a range test.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 impl<'a> Worker<'a> {
     /// A worker with `resources.workers` threads inside each trial; a training stops at `deadline`.
@@ -278,14 +279,31 @@ impl<'a> Worker<'a> {
         let spec = trials.get(index).ok_or_else(|| {
             Error::Request(format!("--index {index}: the plan has {} trials, counted from 0", trials.len()))
         })?;
-        if !self.parents.iter().any(|parent| parent.id == spec.parent) {
-            let parent = parent_of(self.run, spec)?;
-            let _mark = self.wait_for(parent)?;
-            let Worker { run, shared, checkpoints, threads, .. } = self;
-            let parent = parent::prepare(shared, run, parent, *threads, checkpoints, |_, _, _| ())?;
-            self.parents.push(parent);
+        let parent = parent_of(self.run, spec)?;
+        self.prepare(parent)?;
+        // The task that trains the first parent also finds the rate, before others wait for it.
+        if let Some(first) = self.run.plan().parents.first()
+            && self.shared.context.study.children.rate == Rate::Auto
+            && (spec.budget.is_some() || spec.parent == first.id)
+        {
+            self.prepare(first)?;
+            let Worker { run, shared, checkpoints, threads, parents, .. } = self;
+            let first = parents.iter().find(|parent| parent.id == first.id);
+            first.map_or(Ok(()), |first| rate::of_children(shared, run, first, *threads, checkpoints))?;
         }
         run_trial(self.run, &self.shared, &self.parents, spec, self.threads, &self.checkpoints)
+    }
+
+    /// Has the parent in memory, trained by this process or by another.
+    fn prepare(&mut self, parent: &ParentSpec) -> Result<(), Error> {
+        if self.parents.iter().any(|known| known.id == parent.id) {
+            return Ok(());
+        }
+        let _mark = self.wait_for(parent)?;
+        let Worker { run, shared, checkpoints, threads, .. } = self;
+        let parent = parent::prepare(shared, run, parent, *threads, checkpoints, |_, _, _| ())?;
+        self.parents.push(parent);
+        Ok(())
     }
 
     /// Waits while another process trains the parent. The mark of this process, if it is to train it or to continue from a
@@ -342,7 +360,14 @@ pub(crate) fn train_all(
         parent::prepare(shared, run, spec, threads, checkpoints, report)
     };
     run.write_sample_images(|| sample_images::of(shared.context))?;
-    run.plan().parents.iter().map(prepare).collect()
+    let parents: Vec<Parent> = run.plan().parents.iter().map(prepare).collect::<Result<_, Error>>()?;
+    if let Some(first) = parents.first() {
+        rate::of_children(shared, run, first, threads, checkpoints)?;
+    }
+    for test in run.range_tests()? {
+        progress.note(&format!("rate = \"auto\": {} for {}, {}", test.rate, test.of, test.rule));
+    }
+    Ok(parents)
 }
 
 /// Runs a trial and writes its record; a trial that fails or panics gets a record that says so.
@@ -359,10 +384,11 @@ fn run_trial(
     let parent = parent.ok_or_else(|| Error::Request(format!("trial {}: its parent is not in the plan", spec.id)))?;
     let record = match contained(|| trial::run(shared, parent, spec, threads, Some(checkpoints))) {
         Ok(Ok(finished)) => {
-            match (shared.context.study.children.keep, &finished.network, &finished.substitute) {
-                (Keep::Network, Some(network), _) => safetensors::save(network, run.child_weights_path(&spec.id))?,
-                (Keep::Substitute, _, Some(own)) => safetensors::save(own, run.substitute_weights_path(&spec.id))?,
-                _ => {}
+            if let Some(network) = finished.network.filter(|_| shared.keeps_network(run.plan(), &spec.id)) {
+                safetensors::save(&network, run.child_weights_path(&spec.id))?;
+            }
+            if let (Keep::Substitute, Some(own)) = (shared.context.study.children.keep, &finished.substitute) {
+                safetensors::save(own, run.substitute_weights_path(&spec.id))?;
             }
             finished.record
         }

@@ -9,6 +9,7 @@ use nettriage_net::surgery::Substitute;
 use nettriage_train::Recipe;
 use nettriage_train::scheme::{Scheme, Stage};
 
+use crate::rate::Rate;
 use crate::study::{Children, Data, Halving, Parent, Study, Training, Triage};
 
 /// The values that a number may take, and why it may take no others.
@@ -144,7 +145,7 @@ impl Table {
 
     fn data(&mut self, data: &Data) {
         let Data { name: _, dir: _, size, resize, validation, train, test, augment, .. } = data;
-        let Augmentation { pad, flip: _, crop, jitter, cutout } = augment;
+        let Augmentation { pad, flip: _, crop, jitter, cutout, mixup } = augment;
         let pixels = Limit::between(1.0, 1024.0, "images are decoded to this many rows and columns");
         if let Some(size) = size {
             self.count("[data] size", size.height, pixels);
@@ -159,6 +160,7 @@ impl Table {
         crop.iter()
             .for_each(|crop| self.add("[data] augment.crop", *crop, Limit::above_zero(1.0, "a share of the area")));
         self.add("[data] augment.jitter", *jitter, Limit::between(0.0, 1.0, "a share of the colours"));
+        self.add("[data] augment.mixup", *mixup, Limit::between(0.0, 1.0, "the shape of a Beta distribution"));
         self.count("[data] augment.cutout", *cutout, Limit { least: Bound::Included(0.0), ..pixels });
     }
 
@@ -202,6 +204,7 @@ impl Table {
             activations: _,
             readings: _,
             keep: _,
+            keep_sample,
         } = children;
         self.add("[children] seeds", *seeds as f64, Limit::between(1.0, 10_000.0, "every seed repeats every trial"));
         images.iter().for_each(|images| self.count("[children] images", *images, STREAM));
@@ -214,6 +217,8 @@ impl Table {
         self.count("[children] curve", *curve, points);
         self.add("[children] margin", *margin, Limit::between(0.0, 100.0, "percentage points"));
         self.count("[children] calibration", *calibration, COUNT);
+        let sample = Limit::between(1.0, 1e6, "trials; leave it out for none");
+        keep_sample.iter().for_each(|count| self.count("[children] keep_sample", *count, sample));
     }
 
     fn recipe(&mut self, section: &str, recipe: &Recipe) {
@@ -230,14 +235,16 @@ impl Table {
         &mut self,
         section: &str,
         batch: usize,
-        rate: f32,
+        rate: Rate,
         optimizer: &Optimizer,
         schedule: &Schedule,
         clip: Option<f32>,
     ) {
         let key = |name: &str| format!("{section} {name}");
         self.count(&key("batch"), batch, BATCH);
-        self.add(key("rate"), rate, RATE);
+        if let Rate::Fixed(rate) = rate {
+            self.add(key("rate"), rate, RATE);
+        }
         clip.into_iter().for_each(|clip| self.add(key("clip"), clip, CLIP));
         match *optimizer {
             Optimizer::Sgd { momentum, nesterov: _, weight_decay } => {
@@ -296,7 +303,7 @@ size = 8
 validation = 100
 train = 300
 test = 100
-augment = { pad = 1, crop = 0.5, jitter = 0.1, cutout = 2 }
+augment = { pad = 1, crop = 0.5, jitter = 0.1, cutout = 2, mixup = 0.5 }
 [parent]
 arch = "vgg"
 plan = [[8, 8], [16, 16]]
@@ -326,6 +333,7 @@ clip = 1.0
 curve = 8
 margin = 1.0
 calibration = 100
+keep_sample = 3
 optimizer = { adam-w = { betas = [0.9, 0.999], eps = 1e-8, weight_decay = 0.01 } }
 schedule = { step = { every = 0.3, factor = 0.1 } }
 [triage]
@@ -339,7 +347,7 @@ stages = [{ loss = "distillation", train = "all", share = 1.0, temperature = 4.0
 "#;
 
     /// Key, whether 0 and 1 are accepted, the largest accepted value. Above it, below 0 and the type's largest are refused.
-    const KEYS: [(&str, bool, bool, f64); 49] = [
+    const KEYS: [(&str, bool, bool, f64); 51] = [
         ("[data] size", false, true, 1024.0),
         ("[data] validation", false, true, 4_294_967_295.0),
         ("[data] train", false, true, 4_294_967_295.0),
@@ -348,6 +356,7 @@ stages = [{ loss = "distillation", train = "all", share = 1.0, temperature = 4.0
         ("[data] augment.crop", false, true, 1.0),
         ("[data] augment.jitter", true, true, 1.0),
         ("[data] augment.cutout", true, true, 1024.0),
+        ("[data] augment.mixup", true, true, 1.0),
         ("[parent] plan", false, true, 65_536.0),
         ("[parent] width", false, true, 64.0),
         ("[parent] mean", true, true, 1.0),
@@ -384,6 +393,7 @@ stages = [{ loss = "distillation", train = "all", share = 1.0, temperature = 4.0
         ("[children] curve", false, true, 10_000.0),
         ("[children] margin", true, true, 100.0),
         ("[children] calibration", false, true, 4_294_967_295.0),
+        ("[children] keep_sample", false, true, 1e6),
         ("[halving] keep", false, false, 0.999),
         ("[[scheme]] `mine`, stage 1: share", false, true, 1.0),
         ("[[scheme]] `mine`, stage 1: temperature", false, true, 1000.0),

@@ -19,6 +19,7 @@ use serde_json::json;
 
 use crate::child::{Child, build_child};
 use crate::context::StudyContext;
+use crate::rate::Rate;
 use crate::shared::{Parent, SharedWork};
 use crate::study::Study;
 use crate::{Error, machine, plan};
@@ -55,6 +56,13 @@ impl MetricStudy {
     ) -> Result<MetricStudy, Error> {
         if let Some(problem) = metric.problem() {
             return Err(Error::Request(problem));
+        }
+        if study.children.rate == Rate::Auto {
+            return Err(Error::Request(
+                "the rate of [children] is \"auto\": in a study of a user-defined metric your own program trains, by a rate of its own; \
+                 leave it out"
+                    .to_owned(),
+            ));
         }
         study.triage.schemes = vec![STAND_IN.to_owned()];
         study.check()?;

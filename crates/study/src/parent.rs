@@ -16,7 +16,7 @@ use nettriage_train::{
 };
 
 use crate::shared::{ImageSet, Parent, Request, SharedWork};
-use crate::{Error, machine};
+use crate::{Error, machine, rate};
 
 /// Points of a parent's learning curve.
 const POINTS: usize = 20;
@@ -40,7 +40,10 @@ pub fn prepare(
     let begin = Instant::now();
     let TrainedParent { network, curve, earlier } = match &shared.context.given {
         Some(network) => TrainedParent { network: network.clone(), curve: Vec::new(), earlier: 0.0 },
-        None => train(shared, spec, threads, checkpoints, &mut progress)?,
+        None => {
+            let rate = rate::of_parents(shared, run, threads, checkpoints)?;
+            train(shared, spec, rate, threads, checkpoints, &mut progress)?
+        }
     };
     let train_seconds = earlier + begin.elapsed().as_secs_f64();
     let Measured { parent, validation, test } = measure(shared, spec, network, threads)?;
@@ -126,6 +129,7 @@ fn images<'r>(spec: &'r ParentSpec, network: &'r Network, set: ImageSet, batch: 
 fn train(
     shared: &SharedWork<'_>,
     spec: &ParentSpec,
+    rate: f32,
     threads: usize,
     checkpoints: &Checkpoints,
     progress: &mut impl FnMut(usize, usize, &CurvePoint),
@@ -151,7 +155,7 @@ fn train(
     let (labels, validation_labels) = (stream.labels(), validation.labels());
     let hyper = HyperParameters {
         batch: training.batch,
-        rate: training.rate,
+        rate,
         schedule: training.schedule,
         recipe: training.recipe,
         clip: training.clip,

@@ -1,7 +1,7 @@
 //! The plan: a pure function of study file, network and data set.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use nettriage_formats::safetensors;
 use nettriage_net::block::Block;
@@ -9,8 +9,8 @@ use nettriage_net::init::Init;
 use nettriage_net::surgery::{self, Substitute};
 use nettriage_net::{Graph, Network, Shape, Weights, cost};
 use nettriage_records::plan::{
-    BlockSummary, BudgetSummary, Cost, DataSummary, LayerSummary, ParentSpec, Plan, Role, SchemeSummary, TrialSpec,
-    VERSION,
+    BlockSummary, BudgetSummary, Cost, DataSummary, LayerSummary, ParentSpec, Plan, RangeTestSpec, Role, SchemeSummary,
+    Trainings, TrialSpec, VERSION,
 };
 use nettriage_records::{Canonical, content_id};
 use nettriage_train::scheme::{Scheme, Train};
@@ -21,6 +21,7 @@ use crate::Error;
 use crate::budget::ChildBudget;
 use crate::context::StudyContext;
 use crate::limits::TRIALS;
+use crate::rate::{RULE_VERSION, Rate};
 use crate::study::{Children, Keep, Study, ValidationFrom};
 
 /// The version of ids. It stays while equal ids mean equal results, whatever the version of the files is.
@@ -37,6 +38,7 @@ pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
     let images: Vec<usize> = budgets.iter().map(|(_, images)| *images).collect();
     check_count(study, context.blocks.len(), budgets.len())?;
     let parents = parents(context)?;
+    let range_tests = range_tests(context, &parents);
     let blank = blank(&context.graph)?;
     let blocks = context.blocks.iter().map(|b| summarise_block(context, &blank, b)).collect::<Result<Vec<_>, _>>()?;
     let trials = Trials {
@@ -45,7 +47,7 @@ pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
         blocks: &blocks,
         blank: &blank,
         known: RefCell::default(),
-        keys: Keys::of(context, &schemes, &images),
+        keys: Keys::of(context, &schemes, &images, &range_tests),
         budgets: &budgets,
     }
     .of(&parents);
@@ -73,6 +75,7 @@ pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
         schemes: schemes.iter().map(|s| summarise_scheme(s, &schemes, &images)).collect(),
         blocks,
         parents,
+        range_tests,
         trials,
         margin: study.children.recovery_margin(),
         metric: None,
@@ -197,11 +200,46 @@ fn parents(context: &StudyContext) -> Result<Vec<ParentSpec>, Error> {
     }
     let training = &context.study.parent.training;
     let mut network = json!({ "graph": context.graph, "training": training });
+    if training.as_ref().is_some_and(|training| training.rate == Rate::Auto) {
+        network["range_test"] = json!(RULE_VERSION);
+    }
     // Left out where there are none, so that ids stay as they were.
     if !context.constants.is_empty() {
         network["constants"] = json!(digests(&context.constants));
     }
     Ok((0..context.study.parent.seeds).map(|seed| key(network.clone(), seed)).collect())
+}
+
+/// The range tests of the study, which follow from its first parent.
+fn range_tests(context: &StudyContext, parents: &[ParentSpec]) -> Vec<RangeTestSpec> {
+    let Some(first) = parents.first() else { return Vec::new() };
+    let training = context.study.parent.training.as_ref().filter(|_| context.given.is_none());
+    let test = |of: Trainings, settings: serde_json::Value| RangeTestSpec {
+        id: content_id(&json!({ "range_test": RULE_VERSION, "of": of, "parent": first.id, "settings": settings })),
+        of,
+    };
+    let of_parents = training.is_some_and(|training| training.rate == Rate::Auto);
+    // Not the budgets: a trial has the same id in studies that differ in these.
+    let settings = || json!(without_choices(context.study.children.with_budget(0)));
+    let of_children = context.study.children.rate == Rate::Auto;
+    let tests = [
+        of_parents.then(|| test(Trainings::Parents, json!(null))),
+        of_children.then(|| test(Trainings::Children, settings())),
+    ];
+    tests.into_iter().flatten().collect()
+}
+
+/// The settings of children that decide results: not the number of seeds, nor which weights are kept.
+fn without_choices(children: Children) -> Children {
+    Children { seeds: 0, keep: Keep::Nothing, keep_sample: None, ..children }
+}
+
+/// The ids of `count` of a plan's trials, those whose hashes are the smallest: a sample that depends on no result.
+pub(crate) fn sample(plan: &Plan, count: usize) -> HashSet<&str> {
+    let hash = |id: &str| seed::seed("sample of kept networks", &[id]);
+    let mut ids: Vec<(u64, &str)> = plan.trials.iter().map(|trial| (hash(&trial.id), trial.id.as_str())).collect();
+    ids.sort_unstable();
+    ids.into_iter().take(count).map(|(_, id)| id).collect()
 }
 
 /// The digest of every tensor's values.
@@ -229,12 +267,14 @@ struct Keys {
     /// By the images of a budget.
     children: BTreeMap<usize, Canonical>,
     test: Canonical,
+    /// The range test that finds the largest learning rate; none where the study gives it.
+    range_test: Option<Canonical>,
     stages: BTreeMap<String, Canonical>,
     blocks: BTreeMap<String, Canonical>,
 }
 
 impl Keys {
-    fn of(context: &StudyContext, schemes: &[Scheme], budgets: &[usize]) -> Keys {
+    fn of(context: &StudyContext, schemes: &[Scheme], budgets: &[usize], range_tests: &[RangeTestSpec]) -> Keys {
         let study = &context.study;
         // The parents' own controls are untrained, whatever the schemes are.
         let names = schemes.iter().map(|s| s.name.as_str()).chain(["none"]);
@@ -245,12 +285,10 @@ impl Keys {
             // The number of seeds, what is kept and the other budgets decide no result.
             children: budgets
                 .iter()
-                .map(|&images| {
-                    let children = study.children.with_budget(images);
-                    (images, Canonical::of(&Children { seeds: 0, keep: Keep::Nothing, ..children }))
-                })
+                .map(|&images| (images, Canonical::of(&without_choices(study.children.with_budget(images)))))
                 .collect(),
             test: Canonical::of(&study.data.test),
+            range_test: range_tests.iter().find(|test| test.of == Trainings::Children).map(|t| Canonical::of(&t.id)),
             stages: names.map(|name| (name.to_owned(), stages(name))).collect(),
             blocks: context.blocks.iter().map(|b| (b.name.clone(), Canonical::of(&(&b.name, &b.layers)))).collect(),
         }
@@ -365,7 +403,7 @@ impl Trials<'_> {
             Some((substitute, init)) => (Some(substitute.to_string()), Some(init.to_string())),
             None => (None, None),
         };
-        let Keys { version, engine, children, test, stages, blocks } = &self.keys;
+        let Keys { version, engine, children, test, range_test, stages, blocks } = &self.keys;
         let images = self.budgets[at].1;
         let trains = self.schemes.iter().any(|s| s.name == scheme && !s.stages.is_empty());
         let nothing = Canonical::of(&());
@@ -384,6 +422,7 @@ impl Trials<'_> {
             ("seed", &seed_key),
         ];
         members.extend(engine.as_ref().map(|engine| ("engine", engine)));
+        members.extend(range_test.as_ref().map(|test| ("range_test", test)));
         let id = Canonical::object(members).id();
         TrialSpec {
             id,

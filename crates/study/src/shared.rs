@@ -4,16 +4,21 @@
 //! trains above it, and the parent's outputs are targets of many. They are computed once and stored within a budget of
 //! memory and disk. Records are the same with or without this.
 
+use std::collections::HashSet;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use nettriage_compress::Latencies;
 use nettriage_engine::Options;
 use nettriage_net::{INPUT, Network, slice};
+use nettriage_records::Plan;
 use nettriage_train::{ActivationSource, Cache, Device, ImageSequence, LookAhead, Outcome, PrefixOptions, Values};
 
 use crate::Error;
 use crate::context::StudyContext;
+use crate::plan::sample;
+use crate::rate::Rate;
+use crate::study::{Children, Keep};
 
 /// Untrained networks whose readings are stored: trials that share one follow each other.
 const UNTRAINED: usize = 64;
@@ -36,6 +41,8 @@ pub enum ImageSet {
     WholeTest,
     /// The first training images, not augmented: for least squares.
     Calibration,
+    /// What a learning-rate range test trains on, augmented: the images in a step.
+    RangeTest(usize),
 }
 
 /// A trained parent.
@@ -71,6 +78,10 @@ pub struct SharedWork<'a> {
     /// Readings of untrained networks, which all schemes start from. They are small, so they count as one byte each.
     untrained: Cache<String, Outcome>,
     untrained_similarity: Cache<String, Vec<Option<f64>>>,
+    /// The largest learning rate of children that a range test has found.
+    tested_rate: OnceLock<f32>,
+    /// The trials whose whole network is kept.
+    sample: OnceLock<HashSet<String>>,
     /// Inference times.
     pub(crate) latencies: Latencies,
     /// The first reason why activations could not be stored, until it has been reported; then an empty text.
@@ -118,6 +129,8 @@ impl<'a> SharedWork<'a> {
             memoised: Cache::new(if reuse.solutions { MEMOISED } else { 0 }, 0),
             untrained: Cache::new(untrained, 0),
             untrained_similarity: Cache::new(untrained, 0),
+            tested_rate: OnceLock::new(),
+            sample: OnceLock::new(),
             latencies: Latencies::default(),
             warning: Mutex::new(None),
         }
@@ -136,6 +149,37 @@ impl<'a> SharedWork<'a> {
                 "activations cannot be stored and are computed again where needed: {problem}; choose another --scratch"
             )
         });
+    }
+
+    /// The largest learning rate of children and controls.
+    ///
+    /// # Errors
+    /// The study leaves it to a range test that has not been run.
+    pub fn rate(&self) -> Result<f32, Error> {
+        match self.context.study.children.rate {
+            Rate::Fixed(rate) => Ok(rate),
+            Rate::Auto => self.tested_rate().ok_or_else(|| {
+                Error::Request("[children] rate = \"auto\": its range test has not been run: run the study".to_owned())
+            }),
+        }
+    }
+
+    /// Whether the whole network of a trial of `plan` is kept.
+    pub(crate) fn keeps_network(&self, plan: &Plan, id: &str) -> bool {
+        let Children { keep, keep_sample, .. } = &self.context.study.children;
+        let sample = || sample(plan, keep_sample.unwrap_or(0)).into_iter().map(str::to_owned).collect();
+        *keep == Keep::Network || (keep_sample.is_some() && self.sample.get_or_init(sample).contains(id))
+    }
+
+    /// The rate that a range test has found for children.
+    pub(crate) fn tested_rate(&self) -> Option<f32> {
+        self.tested_rate.get().copied()
+    }
+
+    /// Stores the rate that a range test has found for children.
+    pub(crate) fn set_tested_rate(&self, rate: f32) {
+        // It is the same whoever finds it.
+        let _ = self.tested_rate.set(rate);
     }
 
     /// The evaluation of the network called `start` before any training.
@@ -182,6 +226,7 @@ impl<'a> SharedWork<'a> {
         match set {
             ImageSet::Stream(seed, images) => train(context.stream(seed, images).examples),
             ImageSet::ParentStream(seed) => train(context.parent_stream(seed).examples),
+            ImageSet::RangeTest(batch) => train(context.range_test_stream(batch).examples),
             ImageSet::Validation => plain(context.validation_images(), &context.validation),
             ImageSet::Test => plain(&data.test, &context.test),
             ImageSet::WholeTest => plain(&data.test, &context.whole_test),

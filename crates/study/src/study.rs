@@ -8,13 +8,14 @@ use nettriage_engine::{Optimizer, Schedule};
 use nettriage_net::arch::{self, ArchSpec};
 use nettriage_net::init::Init;
 use nettriage_net::surgery::Substitute;
-use nettriage_train::scheme::{Loss, PRESETS, Scheme, preset};
+use nettriage_train::scheme::{Loss, PRESETS, Scheme, Stage, preset};
 use nettriage_train::{Precision, Recipe};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::budget::ChildBudget;
 use crate::limits::{self, Entry};
+use crate::rate::Rate;
 
 /// A study: one network, one data set, and the substitutes, inits and schemes to try on them.
 #[derive(Clone, Debug, Deserialize)]
@@ -155,7 +156,7 @@ pub struct Training {
     #[serde(default = "batch")]
     pub batch: usize,
     /// Largest learning rate.
-    pub rate: f32,
+    pub rate: Rate,
     /// Optimiser.
     #[serde(default = "sgd")]
     pub optimizer: Optimizer,
@@ -192,7 +193,7 @@ pub struct Children {
     #[serde(default = "batch")]
     pub batch: usize,
     /// Largest learning rate.
-    pub rate: f32,
+    pub rate: Rate,
     /// Optimiser.
     #[serde(default = "sgd")]
     pub optimizer: Optimizer,
@@ -227,11 +228,14 @@ pub struct Children {
     /// Which weights of a trial are stored in the run's folder.
     #[serde(default)]
     pub keep: Keep,
+    /// How many trials, chosen by their ids, keep their whole network beside that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_sample: Option<usize>,
 }
 
 impl Children {
     /// The defaults, with these numbers of seeds and of images per child, and this largest learning rate.
-    pub fn new(seeds: u64, images: usize, rate: f32) -> Children {
+    pub fn new(seeds: u64, images: usize, rate: impl Into<Rate>) -> Children {
         Children {
             seeds,
             images: Some(images),
@@ -239,7 +243,7 @@ impl Children {
             steps: None,
             budgets: Vec::new(),
             batch: batch(),
-            rate,
+            rate: rate.into(),
             optimizer: sgd(),
             schedule: one_cycle(),
             clip: None,
@@ -251,6 +255,7 @@ impl Children {
             activations: Precision::default(),
             readings: all_readings(),
             keep: Keep::default(),
+            keep_sample: None,
         }
     }
 
@@ -518,6 +523,9 @@ impl Study {
         if let Some(problem) = self.budget_problem() {
             return Some(format!("[children] {problem}"));
         }
+        if let Some(problem) = self.rate_problem() {
+            return Some(problem);
+        }
         if let Some(problem) = self.twice().or_else(|| self.unknown_scheme()) {
             return Some(problem);
         }
@@ -559,6 +567,18 @@ impl Study {
         let schemes: Vec<String> = self.triage.schemes.iter().filter(trains).cloned().collect();
         let unused = all(ChildBudget::has_scheme, &schemes).or_else(|| all(ChildBudget::has_init, &inits));
         unused.map(|name| format!("budgets: `{name}` of [triage] has no budget: add it to one, or remove it there"))
+    }
+
+    /// Why a range test cannot find the rate of the children, if it cannot.
+    fn rate_problem(&self) -> Option<String> {
+        let classifies = |stage: &Stage| matches!(stage.loss, Loss::CrossEntropy | Loss::Distillation);
+        let mut schemes = self.triage.schemes.iter().filter_map(|name| self.scheme(name));
+        let untested = self.children.rate == Rate::Auto && !schemes.any(|s| s.stages.iter().any(classifies));
+        untested.then(|| {
+            "[children] rate = \"auto\": its range test minimises cross-entropy, and no scheme of [triage] does, or distils: \
+             write a number, or add such a scheme"
+                .to_owned()
+        })
     }
 
     /// The lists of `[triage]` that name schemes for controls.

@@ -295,7 +295,7 @@ impl<'a> Session<'a> {
         let labels = inputs.labels();
         let hyper = HyperParameters {
             batch: children.batch,
-            rate: children.rate,
+            rate: shared.rate()?,
             schedule: children.schedule,
             recipe: children.recipe,
             clip: children.clip,

@@ -20,6 +20,20 @@ impl Loss {
     pub fn value(&self) -> Result<f64> {
         Ok(f64::from(self.value.item()?))
     }
+
+    /// This loss and the sum of the products of `output` and `weights`, which have its number of elements.
+    ///
+    /// # Errors
+    /// PyTorch fails.
+    pub fn plus_linear(&self, output: &Tensor, weights: &Tensor) -> Result<Loss> {
+        let flat = |tensor: &Tensor| tensor.float()?.reshape(&[1, tensor.elements() as i64]);
+        let weights = flat(weights)?;
+        let added = flat(output)?.mul(&weights)?.sum(&[0, 1], false)?;
+        let [images, classes] = [self.gradient.elements() as i64, 1];
+        let gradient = self.gradient.reshape(&[images, classes])?;
+        let gradient = gradient.subtract(&weights.reshape(&[images, classes])?, -1.0)?;
+        Ok(Loss { value: self.value.subtract(&added, -1.0)?, gradient })
+    }
 }
 
 /// The mean over the batch, as PyTorch numbers reductions.

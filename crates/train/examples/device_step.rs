@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 before = processor_seconds();
             }
             let start = Instant::now();
-            let target = Target::Labels { labels: &labels, smoothing: 0.0 };
+            let target = Target::Labels { labels: &labels, smoothing: 0.0, mixed: None };
             losses.push(model.differentiate(Batch::Host(&images), 0, target, None)?);
             model.step(0.01, None)?;
             if number >= WARM_UP {

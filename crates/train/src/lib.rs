@@ -15,6 +15,7 @@ mod device;
 mod error;
 mod evaluate;
 mod model;
+pub mod range_test;
 pub mod scheme;
 pub mod seed;
 mod source;
@@ -29,7 +30,7 @@ pub use curve::CurveRecorder;
 pub use device::{Arithmetic, Device, DeviceName};
 pub use error::Error;
 pub use evaluate::{Outcome, Tally, evaluate};
-pub use model::{Batch, Model, Target};
+pub use model::{Batch, MixedLabels, Model, Target};
 pub use source::{ActivationSource, ImageSequence, LookAhead, PrefixOptions};
 pub use tensors::{add_optimizer, add_tensors, restore_optimizer, tensors_of};
 pub use training::{

@@ -73,6 +73,15 @@ impl<'a> From<&'a Vec<f32>> for Batch<'a> {
     }
 }
 
+/// Second labels of images that are mixtures of two, by [`loss::mix_labels`].
+#[derive(Clone, Copy, Debug)]
+pub struct MixedLabels<'a> {
+    /// The classes of the images that are mixed in.
+    pub others: &'a [u16],
+    /// The shares of the first images.
+    pub own: &'a [f32],
+}
+
 /// What the output of a training step is compared with.
 pub enum Target<'a> {
     /// One class an image, by [`loss::smoothed_cross_entropy`].
@@ -81,6 +90,8 @@ pub enum Target<'a> {
         labels: &'a [u16],
         /// Share of a label's weight that is spread over all classes.
         smoothing: f32,
+        /// The labels of the images that are mixed in.
+        mixed: Option<MixedLabels<'a>>,
     },
     /// A teacher's logits and the labels, by [`loss::distillation`].
     Teacher {
@@ -92,6 +103,8 @@ pub enum Target<'a> {
         temperature: f32,
         /// Weight of the teacher.
         alpha: f32,
+        /// The labels of the images that are mixed in.
+        mixed: Option<MixedLabels<'a>>,
     },
     /// Values of the output itself, by [`loss::mean_squared`].
     Values(Batch<'a>),
@@ -347,15 +360,29 @@ fn on_device(model: &nettriage_torch::Model, batch: Batch<'_>) -> Result<nettria
 /// The loss of `output` and, in `gradient`, its gradient.
 fn host_loss(output: &[f32], target: Target<'_>, gradient: &mut [f32]) -> f64 {
     match target {
-        Target::Labels { labels, smoothing } => {
-            loss::smoothed_cross_entropy(output, labels, output.len() / labels.len(), smoothing, gradient)
+        Target::Labels { labels, smoothing, mixed } => {
+            let plain = loss::smoothed_cross_entropy(output, labels, output.len() / labels.len(), smoothing, gradient);
+            plain + host_mixture(output, labels, mixed, 1.0 - f64::from(smoothing), gradient)
         }
-        Target::Teacher { labels, logits, temperature, alpha } => {
+        Target::Teacher { labels, logits, temperature, alpha, mixed } => {
             let (logits, classes) = (of_host(logits), output.len() / labels.len());
-            loss::distillation(output, logits, labels, classes, temperature, alpha, gradient)
+            let plain = loss::distillation(output, logits, labels, classes, temperature, alpha, gradient);
+            plain + host_mixture(output, labels, mixed, 1.0 - f64::from(alpha), gradient)
         }
         Target::Values(target) => loss::mean_squared(output, of_host(target), gradient),
     }
+}
+
+/// What mixed labels add to the loss, whose factor of the labels' cross-entropy is `part`.
+fn host_mixture(
+    output: &[f32],
+    labels: &[u16],
+    mixed: Option<MixedLabels<'_>>,
+    part: f64,
+    gradient: &mut [f32],
+) -> f64 {
+    let Some(MixedLabels { others, own }) = mixed else { return 0.0 };
+    loss::mix_labels(output, labels, others, own, output.len() / labels.len(), part, gradient)
 }
 
 /// The same on the device.
@@ -370,12 +397,32 @@ fn torch_loss(
         Batch::Torch(tensor) => Ok(tensor),
     };
     Ok(match target {
-        Target::Labels { labels, smoothing } => {
-            device_loss::smoothed_cross_entropy(torch, output, &torch.labels(labels)?, smoothing)?
+        Target::Labels { labels, smoothing, mixed } => {
+            let plain = device_loss::smoothed_cross_entropy(torch, output, &torch.labels(labels)?, smoothing)?;
+            torch_mixture(model, output, plain, labels, mixed, 1.0 - f64::from(smoothing))?
         }
-        Target::Teacher { labels, logits, temperature, alpha } => {
-            device_loss::distillation(torch, output, &like_output(logits)?, &torch.labels(labels)?, temperature, alpha)?
+        Target::Teacher { labels, logits, temperature, alpha, mixed } => {
+            let (logits, classes) = (like_output(logits)?, torch.labels(labels)?);
+            let plain = device_loss::distillation(torch, output, &logits, &classes, temperature, alpha)?;
+            torch_mixture(model, output, plain, labels, mixed, 1.0 - f64::from(alpha))?
         }
         Target::Values(target) => device_loss::mean_squared(torch, output, &like_output(target)?)?,
     })
+}
+
+/// A loss on the device with what mixed labels add to it.
+fn torch_mixture(
+    model: &nettriage_torch::Model,
+    output: &nettriage_torch::Tensor,
+    plain: device_loss::Loss,
+    labels: &[u16],
+    mixed: Option<MixedLabels<'_>>,
+    part: f64,
+) -> Result<device_loss::Loss, Error> {
+    let Some(MixedLabels { others, own }) = mixed else { return Ok(plain) };
+    let classes = output.elements() / labels.len().max(1);
+    let mut moved = vec![0.0; output.elements()];
+    // The gradient does not depend on the logits.
+    let _ = loss::mix_labels(&vec![0.0; moved.len()], labels, others, own, classes, part, &mut moved);
+    Ok(plain.plus_linear(output, &model.upload_output(&moved)?)?)
 }

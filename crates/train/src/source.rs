@@ -57,7 +57,13 @@ impl<'a> ImageSequence<'a> {
         self.examples.iter().map(|example| self.images.labels[example.image as usize]).collect()
     }
 
-    /// Writes the images of `range`, normalised: n x H x W x C.
+    /// The shares of the images of `range` in their examples, where each is mixed with the one before it; none without mixup. The
+    /// mixture is a property of the example's place, so it is the same for every tensor and every network that reads it.
+    pub fn own_shares(&self, range: Range<usize>) -> Option<Vec<f32>> {
+        self.examples[range].iter().map(|example| self.augmentation.own_share(example)).collect()
+    }
+
+    /// Writes the images of `range`, normalised and mixed: n x H x W x C.
     ///
     /// # Panics
     /// If `out` has another length.
@@ -65,8 +71,26 @@ impl<'a> ImageSequence<'a> {
         // The next batch, if it is as large: it may be read from the disk while this one is computed on.
         let next = range.end..(range.end + range.len()).min(self.len());
         prefetch(self.images, &self.examples[next]);
-        fill(self.images, self.shape, &self.examples[range], &self.augmentation, self.normalization, out);
+        let one = |range: Range<usize>, out: &mut [f32]| {
+            fill(self.images, self.shape, &self.examples[range], &self.augmentation, self.normalization, out);
+        };
+        one(range.clone(), out);
+        let Some(shares) = self.own_shares(range.clone()) else { return };
+        let elements = self.shape.elements();
+        let mut others = vec![0.0; out.len()];
+        let (first, rest) = others.split_at_mut(elements.min(out.len()));
+        one(before(range.start)..before(range.start) + first.len() / elements.max(1), first);
+        one(range.start..range.start + rest.len() / elements.max(1), rest);
+        let images = out.chunks_exact_mut(elements.max(1)).zip(others.chunks_exact(elements.max(1)));
+        for ((image, other), own) in images.zip(shares) {
+            image.iter_mut().zip(other).for_each(|(value, other)| *value = own * *value + (1.0 - own) * other);
+        }
     }
+}
+
+/// The place of the image that is mixed into the example at a place; the first stays as it is.
+pub(crate) fn before(place: usize) -> usize {
+    place.saturating_sub(1)
 }
 
 /// How the network below a tensor is run.
@@ -222,6 +246,11 @@ impl<'a> ActivationSource<'a> {
     /// The labels of the images, in order.
     pub fn labels(&self) -> Vec<u16> {
         self.sequence.labels()
+    }
+
+    /// As [`ImageSequence::own_shares`].
+    pub fn own_shares(&self, range: Range<usize>) -> Option<Vec<f32>> {
+        self.sequence.own_shares(range)
     }
 
     /// The values of the images in `range`, at most as many as a batch holds: n x H x W x C.
@@ -421,5 +450,48 @@ mod tests {
             assert_eq!(values, plain);
             assert_eq!((stored, warned.len()), (stores, usize::from(!stores)), "{warned:?}");
         }
+    }
+
+    #[test]
+    fn mixed_examples_are_shares_of_two_images_in_any_batch() {
+        let data = nettriage_data::open("digits", None).unwrap();
+        let train: Vec<u32> = (0..30).collect();
+        let normalization = Normalization::of(&data.train, data.shape(), &train);
+        let sequence = |mixup: f32| {
+            let augmentation = Augmentation { pad: 1, mixup, ..Augmentation::default() };
+            let examples = nettriage_data::Stream::new(&train, 50, &augmentation, 3).examples;
+            let (images, shape) = (&data.train, data.shape());
+            ImageSequence { images, shape, normalization: &normalization, augmentation, examples }
+        };
+        let elements = data.shape().elements();
+        let read = |sequence: &ImageSequence<'_>, step: usize| {
+            let mut values = vec![f32::NAN; 50 * elements];
+            for start in (0..50).step_by(step) {
+                let end = 50.min(start + step);
+                sequence.fill(start..end, &mut values[start * elements..end * elements]);
+            }
+            values
+        };
+        let (plain, mixed) = (sequence(0.0), sequence(0.4));
+        assert_eq!(plain.own_shares(0..50), None);
+        let shares = mixed.own_shares(0..50).unwrap();
+        assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)));
+        assert!(shares.iter().any(|share| (0.2..0.8).contains(share)));
+        let (own, found) = (read(&plain, 50), read(&mixed, 16));
+        for (place, share) in shares.iter().enumerate() {
+            let other = place.saturating_sub(1);
+            for element in 0..elements {
+                let expected =
+                    share * own[place * elements + element] + (1.0 - share) * own[other * elements + element];
+                let found = found[place * elements + element];
+                assert!((found - expected).abs() < 1e-5, "example {place}: {found}, not {expected}");
+            }
+        }
+        assert_eq!(read(&mixed, 7), found);
+        // What a step is trained on: the labels of the same two images.
+        let labels = mixed.labels();
+        let source = ActivationSource::images(&Device::Cpu, mixed, 16);
+        let mixture = crate::training::Mixture::of(&source, &labels, 16..32).unwrap();
+        assert_eq!((mixture.labels().others, mixture.labels().own), (&labels[15..31], &shares[16..32]));
     }
 }

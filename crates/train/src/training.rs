@@ -7,8 +7,8 @@ use nettriage_net::{Network, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::EVALUATION_BATCH;
-use crate::model::{Model, Target};
-use crate::source::{ActivationSource, ImageSequence};
+use crate::model::{MixedLabels, Model, Target};
+use crate::source::{ActivationSource, ImageSequence, before};
 use crate::{Device, Error};
 
 /// Settings of a training that most do without. Their defaults change nothing.
@@ -113,16 +113,36 @@ impl Objective<'_> {
         labels: &'t [u16],
         range: Range<usize>,
         smoothing: f32,
+        mixed: Option<MixedLabels<'t>>,
     ) -> Result<(Target<'t>, Option<&'t mut Model>), Error> {
         Ok(match self {
-            Objective::CrossEntropy => (Target::Labels { labels: &labels[range], smoothing }, None),
+            Objective::CrossEntropy => (Target::Labels { labels: &labels[range], smoothing, mixed }, None),
             Objective::Distillation { teacher, temperature, alpha } => {
                 let (temperature, alpha) = (*temperature, *alpha);
                 let logits = teacher.batch(range.clone())?;
-                (Target::Teacher { labels: &labels[range], logits, temperature, alpha }, None)
+                (Target::Teacher { labels: &labels[range], logits, temperature, alpha, mixed }, None)
             }
             Objective::Hint { target, rest } => (Target::Values(target.batch(range)?), rest.as_deref_mut()),
         })
+    }
+}
+
+/// What is mixed into the examples of a step.
+pub(crate) struct Mixture {
+    others: Vec<u16>,
+    own: Vec<f32>,
+}
+
+impl Mixture {
+    /// That of the examples `range` of a source, whose images have the classes `labels`; none without mixup.
+    pub fn of(source: &ActivationSource<'_>, labels: &[u16], range: Range<usize>) -> Option<Mixture> {
+        let own = source.own_shares(range.clone())?;
+        Some(Mixture { others: range.map(|place| labels[before(place)]).collect(), own })
+    }
+
+    /// As a target takes it.
+    pub fn labels(&self) -> MixedLabels<'_> {
+        MixedLabels { others: &self.others, own: &self.own }
     }
 }
 
@@ -225,8 +245,10 @@ pub fn run_stage<E: From<Error>>(
     for step in taken..steps {
         let start = images.start + step * hyper.batch;
         let range = start..images.end.min(start + hyper.batch);
+        let mixture = Mixture::of(source, labels, range.clone());
         let batch = source.batch(range.clone())?;
-        let (target, behind) = objective.target(labels, range.clone(), hyper.recipe.label_smoothing)?;
+        let mixed = mixture.as_ref().map(Mixture::labels);
+        let (target, behind) = objective.target(labels, range.clone(), hyper.recipe.label_smoothing, mixed)?;
         let loss = model.differentiate(batch, hyper.dropout_seed.wrapping_add(step as u64), target, behind)?;
         if !loss.is_finite() {
             return Ok((StageOutcome::Diverged, model.weights()?));

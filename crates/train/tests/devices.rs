@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use common::{chain, hashed, network};
 use nettriage_engine::{Optimizer, Options, Trainable};
 use nettriage_net::{Activation, Conv, Kind, Network, Shape, Weights, Window, layer};
-use nettriage_train::{Arithmetic, Batch, Device, Model, Target};
+use nettriage_train::{Arithmetic, Batch, Device, MixedLabels, Model, Target};
 
 const IMAGES: usize = 6;
 const CLASSES: usize = 4;
@@ -87,7 +87,7 @@ fn adamw() -> Optimizer {
 }
 
 fn labels(smoothing: f32) -> Target<'static> {
-    Target::Labels { labels: &LABELS, smoothing }
+    Target::Labels { labels: &LABELS, smoothing, mixed: None }
 }
 
 #[test]
@@ -95,15 +95,30 @@ fn the_first_steps_of_every_loss_and_rule_agree() {
     let Some(torch) = torch() else { return };
     let (network, images) = (small(), images());
     let teacher = hashed(IMAGES * CLASSES, 9, 3.0);
+    let mixed = MixedLabels { others: &[3, 3, 0, 0, 2, 1], own: &[0.8, 0.1, 1.0, 0.5, 0.6, 0.0] };
     let target = |which: usize| match which {
         0 => labels(0.0),
         1 => labels(0.2),
-        2 => Target::Teacher { labels: &LABELS, logits: Batch::Host(&teacher), temperature: 3.0, alpha: 0.7 },
+        4 => Target::Labels { labels: &LABELS, smoothing: 0.2, mixed: Some(mixed) },
+        5 => Target::Teacher {
+            labels: &LABELS,
+            logits: Batch::Host(&teacher),
+            temperature: 3.0,
+            alpha: 0.7,
+            mixed: Some(mixed),
+        },
+        2 => Target::Teacher {
+            labels: &LABELS,
+            logits: Batch::Host(&teacher),
+            temperature: 3.0,
+            alpha: 0.7,
+            mixed: None,
+        },
         _ => Target::Values(Batch::Host(&teacher)),
     };
     let plain = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.2 };
     for rule in [plain, sgd(), adamw()] {
-        for (which, decay_all) in [(0, true), (1, false), (2, true), (3, false)] {
+        for (which, decay_all) in [(0, true), (1, false), (2, true), (3, false), (4, true), (5, true)] {
             let options = options(rule, decay_all);
             let mut own = Device::Cpu.model(&network, &options).unwrap();
             let mut other = torch.model(&network, &options).unwrap();

@@ -91,7 +91,11 @@ pub fn refused(output: &Output) -> String {
 /// The digest without timings of every record and parent of a run, and the bytes of its weights.
 pub fn digests(run: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
-    for part in ["parents", "trials", "weights"] {
+    for part in ["parents", "rates", "trials", "weights"] {
+        // Only studies whose rates are found have that folder.
+        if part == "rates" && !run.join(part).exists() {
+            continue;
+        }
         for entry in std::fs::read_dir(run.join(part)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "tmp") {

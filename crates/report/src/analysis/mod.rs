@@ -21,6 +21,7 @@ mod headline;
 pub(crate) mod index;
 pub(crate) mod metric;
 mod proxy;
+mod rates;
 pub(crate) mod series;
 mod similarity;
 mod timing;
@@ -39,6 +40,7 @@ pub use flips::Flips;
 pub use headline::Headline;
 pub use metric::{LossVerdict, MetricAnalysis, MetricBlock, MetricCell, MetricControl};
 pub use proxy::ProxyRanking;
+pub use rates::TestedRate;
 pub use series::{Basis, Estimate, Unit};
 pub use similarity::{LayerCka, Similarity};
 pub use timing::TimingCheck;
@@ -93,6 +95,9 @@ pub struct Analysis {
     pub budget: Option<usize>,
     /// The results under every budget; absent in a study of one.
     pub budgets: Option<Budgets>,
+    /// The learning rates that range tests have found; absent in a study that gives its rates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rates: Vec<TestedRate>,
     /// Trials in the plan, including controls.
     pub planned: usize,
     /// Trials recorded.
@@ -181,6 +186,7 @@ fn analyse_one(data: &RunData, options: &Options, preferred: Option<&Headline>) 
         units: units.len(),
         budget: data.plan.largest_budget().map(|budget| budget.images),
         budgets: None,
+        rates: rates::rates(data),
         planned,
         recorded,
         diverged,

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{Td, table};
-use crate::analysis::{Analysis, Unit};
+use crate::analysis::{Analysis, TestedRate, Unit};
 use crate::data::RunData;
 use crate::format::{count, duration, number};
 use crate::sentences;
@@ -32,6 +32,7 @@ pub(super) fn section(data: &RunData, analysis: &Analysis) -> Markup {
             }
         }
         (statistics(analysis))
+        (rates(analysis))
         h3 { "Schemes" }
         (table("plain left", &["scheme", "stages"], schemes.collect()))
         details {
@@ -87,6 +88,56 @@ fn facts(data: &RunData, analysis: &Analysis) -> Vec<(&'static str, String)> {
         ("run", about.folder.clone()),
     ];
     facts.into_iter().filter(|(_, value)| !value.is_empty()).collect()
+}
+
+/// The learning rates that range tests have found, with their curves.
+fn rates(analysis: &Analysis) -> Markup {
+    html! {
+        @if !analysis.rates.is_empty() {
+            h3 { "Learning rates" }
+            @for tested in &analysis.rates {
+                p {
+                    "The largest rate of " (tested.of) " is " (tested.rate) ", found by a range test of " (tested.rates.len())
+                    " steps: " (tested.rule) " (" (format!("{:.2e}", tested.edge)) ")."
+                }
+                (range_curve(tested))
+            }
+        }
+    }
+}
+
+/// The smoothed loss of a range test against the logarithm of the rate, from 0 to the loss of guessing and a quarter more, with the
+/// chosen rate as a line.
+fn range_curve(tested: &TestedRate) -> Markup {
+    const WIDTH: f64 = 360.0;
+    const HEIGHT: f64 = 90.0;
+    let (Some(first), Some(last)) = (tested.rates.first(), tested.rates.last()) else { return html! {} };
+    let across = (last / first).ln();
+    let x = |rate: f64| if across > 0.0 { WIDTH * (rate / first).ln() / across } else { 0.0 };
+    let y = |loss: f64| HEIGHT * (1.0 - (loss / (1.25 * tested.chance)).clamp(0.0, 1.0));
+    let places =
+        tested.rates.iter().zip(&tested.smoothed).map(|(rate, loss)| format!("{:.1},{:.1}", x(*rate), y(*loss)));
+    let points = places.collect::<Vec<_>>().join(" ");
+    let line = |x1: f64, y1: f64, x2: f64, y2: f64| {
+        html! {
+            line x1=(format!("{x1:.1}")) y1=(format!("{y1:.1}")) x2=(format!("{x2:.1}")) y2=(format!("{y2:.1}"))
+                stroke="currentColor" stroke-dasharray="3 3" opacity="0.6" {}
+        }
+    };
+    let label = format!("Smoothed loss of the range test for {}, rates {first:.0e} to {last:.1e}", tested.of);
+    html! {
+        figure {
+            svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) width=(WIDTH) height=(HEIGHT) role="img" aria-label=(label) {
+                (line(0.0, y(tested.chance), WIDTH, y(tested.chance)))
+                (line(x(tested.rate), 0.0, x(tested.rate), HEIGHT))
+                polyline points=(points) fill="none" stroke="currentColor" stroke-width="1.5" {}
+            }
+            figcaption {
+                "Smoothed training loss against the learning rate, " (format!("{first:.0e} to {last:.1e}")) ", logarithmic. Dashed: the \
+                 chosen rate, and the loss of guessing (" (number(tested.chance, 2)) ")."
+            }
+        }
+    }
 }
 
 fn statistics(analysis: &Analysis) -> Markup {

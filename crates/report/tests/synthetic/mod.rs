@@ -167,7 +167,7 @@ impl Truth {
             trials_seconds: Some(1234.5),
             ..About::default()
         };
-        RunData { plan, parents, records, sample_images: None, about }
+        RunData { plan, parents, records, range_tests: vec![], sample_images: None, about }
     }
 
     fn record(
@@ -395,6 +395,7 @@ impl Truth {
             trials,
             margin: 0.01,
             metric: None,
+            range_tests: vec![],
         }
     }
 
