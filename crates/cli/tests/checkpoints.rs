@@ -20,7 +20,7 @@ name = "digits"
 validation = 100
 train = 300
 test = 100
-augment = { pad = 1, crop = 0.8, jitter = 0.1, cutout = 2 }
+augment = { pad = 1, crop = 0.8, jitter = 0.1, cutout = 2, mixup = 0.2 }
 [parent]
 arch = "vgg"
 plan = [[12, 12], [16, 16]]

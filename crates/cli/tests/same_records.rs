@@ -22,7 +22,8 @@ fn workers_and_cache_change_no_record() {
 /// Each kind of reuse disabled, all disabled, activations on disk, the data set on disk, threads inside trials.
 #[test]
 fn reuse_changes_no_record() {
-    let place = Place::new(STUDY);
+    // Mixtures of images, whose stored activations must be those of the same mixtures.
+    let place = Place::new(&STUDY.replace("augment = { pad = 1 }", "augment = { pad = 1, mixup = 0.3 }"));
     let usual = place.complete("usual", &["--workers", "2"]);
     let scratch = place.path("scratch");
     std::fs::create_dir(&scratch).unwrap();
