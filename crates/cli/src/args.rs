@@ -580,13 +580,8 @@ pub struct Subject {
     /// Images that they are judged by: the last training images, of a folder some drawn by seed (a run's validation images) [default: 1000, at most a fifth of them]
     #[arg(long, value_name = "N", value_parser = whole::<usize>(IMAGES))]
     pub judged: Option<usize>,
-    /// What to try: conv1x1, conv3x3, conv5x5, field (the range's receptive field), depthwise3x3, conv3x3g4, linear, drop; narrow50 is a residual unit with half of its inner channels
-    #[arg(
-        long,
-        value_name = "NAMES",
-        value_delimiter = ',',
-        default_value = "conv1x1,conv3x3,conv5x5,field,linear,drop"
-    )]
+    /// What to try: conv1x1, conv3x3, conv5x5, field (the range's receptive field), separable3x3, depthwise3x3, conv3x3g4, linear, each but field and depthwise3x3 also with +skip, drop; narrow50 is a residual unit with half of its inner channels [default: conv1x1,conv3x3,conv5x5,field,linear,drop; in a network of depthwise convolutions also separable3x3,separable5x5, in one with attention conv1x1+skip]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub substitutes: Vec<nettriage_compress::scan::Choice>,
     /// Largest number of unknowns of a filter, where kernels are larger than 3x3
     #[arg(long, value_name = "N", default_value_t = 2400, value_parser = whole::<usize>(UNKNOWNS))]

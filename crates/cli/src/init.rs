@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use nettriage_data::Dataset;
 use nettriage_formats::load;
-use nettriage_net::arch;
+use nettriage_net::surgery::{self, Substitute};
+use nettriage_net::{arch, block};
 use nettriage_study::template;
 
 use crate::fail::Fail;
@@ -34,14 +35,16 @@ pub fn study(
 ) -> Result<String, Fail> {
     let dir = data_dir.map(&place).transpose()?;
     if arch::names().contains(&model) {
-        return Ok(template(model, &dataset(data, data_dir, 32)?, data, dir.as_deref()));
+        let conv3x3 = Substitute::Conv { kernel: 3, groups: 1 };
+        return Ok(template(model, conv3x3, &dataset(data, data_dir, 32)?, data, dir.as_deref()));
     }
     // Read now, so that a file that is none is refused before a study names it.
     let network = load::load(Path::new(model), &load::LoadOptions::default())?.network;
     let path = place(Path::new(model))?;
     let path =
         path.to_str().ok_or_else(|| Fail::Message(format!("{model}: a study needs a path of Unicode letters")))?;
-    Ok(template(path, &dataset(data, data_dir, network.graph.input.height)?, data, dir.as_deref()))
+    let substitute = surgery::usual(&network.graph, &block::find(&network.graph))?;
+    Ok(template(path, substitute, &dataset(data, data_dir, network.graph.input.height)?, data, dir.as_deref()))
 }
 
 /// An absolute path.

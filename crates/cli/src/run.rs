@@ -11,7 +11,7 @@ use nettriage_jobs::{Executor, Processes, Slurm, Threads, slurm};
 use nettriage_records::record::Outcome;
 use nettriage_records::{Plan, Run};
 use nettriage_study::{
-    Estimate, Limits, Progress, Resources, Study, StudyContext, TrialJobs, estimate, execute, folder_name,
+    Estimate, Limits, Progress, Resources, Study, StudyContext, TrialJobs, estimate, execute, folder_name, notes,
     pending_work, plan, store_study_folder, train_parents,
 };
 
@@ -154,9 +154,10 @@ fn prepare(args: &args::Train) -> Result<(StudyContext, Plan), Fail> {
         }
         _ => return Err(Fail::Message("name a study file, or --model and --data".into())),
     };
-    let context = StudyContext::with(study, text, args.data_dir.as_deref(), args.runtime.resolved()?)?;
+    let mut context = StudyContext::with(study, text, args.data_dir.as_deref(), args.runtime.resolved()?)?;
     context.data.notes.iter().for_each(|note| eprintln!("note: {note}"));
     let plan = plan(&context)?;
+    context.notes.extend(notes(&context, &plan)?);
     Ok((context, plan))
 }
 

@@ -29,4 +29,3 @@ pub use error::Error;
 pub use latency::{Latencies, Timing, paired};
 pub use least_squares::LeastSquares;
 pub use moments::Moments;
-pub use scan::as_conv;

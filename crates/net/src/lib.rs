@@ -40,6 +40,7 @@ mod random;
 pub mod receptive_field;
 pub mod shape;
 pub mod slice;
+mod sublayer;
 pub mod surgery;
 mod tensor;
 

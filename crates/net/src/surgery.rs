@@ -1,4 +1,4 @@
-//! Surgery: a new network with blocks replaced by single layers, removed, or re-initialised.
+//! Surgery: a new network with blocks replaced by substitutes, removed, or re-initialised.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -10,9 +10,12 @@ use serde::{Deserialize, Serialize};
 use crate::block::Block;
 use crate::layer::{Initial, Linear, Rank};
 use crate::network::insert_initial_weights;
+use crate::sublayer;
+pub use crate::sublayer::Sublayer;
 use crate::{Activation, Conv, Error, Graph, Kind, Layer, Network, Padding, Shape, Tensor, Weights, block};
 
-/// What replaces a block. In text: `conv3x3`, `conv1x1`, `conv3x3g4` (four groups), `linear`, `drop`.
+/// What replaces a block. In text: `conv3x3`, `conv1x1`, `conv3x3g4` (four groups), `separable3x3`, `linear`, each also
+/// with `+skip`; `attention`, `mlp`; `drop`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Substitute {
@@ -27,14 +30,99 @@ pub enum Substitute {
     Linear,
     /// Nothing: the block's input is used as its output.
     Drop,
+    /// A depthwise convolution, then a 1x1 convolution (Sifre, 2014; Chollet, arXiv:1610.02357), without an activation
+    /// between them; then the block's closing norm and activation.
+    Separable {
+        /// Rows and columns of the depthwise kernel.
+        kernel: usize,
+    },
+    /// One of these on the block's residual branch: its input is added before the closing activation.
+    Skip(Branch),
+    /// One attention or one MLP of a transformer, with its norm and its skip: a copy of the block's first, or of the network's first
+    /// one of that shape.
+    Sublayer(Sublayer),
+}
+
+/// The layers on the residual branch of a [`Substitute::Skip`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Branch {
+    /// As [`Substitute::Conv`].
+    Conv {
+        /// Rows and columns of the kernel.
+        kernel: usize,
+        /// Groups; 1 is dense.
+        groups: usize,
+    },
+    /// As [`Substitute::Linear`].
+    Linear,
+    /// As [`Substitute::Separable`].
+    Separable {
+        /// Rows and columns of the depthwise kernel.
+        kernel: usize,
+    },
+}
+
+/// The end of the name of a substitute on the residual branch.
+const SKIP: &str = "+skip";
+
+impl Substitute {
+    /// The layers of an affine map, and whether they are on a residual branch.
+    fn branch(self) -> Option<(Branch, bool)> {
+        match self {
+            Substitute::Conv { kernel, groups } => Some((Branch::Conv { kernel, groups }, false)),
+            Substitute::Linear => Some((Branch::Linear, false)),
+            Substitute::Separable { kernel } => Some((Branch::Separable { kernel }, false)),
+            Substitute::Skip(branch) => Some((branch, true)),
+            Substitute::Sublayer(_) | Substitute::Drop => None,
+        }
+    }
+
+    /// Whether it is an affine map before the block's closing activation, as inits in closed form give it.
+    pub fn is_affine(self) -> bool {
+        self.branch().is_some()
+    }
+
+    /// Rows and columns of the kernel of an affine map: 1 of a linear layer.
+    pub fn kernel(self) -> Option<usize> {
+        match self.branch()?.0 {
+            Branch::Conv { kernel, .. } | Branch::Separable { kernel } => Some(kernel),
+            Branch::Linear => Some(1),
+        }
+    }
+
+    /// The groups of an affine map: 1 where the output depends on all input channels.
+    pub fn groups(self) -> Option<usize> {
+        match self.branch()?.0 {
+            Branch::Conv { groups, .. } => Some(groups),
+            Branch::Linear | Branch::Separable { .. } => Some(1),
+        }
+    }
+
+    /// Whether it maps vectors only.
+    pub fn is_linear(self) -> bool {
+        matches!(self.branch(), Some((Branch::Linear, _)))
+    }
+}
+
+impl fmt::Display for Branch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Branch::Conv { kernel, groups: 1 } => write!(f, "conv{kernel}x{kernel}"),
+            Branch::Conv { kernel, groups } => write!(f, "conv{kernel}x{kernel}g{groups}"),
+            Branch::Linear => write!(f, "linear"),
+            Branch::Separable { kernel } => write!(f, "separable{kernel}x{kernel}"),
+        }
+    }
 }
 
 impl fmt::Display for Substitute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Substitute::Conv { kernel, groups: 1 } => write!(f, "conv{kernel}x{kernel}"),
-            Substitute::Conv { kernel, groups } => write!(f, "conv{kernel}x{kernel}g{groups}"),
-            Substitute::Linear => write!(f, "linear"),
+            Substitute::Conv { kernel, groups } => Branch::Conv { kernel: *kernel, groups: *groups }.fmt(f),
+            Substitute::Linear => Branch::Linear.fmt(f),
+            Substitute::Separable { kernel } => Branch::Separable { kernel: *kernel }.fmt(f),
+            Substitute::Skip(branch) => write!(f, "{branch}{SKIP}"),
+            Substitute::Sublayer(kind) => kind.fmt(f),
             Substitute::Drop => write!(f, "drop"),
         }
     }
@@ -44,23 +132,43 @@ impl FromStr for Substitute {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Substitute, Error> {
-        let unknown =
-            || Error::Name(format!("no substitute `{text}`; use conv3x3, conv1x1, conv3x3g4, linear or drop"));
+        let unknown = || {
+            Error::Name(format!(
+                "no substitute `{text}`; use conv3x3, conv1x1, conv3x3g4, separable3x3 or linear, each also with {SKIP}, or attention, mlp, drop"
+            ))
+        };
         match text {
-            "linear" => return Ok(Substitute::Linear),
             "drop" => return Ok(Substitute::Drop),
+            "attention" => return Ok(Substitute::Sublayer(Sublayer::Attention)),
+            "mlp" => return Ok(Substitute::Sublayer(Sublayer::Mlp)),
             _ => {}
         }
-        let sizes = text.strip_prefix("conv").ok_or_else(unknown)?;
-        let (extent, groups) = sizes.split_once('g').unwrap_or((sizes, "1"));
-        let (rows, columns) = extent.split_once('x').ok_or_else(unknown)?;
-        let number =
-            |digits: &str| digits.parse::<usize>().ok().filter(|n| (1..1 << 16).contains(n)).ok_or_else(unknown);
-        if rows != columns {
-            return Err(unknown());
+        if let Some(branch) = text.strip_suffix(SKIP) {
+            return branch_of(branch).map(Substitute::Skip).ok_or_else(unknown);
         }
-        Ok(Substitute::Conv { kernel: number(rows)?, groups: number(groups)? })
+        Ok(match branch_of(text).ok_or_else(unknown)? {
+            Branch::Conv { kernel, groups } => Substitute::Conv { kernel, groups },
+            Branch::Linear => Substitute::Linear,
+            Branch::Separable { kernel } => Substitute::Separable { kernel },
+        })
     }
+}
+
+fn branch_of(text: &str) -> Option<Branch> {
+    if text == "linear" {
+        return Some(Branch::Linear);
+    }
+    let number = |digits: &str| digits.parse::<usize>().ok().filter(|n| (1..1 << 16).contains(n));
+    let square = |extent: &str| {
+        let (rows, columns) = extent.split_once('x')?;
+        if rows == columns { number(rows) } else { None }
+    };
+    if let Some(extent) = text.strip_prefix("separable") {
+        return Some(Branch::Separable { kernel: square(extent)? });
+    }
+    let sizes = text.strip_prefix("conv")?;
+    let (extent, groups) = sizes.split_once('g').unwrap_or((sizes, "1"));
+    Some(Branch::Conv { kernel: square(extent)?, groups: number(groups)? })
 }
 
 impl TryFrom<String> for Substitute {
@@ -79,9 +187,11 @@ impl From<Substitute> for String {
 
 /// A new network with each block replaced by its substitute.
 ///
-/// A substitute's layers are named `<block>.conv` or `<block>.linear`, `<block>.norm`, `<block>.act`. There is a norm
-/// only where the block has a batch norm, and then the layer before it has no bias. The activation is the block's
-/// closing one, with its slopes if it is a PReLU. The stride follows from the shapes. Weights are zero, those of the
+/// A substitute's layers are named `<block>.depthwise`, `<block>.conv` or `<block>.linear`, `<block>.norm`, `<block>.skip`
+/// (the sum with the block's input), `<block>.act`. There is a norm only where the block has a batch norm, and then the
+/// layer before it has no bias. The activation is the block's
+/// closing one, with its slopes if it is a PReLU. The layers of a copied attention or MLP are named `<block>.attention.1` and so on,
+/// and are those that they are a copy of. The stride follows from the shapes. Weights are zero, those of the
 /// norm 1, 0, 0, 1 (weight, bias, mean, variance), until an [init](crate::init) sets them. All other layers keep their
 /// names and weights.
 ///
@@ -135,10 +245,85 @@ pub fn compress(network: &Network, replacements: &[(Block, Substitute)]) -> Resu
     Ok(Network { graph: child, weights })
 }
 
+/// The substitute to begin with for these blocks, which adds no parameters to blocks of usual networks: `conv1x1` where a
+/// block holds attention, `conv1x1+skip` if all blocks keep their shapes; `separable3x3` where one holds depthwise
+/// convolutions; otherwise `conv3x3`.
+///
+/// # Errors
+/// Those of [`Graph::shapes`].
+pub fn usual(graph: &Graph, blocks: &[Block]) -> Result<Substitute, Error> {
+    let holds = |wanted: fn(&Kind) -> bool| {
+        let inside: HashSet<&str> = blocks.iter().flat_map(|block| &block.layers).map(String::as_str).collect();
+        graph.layers.iter().any(|layer| inside.contains(layer.name.as_str()) && wanted(&layer.kind))
+    };
+    if holds(|kind| matches!(kind, Kind::MatMul(_))) {
+        for block in blocks {
+            if graph.shape_of(&block.input)? != graph.shape_of(&block.output)? {
+                return Ok(Substitute::Conv { kernel: 1, groups: 1 });
+            }
+        }
+        return Ok(Substitute::Skip(Branch::Conv { kernel: 1, groups: 1 }));
+    }
+    if holds(|kind| matches!(kind, Kind::Conv(conv) if conv.is_depthwise())) {
+        return Ok(Substitute::Separable { kernel: 3 });
+    }
+    Ok(Substitute::Conv { kernel: 3, groups: 1 })
+}
+
 /// Names of the substitute's layers in a network that [`compress`] made; none after a drop.
 pub fn substitute_layers(block: &Block, network: &Network) -> Vec<String> {
-    let names = ["conv", "linear", "norm", "act", "flatten"].map(|part| format!("{}.{part}", block.name));
-    names.into_iter().filter(|name| network.graph.layer(name).is_some()).collect()
+    let named = |part: &str| network.graph.layer(&format!("{}.{part}", block.name));
+    let Some(product) = named("conv").or_else(|| named("linear")) else {
+        let copied = sublayer::copied(&network.graph, block).map(|(_, layers)| layers).unwrap_or_default();
+        return copied.into_iter().map(|layer| layer.name.clone()).collect();
+    };
+    let depthwise = named("depthwise").filter(|layer| product.inputs.contains(&layer.name));
+    let mut chain: Vec<&Layer> = depthwise.into_iter().chain([product]).collect();
+    // A layer of that name outside the block is not of the chain.
+    for next in ["norm", "skip", "act", "flatten"].into_iter().filter_map(named) {
+        if next.inputs.contains(&chain[chain.len() - 1].name) {
+            chain.push(next);
+        }
+    }
+    chain.into_iter().map(|layer| layer.name.clone()).collect()
+}
+
+/// What a substitute computes before its closing activation, with its norm taken as a part of it: y = W * x + b, or
+/// y = x + W * x + b.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AffineMap {
+    /// W as one convolution: dense for a separable one, of 1x1 for a linear layer.
+    pub conv: Conv,
+    /// Whether W is a depthwise convolution, then one of 1x1.
+    pub separable: bool,
+    /// Whether x is added.
+    pub skip: bool,
+}
+
+impl From<Conv> for AffineMap {
+    fn from(conv: Conv) -> AffineMap {
+        AffineMap { conv, separable: false, skip: false }
+    }
+}
+
+/// The map that replaces `block` in a network that [`compress`] made; none if the substitute is no affine map.
+pub fn affine_map(block: &Block, child: &Network) -> Option<AffineMap> {
+    let layers = substitute_layers(block, child);
+    let named = |part: &str| {
+        let name = format!("{}.{part}", block.name);
+        child.graph.layer(&name).filter(|_| layers.contains(&name))
+    };
+    let own = named("conv").or_else(|| named("linear"))?.kind.as_convolution()?;
+    let depthwise = named("depthwise").and_then(|layer| layer.kind.as_convolution());
+    let conv = depthwise.map_or(own, |spatial| Conv { filters: own.filters, groups: 1, bias: own.bias, ..spatial });
+    Some(AffineMap { conv, separable: depthwise.is_some(), skip: named("skip").is_some() })
+}
+
+/// Name of the layer whose output is y = W * x + b of [`affine_map`], without the norm and the sum with x; none if the
+/// substitute is no affine map.
+pub fn last_product(block: &Block, child: &Graph) -> Option<String> {
+    let names = ["conv", "linear"].map(|part| format!("{}.{part}", block.name));
+    names.into_iter().find(|name| child.layer(name).is_some())
 }
 
 /// The same network with the block's weights re-initialised, as [`Network::initialised`] sets them; constants of the
@@ -221,41 +406,60 @@ fn substitute_for(
     let (from, to) = (graph.shape_of(&block.input)?, graph.shape_of(&block.output)?);
     let fail = |problem: String| Error::block(&block.name, problem);
     let norm = block.layers.iter().filter_map(|name| graph.layer(name)).rfind(|l| matches!(l.kind, Kind::BatchNorm(_)));
-    let (part, main) = match substitute {
-        Substitute::Drop if from == to => return Ok(Vec::new()),
-        Substitute::Drop => {
-            return Err(fail(format!(
-                "it cannot be dropped: its input is {from} and its output {to}, and only equal shapes connect"
-            )));
+    if let Substitute::Sublayer(kind) = substitute {
+        return sublayer::copy(network, block, kind, &input);
+    }
+    let Some((branch, skip)) = substitute.branch() else {
+        if from == to {
+            return Ok(Vec::new());
         }
-        Substitute::Linear => {
+        return Err(fail(format!(
+            "it cannot be dropped: its input is {from} and its output {to}, and only equal shapes connect"
+        )));
+    };
+    if skip && from != to {
+        return Err(fail(format!(
+            "{substitute} adds its input, {from}, to its output, {to}, and only equal shapes add: use {branch}"
+        )));
+    }
+    let mut kinds = match branch {
+        Branch::Linear => {
             if !(from.is_vector() && to.is_vector()) {
                 return Err(fail(format!(
                     "a linear layer cannot map {from} to {to}; use a convolution, such as conv3x3"
                 )));
             }
-            ("linear", Kind::Linear(Linear { features: to.channels, bias: norm.is_none() }))
+            vec![("linear", Kind::Linear(Linear { features: to.channels, bias: norm.is_none() }))]
         }
-        Substitute::Conv { kernel, groups } => {
-            ("conv", Kind::Conv(convolution(kernel, groups, norm.is_none(), from, to).map_err(fail)?))
+        Branch::Conv { kernel, groups } => {
+            vec![("conv", Kind::Conv(convolution(kernel, groups, norm.is_none(), from, to).map_err(fail)?))]
+        }
+        Branch::Separable { kernel } => {
+            let within = Shape { channels: from.channels, ..to };
+            let depthwise = convolution(kernel, from.channels, false, from, within).map_err(fail)?;
+            let pointwise = Conv { bias: norm.is_none(), ..Conv::same(to.channels, 1) };
+            vec![("depthwise", Kind::Conv(depthwise)), ("conv", Kind::Conv(pointwise))]
         }
     };
-    let mut kinds = vec![(part, main)];
     kinds.extend(norm.map(|layer| ("norm", layer.kind.clone())));
+    kinds.extend(skip.then_some(("skip", Kind::Add)));
     let closing = closing_activation(graph, block);
     kinds.extend(closing.map(|layer| ("act", layer.kind.clone())));
-    if matches!(substitute, Substitute::Conv { .. }) && is_vector(graph, &block.output) {
+    if branch != Branch::Linear && is_vector(graph, &block.output) {
         kinds.push(("flatten", Kind::Flatten));
     }
 
     let mut added = Vec::new();
-    let (mut last, mut shape) = (input, from);
+    let (mut last, mut shape) = (input.clone(), from);
     for (part, kind) in kinds {
         let name = format!("{}.{part}", block.name);
         if graph.position(&name).is_some() && !block.layers.contains(&name) {
             return Err(fail(format!("there is a layer `{name}` already; give the block another name")));
         }
-        let layer = Layer { name: name.clone(), inputs: vec![last], kind };
+        let mut layer = Layer { name: name.clone(), inputs: vec![last], kind };
+        if part == "skip" {
+            layer.inputs.insert(0, input.clone());
+        }
         let mut weights = Weights::new();
         for parameter in layer.kind.parameters(shape) {
             // Zero until an init sets them; a norm begins as the identity.
@@ -270,8 +474,9 @@ fn substitute_for(
         {
             weights.insert(format!("{name}.weight"), slopes.clone());
         }
+        shape = layer.kind.output_shape(&vec![shape; layer.inputs.len()]).map_err(fail)?;
         added.push((layer, weights));
-        (last, shape) = (name, to);
+        last = name;
     }
     Ok(added)
 }

@@ -435,7 +435,7 @@ impl<'a> PrescribeBuilder<'a> {
             "labels": subject.labelled,
             "outputs": options.outputs.map(|outputs| format!("{outputs:?}")),
             "ranges": format!("{:?}", options.scope),
-            "substitutes": format!("{:?}", options.choices),
+            "substitutes": format!("{:?}", options.choices_for(&subject.network.graph)),
             "methods": methods,
             "unknowns": options.unknowns,
             "rows": [options.rows, options.least_rows],

@@ -109,9 +109,9 @@ impl<'a> Triage<'a> {
         self
     }
 
-    /// The single layers that take a block's place.
+    /// What takes a block's place; the usual substitute of the network if not given.
     pub fn substitutes(mut self, substitutes: impl IntoIterator<Item = Substitute>) -> Self {
-        self.study.triage.substitutes = substitutes.into_iter().collect();
+        self.study.triage.substitutes = Some(substitutes.into_iter().collect());
         self
     }
 

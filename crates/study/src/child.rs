@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use nettriage_compress::{LeastSquares, Moments, as_conv};
+use nettriage_compress::{LeastSquares, Moments};
 use nettriage_engine::Options;
 use nettriage_net::block::Block;
-use nettriage_net::init::{self, Init};
+use nettriage_net::init::{self, Init, SubstituteLayer};
 use nettriage_net::surgery::{self, Substitute};
-use nettriage_net::{Kind, Network, Tensor, slice};
+use nettriage_net::{Network, Tensor, slice};
 use nettriage_records::plan::{Role, TrialSpec};
 
 use nettriage_train::seed;
@@ -109,16 +109,14 @@ impl Child {
         Some(slice::between(&self.network, &block.input, &self.block_output).map_err(Error::from))
     }
 
-    /// The substitute's convolution or linear layer, if it has one.
-    pub fn weighted_layer(&self) -> Option<&str> {
-        let product = |l: &&nettriage_net::Layer| {
-            self.substitute_layers.contains(&l.name) && matches!(l.kind, Kind::Conv(_) | Kind::Linear(_))
-        };
-        self.network.graph.layers.iter().find(product).map(|l| l.name.as_str())
+    /// The last convolution or linear layer of a substitute that is an affine map.
+    pub fn weighted_layer(&self) -> Option<String> {
+        let product = surgery::last_product(self.block.as_ref()?, &self.network.graph)?;
+        self.substitute_layers.contains(&product).then_some(product)
     }
 }
 
-/// The substitute as a convolution, with the block's input and output shapes.
+/// Weight and bias of the substitute's affine map, as [`init::set_affine`] takes them.
 fn least_squares(
     shared: &SharedWork<'_>,
     parent: &Parent,
@@ -128,17 +126,15 @@ fn least_squares(
     threads: usize,
 ) -> Result<(Tensor, Vec<f32>), Error> {
     let graph = &parent.network.graph;
-    let product = child.weighted_layer().unwrap_or_default();
-    let conv =
-        child.network.graph.layer(product).and_then(|layer| as_conv(&layer.kind)).ok_or_else(|| {
-            Error::Request(format!("least squares needs a layer with weights; {substitute} has none"))
-        })?;
+    let layer = SubstituteLayer::of(&child.network, block)?.zip(surgery::affine_map(block, &child.network));
+    let (layer, map) = layer
+        .ok_or_else(|| Error::Request(format!("least squares needs a layer with weights; {substitute} has none")))?;
     let target = init::target_tensor(graph, block);
     let (input, output) = (graph.shape_of(&block.input)?, graph.shape_of(&target)?);
     // The solution is the same for every scheme and seed, so it is kept as one row: weights, then biases.
-    let count = input.channels / conv.groups * conv.kernel[0] * conv.kernel[1] * output.channels;
+    let count = layer.elements();
     let solve = || -> Result<Vec<f32>, Error> {
-        let mut sums = LeastSquares::new(conv, input, output);
+        let mut sums = LeastSquares::new(map, input, output);
         let activations = |tensor| shared.activations(&parent.request(tensor, ImageSet::Calibration, BATCH, threads));
         let (mut x, mut y) = (activations(block.input.as_str())?, activations(target.as_str())?);
         for start in (0..x.len()).step_by(BATCH) {
@@ -151,8 +147,7 @@ fn least_squares(
         Ok(weight.into_iter().chain(bias).collect())
     };
     let row = shared.memoise(&parent.id, &block.name, &substitute.to_string(), count + output.channels, solve)?;
-    let shape = &child.network.weights[&format!("{product}.weight")].shape;
-    Ok((Tensor::new(shape, row[..count].to_vec()), row[count..].to_vec()))
+    Ok((Tensor::new(&layer.shape, row[..count].to_vec()), row[count..].to_vec()))
 }
 
 /// Gives the substitute's norm the running statistics of its convolution's output, its function unchanged.
@@ -165,7 +160,7 @@ fn calibrate(
     threads: usize,
 ) -> Result<(), Error> {
     let Some(product) = child.weighted_layer() else { return Ok(()) };
-    let convolution = slice::between(network, &block.input, product)?;
+    let convolution = slice::between(network, &block.input, &product)?;
     let channels = convolution.graph.output_shape()?.channels;
     let exact = shared.context.study.children.exact;
     let options = Options { threads, exact, ..Options::inference(BATCH) };

@@ -6,7 +6,7 @@ use nettriage_data::{Dataset, FolderOptions, ImageSize, Images, MemoryBudget, No
 use nettriage_formats::info::ModelInfo;
 use nettriage_formats::load;
 use nettriage_net::block::Block;
-use nettriage_net::{Graph, Network, Shape, Weights, arch, block, cost};
+use nettriage_net::{Graph, Network, Shape, Weights, arch, block, cost, surgery};
 use nettriage_records::Run;
 use nettriage_records::plan::BlockSummary;
 use nettriage_train::{Device, check_images, fit_classes, range_test, seed, without_softmax};
@@ -107,7 +107,7 @@ impl StudyContext {
     /// # Errors
     /// Images or blocks that do not fit the network.
     pub(crate) fn without_classes(
-        study: Study,
+        mut study: Study,
         data: Dataset,
         normalization: Normalization,
         network: Network,
@@ -117,6 +117,7 @@ impl StudyContext {
         let train = first(&data.train, &all, usize::MAX);
         check_size(&study, &network.graph, train.len(), true)?;
         let blocks = blocks(&study, &network.graph)?;
+        choose_substitute(&mut study, &network.graph, &blocks)?;
         Ok(StudyContext {
             study,
             text: IN_MEMORY.to_owned(),
@@ -136,7 +137,7 @@ impl StudyContext {
     }
 
     fn assemble(
-        study: Study,
+        mut study: Study,
         text: String,
         data: Dataset,
         given: Option<(Network, ModelInfo)>,
@@ -166,6 +167,7 @@ impl StudyContext {
         check_fit(&graph, &data)?;
         check_size(&study, &graph, train.len(), given.is_some())?;
         let blocks = blocks(&study, &graph)?;
+        choose_substitute(&mut study, &graph, &blocks)?;
         let notes = notes(&study);
         Ok(StudyContext {
             study,
@@ -257,6 +259,14 @@ fn blocks(study: &Study, graph: &Graph) -> Result<Vec<Block>, Error> {
         )));
     }
     Ok(blocks)
+}
+
+/// Names the usual substitute of the network where the study names none.
+fn choose_substitute(study: &mut Study, graph: &Graph, blocks: &[Block]) -> Result<(), Error> {
+    if study.triage.substitutes.is_none() {
+        study.triage.substitutes = Some(vec![surgery::usual(graph, blocks)?]);
+    }
+    Ok(())
 }
 
 /// The text of a study that a program made in memory, in place of that of a study file.

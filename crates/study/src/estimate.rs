@@ -257,11 +257,10 @@ impl Costs<'_> {
         for spec in pending.iter().map(|&place| &self.plan.trials[place]) {
             let solved = spec.init.as_deref() == Some("least-squares");
             if let (true, Some(block), Some(name)) = (solved, self.block(spec), spec.substitute.as_deref()) {
-                let area = match name.parse() {
-                    Ok(Substitute::Conv { kernel, .. }) => kernel * kernel,
-                    _ => 1,
-                };
-                let channels = if name == "linear" { block.input.iter().product() } else { block.input[0] };
+                let substitute: Option<Substitute> = name.parse().ok();
+                let area = substitute.and_then(Substitute::kernel).map_or(1, |kernel| kernel * kernel);
+                let linear = substitute.is_some_and(Substitute::is_linear);
+                let channels = if linear { block.input.iter().product() } else { block.input[0] };
                 unknowns.insert((&spec.parent, &block.name, name), (area * channels + 1) as u64);
             }
         }

@@ -38,7 +38,7 @@ pub use limits::Limit;
 pub use machine::machine;
 pub use metric::{MetricStudy, record_failure, record_values};
 pub use options::{Reuse, RuntimeOptions};
-pub use plan::plan;
+pub use plan::{notes, plan};
 pub use rate::Rate;
 pub use study::{BlockRange, Children, Data, Halving, Keep, Parent, Reading, Study, Training, Triage, ValidationFrom};
 pub use template::template;

@@ -5,7 +5,6 @@ use std::ops::{Bound, RangeBounds};
 
 use nettriage_data::Augmentation;
 use nettriage_engine::{Optimizer, Schedule};
-use nettriage_net::surgery::Substitute;
 use nettriage_train::Recipe;
 use nettriage_train::scheme::{Scheme, Stage};
 
@@ -268,8 +267,10 @@ impl Table {
     }
 
     fn triage(&mut self, triage: &Triage) {
-        for substitute in &triage.substitutes {
-            if let Substitute::Conv { kernel, groups } = *substitute {
+        for substitute in triage.substitutes() {
+            if let Some((kernel, groups)) =
+                substitute.kernel().zip(substitute.groups()).filter(|_| !substitute.is_linear())
+            {
                 let key = format!("[triage] substitutes: `{substitute}`: ");
                 self.count(&format!("{key}kernel"), kernel, Limit::between(1.0, 63.0, "weights grow by its square"));
                 self.count(&format!("{key}groups"), groups, Limit::between(1.0, 65_535.0, "they divide the channels"));

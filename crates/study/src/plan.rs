@@ -1,13 +1,13 @@
 //! The plan: a pure function of study file, network and data set.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use nettriage_formats::safetensors;
 use nettriage_net::block::Block;
 use nettriage_net::init::Init;
 use nettriage_net::surgery::{self, Substitute};
-use nettriage_net::{Graph, Network, Shape, Weights, cost};
+use nettriage_net::{Graph, Network, Shape, Weights, cost, shorten};
 use nettriage_records::plan::{
     BlockSummary, BudgetSummary, Cost, DataSummary, LayerSummary, ParentSpec, Plan, RangeTestSpec, Role, SchemeSummary,
     Trainings, TrialSpec, VERSION,
@@ -41,6 +41,7 @@ pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
     let range_tests = range_tests(context, &parents);
     let blank = blank(&context.graph)?;
     let blocks = context.blocks.iter().map(|b| summarise_block(context, &blank, b)).collect::<Result<Vec<_>, _>>()?;
+    check_inits(context, &blank)?;
     let trials = Trials {
         context,
         schemes: &schemes,
@@ -85,7 +86,7 @@ pub fn plan(context: &StudyContext) -> Result<Plan, Error> {
 /// Refuses a plan of too many trials, by an upper bound of their number.
 fn check_count(study: &Study, blocks: usize, budgets: usize) -> Result<(), Error> {
     let triage = &study.triage;
-    let (schemes, children) = (triage.schemes.len(), triage.inits.len() * triage.substitutes.len());
+    let (schemes, children) = (triage.schemes.len(), triage.inits.len() * triage.substitutes().len());
     // Every block has its children and three controls, every seed two more.
     let of_seed = schemes as f64 * (blocks as f64 * (children + 3) as f64 + 2.0);
     let trials = study.parent.seeds as f64 * (1.0 + study.children.seeds as f64 * budgets as f64 * of_seed);
@@ -95,6 +96,85 @@ fn check_count(study: &Study, blocks: usize, budgets: usize) -> Result<(), Error
         ))),
         None => Ok(()),
     }
+}
+
+/// What a reader should know of a plan: which substitutes have more parameters than what they replace, and which inits do not
+/// apply to which.
+pub fn notes(context: &StudyContext, plan: &Plan) -> Result<Vec<String>, Error> {
+    let (triage, mut notes) = (&context.study.triage, Vec::new());
+    let blank = blank(&context.graph)?;
+    // A collapse takes time: only what has no trial is tried again, for its reason.
+    let children = plan.trials.iter().filter(|trial| trial.role == Role::Child);
+    let kinds: BTreeSet<_> = children.map(|trial| [&trial.block, &trial.substitute, &trial.init]).collect();
+    for &substitute in triage.substitutes() {
+        let name = substitute.to_string();
+        let larger: Vec<String> = (plan.blocks.iter())
+            .filter_map(|block| Some((block, block.substitutes.get(&name)?)))
+            .filter(|(block, own)| own.parameters > block.parameters)
+            .map(|(block, own)| format!("{} ({} for {})", block.name, own.parameters, block.parameters))
+            .collect();
+        if !larger.is_empty() {
+            notes.push(format!("{name} has more parameters than what it replaces: {}", shorten(&larger)));
+        }
+        for &init in &triage.inits {
+            let problems = plan.blocks.iter().filter_map(|block| {
+                let kind = [block.name.clone(), name.clone(), init.to_string()].map(Some);
+                if kinds.contains(&kind.each_ref()) {
+                    return None;
+                }
+                let problem = applies(context, &blank, &block.name, substitute, init).err()?;
+                Some((block.name.clone(), problem.to_string()))
+            });
+            let (blocks, problems): (Vec<String>, Vec<String>) = problems.unzip();
+            if let Some(problem) = problems.first() {
+                let blocks = shorten(&blocks);
+                notes.push(format!("init {init} is left out for {name} at {blocks}: {problem}"));
+            }
+        }
+    }
+    Ok(notes)
+}
+
+/// Whether shapes permit a substitute and an init at a block, or why not.
+fn applies(
+    context: &StudyContext,
+    blank: &Network,
+    block: &str,
+    substitute: Substitute,
+    init: Init,
+) -> Result<(), Error> {
+    let missing = || Error::Request(format!("there is no block {block}"));
+    let block = context.block(block).ok_or_else(missing)?;
+    let mut child = surgery::compress(blank, &[(block.clone(), substitute)])?;
+    if substitute == Substitute::Drop || init.needs_images() && substitute.is_affine() {
+        return Ok(());
+    }
+    let mut rng = seed::rng("blank", &[]);
+    Ok(nettriage_net::init::apply(init, &mut child, blank, block, &mut rng)?)
+}
+
+/// Refuses a substitute to which no init of the study applies at any block.
+fn check_inits(context: &StudyContext, blank: &Network) -> Result<(), Error> {
+    let triage = &context.study.triage;
+    for &substitute in triage.substitutes() {
+        let mut last = None;
+        let tried = context.blocks.iter().flat_map(|block| triage.inits.iter().map(move |init| (block, *init)));
+        for (block, init) in tried {
+            match applies(context, blank, &block.name, substitute, init) {
+                Ok(()) => {
+                    last = None;
+                    break;
+                }
+                Err(error) => last = Some((init, error)),
+            }
+        }
+        if let Some((init, error)) = last {
+            return Err(Error::Request(format!(
+                "[triage] no init applies to `{substitute}` ({init}: {error}): add `random` to `inits`"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The graph with weights of zero: enough for surgery and costs.
@@ -131,7 +211,7 @@ fn summarise_block(context: &StudyContext, blank: &Network, block: &Block) -> Re
         macs: sum.macs + cost.macs,
     });
     let mut substitutes = BTreeMap::new();
-    for &substitute in &context.study.triage.substitutes {
+    for &substitute in context.study.triage.substitutes() {
         let child = surgery::compress(blank, &[(block.clone(), substitute)])?;
         let own = surgery::substitute_layers(block, &child);
         let costs = cost::per_layer(&child.graph)?;
@@ -325,7 +405,7 @@ impl Trials<'_> {
         let budget = &self.budgets[at].0;
         let triage = &self.context.study.triage;
         let name = Some(block.name.as_str());
-        for &substitute in &triage.substitutes {
+        for &substitute in triage.substitutes() {
             for &init in triage.inits.iter().filter(|init| budget.has_init(&init.to_string())) {
                 for scheme in self.schemes.iter().filter(|scheme| self.runs(at, scheme)) {
                     // Untrained and not random: every seed would give the same.
@@ -374,20 +454,10 @@ impl Trials<'_> {
         let key = (block.name.clone(), substitute.to_string(), init.to_string());
         let known = self.known.borrow().get(&key).copied();
         known.unwrap_or_else(|| {
-            let possible = self.try_out(block, substitute, init);
+            let possible = applies(self.context, self.blank, &block.name, substitute, init).is_ok();
             self.known.borrow_mut().insert(key, possible);
             possible
         })
-    }
-
-    fn try_out(&self, block: &BlockSummary, substitute: Substitute, init: Init) -> bool {
-        let Some(block) = self.context.block(&block.name) else { return false };
-        let Ok(mut child) = surgery::compress(self.blank, &[(block.clone(), substitute)]) else { return false };
-        if init.needs_images() || substitute == Substitute::Drop {
-            return true;
-        }
-        let mut rng = seed::rng("blank", &[]);
-        nettriage_net::init::apply(init, &mut child, self.blank, block, &mut rng).is_ok()
     }
 
     fn spec(

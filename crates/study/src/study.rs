@@ -334,8 +334,9 @@ pub struct Triage {
     /// User-defined blocks; the default ones if left out.
     #[serde(rename = "block")]
     pub blocks: Vec<BlockRange>,
-    /// Substitutes: `conv3x3`, `conv1x1`, `conv5x5`, `conv3x3g4` (4 groups), `linear`.
-    pub substitutes: Vec<Substitute>,
+    /// Substitutes: `conv3x3`, `conv1x1`, `conv5x5`, `conv3x3g4` (4 groups), `separable3x3`, `linear`, each also with `+skip`;
+    /// the [usual](nettriage_net::surgery::usual) one of the network if left out.
+    pub substitutes: Option<Vec<Substitute>>,
     /// Inits: `random` (He), `xavier`, `first`, `last`, `mean`, `collapse`, `least-squares`, `identity`.
     pub inits: Vec<Init>,
     /// Schemes, built-in or defined in `[[scheme]]`.
@@ -354,7 +355,7 @@ impl Default for Triage {
     fn default() -> Triage {
         Triage {
             blocks: Vec::new(),
-            substitutes: vec![Substitute::Conv { kernel: 3, groups: 1 }],
+            substitutes: None,
             inits: vec![Init::He, Init::LeastSquares],
             schemes: PRESETS.map(str::to_owned).to_vec(),
             parent_continued: None,
@@ -362,6 +363,13 @@ impl Default for Triage {
             reinit: None,
             drop: None,
         }
+    }
+}
+
+impl Triage {
+    /// The substitutes: before the network is known, one stands for its usual one.
+    pub fn substitutes(&self) -> &[Substitute] {
+        self.substitutes.as_deref().unwrap_or(&[Substitute::Conv { kernel: 3, groups: 1 }])
     }
 }
 
@@ -447,9 +455,9 @@ impl Study {
             let schemes = names.iter().filter_map(|name| self.scheme(name));
             schemes.filter(|scheme| scheme.stages.iter().any(|stage| stage.loss == Loss::Hint)).count()
         };
-        let Triage { substitutes, inits, schemes, parent_continued, placebo, reinit, drop, .. } = &self.triage;
+        let Triage { inits, schemes, parent_continued, placebo, reinit, drop, .. } = &self.triage;
         let controls = [parent_continued, placebo, reinit, drop].map(|names| hints(names.as_ref().unwrap_or(schemes)));
-        hints(schemes) * inits.len() * substitutes.len() + controls.iter().sum::<usize>() > 1
+        hints(schemes) * inits.len() * self.triage.substitutes().len() + controls.iter().sum::<usize>() > 1
     }
 
     /// The architecture to build, where the parent is not read from a file.
@@ -530,7 +538,7 @@ impl Study {
             return Some(problem);
         }
         let empty = [
-            ("substitutes", self.triage.substitutes.is_empty()),
+            ("substitutes", self.triage.substitutes().is_empty()),
             ("inits", self.triage.inits.is_empty()),
             ("schemes", self.triage.schemes.is_empty()),
         ];
@@ -589,11 +597,11 @@ impl Study {
 
     /// What is named twice where once is meant.
     fn twice(&self) -> Option<String> {
-        let Triage { blocks, substitutes, inits, schemes, .. } = &self.triage;
+        let Triage { blocks, inits, schemes, .. } = &self.triage;
         let strings = |values: &[Substitute]| values.iter().map(Substitute::to_string).collect();
         let lists: [(&str, Vec<String>); 5] = [
             ("[[triage.block]] name", blocks.iter().map(|block| block.name.clone()).collect()),
-            ("[triage] substitutes", strings(substitutes)),
+            ("[triage] substitutes", strings(self.triage.substitutes())),
             ("[triage] inits", inits.iter().map(Init::to_string).collect()),
             ("[triage] schemes", schemes.clone()),
             ("[[scheme]] name", self.schemes.iter().map(|scheme| scheme.name.clone()).collect()),

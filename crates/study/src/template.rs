@@ -4,11 +4,18 @@ use std::path::Path;
 
 use nettriage_data::Dataset;
 use nettriage_net::arch;
+use nettriage_net::surgery::Substitute;
 
 /// The text of a study file for a network, a file or the name of a built-in architecture, and a data set.
 ///
-/// `data_dir` is where the data set's files are; needed for the data set `folder` alone.
-pub fn template(model: &str, data: &Dataset, data_name: &str, data_dir: Option<&Path>) -> String {
+/// `substitute` takes the blocks' place. `data_dir` is where the data set's files are; needed for the data set `folder` alone.
+pub fn template(
+    model: &str,
+    substitute: Substitute,
+    data: &Dataset,
+    data_name: &str,
+    data_dir: Option<&Path>,
+) -> String {
     let file = !arch::names().contains(&model);
     let stem = Path::new(model).file_stem().map_or(model.into(), |stem| stem.to_string_lossy());
     let name: String =
@@ -60,7 +67,7 @@ pub fn template(model: &str, data: &Dataset, data_name: &str, data_dir: Option<&
          rate = 0.02           # the largest learning rate\n\
          \n\
          [triage]\n\
-         substitutes = [\"conv3x3\"]\n\
+         substitutes = [\"{substitute}\"]\n\
          inits = [\"random\", \"least-squares\"]\n\
          schemes = [\"none\", \"local\", \"global\", \"distill-global\"]\n",
         name = quoted(&name),
@@ -76,14 +83,15 @@ mod tests {
     #[test]
     fn templates_are_studies() {
         let digits = nettriage_data::open("digits", None).unwrap();
-        let study = Study::parse(&template("cifar-resnet20", &digits, "digits", None), "t").unwrap();
+        let conv3x3 = "conv3x3".parse().unwrap();
+        let study = Study::parse(&template("cifar-resnet20", conv3x3, &digits, "digits", None), "t").unwrap();
         assert_eq!(study.parent.arch.as_deref(), Some("cifar-resnet20"));
         assert!(
             study.data.validation > 0 && study.children.images.unwrap() + study.data.validation <= digits.train.len()
         );
         // A name that TOML must escape.
         let odd = "nets/a \"quoted\\\u{7}\".onnx";
-        let study = Study::parse(&template(odd, &digits, "digits", Some(Path::new("d"))), "t").unwrap();
+        let study = Study::parse(&template(odd, conv3x3, &digits, "digits", Some(Path::new("d"))), "t").unwrap();
         assert_eq!(study.parent.file.as_deref(), Some(Path::new(odd)));
         assert_eq!(study.data.dir.as_deref(), Some(Path::new("d")));
     }

@@ -203,7 +203,7 @@ def own_training(
     score: Callable[[Any, Any], Any] | None = None,
     images: Any = None,
     blocks: Mapping[str, tuple[str, str]] | None = None,
-    substitutes: Sequence[str] = ("conv3x3",),
+    substitutes: Sequence[str] | None = None,
     inits: Sequence[str] = ("random",),
     seeds: int = 3,
     controls: Sequence[str] = ("parent-continued", "placebo", "reinit"),
@@ -233,8 +233,10 @@ def own_training(
     blocks : mapping, optional
         Names of blocks, each with the names of its first and last layer, or of the modules that these are; the default blocks if not
         given.
-    substitutes : sequence of str
-        Single layers that take a block's place: ``conv3x3``, ``conv1x1``, ``conv3x3g4``, ``linear``.
+    substitutes : sequence of str, optional
+        What takes a block's place: ``conv3x3``, ``conv1x1``, ``conv3x3g4``, ``separable3x3``, ``linear``, each also with ``+skip``;
+        ``attention``, ``mlp``. If not given, ``conv3x3``; ``separable3x3`` for a network of depthwise convolutions, ``conv1x1+skip`` for
+        one with attention.
     inits : sequence of str
         First weights: ``random``, ``xavier``, ``first``, ``last``, ``mean``, ``collapse``, ``least-squares``, ``identity``.
     seeds : int
@@ -274,7 +276,7 @@ def own_training(
     keys = [
         _toml.table("data", {"name": "none", "validation": 1}),
         _toml.table("children", {"seeds": seeds, "images": 1, "rate": 0.01}),
-        _toml.table("triage", {"substitutes": substitutes, "inits": inits, **left_out}),
+        _toml.table("triage", {**({} if substitutes is None else {"substitutes": substitutes}), "inits": inits, **left_out}),
     ]
     keys.append(network._blocks(blocks))
     options = {**asdict(metric), "margin": float(metric.margin), "examples": examples}

@@ -77,7 +77,7 @@ def triage(
     folder: str | os.PathLike[str] | None = None,
     *,
     blocks: Mapping[str, tuple[str, str]] | None = None,
-    substitutes: Sequence[str] = ("conv3x3",),
+    substitutes: Sequence[str] | None = None,
     inits: Sequence[str] = ("random", "least-squares"),
     schemes: Sequence[str] | None = None,
     seeds: int = 3,
@@ -113,8 +113,10 @@ def triage(
     blocks : mapping, optional
         Names of blocks, each with the names of its first and last layer, or of the modules that these are; the default blocks if not
         given.
-    substitutes : sequence of str
-        Single layers that take a block's place: ``conv3x3``, ``conv1x1``, ``conv3x3g4``, ``linear``.
+    substitutes : sequence of str, optional
+        What takes a block's place: ``conv3x3``, ``conv1x1``, ``conv3x3g4``, ``separable3x3``, ``linear``, each also with ``+skip``;
+        ``attention``, ``mlp``. If not given, ``conv3x3``; ``separable3x3`` for a network of depthwise convolutions, ``conv1x1+skip`` for
+        one with attention.
     inits : sequence of str
         First weights: ``random``, ``xavier``, ``first``, ``last``, ``mean``, ``collapse``, ``least-squares``, ``identity``.
     schemes : sequence of str, optional
@@ -170,7 +172,7 @@ def triage(
         _toml.table("children", {"seeds": seeds, "images": images, "rate": rate, "batch": batch, **(children or {})}),
         _toml.table(
             "triage",
-            {"substitutes": substitutes, "inits": inits, **({} if schemes is None else {"schemes": schemes}), **(controls or {})},
+            {**({} if substitutes is None else {"substitutes": substitutes}), "inits": inits, **({} if schemes is None else {"schemes": schemes}), **(controls or {})},
         ),
     ]
     keys.append(network._blocks(blocks))

@@ -1,13 +1,15 @@
 //! Least squares: the weights of one convolution by ridge regression, from its inputs and targets batch by batch.
 //!
-//! The normal equations are accumulated (`sums`) and solved (`solve`), also for fewer input channels (`eliminate`). A scan shares
-//! them between many substitutes (`scan::regression`).
+//! The normal equations are accumulated (`sums`) and solved (`solve`), also for a separable convolution (`separable`) and for fewer
+//! input channels (`eliminate`). A scan shares them between many substitutes (`scan::regression`).
 
 mod eliminate;
+mod separable;
 pub(crate) mod solve;
 pub(crate) mod sums;
 
-use nettriage_net::{Conv, Shape};
+use nettriage_net::Shape;
+use nettriage_net::surgery::AffineMap;
 
 use solve::{Affine, Part, System, moments, parts};
 use sums::{Positions, Rows, Sums, Window};
@@ -32,7 +34,7 @@ impl Reduced {
 
 /// Accumulates the patch and the target of every output position.
 pub struct LeastSquares {
-    conv: Conv,
+    map: AffineMap,
     input: Shape,
     output: Shape,
     parts: Vec<Part>,
@@ -41,11 +43,12 @@ pub struct LeastSquares {
 }
 
 impl LeastSquares {
-    /// No sums yet, for a convolution from `input` to `output`, not dilated.
-    pub fn new(conv: Conv, input: Shape, output: Shape) -> LeastSquares {
-        let (window, filters) = (Window::of(&conv, input, output), output.channels);
-        let parts = parts(&window, [0, 0], &conv, filters, 0);
-        LeastSquares { conv, input, output, parts, rows: Rows::new(window, filters), sums: Sums::new(&window, filters) }
+    /// No sums yet, for a map from `input` to `output`, not dilated: a convolution, or one on a residual branch, or separable.
+    pub fn new(map: impl Into<AffineMap>, input: Shape, output: Shape) -> LeastSquares {
+        let map = map.into();
+        let (window, filters) = (Window::of(&map.conv, input, output), output.channels);
+        let parts = parts(&window, [0, 0], &map, filters, 0);
+        LeastSquares { map, input, output, parts, rows: Rows::new(window, filters), sums: Sums::new(&window, filters) }
     }
 
     /// Adds images: `x` is n x H x W x C of the input, `y` n x H x W x F of the target.
@@ -88,12 +91,9 @@ impl LeastSquares {
     /// The convolution of only the input channels `kept`, in ascending order, of least squares; none where an input is not finite.
     /// With `match_moments` mean and variance of each output are made those of its target. The convolution is dense.
     pub(crate) fn solve_channels(&self, kept: &[usize], ridge: f64, match_moments: bool) -> Option<Reduced> {
-        let Part { index, targets } = &self.parts[0];
         let channels = self.input.channels;
-        let part = Part {
-            index: index.iter().copied().filter(|at| kept.binary_search(&(at % channels)).is_ok()).collect(),
-            targets: *targets,
-        };
+        let mut part = self.parts[0].clone();
+        part.index.retain(|at| kept.binary_search(&(at % channels)).is_ok());
         let sums = [&self.sums];
         let system = System::new(&sums, &part.index);
         let (right, means) = system.side(&sums, &part);
@@ -112,7 +112,8 @@ impl LeastSquares {
         self.rows.clear();
     }
 
-    /// Weight `[o, i / groups, k, k]` and bias `[o]`; none where an input is not finite.
+    /// Weight `[o, i / groups, k, k]` and bias `[o]`; none where an input is not finite. On a residual branch they are those of the
+    /// branch. A separable convolution is given as the dense one that it is.
     ///
     /// With fewer rows than unknowns Z'Z is singular, and rounding may leave a small ridge too small to solve it. Then the ridge is
     /// raised tenfold until it does.
@@ -120,12 +121,13 @@ impl LeastSquares {
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
         for part in &self.parts {
             let system = System::new(&[&self.sums], &part.index);
-            let (right, means) = system.side(&[&self.sums], part);
+            let side = system.side(&[&self.sums], part);
             let ridges =
                 std::iter::successors(Some(ridge), |ridge| Some(10.0 * ridge)).take_while(|ridge| *ridge <= 1.0);
-            let factor = ridges.into_iter().find_map(|ridge| system.factor(ridge))?;
-            let map = system.solve(&factor, &right, &means);
-            map.append(self.conv.kernel[0] * self.conv.kernel[1], &mut weight, &mut bias);
+            let (ridge, factor) = ridges.into_iter().find_map(|ridge| Some((ridge, system.factor(ridge)?)))?;
+            let map = system.solve_part(part, ridge, &factor, &side);
+            let [rows, columns] = self.map.conv.kernel;
+            map.append(rows * columns, &mut weight, &mut bias);
         }
         Some((weight, bias))
     }
@@ -133,7 +135,7 @@ impl LeastSquares {
 
 #[cfg(test)]
 mod tests {
-    use nettriage_net::Padding;
+    use nettriage_net::{Conv, Padding};
 
     use super::*;
 
@@ -209,6 +211,82 @@ mod tests {
             assert!(worst(&weight, &w) < 2e-3, "{groups} groups: {}", worst(&weight, &w));
             assert!(worst(&bias, &b) < 2e-3);
         }
+    }
+
+    /// Inputs, and the outputs of a convolution and of its input added to it.
+    fn with_input_added(conv: &Conv, shape: Shape, w: &[f32], b: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let x = noise(80 * shape.elements(), 5);
+        let branch = convolve(conv, shape, shape, w, b, &x);
+        let whole = x.iter().zip(&branch).map(|(x, y)| x + y).collect();
+        (x, whole)
+    }
+
+    #[test]
+    fn a_residual_branch_is_recovered_and_shrinks_to_zero() {
+        let shape = Shape::new(4, 6, 5);
+        for groups in [1, 2] {
+            let conv = Conv { groups, ..Conv::same(4, 3) };
+            let (w, b) = (noise(4 * 4 / groups * 9, 1), noise(4, 2));
+            let (x, y) = with_input_added(&conv, shape, &w, &b);
+            let solved = |map: AffineMap, ridge: f64| {
+                let mut sums = LeastSquares::new(map, shape, shape);
+                sums.add(&x, &y);
+                sums.solve(ridge).unwrap()
+            };
+            let branch = AffineMap { skip: true, ..conv.into() };
+            let (weight, bias) = solved(branch, 1e-6);
+            let worst = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst(&weight, &w) < 1e-3 && worst(&bias, &b) < 1e-3, "{groups}: {}", worst(&weight, &w));
+            // Without a ridge the whole is the branch with the input added. A ridge as large as the diagonal of Z'Z halves both, the
+            // weight of the input in the whole too.
+            let per_group = 4 / groups;
+            for (ridge, input, tolerance) in [(1e-9, 1.0, 1e-4), (1.0, 0.5, 0.1)] {
+                let [whole, added] = [conv.into(), branch].map(|map| solved(map, ridge).0);
+                for (at, (whole, branch)) in whole.iter().zip(&added).enumerate() {
+                    let (filter, channel, tap) = (at / 9 / per_group, at / 9 % per_group, at % 9);
+                    let own = if channel == filter % per_group && tap == 4 { input } else { 0.0 };
+                    assert!((whole - branch - own).abs() < tolerance, "{ridge}: {whole} {branch}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_separable_convolution_is_recovered_and_is_no_worse_than_the_nearest_to_the_dense_one() {
+        let (input, output) = (Shape::new(4, 6, 5), Shape::new(6, 3, 3));
+        let conv = Conv { stride: [2; 2], ..Conv::same(6, 3) };
+        let map = AffineMap { separable: true, ..conv.into() };
+        let solved = |map: AffineMap, x: &[f32], y: &[f32]| {
+            let mut sums = LeastSquares::new(map, input, output);
+            sums.add(x, y);
+            sums.solve(1e-6).unwrap()
+        };
+        let (d, p, b) = (noise(4 * 9, 1), noise(6 * 4, 2), noise(6, 3));
+        let product: Vec<f32> = (0..6 * 4 * 9).map(|at| p[at / 9] * d[at / 9 % 4 * 9 + at % 9]).collect();
+        let x = noise(120 * input.elements(), 4);
+        let y = convolve(&conv, input, output, &product, &b, &x);
+        let (weight, bias) = solved(map, &x, &y);
+        let worst = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst(&weight, &product) < 1e-3 && worst(&bias, &b) < 1e-3, "{}", worst(&weight, &product));
+
+        // Targets of a dense convolution, from channels that depend on each other.
+        let dense = noise(6 * 4 * 9, 7);
+        let mixed: Vec<f32> =
+            x.chunks(4).flat_map(|x| [x[0], x[0] + 0.3 * x[1], x[1] - x[0] + 0.2 * x[2], x[3]]).collect();
+        let y = convolve(&conv, input, output, &dense, &b, &mixed);
+        let error = |weight: &[f32], bias: &[f32]| -> f64 {
+            let fitted = convolve(&conv, input, output, weight, bias, &mixed);
+            fitted.iter().zip(&y).map(|(a, b)| f64::from(a - b).powi(2)).sum()
+        };
+        let (weight, bias) = solved(map, &mixed, &y);
+        let (d, p) = nettriage_net::init::separated(&solved(conv.into(), &mixed, &y).0, 6, 4, 9);
+        let nearest: Vec<f32> = (0..6 * 4 * 9).map(|at| p[at / 9] * d[at / 9 % 4 * 9 + at % 9]).collect();
+        let (own, other) = (error(&weight, &bias), error(&nearest, &bias));
+        assert!(own > 0.0 && own < 0.9 * other, "{own} {other}");
+        // It is a product: each channel's filters are multiples of one kernel.
+        let (d, p) = nettriage_net::init::separated(&weight, 6, 4, 9);
+        let again: Vec<f32> = (0..6 * 4 * 9).map(|at| p[at / 9] * d[at / 9 % 4 * 9 + at % 9]).collect();
+        assert!(worst(&again, &weight) < 1e-5);
     }
 
     #[test]

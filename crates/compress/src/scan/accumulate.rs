@@ -217,9 +217,13 @@ impl<'a> Accumulator<'a> {
             in_parallel(members.len(), threads, &|at| {
                 let map = &self.maps[members[at].0][members[at].1];
                 if let (Some(refit), Some(factor)) = (&map.refit, factors.find(map.ridge)) {
-                    let (right, means) = system.right(|a, f| refit.cross[(a, f)], refit.cross.ncols());
+                    let part = &self.regression.fits[members[at].0].1[members[at].1];
+                    let mut side = system.right(|a, f| refit.cross[(a, f)], refit.cross.ncols());
+                    if let Some(own) = &part.own {
+                        system.subtract_input(&mut side, own.iter().copied());
+                    }
                     *solved[at].lock().expect("no holder of this lock panics") =
-                        Some(system.solve(factor, &right, &means));
+                        Some(system.solve_part(part, map.ridge, factor, &side));
                 }
             });
             for ((fit, number), solved) in members.into_iter().zip(solved) {
@@ -247,7 +251,8 @@ impl<'a> Accumulator<'a> {
             for (number, map) in maps.iter().enumerate().take(parts.len()) {
                 let scaled = scaled.remove(&(fit, number));
                 let affine = scaled.as_ref().unwrap_or(&map.affine);
-                affine.append(request.conv.kernel[0] * request.conv.kernel[1], &mut weight, &mut bias);
+                let [rows, columns] = request.map.conv.kernel;
+                affine.append(rows * columns, &mut weight, &mut bias);
             }
             let (error, variance) = maps.iter().fold((0.0, 0.0), |sum, m| (sum.0 + m.error.0, sum.1 + m.error.1));
             let ridge = maps.first().map_or(0.0, |m| m.ridge);
@@ -292,7 +297,9 @@ impl Refit {
             let scale = patches[(ones, row)];
             for f in 0..fitted.nrows() {
                 let target = values[(part.targets[0] + f, row)];
-                fitted[(f, row)] = activation_aware_target(self.closing, scale, target, fitted[(f, row)]);
+                // Of the whole, which the activation acts on.
+                let input = part.own.as_ref().map_or(0.0, |places| own[(places[f], row)]);
+                fitted[(f, row)] = activation_aware_target(self.closing, scale, target, fitted[(f, row)] + input);
             }
         }
         add_product(&mut self.cross, &mut self.part, own, fitted.as_ref(), 1);
@@ -360,15 +367,29 @@ fn solve_parts(sums: &[Sums; 2], parts: &[&Part], threads: usize) -> Vec<Map> {
     }
     let maps: Vec<Mutex<Option<Map>>> = parts.iter().map(|_| Mutex::new(None)).collect();
     in_parallel(parts.len(), threads, &|at| {
-        let (ridge, error) = chosen[at];
-        let (side, means) = system.side(&both, parts[at]);
+        let (ridge, mut error) = chosen[at];
+        if parts[at].separable.is_some() {
+            error = held_out_error(sums, parts[at], ridge).unwrap_or(error);
+        }
+        let side = system.side(&both, parts[at]);
         let affine = match factors.find(ridge) {
-            Some(factor) => system.solve(factor, &side, &means),
-            None => Affine { weight: Mat::zeros(index.len(), means.len()), bias: means },
+            Some(factor) => system.solve_part(parts[at], ridge, factor, &side),
+            None => Affine { weight: Mat::zeros(index.len(), side.1.len()), bias: side.1 },
         };
         *maps[at].lock().expect("no holder of this lock panics") = Some(Map { ridge, error, affine, refit: None });
     });
     maps.into_iter().filter_map(|map| map.into_inner().expect("no holder of this lock panics")).collect()
+}
+
+/// The squared error and the variance of all targets of a part on the held-out images, with a ridge.
+fn held_out_error(sums: &[Sums; 2], part: &Part, ridge: f64) -> Option<(f64, f64)> {
+    let [fitted, held] = [0, 1].map(|set| System::new(&[&sums[set]], &part.index));
+    let factor = fitted.factor(ridge)?;
+    let map = fitted.solve_part(part, ridge, &factor, &fitted.side(&[&sums[0]], part));
+    let input = |f: usize| part.own.as_ref().map(|own| part.index[own[f]]);
+    let all = 0..part.targets[1] - part.targets[0];
+    let squares: Vec<f64> = all.map(|f| solve::squares(&sums[1], part.targets[0] + f, input(f))).collect();
+    Some(held.unexplained(&map, &held.side(&[&sums[1]], part), &squares))
 }
 
 /// For each part the ridge of least error on the held-out images, and the squared error and variance there.
@@ -380,10 +401,12 @@ fn choose_ridges(sums: &[Sums; 2], parts: &[&Part], threads: usize) -> Vec<(f64,
         .map(|part| {
             let count = part.targets[1] - part.targets[0];
             let every = count.div_ceil(RIDGE_TARGETS).max(1);
-            let targets: Vec<usize> = (part.targets[0]..part.targets[1]).step_by(every).collect();
-            let squares: Vec<f64> = targets.iter().map(|&f| sums[1].squares[f]).collect();
-            let side = fitted.side_of(&[&sums[0]], index, &targets);
-            (side, held.side_of(&[&sums[1]], index, &targets), squares)
+            let targets: Vec<usize> = (0..count).step_by(every).collect();
+            let input = |f: usize| part.own.as_ref().map(|own| index[own[f]]);
+            let squares: Vec<f64> =
+                targets.iter().map(|&f| solve::squares(&sums[1], part.targets[0] + f, input(f))).collect();
+            let side = fitted.side_of(&[&sums[0]], part, &targets);
+            (side, held.side_of(&[&sums[1]], part, &targets), squares)
         })
         .collect();
     // For each ridge the errors of the parts, or none where it is too small to solve the system.

@@ -158,6 +158,7 @@ impl<'a> ImagePass<'a> {
 
 #[cfg(test)]
 mod tests {
+    use nettriage_net::surgery::AffineMap;
     use nettriage_net::{Activation, Conv, Graph, INPUT, Kind, Layer, Padding, Shape};
     use nettriage_train::Device;
     use nettriage_train::seed;
@@ -191,7 +192,7 @@ mod tests {
             from: SHAPE,
             target: "conv".into(),
             to,
-            conv,
+            map: conv.into(),
             closing: Some(Activation::Relu),
             closed: false,
         }
@@ -302,6 +303,68 @@ mod tests {
             assert!((own[1] / target[1] - 1.0).abs() < 1e-3, "{own:?} {target:?}");
         }
     }
+
+    /// A 3x3 convolution to which its input is added, before a ReLU, with the request of a substitute for both.
+    fn residual(seed: &str) -> Network {
+        let mut network = network(Conv::same(4, 3));
+        let add = Layer { name: "sum".into(), inputs: vec![INPUT.into(), "conv".into()], kind: Kind::Add };
+        network.graph.layers.insert(1, add);
+        network.graph.layers[2].inputs = vec!["sum".into()];
+        let weight = Network::initialised(network.graph.clone(), &mut seed::rng(seed, &[])).unwrap().weights;
+        network.weights.insert("conv.weight".into(), weight["conv.weight"].clone());
+        network
+    }
+
+    #[test]
+    fn a_residual_branch_is_recovered_by_every_method_and_a_separable_one_is_fitted() {
+        let network = residual("residual");
+        let request = |kernel: usize, skip: bool, separable: bool| FitRequest {
+            target: "sum".into(),
+            map: AffineMap { skip, separable, ..Conv::same(4, kernel).into() },
+            ..wanted(&network, Conv::same(4, kernel))
+        };
+        let wanted = [(3, true, false), (5, true, false), (3, false, false), (3, true, true), (1, true, false)];
+        let wanted = wanted.map(|(kernel, skip, separable)| request(kernel, skip, separable));
+        let methods = [PLAIN, Method { solves: 2, ..PLAIN }, Method { solves: 2, moments: true, ..PLAIN }];
+        let found = run(&network, &wanted, &methods, 2);
+        let truth = &network.weights["conv.weight"].data;
+        for by_method in &found {
+            let branch = &by_method[&0];
+            let worst = branch.weight.iter().zip(truth).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(worst < 1e-3 && branch.error < 1e-6, "{worst}, {}", branch.error);
+            // The whole has the input in it.
+            let whole = &by_method[&2];
+            for (at, (whole, branch)) in whole.weight.iter().zip(&branch.weight).enumerate() {
+                let own = at / 36 == at / 9 % 4 && at % 9 == 4;
+                assert!((whole - branch - f32::from(own)).abs() < 1e-3);
+            }
+            // A separable branch and one of 1x1 explain a part.
+            assert!((0.01..0.99).contains(&by_method[&3].error) && (0.01..1.0).contains(&by_method[&4].error));
+        }
+        let one = run(&network, &wanted, &methods, 1);
+        assert!((0..wanted.len()).all(|at| one[2][&at].weight == found[2][&at].weight));
+        // Matched moments are those of the branch's target, the convolution.
+        let values = |name: &str| {
+            let images = images();
+            let mut tensors = Tensors::new(&Device::Cpu, &network, &[name], images.count, 1, true).unwrap();
+            tensors.run(&images, 0..images.count).unwrap();
+            tensors.get(name).to_vec()
+        };
+        let (x, y) = (values(INPUT), values("conv"));
+        let fitted = &found[2][&4];
+        for filter in 0..4 {
+            let of = |at: usize| (0..4).map(|c| f64::from(fitted.weight[filter * 4 + c] * x[at * 4 + c])).sum::<f64>();
+            let own = (0..x.len() / 4).map(|at| of(at) + f64::from(fitted.bias[filter]));
+            let target = y.iter().skip(filter).step_by(4).map(|y| f64::from(*y));
+            let moments = |values: Vec<f64>| {
+                let mean = values.iter().sum::<f64>() / values.len() as f64;
+                [mean, values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / values.len() as f64]
+            };
+            let (own, target) = (moments(own.collect()), moments(target.collect()));
+            assert!((own[0] - target[0]).abs() < 1e-3 && (own[1] / target[1] - 1.0).abs() < 1e-3, "{own:?} {target:?}");
+        }
+    }
+
     #[test]
     fn positions_without_gradient_do_not_count_if_rows_have_weights() {
         // A 1x1 convolution cannot reproduce a 3x3 one everywhere; only the left half of the feature map affects the logits.

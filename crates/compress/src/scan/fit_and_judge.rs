@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
-use nettriage_net::{Conv, Graph, Network, Weights, init};
+use nettriage_net::surgery::AffineMap;
+use nettriage_net::{Graph, Network, Weights, init};
 use nettriage_records::scan as records;
 
 use super::fit::{Sources, fit};
@@ -31,8 +32,8 @@ pub fn fit_and_judge(
     let mut whose = Vec::new();
     for (index, range) in ranges.iter().enumerate() {
         for (number, candidate) in range.candidates.iter().enumerate() {
-            if let Some(conv) = candidate.conv {
-                wanted.push(request(&network.graph, range, conv)?);
+            if let Some(map) = candidate.map {
+                wanted.push(request(&network.graph, range, map)?);
                 whose.push((index, number));
             }
         }
@@ -94,7 +95,7 @@ pub fn fit_and_judge(
     }
     let clock = Instant::now();
     for (index, range) in ranges.iter().enumerate() {
-        for (number, candidate) in range.candidates.iter().enumerate().filter(|(_, c)| c.conv.is_none()) {
+        for (number, candidate) in range.candidates.iter().enumerate().filter(|(_, c)| c.map.is_none()) {
             let alone = Network { graph: candidate.graph.clone(), weights: Weights::new() };
             let task = Task { output: range.block.output.clone(), substitutes: vec![alone] };
             let verdicts =
@@ -108,13 +109,13 @@ pub fn fit_and_judge(
 }
 
 /// The fit request of a candidate.
-fn request(graph: &Graph, range: &Range, conv: Conv) -> Result<FitRequest, Error> {
+fn request(graph: &Graph, range: &Range, map: AffineMap) -> Result<FitRequest, Error> {
     Ok(FitRequest {
         input: range.block.input.clone(),
         from: range.input,
         target: range.target.clone(),
         to: range.output,
-        conv,
+        map,
         closing: init::closing(graph, &range.block),
         closed: range.target == range.block.output,
     })

@@ -31,7 +31,6 @@ pub use latency::Stopwatch;
 pub use measure::{Outputs, digest, measure};
 pub use narrow::{changed_layers, narrowed};
 pub use options::{Choice, Method, Options, Phase, Progress, Scope};
-pub use ranges::as_conv;
 pub use refit::{Judge, Judgement, refit};
 
 use crate::Error;
@@ -181,7 +180,7 @@ fn candidate_milliseconds(
 ) -> Result<Vec<Vec<f64>>, Error> {
     let mut all = Vec::new();
     for (index, range) in ranges.iter().enumerate() {
-        let measure = |candidate: &Candidate| match candidate.conv {
+        let measure = |candidate: &Candidate| match candidate.map {
             None => Ok(0.0),
             Some(_) => stopwatch.measure(&candidate.graph),
         };

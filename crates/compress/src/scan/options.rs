@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use nettriage_net::narrow::Narrow;
-use nettriage_net::surgery::Substitute;
+use nettriage_net::surgery::{Branch, Substitute};
+use nettriage_net::{Graph, Kind};
 use nettriage_train::Device;
 
 use super::measure::Outputs;
@@ -43,7 +44,12 @@ impl FromStr for Choice {
             "depthwise3x3" => Ok(Choice::Depthwise(3)),
             "depthwise5x5" => Ok(Choice::Depthwise(5)),
             _ if text.starts_with("narrow") => text.parse().map(Choice::Narrow),
-            _ => text.parse().map(Choice::One),
+            _ => match text.parse()? {
+                Substitute::Sublayer(kind) => Err(nettriage_net::Error::Name(format!(
+                    "{kind} has no weights in closed form, so it is tried by training: name it in a study"
+                ))),
+                substitute => Ok(Choice::One(substitute)),
+            },
         }
     }
 }
@@ -110,7 +116,7 @@ pub struct Options {
     pub device: Device,
     /// Which ranges.
     pub scope: Scope,
-    /// Which single layers.
+    /// Which substitutes; if empty, the [usual ones](Options::choices_for) of the network.
     pub choices: Vec<Choice>,
     /// How their weights are found; each is judged.
     pub methods: Vec<Method>,
@@ -134,18 +140,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        let conv = |kernel| Choice::One(Substitute::Conv { kernel, groups: 1 });
         Options {
             device: Device::Cpu,
             scope: Scope::All,
-            choices: vec![
-                conv(1),
-                conv(3),
-                conv(5),
-                Choice::Field,
-                Choice::One(Substitute::Linear),
-                Choice::One(Substitute::Drop),
-            ],
+            choices: Vec::new(),
             methods: vec![Method { solves: 2, moments: true, gradients: false }],
             unknowns: 2400,
             rows: 24,
@@ -156,6 +154,28 @@ impl Default for Options {
             batch: 1,
             outputs: None,
         }
+    }
+}
+
+impl Options {
+    /// The substitutes that a scan of this network tries: those of the options, or the usual ones. These are convolutions, the
+    /// linear layer and the drop, with separable convolutions in a network of depthwise ones, and with 1x1 convolutions on the
+    /// residual branch in one with attention.
+    pub fn choices_for(&self, graph: &Graph) -> Vec<Choice> {
+        if !self.choices.is_empty() {
+            return self.choices.clone();
+        }
+        let conv = |kernel| Choice::One(Substitute::Conv { kernel, groups: 1 });
+        let mut choices = vec![conv(1), conv(3), conv(5), Choice::Field, Choice::One(Substitute::Linear)];
+        choices.push(Choice::One(Substitute::Drop));
+        let holds = |wanted: fn(&Kind) -> bool| graph.layers.iter().any(|layer| wanted(&layer.kind));
+        if holds(|kind| matches!(kind, Kind::Conv(conv) if conv.is_depthwise())) {
+            choices.extend([3, 5].map(|kernel| Choice::One(Substitute::Separable { kernel })));
+        }
+        if holds(|kind| matches!(kind, Kind::MatMul(_))) {
+            choices.push(Choice::One(Substitute::Skip(Branch::Conv { kernel: 1, groups: 1 })));
+        }
+        choices
     }
 }
 

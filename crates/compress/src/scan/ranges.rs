@@ -2,8 +2,8 @@
 
 use nettriage_net::block::{self, Block, Unit};
 use nettriage_net::receptive_field::kernel_extent;
-use nettriage_net::surgery::{self, Substitute};
-use nettriage_net::{Conv, Graph, INPUT, Kind, Network, Shape, Weights, cost, init, layer, slice};
+use nettriage_net::surgery::{self, AffineMap, Substitute};
+use nettriage_net::{Conv, Graph, INPUT, Network, Shape, Weights, cost, init, slice};
 
 use crate::Error;
 
@@ -37,8 +37,8 @@ pub struct Candidate {
     pub substitute: Substitute,
     /// The substitute's layers alone, from the range's input to its output; no weights yet.
     pub graph: Graph,
-    /// The convolution, or a linear layer seen as a 1x1 convolution; none for a drop.
-    pub conv: Option<Conv>,
+    /// What its weights compute; none for a drop.
+    pub map: Option<AffineMap>,
     /// Its cost.
     pub cost: cost::LayerCost,
 }
@@ -46,6 +46,7 @@ pub struct Candidate {
 /// All ranges of the scope with at least one candidate, and the number of candidates that are too large to solve.
 pub fn ranges(graph: &Graph, units: &[Unit], options: &Options) -> Result<(Vec<Range>, usize), Error> {
     let costs = cost::per_layer(graph)?;
+    let options = &Options { choices: options.choices_for(graph), ..options.clone() };
     let (defaults, shapes) = (block::find(graph), graph.shapes()?);
     let (mut ranges, mut left_out) = (Vec::new(), 0);
     for first in 0..units.len() {
@@ -104,9 +105,9 @@ fn candidates(
         }
         // A substitute that cannot take the one shape to the other is no candidate; that is no error here.
         let Ok(child) = surgery::compress(&alone, &[(whole.clone(), substitute)]) else { continue };
+        let map = surgery::affine_map(&whole, &child);
         let graph = child.graph;
-        let conv = graph.layers.iter().find_map(|layer| as_conv(&layer.kind));
-        if conv.is_some_and(|conv| !covers_input(&conv, range.input)) {
+        if map.is_some_and(|map| !covers_input(&map.conv, range.input)) {
             continue;
         }
         let cost = cost::total(&graph)?;
@@ -114,31 +115,25 @@ fn candidates(
         if !saves {
             continue;
         }
-        if conv.is_some_and(|conv| !solvable(&conv, range.input, range.output, options)) {
+        if map.is_some_and(|map| !solvable(&map.conv, range.input, range.output, options)) {
             *left_out += 1;
         } else {
-            found.push(Candidate { substitute, graph, conv, cost });
+            found.push(Candidate { substitute, graph, map, cost });
         }
     }
     Ok(found)
-}
-
-/// A layer with weights as a convolution: a linear layer is one of 1x1.
-pub fn as_conv(kind: &Kind) -> Option<Conv> {
-    match kind {
-        Kind::Conv(conv) => Some(*conv),
-        Kind::Linear(layer::Linear { features, .. }) => Some(Conv::same(*features, 1)),
-        _ => None,
-    }
 }
 
 /// The substitute that a choice stands for in this range, if any.
 fn resolve(choice: Choice, graph: &Graph, range: &Range) -> Result<Option<Substitute>, Error> {
     let vectors = [range.input, range.output].iter().all(|s| (s.height, s.width) == (1, 1));
     Ok(match choice {
-        Choice::One(Substitute::Linear) => vectors.then_some(Substitute::Linear),
+        Choice::One(substitute) if substitute.is_linear() => vectors.then_some(substitute),
         // Between vectors every kernel covers one element, so only the linear layer is a candidate.
-        Choice::One(Substitute::Conv { .. }) | Choice::Field | Choice::Depthwise(_) if vectors => None,
+        Choice::One(substitute) if vectors && substitute != Substitute::Drop => None,
+        Choice::Field | Choice::Depthwise(_) if vectors => None,
+        // Their weights have no closed form.
+        Choice::One(Substitute::Sublayer(_)) => None,
         // The unit itself, with fewer channels, is no single layer.
         Choice::Narrow(_) => None,
         Choice::One(substitute) => Some(substitute),
@@ -154,7 +149,7 @@ fn resolve(choice: Choice, graph: &Graph, range: &Range) -> Result<Option<Substi
 fn covers_input(conv: &Conv, input: Shape) -> bool {
     let [kernel, _] = conv.kernel;
     let covers = |stride: usize| stride <= kernel.max(2);
-    let inside = kernel < 2 * input.height.max(input.width);
+    let inside = kernel < 2 * input.height.min(input.width);
     covers(conv.stride[0]) && covers(conv.stride[1]) && inside
 }
 
@@ -176,6 +171,7 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use nettriage_net::Kind;
     use nettriage_net::arch::{self, ArchSpec};
 
     use super::*;

@@ -11,7 +11,6 @@ use super::images::Images;
 use super::judge::{BATCH, Reference, Verdict};
 use super::measure::check_finite;
 use super::options::{Method, Options};
-use super::ranges::as_conv;
 use super::regression::{FitRequest, group};
 use super::substitute::fill;
 use crate::Error;
@@ -34,15 +33,13 @@ pub fn refit(
     options: &Options,
 ) -> Result<Network, Error> {
     let mut child = surgery::compress(network, &[(now.clone(), substitute)])?;
-    let layers = surgery::substitute_layers(now, &child);
-    let Some(product) = layers.first().cloned() else { return Ok(child) };
-    let Some(conv) = child.graph.layer(&product).and_then(|layer| as_conv(&layer.kind)) else { return Ok(child) };
+    let Some(map) = surgery::affine_map(now, &child) else { return Ok(child) };
     let target = init::target_tensor(&parent.graph, before);
     let wanted = [FitRequest {
         input: now.input.clone(),
         from: network.graph.shape_of(&now.input)?,
         to: parent.graph.shape_of(&target)?,
-        conv,
+        map,
         closing: init::closing(&parent.graph, before),
         closed: target == before.output,
         target,
@@ -53,7 +50,9 @@ pub fn refit(
     let fitted =
         fitted.ok_or_else(|| Error::Request(format!("{}: no weights were found for its substitute", now.name)))?;
     fill(&mut child, now, &fitted)?;
-    calibrate(&mut child, now, &product, images, options)?;
+    if let Some(product) = surgery::last_product(now, &child.graph) {
+        calibrate(&mut child, now, &product, images, options)?;
+    }
     Ok(child)
 }
 

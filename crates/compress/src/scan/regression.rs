@@ -1,6 +1,7 @@
 //! Regression problems: which substitutes are solved from the same normal equations.
 
-use nettriage_net::{Activation, Conv, Shape};
+use nettriage_net::surgery::AffineMap;
+use nettriage_net::{Activation, Shape};
 
 use crate::least_squares::solve::{Part, parts};
 use crate::least_squares::sums::{Rows, Sums, Window};
@@ -15,15 +16,15 @@ pub struct FitRequest {
     pub target: String,
     /// Shape of that.
     pub to: Shape,
-    /// The convolution, or the linear layer as a 1x1 convolution.
-    pub conv: Conv,
+    /// The affine map.
+    pub map: AffineMap,
     /// The activation after the affine map.
     pub closing: Option<Activation>,
     /// Whether the target is already behind that activation, because pooling follows it.
     pub closed: bool,
 }
 
-/// Weights of a substitute.
+/// Weights of a substitute; those of the branch, if it is on a residual one.
 #[derive(Clone, Debug)]
 pub struct Solution {
     /// `[o, i / groups, k, k]`, flat.
@@ -83,7 +84,7 @@ fn part_bytes(part: &Part) -> usize {
 
 /// Groups requests into regressions. If rows have weights, these depend on the target, so a regression has one target only.
 pub fn group(requests: &[FitRequest], weighted: bool) -> Vec<Regression> {
-    let window = |r: &FitRequest| Window::of(&r.conv, r.from, r.to);
+    let window = |r: &FitRequest| Window::of(&r.map.conv, r.from, r.to);
     // Largest kernels first, so that smaller ones find a regression whose patches contain theirs.
     let mut order: Vec<usize> = (0..requests.len()).collect();
     order.sort_by_key(|&i| std::cmp::Reverse(window(&requests[i]).patch()));
@@ -115,7 +116,7 @@ pub fn group(requests: &[FitRequest], weighted: bool) -> Vec<Regression> {
             }
         };
         let offset = regression.window.offset(&inner).unwrap_or_default();
-        regression.fits.push((index, parts(&regression.window, offset, &request.conv, request.to.channels, first)));
+        regression.fits.push((index, parts(&regression.window, offset, &request.map, request.to.channels, first)));
     }
     regressions
 }

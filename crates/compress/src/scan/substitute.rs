@@ -1,6 +1,7 @@
 //! A substitute as a network, with its solved weights.
 
 use nettriage_net::block::Block;
+use nettriage_net::init::SubstituteLayer;
 use nettriage_net::{INPUT, Network, Tensor, init, slice, surgery};
 
 use super::ranges::{Candidate, Range};
@@ -23,8 +24,7 @@ pub fn substitute(
 
 /// Puts fitted weights into a substitute.
 pub fn fill(child: &mut Network, block: &Block, fitted: &Solution) -> Result<(), Error> {
-    let layers = surgery::substitute_layers(block, child);
-    let product = layers.first().cloned().unwrap_or_default();
-    let shape = child.weights.get(&format!("{product}.weight")).map(|w| w.shape.clone()).unwrap_or_default();
+    let layer = SubstituteLayer::of(child, block)?;
+    let shape = layer.map(|layer| layer.shape).unwrap_or_default();
     Ok(init::set_affine(child, block, Tensor { shape, data: fitted.weight.clone() }, &fitted.bias)?)
 }

@@ -279,8 +279,7 @@ fn has_stride(graph: &Graph, piece: Piece) -> bool {
 }
 
 fn is_depthwise(graph: &Graph, piece: Piece) -> bool {
-    let depthwise = |conv: &crate::Conv| conv.groups > 1 && conv.groups == conv.filters;
-    !piece.is_module() && matches!(&graph.layers[piece.start].kind, Kind::Conv(conv) if depthwise(conv))
+    !piece.is_module() && matches!(&graph.layers[piece.start].kind, Kind::Conv(conv) if conv.is_depthwise())
 }
 
 /// Index in the run of the 1x1 expansion that feeds a depthwise convolution (MobileNetV2's inverted residuals,

@@ -2,9 +2,9 @@
 
 use rand::Rng;
 
-use super::method::{InitMethod, InitProblem, InitialValues, SubstituteLayer};
+use super::method::{InitMethod, InitProblem, InitialValues, SeparablePart, SubstituteLayer};
 use super::weights::NORM;
-use crate::{Error, Kind, Network, Tensor};
+use crate::{Conv, Error, Kind, Network, Tensor};
 
 /// Which of the block's convolutions and linear layers an init takes.
 #[derive(Clone, Copy)]
@@ -43,7 +43,9 @@ impl InitMethod for Filters {
     fn values(&self, problem: &InitProblem<'_>, _: &mut dyn Rng) -> Result<InitialValues, Error> {
         let layer = &problem.layer;
         let mut sources = Vec::new();
-        for name in &problem.block.layers {
+        let named = |name: &String| problem.parent.graph.layer(name)?.kind.as_convolution();
+        for name in problem.block.layers.iter().filter(|name| named(name).is_some_and(|conv| serves(layer.part, &conv)))
+        {
             if let Some(adapted) = adapt(problem.parent, name, layer)? {
                 sources.push(adapted);
             }
@@ -54,13 +56,28 @@ impl InitMethod for Filters {
             Filters::Mean => sources,
         };
         if chosen.is_empty() {
-            return Err(problem.error(format!("init {} needs a convolution or linear layer in it", self.name())));
+            let what = match layer.part {
+                Some(SeparablePart::Depthwise) => "a depthwise convolution",
+                Some(SeparablePart::Pointwise) => "a convolution that is not depthwise, or a linear layer,",
+                None => "a convolution or linear layer",
+            };
+            return Err(problem.error(format!("init {} needs {what} in it", self.name())));
         }
         let weight = Tensor::new(&layer.shape, mean(chosen.iter().map(|source| &source.weight)));
         let bias = mean(chosen.iter().map(|source| &source.bias));
         let norms: Vec<[Vec<f32>; 4]> = chosen.into_iter().map(|source| source.norm_with_bias(layer.filters)).collect();
         let norm = [0, 1, 2, 3].map(|part| mean(norms.iter().map(|norm| &norm[part])));
         Ok(InitialValues::WithNorm { weight, bias, norm })
+    }
+}
+
+/// Whether a layer of the block is of the kind of the substitute's: the depthwise convolution of a separable substitute
+/// takes depthwise ones, its 1x1 convolution the others.
+fn serves(part: Option<SeparablePart>, conv: &Conv) -> bool {
+    match part {
+        Some(SeparablePart::Depthwise) => conv.is_depthwise(),
+        Some(SeparablePart::Pointwise) => !conv.is_depthwise(),
+        None => true,
     }
 }
 

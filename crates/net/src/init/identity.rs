@@ -28,7 +28,7 @@ impl InitMethod for Identity {
     fn values(&self, problem: &InitProblem<'_>, _: &mut dyn Rng) -> Result<InitialValues, Error> {
         let layer = &problem.layer;
         let filters_per_group = layer.filters / layer.groups;
-        let centre = [0, 1].map(|axis| layer.padding[axis].min(layer.kernel[axis] - 1));
+        let centre = layer.centre();
         let weight = layer.weight(|filter, channel, row, column| {
             let within = (filter % filters_per_group) % layer.channels_per_group();
             let own = filter / filters_per_group * layer.channels_per_group() + within;

@@ -3,7 +3,8 @@
 use rand::Rng;
 
 use crate::block::Block;
-use crate::{Error, Network, Tensor};
+use crate::surgery;
+use crate::{Conv, Error, Kind, Network, Tensor};
 
 /// A way to initialise a substitute. The built-in ones implement it in one file each; a program's own is made known by
 /// [`register`](super::register).
@@ -83,9 +84,12 @@ pub enum InitialValues {
 }
 
 /// The substitute's convolution or linear layer; a linear layer is a 1x1 convolution.
+///
+/// The two convolutions of a separable substitute are initialised one by one, or, by an init that is
+/// [calibrated](InitMethod::is_calibrated), as the one dense convolution that they stand for.
 #[derive(Clone, Debug)]
 pub struct SubstituteLayer {
-    /// Its name in the child.
+    /// Its name in the child; of a separable substitute as one, that of its 1x1 convolution.
     pub name: String,
     /// Shape of its weight: `[filters, channels / groups, rows, columns]`, or `[filters, channels]` if it is linear.
     pub shape: Vec<usize>,
@@ -101,28 +105,80 @@ pub struct SubstituteLayer {
     pub stride: [usize; 2],
     /// Padding above and to the left.
     pub padding: [usize; 2],
+    /// Which of the convolutions of a separable substitute it is, if it is one of them.
+    pub part: Option<SeparablePart>,
+}
+
+/// One of the two convolutions of a separable substitute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeparablePart {
+    /// The first: one filter per channel.
+    Depthwise,
+    /// The second, of 1x1.
+    Pointwise,
 }
 
 impl SubstituteLayer {
-    /// The layer that replaces `block` in `child`; `None` where the block was dropped.
-    pub(super) fn of(child: &Network, block: &Block) -> Result<Option<SubstituteLayer>, Error> {
-        let named = |part: &str| child.graph.layer(&format!("{}.{part}", block.name));
-        let Some(layer) = named("conv").or_else(|| named("linear")) else { return Ok(None) };
-        let Some(input) = layer.inputs.first() else { return Err(Error::layer(&layer.name, "it has no input")) };
-        let input = child.graph.shape_of(input)?;
-        let Some(conv) = layer.kind.as_convolution() else {
-            return Err(Error::layer(&layer.name, "it is neither a convolution nor linear, as a substitute is"));
+    /// What replaces `block` in `child`, a separable substitute as one convolution; `None` where that is no affine map, or
+    /// nothing.
+    ///
+    /// # Errors
+    /// A network that is not [`compress`](crate::surgery::compress)'s.
+    pub fn of(child: &Network, block: &Block) -> Result<Option<SubstituteLayer>, Error> {
+        let graph = &child.graph;
+        let Some((map, name)) = surgery::affine_map(block, child).zip(surgery::last_product(block, graph)) else {
+            return Ok(None);
         };
-        Ok(Some(SubstituteLayer {
-            name: layer.name.clone(),
-            shape: layer.kind.parameters(input).swap_remove(0).shape,
+        let first = surgery::substitute_layers(block, child).swap_remove(0);
+        let input = graph.layer(&first).and_then(|layer| layer.inputs.first());
+        let Some(input) = input else { return Err(Error::layer(&first, "it has no input")) };
+        let channels = graph.shape_of(input)?.channels;
+        let linear = matches!(graph.layer(&name).map(|layer| &layer.kind), Some(Kind::Linear(_)));
+        Ok(Some(SubstituteLayer::new(name, &map.conv, channels, linear)))
+    }
+
+    /// The depthwise convolution before it, if it is a separable substitute.
+    pub(super) fn depthwise(child: &Network, block: &Block) -> Option<SubstituteLayer> {
+        let separable = surgery::affine_map(block, child)?.separable;
+        let name = Some(format!("{}.depthwise", block.name)).filter(|_| separable)?;
+        let conv = child.graph.layer(&name)?.kind.as_convolution()?;
+        let layer = SubstituteLayer::new(name, &conv, conv.filters, false);
+        Some(SubstituteLayer { part: Some(SeparablePart::Depthwise), ..layer })
+    }
+
+    pub(super) fn new(name: String, conv: &Conv, channels: usize, linear: bool) -> SubstituteLayer {
+        let mut shape = vec![conv.filters, channels / conv.groups];
+        if !linear {
+            shape.extend(conv.kernel);
+        }
+        SubstituteLayer {
+            name,
+            shape,
             filters: conv.filters,
-            channels: input.channels,
+            channels,
             groups: conv.groups,
             kernel: conv.kernel,
             stride: conv.stride,
             padding: conv.padding.before(),
-        }))
+            part: None,
+        }
+    }
+
+    /// The 1x1 convolution of a separable substitute, which is seen as this one.
+    pub(super) fn pointwise(&self) -> SubstituteLayer {
+        SubstituteLayer {
+            shape: vec![self.filters, self.channels, 1, 1],
+            kernel: [1; 2],
+            stride: [1; 2],
+            padding: [0; 2],
+            part: Some(SeparablePart::Pointwise),
+            ..self.clone()
+        }
+    }
+
+    /// The kernel position that reads the output's own position.
+    pub(super) fn centre(&self) -> [usize; 2] {
+        [0, 1].map(|axis| self.padding[axis].min(self.kernel[axis] - 1))
     }
 
     /// Input channels of a group.

@@ -2,7 +2,9 @@
 //!
 //! The substitute is a convolution W of `o` filters over `i` channels with a `k` x `k` kernel (a linear layer is the
 //! same with `k` = 1), a bias b or a batch norm after it, and the block's closing activation. Every init has one file
-//! with its name, description and formula. A program adds its own by [`register`]:
+//! with its name, description and formula. Where the substitute is on a residual branch, the inits in closed form give the
+//! map of the whole, from which the identity is subtracted; the others initialise the branch. A program adds its own by
+//! [`register`]:
 //!
 //! ```
 //! use nettriage_net::init::{self, Init, InitMethod, InitProblem, InitialValues};
@@ -43,6 +45,8 @@ mod identity;
 mod least_squares;
 mod method;
 mod registry;
+mod separable;
+mod sublayer;
 mod target;
 mod weights;
 mod xavier;
@@ -53,13 +57,14 @@ use std::str::FromStr;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
-pub use method::{InitMethod, InitProblem, InitialValues, SubstituteLayer};
+pub use method::{InitMethod, InitProblem, InitialValues, SeparablePart, SubstituteLayer};
 pub use registry::Registered;
+pub use separable::separated;
 pub use target::{closing, target_tensor};
 pub use weights::{calibrate, set_affine};
 
 use crate::block::Block;
-use crate::{Error, Network};
+use crate::{Error, Network, Tensor, surgery};
 use filters::Filters;
 
 /// Declares the built-in inits: the enum, the list of all, and the method of each.
@@ -213,7 +218,8 @@ impl From<Init> for String {
 ///
 /// # Errors
 /// [`Init::LeastSquares`], which needs images; a block without convolution or linear layer for [`Init::First`],
-/// [`Init::Last`] and [`Init::Mean`]; a block that [`Init::Collapse`] cannot compose to a linear map.
+/// [`Init::Last`] and [`Init::Mean`]; a block that [`Init::Collapse`] cannot compose to a linear map; an init in closed form for a
+/// substitute that is no affine map.
 pub fn apply(
     init: Init,
     child: &mut Network,
@@ -221,18 +227,45 @@ pub fn apply(
     block: &Block,
     rng: &mut impl Rng,
 ) -> Result<(), Error> {
-    let Some(layer) = SubstituteLayer::of(child, block)? else { return Ok(()) };
+    let Some(layer) = SubstituteLayer::of(child, block)? else {
+        return sublayer::apply(init, child, parent, block, rng);
+    };
+    let Some(map) = surgery::affine_map(block, child) else { return Ok(()) };
+    let method = init.method();
+    let in_parts = map.separable && !method.is_calibrated();
+    let layer = if in_parts {
+        let Some(depthwise) = SubstituteLayer::depthwise(child, block) else { return Ok(()) };
+        let problem = InitProblem { parent, block, layer: depthwise };
+        let weight = match method.values(&problem, rng)? {
+            InitialValues::Affine { weight, .. }
+            | InitialValues::FromScratch { weight }
+            | InitialValues::WithNorm { weight, .. } => weight,
+        };
+        weights::set_weight(child, block, &problem.layer, weight)?;
+        layer.pointwise()
+    } else {
+        layer
+    };
     let problem = InitProblem { parent, block, layer };
-    let values = init.method().values(&problem, rng)?;
+    let values = method.values(&problem, rng)?;
     let layer = problem.layer;
+    if map.separable && in_parts == matches!(values, InitialValues::Affine { .. }) {
+        let problem = format!("init {init} has no weights for a depthwise convolution with one of 1x1 after it");
+        return Err(Error::block(&block.name, problem));
+    }
     match values {
-        InitialValues::Affine { weight, bias } => set_affine(child, block, weight, &bias)?,
+        InitialValues::Affine { mut weight, bias } => {
+            if map.skip {
+                subtract_identity(&layer, &mut weight);
+            }
+            set_affine(child, block, weight, &bias)?;
+        }
         InitialValues::FromScratch { weight } => {
-            set_affine(child, block, weight, &vec![0.0; layer.filters])?;
+            weights::set_product(child, block, &layer, weight, &vec![0.0; layer.filters])?;
             weights::reset_norm(child, block);
         }
         InitialValues::WithNorm { weight, bias, norm } => {
-            set_affine(child, block, weight, &bias)?;
+            weights::set_product(child, block, &layer, weight, &bias)?;
             if norm.iter().any(|part| part.len() != layer.filters) {
                 let problem = format!("init {init} gives its norm another number of elements than {}", layer.filters);
                 return Err(Error::block(&block.name, problem));
@@ -243,4 +276,11 @@ pub fn apply(
         }
     }
     Ok(())
+}
+
+/// W - 1 at the output's own position and channel, where the input is added to the map.
+fn subtract_identity(layer: &SubstituteLayer, weight: &mut Tensor) {
+    let centre = layer.centre();
+    let own = |filter, channel, row, column| f32::from(filter == channel && [row, column] == centre);
+    weight.data.iter_mut().zip(layer.weight(own).data).for_each(|(value, one)| *value -= one);
 }

@@ -1,6 +1,7 @@
 //! The weights of a substitute: its affine map, and its norm's statistics.
 
 use super::method::SubstituteLayer;
+use super::separable::separated;
 use crate::block::Block;
 use crate::{Error, Graph, Kind, Network, Tensor};
 
@@ -11,25 +12,49 @@ pub(super) const NORM: [&str; 4] = ["weight", "bias", "running_mean", "running_v
 ///
 /// `weight` is `[filters, channels / groups, rows, columns]` (`[filters, channels]` for a linear substitute), `bias`
 /// `[filters]`. A norm gets running mean 0, running variance 1, weight sqrt(1 + eps) and bias b, so that in evaluation
-/// mode the map is exact up to rounding.
+/// mode the map is exact up to rounding. Where the substitute is on a residual branch, y = W * x + b is the branch. A
+/// separable one takes the weight of the dense convolution, and gets the nearest weights that it can hold ([`separated`]).
 ///
 /// # Errors
 /// No substitute (the block was dropped, or this is another network); weights of another shape than its own.
 pub fn set_affine(child: &mut Network, block: &Block, weight: Tensor, bias: &[f32]) -> Result<(), Error> {
     let layer = SubstituteLayer::of(child, block)?
         .ok_or_else(|| Error::block(&block.name, "it has no substitute to initialise: it was dropped"))?;
-    if weight.shape != layer.shape || weight.data.len() != layer.elements() || bias.len() != layer.filters {
-        let problem = format!(
-            "its substitute takes a weight of {:?} and {} biases, not {:?} and {}",
-            layer.shape,
-            layer.filters,
-            weight.shape,
-            bias.len()
-        );
-        return Err(Error::block(&block.name, problem));
+    if SubstituteLayer::depthwise(child, block).is_none() {
+        return set_product(child, block, &layer, weight, bias);
     }
-    let filters = [layer.filters];
+    check(block, &layer, &weight, Some(bias))?;
+    let taps = layer.kernel[0] * layer.kernel[1];
+    let (depthwise, pointwise) = separated(&weight.data, layer.filters, layer.channels, taps);
+    let shape = [layer.channels, 1, layer.kernel[0], layer.kernel[1]];
+    child.weights.insert(format!("{}.depthwise.weight", block.name), Tensor::new(&shape, depthwise));
+    let layer = layer.pointwise();
+    let weight = Tensor::new(&layer.shape, pointwise);
+    set_product(child, block, &layer, weight, bias)
+}
+
+/// Sets the weight of one of the substitute's layers.
+pub(super) fn set_weight(
+    child: &mut Network,
+    block: &Block,
+    layer: &SubstituteLayer,
+    weight: Tensor,
+) -> Result<(), Error> {
+    check(block, layer, &weight, None)?;
     child.weights.insert(format!("{}.weight", layer.name), weight);
+    Ok(())
+}
+
+/// Sets weight and bias of the substitute's last convolution or linear layer; its norm adds the bias, if it has one.
+pub(super) fn set_product(
+    child: &mut Network,
+    block: &Block,
+    layer: &SubstituteLayer,
+    weight: Tensor,
+    bias: &[f32],
+) -> Result<(), Error> {
+    check(block, layer, &weight, Some(bias))?;
+    set_weight(child, block, layer, weight)?;
     if let Some(eps) = norm_eps(&child.graph, block) {
         let slope = (1.0 + f64::from(eps)).sqrt() as f32;
         set_norm(
@@ -38,7 +63,20 @@ pub fn set_affine(child: &mut Network, block: &Block, weight: Tensor, bias: &[f3
             [vec![slope; layer.filters], bias.to_vec(), vec![0.0; layer.filters], vec![1.0; layer.filters]],
         );
     } else {
-        child.weights.insert(format!("{}.bias", layer.name), Tensor::new(&filters, bias.to_vec()));
+        child.weights.insert(format!("{}.bias", layer.name), Tensor::new(&[layer.filters], bias.to_vec()));
+    }
+    Ok(())
+}
+
+/// Refuses weights of another shape than the layer's own.
+fn check(block: &Block, layer: &SubstituteLayer, weight: &Tensor, bias: Option<&[f32]>) -> Result<(), Error> {
+    let biases = bias.map_or(layer.filters, <[f32]>::len);
+    if weight.shape != layer.shape || weight.data.len() != layer.elements() || biases != layer.filters {
+        let problem = format!(
+            "its substitute takes a weight of {:?} and {} biases, not {:?} and {biases}",
+            layer.shape, layer.filters, weight.shape,
+        );
+        return Err(Error::block(&block.name, problem));
     }
     Ok(())
 }

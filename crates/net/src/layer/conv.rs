@@ -43,6 +43,11 @@ impl Conv {
         }
     }
 
+    /// Whether it has one filter for every input channel and several of them.
+    pub fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.groups == self.filters
+    }
+
     fn check_groups(&self, input: Shape) -> Result<(), String> {
         check_divides(self.groups, input.channels, "groups", "input channels")?;
         check_divides(self.groups, self.filters, "groups", "filters")

@@ -224,6 +224,90 @@ fn identity_outputs_its_input() {
 }
 
 #[test]
+fn inits_in_closed_form_are_those_of_the_whole_where_a_skip_is_kept() {
+    let layers = vec![("a", conv(6, 3)), ("b", norm()), ("c", conv(4, 3)), ("d", norm()), ("e", relu())];
+    let parent = random_network(chain(Shape::new(4, 6, 6), layers), 21);
+    let block = block::range(&parent.graph, "x", "a", "e").unwrap();
+    let image = Values::random(parent.graph.input, 22);
+    for init in [Init::Identity, Init::Collapse] {
+        for substitute in ["conv3x3", "conv1x1", "conv3x3g2", "separable3x3"] {
+            let whole = child_of(&parent, &block, substitute.parse().unwrap(), init);
+            let branch = child_of(&parent, &block, format!("{substitute}+skip").parse().unwrap(), init);
+            let differs = difference(&reference::run(&branch, &image), &reference::run(&whole, &image), 0);
+            // The nearest separable kernel of W is not that of W - 1.
+            let nearest = substitute == "separable3x3" && init == Init::Collapse;
+            assert!((differs < 1e-5) != nearest, "{substitute} {init}: {differs}");
+        }
+    }
+    // The other inits are those of the branch.
+    for init in [Init::First, Init::Last, Init::Mean, Init::He, Init::Xavier] {
+        let whole = child_of(&parent, &block, convolution(3), init);
+        let branch = child_of(&parent, &block, "conv3x3+skip".parse().unwrap(), init);
+        assert_eq!(whole.weights, branch.weights, "{init}");
+    }
+}
+
+/// A depthwise convolution with stride, then one of 1x1.
+fn separable_block(shape: Shape) -> (Network, Block) {
+    let depthwise = Conv { groups: 4, stride: [2; 2], bias: false, ..Conv::same(4, 3) };
+    let layers = vec![("a", Kind::Conv(depthwise)), ("b", norm()), ("c", conv(6, 1)), ("d", norm()), ("e", relu())];
+    let parent = random_network(chain(shape, layers), 23);
+    let block = block::range(&parent.graph, "x", "a", "e").unwrap();
+    (parent, block)
+}
+
+#[test]
+fn a_separable_substitute_collapses_a_separable_block_exactly() {
+    let (parent, block) = separable_block(Shape::new(4, 7, 8));
+    let child = child_of(&parent, &block, "separable3x3".parse().unwrap(), Init::Collapse);
+    let image = Values::random(parent.graph.input, 24);
+    let outputs = [&child, &parent].map(|network| reference::run(network, &image));
+    assert!(difference(&outputs[0], &outputs[1], 0) < 1e-5);
+    assert!(outputs[0].data.iter().filter(|y| **y > 0.0).count() > 10);
+}
+
+#[test]
+fn separable_substitutes_are_initialised_layer_by_layer() {
+    let (parent, block) = separable_block(Shape::new(4, 7, 8));
+    let separable = "separable3x3".parse().unwrap();
+    let child = child_of(&parent, &block, separable, Init::First);
+    assert_eq!(child.weights["x.depthwise.weight"], parent.weights["a.weight"]);
+    assert_eq!(child.weights["x.conv.weight"], parent.weights["c.weight"]);
+    assert_eq!(child.weights["x.norm.running_mean"].shape, [6]);
+    let child = child_of(&parent, &block, separable, Init::He);
+    assert!(
+        ["depthwise", "conv"]
+            .iter()
+            .all(|part| child.weights[&format!("x.{part}.weight")].data.iter().any(|w| *w != 0.0))
+    );
+    // A block without a depthwise convolution has none to take.
+    let layers = vec![("a", conv(4, 3)), ("b", relu())];
+    let parent = random_network(chain(Shape::new(4, 6, 6), layers), 25);
+    let block = block::range(&parent.graph, "x", "a", "b").unwrap();
+    let mut child = surgery::compress(&parent, &[(block.clone(), separable)]).unwrap();
+    let message = init::apply(Init::First, &mut child, &parent, &block, &mut rng()).unwrap_err().to_string();
+    assert!(message.contains("needs a depthwise convolution"), "{message}");
+}
+
+#[test]
+fn separated_weights_are_the_nearest_product() {
+    // Two filters over two channels with three taps; channel 1 is a product already.
+    let weight = [3.0, 0.0, 0.0, 2.0, 4.0, 6.0, 0.0, 1.0, 0.0, -1.0, -2.0, -3.0];
+    let (depthwise, pointwise) = init::separated(&weight, 2, 2, 3);
+    let product =
+        |filter: usize, channel: usize, tap: usize| pointwise[filter * 2 + channel] * depthwise[channel * 3 + tap];
+    for tap in 0..3 {
+        assert!((product(0, 1, tap) - weight[3 + tap]).abs() < 1e-6);
+        assert!((product(1, 1, tap) - weight[9 + tap]).abs() < 1e-6);
+    }
+    // Of channel 0, the larger of two orthogonal filters stays.
+    assert_eq!([0, 1, 2].map(|tap| product(0, 0, tap)), [3.0, 0.0, 0.0]);
+    assert!((0..3).all(|tap| product(1, 0, tap).abs() < 1e-6));
+    let (depthwise, pointwise) = init::separated(&[0.0; 12], 2, 2, 3);
+    assert!(depthwise.iter().all(|w| w.is_finite()) && pointwise == [0.0; 4]);
+}
+
+#[test]
 fn first_and_last_are_the_blocks_own_layers() {
     let layers = vec![("a", conv(4, 3)), ("b", norm()), ("c", conv(4, 3)), ("d", norm()), ("e", relu())];
     let parent = random_network(chain(Shape::new(4, 6, 6), layers), 13);

@@ -7,4 +7,5 @@ mod layers;
 mod narrow;
 mod reference;
 mod shapes;
+mod sublayers;
 mod surgery;

@@ -74,6 +74,74 @@ fn a_substitute_has_the_norm_and_activation_that_close_the_block() {
 }
 
 #[test]
+fn names_of_substitutes_are_parsed() {
+    let names = [
+        "conv3x3",
+        "conv1x1g4",
+        "linear",
+        "drop",
+        "separable5x5",
+        "conv1x1+skip",
+        "linear+skip",
+        "separable3x3+skip",
+        "attention",
+        "mlp",
+    ];
+    for name in names {
+        assert_eq!(name.parse::<Substitute>().unwrap().to_string(), name);
+    }
+    for name in
+        ["drop+skip", "mlp+skip", "conv3x5", "separable3x3g2", "separable", "conv1x1+skip+skip", "+skip", "conv0x0"]
+    {
+        let message = name.parse::<Substitute>().unwrap_err().to_string();
+        assert!(message.contains(&format!("`{name}`")) && message.contains("separable3x3"), "{message}");
+    }
+}
+
+#[test]
+fn separable_substitutes_and_those_with_a_skip() {
+    let parent = build("cifar-resnet20", 0.5);
+    let blocks = block::find(&parent.graph);
+    let replaced = |block: &Block, name: &str| surgery::compress(&parent, &[(block.clone(), name.parse().unwrap())]);
+    // A stage that begins with stride 2: the depthwise convolution has it.
+    let child = replaced(&blocks[1], "separable3x3").unwrap();
+    child.check().unwrap();
+    let names = surgery::substitute_layers(&blocks[1], &child);
+    assert_eq!(names, ["block2.depthwise", "block2.conv", "block2.norm", "block2.act"]);
+    let kind = |name: &str| child.graph.layer(name).unwrap().kind.as_convolution().unwrap();
+    let (depthwise, pointwise) = (kind("block2.depthwise"), kind("block2.conv"));
+    assert_eq!((depthwise.groups, depthwise.filters, depthwise.stride, depthwise.bias), (8, 8, [2, 2], false));
+    assert_eq!((pointwise.kernel, pointwise.filters, pointwise.stride, pointwise.bias), ([1, 1], 16, [1, 1], false));
+    let map = surgery::affine_map(&blocks[1], &child).unwrap();
+    assert!(map.separable && !map.skip && map.conv.groups == 1 && map.conv.filters == 16 && map.conv.kernel == [3, 3]);
+    // 9 for each of 8 channels, 8 for each of 16 filters.
+    let weights: usize =
+        ["depthwise", "conv"].map(|part| child.weights[&format!("block2.{part}.weight")].data.len()).iter().sum();
+    assert_eq!(weights, 9 * 8 + 8 * 16);
+
+    let child = replaced(&blocks[0], "conv3x3+skip").unwrap();
+    child.check().unwrap();
+    let names = surgery::substitute_layers(&blocks[0], &child);
+    assert_eq!(names, ["block1.conv", "block1.norm", "block1.skip", "block1.act"]);
+    assert_eq!(child.graph.layer("block1.skip").unwrap().inputs, [blocks[0].input.clone(), "block1.norm".into()]);
+    assert!(surgery::affine_map(&blocks[0], &child).unwrap().skip);
+    let message = replaced(&blocks[1], "separable3x3+skip").unwrap_err().to_string();
+    assert!(
+        message.contains("8x32x32") && message.contains("16x16x16") && message.ends_with("use separable3x3"),
+        "{message}"
+    );
+
+    // The skip begins at what an earlier substitute has made of the block's input.
+    let both = [
+        (blocks[0].clone(), CONV3),
+        (block::range(&parent.graph, "x", "layer2.1.conv1", "layer2.1.relu").unwrap(), "conv1x1+skip".parse().unwrap()),
+    ];
+    let child = surgery::compress(&parent, &both).unwrap();
+    child.check().unwrap();
+    assert_eq!(child.graph.layer("x.skip").unwrap().inputs, ["layer2.0.relu", "x.norm"]);
+}
+
+#[test]
 fn prelu_slopes_are_kept() {
     let prelu = Kind::Activation(Activation::Prelu);
     let parent =
