@@ -922,7 +922,7 @@ mod tests {
     }
 
     /// Flag, whether 0 and 1 are accepted, the largest accepted value. Above it and the type's largest are refused.
-    const NUMBERS: [(&str, bool, bool, u64); 27] = [
+    const NUMBERS: [(&str, bool, bool, u64); 28] = [
         ("workers", false, true, 1024),
         ("threads", false, true, 1024),
         ("cache", true, true, 1 << 24),
@@ -945,6 +945,7 @@ mod tests {
         ("rate", false, true, 1000),
         ("pad", true, true, 127),
         ("attempts", false, true, 10_000),
+        ("front", false, false, 100),
         ("resize", false, true, 1024),
         ("width", false, true, 64),
         ("classes", false, true, 65_535),
