@@ -66,7 +66,7 @@ pub fn smoothed_cross_entropy(logits: &[f32], labels: &[u16], classes: usize, sm
 /// returns what is added to the loss, and adds its gradient to `grad`.
 ///
 /// Cross-entropy is linear in the label's distribution, so w CE(logits, label) + (1 - w) CE(logits, other) is CE(logits, label) +
-/// (1 - w) (logits[label] - logits[other]). `part` is the factor of the labels' cross-entropy in the loss. `logits` and `grad` are
+/// `(1 - w) (logits[label] - logits[other])`. `part` is the factor of the labels' cross-entropy in the loss. `logits` and `grad` are
 /// (N, C) with C = `classes`; `labels`, `others` and the shares `own` = w of the first labels are (N).
 ///
 /// # Panics
