@@ -567,7 +567,7 @@ mod tests {
     fn places_are_evenly_spaced_by_cost() {
         let costs = [10.0, 9.9, 9.8, 9.0, 6.1, 5.9, 4.0, 2.2, 2.0, 1.9];
         assert_eq!(spread(&costs, 3), [0, 5, 9]);
-        assert_eq!(spread(&costs, 4), [0, 3, 6, 9]);
+        assert_eq!(spread(&costs, 4), [0, 4, 6, 9]);
         // No place twice, and none left over, where costs crowd together.
         assert_eq!(spread(&[10.0, 1.2, 1.1, 1.0], 3), [0, 1, 3]);
         assert_eq!(spread(&[10.0, 9.9, 9.8, 1.0], 3), [0, 2, 3]);
