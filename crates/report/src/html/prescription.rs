@@ -33,20 +33,9 @@ pub fn prescription(prescription: &Prescription) -> String {
         section #replaced {
             h2 { "Replaced layers" }
             (table("plain left", &["range", "first and last layer", "by"], replaced.collect()))
-            p {
-                "Training after surgery: " (prescription.training) ". Evaluated on " (prescription.judged_from) ". Judged by "
-                (prescription.measure.describe()) ". Timed by " (prescription.timed_by) "."
-            }
+            (method(prescription))
         }
-        section #front {
-            h2 { "Other budgets" }
-            p {
-                "The Pareto front of predicted drop and predicted cost, added up from the scan, before refitting and training. Squares: \
-                 plans that were built and measured. Line: no plan is both faster and more accurate."
-            }
-            figure.front { div.scroll { (plot(&prescription.front, prescription.measure)) } }
-            (plans(&prescription.front, prescription.measure))
-        }
+        (predicted("Other budgets", &prescription.front, prescription.measure))
     };
     let links = [("answer", "Answer"), ("replaced", "Replaced layers"), ("front", "Other budgets")];
     document(&format!("{}: compressed", prescription.network), "nettriage prescribe", &links, &body, &common_script())
@@ -74,23 +63,37 @@ pub fn front(front: &Front) -> String {
             @if (0..count).any(|network| front.is_dominated(network)) {
                 p { "* another of these networks loses no more and takes no more time." }
             }
-            p {
-                "Training after surgery: " (first.training) ". Evaluated on " (first.judged_from) ". Judged by "
-                (first.measure.describe()) ". Timed by " (first.timed_by) "."
-            }
+            (method(first))
         }
+        (predicted("Predicted", &front.plans, first.measure))
+    };
+    let links = [("answer", "Networks"), ("front", "Predicted")];
+    document(&format!("{}: smaller networks", first.network), "nettriage prescribe", &links, &body, &common_script())
+}
+
+/// How a network was trained, judged and timed.
+fn method(prescription: &Prescription) -> Markup {
+    html! {
+        p {
+            "Training after surgery: " (prescription.training) ". Evaluated on " (prescription.judged_from) ". Judged by "
+            (prescription.measure.describe()) ". Timed by " (prescription.timed_by) "."
+        }
+    }
+}
+
+/// The section of the plans that the scan predicts.
+fn predicted(title: &str, front: &[FrontPoint], measure: Measure) -> Markup {
+    html! {
         section #front {
-            h2 { "Predicted" }
+            h2 { (title) }
             p {
                 "The Pareto front of predicted drop and predicted cost, added up from the scan, before refitting and training. Squares: \
                  plans that were built and measured. Line: no plan is both faster and more accurate."
             }
-            figure.front { div.scroll { (plot(&front.plans, first.measure)) } }
-            (plans(&front.plans, first.measure))
+            figure.front { div.scroll { (plot(front, measure)) } }
+            (plans(front, measure))
         }
-    };
-    let links = [("answer", "Networks"), ("front", "Predicted")];
-    document(&format!("{}: smaller networks", first.network), "nettriage prescribe", &links, &body, &common_script())
+    }
 }
 
 /// The measured networks of a front: share of the original's time, and loss with its interval.
