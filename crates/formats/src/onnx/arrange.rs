@@ -35,6 +35,23 @@ impl Arrangement {
         Arrangement { channels: vec![channel], rows, columns }
     }
 
+    /// The axes where `x` has them, if its channels are one ONNX axis. ONNX axes that are no whole axis here take those that are left,
+    /// the last one the columns.
+    pub fn beside(x: &SymbolicTensor) -> Option<Arrangement> {
+        let own: Vec<usize> = (0..x.dims.len()).filter(|&at| !x.is_batch(at)).collect();
+        let place_of = |axis: Axis| own.iter().copied().find(|&at| x.axis(at) == Some(axis));
+        place_of(Axis::Channel)?;
+        let mut rest: Vec<usize> = own.iter().copied().filter(|&at| x.axis(at).is_none()).collect();
+        let mut take = |axis: Axis| place_of(axis).or_else(|| rest.pop()).into_iter().collect::<Vec<usize>>();
+        let (columns, rows, channels) = (take(Axis::Column), take(Axis::Row), take(Axis::Channel));
+        (rest.is_empty() && !own.iter().any(|&at| x.has_batch(at))).then_some(Arrangement { channels, rows, columns })
+    }
+
+    /// The side that consists of this ONNX axis alone.
+    pub fn side_of(&self, at: usize) -> Option<Axis> {
+        self.sides().into_iter().find(|(_, list)| *list == [at]).map(|(axis, _)| axis)
+    }
+
     /// The last axis as the channels.
     pub fn canonical(x: &SymbolicTensor) -> Arrangement {
         let last = (0..x.dims.len()).rev().find(|&at| !x.has_batch(at));
@@ -190,12 +207,23 @@ impl Translator {
         self.arranged(node, x, &Arrangement::around(x, channel))
     }
 
-    /// A constant as a tensor of its own; its axes are those of `beside`, whose batch it joins.
+    /// A constant as a tensor of its own with its last axis as the channels; the ONNX axis of its batch is that of `beside`.
     pub fn constant_tensor(
         &mut self,
         node: &Node,
         constant: &Constant,
         beside: &SymbolicTensor,
+    ) -> Result<SymbolicTensor, String> {
+        self.placed_constant(node, constant, beside, None)
+    }
+
+    /// As [`Translator::constant_tensor`], with its axes in another arrangement.
+    pub fn placed_constant(
+        &mut self,
+        node: &Node,
+        constant: &Constant,
+        beside: &SymbolicTensor,
+        place: Option<Arrangement>,
     ) -> Result<SymbolicTensor, String> {
         let constant = without_batch(constant, beside)?;
         check_spread(&constant)?;
@@ -210,7 +238,7 @@ impl Translator {
                 dim.push(AxisFactor { axis: Axis::Channel, size: constant.dims[at], step: 1 });
             }
         }
-        let place = Arrangement::canonical(&view);
+        let place = place.unwrap_or_else(|| Arrangement::canonical(&view));
         let extent = |list: &[usize]| list.iter().map(|&at| constant.dims[at]).product::<usize>();
         let shape = Shape::new(extent(&place.channels), extent(&place.rows), extent(&place.columns));
         for (axis, list) in place.sides() {
@@ -353,7 +381,7 @@ impl Translator {
 }
 
 /// The most positions along an axis that are listed one by one.
-const MAX_POSITIONS: usize = 1 << 15;
+const MAX_POSITIONS: usize = 1 << 14;
 
 /// Refuses a list of more positions than any layer of a real network has.
 pub fn check_positions(count: Option<usize>) -> Result<(), String> {

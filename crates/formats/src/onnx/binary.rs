@@ -200,6 +200,7 @@ impl Translator {
         let beside = (0..node.proto.input.len()).find_map(|index| self.symbolic(node, index).ok());
         let beside = beside.ok_or("it has no inputs")?;
         let at = axis(node.int("axis").unwrap_or(1), beside.dims.len())?;
+        let own_place = Arrangement::beside(&beside).filter(|place| place.side_of(at).is_some());
         for index in 0..node.proto.input.len() {
             if let Value::Constant(constant) = self.operand(node, index)? {
                 // Extents of the axes other than the batch, which each image has alike.
@@ -212,7 +213,7 @@ impl Translator {
                         constant = without_batch(&constant, &beside)?;
                     }
                 }
-                parts.push(self.constant_tensor(node, &constant, &beside)?);
+                parts.push(self.placed_constant(node, &constant, &beside, own_place.clone())?);
                 continue;
             }
             let mut x = self.symbolic(node, index)?;
@@ -241,8 +242,8 @@ impl Translator {
                 return self.joined(node, &parts, at, axis);
             }
         }
-        // Elements in a common order: the last axis as channels.
-        let place = apart(&beside, at);
+        // Elements in a common order: the channels where they are, or the last axis as channels.
+        let place = own_place.unwrap_or_else(|| apart(&beside, at));
         let mut arranged = Vec::new();
         for part in &parts {
             if part.dims.len() != beside.dims.len() {
@@ -250,7 +251,7 @@ impl Translator {
             }
             arranged.push(self.arranged(node, part, &place)?);
         }
-        let axis = if place.channels == [at] { Axis::Channel } else { Axis::Column };
+        let axis = place.side_of(at).ok_or("it joins along an axis of several parts")?;
         self.joined(node, &arranged, at, axis)
     }
 
@@ -358,10 +359,11 @@ impl Translator {
         // Positions along the axis here: the factor's chosen ones within all outer and inner ones.
         let (block, step) = (factor.size * factor.step, factor.step);
         check_positions((extent / factor.size).checked_mul(chosen.len()))?;
-        let positions: Vec<usize> = (0..extent / block)
-            .flat_map(|outer| chosen.iter().map(move |index| outer * block + index * step))
-            .flat_map(|first| first..first + step)
-            .collect();
+        let mut positions = Vec::with_capacity(extent / factor.size * chosen.len());
+        for outer in 0..extent / block {
+            positions
+                .extend(chosen.iter().map(|index| outer * block + index * step).flat_map(|first| first..first + step));
+        }
         let run = positions.windows(2).all(|pair| pair[1] == pair[0] + 1);
         let kind = if factor.axis == Axis::Channel && run {
             Kind::Slice(layer::Slice { start: positions[0], end: positions[0] + positions.len() })

@@ -78,6 +78,10 @@ impl GraphBuilder {
             }
         };
         shape::check_extent(shape)?;
+        if let Op::Kind(Kind::Gather(gather)) = &op {
+            // A few bytes of the file may describe many positions. A position takes as much memory as two numbers.
+            self.charge(2 * gather.indices.len())?;
+        }
         let name = self.unique_name(wanted, node);
         self.positions.insert(name.clone(), self.nodes.len());
         self.nodes.push(PendingNode { name: name.clone(), inputs, op, shape, label: node.label() });

@@ -756,6 +756,26 @@ fn repeated_rows_survive_a_round_trip() {
     assert_eq!(kinds(&again), kinds(&first));
 }
 
+/// A class token and the mean over tokens: tokens stay columns of a feature map of one row, so that what replaces layers of a
+/// written transformer is a linear map of tokens again.
+#[test]
+fn tokens_survive_a_round_trip() {
+    let build = model(&[1, 6, 2, 2]).list("flat", &[0, 6, 4]).counted("cls", &[1, 1, 6]).counted("pos", &[1, 5, 6]);
+    let build =
+        build.node("Reshape", "x flat", "r", vec![]).node("Transpose", "r", "t", vec![ints("perm", &[0, 2, 1])]);
+    let build = build.node("Concat", "cls t", "j", vec![int("axis", 1)]).node("Add", "j pos", "e", vec![]);
+    let build = build.counted("w", &[6, 6]).node("MatMul", "e w", "m", vec![]);
+    let build = build.node("ReduceMean", "m", "y", vec![ints("axes", &[1]), int("keepdims", 0)]);
+    let first = build.read().unwrap().into_network().unwrap();
+    let again = from_bytes(&super::to_bytes(&first).unwrap(), &ReadOptions::default()).unwrap().into_network().unwrap();
+    let layers = |network: &nettriage_net::Network| -> Vec<(Kind, Shape)> {
+        let shapes = network.graph.shapes().unwrap();
+        network.graph.layers.iter().map(|layer| layer.kind.clone()).zip(shapes).collect()
+    };
+    assert!(layers(&first).iter().any(|(_, shape)| *shape == Shape::new(6, 1, 5)), "{:?}", layers(&first));
+    assert_eq!(layers(&again), layers(&first));
+}
+
 /// PyTorch's module for attention computes tokens before the batch (T, N, C), and flattens both.
 #[test]
 fn a_batch_of_one_image_may_be_on_any_axis() {
@@ -810,6 +830,16 @@ fn folding_is_bounded_by_the_size_of_the_file() {
     let indices =
         indices.node("ConstantOfShape", "extent", "zeros", vec![]).node("Cast", "zeros", "i", vec![int("to", 7)]);
     indices.node("Gather", "v i", "g", vec![]).fails(&["`g` (Gather)", "too long"]);
+    // A node of few bytes lists many positions.
+    let mut build =
+        model(&[1, 1, 1, 4]).list("most", &[0, 0, 0, 0, 0, 0, 0, 16_000]).list("one", &[0, 0, 0, 0, 0, 0, 0, 1]);
+    build = build.node("Pad", "x most", "p0", vec![word("mode", "edge")]);
+    for step in 0..200 {
+        build = build.node("Pad", &format!("p{step} one"), &format!("p{}", step + 1), vec![word("mode", "edge")]);
+    }
+    build.node("Relu", "p200", "y", vec![]).fails(&["(Pad)", "many times larger than the file"]);
+    let long = model(&[1, 1, 1, 4]).list("most", &[0, 0, 0, 0, 0, 0, 0, 1 << 14]);
+    long.node("Pad", "x most", "y", vec![word("mode", "edge")]).fails(&["`y` (Pad)", "positions of an axis"]);
     // A few operators per weight are usual, and intermediate results are freed.
     let mut build = model(&[1, 1, 2, 2]).counted("v0", &[1 << 20]);
     for step in 0..20 {

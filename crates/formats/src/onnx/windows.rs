@@ -202,9 +202,9 @@ impl Translator {
 
     /// The mean or maximum over all rows and columns; also ReduceMean and ReduceMax over rows, columns or both.
     pub fn global_pool(&mut self, node: &Node) -> Result<SymbolicTensor, String> {
-        let x = self.symbolic(node, 0)?;
-        let rank = x.dims.len();
         let reduces = node.op().starts_with("Reduce");
+        let x = if reduces { self.symbolic(node, 0)? } else { self.as_feature_map(node, 0)? };
+        let rank = x.dims.len();
         let axes = if reduces {
             self.axes(node, rank)?.ok_or("a reduction over all axes is not supported")?
         } else {
@@ -464,7 +464,8 @@ impl Translator {
 
 /// The positions of an axis of `extent` positions with a border that repeats its content.
 fn border(mode: &str, extent: usize, [before, after]: [usize; 2]) -> Result<Vec<usize>, String> {
-    check_positions(extent.checked_add(before).and_then(|count| count.checked_add(after)))?;
+    let count = extent.checked_add(before).and_then(|count| count.checked_add(after));
+    check_positions(count)?;
     let (before, extent) = (before as i64, extent as i64);
     let inside = |position: i64| -> Result<usize, String> {
         let position = match mode {
@@ -478,7 +479,11 @@ fn border(mode: &str, extent: usize, [before, after]: [usize; 2]) -> Result<Vec<
         };
         usize::try_from(position).map_err(|_| "its border is wider than what it reflects".to_string())
     };
-    (-before..extent + after as i64).map(inside).collect()
+    let mut positions = Vec::with_capacity(count.unwrap_or_default());
+    for position in -before..extent + after as i64 {
+        positions.push(inside(position)?);
+    }
+    Ok(positions)
 }
 
 /// (N, C, H, W) as (N, C, L) where the operator works on sequences: feature maps of one row.
