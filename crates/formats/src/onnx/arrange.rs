@@ -35,7 +35,7 @@ impl Arrangement {
         Arrangement { channels: vec![channel], rows, columns }
     }
 
-    /// The axes where `x` has them, if its channels are one ONNX axis. ONNX axes that are no whole axis here take those that are left,
+    /// The axes where `x` has them, if its channels are one ONNX axis. ONNX axes that are only part of an axis here take those that are left,
     /// the last one the columns.
     pub fn beside(x: &SymbolicTensor) -> Option<Arrangement> {
         let own: Vec<usize> = (0..x.dims.len()).filter(|&at| !x.is_batch(at)).collect();
