@@ -4,8 +4,6 @@
 //! one appended, and t the parent's output there, the sums are Z'Z and Z'T. A smaller kernel's patches are part of a larger
 //! one's, so one window serves several kernels, and every target of the same height and width.
 
-use std::sync::Mutex;
-
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::prelude::*;
@@ -279,20 +277,16 @@ fn in_column_blocks(
     work: &(impl Fn(usize, MatMut<'_, f64>, MatMut<'_, f32>) + Sync),
 ) {
     let (mut sum, mut part) = (sum.as_mut(), part.as_mut());
-    let mut blocks: Vec<Mutex<Option<Block<'_>>>> = Vec::new();
+    let mut blocks: Vec<Block<'_>> = Vec::new();
     let mut first = 0;
     while part.ncols() > 0 {
         let width = part.ncols().min(COLUMNS);
         let (own_sum, rest_of_sum) = sum.split_at_col_mut(width);
         let (own_part, rest_of_part) = part.split_at_col_mut(width);
-        blocks.push(Mutex::new(Some((first, own_sum, own_part))));
+        blocks.push((first, own_sum, own_part));
         (sum, part, first) = (rest_of_sum, rest_of_part, first + width);
     }
-    in_parallel(blocks.len(), threads, &|index| {
-        let block = blocks[index].lock().expect("no holder of this lock panics").take();
-        let (first, sum, part) = block.expect("each index comes once");
-        work(first, sum, part);
-    });
+    in_parallel(blocks, threads, &|(first, sum, part)| work(first, sum, part));
 }
 
 #[cfg(test)]

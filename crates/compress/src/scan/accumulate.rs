@@ -1,7 +1,6 @@
 //! The normal equations of one regression problem: accumulated over the images, solved, and solved again by refit iterations.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::solvers::Llt;
@@ -153,20 +152,15 @@ impl<'a> Accumulator<'a> {
         let parts = |group: &[(usize, usize)]| -> Vec<&Part> {
             group.iter().map(|&(fit, number)| &self.regression.fits[fit].1[number]).collect()
         };
-        let solved: Vec<Mutex<Vec<Map>>> = groups.iter().map(|_| Mutex::new(Vec::new())).collect();
-        let solve = |at: usize, threads: usize| {
-            *solved[at].lock().expect("no holder of this lock panics") =
-                solve_parts(&self.sums, &parts(&groups[at]), threads);
-        };
+        let solve = |at: usize, threads: usize| (at, solve_parts(&self.sums, &parts(&groups[at]), threads));
         let (large, small): (Vec<usize>, Vec<usize>) =
             (0..groups.len()).partition(|&at| parts(&groups[at])[0].index.len() >= LARGE_SYSTEM);
-        large.into_iter().for_each(|at| solve(at, threads));
-        in_parallel(small.len(), threads, &|n| solve(small[n], 1));
+        let mut solved: Vec<(usize, Vec<Map>)> = large.into_iter().map(|at| solve(at, threads)).collect();
+        solved.extend(in_parallel(small, threads, &|at| solve(at, 1)));
         let mut maps: Vec<Vec<Option<Map>>> =
             self.regression.fits.iter().map(|(_, parts)| parts.iter().map(|_| None).collect()).collect();
-        for (group, solved) in groups.iter().zip(solved) {
-            let solved = solved.into_inner().expect("no holder of this lock panics");
-            for ((fit, number), map) in group.iter().zip(solved) {
+        for (at, solved) in solved {
+            for ((fit, number), map) in groups[at].iter().zip(solved) {
                 maps[*fit][*number] = Some(map);
             }
         }
@@ -193,11 +187,10 @@ impl<'a> Accumulator<'a> {
     pub fn add_refit_rows(&mut self, threads: usize) {
         let (patches, values) = (self.rows.patches(), self.rows.values());
         let all = self.regression.fits.iter().zip(&mut self.maps).flat_map(|((_, parts), maps)| parts.iter().zip(maps));
-        let tasks: Vec<Mutex<(&Part, &mut Map)>> = all.map(Mutex::new).collect();
-        in_parallel(tasks.len(), threads, &|at| {
-            let task = &mut *tasks[at].lock().expect("no holder of this lock panics");
-            if let Some(refit) = &mut task.1.refit {
-                refit.add(task.0, patches, values);
+        let tasks: Vec<(&Part, &mut Map)> = all.collect();
+        in_parallel(tasks, threads, &|(part, map)| {
+            if let Some(refit) = &mut map.refit {
+                refit.add(part, patches, values);
             }
         });
         self.rows.clear();
@@ -213,23 +206,20 @@ impl<'a> Accumulator<'a> {
             for (fit, number) in &members {
                 factors.get(self.maps[*fit][*number].ridge);
             }
-            let solved: Vec<Mutex<Option<Affine>>> = members.iter().map(|_| Mutex::new(None)).collect();
-            in_parallel(members.len(), threads, &|at| {
-                let map = &self.maps[members[at].0][members[at].1];
-                if let (Some(refit), Some(factor)) = (&map.refit, factors.find(map.ridge)) {
-                    let part = &self.regression.fits[members[at].0].1[members[at].1];
-                    let mut side = system.right(|a, f| refit.cross[(a, f)], refit.cross.ncols());
-                    if let Some(own) = &part.own {
-                        system.subtract_input(&mut side, own.iter().copied());
-                    }
-                    *solved[at].lock().expect("no holder of this lock panics") =
-                        Some(system.solve_part(part, map.ridge, factor, &side));
+            let solved = in_parallel(&members, threads, &|&(fit, number): &(usize, usize)| -> Option<Affine> {
+                let map = &self.maps[fit][number];
+                let (refit, factor) = (map.refit.as_ref()?, factors.find(map.ridge)?);
+                let part = &self.regression.fits[fit].1[number];
+                let mut side = system.right(|a, f| refit.cross[(a, f)], refit.cross.ncols());
+                if let Some(own) = &part.own {
+                    system.subtract_input(&mut side, own.iter().copied());
                 }
+                Some(system.solve_part(part, map.ridge, factor, &side))
             });
             for ((fit, number), solved) in members.into_iter().zip(solved) {
                 let map = &mut self.maps[fit][number];
                 map.refit = None;
-                if let Some(affine) = solved.into_inner().expect("no holder of this lock panics") {
+                if let Some(affine) = solved {
                     map.affine = affine;
                 }
             }
@@ -270,15 +260,11 @@ impl<'a> Accumulator<'a> {
             members.retain(|(fit, _)| !requests[self.regression.fits[*fit].0].closed);
             let Some(&(fit, number)) = members.first() else { continue };
             let system = System::new(&sums, &self.regression.fits[fit].1[number].index);
-            let scaled: Vec<Mutex<Option<Affine>>> = members.iter().map(|_| Mutex::new(None)).collect();
-            in_parallel(members.len(), threads, &|at| {
-                let (fit, number) = members[at];
+            let scaled = in_parallel(&members, threads, &|&(fit, number): &(usize, usize)| {
                 let moments = solve::moments(&sums, &self.regression.fits[fit].1[number]);
-                let affine = system.matched(&self.maps[fit][number].affine, &moments);
-                *scaled[at].lock().expect("no holder of this lock panics") = Some(affine);
+                system.matched(&self.maps[fit][number].affine, &moments)
             });
-            let scaled = scaled.into_iter().map(|s| s.into_inner().expect("no holder of this lock panics"));
-            all.extend(members.into_iter().zip(scaled).filter_map(|(at, affine)| Some((at, affine?))));
+            all.extend(members.into_iter().zip(scaled));
         }
         all
     }
@@ -365,8 +351,7 @@ fn solve_parts(sums: &[Sums; 2], parts: &[&Part], threads: usize) -> Vec<Map> {
     for (ridge, _) in &chosen {
         factors.get(*ridge);
     }
-    let maps: Vec<Mutex<Option<Map>>> = parts.iter().map(|_| Mutex::new(None)).collect();
-    in_parallel(parts.len(), threads, &|at| {
+    in_parallel(0..parts.len(), threads, &|at| {
         let (ridge, mut error) = chosen[at];
         if parts[at].separable.is_some() {
             error = held_out_error(sums, parts[at], ridge).unwrap_or(error);
@@ -376,9 +361,8 @@ fn solve_parts(sums: &[Sums; 2], parts: &[&Part], threads: usize) -> Vec<Map> {
             Some(factor) => system.solve_part(parts[at], ridge, factor, &side),
             None => Affine { weight: Mat::zeros(index.len(), side.1.len()), bias: side.1 },
         };
-        *maps[at].lock().expect("no holder of this lock panics") = Some(Map { ridge, error, affine, refit: None });
-    });
-    maps.into_iter().filter_map(|map| map.into_inner().expect("no holder of this lock panics")).collect()
+        Map { ridge, error, affine, refit: None }
+    })
 }
 
 /// The squared error and the variance of all targets of a part on the held-out images, with a ridge.
@@ -410,17 +394,15 @@ fn choose_ridges(sums: &[Sums; 2], parts: &[&Part], threads: usize) -> Vec<(f64,
         })
         .collect();
     // For each ridge the errors of the parts, or none where it is too small to solve the system.
-    let errors: Vec<Mutex<Vec<(f64, f64)>>> = RIDGES.iter().map(|_| Mutex::new(Vec::new())).collect();
-    in_parallel(RIDGES.len(), threads, &|at| {
-        let Some(factor) = fitted.factor(RIDGES[at]) else { return };
+    let errors = in_parallel(RIDGES, threads, &|ridge| -> Vec<(f64, f64)> {
+        let Some(factor) = fitted.factor(ridge) else { return Vec::new() };
         let found = sides.iter().map(|((side, means), held_side, squares)| {
             held.unexplained(&fitted.solve(&factor, side, means), held_side, squares)
         });
-        *errors[at].lock().expect("no holder of this lock panics") = found.collect();
+        found.collect()
     });
     let mut best = vec![(RIDGES[RIDGES.len() - 1], (f64::INFINITY, 0.0)); parts.len()];
     for (ridge, errors) in RIDGES.into_iter().zip(errors) {
-        let errors = errors.into_inner().expect("no holder of this lock panics");
         for (best, found) in best.iter_mut().zip(errors) {
             if found.0 < best.1.0 {
                 *best = (ridge, found);

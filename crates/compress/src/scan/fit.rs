@@ -1,7 +1,6 @@
 //! Fitting: closed-form weights of many substitutes at once, in one pass over the images and one more per refit iteration.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 
 use nettriage_net::Network;
 
@@ -43,41 +42,38 @@ pub fn fit(
     let solves = methods.iter().map(|m| m.solves).max().unwrap_or(1);
     let total = sources.images.count * solves;
     let mut stream = ImagePass::new(sources, regressions, methods.iter().any(|m| m.gradients), options)?;
-    let states: Vec<Mutex<Accumulator>> =
-        regressions.iter().map(|regression| Mutex::new(Accumulator::new(regression, sources, options))).collect();
-    stream.pass(&states, &|n| progress(n, total), &|state, held, threads| state.add_rows(held, threads))?;
-    each(&states, options.threads, &Accumulator::solve);
+    let mut states: Vec<Accumulator<'_>> =
+        regressions.iter().map(|regression| Accumulator::new(regression, sources, options)).collect();
+    stream.pass(&mut states, &|n| progress(n, total), &|state, held, threads| state.add_rows(held, threads))?;
+    each(&mut states, options.threads, &Accumulator::solve);
 
     let mut results: Vec<HashMap<usize, Solution>> = vec![HashMap::new(); methods.len()];
-    let collect = |results: &mut Vec<HashMap<usize, Solution>>, solves: usize| {
-        for (method, result) in methods.iter().zip(results) {
+    let mut collect = |states: &[Accumulator<'_>], solves: usize| {
+        for (method, result) in methods.iter().zip(&mut results) {
             if method.solves == solves {
-                states.iter().for_each(|state| lock(state).collect(requests, *method, options.threads, result));
+                states.iter().for_each(|state| state.collect(requests, *method, options.threads, result));
             }
         }
     };
-    collect(&mut results, 1);
+    collect(&states, 1);
     for solve in 2..=solves {
-        states.iter().for_each(|state| lock(state).begin_refit(requests));
+        states.iter_mut().for_each(|state| state.begin_refit(requests));
         let before = sources.images.count * (solve - 1);
-        stream.pass(&states, &|n| progress(before + n, total), &|state, _, threads| state.add_refit_rows(threads))?;
-        each(&states, options.threads, &Accumulator::solve_refit);
-        collect(&mut results, solve);
+        stream
+            .pass(&mut states, &|n| progress(before + n, total), &|state, _, threads| state.add_refit_rows(threads))?;
+        each(&mut states, options.threads, &Accumulator::solve_refit);
+        collect(&states, solve);
     }
     Ok(results)
 }
 
 /// Calls `work` for every regression: side by side where they are as many as the threads, else one after another on all threads.
-fn each<'b>(states: &[Mutex<Accumulator<'b>>], threads: usize, work: &(dyn Fn(&mut Accumulator<'b>, usize) + Sync)) {
+fn each<'b>(states: &mut [Accumulator<'b>], threads: usize, work: &(dyn Fn(&mut Accumulator<'b>, usize) + Sync)) {
     if states.len() >= threads {
-        in_parallel(states.len(), threads, &|index| work(&mut lock(&states[index]), 1));
+        in_parallel(states, threads, &|state| work(state, 1));
     } else {
-        states.iter().for_each(|state| work(&mut lock(state), threads));
+        states.iter_mut().for_each(|state| work(state, threads));
     }
-}
-
-fn lock<'a, 'b>(state: &'a Mutex<Accumulator<'b>>) -> std::sync::MutexGuard<'a, Accumulator<'b>> {
-    state.lock().expect("no holder of this lock panics")
 }
 
 struct ImagePass<'a> {
@@ -118,7 +114,7 @@ impl<'a> ImagePass<'a> {
     /// the end of the images that fit, and at the end of those that are held out.
     fn pass(
         &mut self,
-        states: &[Mutex<Accumulator<'_>>],
+        states: &mut [Accumulator<'_>],
         progress: &dyn Fn(usize),
         full: &(dyn Fn(&mut Accumulator<'_>, bool, usize) + Sync),
     ) -> Result<(), Error> {
@@ -141,16 +137,14 @@ impl<'a> ImagePass<'a> {
                 let gradients = self.gradients.as_ref();
                 let values: Vec<BatchValues<'_>> = states
                     .iter()
-                    .map(|state| BatchValues::of(lock(state).regression, &self.inputs, targets, gradients))
+                    .map(|state| BatchValues::of(state.regression, &self.inputs, targets, gradients))
                     .collect();
-                let add = |index: usize| {
-                    lock(&states[index])
-                        .add_images(&values[index], images.clone(), &|state| full(state, held, threads));
-                };
-                in_parallel(states.len(), self.threads, &add);
+                in_parallel(states.iter_mut().zip(&values), self.threads, &|(state, values)| {
+                    state.add_images(values, images.clone(), &|state| full(state, held, threads));
+                });
                 progress(images.end);
             }
-            in_parallel(states.len(), self.threads, &|index| full(&mut lock(&states[index]), held, threads));
+            in_parallel(&mut *states, self.threads, &|state| full(state, held, threads));
         }
         Ok(())
     }

@@ -1,7 +1,5 @@
 //! Judging: the whole network's predictions with a substitute in a range's place.
 
-use std::sync::Mutex;
-
 use nettriage_engine::Options as Run;
 use nettriage_net::{INPUT, Network, slice};
 use nettriage_records::scan::{Fidelity, Measure};
@@ -241,25 +239,17 @@ pub fn judge(
     let elements = network.graph.shape_of(input)?.elements();
     // As many images at a time as fit half the memory; the rest is for the models.
     let slab = (options.memory / 2 / (4 * elements).max(1) / BATCH * BATCH).clamp(BATCH, images.count.max(BATCH));
-    let verdicts: Vec<Mutex<Vec<Verdict>>> =
-        tasks.iter().map(|t| Mutex::new(vec![Verdict::default(); t.substitutes.len()])).collect();
-    let failure = Mutex::new(None);
+    let mut verdicts: Vec<Vec<Verdict>> =
+        tasks.iter().map(|task| vec![Verdict::default(); task.substitutes.len()]).collect();
     for first in (0..images.count).step_by(slab) {
         let count = slab.min(images.count - first);
         let tensor = inner(network, input, images, first, count, options)?;
-        in_parallel(tasks.len(), options.threads, &|index| {
-            let mut verdicts = verdicts[index].lock().expect("no holder of this lock panics");
-            let result =
-                one(network, &tasks[index], &tensor, elements, first, images, reference, options, &mut verdicts);
-            if let Err(error) = result {
-                *failure.lock().expect("no holder of this lock panics") = Some(error);
-            }
+        let done = in_parallel(tasks.iter().zip(&mut verdicts), options.threads, &|(task, verdicts)| {
+            one(network, task, &tensor, elements, first, images, reference, options, verdicts)
         });
+        done.into_iter().collect::<Result<(), Error>>()?;
     }
-    if let Some(error) = failure.into_inner().expect("no holder of this lock panics") {
-        return Err(error);
-    }
-    Ok(verdicts.into_iter().map(|v| v.into_inner().expect("no holder of this lock panics")).collect())
+    Ok(verdicts)
 }
 
 /// A tensor's values on some images.
