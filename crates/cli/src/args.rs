@@ -680,7 +680,7 @@ pub struct Prescribe {
     /// Do not train: closed-form weights alone
     #[arg(long, conflicts_with_all = ["scheme", "recipe", "train_images", "epochs", "rate"])]
     pub no_training: bool,
-    /// How the network is trained after surgery: global, local, distill-global or distill-local
+    /// How the network is trained after surgery: global, local, distill-global, distill-local or distill-blocks
     #[arg(long, value_name = "NAME", default_value = "distill-global")]
     pub scheme: String,
     /// Schedule and regularisation of training: one-cycle, or cosine (warm-up, cosine, no decay of norms, smoothed labels, averaged weights)

@@ -41,7 +41,7 @@ keep = "network"
 optimizer = { adam-w = { betas = [0.9, 0.999], eps = 1e-8, weight_decay = 0.01 } }
 [triage]
 inits = ["random"]
-schemes = ["hint-then-distill", "global"]
+schemes = ["hint-then-distill", "distill-blocks"]
 parent_continued = []
 placebo = []
 reinit = []
@@ -330,6 +330,8 @@ fn a_prescription_killed_twenty_times_ends_in_the_same_files() {
             "1500",
             "--attempts",
             "3",
+            "--scheme",
+            "distill-blocks",
         ]);
         command.args(["--judged", "100", "--threads", "1"]).args(more).arg("--work").arg(place.path(work));
         command.arg("-o").arg(place.path(&format!("{work}.onnx")));

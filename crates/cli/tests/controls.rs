@@ -13,7 +13,7 @@ use serde_json::Value;
 /// The common study with one init, schemes of every kind, and only the controls under test.
 fn study() -> String {
     let (head, _) = STUDY.split_once("[triage]").unwrap();
-    let schemes = r#"["none", "local", "global", "hint-then-distill"]"#;
+    let schemes = r#"["none", "local", "global", "hint-then-distill", "distill-blocks"]"#;
     format!("{head}[triage]\ninits = [\"least-squares\"]\nschemes = {schemes}\nreinit = []\ndrop = []\n")
 }
 
@@ -34,7 +34,7 @@ fn a_placebo_equals_the_fine_tuned_parent_and_unchanged_tensors_have_similarity_
     let of = |role: &str| -> Vec<&Value> { records.iter().filter(|r| r["spec"]["role"] == role).collect() };
     let placebos = of("placebo");
     // Two seeds under each scheme that trains every layer.
-    assert_eq!(placebos.len(), 4);
+    assert_eq!(placebos.len(), 6);
     for placebo in placebos {
         let twin = of("parent-continued")
             .into_iter()
@@ -58,7 +58,8 @@ fn a_placebo_equals_the_fine_tuned_parent_and_unchanged_tensors_have_similarity_
         // Below the second block a child equals the parent, also after training if only the substitute trains.
         if child["spec"]["block"] == "block2" {
             assert!((at(known[0], "before") - 1.0).abs() < 1e-6);
-            assert!(scheme == "global" || scheme == "hint-then-distill" || (at(known[0], "after") - 1.0).abs() < 1e-6);
+            let global = ["global", "hint-then-distill", "distill-blocks"].contains(&scheme);
+            assert!(global || (at(known[0], "after") - 1.0).abs() < 1e-6);
         }
         assert!(at(known[known.len() - 1], "before") < 1.0 - 1e-6, "the substitute changes what lies above it");
         let patches = child["readings"]["filters"]["patches"].as_array().unwrap();

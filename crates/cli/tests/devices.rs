@@ -92,7 +92,7 @@ fn step(device: &Device, network: &Network, images: &[f32], count: usize) -> Ste
             _ => decided.extend(values.iter().map(|&value| usize::from(value > 0.0))),
         }
     }
-    let loss = model.differentiate(Batch::Host(images), SEED, Target::Values(Batch::Host(&target)), None).unwrap();
+    let loss = model.differentiate(Batch::Host(images), SEED, Target::Values(Batch::Host(&target)), &[], None).unwrap();
     let trained = network.weights.keys().filter(|name| model.trains(name));
     let gradient = |name: &String| (name.clone(), model.gradient(name).unwrap().unwrap().data);
     Step { output, decided, loss, gradients: trained.map(gradient).collect() }
@@ -262,7 +262,7 @@ curve = 1
 readings = []
 [triage]
 inits = ["random"]
-schemes = ["local", "hint", "distill-global"]
+schemes = ["local", "hint", "distill-blocks"]
 parent_continued = []
 placebo = []
 reinit = []

@@ -19,11 +19,23 @@ fn workers_and_cache_change_no_record() {
     assert_same(&plain, &scarce);
 }
 
+/// A scheme of two stages that compare the ends of blocks, the first of them with a frozen prefix.
+const ENDS: &str = r#"
+[[scheme]]
+name = "ends"
+stages = [
+    { loss = "distillation", train = "substitute", beta = 0.5 },
+    { loss = "distillation", train = "all", alpha = 0, beta = 2 },
+]
+"#;
+
 /// Each kind of reuse disabled, all disabled, activations on disk, the data set on disk, threads inside trials.
 #[test]
 fn reuse_changes_no_record() {
     // Mixtures of images, whose stored activations must be those of the same mixtures.
-    let place = Place::new(&STUDY.replace("augment = { pad = 1 }", "augment = { pad = 1, mixup = 0.3 }"));
+    let mixed = STUDY.replace("augment = { pad = 1 }", "augment = { pad = 1, mixup = 0.3 }");
+    let place =
+        Place::new(&format!("{}{ENDS}", mixed.replace("-global\"]", "-global\", \"distill-blocks\", \"ends\"]")));
     let usual = place.complete("usual", &["--workers", "2"]);
     let scratch = place.path("scratch");
     std::fs::create_dir(&scratch).unwrap();
@@ -46,6 +58,34 @@ fn reuse_changes_no_record() {
         assert_same(&usual, &other);
     }
     assert_eq!(std::fs::read_dir(scratch).unwrap().count(), 0, "nothing is left behind");
+}
+
+/// The ends of all blocks decide a training that compares them, so its id says which they are; those of other trainings do not.
+#[test]
+fn trials_that_compare_blocks_have_ids_of_their_own_in_another_set_of_blocks() {
+    let (head, _) = STUDY.split_once("[triage]").unwrap();
+    let ids = |blocks: &[[&str; 3]]| {
+        let schemes = "schemes = [\"global\", \"distill-blocks\"]\nreinit = []\ndrop = []\nplacebo = []\n";
+        let block = |[name, first, last]: &[&str; 3]| {
+            format!("[[triage.block]]\nname = \"{name}\"\nfirst = \"{first}\"\nlast = \"{last}\"\n")
+        };
+        let blocks: String = blocks.iter().map(block).collect();
+        let place = Place::new(&format!("{head}[triage]\ninits = [\"random\"]\n{schemes}{blocks}"));
+        let mut command = nettriage();
+        command.arg("train").arg(place.path("study.toml")).arg("--out").arg(place.path("run"));
+        succeeded(&command.output().unwrap());
+        let plan = nettriage_records::Run::open(&place.path("run")).unwrap().plan().clone();
+        let of = |scheme: &str, block: Option<&str>| {
+            let same = |t: &&nettriage_records::plan::TrialSpec| t.scheme == scheme && t.block.as_deref() == block;
+            plan.trials.iter().find(same).unwrap().id.clone()
+        };
+        [("global", Some("first")), ("distill-blocks", Some("first")), ("distill-blocks", None)].map(|(s, b)| of(s, b))
+    };
+    let (first, second) = (["first", "features.0", "features.5"], ["second", "features.7", "features.12"]);
+    let (one, both) = (ids(&[first]), ids(&[first, second]));
+    assert_eq!(one[0], both[0]);
+    assert!(one[1] != both[1] && one[2] != both[2]);
+    assert_eq!(ids(&[second, first])[1], both[1], "the order of the blocks decides nothing");
 }
 
 /// Activations that cannot be stored are computed again, and one note says so.

@@ -143,8 +143,16 @@ pub fn distillation(
 /// # Panics
 /// If the lengths do not match.
 pub fn mean_squared(output: &[f32], target: &[f32], grad: &mut [f32]) -> f64 {
+    weighted_mean_squared(output, target, 1.0, grad)
+}
+
+/// `weight` times [`mean_squared`], and its gradient.
+///
+/// # Panics
+/// If the lengths do not match.
+pub fn weighted_mean_squared(output: &[f32], target: &[f32], weight: f32, grad: &mut [f32]) -> f64 {
     assert!(output.len() == target.len() && grad.len() == output.len(), "output, target and gradient");
-    let scale = 2.0 / output.len().max(1) as f32;
+    let scale = weight * (2.0 / output.len().max(1) as f32);
     let runs = output.chunks(RUN).zip(target.chunks(RUN)).zip(grad.chunks_mut(RUN));
     let total: f64 = vectorised(
         #[inline(always)]
@@ -157,7 +165,7 @@ pub fn mean_squared(output: &[f32], target: &[f32], grad: &mut [f32]) -> f64 {
             total
         },
     );
-    total / output.len().max(1) as f64
+    f64::from(weight) * (total / output.len().max(1) as f64)
 }
 
 /// Elements per partial sum.
@@ -214,6 +222,7 @@ mod tests {
         check_gradient(|x, g| distillation(x, &TEACHER, &LABELS, 4, 4.0, 0.9, g), &LOGITS);
         check_gradient(|x, g| distillation(x, &TEACHER, &LABELS, 4, 2.5, 0.3, g), &LOGITS);
         check_gradient(|x, g| mean_squared(x, &TEACHER, g), &LOGITS);
+        check_gradient(|x, g| weighted_mean_squared(x, &TEACHER, 0.3, g), &LOGITS);
     }
 
     // PyTorch 2.x in f32: F.cross_entropy; 0.1 * CE + 0.9 * 16 * F.kl_div(log_softmax(x/4), softmax(t/4), reduction="batchmean");

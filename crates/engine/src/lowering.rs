@@ -34,6 +34,8 @@ pub(crate) struct LoweredModel {
     pub kept: BTreeMap<String, TensorId>,
     /// Tensors whose gradients the caller can read, by layer.
     pub kept_gradients: BTreeMap<String, TensorId>,
+    /// Tensors that enter the loss beside the output.
+    pub compared: Vec<TensorId>,
     pub output: TensorId,
     /// Whether the gradients of all tensors but the images are computed.
     pub full_backward: bool,
@@ -42,7 +44,8 @@ pub(crate) struct LoweredModel {
 /// Lowers the network, and marks the weights that train in `parameters`.
 pub(crate) fn lower(network: &Network, options: &Options, parameters: &mut Parameters) -> Result<LoweredModel, Error> {
     let graph = &network.graph;
-    let mut readable: BTreeSet<&str> = options.keep.iter().chain(&options.keep_gradients).map(String::as_str).collect();
+    let Options { keep, keep_gradients, compared, .. } = options;
+    let mut readable: BTreeSet<&str> = keep.iter().chain(keep_gradients).chain(compared).map(String::as_str).collect();
     readable.insert(&graph.output);
 
     let mut lowering = Lowering::new(network, options, parameters, &readable)?;
@@ -61,10 +64,11 @@ pub(crate) fn lower(network: &Network, options: &Options, parameters: &mut Param
         }
         tensors.insert(name.to_string(), tensor);
     }
-    let select = |names: &[String]| names.iter().map(|name| (name.clone(), tensors[name])).collect();
+    let named = |name: &String| (name.clone(), tensors[name]);
     Ok(LoweredModel {
-        kept: select(&options.keep),
-        kept_gradients: select(&options.keep_gradients),
+        kept: keep.iter().chain(compared).map(named).collect(),
+        kept_gradients: keep_gradients.iter().map(named).collect(),
+        compared: compared.iter().map(|name| tensors[name]).collect(),
         output: tensors[&graph.output],
         nodes: lowering.nodes,
         elements: lowering.elements,

@@ -144,14 +144,30 @@ impl Model {
     /// # Panics
     /// If [`Model::forward_train`] has not been called, or the lengths do not match its images or output.
     pub fn backward(&mut self, images: &[f32], output_gradient: &[f32]) {
+        assert_eq!(self.plan.loss_gradients.len(), 1, "`backward_with` takes the gradients of compared layers");
+        self.backward_with(images, output_gradient, &[]);
+    }
+
+    /// As [`Model::backward`] for a loss of the output and of the outputs of [`Options::compared`], whose gradients are `inner`, in
+    /// that order.
+    ///
+    /// # Panics
+    /// As [`Model::backward`].
+    pub fn backward_with(&mut self, images: &[f32], output_gradient: &[f32], inner: &[Vec<f32>]) {
         let (n, seed) = self.last_training.expect("backward follows forward_train");
         assert_eq!(images.len(), n * self.image, "{n} images");
-        assert_eq!(output_gradient.len(), n * self.plan.output.elements, "the gradient of {n} images");
-        let Some(start) = self.plan.output_gradient else { return };
-        self.buffers[start.buffer][..output_gradient.len()].copy_from_slice(output_gradient);
         let Model { plan, parameters, pool, scratch, buffers, kept_gradients, .. } = self;
+        assert_eq!(1 + inner.len(), plan.loss_gradients.len(), "the gradients of all tensors that are compared");
+        let given =
+            || plan.loss_gradients.iter().zip([output_gradient].into_iter().chain(inner.iter().map(Vec::as_slice)));
+        given().for_each(|(loss, from)| assert_eq!(from.len(), n * loss.elements, "the gradient of {n} images"));
         let pool = &*pool;
         pool.enter(|| {
+            for (loss, from) in given() {
+                let Some(to) = loss.to else { continue };
+                let to = &mut buffers[to.buffer][..from.len()];
+                if loss.accumulate { accumulate(to, from, pool) } else { to.copy_from_slice(from) }
+            }
             let part = 0..n;
             let mut cx = Context { n, pool, parameters, scratch, training: true, seed };
             for planned in plan.operations.iter_mut().rev() {
@@ -201,7 +217,8 @@ impl Model {
         pool.enter(|| updater.step(parameters, rate, clip, pool))
     }
 
-    /// The output of a layer named in [`Options::keep`] in the last forward pass, (N, H, W, C); `None` for any other name.
+    /// The output of a layer named in [`Options::keep`] or [`Options::compared`] in the last forward pass, (N, H, W, C); `None` for
+    /// any other name.
     pub fn activation(&self, layer: &str) -> Option<&[f32]> {
         self.plan.kept.get(layer).map(|&kept| view(&self.buffers, kept, self.last_batch))
     }
@@ -342,6 +359,7 @@ pub fn check_options(network: &Network, options: &Options) -> Result<(), Error> 
     };
     options.keep.iter().try_for_each(|name| check_layer(name, "the outputs to keep"))?;
     options.keep_gradients.iter().try_for_each(|name| check_layer(name, "the output gradients to keep"))?;
+    options.compared.iter().try_for_each(|name| check_layer(name, "the outputs that enter the loss"))?;
     if let Trainable::Layers(names) = &options.trainable {
         names.iter().try_for_each(|name| check_layer(name, "the layers to train"))?;
     }

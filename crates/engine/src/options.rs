@@ -58,6 +58,10 @@ pub struct Options {
     /// [`Model::output_gradient`](crate::Model::output_gradient); the backward pass then continues to the first layer. Frozen
     /// layers are allowed: with an empty [`Trainable::Layers`] no weight gradient is computed at all.
     pub keep_gradients: Vec<String>,
+    /// Layers whose outputs enter the loss beside the network's output: [`Model::activation`](crate::Model::activation) returns
+    /// them, and [`Model::backward_with`](crate::Model::backward_with) takes the loss's gradients with respect to them, in this
+    /// order.
+    pub compared: Vec<String>,
 }
 
 impl Options {
@@ -73,6 +77,7 @@ impl Options {
             full_backward: false,
             keep: Vec::new(),
             keep_gradients: Vec::new(),
+            compared: Vec::new(),
         }
     }
 

@@ -54,8 +54,8 @@ pub(crate) struct PlannedOperation {
 pub(crate) struct ExecutionPlan {
     pub operations: Vec<PlannedOperation>,
     pub output: BufferView,
-    /// The gradient of the output, if anything trains.
-    pub output_gradient: Option<BufferView>,
+    /// The gradients of the tensors that enter the loss: of the output, then of those that are compared.
+    pub loss_gradients: Vec<LossGradient>,
     /// Tensors that the caller can read, by layer.
     pub kept: BTreeMap<String, BufferView>,
     /// Gradients that the caller can read, by layer, in buffers of their own.
@@ -66,6 +66,17 @@ pub(crate) struct ExecutionPlan {
     pub buffer_sizes: Vec<usize>,
     /// Elements of every kept gradient.
     pub kept_gradient_sizes: Vec<usize>,
+}
+
+/// The gradient of a tensor that enters the loss.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LossGradient {
+    /// Elements per image.
+    pub elements: usize,
+    /// Where the backward pass finds it; `None` if nothing at or below the tensor trains.
+    pub to: Option<BufferView>,
+    /// Whether an earlier one of these tensors is the same, so that their gradients add up.
+    pub accumulate: bool,
 }
 
 impl ExecutionPlan {
@@ -109,13 +120,13 @@ struct GradientFlow {
 }
 
 impl GradientFlow {
-    fn new(nodes: &[Node], tensors: usize, output: TensorId, full_backward: bool) -> GradientFlow {
+    fn new(nodes: &[Node], tensors: usize, losses: &[TensorId], full_backward: bool) -> GradientFlow {
         let mut needed = vec![false; tensors];
         for node in nodes {
             needed[node.output] = node.trains || full_backward || node.inputs.iter().any(|&t| needed[t]);
         }
         let mut contributions = vec![0usize; tensors];
-        contributions[output] += usize::from(needed[output]);
+        losses.iter().for_each(|&t| contributions[t] += usize::from(needed[t]));
         let mut visited = vec![false; nodes.len()];
         for (i, node) in nodes.iter().enumerate().rev() {
             visited[i] = needed[node.output] && contributions[node.output] > 0;
@@ -163,12 +174,13 @@ enum Tensor {
 
 /// Assigns the buffers of a lowered model for batches of up to `batch` images.
 pub(crate) fn plan(model: LoweredModel, batch: usize, threads: usize) -> ExecutionPlan {
-    let LoweredModel { mut nodes, elements, kept, kept_gradients, output, full_backward } = model;
+    let LoweredModel { mut nodes, elements, kept, kept_gradients, compared, output, full_backward } = model;
+    let losses = [&[output], &compared[..]].concat();
     let mut with_kept_gradient: Vec<TensorId> = kept_gradients.values().copied().collect();
     with_kept_gradient.sort_unstable();
     with_kept_gradient.dedup();
 
-    let flow = GradientFlow::new(&nodes, elements.len(), output, full_backward);
+    let flow = GradientFlow::new(&nodes, elements.len(), &losses, full_backward);
     fuse_relu_backward(&mut nodes, &flow, &with_kept_gradient);
 
     let timeline = Timeline { operations: nodes.len() };
@@ -186,7 +198,7 @@ pub(crate) fn plan(model: LoweredModel, batch: usize, threads: usize) -> Executi
         gradients: Vec::new(),
         temporaries: Vec::new(),
     };
-    let (gradient_of, input_gradients) = gradients(&nodes, &elements, &flow, &timeline, output, &mut tensors);
+    let (gradient_of, input_gradients) = gradients(&nodes, &elements, &flow, &timeline, &losses, &mut tensors);
 
     // One packing for all tensors; tensor 0 belongs to the caller.
     let Tensors { values, saved: saved_lifetimes, mut gradients, mut temporaries } = tensors;
@@ -224,7 +236,13 @@ pub(crate) fn plan(model: LoweredModel, batch: usize, threads: usize) -> Executi
     ExecutionPlan {
         operations,
         output: view(Tensor::Value(output)),
-        output_gradient: gradient_of[output].map(|id| view(Tensor::Gradient(id))),
+        loss_gradients: (losses.iter().enumerate())
+            .map(|(place, &t)| LossGradient {
+                elements: elements[t],
+                to: gradient_of[t].filter(|_| flow.needed[t]).map(|id| view(Tensor::Gradient(id))),
+                accumulate: losses[..place].contains(&t),
+            })
+            .collect(),
         kept: kept.into_iter().map(|(name, t)| (name, view(Tensor::Value(t)))).collect(),
         kept_gradients: kept_gradients
             .into_iter()
@@ -343,14 +361,16 @@ fn gradients(
     elements: &[usize],
     flow: &GradientFlow,
     timeline: &Timeline,
-    output: TensorId,
+    losses: &[TensorId],
     tensors: &mut Tensors,
 ) -> (Vec<Option<usize>>, Vec<Vec<InputGradient<Tensor>>>) {
     let Tensors { gradients, temporaries, .. } = tensors;
     let mut gradient_of: Vec<Option<usize>> = vec![None; elements.len()];
-    if flow.contributions[output] > 0 {
-        gradient_of[output] = Some(0);
-        gradients.push(Lifetime { elements: elements[output], start: timeline.loss(), end: timeline.loss() });
+    for &t in losses.iter().filter(|&&t| flow.needed[t]) {
+        gradient_of[t].get_or_insert_with(|| {
+            gradients.push(Lifetime { elements: elements[t], start: timeline.loss(), end: timeline.loss() });
+            gradients.len() - 1
+        });
     }
     let mut input_gradients = Vec::with_capacity(nodes.len());
     for (i, node) in nodes.iter().enumerate().rev() {

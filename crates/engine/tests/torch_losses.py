@@ -32,6 +32,10 @@ CASES = {
         {"plan": [16, 16, 0, 32, 0], "channels": 3, "size": 16, "batch_norm": True}, 32,
         {"sgd": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.05}}, "constant", 0.01, None,
         {"label_smoothing": 0.1, "decay_all": False, "average": 0.8}),
+    "residual, distillation of the logits and of the ends of units": (
+        {"residual": [8, 16], "channels": 3, "size": 16}, 32,
+        {"sgd": {"momentum": 0.9, "nesterov": True, "weight_decay": 0.0005}}, "constant", 0.01, 5.0,
+        {"distilled": {"temperature": 4.0, "alpha": 0.9, "beta": 2.0}}),
 }
 
 
@@ -103,9 +107,22 @@ class Residual(nn.Module):
         x = F.relu(self.stem_norm(self.stem(x)))
         y = F.relu(self.an1(self.a1(x)))
         x = F.relu(self.an2(self.a2(y)) + x)
+        self.ends = [x]
         y = F.relu(self.bn1(self.b1(x)))
         x = F.relu(self.bn2(self.b2(y)) + self.down_norm(self.down(x)))
+        self.ends.append(x)
         return self.head(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def distillation(net, logits, labels, temperature, alpha, beta):
+    """(1 - alpha) CE + alpha T^2 KL + beta times the mean over the ends of MSE / variance; the teacher's values are hashed."""
+    values = lambda tensor, stream, scale: hashed(tensor.numel(), stream, scale).view_as(tensor).to(tensor.dtype)
+    teacher = values(logits, 2000, 3.0)
+    soft = F.kl_div(F.log_softmax(logits / temperature, 1), F.softmax(teacher / temperature, 1), reduction="batchmean")
+    targets = [values(end, 2001 + i, 1.0 + i) for i, end in enumerate(net.ends)]
+    ends = [F.mse_loss(end, target) / target.var(correction=0) for end, target in zip(net.ends, targets)]
+    hard = F.cross_entropy(logits, labels)
+    return (1 - alpha) * hard + alpha * temperature ** 2 * soft + beta * sum(ends) / len(ends)
 
 
 def train(network, batch, optimiser, schedule, rate, clip, recipe, dtype):
@@ -131,7 +148,11 @@ def train(network, batch, optimiser, schedule, rate, clip, recipe, dtype):
     losses = []
     for _ in range(STEPS):
         optim.zero_grad()
-        loss = F.cross_entropy(net(images), labels, label_smoothing=recipe.get("label_smoothing", 0.0))
+        logits = net(images)
+        if "distilled" in recipe:
+            loss = distillation(net, logits, labels, **recipe["distilled"])
+        else:
+            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.get("label_smoothing", 0.0))
         loss.backward()
         if clip is not None:
             nn.utils.clip_grad_norm_(net.parameters(), clip)

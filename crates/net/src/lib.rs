@@ -30,6 +30,7 @@ pub mod arch;
 pub mod block;
 pub mod cost;
 pub mod drawing;
+pub mod ends;
 mod error;
 mod graph;
 pub mod init;

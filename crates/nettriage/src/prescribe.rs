@@ -72,7 +72,7 @@ impl LatencyIn {
 /// How a network is fine-tuned, before the data set is known.
 #[derive(Clone, Debug)]
 pub struct Training {
-    /// Scheme with one stage: `global`, `local`, `distill-global` or `distill-local`.
+    /// Scheme with one stage: `global`, `local`, `distill-global`, `distill-local` or `distill-blocks`.
     pub scheme: String,
     /// Images seen in all; twice the training set, at most 40,000, if none.
     pub images: Option<usize>,
@@ -126,11 +126,11 @@ impl Training {
     /// # Errors
     /// A scheme that is unknown or has several stages; a rate that is not positive; augmentation beyond the image.
     pub fn of(&self, subject: &Subject, outputs: Option<Outputs>) -> Result<FineTuning, Error> {
-        const SCHEMES: [&str; 4] = ["global", "local", "distill-global", "distill-local"];
+        const SCHEMES: [&str; 5] = ["global", "local", "distill-global", "distill-local", "distill-blocks"];
         let single = |scheme: Scheme| scheme.stages.into_iter().next();
         let known = SCHEMES.contains(&self.scheme.as_str());
         let stage = preset(&self.scheme).filter(|_| known).and_then(single).ok_or_else(|| {
-            Error::Request(format!("scheme {}: use global, local, distill-global or distill-local", self.scheme))
+            Error::Request(format!("scheme {}: use {} or {}", self.scheme, SCHEMES[..4].join(", "), SCHEMES[4]))
         })?;
         if !(self.rate > 0.0 && self.rate.is_finite()) {
             return Err(Error::Request(format!("rate {}: give a number above 0, such as 0.01", self.rate)));

@@ -300,6 +300,16 @@ impl Costs<'_> {
                     bytes += size * images as f64;
                 }
             }
+            if scheme.compares_blocks() {
+                let images = spec.budget.unwrap_or(0) as f64;
+                for block in &self.plan.blocks {
+                    if known.insert((&spec.parent, spec.seed, images as usize, block.name.as_str(), "output")) {
+                        // From the end of the block before it, which is stored.
+                        seconds += self.step.forward * block.macs as f64 / self.macs() * images;
+                        bytes += elements(block.output) * images;
+                    }
+                }
+            }
             let evaluated = (self.context.validation.len() + self.context.test.len()) as f64;
             if local && known.insert((&spec.parent, u64::MAX, 0, block.name.as_str(), "evaluation")) {
                 seconds += self.step.forward * head * evaluated;

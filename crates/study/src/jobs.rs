@@ -452,8 +452,11 @@ mod tests {
     fn distillation_runs_last_and_its_long_trials_first() {
         let mut names = PRESETS;
         names.sort_by_key(|name| scheme_order(&preset(name).unwrap()));
-        let [rest @ .., long, longer, short] = names;
-        assert_eq!([long, longer, short], ["distill-global", "hint-then-distill", "distill-local"]);
+        let [rest @ .., long, longer, ends, short] = names;
+        assert_eq!(
+            [long, longer, ends, short],
+            ["distill-global", "hint-then-distill", "distill-blocks", "distill-local"]
+        );
         assert_eq!(rest, ["none", "local", "global", "hint", "hint-then-global"]);
     }
 }

@@ -280,13 +280,14 @@ impl Table {
 
     fn scheme(&mut self, scheme: &Scheme) {
         for (number, stage) in scheme.stages.iter().enumerate() {
-            let Stage { loss: _, train: _, share, temperature, alpha } = stage;
+            let Stage { loss: _, train: _, share, temperature, alpha, beta } = stage;
             let key = |name: &str| format!("[[scheme]] `{}`, stage {}: {name}", scheme.name, number + 1);
             share.iter().for_each(|share| {
                 self.add(key("share"), *share, Limit::above_zero(1.0, "of the child's images"));
             });
             self.add(key("temperature"), *temperature, Limit::above_zero(1000.0, "divides the logits"));
             self.add(key("alpha"), *alpha, Limit::between(0.0, 1.0, "the weight of the soft targets"));
+            self.add(key("beta"), *beta, Limit::between(0.0, 1000.0, "the weight of the ends of blocks"));
         }
     }
 }
@@ -344,11 +345,11 @@ schemes = ["mine"]
 keep = 0.5
 [[scheme]]
 name = "mine"
-stages = [{ loss = "distillation", train = "all", share = 1.0, temperature = 4.0, alpha = 0.9 }]
+stages = [{ loss = "distillation", train = "all", share = 1.0, temperature = 4.0, alpha = 0.9, beta = 0.5 }]
 "#;
 
     /// Key, whether 0 and 1 are accepted, the largest accepted value. Above it, below 0 and the type's largest are refused.
-    const KEYS: [(&str, bool, bool, f64); 51] = [
+    const KEYS: [(&str, bool, bool, f64); 52] = [
         ("[data] size", false, true, 1024.0),
         ("[data] validation", false, true, 4_294_967_295.0),
         ("[data] train", false, true, 4_294_967_295.0),
@@ -399,6 +400,7 @@ stages = [{ loss = "distillation", train = "all", share = 1.0, temperature = 4.0
         ("[[scheme]] `mine`, stage 1: share", false, true, 1.0),
         ("[[scheme]] `mine`, stage 1: temperature", false, true, 1000.0),
         ("[[scheme]] `mine`, stage 1: alpha", true, true, 1.0),
+        ("[[scheme]] `mine`, stage 1: beta", true, true, 1000.0),
         ("[triage] substitutes: `conv3x3g2`: kernel", false, true, 63.0),
     ];
 

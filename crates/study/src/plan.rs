@@ -358,7 +358,13 @@ impl Keys {
         let study = &context.study;
         // The parents' own controls are untrained, whatever the schemes are.
         let names = schemes.iter().map(|s| s.name.as_str()).chain(["none"]);
-        let stages = |name: &str| Canonical::of(&study.scheme(name).map(|s| s.stages));
+        let mut ends: Vec<&String> = context.blocks.iter().map(|block| &block.output).collect();
+        ends.sort();
+        let stages = |name: &str| match study.scheme(name) {
+            // The other blocks decide the result too.
+            Some(scheme) if scheme.compares_blocks() => Canonical::of(&(scheme.stages, &ends)),
+            scheme => Canonical::of(&scheme.map(|s| s.stages)),
+        };
         Keys {
             version: Canonical::of(&ID_VERSION),
             engine: context.device().engine().map(|engine| Canonical::of(&engine)),

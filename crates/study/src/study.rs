@@ -8,7 +8,7 @@ use nettriage_engine::{Optimizer, Schedule};
 use nettriage_net::arch::{self, ArchSpec};
 use nettriage_net::init::Init;
 use nettriage_net::surgery::Substitute;
-use nettriage_train::scheme::{Loss, PRESETS, Scheme, Stage, preset};
+use nettriage_train::scheme::{Loss, PRESETS, Scheme, Stage, default_names, preset};
 use nettriage_train::{Precision, Recipe};
 use serde::{Deserialize, Serialize};
 
@@ -357,7 +357,7 @@ impl Default for Triage {
             blocks: Vec::new(),
             substitutes: None,
             inits: vec![Init::He, Init::LeastSquares],
-            schemes: PRESETS.map(str::to_owned).to_vec(),
+            schemes: default_names(),
             parent_continued: None,
             placebo: None,
             reinit: None,
@@ -710,7 +710,7 @@ rate = 0.02
     fn defaults_make_a_whole_study() {
         let study = Study::parse(SMALL, "small.toml").unwrap();
         assert_eq!(study.children.batch, 128);
-        assert_eq!(study.triage.schemes.len(), PRESETS.len());
+        assert_eq!(study.triage.schemes, default_names());
     }
 
     #[test]

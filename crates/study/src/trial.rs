@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use nettriage_compress::Latencies;
 use nettriage_engine::{Options, Trainable};
+use nettriage_net::ends::{self, End};
 use nettriage_net::receptive_field::receptive_field;
 use nettriage_net::{INPUT, Network, Weights, cost, slice};
 use nettriage_records::checkpoint::{Checkpoint, Tensors, TrainingState};
@@ -12,8 +13,8 @@ use nettriage_records::record::{Best, Clock, CurvePoint, Filters, InferenceTime,
 use nettriage_train::scheme::{Loss, Scheme, Stage, Train};
 use nettriage_train::{
     AVERAGE, ActivationSource, Checkpoints, CurveRecorder, HyperParameters, Model, NETWORK, Objective, Precision,
-    StageInput, StageOutcome, StageStep, Trained, Writer, add_optimizer, add_tensors, evaluate, restore_optimizer,
-    run_stage, seed, tensors_of,
+    StageInput, StageOutcome, StageStep, Teacher, Trained, Writer, add_optimizer, add_tensors, evaluate,
+    restore_optimizer, run_stage, seed, tensors_of,
 };
 
 use crate::child::{Child, build_child};
@@ -261,21 +262,27 @@ impl<'a> Session<'a> {
             Loss::Hint => self.child.block_output.clone(),
             Loss::CrossEntropy | Loss::Distillation => self.child.network.graph.output.clone(),
         };
+        let ends = self.ends(stage, local)?;
+        let compared = ends.iter().map(|end| end.child.clone()).collect();
         let mut objective = match (stage.loss, &self.child.block) {
             (Loss::CrossEntropy, _) => Objective::CrossEntropy,
-            (Loss::Distillation, _) => Objective::Distillation {
-                teacher: activations(&graph.output)?,
-                temperature: stage.temperature,
-                alpha: stage.alpha,
-            },
+            (Loss::Distillation, _) => {
+                let with_source = |end: End| -> Result<_, Error> {
+                    let source = activations(&end.parent)?;
+                    Ok((end, source))
+                };
+                let sources = ends.into_iter().map(with_source).collect::<Result<_, _>>()?;
+                let teacher = Teacher::with_ends(activations(&graph.output)?, sources, stage.beta);
+                Objective::Distillation { teacher, temperature: stage.temperature, alpha: stage.alpha }
+            }
             (Loss::Hint, Some(block)) => {
                 let target = match shared.context.study.repeats_hints() {
                     true => activations(&block.output)?,
                     false => shared.streaming(&parent.request(&block.output, set, batch, threads))?.over(&images),
                 };
-                Objective::Hint { target, rest: self.rest(&to)? }
+                Objective::Hint { target: target.into(), rest: self.rest(&to)? }
             }
-            (Loss::Hint, None) => Objective::Hint { target: activations(&graph.output)?, rest: None },
+            (Loss::Hint, None) => Objective::Hint { target: activations(&graph.output)?.into(), rest: None },
         };
         let trainable = if local { Trainable::Layers(self.child.substitute_layers.clone()) } else { Trainable::All };
         // A batch beyond the stage's images would take memory for none of them.
@@ -287,6 +294,7 @@ impl<'a> Session<'a> {
             exact: children.exact,
             full_backward: !reuse.backward,
             decay_all,
+            compared,
             ..training
         };
         let mut model = shared.context.device().model(&slice::between(&self.child.network, &from, &to)?, &options)?;
@@ -333,6 +341,24 @@ impl<'a> Session<'a> {
         self.train_seconds += clock.elapsed().as_secs_f64();
         self.child.network.weights.extend(weights);
         Ok(outcome)
+    }
+
+    /// The ends of blocks that a stage compares with the parent's: of all blocks, or, where the substitute alone trains, of those
+    /// from the block on, since those before it are the parent's.
+    fn ends(&self, stage: &Stage, local: bool) -> Result<Vec<End>, Error> {
+        if stage.beta == 0.0 {
+            return Ok(Vec::new());
+        }
+        let Child { network, block, block_output, substitute_layers } = &self.child;
+        let replaced = block.iter().map(|block| End { child: block_output.clone(), parent: block.output.clone() });
+        let replaced: Vec<End> = replaced.collect();
+        let blocks = &self.shared.context.blocks;
+        let mut ends = ends::ends(&self.parent.network.graph, &network.graph, blocks, &replaced, substitute_layers)?;
+        if let (Some(block), true) = (block, local) {
+            let behind = slice::between(network, &block.input, &network.graph.output)?;
+            ends.retain(|end| behind.graph.layer(&end.child).is_some());
+        }
+        Ok(ends)
     }
 
     /// Whether all losses of the learning curve are finite; a record cannot hold others.

@@ -21,6 +21,23 @@ impl Loss {
         Ok(f64::from(self.value.item()?))
     }
 
+    /// The loss times a factor.
+    ///
+    /// # Errors
+    /// PyTorch fails.
+    pub fn times(&self, torch: &Torch, factor: f32) -> Result<Loss> {
+        let factor = torch.scalar(f64::from(factor))?;
+        Ok(Loss { value: self.value.mul(&factor)?, gradient: self.gradient.mul(&factor)? })
+    }
+
+    /// This loss, its value increased by that of `other`, which is one of another tensor.
+    ///
+    /// # Errors
+    /// PyTorch fails.
+    pub fn with_value_of(&self, other: &Loss) -> Result<Loss> {
+        Ok(Loss { value: self.value.add(&other.value)?, gradient: self.gradient.clone() })
+    }
+
     /// This loss and the sum of the products of `output` and `weights`, which have its number of elements.
     ///
     /// # Errors

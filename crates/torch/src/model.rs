@@ -21,6 +21,8 @@ pub struct Model {
     /// Tensor of each layer that can be read.
     kept: BTreeMap<String, usize>,
     kept_gradients: BTreeMap<String, usize>,
+    /// Tensors that enter the loss beside the output.
+    compared: Vec<usize>,
     output: usize,
     shapes: Vec<Shape>,
     /// For each tensor, whether the caller can read it after a pass.
@@ -107,7 +109,11 @@ impl Model {
             Parameters::new(torch, &network.weights, |name| formats.get(name).copied().unwrap_or(Format::Contiguous))?;
 
         let readable_names: BTreeSet<&str> =
-            options.keep.iter().chain(&options.keep_gradients).chain([&graph.output]).map(String::as_str).collect();
+            [&options.keep[..], &options.keep_gradients, &options.compared, std::slice::from_ref(&graph.output)]
+                .into_iter()
+                .flatten()
+                .map(String::as_str)
+                .collect();
         let live = live_layers(&graph.layers, &readable_names);
         let mut numbers: BTreeMap<&str, usize> = BTreeMap::from([(INPUT, 0)]);
         let mut shapes = vec![graph.input];
@@ -145,8 +151,10 @@ impl Model {
             readable
         };
         place(&mut nodes, &readable);
-        let select = |names: &[String]| names.iter().map(|name| (name.clone(), numbers[name.as_str()])).collect();
-        let (kept, kept_gradients) = (select(&options.keep), select(&options.keep_gradients));
+        let named = |name: &String| (name.clone(), numbers[name.as_str()]);
+        let kept = options.keep.iter().chain(&options.compared).map(named).collect();
+        let kept_gradients = options.keep_gradients.iter().map(named).collect();
+        let compared = options.compared.iter().map(|name| numbers[name.as_str()]).collect();
         let updater = Updater::new(options.optimizer, options.decay_all, &mut parameters)?;
         Ok(Model {
             output: numbers[graph.output.as_str()],
@@ -155,6 +163,7 @@ impl Model {
             nodes,
             kept,
             kept_gradients,
+            compared,
             shapes,
             readable,
             parameters,
@@ -272,7 +281,22 @@ impl Model {
     /// # Panics
     /// If they are not as many as the last output's.
     pub fn upload_output(&self, values: &[f32]) -> Result<Tensor> {
-        let sizes = self.sizes(self.output);
+        self.upload_as(self.output, values)
+    }
+
+    /// The same with the shape of the last output of `place`, a place in [`Options::compared`].
+    ///
+    /// # Errors
+    /// Too little memory.
+    ///
+    /// # Panics
+    /// If they are not as many as that output's, or there is no such place.
+    pub fn upload_compared(&self, place: usize, values: &[f32]) -> Result<Tensor> {
+        self.upload_as(self.compared[place], values)
+    }
+
+    fn upload_as(&self, number: usize, values: &[f32]) -> Result<Tensor> {
+        let sizes = self.sizes(number);
         assert_eq!(values.len(), sizes.iter().product::<usize>(), "values of {} images", sizes[0]);
         self.torch.enter(self.threads);
         self.torch.upload_batch(values, sizes)
@@ -299,7 +323,19 @@ impl Model {
         self.state.value(self.output)
     }
 
-    /// The same in f32, whatever the precision is.
+    /// The last output, on the device, of a layer named in [`Options::keep`] or [`Options::compared`], in f32; `None` for any other
+    /// name.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    ///
+    /// # Panics
+    /// As [`Model::output`].
+    pub fn kept(&self, layer: &str) -> Result<Option<Tensor>> {
+        self.kept.get(layer).map(|&number| self.state.value(number).float()).transpose()
+    }
+
+    /// The output of the last forward pass in f32, whatever the precision is.
     ///
     /// # Errors
     /// As [`Model::forward`].
@@ -390,14 +426,33 @@ impl Model {
     /// # Panics
     /// As [`Model::backward`].
     pub fn backward_from(&mut self, output_gradient: Tensor) -> Result<()> {
+        self.backward_with(output_gradient, Vec::new())
+    }
+
+    /// As [`Model::backward_from`] for a loss of the output and of the outputs of [`Options::compared`], whose gradients are `inner`,
+    /// in that order.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    ///
+    /// # Panics
+    /// As [`Model::backward`].
+    pub fn backward_with(&mut self, output_gradient: Tensor, inner: Vec<Tensor>) -> Result<()> {
         self.torch.enter(self.threads);
-        let Model { torch, nodes, parameters, state, shapes, output, readable, kept_gradients, .. } = self;
+        let Model { torch, nodes, parameters, state, shapes, output, readable, kept_gradients, compared, .. } = self;
+        assert_eq!(inner.len(), compared.len(), "the gradients of all tensors that are compared");
         let training = state.training.take();
         assert!(training.is_some(), "backward follows a forward pass in training mode");
         let kept: BTreeSet<usize> = kept_gradients.values().copied().collect();
         let mut gradients: Vec<Option<Gradient>> = shapes.iter().map(|_| None).collect();
-        let sizes = sizes(state.n, shapes[*output]).map(|size| size as i64);
-        gradients[*output] = Some(Gradient::own(output_gradient.reshape(&sizes)?));
+        let losses = [*output].into_iter().chain(compared.iter().copied());
+        for (number, gradient) in losses.zip([output_gradient].into_iter().chain(inner)) {
+            let gradient = gradient.reshape(&sizes(state.n, shapes[number]).map(|size| size as i64))?;
+            gradients[number] = Some(Gradient::own(match gradients[number].take() {
+                Some(before) => before.value.add(&gradient)?,
+                None => gradient,
+            }));
+        }
         for (index, node) in nodes.iter().enumerate().rev() {
             let number = index + 1;
             let Some(mut gradient) = gradients[number].take().filter(|_| node.needs_gradient) else { continue };

@@ -49,6 +49,13 @@ impl Model for Run {
         self.0.backward(output_gradient).unwrap();
     }
 
+    fn backward_with(&mut self, _: &[f32], output_gradient: &[f32], inner: &[Vec<f32>]) {
+        let upload = |(place, gradient): (usize, &Vec<f32>)| self.0.upload_compared(place, gradient).unwrap();
+        let inner = inner.iter().enumerate().map(upload).collect();
+        let output = self.0.upload_output(output_gradient).unwrap();
+        self.0.backward_with(output, inner).unwrap();
+    }
+
     fn step(&mut self, rate: f32, clip: Option<f32>) {
         self.0.step(rate, clip).unwrap();
     }

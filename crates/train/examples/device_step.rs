@@ -72,7 +72,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             let start = Instant::now();
             let target = Target::Labels { labels: &labels, smoothing: 0.0, mixed: None };
-            losses.push(model.differentiate(Batch::Host(&images), 0, target, None)?);
+            losses.push(model.differentiate(Batch::Host(&images), 0, target, &[], None)?);
             model.step(0.01, None)?;
             if number >= WARM_UP {
                 seconds.push(start.elapsed().as_secs_f64());

@@ -19,6 +19,7 @@ pub mod range_test;
 pub mod scheme;
 pub mod seed;
 mod source;
+mod teacher;
 mod tensors;
 mod training;
 mod values;
@@ -30,8 +31,9 @@ pub use curve::CurveRecorder;
 pub use device::{Arithmetic, Device, DeviceName};
 pub use error::Error;
 pub use evaluate::{Outcome, Tally, evaluate};
-pub use model::{Batch, MixedLabels, Model, Target};
+pub use model::{Batch, InnerTarget, MixedLabels, Model, Target};
 pub use source::{ActivationSource, ImageSequence, LookAhead, PrefixOptions};
+pub use teacher::Teacher;
 pub use tensors::{add_optimizer, add_tensors, restore_optimizer, tensors_of};
 pub use training::{
     HyperParameters, Objective, Recipe, StageInput, StageOutcome, StageStep, Trained, first_non_finite, run_stage,

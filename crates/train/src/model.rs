@@ -21,6 +21,8 @@ struct Processor {
     model: nettriage_engine::Model,
     /// dLoss/dOutput of the last [`Model::differentiate`].
     gradient: Vec<f32>,
+    /// The same for the tensors that are compared beside the output.
+    inner_gradients: Vec<Vec<f32>>,
 }
 
 /// A batch of one tensor, N x H x W x C.
@@ -110,9 +112,20 @@ pub enum Target<'a> {
     Values(Batch<'a>),
 }
 
+/// What the output of a layer of [`Options::compared`](nettriage_engine::Options::compared) is compared with.
+pub struct InnerTarget<'a> {
+    /// The layer.
+    pub layer: &'a str,
+    /// The values.
+    pub values: Batch<'a>,
+    /// Factor of the mean squared error in the loss.
+    pub weight: f32,
+}
+
 impl Model {
     pub(crate) fn on_processor(model: nettriage_engine::Model) -> Model {
-        Model(Engine::Processor(Box::new(Processor { model, gradient: Vec::new() })))
+        let (gradient, inner_gradients) = (Vec::new(), Vec::new());
+        Model(Engine::Processor(Box::new(Processor { model, gradient, inner_gradients })))
     }
 
     pub(crate) fn on_torch(model: nettriage_torch::Model) -> Model {
@@ -192,32 +205,41 @@ impl Model {
     /// One training step up to the optimiser: forward pass in training mode, loss, backward pass. Returns the loss, averaged over
     /// the batch; where it is not finite, the gradients are undefined.
     ///
-    /// `behind` is a network that takes the output and runs although its own output is unused.
+    /// `inner` are the targets of all layers of [`Options::compared`](nettriage_engine::Options::compared), in that order: their
+    /// weighted mean squared errors are added to the loss. `behind` is a network that takes the output and runs although its own output is unused.
     ///
     /// # Errors
     /// As [`Model::forward`].
     ///
     /// # Panics
-    /// If batch, labels and targets do not have as many images, or a label is not less than the number of classes.
+    /// If batch, labels and targets do not have as many images, or a label is not less than the number of classes; if `inner` are not
+    /// the compared layers.
     pub fn differentiate(
         &mut self,
         batch: Batch<'_>,
         seed: u64,
         target: Target<'_>,
+        inner: &[InnerTarget<'_>],
         behind: Option<&mut Model>,
     ) -> Result<f64, Error> {
         match &mut self.0 {
             Engine::Processor(own) => {
                 let images = of_host(batch);
-                let Processor { model, gradient } = &mut **own;
+                let Processor { model, gradient, inner_gradients } = &mut **own;
                 let output = model.forward_train(images, seed);
                 if let Some(behind) = behind {
                     std::hint::black_box(behind.forward(output)?);
                 }
                 gradient.resize(output.len(), 0.0);
-                let loss = host_loss(output, target, gradient);
+                let mut loss = host_loss(output, target, gradient);
+                inner_gradients.resize_with(inner.len(), Vec::new);
+                for (InnerTarget { layer, values, weight }, gradient) in inner.iter().zip(&mut *inner_gradients) {
+                    let output = model.activation(layer).expect("a compared layer can be read");
+                    gradient.resize(output.len(), 0.0);
+                    loss += loss::weighted_mean_squared(output, of_host(values.clone()), *weight, gradient);
+                }
                 if loss.is_finite() {
-                    model.backward(images, gradient);
+                    model.backward_with(images, gradient, inner_gradients);
                 }
                 Ok(loss)
             }
@@ -227,10 +249,22 @@ impl Model {
                 if let Some(behind) = behind {
                     std::hint::black_box(behind.forward(Batch::Torch(output.clone()))?);
                 }
-                let loss = torch_loss(model, &output, target)?;
+                let mut loss = torch_loss(model, &output, target)?;
                 drop(output);
+                let mut gradients = Vec::new();
+                for (place, InnerTarget { layer, values, weight }) in inner.iter().enumerate() {
+                    let output = model.kept(layer)?.expect("a compared layer can be read");
+                    let target = match values {
+                        Batch::Host(values) => model.upload_compared(place, values)?,
+                        Batch::Torch(tensor) => tensor.clone(),
+                    };
+                    let torch = model.torch();
+                    let part = device_loss::mean_squared(torch, &output, &target)?.times(torch, *weight)?;
+                    loss = loss.with_value_of(&part)?;
+                    gradients.push(part.gradient);
+                }
                 // The host prepares the backward pass while the device computes; the loss is read last, because reading it waits.
-                model.backward_from(loss.gradient.clone())?;
+                model.backward_with(loss.gradient.clone(), gradients)?;
                 Ok(loss.value()?)
             }
         }
@@ -255,6 +289,18 @@ impl Model {
         match &self.0 {
             Engine::Processor(own) => own.model.activation(layer),
             Engine::Torch(model) => model.activation(layer),
+        }
+    }
+
+    /// The output of a layer named in [`Options::keep`](nettriage_engine::Options::keep) in the last pass, where the model is; `None`
+    /// for any other name.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn kept(&self, layer: &str) -> Result<Option<Batch<'_>>, Error> {
+        match &self.0 {
+            Engine::Processor(own) => Ok(own.model.activation(layer).map(Batch::Host)),
+            Engine::Torch(model) => Ok(model.kept(layer)?.map(Batch::Torch)),
         }
     }
 

@@ -78,7 +78,7 @@ pub fn range_test<E: From<Error>>(
         let (classes, smoothing) = (&labels[range.clone()], settings.label_smoothing);
         let target = Target::Labels { labels: classes, smoothing, mixed };
         let seed = settings.dropout_seed.wrapping_add(step as u64);
-        let loss = model.differentiate(source.batch(range)?, seed, target, None)?;
+        let loss = model.differentiate(source.batch(range)?, seed, target, &[], None)?;
         if !loss.is_finite() {
             break;
         }

@@ -29,7 +29,18 @@ pub struct Stage {
     /// Weight of the soft targets in distillation, 0 to 1.
     #[serde(default = "nine_tenths")]
     pub alpha: f32,
+    /// Weight of the ends of blocks beside the logits in distillation, 0 or more: the mean over the ends of the mean squared error
+    /// of the child's tensor against the parent's, divided by the parent's variance.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub beta: f32,
 }
+
+fn is_zero(value: &f32) -> bool {
+    *value == 0.0
+}
+
+/// The weight of the ends of blocks in `distill-blocks`.
+const BETA: f32 = 1.0;
 
 fn four() -> f32 {
     4.0
@@ -64,13 +75,27 @@ pub enum Train {
 
 impl Stage {
     fn new(loss: Loss, train: Train) -> Stage {
-        Stage { loss, train, share: None, temperature: four(), alpha: nine_tenths() }
+        Stage { loss, train, share: None, temperature: four(), alpha: nine_tenths(), beta: 0.0 }
     }
 }
 
 /// Names of the built-in schemes.
-pub const PRESETS: [&str; 8] =
-    ["none", "local", "global", "distill-local", "distill-global", "hint", "hint-then-distill", "hint-then-global"];
+pub const PRESETS: [&str; 9] = [
+    "none",
+    "local",
+    "global",
+    "distill-local",
+    "distill-global",
+    "hint",
+    "hint-then-distill",
+    "hint-then-global",
+    "distill-blocks",
+];
+
+/// Those that a study runs unless it names others: all but `distill-blocks`.
+pub fn default_names() -> Vec<String> {
+    PRESETS.into_iter().filter(|name| *name != "distill-blocks").map(str::to_owned).collect()
+}
 
 /// The built-in scheme of that name. `distill` alone means `distill-global`.
 pub fn preset(name: &str) -> Option<Scheme> {
@@ -81,13 +106,14 @@ pub fn preset(name: &str) -> Option<Scheme> {
         "local" => &[(CrossEntropy, Substitute)],
         "global" => &[(CrossEntropy, All)],
         "distill-local" => &[(Distillation, Substitute)],
-        "distill-global" | "distill" => &[(Distillation, All)],
+        "distill-global" | "distill" | "distill-blocks" => &[(Distillation, All)],
         "hint" => &[(Hint, Substitute)],
         "hint-then-distill" => &[(Hint, Substitute), (Distillation, All)],
         "hint-then-global" => &[(Hint, Substitute), (CrossEntropy, All)],
         _ => return None,
     };
-    let stages = stages.iter().map(|&(loss, train)| Stage::new(loss, train)).collect();
+    let beta = if name == "distill-blocks" { BETA } else { 0.0 };
+    let stages = stages.iter().map(|&(loss, train)| Stage { beta, ..Stage::new(loss, train) }).collect();
     Some(Scheme { name: name.to_owned(), stages })
 }
 
@@ -103,6 +129,14 @@ impl Scheme {
             }
             if !(0.0..=1.0).contains(&stage.alpha) {
                 return Some(format!("scheme `{name}`: alpha is {}; choose 0 to 1", stage.alpha));
+            }
+            if !(stage.beta >= 0.0 && stage.beta.is_finite()) {
+                return Some(format!("scheme `{name}`: beta is {}; choose 0 or more", stage.beta));
+            }
+            if stage.beta != 0.0 && stage.loss != Loss::Distillation {
+                return Some(format!(
+                    "scheme `{name}`: beta weighs the ends of blocks in distillation; write loss = \"distillation\", or leave beta out"
+                ));
             }
             if !(stage.temperature > 0.0 && stage.temperature.is_finite()) {
                 return Some(format!("scheme `{name}`: temperature is {}; choose a positive one", stage.temperature));
@@ -125,6 +159,11 @@ impl Scheme {
     /// Whether some stage has soft targets.
     pub fn distills(&self) -> bool {
         self.stages.iter().any(|s| s.loss == Loss::Distillation)
+    }
+
+    /// Whether some stage compares the ends of blocks.
+    pub fn compares_blocks(&self) -> bool {
+        self.stages.iter().any(|s| s.beta != 0.0)
     }
 
     /// The same stages with labels in place of soft targets: what distillation is compared with.
@@ -155,7 +194,13 @@ impl Scheme {
         let words = |(stage, images): (&Stage, usize)| {
             let loss = match stage.loss {
                 Loss::CrossEntropy => "cross-entropy".to_owned(),
-                Loss::Distillation => format!("distillation (T = {}, alpha = {})", stage.temperature, stage.alpha),
+                Loss::Distillation => {
+                    let ends = match stage.beta {
+                        0.0 => String::new(),
+                        beta => format!(" and of the ends of blocks (beta = {beta})"),
+                    };
+                    format!("distillation (T = {}, alpha = {}){ends}", stage.temperature, stage.alpha)
+                }
                 Loss::Hint => "hint (mean squared error of the block's output)".to_owned(),
             };
             let train = match stage.train {
@@ -191,6 +236,34 @@ mod tests {
     fn a_hint_for_every_layer_is_refused() {
         let scheme = Scheme { name: "x".into(), stages: vec![Stage::new(Loss::Hint, Train::All)] };
         assert!(scheme.problem().unwrap().contains("substitute"));
+    }
+
+    #[test]
+    fn a_weight_of_the_ends_of_blocks_needs_distillation() {
+        let with = |loss, beta| {
+            let stage = Stage { beta, ..Stage::new(loss, Train::All) };
+            Scheme { name: "x".into(), stages: vec![stage] }.problem()
+        };
+        assert_eq!(with(Loss::Distillation, 2.0), None);
+        assert!(with(Loss::CrossEntropy, 2.0).unwrap().contains("loss = \"distillation\""));
+        for beta in [-1.0, f32::NAN, f32::INFINITY] {
+            assert!(with(Loss::Distillation, beta).unwrap().contains("choose 0 or more"));
+        }
+    }
+
+    #[test]
+    fn only_a_weight_of_the_ends_of_blocks_is_written() {
+        let written = |name: &str| serde_json::to_string(&preset(name).unwrap()).unwrap();
+        assert!(!written("distill-global").contains("beta"), "ids of studies without it stay as they are");
+        assert!(written("distill-blocks").contains("\"beta\":1.0"));
+        let ends = preset("distill-blocks").unwrap();
+        assert!(ends.compares_blocks() && !preset("distill-global").unwrap().compares_blocks());
+        assert_eq!(ends.undistilled(), preset("global").unwrap().stages);
+        assert_eq!(
+            ends.describe(&[10]),
+            ["distillation (T = 4, alpha = 0.9) and of the ends of blocks (beta = 1), every layer trains, 10 images"]
+        );
+        assert!(!default_names().contains(&"distill-blocks".to_owned()));
     }
 
     #[test]

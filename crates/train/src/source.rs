@@ -233,6 +233,11 @@ impl<'a> ActivationSource<'a> {
         self.sequence.len()
     }
 
+    /// The shape of the tensor.
+    pub fn shape(&self) -> TensorShape {
+        self.shape
+    }
+
     /// The largest number of images in a batch.
     pub fn largest_batch(&self) -> usize {
         self.batch

@@ -7,8 +7,9 @@ use nettriage_net::{Network, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::evaluate::EVALUATION_BATCH;
-use crate::model::{MixedLabels, Model, Target};
+use crate::model::{InnerTarget, MixedLabels, Model, Target};
 use crate::source::{ActivationSource, ImageSequence, before};
+use crate::teacher::Teacher;
 use crate::{Device, Error};
 
 /// Settings of a training that most do without. Their defaults change nothing.
@@ -90,39 +91,62 @@ pub enum Objective<'a> {
     CrossEntropy,
     /// Distillation against the parent's logits and the labels.
     Distillation {
-        /// The parent's logits.
-        teacher: ActivationSource<'a>,
+        /// The parent's logits, and the ends of its blocks if these are compared.
+        teacher: Teacher<'a>,
         /// Temperature T.
         temperature: f32,
         /// Weight of the soft targets.
         alpha: f32,
     },
-    /// Mean squared error against the parent's block output.
+    /// Mean squared error against a tensor of the parent.
     Hint {
-        /// The parent's block output.
-        target: ActivationSource<'a>,
+        /// The parent's tensor, and the ends of its blocks if these are compared.
+        target: Teacher<'a>,
         /// The layers behind the block: they run, their output unused, if the optimisation that skips them is disabled.
         rest: Option<Box<Model>>,
     },
 }
 
+/// What the tensors of a step are compared with.
+struct Targets<'t> {
+    output: Target<'t>,
+    inner: Vec<InnerTarget<'t>>,
+    /// The network that runs behind the output.
+    behind: Option<&'t mut Model>,
+}
+
 impl Objective<'_> {
-    /// What the outputs for the images of `range` are compared with, and the network that runs behind the output.
-    fn target<'t>(
+    /// Prepares a stage on `images`.
+    fn begin(&mut self, images: Range<usize>) -> Result<(), Error> {
+        match self {
+            Objective::CrossEntropy => Ok(()),
+            Objective::Distillation { teacher, .. } | Objective::Hint { target: teacher, .. } => teacher.weigh(images),
+        }
+    }
+
+    /// What the outputs for the images of `range` are compared with.
+    fn targets<'t>(
         &'t mut self,
         labels: &'t [u16],
         range: Range<usize>,
         smoothing: f32,
         mixed: Option<MixedLabels<'t>>,
-    ) -> Result<(Target<'t>, Option<&'t mut Model>), Error> {
+    ) -> Result<Targets<'t>, Error> {
         Ok(match self {
-            Objective::CrossEntropy => (Target::Labels { labels: &labels[range], smoothing, mixed }, None),
+            Objective::CrossEntropy => {
+                let output = Target::Labels { labels: &labels[range], smoothing, mixed };
+                Targets { output, inner: Vec::new(), behind: None }
+            }
             Objective::Distillation { teacher, temperature, alpha } => {
                 let (temperature, alpha) = (*temperature, *alpha);
-                let logits = teacher.batch(range.clone())?;
-                (Target::Teacher { labels: &labels[range], logits, temperature, alpha, mixed }, None)
+                let (logits, inner) = teacher.batch(range.clone())?;
+                let output = Target::Teacher { labels: &labels[range], logits, temperature, alpha, mixed };
+                Targets { output, inner, behind: None }
             }
-            Objective::Hint { target, rest } => (Target::Values(target.batch(range)?), rest.as_deref_mut()),
+            Objective::Hint { target, rest } => {
+                let (values, inner) = target.batch(range)?;
+                Targets { output: Target::Values(values), inner, behind: rest.as_deref_mut() }
+            }
         })
     }
 }
@@ -242,14 +266,17 @@ pub fn run_stage<E: From<Error>>(
     let StageInput { source, labels, images, taken, average } = input;
     let mut average = hyper.recipe.average.map(|decay| WeightAverage::resumed(decay, average.unwrap_or_default()));
     let steps = images.len().div_ceil(hyper.batch);
+    objective.begin(images.clone())?;
     for step in taken..steps {
         let start = images.start + step * hyper.batch;
         let range = start..images.end.min(start + hyper.batch);
         let mixture = Mixture::of(source, labels, range.clone());
         let batch = source.batch(range.clone())?;
         let mixed = mixture.as_ref().map(Mixture::labels);
-        let (target, behind) = objective.target(labels, range.clone(), hyper.recipe.label_smoothing, mixed)?;
-        let loss = model.differentiate(batch, hyper.dropout_seed.wrapping_add(step as u64), target, behind)?;
+        let Targets { output, inner, behind } =
+            objective.targets(labels, range.clone(), hyper.recipe.label_smoothing, mixed)?;
+        let seed = hyper.dropout_seed.wrapping_add(step as u64);
+        let loss = model.differentiate(batch, seed, output, &inner, behind)?;
         if !loss.is_finite() {
             return Ok((StageOutcome::Diverged, model.weights()?));
         }

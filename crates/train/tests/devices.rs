@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use common::{chain, hashed, network};
 use nettriage_engine::{Optimizer, Options, Trainable};
 use nettriage_net::{Activation, Conv, Kind, Network, Shape, Weights, Window, layer};
-use nettriage_train::{Arithmetic, Batch, Device, MixedLabels, Model, Target};
+use nettriage_train::{Arithmetic, Batch, Device, InnerTarget, MixedLabels, Model, Target};
 
 const IMAGES: usize = 6;
 const CLASSES: usize = 4;
@@ -125,7 +125,7 @@ fn the_first_steps_of_every_loss_and_rule_agree() {
             for step in 0..3 {
                 let what = format!("{rule:?}, loss {which}, step {step}");
                 let differentiate = |model: &mut Model| {
-                    model.differentiate(Batch::Host(&images), 40 + step, target(which), None).unwrap()
+                    model.differentiate(Batch::Host(&images), 40 + step, target(which), &[], None).unwrap()
                 };
                 let losses = [differentiate(&mut own), differentiate(&mut other)];
                 assert!((losses[0] - losses[1]).abs() < 1e-5 * losses[0].abs().max(1.0), "{what}: {losses:?}");
@@ -143,6 +143,50 @@ fn the_first_steps_of_every_loss_and_rule_agree() {
     }
 }
 
+/// The loss and gradients of ends of blocks, on the processor from their definition, on PyTorch's as there.
+#[test]
+fn ends_of_blocks_add_their_weighted_squared_errors() {
+    let (network, images) = (small(), images());
+    let names = ["pool", "act2", "conv1"];
+    let compared = names.map(str::to_owned).to_vec();
+    let options = Options { compared, ..options(sgd(), true) };
+    let sizes = [3 * 3 * 6, 3 * 3 * 8, 6 * 6 * 6];
+    let values = [12, 13, 14].map(|stream| hashed(IMAGES * sizes[stream as usize - 12], stream, 1.0));
+    let weights = [0.7, 2.0, 0.1];
+    let inner = || -> Vec<InnerTarget<'_>> {
+        let ends = names.into_iter().zip(&values).zip(weights);
+        ends.map(|((layer, values), weight)| InnerTarget { layer, values: Batch::Host(values), weight }).collect()
+    };
+    let differentiate = |model: &mut Model, inner: &[InnerTarget<'_>]| {
+        model.differentiate(Batch::Host(&images), 40, labels(0.0), inner, None).unwrap()
+    };
+    let mut own = Device::Cpu.model(&network, &options).unwrap();
+    let loss = differentiate(&mut own, &inner());
+    let mut expected = {
+        let mut plain = Device::Cpu.model(&network, &Options { compared: Vec::new(), ..options.clone() }).unwrap();
+        differentiate(&mut plain, &[])
+    };
+    for InnerTarget { layer, values, weight } in inner() {
+        let (Batch::Host(values), output) = (values, own.activation(layer).unwrap()) else { unreachable!() };
+        let squares = output.iter().zip(values).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+        expected += f64::from(weight) * squares.sum::<f64>() / values.len() as f64;
+    }
+    assert!((loss - expected).abs() < 1e-6, "{loss}, not {expected}");
+
+    let Some(torch) = torch() else { return };
+    let mut other = torch.model(&network, &options).unwrap();
+    for step in 0..3 {
+        let losses = [&mut own, &mut other].map(|model| differentiate(model, &inner()));
+        assert!((losses[0] - losses[1]).abs() < 1e-5 * losses[0], "step {step}: {losses:?}");
+        for name in network.weights.keys().filter(|name| own.trains(name)) {
+            let [a, b] = [&own, &other].map(|model| model.gradient(name).unwrap().unwrap().data);
+            agree(&format!("step {step}: gradient of {name}"), &a, &b, 1e-4);
+        }
+        own.step(0.1, Some(0.05)).unwrap();
+        other.step(0.1, Some(0.05)).unwrap();
+    }
+}
+
 #[test]
 fn a_training_continues_from_weights_and_memory_to_the_bit() {
     let Some(torch) = torch() else { return };
@@ -152,7 +196,7 @@ fn a_training_continues_from_weights_and_memory_to_the_bit() {
             let options = options(rule, true);
             let train = |model: &mut Model, steps: std::ops::Range<u64>| {
                 for step in steps {
-                    model.differentiate(Batch::Host(&images), step, labels(0.0), None).unwrap();
+                    model.differentiate(Batch::Host(&images), step, labels(0.0), &[], None).unwrap();
                     model.step(0.05, None).unwrap();
                 }
             };
@@ -184,7 +228,7 @@ fn frozen_layers_keep_their_bytes_and_others_do_not() {
     for device in [&Device::Cpu, torch] {
         let mut model = device.model(&network, &options).unwrap();
         for step in 0..2 {
-            model.differentiate(Batch::Host(&images), step, labels(0.1), None).unwrap();
+            model.differentiate(Batch::Host(&images), step, labels(0.1), &[], None).unwrap();
             model.step(0.1, None).unwrap();
         }
         for (name, tensor) in model.weights().unwrap() {

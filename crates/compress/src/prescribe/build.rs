@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use nettriage_net::ends::{self, End};
 use nettriage_net::narrow::{self, Narrow};
 use nettriage_net::surgery;
 use nettriage_net::{Network, block};
@@ -18,6 +19,8 @@ pub struct Built {
     pub network: Network,
     /// Names of the substitutes' layers.
     pub substitute_layers: BTreeSet<String>,
+    /// The ends of the replaced ranges and of the parent's blocks.
+    pub ends: Vec<End>,
 }
 
 /// The network of a plan. A later substitute is fitted to the compressed network's own activations, so that it corrects
@@ -30,7 +33,7 @@ pub fn build(
     options: &Options,
 ) -> Result<Built, Error> {
     let mut network = parent.clone();
-    let mut substitute_layers = BTreeSet::new();
+    let (mut substitute_layers, mut replaced) = (BTreeSet::new(), Vec::new());
     for &(range, number) in &plan.chosen {
         let range = &scan.ranges[range];
         let candidate = &range.candidates[number];
@@ -41,6 +44,7 @@ pub fn build(
         if let Some(narrow) = narrowing(&candidate.substitute) {
             network = narrowed([parent, &network], [&before, &now], &[narrow], fitted, options)?.swap_remove(0);
             substitute_layers.extend(changed_layers(&network.graph, &now));
+            replaced.push(End { child: now.output, parent: before.output });
             continue;
         }
         let substitute = candidate.substitute.parse()?;
@@ -48,9 +52,14 @@ pub fn build(
             Some(method) => refit(parent, &before, &network, &now, substitute, method, fitted, options)?,
             None => surgery::compress(&network, &[(now.clone(), substitute)])?,
         };
-        substitute_layers.extend(surgery::substitute_layers(&now, &network));
+        let layers = surgery::substitute_layers(&now, &network);
+        let child = layers.last().cloned().unwrap_or(now.input);
+        replaced.push(End { child, parent: before.output });
+        substitute_layers.extend(layers);
     }
-    Ok(Built { network, substitute_layers })
+    let blocks = block::find(&parent.graph);
+    let ends = ends::ends(&parent.graph, &network.graph, &blocks, &replaced, &substitute_layers)?;
+    Ok(Built { network, substitute_layers, ends })
 }
 
 /// The candidate of that name, if it is a unit with fewer inner channels.

@@ -1,7 +1,5 @@
 //! Fine-tuning of a network after surgery, by the one training loop.
 
-use std::collections::BTreeSet;
-
 use nettriage_data::{Augmentation, Dataset, Normalization, Stream};
 use nettriage_engine::{Optimizer, Options as EngineOptions, Schedule, Trainable};
 use nettriage_net::Network;
@@ -10,11 +8,12 @@ use nettriage_records::scan::Measure;
 use nettriage_train::scheme::{Loss, Stage, Train};
 use nettriage_train::{
     AVERAGE, ActivationSource, Checkpoints, Device, HyperParameters, ImageSequence, NETWORK, Objective, Precision,
-    PrefixOptions, Recipe, StageInput, StageOutcome, StageStep, Trained, add_optimizer, add_tensors, restore_optimizer,
-    run_stage, seed, tensors_of,
+    PrefixOptions, Recipe, StageInput, StageOutcome, StageStep, Teacher, Trained, add_optimizer, add_tensors,
+    restore_optimizer, run_stage, seed, tensors_of,
 };
 use serde::Serialize;
 
+use super::Built;
 use crate::Error;
 use crate::scan::Options;
 
@@ -58,7 +57,7 @@ pub struct TrainingSet<'a> {
     pub train: &'a [u32],
 }
 
-/// Fine-tunes `network`; `substitute_layers` are the layers of its substitutes. If the loss diverges, the reason in a sentence.
+/// Fine-tunes a network after surgery. If the loss diverges, the reason in a sentence.
 ///
 /// `progress` receives the steps taken and the steps in all. With `saved`, checkpoints and the training's id, it continues from its
 /// last checkpoint, if there is one.
@@ -66,8 +65,7 @@ pub struct TrainingSet<'a> {
 /// # Errors
 /// Those of the engine and of checkpoints.
 pub fn fine_tune(
-    network: &Network,
-    substitute_layers: &BTreeSet<String>,
+    Built { network, substitute_layers, ends }: &Built,
     parent: &Network,
     (set, tuning): &(TrainingSet<'_>, FineTuning),
     options: &Options,
@@ -92,7 +90,9 @@ pub fn fine_tune(
         taken = found.state.step;
         average = Some(tensors_of(&found.tensors, AVERAGE));
     }
-    let mut model = device.model(&start, &EngineOptions { threads, trainable, ..training })?;
+    let ends = if tuning.stage.beta == 0.0 { &[] } else { &ends[..] };
+    let compared = ends.iter().map(|end| end.child.clone()).collect();
+    let mut model = device.model(&start, &EngineOptions { threads, trainable, compared, ..training })?;
     if let Some(found) = &found {
         restore_optimizer(&mut model, &found.tensors, found.state.optimizer_steps)?;
     }
@@ -105,9 +105,14 @@ pub fn fine_tune(
         examples: Stream::new(set.train, tuning.images, &tuning.augment, seed).examples,
     };
     let labelled = tuning.measure == Measure::Accuracy;
-    let teacher = || {
+    let teacher = || -> Result<Teacher<'_>, Error> {
         let options = PrefixOptions { device: device.clone(), threads, exact: false, precision: Precision::F32 };
-        ActivationSource::computed(sequence.clone(), parent.clone(), None, tuning.batch, options)
+        if ends.is_empty() {
+            let output = ActivationSource::computed(sequence.clone(), parent.clone(), None, tuning.batch, options)?;
+            return Ok(output.into());
+        }
+        let images = ActivationSource::images(device, sequence.clone(), tuning.batch);
+        Ok(Teacher::of_network(images, parent, ends, tuning.stage.beta, &options)?)
     };
     let mut objective = match tuning.measure {
         Measure::Accuracy if tuning.stage.loss != Loss::Distillation => Objective::CrossEntropy,

@@ -472,15 +472,13 @@ impl<'a> Searching<'a> {
     /// Builds, trains and judges a plan.
     fn make(&mut self, id: String, index: usize) -> Result<(AttemptRecord, Network), Error> {
         let Searching { problem, options, progress, judge, plans, .. } = self;
-        let Built { mut network, substitute_layers } =
-            build(problem.parent, problem.scan, &plans[index], problem.fitted, options)?;
-        let built = figures(&network, judge)?;
-        let (mut judged, mut diverged) = (built, None);
+        let surgery = build(problem.parent, problem.scan, &plans[index], problem.fitted, options)?;
+        let built = figures(&surgery.network, judge)?;
+        let (mut network, mut judged, mut diverged) = (surgery.network.clone(), built, None);
         if let Some(training) = &problem.training {
             let report = |done, of| progress.training(done, of);
             let saved = problem.store.as_ref().map(|store| (store.checkpoints, id.as_str()));
-            let tuned = fine_tune(&network, &substitute_layers, problem.parent, training, options, saved, &report)?;
-            match tuned {
+            match fine_tune(&surgery, problem.parent, training, options, saved, &report)? {
                 Ok(tuned) => {
                     network = tuned;
                     judged = figures(&network, judge)?;

@@ -121,7 +121,12 @@ pub fn residual(narrow: usize, wide: usize, channels: usize, size: usize) -> Net
 
 /// The scripts' images: hashed in N x C x H x W order, returned as N x H x W x C.
 pub fn images(batch: usize, shape: Shape) -> Vec<f32> {
-    let nchw = hashed(batch * shape.elements(), 1000, 1.0);
+    hashed_images(batch, shape, 1000, 1.0)
+}
+
+/// The first elements of a stream as a batch of one tensor, likewise.
+pub fn hashed_images(batch: usize, shape: Shape, stream: u32, scale: f32) -> Vec<f32> {
+    let nchw = hashed(batch * shape.elements(), stream, scale);
     let mut nhwc = vec![0.0; nchw.len()];
     let positions = shape.height * shape.width;
     for (at, value) in nchw.into_iter().enumerate() {

@@ -22,6 +22,7 @@ pub trait Model {
     fn forward(&mut self, images: &[f32]) -> Vec<f32>;
     fn forward_train(&mut self, images: &[f32], seed: u64) -> Vec<f32>;
     fn backward(&mut self, images: &[f32], output_gradient: &[f32]);
+    fn backward_with(&mut self, images: &[f32], output_gradient: &[f32], inner: &[Vec<f32>]);
     fn step(&mut self, rate: f32, clip: Option<f32>);
     fn activation(&self, layer: &str) -> Option<Vec<f32>>;
     fn output_gradient(&self, layer: &str) -> Option<Vec<f32>>;
@@ -52,6 +53,10 @@ impl Model for nettriage_engine::Model {
         self.backward(images, output_gradient);
     }
 
+    fn backward_with(&mut self, images: &[f32], output_gradient: &[f32], inner: &[Vec<f32>]) {
+        self.backward_with(images, output_gradient, inner);
+    }
+
     fn step(&mut self, rate: f32, clip: Option<f32>) {
         self.step(rate, clip);
     }
@@ -77,7 +82,7 @@ impl Model for nettriage_engine::Model {
 #[allow(unused_macros)]
 macro_rules! engine_tests {
     ($engine:expr) => {
-        common::suite::engine_tests!($engine; convolutions, transposed_convolutions, linear, norms, activations, pooling, sums_products_and_concatenations, layers_that_move_elements, broadcasts_and_joins, matrix_products, norms_of_one_image, layers_that_select_and_reduce, masks_do_not_train, fused_layers, norms_fused_with_pooling, a_residual_unit, layers_on_the_images, output_gradients_of_frozen_layers);
+        common::suite::engine_tests!($engine; convolutions, transposed_convolutions, linear, norms, activations, pooling, sums_products_and_concatenations, layers_that_move_elements, broadcasts_and_joins, matrix_products, norms_of_one_image, layers_that_select_and_reduce, masks_do_not_train, fused_layers, norms_fused_with_pooling, a_residual_unit, layers_on_the_images, output_gradients_of_frozen_layers, losses_of_inner_tensors);
     };
     ($engine:expr; $($name:ident),*) => {
         $(
@@ -119,6 +124,18 @@ fn check_weights(
     tolerance: f64,
     change: impl Fn(&mut Weights),
 ) {
+    check_losses(engine, graph, trainable, &[], tolerance, change);
+}
+
+/// As [`check_weights`], where the loss has such sums of the outputs of the layers `compared` too.
+fn check_losses(
+    engine: &dyn Engine,
+    graph: Graph,
+    trainable: Trainable,
+    compared: &[&str],
+    tolerance: f64,
+    change: impl Fn(&mut Weights),
+) {
     let mut network = network(graph, 7);
     change(&mut network.weights);
     // Elements of x up to 1, whatever the number of images.
@@ -140,18 +157,30 @@ fn check_weights(
     let batch = Batch::from_nhwc(n, graph.input, &input);
     let weights: Weights64 =
         network.weights.iter().map(|(k, t)| (k.clone(), t.data.iter().map(|&v| f64::from(v)).collect())).collect();
-    let output = |weights: &Weights64| run(graph, weights, &batch, &names)[&graph.output].nhwc();
+    let outputs = |weights: &Weights64| -> Vec<Vec<f64>> {
+        let tensors = run(graph, weights, &batch, &names);
+        [graph.output.as_str()].iter().chain(compared).map(|&name| tensors[name].nhwc()).collect()
+    };
 
-    let options = Options { trainable, ..Options::training(n, Optimizer::sgd()) };
+    let owned = compared.iter().map(|&name| name.to_owned()).collect();
+    let options = Options { trainable, compared: owned, ..Options::training(n, Optimizer::sgd()) };
     let mut model = engine.model(&network, &options).expect("a model");
-    let want = output(&weights);
+    let want = outputs(&weights);
     let got = model.forward_train(&input, 1);
-    assert!(distance(&got, &want) < tolerance, "output of {:?}: {}", graph.layers.last(), distance(&got, &want));
+    assert!(distance(&got, &want[0]) < tolerance, "output of {:?}: {}", graph.layers.last(), distance(&got, &want[0]));
+    for (name, want) in compared.iter().zip(&want[1..]) {
+        assert!(distance(&model.activation(name).unwrap(), want) < tolerance, "{name}");
+    }
 
-    let coefficients = hashed(want.len(), 55, 1.0);
-    model.backward(&input, &coefficients);
+    let coefficients: Vec<Vec<f32>> =
+        want.iter().zip(55..).map(|(want, stream)| hashed(want.len(), stream, 1.0)).collect();
+    match compared {
+        [] => model.backward(&input, &coefficients[0]),
+        _ => model.backward_with(&input, &coefficients[0], &coefficients[1..]),
+    }
     let loss = |weights: &Weights64| -> f64 {
-        output(weights).iter().zip(&coefficients).map(|(y, &c)| y * f64::from(c)).sum()
+        let sum = |(y, c): (&Vec<f64>, &Vec<f32>)| y.iter().zip(c).map(|(y, &c)| y * f64::from(c)).sum::<f64>();
+        outputs(weights).iter().zip(&coefficients).map(sum).sum()
     };
     let mut checked = 0;
     for (name, data) in &weights {
@@ -649,6 +678,52 @@ pub fn layers_on_the_images(engine: &dyn Engine) {
 
 /// Gradients of inner tensors of a network in which every layer is frozen, compared with central differences: a bias is added to
 /// the tensor.
+/// Gradients that enter at inner tensors: behind fused layers, at both sides of a sum, at the output, and at a layer that computes
+/// nothing, whose tensor is that of the layer before it.
+pub fn losses_of_inner_tensors(engine: &dyn Engine) {
+    let conv3 = |name: &str, input: &str| layer(name, &[input], Kind::Conv(Conv::same(4, 3)));
+    let norm =
+        |name: &str, input: &str| layer(name, &[input], Kind::BatchNorm(layer::BatchNorm { eps: 1e-3, momentum: 0.1 }));
+    let relu = |name: &str, input: &str| layer(name, &[input], Kind::Activation(Activation::Relu));
+    let unit = || {
+        let layers = vec![
+            conv3("a", "x"),
+            norm("a_norm", "a"),
+            relu("b", "a_norm"),
+            conv3("c", "b"),
+            norm("c_norm", "c"),
+            layer("sum", &["c_norm", "b"], Kind::Add),
+            relu("d", "sum"),
+            layer("same", &["d"], Kind::Identity),
+            layer("pool", &["same"], Kind::MaxPool(Window::square(2))),
+            conv3("side", "pool"),
+            relu("e", "pool"),
+            layer("joined", &["e", "side"], Kind::Add),
+            layer("f", &["joined"], Kind::Conv(Conv::same(3, 1))),
+        ];
+        with_trainable_input(Shape::new(4, 6, 4), layers, "f")
+    };
+    let cases: [&[&str]; 9] = [
+        &["b"],
+        &["d"],
+        &["b", "d", "pool"],
+        &["a", "a_norm", "sum"],
+        &["side"],
+        &["f", "e"],
+        &["d", "same"],
+        &["e"],
+        &["x", "c_norm", "pool", "side", "f"],
+    ];
+    for compared in cases {
+        check_losses(engine, unit(), Trainable::All, compared, 5e-5, |_| ());
+    }
+    // Frozen layers pass the gradient on, and end it.
+    let trained = |names: &[&str]| Trainable::Layers(names.iter().map(|&name| name.to_owned()).collect());
+    check_losses(engine, unit(), trained(&["c"]), &["b", "d", "pool"], 5e-5, |_| ());
+    check_losses(engine, unit(), trained(&["side"]), &["side", "b"], 5e-5, |_| ());
+    check_losses(engine, unit(), trained(&["a", "f"]), &["sum", "e"], 5e-5, |_| ());
+}
+
 pub fn output_gradients_of_frozen_layers(engine: &dyn Engine) {
     let bias = |name: &str, input: &str| layer(name, &[input], Kind::Affine);
     let relu = |name: &str, input: &str| layer(name, &[input], Kind::Activation(Activation::Relu));
