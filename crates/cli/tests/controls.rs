@@ -180,7 +180,7 @@ fn weights(place: &Place, beginning: &str) -> Vec<Weights> {
 #[test]
 fn training_and_re_initialisation_keep_the_constants_of_a_graph_in_a_file() {
     let text = study().replace("arch = \"vgg\"\nplan = [[6, 6], [8, 8]]", "arch = \"net.onnx\"");
-    let text = text.replace(r#""none", "local", "global", "hint-then-distill""#, r#""global""#);
+    let text = text.replace(r#""none", "local", "global", "hint-then-distill", "distill-blocks""#, r#""global""#);
     let block = "[[triage.block]]\nname = \"both\"\nfirst = \"a\"\nlast = \"relu_b\"\n";
     let place = Place::new(&(text.replace("reinit = []", "reinit = [\"global\"]") + block));
     let given = with_constants(8_f32.sqrt().recip());
