@@ -1,4 +1,4 @@
-//! Values of operators on constants that are more than a few lines: elementwise functions, matrix products, softmax, scatter and gather.
+//! Values of operators on constants that are more than a few lines: elementwise functions, matrix products, 1x1 convolutions, softmax, scatter and gather.
 //!
 //! Models compute masks, relative positions and position embeddings so.
 
@@ -49,8 +49,13 @@ pub fn function(node: &Node, op: &str) -> Option<Box<dyn Fn(f64) -> f64>> {
 
 /// A tensor of these extents from a function of an element's position, of integers if `like` is.
 fn build(like: &Constant, dims: Vec<usize>, value: impl Fn(usize) -> f64) -> Result<Constant, String> {
-    let count = limited(&dims, &[like])?;
-    Ok(if like.is_int() {
+    build_beside(&[like], dims, value)
+}
+
+/// As [`build`], like the first of several inputs.
+fn build_beside(inputs: &[&Constant], dims: Vec<usize>, value: impl Fn(usize) -> f64) -> Result<Constant, String> {
+    let count = limited(&dims, inputs)?;
+    Ok(if inputs[0].is_int() {
         Constant::ints(dims, (0..count).map(|at| value(at) as i64).collect())
     } else {
         Constant::floats(dims, (0..count).map(|at| value(at) as f32).collect())
@@ -109,6 +114,7 @@ pub fn work(node: &Node, inputs: &[Option<&Constant>], outputs: &[Constant]) -> 
         "MatMul" => first.dims.last(),
         "Gemm" if node.int("transA").unwrap_or(0) != 0 => first.dims.first(),
         "Gemm" => first.dims.last(),
+        "Conv" => first.dims.get(1),
         _ => None,
     };
     let elements: usize = outputs.iter().map(Constant::len).sum();
@@ -170,7 +176,7 @@ pub fn scattered(node: &Node, x: &Constant, indices: &Constant, updates: &Consta
     if node.text("reduction").unwrap_or("none") != "none" {
         return Err("it combines old and new values, which is not supported".into());
     }
-    limited(&x.dims, &[x])?;
+    limited(&x.dims, &[x, indices, updates])?;
     let (places, each) = places(&x.dims, indices)?;
     if places.len().checked_mul(each) != Some(updates.len()) {
         return Err("its updates do not fit its indices".into());
@@ -179,7 +185,74 @@ pub fn scattered(node: &Node, x: &Constant, indices: &Constant, updates: &Consta
     for (number, at) in places.into_iter().enumerate() {
         (0..each).for_each(|index| source[at + index] = Some(number * each + index));
     }
-    build(x, x.dims.clone(), |at| source[at].map_or_else(|| x.get(at), |from| updates.get(from)))
+    let value = |at: usize| source[at].map_or_else(|| x.get(at), |from| updates.get(from));
+    build_beside(&[x, indices, updates], x.dims.clone(), value)
+}
+
+/// ScatterElements: elements of a tensor replaced along an axis.
+pub fn scattered_elements(
+    node: &Node,
+    x: &Constant,
+    indices: &Constant,
+    updates: &Constant,
+) -> Result<Constant, String> {
+    if node.text("reduction").unwrap_or("none") != "none" {
+        return Err("it combines old and new values, which is not supported".into());
+    }
+    limited(&x.dims, &[x, indices, updates])?;
+    let places = places_along(axis(node.int("axis").unwrap_or(0), x.dims.len())?, &x.dims, indices)?;
+    if updates.dims != indices.dims {
+        return Err("its updates do not fit its indices".into());
+    }
+    let mut source: Vec<Option<usize>> = vec![None; x.len()];
+    places.into_iter().enumerate().for_each(|(from, at)| source[at] = Some(from));
+    let value = |at: usize| source[at].map_or_else(|| x.get(at), |from| updates.get(from));
+    build_beside(&[x, indices, updates], x.dims.clone(), value)
+}
+
+/// For each element of an index tensor, the element of a tensor of these extents that it points to: the one at its own position, but
+/// for axis `at`, where its value is the position.
+fn places_along(at: usize, dims: &[usize], indices: &Constant) -> Result<Vec<usize>, String> {
+    if indices.dims.len() != dims.len() || (0..dims.len()).any(|i| i != at && indices.dims[i] > dims[i]) {
+        return Err(format!("its indices of {:?} do not fit {dims:?}", indices.dims));
+    }
+    let extent = dims[at] as i64;
+    let place = |(element, index): (usize, i64)| {
+        if index < -extent || index >= extent {
+            return Err("an index lies outside".to_string());
+        }
+        let (mut rest, mut place, mut step) = (element, 0, 1);
+        for (axis, (&own, &whole)) in indices.dims.iter().zip(dims).enumerate().rev() {
+            let position = if axis == at { index.rem_euclid(extent) as usize } else { rest % own };
+            rest /= own;
+            place += position * step;
+            step *= whole;
+        }
+        Ok(place)
+    };
+    indices.to_ints()?.into_iter().enumerate().map(place).collect()
+}
+
+/// A convolution with a 1x1 kernel: a matrix product at every position. Position embeddings are projected so.
+pub fn convolved(node: &Node, x: &Constant, weight: &Constant, bias: Option<&Constant>) -> Result<Constant, String> {
+    let all = |name: &str, wanted: i64| node.ints(name).is_none_or(|list| list.iter().all(|&value| value == wanted));
+    let plain = all("strides", 1) && all("pads", 0) && node.int("group").unwrap_or(1) == 1;
+    let ([images, channels, rest @ ..], [filters, inputs, kernel @ ..]) = (x.dims.as_slice(), weight.dims.as_slice())
+    else {
+        return Err(format!("{:?} and {:?} are not a feature map and a kernel", x.dims, weight.dims));
+    };
+    if !plain || kernel.iter().any(|&extent| extent != 1) || rest.len() != kernel.len() || channels != inputs {
+        return Err("only a convolution of constants with a 1x1 kernel is supported".into());
+    }
+    let positions = rest.iter().product();
+    let given = product(&weight.reshaped(vec![*filters, *inputs])?, &x.reshaped(vec![*images, *channels, positions])?)?;
+    let given = match bias {
+        Some(bias) => given.combined(&bias.reshaped(vec![1, *filters, 1])?, |value, bias| value + bias)?,
+        None => given,
+    };
+    let mut dims = vec![*images, *filters];
+    dims.extend(rest);
+    given.reshaped(dims)
 }
 
 /// GatherND without batch dimensions.
@@ -195,25 +268,8 @@ pub fn gathered(node: &Node, x: &Constant, indices: &Constant) -> Result<Constan
 
 /// GatherElements along an axis.
 pub fn gathered_elements(node: &Node, x: &Constant, indices: &Constant) -> Result<Constant, String> {
-    let at = axis(node.int("axis").unwrap_or(0), x.dims.len())?;
-    if indices.dims.len() != x.dims.len() || (0..x.dims.len()).any(|i| i != at && indices.dims[i] > x.dims[i]) {
-        return Err(format!("its indices of {:?} do not fit {:?}", indices.dims, x.dims));
-    }
-    let chosen = indices.to_ints()?;
-    let extent = x.dims[at] as i64;
-    if chosen.iter().any(|&index| index < -extent || index >= extent) {
-        return Err("an index lies outside".into());
-    }
-    build(x, indices.dims.clone(), |element| {
-        let (mut rest, mut place, mut step) = (element, 0, 1);
-        for (axis, (&own, &whole)) in indices.dims.iter().zip(&x.dims).enumerate().rev() {
-            let position = if axis == at { chosen[element].rem_euclid(extent) as usize } else { rest % own };
-            rest /= own;
-            place += position * step;
-            step *= whole;
-        }
-        x.get(place)
-    })
+    let places = places_along(axis(node.int("axis").unwrap_or(0), x.dims.len())?, &x.dims, indices)?;
+    build(x, indices.dims.clone(), |element| x.get(places[element]))
 }
 
 /// The tensor repeated along each axis.

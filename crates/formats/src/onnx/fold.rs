@@ -133,6 +133,8 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
         "Gemm" => one(evaluate::gemm(node, needed(0)?, needed(1)?, input(2))?),
         "Softmax" | "LogSoftmax" => one(evaluate::softmax(node, needed(0)?)?),
         "ScatterND" => one(evaluate::scattered(node, needed(0)?, needed(1)?, needed(2)?)?),
+        "ScatterElements" => one(evaluate::scattered_elements(node, needed(0)?, needed(1)?, needed(2)?)?),
+        "Conv" => one(evaluate::convolved(node, needed(0)?, needed(1)?, input(2))?),
         "GatherND" => one(evaluate::gathered(node, needed(0)?, needed(1)?)?),
         "GatherElements" => one(evaluate::gathered_elements(node, needed(0)?, needed(1)?)?),
         "Tile" => one(evaluate::tiled(needed(0)?, &needed(1)?.to_ints()?)?),

@@ -305,6 +305,23 @@ fn masks_and_position_tables_are_folded() {
     let found = constants(&read, &format!("{}.weight", read.graph.layers[0].name));
     let close = found.iter().zip([sigmoid(3.0), sigmoid(4.0), 0.5, 0.5]).all(|(a, b)| (a - b).abs() < 1e-6);
     assert!(close, "{found:?}");
+    // Elements replaced along an axis, then a 1x1 convolution with two filters, of which one is selected.
+    let build = || {
+        let build = model(&[1, 1, 2, 2]).counted("c", &[4]).list("at", &[-1, 0]).floats("new", &[2], &[9.0, 8.0]);
+        let build = build.node("ScatterElements", "c at new", "s", vec![]).list("shape", &[1, 1, 2, 2]);
+        let build = build.floats("w", &[2, 1, 1, 1], &[5.0, 2.0]).floats("b", &[2], &[0.0, 1.0]);
+        build.node("Reshape", "s shape", "r", vec![])
+    };
+    let both = build().node("Conv", "r w b", "v", vec![]).list("second", &[1]);
+    let read =
+        both.node("Gather", "v second", "g", vec![int("axis", 1)]).node("Add", "x g", "y", vec![]).read().unwrap();
+    let found = constants(&read, &format!("{}.weight", read.graph.layers[0].name));
+    assert_eq!(found, [17.0, 3.0, 5.0, 19.0]);
+    let wide = build().counted("k", &[1, 1, 3, 3]).node("Conv", "r k", "v", vec![]).node("Add", "x v", "y", vec![]);
+    wide.fails(&["`v` (Conv)", "1x1"]);
+    let far = model(&[1, 1, 2, 2]).counted("c", &[4]).list("at", &[4]).number("zero", 0.0).list("one", &[1]);
+    let far = far.node("Reshape", "zero one", "new", vec![]).node("ScatterElements", "c at new", "s", vec![]);
+    far.node("Add", "x s", "y", vec![]).fails(&["`s` (ScatterElements)", "outside"]);
     let outside = model(&[1, 1, 2, 2]).list("i", &[4]).counted("c", &[2]);
     outside.node("Gather", "c i", "g", vec![]).node("Add", "x g", "y", vec![]).fails(&["(Gather)", "outside"]);
 }
