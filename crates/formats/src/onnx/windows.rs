@@ -1,6 +1,6 @@
 //! Convolutions, pooling, padding and upsampling.
 
-use nettriage_net::{Conv, Kind, Padding, Window, layer, shape};
+use nettriage_net::{Axis as Side, Conv, Kind, Padding, Window, layer, shape};
 
 use super::arrange::check_positions;
 use super::attributes::Node;
@@ -224,7 +224,9 @@ impl Translator {
         let kind = if node.op().ends_with("Max") || node.op() == "GlobalMaxPool" {
             Kind::MaxPool(window)
         } else if !all {
-            Kind::AvgPool(layer::AvgPool { window, count_padding: false })
+            // One of both: an axis of one element is the other.
+            let axis = if columns > 1 { Side::Columns } else { Side::Rows };
+            Kind::Reduce(layer::Reduce { function: layer::Reduction::Mean, axes: vec![axis] })
         } else {
             Kind::AdaptiveAvgPool(layer::AdaptiveAvgPool { height: 1, width: 1 })
         };
