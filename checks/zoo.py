@@ -42,6 +42,9 @@ logging.disable(logging.WARNING)
 # How many inputs a file's gradients may be compared for, until they agree for one.
 DRAWS = 4
 
+# The largest relative error of a gradient.
+GRADIENT = 1e-3
+
 # Networks that CI always runs, one of every kind of structure.
 FIXED = [
     "mobilenet_v3_small", "googlenet", "tf_efficientnet_lite0", "ecaresnet26t", "skresnet18", "convnext_atto", "poolformer_s12",
@@ -98,6 +101,11 @@ NOT_EXPORTED = {
     "vgg11.old": "adaptive_avg_pool2d, output size that are not factor of input size",
     "vgg11_bn.old": "adaptive_avg_pool2d, output size that are not factor of input size",
     "vit_b_16.old": "aten::_native_multi_head_attention",
+}
+# Parameters whose gradients are not compared, since a part of each is folded into another weight.
+FOLDED = {
+    # The class token is joined to the others, and added to a linear layer's output, of which it becomes the bias.
+    "timm_cait_xxs24_224": ("cls_token",),
 }
 
 
@@ -338,8 +346,12 @@ def gradients(module, x, at):
     import torch
 
     x = x.to(next(module.parameters()).dtype)
-    given = module(x)
-    given = given[at] if isinstance(given, (tuple, list)) else given
+    for part in module.modules():
+        # LeViT keeps what it computed from parameters in a call before.
+        getattr(part, "attention_bias_cache", {}).clear()
+    # With a batch of one image PyTorch 2.15 loses a part of the gradient behind LeViT's stem; finite differences agree with that of two.
+    given = module(torch.cat([x, x]) if len(x) == 1 else x)
+    given = (given[at] if isinstance(given, (tuple, list)) else given)[:len(x)]
     g = torch.randn(given.shape, generator=torch.Generator().manual_seed(2)) / np.prod(given.shape[1:]) ** 0.5
     module.zero_grad()
     (given * g).sum().backward()
@@ -365,13 +377,13 @@ def relative(found, wanted):
     return float(np.abs(found.reshape(-1) - wanted.reshape(-1)).max() / max(largest, 1e-30))
 
 
-def compare_gradients(case, ours):
+def compare_gradients(case, ours, ignored=()):
     """The largest relative error, the weight with it, and the fraction of PyTorch's elements that were compared.
 
     A weight of ours is found in PyTorch by its values: as they are, transposed, or with a factor per filter, where the exporter folded
-    a norm into a convolution (the gradients then differ by the same factor).
+    a norm into a convolution (the gradients then differ by the same factor). `ignored` parameters of PyTorch's are not compared.
     """
-    keys = [key[2:] for key in case.files if key.startswith("v:")]
+    keys = [key[2:] for key in case.files if key.startswith("v:") and key[2:] not in ignored]
     by_size = {}
     for name in sorted(key[2:] for key in ours if key.startswith("v:")):
         by_size.setdefault(ours[f"v:{name}"].size, []).append(name)
@@ -391,7 +403,7 @@ def compare_gradients(case, ours):
                 a, b = v.reshape(-1), (value.T if turn else value).reshape(-1)
                 if np.allclose(a, b, rtol=1e-5, atol=1e-7):
                     found = (d.reshape(-1), (gradient.T if turn else gradient).reshape(-1))
-            if found is None and value.ndim == 4 and len(v) == len(value) < value.size:
+            if found is None and value.ndim in (2, 4) and len(v) == len(value) < value.size:
                 a, b = v.reshape(len(v), -1), value.reshape(len(v), -1)
                 factor = (a * b).sum(1) / np.maximum((b * b).sum(1), 1e-30)
                 if np.allclose(a, b * factor[:, None], rtol=1e-4, atol=1e-6 * np.abs(a).max()):
@@ -400,7 +412,13 @@ def compare_gradients(case, ours):
                 used.add(name)
                 compared += value.size
                 # Gradients that cancel, as those of a bias before a norm do, are compared with the largest of the network.
-                error = float(np.abs(found[0] - found[1]).max() / max(np.abs(found[1]).max(), 1e-4 * scale))
+                floor = max(np.abs(found[1]).max(), 1e-4 * scale)
+                error = float(np.abs(found[0] - found[1]).max() / floor)
+                # A tensor that several layers read is a weight of each of them, and PyTorch's gradient is the sum of theirs.
+                copies = [other for other in by_size[value.size] if other not in used and np.array_equal(ours[f"v:{other}"].reshape(-1), v.reshape(-1))]
+                if error > GRADIENT and copies:
+                    used.update(copies)
+                    error = float(np.abs(found[0] + sum(ours[f"d:{other}"].reshape(-1) for other in copies) - found[1]).max() / floor)
                 if error > worst:
                     worst, where = error, f"{key} = {name}"
                 break
@@ -454,11 +472,11 @@ def check(path, program):
         image = session.get_inputs()[0]
         written = session.run(None, {image.name: x.astype(np.float32)})[0]
         errors["written"] = relative(written, y)
-        worst, where, share = compare_gradients(case, gradients_in(work))
+        worst, where, share = compare_gradients(case, gradients_in(work), FOLDED.get(path.name.split(".")[0], ()))
         errors |= {"gradients": worst, "compared": share}
         if not errors["outputs"] <= 1e-4 or not errors["written"] <= 1e-4:
             return f"outputs differ by {errors['outputs']:.1e}, of the written file by {errors['written']:.1e}", False, errors
-        if not worst <= 1e-3:
+        if not worst <= GRADIENT:
             return f"the gradient of {where} differs by {worst:.1e}", False, errors
         if share < 0.5:
             return f"only {share:.0%} of the weights could be compared", False, errors
