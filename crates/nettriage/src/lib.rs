@@ -57,7 +57,7 @@ pub use nettriage_net::init::{self, Init};
 pub use nettriage_net::surgery::Substitute;
 pub use nettriage_net::{Error as NetError, Network, Shape, arch, block};
 pub use nettriage_records::{self as records, Run};
-pub use nettriage_study::{Error, Limits, Progress, Reuse, RuntimeOptions, Study};
+pub use nettriage_study::{Error, Limits, Progress, Rate, Reuse, RuntimeOptions, Study};
 pub use nettriage_train::{Arithmetic, Device, DeviceName, Recipe, StopSignal, scheme};
 
 /// Random numbers from a seed, for weights of new networks.

@@ -12,8 +12,8 @@ use nettriage_records::plan::{ParentSpec, TrialSpec};
 use nettriage_records::record::{CurvePoint, Record};
 use nettriage_records::{Plan, Run};
 use nettriage_study::{
-    BlockRange, Children, Data, Limits, Parent, Progress, Resources, RuntimeOptions, Study, StudyContext, TrialJobs,
-    execute, plan,
+    BlockRange, Children, Data, Limits, Parent, Progress, Rate, Resources, RuntimeOptions, Study, StudyContext,
+    TrialJobs, execute, plan,
 };
 
 use crate::{Error, Report};
@@ -145,8 +145,8 @@ impl<'a> Triage<'a> {
         self
     }
 
-    /// Largest learning rate.
-    pub fn rate(mut self, rate: f32) -> Self {
+    /// Largest learning rate: a number, or [`Rate::Auto`] for one that a range test finds, once for all trainings.
+    pub fn rate(mut self, rate: impl Into<Rate>) -> Self {
         self.study.children.rate = rate.into();
         self
     }

@@ -38,6 +38,12 @@ impl From<f32> for Rate {
     }
 }
 
+impl From<f64> for Rate {
+    fn from(rate: f64) -> Rate {
+        Rate::Fixed(rate as f32)
+    }
+}
+
 impl Serialize for Rate {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import _device, _frame, _nettriage, _page, _ray, _toml
 from ._dataset import Dataset
@@ -83,7 +83,7 @@ def triage(
     seeds: int = 3,
     epochs: float | None = None,
     images: int | None = None,
-    rate: float = 0.02,
+    rate: float | Literal["auto"] = 0.02,
     batch: int = 128,
     validation: int | None = None,
     pad: int = 0,
@@ -125,8 +125,8 @@ def triage(
         Repetitions, each with its own order of images, augmentation and random weights.
     epochs, images : float, int, optional
         How long a child is trained: passes over the training images, or images; one epoch if neither is given.
-    rate : float
-        Largest learning rate.
+    rate : float or "auto"
+        Largest learning rate. With ``"auto"`` a range test finds it, once for all trainings of the study.
     batch : int
         Images in a step.
     validation : int, optional
