@@ -104,7 +104,7 @@ NOT_EXPORTED = {
 }
 # Parameters whose gradients are not compared, since a part of each is folded into another weight.
 FOLDED = {
-    # The class token is joined to the others, and added to a linear layer's output, of which it becomes the bias.
+    # The class token is joined to the others, and added to the output of a linear layer: it becomes a part of the bias of that layer.
     "timm_cait_xxs24_224": ("cls_token",),
 }
 

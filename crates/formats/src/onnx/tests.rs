@@ -305,7 +305,7 @@ fn masks_and_position_tables_are_folded() {
     let found = constants(&read, &format!("{}.weight", read.graph.layers[0].name));
     let close = found.iter().zip([sigmoid(3.0), sigmoid(4.0), 0.5, 0.5]).all(|(a, b)| (a - b).abs() < 1e-6);
     assert!(close, "{found:?}");
-    // Elements replaced along an axis, then a 1x1 convolution with two filters, of which one is selected.
+    // Elements replaced along an axis, then a 1x1 convolution with two filters. One of them is selected.
     let build = || {
         let build = model(&[1, 1, 2, 2]).counted("c", &[4]).list("at", &[-1, 0]).floats("new", &[2], &[9.0, 8.0]);
         let build = build.node("ScatterElements", "c at new", "s", vec![]).list("shape", &[1, 1, 2, 2]);
