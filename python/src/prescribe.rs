@@ -81,7 +81,7 @@ pub struct PrescribeOptions {
     rate: f32,
     recipe: String,
     seed: u64,
-    attempts: usize,
+    attempts: Option<usize>,
     work: Option<PathBuf>,
 }
 
@@ -116,11 +116,13 @@ pub fn prescribe(
         let mut builder = PrescribeBuilder::of(&subject)
             .bounds(bounds)
             .training(training)
-            .attempts(options.attempts)
             .images(scan_options.images())
             .options(|o| *o = own.clone())
             .scan_progress(&callback)
             .progress(&callback);
+        if let Some(attempts) = options.attempts {
+            builder = builder.attempts(attempts);
+        }
         if let Some(scan) = scan {
             builder = builder.scan(&scan.scan);
         }

@@ -701,7 +701,7 @@ pub struct Prescribe {
     /// Mirror training images at random, half of them [default: as the run did]
     #[arg(long)]
     pub flip: bool,
-    /// Most networks that are built and trained in search of the best [default: 5, and more while none satisfies the bounds]
+    /// Most networks that are built and trained in search of the best [default: with --max-drop 5, and up to 10 while none keeps it; else the first within the bounds]
     #[arg(long, value_name = "N", value_parser = whole::<usize>(ATTEMPTS))]
     pub attempts: Option<usize>,
     /// Make N networks of different sizes, evenly spaced by predicted cost; -o small.onnx writes small-1.onnx to small-N.onnx, and a table and a figure of them

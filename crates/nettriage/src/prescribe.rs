@@ -318,7 +318,8 @@ impl<'a> PrescribeBuilder<'a> {
         self
     }
 
-    /// Most networks that are built while searching; 5 if not given, and more while none satisfies the bounds.
+    /// Most networks that are built while searching. If not given: under a largest drop 5, and up to 10 while none keeps it; under bounds on
+    /// cost alone the first that keeps them.
     pub fn attempts(mut self, attempts: usize) -> Self {
         self.attempts = Some(attempts);
         self
@@ -575,6 +576,11 @@ impl<'a> PrescribeBuilder<'a> {
                     LatencyIn::OnnxRuntime(_) => milliseconds[0] / scan.parent.milliseconds.max(1e-9),
                 },
         };
+        let corrected = attempt.corrected.map(|loss| Figures {
+            accuracy: scan.parent.accuracy.map(|a| a - loss / 100.0),
+            drop: (scan.measure == Measure::Accuracy).then_some([loss; 3]),
+            ..predicted
+        });
         let images = subject.test(tested.clone());
         let test = on_test(&images, &subject.network, scan, &attempt.network, options, milliseconds)?;
         let kept = match (self.bounds.drop, &test) {
@@ -603,6 +609,7 @@ impl<'a> PrescribeBuilder<'a> {
             judged_from: judged_from.clone(),
             before,
             predicted,
+            corrected,
             built: timed(attempt.built, milliseconds[1]),
             judged: timed(attempt.judged, milliseconds[1]),
             test,

@@ -34,6 +34,10 @@ pub struct Prescription {
     pub before: Figures,
     /// Predicted from the scan for the network after surgery: the sum over its ranges.
     pub predicted: Figures,
+    /// Predicted for the final network before it was built, from the scan and the networks that were built before it; none if it was the
+    /// first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrected: Option<Figures>,
     /// The network after surgery and before training, on the evaluation images.
     pub built: Figures,
     /// The final network on the evaluation images.
@@ -42,7 +46,7 @@ pub struct Prescription {
     pub test: Option<[Figures; 2]>,
     /// Whether the constraint is met: a drop on the test set, a cost as measured.
     pub kept: bool,
-    /// The Pareto front of drop and cost, from the scan's figures.
+    /// The Pareto front of drop and cost, from the scan's figures, and the plans that were built, by ascending drop.
     pub front: Vec<FrontPoint>,
     /// Batch size of the measured forward passes, on one thread.
     pub batch: usize,
@@ -94,11 +98,15 @@ impl Figures {
     }
 }
 
-/// One point of the Pareto front.
+/// One point of the Pareto front, or a plan that was built.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FrontPoint {
-    /// Predicted loss in the unit of the measure: the sum over its ranges.
+    /// Predicted loss in the unit of the measure: the sum over its ranges, from the scan.
     pub drop: f64,
+    /// Predicted loss at the end, from the scan and the networks that were built before this one, or before the end of the search; none
+    /// before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub corrected: Option<f64>,
     /// Predicted cost.
     pub cost: Cost,
     /// Predicted milliseconds.

@@ -118,6 +118,9 @@ pub(crate) fn rows(prescription: &Prescription) -> Vec<Vec<String>> {
     add("before", &prescription.before, false);
     add("predicted, untrained", &prescription.predicted, false);
     add("built, untrained", &prescription.built, true);
+    if let Some(corrected) = &prescription.corrected {
+        add("predicted, corrected", corrected, false);
+    }
     if prescription.training != "none" {
         add(trained, &prescription.judged, true);
     }

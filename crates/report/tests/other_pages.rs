@@ -87,6 +87,7 @@ fn prescription() -> Prescription {
         judged_from: HOSTILE.to_owned(),
         before: figures(0.9, 1.0),
         predicted: figures(0.89, 0.75),
+        corrected: Some(Figures { drop: Some([0.375; 3]), fidelity: None, ..figures(0.89, 0.75) }),
         built: figures(0.89, 0.75),
         judged: figures(0.895, 0.75),
         test: None,
@@ -94,6 +95,7 @@ fn prescription() -> Prescription {
         front: [0.5, 1.0, 7.3]
             .map(|drop| FrontPoint {
                 drop,
+                corrected: Some(drop / 4.0),
                 cost: Cost { parameters: 900, macs: 9_000 },
                 milliseconds: 1.0 - 0.1 * drop,
                 replaced: replaced.clone(),

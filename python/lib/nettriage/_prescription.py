@@ -77,7 +77,7 @@ def prescribe(
     rate: float = 0.01,
     recipe: str = "one-cycle",
     seed: int = 0,
-    attempts: int = 5,
+    attempts: int | None = None,
     work: str | os.PathLike[str] | None = None,
     scan: Scan | None = None,
     images: int = 2000,
@@ -116,8 +116,9 @@ def prescribe(
         biases and norms, with smoothed labels and averaged weights.
     seed : int
         Seed of the order of images.
-    attempts : int
-        Most networks that are built.
+    attempts : int, optional
+        Most networks that are built in search of the best. If not given: under `max_drop` 5, and up to 10 while none keeps it;
+        under limits on cost alone the first that keeps them.
     work : str or path, optional
         Folder that keeps the scan, measured times, networks and checkpoints: the same call continues there after an
         interruption.

@@ -5,7 +5,7 @@
 //! no other dominates, with drops counted in hundredths of a point (the interactions between ranges are far larger).
 
 use nettriage_records::plan::Cost;
-use nettriage_records::scan::Scan;
+use nettriage_records::scan::{Candidate, Scan};
 
 use super::build::narrowing;
 
@@ -14,6 +14,9 @@ const STEPS_PER_POINT: f64 = 100.0;
 
 /// Plans with a larger predicted drop are not considered.
 const MAX_DROP: usize = 60 * STEPS_PER_POINT as usize;
+
+/// Larger losses count as this one.
+pub const MOST_LOSS: f64 = 1e6;
 
 /// The cost that a plan saves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,17 +29,27 @@ pub enum CostMetric {
     Parameters,
 }
 
+/// A range and one of its candidates, by their indices in the scan.
+pub type Chosen = (usize, usize);
+
 /// A set of ranges, each with one of its candidates.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// Indices of range and candidate in the scan, in the network's order.
-    pub chosen: Vec<(usize, usize)>,
-    /// Predicted drop in percentage points.
+    /// What is replaced, in the network's order.
+    pub chosen: Vec<Chosen>,
+    /// Predicted drop in percentage points, from the scan.
     pub drop: f64,
     /// Predicted cost of the whole network.
     pub cost: Cost,
     /// Predicted milliseconds of the whole network.
     pub milliseconds: f64,
+}
+
+impl Plan {
+    /// The plan that replaces nothing.
+    pub fn unchanged(scan: &Scan) -> Plan {
+        Plan { chosen: Vec::new(), drop: 0.0, cost: scan.parent.cost, milliseconds: scan.parent.milliseconds }
+    }
 }
 
 /// A plan up to a unit: its drop in steps, its saving, and its predecessor.
@@ -74,13 +87,27 @@ impl Fixed {
     }
 }
 
-/// The front, from the plan that changes least to the one that saves most.
-pub fn front(scan: &Scan, metric: CostMetric, fixed: &Fixed) -> Vec<Plan> {
+/// A loss of every candidate of every range, in the unit of the scan's measure.
+pub type Losses = Vec<Vec<f64>>;
+
+/// The losses as the scan measured them.
+pub fn scanned(scan: &Scan) -> Losses {
+    scan.ranges.iter().map(|range| range.candidates.iter().map(scanned_loss).collect()).collect()
+}
+
+/// A rise on the judged images is mostly chance, so it counts as no loss. An R² far below 0 is more than any plan may lose, however far
+/// below.
+fn scanned_loss(candidate: &Candidate) -> f64 {
+    candidate.loss().clamp(0.0, MOST_LOSS)
+}
+
+/// The front by these `losses`, from the plan that changes least to the one that saves most.
+pub fn front(scan: &Scan, losses: &Losses, metric: CostMetric, fixed: &Fixed) -> Vec<Plan> {
+    let steps = |range: usize, number: usize| steps(losses[range][number]);
     let units = scan.units.len();
     // What the wanted replacements cost at least is accepted.
     let wanted = scan.ranges.iter().enumerate().filter(|(_, range)| fixed.wants(range.units));
-    let least =
-        wanted.map(|(index, range)| (0..range.candidates.len()).map(|n| steps(scan, index, n)).min().unwrap_or(0));
+    let least = wanted.map(|(index, range)| (0..range.candidates.len()).map(|n| steps(index, n)).min().unwrap_or(0));
     let most = MAX_DROP + least.sum::<usize>();
     let mut labels: Vec<Vec<Label>> = vec![Vec::new(); units + 1];
     labels[0].push(Label { drop: 0, saved: 0.0, before: None, chosen: None });
@@ -105,7 +132,7 @@ pub fn front(scan: &Scan, metric: CostMetric, fixed: &Fixed) -> Vec<Plan> {
                     continue;
                 }
                 if saved > 0.0 || wanted {
-                    reach(range.units[1] + 1, steps(scan, index, number), saved, Some((index, number)));
+                    reach(range.units[1] + 1, steps(index, number), saved, Some((index, number)));
                 }
             }
         }
@@ -115,12 +142,9 @@ pub fn front(scan: &Scan, metric: CostMetric, fixed: &Fixed) -> Vec<Plan> {
     last.into_iter().map(|label| plan(scan, &labels, label)).collect()
 }
 
-/// A candidate's loss in steps.
-fn steps(scan: &Scan, range: usize, number: usize) -> usize {
-    // A rise on the judged images is mostly chance, so it counts as no loss. One step per layer breaks ties. An R² far below 0
-    // is more than any plan may lose, however far below.
-    let points = scan.ranges[range].candidates[number].loss().clamp(0.0, 1e6);
-    1 + (points * STEPS_PER_POINT).round() as usize
+/// A loss in steps. One step per layer breaks ties.
+fn steps(loss: f64) -> usize {
+    1 + (loss.clamp(0.0, MOST_LOSS) * STEPS_PER_POINT).round() as usize
 }
 
 /// What a plan's cost is, by the metric.
@@ -163,11 +187,10 @@ fn plan(scan: &Scan, labels: &[Vec<Label>], last: Label) -> Plan {
         at = labels[unit][place];
     }
     chosen.reverse();
-    let parent = &scan.parent;
-    let mut plan = Plan { chosen, drop: 0.0, cost: parent.cost, milliseconds: parent.milliseconds };
+    let mut plan = Plan { chosen, ..Plan::unchanged(scan) };
     for &(range, number) in &plan.chosen {
         let candidate = &scan.ranges[range].candidates[number];
-        plan.drop += (steps(scan, range, number) - 1) as f64 / STEPS_PER_POINT;
+        plan.drop += (steps(scanned_loss(candidate)) - 1) as f64 / STEPS_PER_POINT;
         plan.cost.macs = plan.cost.macs + candidate.cost.macs - scan.ranges[range].cost.macs;
         plan.cost.parameters = plan.cost.parameters + candidate.cost.parameters - scan.ranges[range].cost.parameters;
         plan.milliseconds -= cost_saved(scan, range, number, CostMetric::Milliseconds);
@@ -176,13 +199,18 @@ fn plan(scan: &Scan, labels: &[Vec<Label>], last: Label) -> Plan {
 }
 
 #[cfg(test)]
-mod tests {
-    use nettriage_records::scan::{Candidate, Fidelity, Images, Measure, Parent, Range, Took, Unit};
+pub(super) mod tests {
+    use nettriage_records::scan::{Fidelity, Images, Measure, Parent, Range, Took, Unit};
 
     use super::*;
 
     /// Four units of 1 ms; ranges as (first, last, drop, milliseconds of the substitute).
     fn scan(ranges: &[(usize, usize, f64, f64)]) -> Scan {
+        scan_of(4, ranges)
+    }
+
+    /// Units of 1 ms; ranges as (first, last, drop, milliseconds of the substitute).
+    pub fn scan_of(units: usize, ranges: &[(usize, usize, f64, f64)]) -> Scan {
         let cost = |macs: u64| Cost { parameters: macs, macs };
         let unit = |i: usize| Unit {
             name: format!("u{i}"),
@@ -217,8 +245,8 @@ mod tests {
             measure: Measure::Accuracy,
             source: String::new(),
             images: Images { data: "d".into(), fitted: 1, judged: 1, judged_from: "x".into() },
-            parent: Parent { accuracy: Some(0.5), cost: cost(400), milliseconds: 4.0 },
-            units: (0..4).map(unit).collect(),
+            parent: Parent { accuracy: Some(0.5), cost: cost(100 * units as u64), milliseconds: units as f64 },
+            units: (0..units).map(unit).collect(),
             ranges: ranges.iter().map(range).collect(),
             left_out: 0,
             took: Took::default(),
@@ -253,7 +281,7 @@ mod tests {
         };
         let mut expected: Vec<(f64, f64)> = all.iter().copied().filter(|p| !dominated(p)).collect();
         expected.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let found: Vec<(f64, f64)> = front(&scan, CostMetric::Milliseconds, &Fixed::default())
+        let found: Vec<(f64, f64)> = front(&scan, &scanned(&scan), CostMetric::Milliseconds, &Fixed::default())
             .iter()
             .map(|p| (p.drop, p.milliseconds))
             .collect();
@@ -268,7 +296,7 @@ mod tests {
         let ranges = [(0, 1, 1.0, 0.5), (1, 2, 0.4, 0.75), (2, 3, 2.0, 0.25), (3, 3, 70.0, 2.0)];
         let scan = scan(&ranges);
         let chosen = |fixed: Fixed| -> Vec<Vec<usize>> {
-            let plans = front(&scan, CostMetric::Milliseconds, &fixed);
+            let plans = front(&scan, &scanned(&scan), CostMetric::Milliseconds, &fixed);
             plans.iter().map(|plan| plan.chosen.iter().map(|(range, _)| *range).collect()).collect()
         };
         let kept = chosen(Fixed { keep: vec![[2, 2]], replace: vec![] });
@@ -283,7 +311,8 @@ mod tests {
 
     #[test]
     fn nothing_to_save_leaves_the_network_as_it_is() {
-        let plans = front(&scan(&[(0, 1, 1.0, 3.0)]), CostMetric::Milliseconds, &Fixed::default());
+        let scan = scan(&[(0, 1, 1.0, 3.0)]);
+        let plans = front(&scan, &scanned(&scan), CostMetric::Milliseconds, &Fixed::default());
         assert_eq!(plans.len(), 1);
         assert!(plans[0].chosen.is_empty());
     }

@@ -3,6 +3,8 @@
 mod build;
 mod choose;
 mod fine_tune;
+mod learn;
+mod propose;
 mod store;
 mod wishes;
 
@@ -24,7 +26,9 @@ use crate::Error;
 use crate::latency::Timing;
 use crate::scan::{Images, Judge, Options};
 use build::shape_of;
-use choose::cost_of;
+use choose::{Losses, cost_of, scanned};
+use learn::Observation;
+use propose::Proposals;
 use store::{Moment, attempt_id};
 
 /// A limit on a cost.
@@ -117,8 +121,8 @@ pub struct SearchProblem<'a> {
     pub judged: &'a Images<'a>,
     /// Training data and how to train; none for no training.
     pub training: Option<(TrainingSet<'a>, FineTuning)>,
-    /// Most plans that are built (and trained) in search of the best; none for [`ATTEMPTS`], and more while none satisfies the
-    /// bounds.
+    /// Most plans that are built (and trained) in search of the best. If none: under a bound on the drop [`ATTEMPTS`], and
+    /// [`MOST_ATTEMPTS`] while none keeps it; under bounds on cost alone the first that is fast enough.
     pub attempts: Option<usize>,
     /// Ranges that are kept or replaced.
     pub fixed: Fixed,
@@ -131,10 +135,15 @@ pub struct SearchProblem<'a> {
 /// Plans that are built in search of the best, unless the user says otherwise.
 pub const ATTEMPTS: usize = 5;
 
+/// Plans that are built while none keeps the bound on the drop, unless the user says otherwise.
+pub const MOST_ATTEMPTS: usize = 2 * ATTEMPTS;
+
 /// A network that was built and judged.
 pub struct Attempt {
     /// Its plan's index in the front.
     pub index: usize,
+    /// Its loss as predicted from the scan and the attempts before it; none of the first.
+    pub corrected: Option<f64>,
     /// The network.
     pub network: Network,
     /// Before training.
@@ -167,7 +176,7 @@ pub struct Search {
     pub best: Result<Attempt, Option<Nearest>>,
     /// The front, with what was tried.
     pub front: Vec<FrontPoint>,
-    /// The plans of the front.
+    /// The plans of the front and those that were tried, by the indices of attempts.
     pub plans: Vec<Plan>,
 }
 
@@ -177,7 +186,7 @@ pub struct FrontSearch {
     pub attempts: Vec<Attempt>,
     /// The front, with what was tried.
     pub front: Vec<FrontPoint>,
-    /// The plans of the front.
+    /// The plans of the front and those that were tried, by the indices of attempts.
     pub plans: Vec<Plan>,
 }
 
@@ -263,15 +272,15 @@ fn spread(costs: &[f64], count: usize) -> Vec<usize> {
     places
 }
 
-/// The fronts of every cost that is limited, by ascending drop.
-fn plans(scan: &Scan, bounds: &Bounds, fixed: &Fixed) -> Vec<Plan> {
+/// The fronts of these `losses` and of every cost that is limited, by ascending drop.
+fn plans(scan: &Scan, losses: &Losses, bounds: &Bounds, fixed: &Fixed) -> Vec<Plan> {
     let all = [CostMetric::Milliseconds, CostMetric::Macs, CostMetric::Parameters];
     let limited = all.into_iter().filter(|metric| bounds.limits(*metric).next().is_some());
     let mut metrics: Vec<CostMetric> = limited.collect();
     if metrics.is_empty() {
         metrics.push(bounds.cost_metric());
     }
-    let mut plans: Vec<Plan> = metrics.into_iter().flat_map(|metric| front(scan, metric, fixed)).collect();
+    let mut plans: Vec<Plan> = metrics.into_iter().flat_map(|metric| front(scan, losses, metric, fixed)).collect();
     let cost = |plan: &Plan| cost_of(plan, bounds.cost_metric());
     plans.sort_by(|a, b| a.drop.total_cmp(&b.drop).then(cost(b).total_cmp(&cost(a))));
     plans.dedup();
@@ -285,9 +294,13 @@ struct Searching<'a> {
     options: &'a Options,
     progress: &'a dyn Progress,
     judge: Judge<'a>,
+    proposals: Proposals<'a>,
+    /// The front of the scan's losses, by ascending drop, then plans of corrected losses that were built.
     plans: Vec<Plan>,
-    /// The measured loss of plans that were built, by their index.
-    tried: HashMap<usize, f64>,
+    /// How many are on the front.
+    on_front: usize,
+    /// The measured and the corrected predicted loss of plans that were built, by their index.
+    tried: HashMap<usize, (f64, Option<f64>)>,
 }
 
 impl<'a> Searching<'a> {
@@ -298,20 +311,38 @@ impl<'a> Searching<'a> {
         progress: &'a dyn Progress,
     ) -> Result<Searching<'a>, Error> {
         let judge = Judge::new(problem.parent, problem.judged, options)?;
-        let plans = plans(problem.scan, bounds, &problem.fixed);
-        Ok(Searching { problem, bounds, options, progress, judge, plans, tried: HashMap::new() })
+        let plans = plans(problem.scan, &scanned(problem.scan), bounds, &problem.fixed);
+        let proposals = Proposals::new(problem.scan, bounds, &problem.fixed, problem.training.is_some());
+        let (on_front, tried) = (plans.len(), HashMap::new());
+        Ok(Searching { problem, bounds, options, progress, judge, proposals, plans, on_front, tried })
     }
 
     /// The front with what was tried, and its plans.
     fn front(self) -> (Vec<FrontPoint>, Vec<Plan>) {
-        let points = self.plans.iter().enumerate().map(|(index, plan)| FrontPoint {
-            drop: plan.drop,
-            cost: plan.cost,
-            milliseconds: plan.milliseconds,
-            replaced: replaced(self.problem.scan, plan),
-            tried: self.tried.get(&index).copied(),
+        let forecast = self.proposals.corrected();
+        let points = self.plans.iter().enumerate().map(|(index, plan)| {
+            let tried = self.tried.get(&index);
+            let corrected = || forecast.as_ref().map(|forecast| forecast.loss(&plan.chosen));
+            FrontPoint {
+                drop: plan.drop,
+                corrected: tried.map_or_else(corrected, |(_, corrected)| *corrected),
+                cost: plan.cost,
+                milliseconds: plan.milliseconds,
+                replaced: replaced(self.problem.scan, plan),
+                tried: tried.map(|(loss, _)| *loss),
+            }
         });
-        (points.collect(), self.plans)
+        let mut points: Vec<FrontPoint> = points.collect();
+        points.sort_by(|a, b| a.drop.total_cmp(&b.drop).then(b.milliseconds.total_cmp(&a.milliseconds)));
+        (points, self.plans)
+    }
+
+    /// The index of a plan, which is kept.
+    fn index_of(&mut self, plan: Plan) -> usize {
+        self.plans.iter().position(|known| known.chosen == plan.chosen).unwrap_or_else(|| {
+            self.plans.push(plan);
+            self.plans.len() - 1
+        })
     }
 
     fn best(&mut self) -> Result<Result<Attempt, Option<Nearest>>, Error> {
@@ -321,13 +352,13 @@ impl<'a> Searching<'a> {
         };
         match self.bounds.drop {
             Some(most) => self.within_drop(&eligible, most),
-            None => self.first_of(&eligible),
+            None => self.least_loss(eligible[0]),
         }
     }
 
     /// Indices of the plans that satisfy the bounds on cost, each cheaper and with a larger predicted drop than the one before; else
     /// what comes nearest.
-    fn eligible(&self) -> Result<Result<Vec<usize>, Option<Nearest>>, Error> {
+    fn eligible(&mut self) -> Result<Result<Vec<usize>, Option<Nearest>>, Error> {
         let metric = self.bounds.cost_metric();
         let mut least = f64::INFINITY;
         let eligible = self.plans.iter().enumerate().filter(|(_, plan)| {
@@ -343,7 +374,13 @@ impl<'a> Searching<'a> {
             let smallest = self.plans.iter().rev().find(|plan| !plan.chosen.is_empty());
             return Ok(Err(smallest.map(|plan| Nearest { cost: plan.cost, judged: None, timing: None })));
         }
-        Ok(self.fast_enough(eligible)?.map_err(Some))
+        let fast = self.fast_enough(eligible)?.map_err(Some);
+        if let Ok(fast) = &fast
+            && self.bounds.limits(CostMetric::Milliseconds).next().is_some()
+        {
+            self.proposals.at_most(self.plans[fast[0]].milliseconds);
+        }
+        Ok(fast)
     }
 
     /// The plans from the first on that is measured to be fast enough. Times do not depend on weights, so nothing is fitted or
@@ -390,62 +427,65 @@ impl<'a> Searching<'a> {
         }
     }
 
-    /// The plan that saves most and keeps the drop, between the cheapest that is known to keep it and the first that is known to
-    /// break it.
+    /// The plan that saves most and keeps the drop. Each plan that is built corrects the predictions of the others.
     fn within_drop(&mut self, eligible: &[usize], most: f64) -> Result<Result<Attempt, Option<Nearest>>, Error> {
         let (mut best, mut nearest): (Option<Attempt>, Option<Attempt>) = (None, None);
-        let (mut kept, mut high) = (0, eligible.len());
-        let mut next = first_guess(&self.plans, eligible, most, self.problem.training.is_some());
+        let trained = self.problem.training.is_some();
+        let mut next = first_guess(&self.plans, eligible, most, trained);
+        let mut ceiling = None;
         for number in 1.. {
-            let made = self.attempt(number, self.most_attempts(number), eligible[next])?;
+            let made = self.attempt(number, self.problem.attempts.unwrap_or(ATTEMPTS.max(number)), next)?;
             if !within_bound(&made.judged, most) {
-                high = next;
                 if nearest.as_ref().is_none_or(|n| points(&made.judged) < points(&n.judged)) {
                     nearest = Some(made);
                 }
             } else {
-                kept = next + 1;
+                ceiling = Some(cost_of(&self.plans[next], self.bounds.cost_metric()));
                 if self.bounds.time_excess(&made.timing) <= 1.0 {
                     best = Some(made);
                 } else if best.is_none() {
                     nearest = Some(made);
                 }
             }
-            if kept >= high || self.attempts_used(number, best.is_some()) {
+            let allowed = self.problem.attempts.unwrap_or(if best.is_some() { ATTEMPTS } else { MOST_ATTEMPTS });
+            if number >= allowed {
                 break;
             }
-            next = middle(&self.plans, eligible, kept, high);
+            match self.proposals.within(&self.plans[..self.on_front], most, ceiling) {
+                Some(plan) => next = self.index_of(plan),
+                None => break,
+            }
         }
         Ok(best.ok_or(nearest.map(Nearest::from)))
     }
 
-    /// The first plan, which loses least; the next one where its time, measured again, is too long.
-    fn first_of(&mut self, eligible: &[usize]) -> Result<Result<Attempt, Option<Nearest>>, Error> {
-        let mut nearest = None;
-        for (number, &index) in (1..).zip(eligible) {
-            let made = self.attempt(number, self.most_attempts(number), index)?;
-            if self.bounds.time_excess(&made.timing) <= 1.0 {
-                return Ok(Ok(made));
+    /// The plan that loses least among those within the bounds on cost: the `first` by prediction; the next one where its time, measured
+    /// again, is too long; and the best of as many as the user states.
+    fn least_loss(&mut self, first: usize) -> Result<Result<Attempt, Option<Nearest>>, Error> {
+        let (mut best, mut nearest): (Option<Attempt>, Option<Attempt>) = (None, None);
+        let mut next = first;
+        for number in 1.. {
+            let made = self.attempt(number, self.problem.attempts.unwrap_or(number), next)?;
+            if self.bounds.time_excess(&made.timing) > 1.0 {
+                self.proposals.at_most(self.plans[next].milliseconds.next_down());
+                nearest = Some(made);
+            } else if best.as_ref().is_none_or(|best| points(&made.judged) < points(&best.judged)) {
+                best = Some(made);
             }
-            nearest = Some(made);
-            if self.attempts_used(number, false) {
+            let built_enough = match self.problem.attempts {
+                Some(most) => number >= most,
+                None => best.is_some(),
+            };
+            if built_enough {
                 break;
             }
+            let least = best.as_ref().map(|best| points(&best.judged));
+            match self.proposals.below(&self.plans[..self.on_front], least) {
+                Some(plan) => next = self.index_of(plan),
+                None => break,
+            }
         }
-        Ok(Err(nearest.map(Nearest::from)))
-    }
-
-    /// Whether no further plan may be built.
-    fn attempts_used(&self, built: usize, satisfied: bool) -> bool {
-        match self.problem.attempts {
-            Some(most) => built >= most,
-            None => satisfied && built >= ATTEMPTS,
-        }
-    }
-
-    /// How many plans are built at most, as far as is known at number `number`.
-    fn most_attempts(&self, number: usize) -> usize {
-        self.problem.attempts.unwrap_or(ATTEMPTS.max(number))
+        Ok(best.ok_or(nearest.map(Nearest::from)))
     }
 
     /// Builds, trains, judges and times a plan, the one of number `number` of at most `of`; what is stored of it is not done again.
@@ -463,10 +503,19 @@ impl<'a> Searching<'a> {
             self.progress.diverged(reason);
         }
         let timing = self.time(&network, Moment::Judged)?;
-        let AttemptRecord { built, judged, .. } = record;
-        self.progress.judged(&judged);
-        self.tried.insert(index, points(&judged));
-        Ok(Attempt { index, network, built, judged, timing })
+        self.progress.judged(&record.judged);
+        Ok(self.learned(index, record, network, timing))
+    }
+
+    /// An attempt, from which the predictions of the plans that were not built are corrected.
+    fn learned(&mut self, index: usize, record: AttemptRecord, network: Network, timing: Timing) -> Attempt {
+        let plan = &self.plans[index];
+        let corrected = self.proposals.corrected().map(|forecast| forecast.loss(&plan.chosen));
+        let AttemptRecord { built, judged, diverged, .. } = record;
+        let trained = self.problem.training.is_some() && diverged.is_none();
+        self.proposals.learn(Observation::of(&plan.chosen, &built, trained.then_some(&judged)));
+        self.tried.insert(index, (points(&judged), corrected));
+        Attempt { index, corrected, network, built, judged, timing }
     }
 
     /// Builds, trains and judges a plan.
@@ -505,20 +554,12 @@ impl<'a> Searching<'a> {
     }
 }
 
-/// The first plan to try, as a place in `eligible`: the last whose predicted drop is within the bound, or within several times the
-/// bound if training follows.
+/// The first plan to try, one of `eligible`: the last whose predicted drop is within the bound, or within several times the bound if
+/// training follows.
 fn first_guess(plans: &[Plan], eligible: &[usize], most: f64, trained: bool) -> usize {
     // Training recovers most of the drop that surgery causes; the search corrects the guess.
     let allowed = if trained { 6.0 * most + 2.0 } else { most };
-    eligible.iter().rposition(|&index| plans[index].drop <= allowed).unwrap_or(0)
-}
-
-/// The plan halfway between two by predicted time, among the places `from..to` of `eligible`, which are not empty.
-fn middle(plans: &[Plan], eligible: &[usize], from: usize, to: usize) -> usize {
-    let milliseconds = |place: usize| plans[eligible[place]].milliseconds;
-    let half = (milliseconds(from) + milliseconds(to - 1)) / 2.0;
-    let nearest = |a: &usize, b: &usize| (milliseconds(*a) - half).abs().total_cmp(&(milliseconds(*b) - half).abs());
-    (from..to).min_by(nearest).unwrap_or(from)
+    eligible.iter().copied().rfind(|&index| plans[index].drop <= allowed).unwrap_or(eligible[0])
 }
 
 /// The loss of a network that was judged.

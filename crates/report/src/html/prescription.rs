@@ -89,6 +89,9 @@ fn predicted(title: &str, front: &[FrontPoint], measure: Measure) -> Markup {
             p {
                 "The Pareto front of predicted drop and predicted cost, added up from the scan, before refitting and training. Squares: \
                  plans that were built and measured. Line: no plan is both faster and more accurate."
+                @if front.iter().any(|plan| plan.corrected.is_some()) {
+                    " Corrected: predicted for the end, from the scan and the networks that were built before."
+                }
             }
             figure.front { div.scroll { (plot(front, measure)) } }
             (plans(front, measure))
@@ -150,6 +153,7 @@ fn plans(front: &[FrontPoint], measure: Measure) -> Markup {
         let replaced: Vec<String> = plan.replaced.iter().map(|r| format!("{} {}", r.range, r.substitute)).collect();
         vec![
             Td::number(plan.drop, number(plan.drop, 2)),
+            Td::optional(plan.corrected, |drop| number(drop, 2)),
             Td::optional(plan.tried, |drop| number(drop, 2)),
             Td::number(plan.milliseconds, number(plan.milliseconds, 3)),
             Td::number(plan.cost.macs as f64, short(plan.cost.macs as f64)),
@@ -159,7 +163,7 @@ fn plans(front: &[FrontPoint], measure: Measure) -> Markup {
     });
     let [_, lost] = kept_and_lost(measure);
     let [predicted, measured] = ["predicted", "measured"].map(|word| format!("{word} {lost}"));
-    let header = [predicted.as_str(), measured.as_str(), "ms", "MACs", "parameters", "ranges"];
+    let header = [predicted.as_str(), "corrected", measured.as_str(), "ms", "MACs", "parameters", "ranges"];
     table("plain left", &header, rows.collect())
 }
 
@@ -231,6 +235,7 @@ mod tests {
     fn the_line_leaves_out_plans_that_another_beats_in_both() {
         let plan = |milliseconds: f64, drop: f64| FrontPoint {
             drop,
+            corrected: None,
             cost: nettriage_records::plan::Cost::default(),
             milliseconds,
             replaced: vec![],
