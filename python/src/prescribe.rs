@@ -55,9 +55,9 @@ impl Progress for Callback {
         self.call_or_unwind("training", done, of);
     }
 
-    fn diverged(&self, _reason: &str) {}
+    fn diverged(&self, _number: usize, _reason: &str) {}
 
-    fn judged(&self, _figures: &Figures) {}
+    fn judged(&self, _number: usize, _figures: &Figures) {}
 }
 
 /// A bound as Python gives it: (value, whether it is a share of the original's).

@@ -72,7 +72,7 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
             builder = builder.work(work.clone());
         }
         if let Some(count) = args.front {
-            builder = builder.front(count);
+            builder = builder.front(count).workers(args.workers.map_or(1, usize::from));
         }
         if args.judge_on_test {
             builder = builder.judged_on(JudgedOn::Test(args.subject.judged.unwrap_or(ON_TEST)));
@@ -275,6 +275,10 @@ impl Progress for ProgressReporter {
     }
 
     fn training(&self, done: usize, of: usize) {
+        // Another network that is trained at the same time may have been judged.
+        if self.terminal && self.bar.is_hidden() {
+            self.bar.set_draw_target(indicatif::ProgressDrawTarget::stderr());
+        }
         self.bar.set_length(of as u64);
         self.bar.set_position(done as u64);
         if !self.terminal && (done == of || self.last.get().elapsed() >= BETWEEN_LINES) {
@@ -283,16 +287,18 @@ impl Progress for ProgressReporter {
         }
     }
 
-    fn diverged(&self, reason: &str) {
-        eprintln!("note: training diverged ({reason}); the network is judged as it was before; try a smaller --rate");
+    fn diverged(&self, number: usize, reason: &str) {
+        eprintln!(
+            "note: the training of network {number} diverged ({reason}); the network is judged as it was before; try a smaller --rate"
+        );
     }
 
-    fn judged(&self, figures: &Figures) {
+    fn judged(&self, number: usize, figures: &Figures) {
         self.bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
         let drop = figures
             .drop
             .map_or(String::new(), |[drop, low, high]| format!("drop {drop:.2} points ({low:.2} to {high:.2}), "));
         let kept = figures.fidelity.map_or(String::new(), |fidelity| fidelity.describe() + ", ");
-        eprintln!("  {drop}{kept}{} multiply-accumulates", figures.cost.macs);
+        eprintln!("network {number}: {drop}{kept}{} multiply-accumulates", figures.cost.macs);
     }
 }

@@ -182,6 +182,28 @@ fn a_front_has_networks_of_several_sizes() {
         let bytes = |name: &str| std::fs::read(place.path(&format!("{name}-{number}.onnx"))).unwrap();
         assert_eq!(bytes("small"), bytes("again"));
     }
+    // Two at a time: the same networks and figures.
+    let two = front("work2", "two.onnx", &[&options[..], &["--workers", "2"]].concat());
+    assert!(two.status.success(), "{}", String::from_utf8_lossy(&two.stderr));
+    let said = String::from_utf8_lossy(&two.stderr).into_owned();
+    assert!((1..=3).all(|number| said.contains(&format!("network {number}: drop "))), "{said}");
+    for number in 1..=3 {
+        let bytes = |name: &str| std::fs::read(place.path(&format!("{name}-{number}.onnx"))).unwrap();
+        assert_eq!(bytes("small"), bytes("two"));
+    }
+    let figures = |name: &str| {
+        let mut made = timeless(json(&place, name));
+        for network in made["networks"].as_array_mut().unwrap() {
+            network["file"] = Value::Null;
+            network["prescription"]["time_ratio"] = Value::Null;
+        }
+        made
+    };
+    assert_eq!(figures("small.json"), figures("two.json"));
+    // The first is predicted from the scan, the others also from those before them.
+    let corrected: Vec<bool> =
+        networks.iter().map(|network| network["prescription"]["corrected"]["drop"][0].is_f64()).collect();
+    assert_eq!(corrected, [false, true, true]);
     // Fewer plans than networks: a note says so.
     let all = front("work", "all.onnx", &["--front", "100", "--max-macs", "95%", "--no-training"]);
     let note = String::from_utf8(all.stderr).unwrap();
@@ -220,6 +242,7 @@ fn a_drop_is_met_after_training_or_refused() {
     refused(&["--max-latency", "0ms"], "above 0");
     refused(&["--min-gain", "0.5x"], "a factor such as 1.2x");
     refused(&["--max-drop", "1", "--scheme", "hint"], "distill-global");
+    refused(&["--max-drop", "1", "--workers", "2"], "--front");
     let mut command = nettriage();
     command.arg("prescribe").arg(place.path("run")).args(["--max-drop", "1", "-o"]).arg(place.path("x.txt"));
     let output = command.output().unwrap();

@@ -182,6 +182,7 @@ pub struct PrescribeBuilder<'a> {
     judged_on: JudgedOn,
     attempts: Option<usize>,
     front: Option<usize>,
+    workers: usize,
     scan: Option<&'a Scan>,
     work: Option<Work>,
     progress: Option<&'a dyn Progress>,
@@ -230,8 +231,8 @@ impl Progress for Silent {
     fn timed(&self, _replaced: usize, _ratio: f64) {}
     fn attempt(&self, _number: usize, _of: usize, _replaced: usize) {}
     fn training(&self, _done: usize, _of: usize) {}
-    fn diverged(&self, _reason: &str) {}
-    fn judged(&self, _figures: &Figures) {}
+    fn diverged(&self, _number: usize, _reason: &str) {}
+    fn judged(&self, _number: usize, _figures: &Figures) {}
 }
 
 impl<'a> PrescribeBuilder<'a> {
@@ -245,6 +246,7 @@ impl<'a> PrescribeBuilder<'a> {
             judged_on: JudgedOn::Training,
             attempts: None,
             front: None,
+            workers: 1,
             scan: None,
             work: None,
             progress: None,
@@ -328,6 +330,13 @@ impl<'a> PrescribeBuilder<'a> {
     /// Networks of [`PrescribeBuilder::run_front`].
     pub fn front(mut self, networks: usize) -> Self {
         self.front = Some(networks);
+        self
+    }
+
+    /// How many of them are built and trained at a time, 1 if not given: they share the threads, and are the same to the bit. Times are
+    /// measured afterwards, one at a time.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
         self
     }
 
@@ -544,6 +553,7 @@ impl<'a> PrescribeBuilder<'a> {
             fixed,
             timer: &timer,
             store,
+            workers: self.workers,
         };
         let bounds = described(&self.bounds, &self.wishes, self.front);
         let ready = Ready { bounds, tuning, scan, judged: &judged, judged_from, tested };

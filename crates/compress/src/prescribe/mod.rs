@@ -4,6 +4,7 @@ mod build;
 mod choose;
 mod fine_tune;
 mod learn;
+mod make;
 mod propose;
 mod store;
 mod wishes;
@@ -28,8 +29,9 @@ use crate::scan::{Images, Judge, Options};
 use build::shape_of;
 use choose::{Losses, cost_of, scanned};
 use learn::Observation;
+use make::{Finished, Maker};
 use propose::Proposals;
-use store::{Moment, attempt_id};
+use store::Moment;
 
 /// A limit on a cost.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -130,6 +132,8 @@ pub struct SearchProblem<'a> {
     pub timer: &'a Timer<'a>,
     /// Where measurements are stored; none to store nothing.
     pub store: Option<Store<'a>>,
+    /// Networks of a front that are built and trained at a time; they share the threads.
+    pub workers: usize,
 }
 
 /// Plans that are built in search of the best, unless the user says otherwise.
@@ -199,12 +203,12 @@ pub trait Progress {
     fn timed(&self, replaced: usize, ratio: f64);
     /// A plan is built: attempt `number` of at most `of` (more if none satisfies the bounds), with `replaced` ranges replaced.
     fn attempt(&self, number: usize, of: usize, replaced: usize);
-    /// Training has taken `done` of `of` steps.
+    /// Training has taken `done` of `of` steps: of all networks that are trained at a time.
     fn training(&self, done: usize, of: usize);
-    /// Training diverged, for this reason; the network from before it is judged.
-    fn diverged(&self, reason: &str);
-    /// A plan was judged.
-    fn judged(&self, figures: &Figures);
+    /// The training of attempt `number` diverged, for this reason; the network from before it is judged.
+    fn diverged(&self, number: usize, reason: &str);
+    /// Attempt `number` was judged.
+    fn judged(&self, number: usize, figures: &Figures);
 }
 
 /// Pairs by which latencies are compared, of two passes each.
@@ -247,8 +251,11 @@ pub fn search_front(
     // By ascending predicted loss.
     let eligible = &eligible[..small.max(count).min(eligible.len())];
     let costs: Vec<f64> = eligible.iter().map(|&index| cost_of(&run.plans[index], bounds.cost_metric())).collect();
-    let places = spread(&costs, count);
-    let attempts = (1..).zip(&places).map(|(number, &place)| run.attempt(number, places.len(), eligible[place]));
+    let chosen: Vec<usize> = spread(&costs, count).into_iter().map(|place| eligible[place]).collect();
+    let plans: Vec<&Plan> = chosen.iter().map(|&index| &run.plans[index]).collect();
+    let made = run.maker.all(&plans, problem.workers, [1, plans.len()], progress)?;
+    // Times are measured when nothing else runs.
+    let attempts = chosen.iter().zip(made).map(|(&index, made)| run.timed(index, made));
     let attempts = attempts.collect::<Result<Vec<Attempt>, Error>>()?;
     let (front, plans) = run.front();
     Ok(Ok(FrontSearch { attempts, front, plans }))
@@ -291,9 +298,8 @@ fn plans(scan: &Scan, losses: &Losses, bounds: &Bounds, fixed: &Fixed) -> Vec<Pl
 struct Searching<'a> {
     problem: &'a SearchProblem<'a>,
     bounds: &'a Bounds,
-    options: &'a Options,
     progress: &'a dyn Progress,
-    judge: Judge<'a>,
+    maker: Maker<'a>,
     proposals: Proposals<'a>,
     /// The front of the scan's losses, by ascending drop, then plans of corrected losses that were built.
     plans: Vec<Plan>,
@@ -310,11 +316,11 @@ impl<'a> Searching<'a> {
         options: &'a Options,
         progress: &'a dyn Progress,
     ) -> Result<Searching<'a>, Error> {
-        let judge = Judge::new(problem.parent, problem.judged, options)?;
+        let maker = Maker::new(problem, options)?;
         let plans = plans(problem.scan, &scanned(problem.scan), bounds, &problem.fixed);
         let proposals = Proposals::new(problem.scan, bounds, &problem.fixed, problem.training.is_some());
         let (on_front, tried) = (plans.len(), HashMap::new());
-        Ok(Searching { problem, bounds, options, progress, judge, proposals, plans, on_front, tried })
+        Ok(Searching { problem, bounds, progress, maker, proposals, plans, on_front, tried })
     }
 
     /// The front with what was tried, and its plans.
@@ -488,60 +494,22 @@ impl<'a> Searching<'a> {
         Ok(best.ok_or(nearest.map(Nearest::from)))
     }
 
-    /// Builds, trains, judges and times a plan, the one of number `number` of at most `of`; what is stored of it is not done again.
+    /// Builds, trains, judges and times a plan, the one of number `number` of at most `of`.
     fn attempt(&mut self, number: usize, of: usize, index: usize) -> Result<Attempt, Error> {
-        let plan = &self.plans[index];
-        self.progress.attempt(number, of, plan.chosen.len());
-        let tuning = self.problem.training.as_ref().map(|(_, tuning)| tuning);
-        let id = attempt_id(self.problem.scan, plan, tuning);
-        let stored = self.problem.store.as_ref().map(|store| store.attempt(&id)).transpose()?.flatten();
-        let (record, network) = match stored {
-            Some(stored) => stored,
-            None => self.make(id, index)?,
-        };
-        if let Some(reason) = &record.diverged {
-            self.progress.diverged(reason);
-        }
-        let timing = self.time(&network, Moment::Judged)?;
-        self.progress.judged(&record.judged);
-        Ok(self.learned(index, record, network, timing))
+        let made = self.maker.all(&[&self.plans[index]], 1, [number, of], self.progress)?.swap_remove(0);
+        self.timed(index, made)
     }
 
-    /// An attempt, from which the predictions of the plans that were not built are corrected.
-    fn learned(&mut self, index: usize, record: AttemptRecord, network: Network, timing: Timing) -> Attempt {
+    /// Times a network that was judged, and corrects the predictions of the plans that were not built.
+    fn timed(&mut self, index: usize, (record, network): Finished) -> Result<Attempt, Error> {
+        let timing = self.time(&network, Moment::Judged)?;
         let plan = &self.plans[index];
         let corrected = self.proposals.corrected().map(|forecast| forecast.loss(&plan.chosen));
         let AttemptRecord { built, judged, diverged, .. } = record;
         let trained = self.problem.training.is_some() && diverged.is_none();
         self.proposals.learn(Observation::of(&plan.chosen, &built, trained.then_some(&judged)));
         self.tried.insert(index, (points(&judged), corrected));
-        Attempt { index, corrected, network, built, judged, timing }
-    }
-
-    /// Builds, trains and judges a plan.
-    fn make(&mut self, id: String, index: usize) -> Result<(AttemptRecord, Network), Error> {
-        let Searching { problem, options, progress, judge, plans, .. } = self;
-        let surgery = build(problem.parent, problem.scan, &plans[index], problem.fitted, options)?;
-        let built = figures(&surgery.network, judge)?;
-        let (mut network, mut judged, mut diverged) = (surgery.network.clone(), built, None);
-        if let Some(training) = &problem.training {
-            let report = |done, of| progress.training(done, of);
-            let saved = problem.store.as_ref().map(|store| (store.checkpoints, id.as_str()));
-            match fine_tune(&surgery, problem.parent, training, options, saved, &report)? {
-                Ok(tuned) => {
-                    network = tuned;
-                    judged = figures(&network, judge)?;
-                }
-                // The network from before the training remains.
-                Err(reason) => diverged = Some(reason),
-            }
-        }
-        let replaced = replaced(problem.scan, &plans[index]);
-        let record = AttemptRecord { id, replaced, built, judged, diverged };
-        if let Some(store) = &problem.store {
-            store.keep(&record, &network)?;
-        }
-        Ok((record, network))
+        Ok(Attempt { index, corrected, network, built, judged, timing })
     }
 
     /// Times of the original network and of another.

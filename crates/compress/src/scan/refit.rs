@@ -1,5 +1,7 @@
 //! One substitute, fitted in a network that has other substitutes already.
 
+use std::sync::Arc;
+
 use nettriage_engine::Options as Run;
 use nettriage_net::block::Block;
 use nettriage_net::surgery::{self, Substitute};
@@ -81,7 +83,7 @@ fn calibrate(
 /// Judges whole networks against one reference.
 pub struct Judge<'a> {
     images: &'a Images<'a>,
-    reference: Reference,
+    reference: Arc<Reference>,
     options: Options,
 }
 
@@ -99,7 +101,14 @@ pub struct Judgement {
 impl<'a> Judge<'a> {
     /// Against `network`.
     pub fn new(network: &Network, images: &'a Images<'a>, options: &Options) -> Result<Judge<'a>, Error> {
-        Ok(Judge { images, reference: Reference::new(network, images, options)?, options: options.clone() })
+        let reference = Arc::new(Reference::new(network, images, options)?);
+        Ok(Judge { images, reference, options: options.clone() })
+    }
+
+    /// The same judge, on this number of threads; its figures are the same.
+    pub fn with_threads(&self, threads: usize) -> Judge<'a> {
+        let options = Options { threads, ..self.options.clone() };
+        Judge { images: self.images, reference: self.reference.clone(), options }
     }
 
     /// How outputs are compared.
