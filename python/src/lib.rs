@@ -34,12 +34,14 @@ fn _nettriage(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<scan::Scan>()?;
     module.add_class::<triage::Report>()?;
     module.add_class::<prescribe::Prescription>()?;
+    module.add_class::<prescribe::Front>()?;
     module.add_class::<metric::MetricStudy>()?;
     module.add_class::<ray::TrialWorker>()?;
     module.add_function(wrap_pyfunction!(scan::scan, module)?)?;
     module.add_function(wrap_pyfunction!(triage::triage, module)?)?;
     module.add_function(wrap_pyfunction!(triage::open_run, module)?)?;
     module.add_function(wrap_pyfunction!(prescribe::prescribe, module)?)?;
+    module.add_function(wrap_pyfunction!(prescribe::prescribe_front, module)?)?;
     module.add_function(wrap_pyfunction!(main, module)?)?;
     Ok(())
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use nettriage::records::prescription::{Figures, Prescription as Record};
-use nettriage::{Bounds, Limit, PrescribeBuilder, Training, Work};
+use nettriage::records::prescription::{Figures, Front as FrontRecord, FrontNetwork, Prescription as Record};
+use nettriage::{Bounds, Limit, PrescribeBuilder, Prescribed, PrescribedFront, Training, Work};
 use nettriage_compress::prescribe::Progress;
 use pyo3::prelude::*;
 
@@ -41,6 +41,37 @@ impl Prescription {
 
     fn card(&self, command: &str) -> String {
         nettriage_report::prescription::markdown(&self.record, command)
+    }
+}
+
+/// Networks of several sizes.
+#[pyclass(frozen, module = "nettriage._nettriage")]
+pub struct Front {
+    networks: Vec<Py<Prescription>>,
+    record: FrontRecord,
+}
+
+#[pymethods]
+impl Front {
+    fn networks(&self, py: Python<'_>) -> Vec<Py<Prescription>> {
+        self.networks.iter().map(|network| network.clone_ref(py)).collect()
+    }
+
+    /// Of every network, whether another is at least as good in both loss and time.
+    fn dominated(&self) -> Vec<bool> {
+        (0..self.record.networks.len()).map(|network| self.record.is_dominated(network)).collect()
+    }
+
+    fn json(&self) -> PyResult<String> {
+        serde_json::to_string(&self.record).map_err(raise)
+    }
+
+    fn text(&self) -> String {
+        nettriage_report::prescription::front_terminal(&self.record)
+    }
+
+    fn html(&self) -> String {
+        nettriage_report::prescription::front_html(&self.record)
     }
 }
 
@@ -85,6 +116,76 @@ pub struct PrescribeOptions {
     work: Option<PathBuf>,
 }
 
+impl PrescribeOptions {
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            drop: self.max_drop_pp,
+            milliseconds: limit(self.max_latency_ms),
+            macs: limit(self.max_macs),
+            parameters: limit(self.max_parameters),
+            gain: None,
+        }
+    }
+
+    /// How networks are trained, `images` being the number of training images.
+    fn training(&self, images: usize) -> Result<Option<Training>, nettriage::Error> {
+        let passes = self.epochs.map(|epochs| (epochs * images as f64).ceil() as usize);
+        let images = self.training_images.or(passes);
+        let base = Training { images, rate: self.rate, seed: self.seed, ..Training::default() };
+        let of = |scheme: &String| Training { scheme: scheme.clone(), ..base }.with_recipe(&self.recipe);
+        self.scheme.as_ref().map(of).transpose()
+    }
+}
+
+/// What a prescription is made from.
+struct Request<'a> {
+    network: &'a Network,
+    dataset: &'a Dataset,
+    options: PrescribeOptions,
+    scan_options: ScanOptions,
+    scan: Option<&'a Scan>,
+}
+
+impl Request<'_> {
+    /// Calls `make` with the builder, on a thread of its own.
+    fn run<T: Send>(
+        self,
+        py: Python<'_>,
+        progress: Option<Py<PyAny>>,
+        make: impl FnOnce(PrescribeBuilder<'_>) -> Result<T, nettriage::Error> + Send,
+    ) -> PyResult<T> {
+        let Request { network, dataset, options, scan_options, scan } = self;
+        let callback = Callback::new(progress);
+        let own = scan_options.built()?;
+        callback.run(py, || {
+            let subject = subject(network, dataset, scan_options.judged())?;
+            let mut builder = PrescribeBuilder::of(&subject)
+                .bounds(options.bounds())
+                .training(options.training(subject.train.len())?)
+                .images(scan_options.images())
+                .options(|o| *o = own.clone())
+                .scan_progress(&callback)
+                .progress(&callback);
+            if let Some(attempts) = options.attempts {
+                builder = builder.attempts(attempts);
+            }
+            if let Some(scan) = scan {
+                builder = builder.scan(&scan.scan);
+            }
+            if let Some(folder) = options.work {
+                builder = builder.work(Work::inside(folder));
+            }
+            make(builder)
+        })
+    }
+}
+
+/// A prescription of a network, as an object of Python.
+fn object(py: Python<'_>, original: &Network, made: Prescribed) -> PyResult<Prescription> {
+    let network = Py::new(py, Network::new(made.network, original.info.clone()))?;
+    Ok(Prescription { network, record: made.prescription })
+}
+
 /// Prescribes a smaller network.
 #[pyfunction]
 #[pyo3(signature = (network, dataset, options, scan_options, scan=None, progress=None))]
@@ -97,40 +198,31 @@ pub fn prescribe(
     scan: Option<&Scan>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Prescription> {
-    let callback = Callback::new(progress);
-    let own = scan_options.built()?;
-    let bounds = Bounds {
-        drop: options.max_drop_pp,
-        milliseconds: limit(options.max_latency_ms),
-        macs: limit(options.max_macs),
-        parameters: limit(options.max_parameters),
-        gain: None,
-    };
-    let prescribed = callback.run(py, || {
-        let subject = subject(network, dataset, scan_options.judged())?;
-        let passes = options.epochs.map(|epochs| (epochs * subject.train.len() as f64).ceil() as usize);
-        let images = options.training_images.or(passes);
-        let base = Training { images, rate: options.rate, seed: options.seed, ..Training::default() };
-        let of = |scheme| Training { scheme, ..base }.with_recipe(&options.recipe);
-        let training = options.scheme.map(of).transpose()?;
-        let mut builder = PrescribeBuilder::of(&subject)
-            .bounds(bounds)
-            .training(training)
-            .images(scan_options.images())
-            .options(|o| *o = own.clone())
-            .scan_progress(&callback)
-            .progress(&callback);
-        if let Some(attempts) = options.attempts {
-            builder = builder.attempts(attempts);
-        }
-        if let Some(scan) = scan {
-            builder = builder.scan(&scan.scan);
-        }
-        if let Some(folder) = options.work {
-            builder = builder.work(Work::inside(folder));
-        }
-        builder.run()
-    })?;
-    let smaller = Py::new(py, Network::new(prescribed.network, network.info.clone()))?;
-    Ok(Prescription { network: smaller, record: prescribed.prescription })
+    let request = Request { network, dataset, options, scan_options, scan };
+    let made = request.run(py, progress, |builder| builder.run())?;
+    object(py, network, made)
+}
+
+/// Prescribes networks of several sizes, `workers` at a time.
+#[pyfunction]
+#[pyo3(signature = (network, dataset, count, workers, options, scan_options, scan=None, progress=None))]
+#[expect(clippy::too_many_arguments, reason = "the arguments of Python's function")]
+pub fn prescribe_front(
+    py: Python<'_>,
+    network: &Network,
+    dataset: &Dataset,
+    count: usize,
+    workers: usize,
+    options: PrescribeOptions,
+    scan_options: ScanOptions,
+    scan: Option<&Scan>,
+    progress: Option<Py<PyAny>>,
+) -> PyResult<Front> {
+    let request = Request { network, dataset, options, scan_options, scan };
+    let made = request.run(py, progress, |builder| builder.front(count).workers(workers).run_front())?;
+    let PrescribedFront { networks, plans } = made;
+    let records = networks.iter().map(|made| FrontNetwork { file: None, prescription: made.prescription.clone() });
+    let record = FrontRecord { networks: records.collect(), plans };
+    let objects = networks.into_iter().map(|made| Py::new(py, object(py, network, made)?));
+    Ok(Front { networks: objects.collect::<PyResult<_>>()?, record })
 }

@@ -219,6 +219,49 @@ def test_a_prescription_continues_in_its_folder(network: nt.Network, digits: nt.
     with pytest.raises(nt.NettriageError, match="give one"):
         make(epochs=0.5, training_images=100)
 
+
+def test_a_front(network: nt.Network, digits: nt.Dataset, scan: nt.Scan, images: np.ndarray, tmp_path: Path) -> None:
+    def make(workers: int, **more: Any) -> nt.Front:
+        settings: dict[str, Any] = {"training_images": 256, "scan": scan, "images": 400, "judged": 200, "threads": 2, "progress": False}
+        return nt.prescribe_front(network, digits, 3, workers=workers, max_macs="95%", **settings | more)
+
+    calls: list[tuple[str, int, int]] = []
+    front = make(2, progress=lambda *call: calls.append(call))
+    assert len(front) == 3 and {("attempt", number, 3) for number in (1, 2, 3)} <= set(calls)
+    assert any(phase == "training" and done == of for phase, done, of in calls)
+    macs = [small.network.macs for small in front]
+    assert 0.95 * network.macs >= macs[0] > macs[1] > macs[2]
+    frame = front.to_frame()
+    assert list(frame["macs"]) == macs and list(frame["network"]) == [1, 2, 3]
+    # The drop is the difference of the accuracies on the test set.
+    before = front[0].data["test"][0]["accuracy"]
+    np.testing.assert_allclose(frame["drop"], 100 * (before - frame["accuracy"]), atol=1e-9)
+    dominated = [
+        any(o.drop <= f.drop and o.time_ratio <= f.time_ratio and (o.drop, o.time_ratio) != (f.drop, f.time_ratio) for o in frame.itertuples())
+        for f in frame.itertuples()
+    ]
+    assert list(frame["dominated"]) == dominated
+    files = front.save(tmp_path / "small.onnx")
+    assert [file.name for file in files] == [f"small-{number}.onnx" for number in (1, 2, 3)]
+    assert [nt.Network.load(file).macs for file in files] == macs and (tmp_path / "small-3.md").exists()
+    page = front.save(tmp_path / "front.html")[0].read_text()
+    assert "3 networks" in page and "<iframe" in front._repr_html_() and "as it is" in repr(front)
+    # One at a time they are the same.
+    for one, two in zip(make(1), front, strict=True):
+        np.testing.assert_array_equal(one.network.outputs(images), two.network.outputs(images))
+        assert one.data["judged"]["drop"] == two.data["judged"]["drop"]
+    for wrong, words in [({"max_macs": "0.01%"}, "cannot be met"), ({"networks": 1}, "give 2 to 100"), ({"workers": 0}, "give 1 to 1024")]:
+        with pytest.raises(nt.NettriageError, match=words):
+            nt.prescribe_front(network, digits, training=False, scan=scan, progress=False, **wrong)
+
+    def stop(phase: str, done: int, of: int) -> None:
+        if phase == "training":
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        make(2, progress=stop)
+
+
 def test_a_study_on_a_device_of_pytorch(network: nt.Network, digits: nt.Dataset, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"schemes": ["global"], "inits": ["least-squares"], "seeds": 1, "images": 64, "validation": 100, "progress": False}
     study = nt.triage(network, digits, tmp_path / "run", device="torch:cpu", workers=1, **settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from ._progress import Progress, ProgressFunction
 from ._scan import Scan, options
 
 if TYPE_CHECKING:
+    import pandas
     import torch
 
 
@@ -55,6 +56,80 @@ class Prescription:
     def card(self) -> str:
         """The model card, in Markdown."""
         return self._inner.card("nettriage.prescribe(…)")
+
+    def __repr__(self) -> str:
+        return self._inner.text()
+
+    def _repr_html_(self) -> str:
+        return _page.in_notebook(self._inner.html())
+
+
+class Front:
+    """Networks of several sizes, from the largest to the smallest: a sequence of :class:`Prescription`. In a notebook it shows its page.
+
+    Attributes
+    ----------
+    networks : list of Prescription
+        The networks with their figures.
+    data : dict
+        The figures of all networks, and the plans that the scan predicts.
+    """
+
+    def __init__(self, inner: _nettriage.Front) -> None:
+        self._inner = inner
+        self.networks = [Prescription(network) for network in inner.networks()]
+        self.data: dict[str, Any] = json.loads(inner.json())
+
+    def __len__(self) -> int:
+        return len(self.networks)
+
+    def __getitem__(self, index: int) -> Prescription:
+        return self.networks[index]
+
+    def __iter__(self) -> Iterator[Prescription]:
+        return iter(self.networks)
+
+    def to_frame(self) -> pandas.DataFrame:
+        """One row for each network: accuracy (0 to 1) and drop (percentage points, with its 95% interval) on the test set, or without
+        labels on the evaluation images; cost; measured time as a share of the original's; what is replaced; and whether another
+        network is at least as good in both loss and time, and better in one."""
+        import pandas
+
+        rows = []
+        for number, (network, dominated) in enumerate(zip(self.networks, self._inner.dominated(), strict=True), 1):
+            data = network.data
+            figures = data["test"][1] if data["test"] else data["judged"]
+            drop, low, high = figures["drop"] or (None, None, None)
+            ratio, ratio_low, ratio_high = data["time_ratio"]
+            rows.append(
+                {
+                    "network": number,
+                    "accuracy": figures["accuracy"],
+                    "drop": drop,
+                    "drop_low": low,
+                    "drop_high": high,
+                    "parameters": figures["cost"]["parameters"],
+                    "macs": figures["cost"]["macs"],
+                    "time_ratio": ratio,
+                    "time_ratio_low": ratio_low,
+                    "time_ratio_high": ratio_high,
+                    "milliseconds": figures["milliseconds"],
+                    "replaced": ", ".join(f"{part['range']}: {part['substitute']}" for part in data["replaced"]),
+                    "dominated": dominated,
+                }
+            )
+        return pandas.DataFrame(rows)
+
+    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write the networks, or the page (``.html``). ``small.onnx`` (or ``small.safetensors``) gives ``small-1.onnx``, the largest, to
+        ``small-N.onnx``, each with its model card beside it. Returns the files."""
+        path = Path(path)
+        if path.suffix == ".html":
+            return [_page.save(self._inner.html(), path)]
+        return [
+            network.save(path.with_name(f"{path.stem}-{number}{path.suffix}"))
+            for number, network in enumerate(self.networks, 1)
+        ]
 
     def __repr__(self) -> str:
         return self._inner.text()
@@ -141,30 +216,127 @@ def prescribe(
         No bound; bounds that no network satisfies; both `training_images` and `epochs`; a `work` folder of another
         network or data set.
     """
-    if epochs is not None and not 0 < epochs <= 1e5:
-        raise NettriageError(f"epochs = {epochs}: give a number above 0 and at most 100,000")
-    if epochs is not None and training_images is not None:
-        raise NettriageError("training_images and epochs both say how long training is: give one")
-    chosen = {
+    bounds = {
         "max_drop_pp": _points(max_drop),
         "max_latency_ms": _bound("max_latency", max_latency, "ms"),
         "max_macs": _bound("max_macs", max_macs, ""),
         "max_parameters": _bound("max_parameters", max_parameters, ""),
-        "scheme": "distill-global" if training is True else training or None,
-        "training_images": training_images,
-        "epochs": epochs,
-        "rate": rate,
-        "recipe": recipe,
-        "seed": seed,
         "attempts": attempts,
-        "work": None if work is None else str(Path(work)),
     }
+    chosen = bounds | _training(training, training_images, epochs, rate, recipe, seed, work)
     scanning = options(images, judged, "all", substitutes, methods, threads, device, precision)
     with Progress(progress) as bar:
         inner = _nettriage.prescribe(
             network._inner, data._inner, chosen, scanning, None if scan is None else scan._inner, bar.function
         )
     return Prescription(inner)
+
+
+def prescribe_front(
+    network: Network,
+    data: Dataset,
+    networks: int = 5,
+    *,
+    workers: int = 1,
+    max_latency: float | str | None = None,
+    max_macs: float | str | None = None,
+    max_parameters: float | str | None = None,
+    training: str | bool = "distill-global",
+    training_images: int | None = None,
+    epochs: float | None = None,
+    rate: float = 0.01,
+    recipe: str = "one-cycle",
+    seed: int = 0,
+    work: str | os.PathLike[str] | None = None,
+    scan: Scan | None = None,
+    images: int = 2000,
+    judged: int | None = None,
+    substitutes: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    precision: str = "f32",
+    progress: bool | ProgressFunction = True,
+) -> Front:
+    """Choose, build, fine-tune and measure networks of several sizes.
+
+    They are evenly spaced by predicted cost: the one that is limited, or time. What each of them loses is a result, so there is no
+    limit on it.
+
+    Parameters
+    ----------
+    network : Network
+        A trained network.
+    data : Dataset
+        The images that it was trained for.
+    networks : int
+        Networks to make, 2 to 100; there are fewer if fewer selections of ranges satisfy the limits.
+    workers : int
+        Networks that are built and trained at a time. They share `threads`, and are the same with any number of workers. Times are
+        measured when all are trained, one network at a time.
+    max_latency, max_macs, max_parameters : float or str, optional
+        As of :func:`prescribe`: limits that every network meets.
+    training, training_images, epochs, rate, recipe, seed, work, scan
+        As of :func:`prescribe`.
+    images, judged, substitutes, methods, threads, device, precision
+        As of :func:`scan`, with the substitutes of :func:`prescribe`.
+    progress : bool or callable
+        A bar, nothing, or a function of (phase, done, of).
+
+    Returns
+    -------
+    Front
+        The networks with their figures.
+
+    Raises
+    ------
+    NettriageError
+        Limits that no network satisfies; both `training_images` and `epochs`; a `work` folder of another network or data set.
+    """
+    if not 2 <= networks <= 100:
+        raise NettriageError(f"networks = {networks}: give 2 to 100")
+    if not 1 <= workers <= 1024:
+        raise NettriageError(f"workers = {workers}: give 1 to 1024")
+    bounds = {
+        "max_drop_pp": None,
+        "max_latency_ms": _bound("max_latency", max_latency, "ms"),
+        "max_macs": _bound("max_macs", max_macs, ""),
+        "max_parameters": _bound("max_parameters", max_parameters, ""),
+        "attempts": None,
+    }
+    chosen = bounds | _training(training, training_images, epochs, rate, recipe, seed, work)
+    scanning = options(images, judged, "all", substitutes, methods, threads, device, precision)
+    own = None if scan is None else scan._inner
+    with Progress(progress) as bar:
+        inner = _nettriage.prescribe_front(
+            network._inner, data._inner, networks, workers, chosen, scanning, own, bar.function
+        )
+    return Front(inner)
+
+
+def _training(
+    training: str | bool,
+    training_images: int | None,
+    epochs: float | None,
+    rate: float,
+    recipe: str,
+    seed: int,
+    work: str | os.PathLike[str] | None,
+) -> dict[str, Any]:
+    """How networks are trained, and where they are kept."""
+    if epochs is not None and not 0 < epochs <= 1e5:
+        raise NettriageError(f"epochs = {epochs}: give a number above 0 and at most 100,000")
+    if epochs is not None and training_images is not None:
+        raise NettriageError("training_images and epochs both say how long training is: give one")
+    return {
+        "scheme": "distill-global" if training is True else training or None,
+        "training_images": training_images,
+        "epochs": epochs,
+        "rate": rate,
+        "recipe": recipe,
+        "seed": seed,
+        "work": None if work is None else str(Path(work)),
+    }
 
 
 def _bound(key: str, value: float | str | None, unit: str) -> tuple[float, bool] | None:
