@@ -629,6 +629,9 @@ pub struct Scan {
     /// Judge by the first test images instead of training images: to describe, not to choose what is then tested on them
     #[arg(long)]
     pub on_test: bool,
+    /// Folder for the parts whose times are added up, units and substitutes: a list parts.csv to fill in with milliseconds, and an ONNX model of each; for `prescribe --latency-table`
+    #[arg(long, value_name = "DIR")]
+    pub parts: Option<PathBuf>,
     /// Runs whose trained children say how far the scan's ranking can be trusted
     #[arg(long, value_name = "RUN", num_args = 1..)]
     pub study: Vec<PathBuf>,
@@ -665,6 +668,9 @@ pub struct Prescribe {
     /// What measures times: nettriage, or onnxruntime in `python3` (or the Python that NETTRIAGE_PYTHON names)
     #[arg(long, value_name = "RUNTIME", value_enum, default_value_t = LatencyIn::Nettriage)]
     pub latency_in: LatencyIn,
+    /// Milliseconds that you measured, in place of measured times: the list that `scan --parts` wrote, filled in
+    #[arg(long, value_name = "FILE.csv", conflicts_with = "latency_in")]
+    pub latency_table: Option<PathBuf>,
     /// Judge by the first --judged test images, and test on the others: for a network that was trained on every training image
     #[arg(long, conflicts_with = "unlabelled")]
     pub judge_on_test: bool,
@@ -962,7 +968,9 @@ mod tests {
     const SEEDS: [&str; 2] = ["seed", "parent"];
     /// Costs and shares of them.
     const COSTS: [&str; 3] = ["max-latency", "max-macs", "max-parameters"];
-    const OTHERS: [&str; 40] = [
+    const OTHERS: [&str; 42] = [
+        "latency-table",
+        "parts",
         "out",
         "data-dir",
         "log-format",

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use nettriage::{
-    Bounds, JudgedOn, LatencyIn, OnnxRuntime, PrescribeBuilder, Prescribed, PrescribedFront, StopSignal, Subject,
-    Training, Wishes, Work, check_scan,
+    Bounds, JudgedOn, LatencyIn, LatencyTable, OnnxRuntime, PrescribeBuilder, Prescribed, PrescribedFront, StopSignal,
+    Subject, Training, Wishes, Work, check_scan,
 };
 use nettriage_compress::prescribe::Progress;
 use nettriage_compress::scan::Options;
@@ -41,11 +41,12 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
     let scan_file = kept.then(|| args.save_scan.clone().unwrap_or_else(|| beside("scan.json")));
     outputs.extend(scan_file.clone());
     let mut inputs = output::of_model(&args.subject.model);
-    inputs.extend(args.scan.iter().chain(&args.subject.data_dir).cloned());
+    inputs.extend(args.scan.iter().chain(&args.subject.data_dir).chain(&args.latency_table).cloned());
     output::check(&output::as_paths(&outputs), &output::as_paths(&inputs))?;
-    let latency_in = match args.latency_in {
-        args::LatencyIn::Nettriage => LatencyIn::Nettriage,
-        args::LatencyIn::Onnxruntime => LatencyIn::OnnxRuntime(OnnxRuntime::find()?),
+    let latency_in = match (&args.latency_table, args.latency_in) {
+        (Some(table), _) => LatencyIn::Table(LatencyTable::read(table)?),
+        (None, args::LatencyIn::Nettriage) => LatencyIn::Nettriage,
+        (None, args::LatencyIn::Onnxruntime) => LatencyIn::OnnxRuntime(OnnxRuntime::find()?),
     };
     let subject = subject::read(&args.subject)?;
     let training = (!args.no_training).then(|| training(args, &subject)).transpose()?;

@@ -15,6 +15,8 @@ use crate::fail::Fail;
 use crate::run::cores;
 use crate::{output, subject};
 
+/// The list in the folder of `--parts`.
+const PARTS: &str = "parts.csv";
 /// Test images that `--on-test` judges by, unless --judged says otherwise.
 const ON_TEST: usize = 1000;
 
@@ -25,6 +27,14 @@ pub fn scan(args: &args::Scan) -> Result<(), Fail> {
     let mut inputs = output::of_model(&args.subject.model);
     inputs.extend(args.study.iter().chain(&args.subject.data_dir).cloned());
     output::check(&output::as_paths(&outputs), &output::as_paths(&inputs))?;
+    let list = args.parts.as_ref().map(|folder| folder.join(PARTS));
+    if let (Some(folder), Some(list)) = (&args.parts, &list) {
+        output::check_folder(folder, &output::as_paths(&inputs))?;
+        if list.exists() {
+            let problem = "it exists, and times that were filled in would be lost; name another folder, or remove it";
+            return Err(Fail::Message(format!("{}: {problem}", list.display())));
+        }
+    }
     let mut messages = output::messages(&output::as_paths(&outputs));
     let subject = subject::read(&args.subject)?;
     let scope = match args.ranges {
@@ -54,7 +64,22 @@ pub fn scan(args: &args::Scan) -> Result<(), Fail> {
     }
     output::write(&page, &nettriage_report::scan::html(&found))?;
     writeln!(messages, "page: {}", page.display())?;
+    if let (Some(folder), Some(list)) = (&args.parts, &list) {
+        let count = write_parts(&found, &subject, folder, list)?;
+        writeln!(messages, "parts: {count} to be timed, in {}", list.display())?;
+    }
     Ok(())
+}
+
+/// Writes the parts whose times are added up: an ONNX model of each, then the list. Their number.
+fn write_parts(scan: &Scan, subject: &Subject, folder: &Path, list: &Path) -> Result<usize, Fail> {
+    std::fs::create_dir_all(folder).map_err(|error| Fail::file(folder, error))?;
+    let parts = nettriage_compress::scan::parts(&subject.network, scan)?;
+    for part in &parts {
+        nettriage_formats::onnx::write(&part.network()?, folder.join(nettriage::part_model(part)))?;
+    }
+    output::write(list, &nettriage_report::csv_table(&nettriage::PART_COLUMNS, nettriage::part_rows(&parts)))?;
+    Ok(parts.len())
 }
 
 /// Says if the scanned network is not shown to be better than chance.

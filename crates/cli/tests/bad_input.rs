@@ -130,6 +130,39 @@ fn a_wrong_command_line_gives_one_line_with_the_help_to_read() {
 }
 
 #[test]
+fn a_latency_table_with_a_wrong_row() {
+    let place = Place::new(STUDY);
+    let refusal = |text: Option<&str>| {
+        let table = place.path("table.csv");
+        if let Some(text) = text {
+            std::fs::write(&table, text).unwrap();
+        }
+        let mut command = nettriage();
+        command.args(["prescribe", "nowhere.onnx", "--data", "digits", "--max-latency", "60%", "--latency-table"]);
+        let error = refused(&command.arg(&table).arg("-o").arg(place.path("small.onnx")).output().unwrap());
+        assert!(error.contains("table.csv: "), "{error}");
+        error
+    };
+    refusal(None);
+    for (text, words) in [
+        ("", "scan --parts"),
+        ("part-1,0.5\n", "line 1: no column `key`"),
+        ("key,milliseconds\npart-1,NaN\n", "line 2: milliseconds is NaN"),
+        ("key,milliseconds\npart-1,0.5\npart-2,-0.5\n", "line 3: milliseconds is -0.5"),
+        ("key,milliseconds\npart-1,0.5\npart-1,0.25\n", "line 3: part-1 is in line 2 too"),
+        ("key,model,milliseconds\npart-1,part-1.onnx,\n", "line 2: no milliseconds for part-1"),
+    ] {
+        let error = refusal(Some(text));
+        assert!(error.contains(words), "{text:?}: {error}");
+    }
+    let mut command = nettriage();
+    command.args(["prescribe", "x.onnx", "--data", "digits", "--max-latency", "60%", "--latency-table", "t.csv"]);
+    command.args(["--latency-in", "onnxruntime", "-o", "y.onnx"]);
+    let error = refused(&command.output().unwrap());
+    assert!(error.contains("--latency-in") && error.contains("--latency-table"), "{error}");
+}
+
+#[test]
 fn a_folder_in_place_of_a_network() {
     let place = Place::new(STUDY);
     place.complete("run", &["--max-trials", "1"]);

@@ -566,6 +566,104 @@ fn a_latency_bound_is_met_as_it_is_measured() {
     assert_eq!(made["timed_by"], "nettriage");
 }
 
+/// The rows of a list of parts, without quotation marks in its cells.
+fn parts(path: &Path) -> Vec<std::collections::HashMap<String, String>> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut lines = text.lines().map(cells);
+    let header = lines.next().unwrap();
+    lines.map(|line| header.iter().cloned().zip(line).collect()).collect()
+}
+
+/// The cells of a line of CSV.
+fn cells(line: &str) -> Vec<String> {
+    let (mut cells, mut quoted) = (vec![String::new()], false);
+    for letter in line.chars() {
+        match letter {
+            '"' => quoted = !quoted,
+            ',' if !quoted => cells.push(String::new()),
+            _ => cells.last_mut().unwrap().push(letter),
+        }
+    }
+    cells
+}
+
+#[test]
+fn times_come_from_a_table_that_the_user_filled_in() {
+    let place = trained();
+    let folder = place.path("parts");
+    let found = scan(&place, "scan.json", &["--threads", "2", "--parts", folder.to_str().unwrap()]);
+    let list = folder.join("parts.csv");
+    let rows = parts(&list);
+    let macs = |row: &std::collections::HashMap<String, String>| row["macs"].parse::<u64>().unwrap();
+    assert!(rows.iter().all(|row| row["milliseconds"].is_empty()));
+    // The units are the first rows: together they are the network.
+    let units: u64 = rows
+        .iter()
+        .filter(|row| !row["part"].contains(", "))
+        .map(|row| macs(row) * row["count"].parse::<u64>().unwrap())
+        .sum();
+    assert!(units >= found["parent"]["cost"]["macs"].as_u64().unwrap());
+    for row in &rows {
+        let part = nettriage::load(&folder.join(&row["model"]), &nettriage::LoadOptions::default()).unwrap().network;
+        assert_eq!(
+            (part.graph.input.to_string(), part.graph.output_shape().unwrap().to_string()),
+            (row["input"].clone(), row["output"].clone())
+        );
+        assert_eq!(nettriage_net::cost::total(&part.graph).unwrap().macs, macs(row), "{}", row["part"]);
+    }
+    // Times that are proportional to multiply-accumulates: a share of the time is a share of those.
+    let table = |name: &str, milliseconds: &dyn Fn(&std::collections::HashMap<String, String>) -> Option<f64>| {
+        let lines = rows.iter().filter_map(|row| Some(format!("{},{}\n", row["key"], milliseconds(row)?)));
+        std::fs::write(place.path(name), format!("key,milliseconds\n{}", lines.collect::<String>())).unwrap();
+        place.path(name)
+    };
+    let full = table("full.csv", &|row| Some(macs(row) as f64 / 1e4));
+    let prescribe = |table: &Path, more: &[&str], out: &str| {
+        let mut command = nettriage();
+        command.arg("prescribe").arg(place.path("run")).args(["--judged", "100", "--no-training", "--threads", "2"]);
+        command.arg("--scan").arg(place.path("scan.json")).arg("--latency-table").arg(table).args(more);
+        command.arg("-o").arg(place.path(out));
+        command
+    };
+    succeeds(prescribe(&full, &["--max-latency", "70%"], "small.onnx"));
+    let made = json(&place, "small.json");
+    let cost = |figures: &Value| figures["cost"]["macs"].as_u64().unwrap() as f64;
+    let share = cost(&made["judged"]) / cost(&made["before"]);
+    let ratio = made["time_ratio"][0].as_f64().unwrap();
+    assert!(ratio <= 0.7 && (ratio - share).abs() < 1e-9, "{ratio} {share}");
+    let milliseconds = |stage: &str| made[stage]["milliseconds"].as_f64().unwrap();
+    assert!((milliseconds("before") - cost(&made["before"]) / 1e4).abs() < 1e-9);
+    assert!((milliseconds("predicted") - milliseconds("judged")).abs() < 1e-9);
+    assert_eq!(made["latency_table"], "full.csv");
+    let card = std::fs::read_to_string(place.path("small.md")).unwrap();
+    assert!(card.contains("`full.csv`") && card.contains("no pass of a whole network was timed"), "{card}");
+    let refusal = |name: &str, leave_out: &str| {
+        let path = table(name, &|row| (row["key"] != *leave_out).then(|| macs(row) as f64));
+        refused(prescribe(&path, &["--max-latency", "70%"], "none.onnx"))
+    };
+    let missing = rows.iter().find(|row| row["part"].contains("conv3x3")).unwrap();
+    let said = refusal("missing.csv", &missing["key"]);
+    assert!(
+        said.contains("missing.csv: no row for") && said.contains(&missing["key"]) && said.contains(&missing["part"]),
+        "{said}"
+    );
+    let said = refused(prescribe(&table("none.csv", &|_| Some(0.0)), &["--max-latency", "70%"], "none.onnx"));
+    assert!(said.contains("take no time"), "{said}");
+    assert!(!place.path("none.onnx").exists());
+    // What was filled in is not overwritten.
+    let mut again = nettriage();
+    again.arg("scan").arg(place.path("run")).arg("--parts").arg(&folder).arg("-o").arg(place.path("again.html"));
+    assert!(refused(again).contains("would be lost") && !place.path("again.html").exists());
+    let Some(python) = std::env::var_os("NETTRIAGE_PYTHON") else { return common::skipped("NETTRIAGE_PYTHON") };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/time_parts.py");
+    let mut command = Command::new(python);
+    command.arg(script).arg(&list);
+    succeeds(command);
+    assert!(parts(&list).iter().all(|row| row["milliseconds"].parse::<f64>().unwrap() > 0.0));
+    succeeds(prescribe(&list, &["--max-latency", "90%"], "timed.onnx"));
+    assert!(json(&place, "timed.json")["time_ratio"][0].as_f64().unwrap() <= 0.9);
+}
+
 #[test]
 fn onnxruntime_measures_times_on_request() {
     let place = trained();

@@ -28,6 +28,7 @@
 //! `nettriage-net`, `-formats`, `-kernels`, `-engine`, `-data`, `-records`, `-train`, `-jobs`, `-compress`, `-study` and
 //! `-report`.
 
+mod latency_table;
 mod onnxruntime;
 mod prescribe;
 mod report;
@@ -37,6 +38,7 @@ mod subject;
 mod triage;
 mod trust;
 
+pub use latency_table::{COLUMNS as PART_COLUMNS, LatencyTable, model_name as part_model, part_rows};
 pub use onnxruntime::OnnxRuntime;
 pub use prescribe::{
     JudgedOn, LatencyIn, PrescribeBuilder, Prescribed, PrescribedFront, Training, Work, check_scan, prescribe,

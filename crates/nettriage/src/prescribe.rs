@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nettriage_compress::Timing;
 use nettriage_compress::prescribe::{
     self, Attempt, Bounds, FineTuning, Fixed, FrontSearch, Limit, Nearest, Plan, Progress, Search, SearchProblem,
-    Store, TrainingSet, Wishes,
+    Store, Timer, TrainingSet, Wishes,
 };
 use nettriage_compress::scan::{self, Images, Judge, Options, Outputs};
 use nettriage_data::{Augmentation, Dataset};
@@ -19,7 +18,7 @@ use nettriage_train::scheme::{Scheme, preset};
 use nettriage_train::{Checkpoints, Device, Recipe, StopSignal};
 
 use crate::settings::{Settings, Source, shared_setters};
-use crate::{Error, OnnxRuntime, Subject};
+use crate::{Error, LatencyTable, OnnxRuntime, Subject};
 
 /// Prescribes a smaller network for one in memory: see [`PrescribeBuilder`].
 pub fn prescribe<'a>(network: &'a Network, data: &'a Dataset) -> PrescribeBuilder<'a> {
@@ -44,6 +43,8 @@ pub enum LatencyIn {
     Nettriage,
     /// onnxruntime, where many networks are deployed.
     OnnxRuntime(OnnxRuntime),
+    /// Nothing: the times of a network's parts, which the user measured elsewhere, are added up.
+    Table(LatencyTable),
 }
 
 impl LatencyIn {
@@ -51,20 +52,30 @@ impl LatencyIn {
         match self {
             LatencyIn::Nettriage => device.describe().unwrap_or_else(|| "nettriage".to_owned()),
             LatencyIn::OnnxRuntime(runtime) => format!("onnxruntime {}", runtime.version()),
+            LatencyIn::Table(table) => format!("the table {}", table.name()),
         }
     }
 
-    /// The times of two networks.
-    fn time(&self, networks: [&Network; 2], options: &Options) -> Result<Timing, Error> {
+    /// Measures the times of two networks; none if times are added up.
+    fn timer<'t>(&'t self, options: &'t Options) -> Option<Box<Timer<'t>>> {
+        let repetitions = prescribe::REPETITIONS;
         match self {
-            LatencyIn::Nettriage => Ok(nettriage_compress::paired(
-                &options.device,
-                networks,
-                options.batch,
-                prescribe::REPETITIONS,
-                options.exact,
-            )?),
-            LatencyIn::OnnxRuntime(runtime) => runtime.time(networks, options.batch, prescribe::REPETITIONS),
+            LatencyIn::Nettriage => Some(Box::new(move |networks| {
+                nettriage_compress::paired(&options.device, networks, options.batch, repetitions, options.exact)
+            })),
+            LatencyIn::OnnxRuntime(runtime) => Some(Box::new(move |networks| {
+                let timing = runtime.time(networks, options.batch, repetitions);
+                timing.map_err(|error| nettriage_compress::Error::Request(error.to_string()))
+            })),
+            LatencyIn::Table(_) => None,
+        }
+    }
+
+    /// The table, if there is one.
+    fn table(&self) -> Option<&LatencyTable> {
+        match self {
+            LatencyIn::Nettriage | LatencyIn::OnnxRuntime(_) => None,
+            LatencyIn::Table(table) => Some(table),
         }
     }
 }
@@ -487,6 +498,9 @@ impl<'a> PrescribeBuilder<'a> {
         if let Some(scan) = self.scan {
             check_scan(scan, subject, options)?;
             self.wishes.check(&fixed, scan)?;
+            if let Some(table) = self.latency_in.table() {
+                table.applied(&subject.network, scan)?;
+            }
         }
         let (judged, judged_from, tested) = match self.judged_on {
             JudgedOn::Training => (subject.judged(), subject.judged_from.clone(), 0..usize::MAX),
@@ -523,6 +537,8 @@ impl<'a> PrescribeBuilder<'a> {
                 &made
             }
         };
+        let with_times = self.latency_in.table().map(|table| table.applied(&subject.network, scan)).transpose()?;
+        let scan = with_times.as_ref().unwrap_or(scan);
         let checkpoints = self.work.as_ref().zip(work_folder.as_ref()).map(|(work, folder)| {
             Checkpoints::new(
                 folder.checkpoints(),
@@ -538,10 +554,7 @@ impl<'a> PrescribeBuilder<'a> {
             timed_by: self.latency_in.describe(&options.device),
         });
         self.wishes.check(&fixed, scan)?;
-        let timer = |networks: [&Network; 2]| {
-            let timing = self.latency_in.time(networks, options);
-            timing.map_err(|error| nettriage_compress::Error::Request(error.to_string()))
-        };
+        let timer = self.latency_in.timer(options);
         let set = TrainingSet { data: &subject.data, normalization: &subject.normalization, train: &subject.train };
         let problem = SearchProblem {
             parent: &subject.network,
@@ -551,7 +564,7 @@ impl<'a> PrescribeBuilder<'a> {
             training: tuning.clone().map(|tuning| (set, tuning)),
             attempts: self.attempts,
             fixed,
-            timer: &timer,
+            timer: timer.as_deref(),
             store,
             workers: self.workers,
         };
@@ -582,7 +595,7 @@ impl<'a> PrescribeBuilder<'a> {
             // The scan's parts were timed by nettriage; of another runtime's time the plan has the same share.
             milliseconds: plan.milliseconds
                 * match self.latency_in {
-                    LatencyIn::Nettriage => 1.0,
+                    LatencyIn::Nettriage | LatencyIn::Table(_) => 1.0,
                     LatencyIn::OnnxRuntime(_) => milliseconds[0] / scan.parent.milliseconds.max(1e-9),
                 },
         };
@@ -627,6 +640,7 @@ impl<'a> PrescribeBuilder<'a> {
             front,
             batch: options.batch,
             timed_by: self.latency_in.describe(&options.device),
+            latency_table: self.latency_in.table().map(|table| table.name().to_owned()),
             device: options.device.describe(),
             time_ratio: attempt.timing.ratio,
         };

@@ -52,6 +52,9 @@ pub struct Prescription {
     pub batch: usize,
     /// What measured them: `nettriage` or `onnxruntime` and its version.
     pub timed_by: String,
+    /// The file of the user's table, if no pass was measured: all milliseconds are then sums over the network's parts of the times in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_table: Option<String>,
     /// Measured time of the final network divided by the original's: the median over paired passes, with its 95% interval.
     pub time_ratio: [f64; 3],
 }

@@ -302,6 +302,16 @@ pub fn csv_cells(analysis: &Analysis) -> String {
     out
 }
 
+/// A table of text as CSV (RFC 4180), with a header.
+pub fn csv_table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut out = String::new();
+    line(&mut out, header.iter().map(|name| (*name).to_owned()));
+    for row in rows {
+        line(&mut out, row.into_iter().map(escape_formula));
+    }
+    out
+}
+
 /// Prefixes an apostrophe to text that a spreadsheet would run as a formula (leading `=`, `+`, `-`, `@`); numbers stay.
 fn escape_formula(cell: String) -> String {
     let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.parse::<f64>().is_err();

@@ -47,7 +47,7 @@ pub use analysis::{Analysis, Options, analyse};
 pub use card::card;
 pub use compare::{BlockComparison, Comparison, compare};
 pub use data::{About, RunData};
-pub use export::{csv, csv_cells, json, text_columns};
+pub use export::{csv, csv_cells, csv_table, json, text_columns};
 pub use html::html;
 pub use markdown::markdown;
 pub use parquet::parquet;

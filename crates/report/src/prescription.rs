@@ -160,13 +160,20 @@ pub fn markdown(prescription: &Prescription, command: &str) -> String {
         }
     }
     let [ratio, low, high] = prescription.time_ratio.map(|ratio| number(ratio, 3));
-    out += &format!(
-        "\nMilliseconds: medians of passes of {} image(s) on one thread by {}, both networks timed in pairs: {ratio} of the \
-         original's time ({low} to {high}); the prediction adds up parts timed alone{}. The drop in accuracy is paired by image, \
-         with the interval of Agresti and Min (2005).\n",
-        prescription.batch,
-        escape(&prescription.timed_by),
-        if prescription.timed_by == "nettriage" { "" } else { " by nettriage, as a share of the original's" },
-    );
+    out += &match &prescription.latency_table {
+        Some(table) => format!(
+            "\nMilliseconds: sums over the network's parts of the times in {}, which were measured elsewhere, part by part; no pass of a \
+             whole network was timed. {ratio} of the original's time.",
+            code(table),
+        ),
+        None => format!(
+            "\nMilliseconds: medians of passes of {} image(s) on one thread by {}, both networks timed in pairs: {ratio} of the \
+             original's time ({low} to {high}); the prediction adds up parts timed alone{}.",
+            prescription.batch,
+            escape(&prescription.timed_by),
+            if prescription.timed_by == "nettriage" { "" } else { " by nettriage, as a share of the original's" },
+        ),
+    };
+    out += " The drop in accuracy is paired by image, with the interval of Agresti and Min (2005).\n";
     out
 }

@@ -104,6 +104,7 @@ fn prescription() -> Prescription {
             .into(),
         batch: 1,
         timed_by: HOSTILE.to_owned(),
+        latency_table: None,
         time_ratio: [0.75, 0.7, 0.8],
     }
 }
@@ -182,6 +183,26 @@ fn axis_labels_of_a_prescription_are_round() {
     for label in ["2", "4", "6"] {
         assert!(page.contains(&format!("text-anchor=\"end\">{label}</text>")), "{label}");
     }
+}
+
+#[test]
+fn a_prescription_says_what_was_predicted_and_where_times_come_from() {
+    let text = nettriage_report::prescription::terminal(&prescription());
+    assert!(text.contains("predicted, corrected") && text.contains("0.38"), "{text}");
+    let first = Prescription { corrected: None, ..prescription() };
+    assert!(!nettriage_report::prescription::terminal(&first).contains("corrected"));
+    let page = nettriage_report::prescription::html(&prescription());
+    // The plans' corrected losses are in their table: a quarter of the predicted ones.
+    assert!(page.contains("Corrected") || page.contains("corrected"), "{page}");
+    assert!(["0.13", "0.25", "1.83"].iter().all(|cell| page.contains(&format!(">{cell}<"))), "{page}");
+    let card =
+        |prescription: &Prescription| nettriage_report::prescription::markdown(prescription, "nettriage prescribe");
+    assert!(card(&prescription()).contains("both networks timed in pairs"));
+    let summed = Prescription { latency_table: Some(HOSTILE.to_owned()), ..prescription() };
+    let card = card(&summed);
+    assert!(card.contains("no pass of a whole network was timed") && !card.contains("timed in pairs"), "{card}");
+    let page = nettriage_report::prescription::html(&summed);
+    assert!(page.contains("measured elsewhere") && !page.contains("Timed by") && !page.contains("<svg/onload"));
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl Bounds {
     }
 }
 
-/// Measures the times of two networks in pairs.
+/// Measures the times of two networks in pairs. A search without one adds up the milliseconds of the scan.
 pub type Timer<'a> = dyn Fn([&Network; 2]) -> Result<Timing, Error> + 'a;
 
 /// The inputs of a search.
@@ -128,8 +128,8 @@ pub struct SearchProblem<'a> {
     pub attempts: Option<usize>,
     /// Ranges that are kept or replaced.
     pub fixed: Fixed,
-    /// Measures times.
-    pub timer: &'a Timer<'a>,
+    /// Measures times; none to add up the milliseconds of the scan.
+    pub timer: Option<&'a Timer<'a>>,
     /// Where measurements are stored; none to store nothing.
     pub store: Option<Store<'a>>,
     /// Networks of a front that are built and trained at a time; they share the threads.
@@ -406,8 +406,10 @@ impl<'a> Searching<'a> {
         let mut next = by_prediction(shares.fold(1.0, f64::min)).unwrap_or(count - 1);
         loop {
             let plan = &self.plans[eligible[next]];
-            let timing = self.time(&shape_of(self.problem.parent, self.problem.scan, plan)?, Moment::Planned)?;
-            self.progress.timed(plan.chosen.len(), timing.ratio[0]);
+            let timing = self.time(plan, &shape_of(self.problem.parent, self.problem.scan, plan)?, Moment::Planned)?;
+            if self.problem.timer.is_some() {
+                self.progress.timed(plan.chosen.len(), timing.ratio[0]);
+            }
             let excess = self.bounds.time_excess(&timing);
             if excess <= 1.0 {
                 fast = Some(next);
@@ -502,8 +504,8 @@ impl<'a> Searching<'a> {
 
     /// Times a network that was judged, and corrects the predictions of the plans that were not built.
     fn timed(&mut self, index: usize, (record, network): Finished) -> Result<Attempt, Error> {
-        let timing = self.time(&network, Moment::Judged)?;
         let plan = &self.plans[index];
+        let timing = self.time(plan, &network, Moment::Judged)?;
         let corrected = self.proposals.corrected().map(|forecast| forecast.loss(&plan.chosen));
         let AttemptRecord { built, judged, diverged, .. } = record;
         let trained = self.problem.training.is_some() && diverged.is_none();
@@ -512,12 +514,16 @@ impl<'a> Searching<'a> {
         Ok(Attempt { index, corrected, network, built, judged, timing })
     }
 
-    /// Times of the original network and of another.
-    fn time(&self, network: &Network, moment: Moment) -> Result<Timing, Error> {
+    /// Times of the original network and of a plan's.
+    fn time(&self, plan: &Plan, network: &Network, moment: Moment) -> Result<Timing, Error> {
         let networks = [self.problem.parent, network];
-        match &self.problem.store {
-            Some(store) => store.time(networks, moment, self.problem.timer),
-            None => (self.problem.timer)(networks),
+        match (self.problem.timer, &self.problem.store) {
+            (Some(timer), Some(store)) => store.time(networks, moment, timer),
+            (Some(timer), None) => timer(networks),
+            (None, _) => {
+                let milliseconds = [self.problem.scan.parent.milliseconds, plan.milliseconds];
+                Ok(Timing { milliseconds, ratio: [milliseconds[1] / milliseconds[0]; 3] })
+            }
         }
     }
 }

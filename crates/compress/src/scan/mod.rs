@@ -14,6 +14,7 @@ mod latency;
 mod measure;
 mod narrow;
 mod options;
+mod parts;
 mod ranges;
 mod refit;
 mod regression;
@@ -31,6 +32,7 @@ pub use latency::Stopwatch;
 pub use measure::{Outputs, digest, measure};
 pub use narrow::{changed_layers, narrowed};
 pub use options::{Choice, Method, Options, Phase, Progress, Scope};
+pub use parts::{Part, parts, with_times};
 pub use refit::{Judge, Judgement, refit};
 
 use crate::Error;

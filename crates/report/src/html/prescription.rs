@@ -76,7 +76,11 @@ fn method(prescription: &Prescription) -> Markup {
     html! {
         p {
             "Training after surgery: " (prescription.training) ". Evaluated on " (prescription.judged_from) ". Judged by "
-            (prescription.measure.describe()) ". Timed by " (prescription.timed_by) "."
+            (prescription.measure.describe()) ". "
+            @match &prescription.latency_table {
+                Some(table) => { "Times: sums over the network's parts of the times in " (table) ", which were measured elsewhere." }
+                None => { "Timed by " (prescription.timed_by) "." }
+            }
         }
     }
 }
