@@ -244,7 +244,7 @@ def randomised(module):
             elif float(parameter.abs().max()) == 0:
                 parameter.normal_(0, 0.05)
             elif parameter.dim() == 2 and torch.equal(parameter, torch.eye(*parameter.shape)):
-                # Several of them could not be told apart, nor from their transposes.
+                # Several of them would be equal, also to their transposes.
                 parameter.add_(torch.randn_like(parameter) * 0.05)
     return module.eval()
 
