@@ -714,7 +714,7 @@ pub struct Prescribe {
     #[arg(long, value_name = "N", value_parser = whole::<usize>(FRONT), conflicts_with_all = ["max_drop", "attempts"])]
     pub front: Option<usize>,
     /// Networks of --front that are built and trained at a time; they share --threads, and are the same to the bit. Times are measured afterwards, one at a time
-    #[arg(long, value_name = "N", value_parser = whole::<u16>(THREADS), requires = "front")]
+    #[arg(long, value_name = "N", value_parser = whole::<u16>(THREADS))]
     pub workers: Option<u16>,
     /// Seed of training
     #[arg(long, value_name = "N", default_value_t = 0)]

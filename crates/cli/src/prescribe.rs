@@ -32,6 +32,10 @@ const BETWEEN_LINES: Duration = Duration::from_secs(10);
 pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
     // Everything that can be refused is checked before anything is computed.
     check_output(&args.output)?;
+    if args.workers.is_some() && args.front.is_none() {
+        let message = "--workers: only the networks of --front are trained side by side; give --front N, too";
+        return Err(Fail::Message(message.to_owned()));
+    }
     let beside = |extension: &str| args.output.with_extension(extension);
     let networks = networks(args);
     let mut outputs: Vec<PathBuf> = networks.iter().flat_map(|file| output::with_sidecar(file)).collect();
