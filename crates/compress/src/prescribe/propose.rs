@@ -235,8 +235,12 @@ mod tests {
             .collect();
         let apart = |a: usize, b: usize| ranges[a].1 < ranges[b].0 || ranges[b].1 < ranges[a].0;
         let all = (0..ranges.len()).flat_map(|a| (0..a).map(move |b| (a, b))).filter(|(a, b)| apart(*a, *b));
-        let pairs =
-            all.filter_map(|(a, b)| rng.random_bool(interacting).then(|| (a, b, rng.random_range(0.0..3.0)))).collect();
+        let mut pairs = Vec::new();
+        for (a, b) in all {
+            if rng.random_bool(interacting) {
+                pairs.push((a, b, rng.random_range(0.0..3.0)));
+            }
+        }
         Simulated { scan: scan_of(units, &ranges), pairs, left }
     }
 
