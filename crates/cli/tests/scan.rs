@@ -604,7 +604,7 @@ fn times_come_from_a_table_that_the_user_filled_in() {
         .sum();
     assert!(units >= found["parent"]["cost"]["macs"].as_u64().unwrap());
     for row in &rows {
-        let part = nettriage::load(&folder.join(&row["model"]), &nettriage::LoadOptions::default()).unwrap().network;
+        let part = nettriage::load(folder.join(&row["model"]), &nettriage::LoadOptions::default()).unwrap().network;
         assert_eq!(
             (part.graph.input.to_string(), part.graph.output_shape().unwrap().to_string()),
             (row["input"].clone(), row["output"].clone())
