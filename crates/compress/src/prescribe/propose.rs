@@ -125,9 +125,9 @@ fn best(plans: Vec<Plan>, worth: impl Fn(&Plan) -> f64) -> Option<Plan> {
     found.map(|(_, plan)| plan)
 }
 
-/// The standard normal distribution function by the logistic one, within 0.01 (Camilli, 1994).
+/// The standard normal distribution function.
 fn normal(x: f64) -> f64 {
-    1.0 / (1.0 + (-1.702 * x).exp())
+    0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)
 }
 
 #[cfg(test)]
