@@ -149,8 +149,8 @@ fn a_latency_table_with_a_wrong_row() {
         ("part-1,0.5\n", "line 1: no column `key`"),
         ("key,milliseconds\npart-1,NaN\n", "line 2: milliseconds is NaN"),
         ("key,milliseconds\npart-1,0.5\npart-2,-0.5\n", "line 3: milliseconds is -0.5"),
-        ("key,milliseconds\npart-1,0.5\npart-1,0.25\n", "line 3: part-1 is in line 2 too"),
-        ("key,model,milliseconds\npart-1,part-1.onnx,\n", "line 2: no milliseconds for part-1"),
+        ("key,milliseconds\npart-1,0.5\npart-1,0.25\n", "line 3: \"part-1\" is in line 2 too"),
+        ("key,model,milliseconds\npart-1,part-1.onnx,\n", "line 2: no milliseconds for \"part-1\""),
     ] {
         let error = refusal(Some(text));
         assert!(error.contains(words), "{text:?}: {error}");

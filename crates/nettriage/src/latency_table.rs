@@ -58,11 +58,11 @@ impl LatencyTable {
                 let problem =
                     if text.is_empty() { "no milliseconds".to_owned() } else { format!("milliseconds is {text}") };
                 return Err(format!(
-                    "line {line}: {problem} for {key}; write the measured time of its model, 0 or more, such as 0.25"
+                    "line {line}: {problem} for {key:?}; write the measured time of its model, 0 or more, such as 0.25"
                 ));
             };
             if let Some(first) = lines.insert(key.to_owned(), line) {
-                return Err(format!("line {line}: {key} is in line {first} too; leave one of them"));
+                return Err(format!("line {line}: {key:?} is in line {first} too; leave one of them"));
             }
             table.insert(key.to_owned(), number);
         }
@@ -121,37 +121,19 @@ pub fn model_name(part: &Part) -> String {
 }
 
 /// The rows of a text in CSV that are not empty, with the lines in which they begin.
-fn rows(text: &str) -> Result<Vec<(usize, Vec<String>)>, String> {
-    let (mut rows, mut row, mut cell) = (Vec::new(), Vec::new(), String::new());
-    let (mut line, mut begin, mut quoted) = (1, 1, false);
-    let mut letters = text.chars().peekable();
-    while let Some(letter) = letters.next() {
-        match letter {
-            '"' if quoted && letters.peek() == Some(&'"') => {
-                letters.next();
-                cell.push('"');
-            }
-            '"' if quoted => quoted = false,
-            '"' if cell.is_empty() => quoted = true,
-            ',' if !quoted => row.push(std::mem::take(&mut cell)),
-            '\r' if !quoted && letters.peek() == Some(&'\n') => {}
-            '\n' if !quoted => {
-                row.push(std::mem::take(&mut cell));
-                rows.push((begin, std::mem::take(&mut row)));
-                line += 1;
-                begin = line;
-            }
-            _ => {
-                line += usize::from(letter == '\n');
-                cell.push(letter);
-            }
-        }
-    }
-    if quoted {
-        return Err(format!("line {begin}: a quotation mark is not closed"));
-    }
-    row.push(cell);
-    rows.push((begin, row));
+fn rows(text: &str) -> Result<Vec<(u64, Vec<String>)>, String> {
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(text.as_bytes());
+    let row = |record: Result<csv::StringRecord, csv::Error>| {
+        let record = record.map_err(|problem| problem.to_string())?;
+        // The position is that of the empty lines before the row.
+        let line = record.position().map_or(0, |before| {
+            let rest = text.as_bytes()[before.byte() as usize..].iter();
+            let ends = rest.take_while(|byte| matches!(byte, b'\r' | b'\n')).filter(|byte| **byte == b'\n');
+            before.line() + ends.count() as u64
+        });
+        Ok((line, record.iter().map(str::to_owned).collect::<Vec<_>>()))
+    };
+    let mut rows = reader.records().map(row).collect::<Result<Vec<_>, String>>()?;
     rows.retain(|(_, row)| row.iter().any(|cell| !cell.trim().is_empty()));
     Ok(rows)
 }
@@ -176,15 +158,16 @@ mod tests {
             ("", "it is empty"),
             ("key;milliseconds\npart-1;2\n", "line 1: no column `key`"),
             ("key\npart-1\n", "line 1: no column `milliseconds`"),
-            ("key,milliseconds\npart-1,2\npart-2\n", "line 3: no milliseconds for part-2"),
+            ("key,milliseconds\npart-1,2\npart-2\n", "line 3: no milliseconds for \"part-2\""),
             ("key,milliseconds\npart-1,nan\n", "line 2: milliseconds is nan"),
             ("key,milliseconds\npart-1,-1\n", "line 2: milliseconds is -1"),
             ("key,milliseconds\npart-1,inf\n", "line 2: milliseconds is inf"),
             ("key,milliseconds\npart-1,1e300\n", "line 2: milliseconds is 1e300"),
             ("key,milliseconds\npart-1,\"1,5\"\n", "line 2: milliseconds is 1,5"),
             ("key,milliseconds\n,3\n", "line 2: no key"),
-            ("key,milliseconds\npart-1,1\n\npart-1,2\n", "line 4: part-1 is in line 2 too"),
-            ("key,milliseconds\n\"part-1,1\n", "line 2: a quotation mark"),
+            ("key,milliseconds\npart-1,1\n\npart-1,2\n", "line 4: \"part-1\" is in line 2 too"),
+            // A quotation mark that is not closed.
+            ("key,milliseconds\n\"part-1,1\npart-2,2\n", "line 2: no milliseconds for \"part-1,1"),
         ] {
             let problem = read(text).unwrap_err();
             assert!(problem.contains(words), "{text:?}: {problem}");
