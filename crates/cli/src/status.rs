@@ -78,7 +78,7 @@ fn table(run: &Run, status: &Status) -> String {
     row("running", status.running.to_string());
     row("left", status.left.to_string());
     if status.checkpoints > 0 {
-        row("saved", format!("checkpoints of unfinished trainings: {}", status.checkpoints));
+        row("saved", format!("{} trainings in progress have a checkpoint", status.checkpoints));
     }
     for (of, rate) in &status.rates {
         row("rate", format!("{rate} for {of}, by a range test"));
