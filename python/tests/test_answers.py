@@ -105,8 +105,9 @@ def test_names_of_blocks_are_text_in_a_frame(network: nt.Network, digits: nt.Dat
 
 def test_a_range_test_finds_the_rate(network: nt.Network, digits: nt.Dataset, tmp_path: Path) -> None:
     study = nt.triage(network, digits, tmp_path / "run", progress=False, **{**STUDY, "rate": "auto", "schemes": ["global"], "seeds": 1})
-    (test,) = [json.loads(path.read_text()) for path in (tmp_path / "run" / "rates").glob("*.json")]
-    assert 1e-5 < test["rate"] < 1 and study.analysis["recorded"] == study.analysis["planned"]
+    (test,) = study.analysis["rates"]
+    assert test["of"] == "children" and 1e-5 < test["rate"] < 1
+    assert study.analysis["recorded"] == study.analysis["planned"]
 
 
 def test_study_is_the_command_lines_to_the_bit(network: nt.Network, digits: nt.Dataset, tmp_path: Path) -> None:
