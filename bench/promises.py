@@ -3,12 +3,12 @@
 
     cargo build --release
     python bench/promises.py --data cifar10=DIR --data mnist=DIR --csv bench/results/promises.csv [--seeds 3] [--first-seed 0] [--drops 0.5,1,2] \\
-        [--judged 1000] [--more "--attempts 8"] "resnet20 NET.th --arch cifar-resnet20 --data cifar10 --mean R,G,B --std R,G,B" "lenet …"
+        [--judged 1000] [--training "--epochs 5"] [--more "--attempts 8"] "resnet20 NET.th --arch cifar-resnet20 --data cifar10 --mean R,G,B --std R,G,B" "lenet …"
 
 Each argument in quotes is a name and what `nettriage prescribe` needs to read a network that has not seen the test images. For
 every network and seed the data set is copied with its training images and its test images in another order, so that every seed fits to
-and judges by other images. Then every drop is prescribed without training, judged by the first `--judged` test images and tested on
-the others (`--judge-on-test`). The prescriptions of one network and seed share a scan and the networks that they build.
+and judges by other images. Then every drop is prescribed, without training unless `--training` says how, judged by the first `--judged` test images
+and tested on the others (`--judge-on-test`). The prescriptions of one network and seed share a scan and the networks that they build.
 
 Writes one row a prescription and prints a table: how many promises the test images keep, by how much the others are missed, and how
 far the drop on the judged images is from that on the test images, which no choice was made on. A promise that is *missed for certain*
@@ -49,13 +49,13 @@ def permuted(folder, to, seed):
     return count
 
 
-def prescribe(program, words, folder, work, drop, judged, more):
+def prescribe(program, words, folder, work, drop, judged, training, more):
     """The row of one prescription."""
     out = work / f"{drop}.onnx"
-    command = [program, "prescribe", *words, "--data-dir", folder, "--judge-on-test", "--judged", judged, "--no-training", "--max-drop", f"{drop}pp",
+    command = [program, "prescribe", *words, "--data-dir", folder, "--judge-on-test", "--judged", judged, *training, "--max-drop", f"{drop}pp",
                "--work", work / "work", "-o", out, *more]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    built = done.stderr.count("\nnetwork ") + done.stderr.startswith("network ")
+    built = done.stderr.count(" of at most ")
     row = {"promised": drop, "networks_built": built}
     if done.returncode != 0:
         last = done.stderr.strip().splitlines()[-1]
@@ -118,6 +118,7 @@ def main():
     a.add_argument("--first-seed", type=int, default=0)
     a.add_argument("--drops", default="0.5,1,2")
     a.add_argument("--judged", type=int, default=1000)
+    a.add_argument("--training", default="--no-training")
     a.add_argument("--more", default="")
     a.add_argument("--table", action="store_true", help="print the table of the rows in --csv, and measure nothing")
     a.add_argument("--program", type=pathlib.Path, default=ROOT / "target/release/nettriage")
@@ -140,7 +141,7 @@ def main():
                 work = pathlib.Path(scratch, f"{name}-{seed}")
                 work.mkdir()
                 for drop in [float(drop) for drop in a.drops.split(",")]:
-                    row = prescribe(a.program, words, copies[data], work, drop, a.judged, shlex.split(a.more))
+                    row = prescribe(a.program, words, copies[data], work, drop, a.judged, shlex.split(a.training), shlex.split(a.more))
                     rows.append({"network": name, "seed": seed, "judged_images": a.judged, "test_images": test[data], **row})
                     writer.writerow(rows[-1])
                     file.flush()
