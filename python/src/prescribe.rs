@@ -109,7 +109,7 @@ pub struct PrescribeOptions {
     scheme: Option<String>,
     training_images: Option<usize>,
     epochs: Option<f64>,
-    rate: f32,
+    rate: Option<f32>,
     recipe: String,
     seed: u64,
     attempts: Option<usize>,

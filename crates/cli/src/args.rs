@@ -689,7 +689,7 @@ pub struct Prescribe {
     /// How the network is trained after surgery: global, local, distill-global, distill-local or distill-blocks
     #[arg(long, value_name = "NAME", default_value = "distill-global")]
     pub scheme: String,
-    /// Schedule and regularisation of training: one-cycle, or cosine (warm-up, cosine, no decay of norms, smoothed labels, averaged weights)
+    /// Optimiser, schedule and regularisation of training: one-cycle; cosine (warm-up, cosine, no decay of norms, smoothed labels, averaged weights); adam-w (cosine with AdamW, for transformers and ConvNeXts)
     #[arg(long, value_name = "NAME", value_enum, default_value_t = TrainingRecipe::OneCycle)]
     pub recipe: TrainingRecipe,
     /// Images that training sees in all [default: twice the training set, at most 40,000]
@@ -698,9 +698,9 @@ pub struct Prescribe {
     /// Passes over the training images, in place of --train-images
     #[arg(long, value_name = "N", value_parser = real::<f64>(EPOCHS), conflicts_with = "train_images")]
     pub epochs: Option<f64>,
-    /// Largest learning rate of training
-    #[arg(long, value_name = "RATE", default_value_t = 0.01, value_parser = real::<f32>(RATE))]
-    pub rate: f32,
+    /// Largest learning rate of training [default: 0.01, with the recipe adam-w 0.0005]
+    #[arg(long, value_name = "RATE", value_parser = real::<f32>(RATE))]
+    pub rate: Option<f32>,
     /// Random shifts of training images, in pixels: padding before a random crop [default: a run's own; else 0]
     #[arg(long, value_name = "PIXELS", value_parser = whole::<usize>(PAD))]
     pub pad: Option<usize>,
@@ -740,6 +740,8 @@ pub enum TrainingRecipe {
     OneCycle,
     /// Warm-up and cosine, no weight decay of biases and norms, smoothed labels, averaged weights
     Cosine,
+    /// The same with AdamW in place of SGD, for transformers and ConvNeXts
+    AdamW,
 }
 
 impl TrainingRecipe {
@@ -748,6 +750,7 @@ impl TrainingRecipe {
         match self {
             TrainingRecipe::OneCycle => "one-cycle",
             TrainingRecipe::Cosine => "cosine",
+            TrainingRecipe::AdamW => "adam-w",
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nettriage_compress::prescribe::{
     self, Attempt, Bounds, FineTuning, Fixed, FrontSearch, Limit, Nearest, Plan, Progress, Search, SearchProblem,
-    Store, Timer, TrainingSet, Wishes,
+    Store, Timer, TrainingSet, Wishes, errors_of_promise,
 };
 use nettriage_compress::scan::{self, Images, Judge, Options, Outputs};
 use nettriage_data::{Augmentation, Dataset};
@@ -87,8 +87,10 @@ pub struct Training {
     pub scheme: String,
     /// Images seen in all; twice the training set, at most 40,000, if none.
     pub images: Option<usize>,
-    /// Largest learning rate.
-    pub rate: f32,
+    /// Largest learning rate; 0.01 if none, with AdamW 0.0005.
+    pub rate: Option<f32>,
+    /// Optimiser.
+    pub optimizer: Optimizer,
     /// Learning-rate schedule, run once through.
     pub schedule: Schedule,
     /// What else decides how it trains.
@@ -104,7 +106,8 @@ impl Default for Training {
         Training {
             scheme: "distill-global".to_owned(),
             images: None,
-            rate: 0.01,
+            rate: None,
+            optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
             schedule: Schedule::OneCycle,
             recipe: Recipe::default(),
             augment: None,
@@ -114,22 +117,23 @@ impl Default for Training {
 }
 
 impl Training {
-    /// With a schedule and a recipe by name: `one-cycle`, the default, or `cosine`, for trainings of many epochs: a warm-up over 5% of
-    /// the steps, then half a cosine; no weight decay of biases and norms; labels smoothed by 0.1 where nothing is distilled; the
-    /// exponential moving average of the weights, with a decay of 0.99 a step.
+    /// With an optimiser, a schedule and a recipe by name: `one-cycle`, the default, or `cosine`, for trainings of many epochs: a warm-up
+    /// over 5% of the steps, then half a cosine; no weight decay of biases and norms; labels smoothed by 0.1 where nothing is
+    /// distilled; the exponential moving average of the weights, with a decay of 0.99 a step. `adam-w` is `cosine` with AdamW and a
+    /// weight decay of 0.05 in place of SGD, for networks that are trained so: transformers and ConvNeXts.
     ///
     /// # Errors
     /// Another name.
     pub fn with_recipe(self, name: &str) -> Result<Training, Error> {
-        let (schedule, recipe) = match name {
-            "one-cycle" => (Schedule::OneCycle, Recipe::default()),
-            "cosine" => {
-                let recipe = Recipe { warmup: 0.05, label_smoothing: 0.1, decay_all: false, average: Some(0.99) };
-                (Schedule::Cosine, recipe)
-            }
-            _ => return Err(Error::Request(format!("no recipe `{name}`; use one-cycle or cosine"))),
+        let long = Recipe { warmup: 0.05, label_smoothing: 0.1, decay_all: false, average: Some(0.99) };
+        let adam_w = Optimizer::AdamW { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.05 };
+        let (optimizer, schedule, recipe) = match name {
+            "one-cycle" => (self.optimizer, Schedule::OneCycle, Recipe::default()),
+            "cosine" => (self.optimizer, Schedule::Cosine, long),
+            "adam-w" => (adam_w, Schedule::Cosine, long),
+            _ => return Err(Error::Request(format!("no recipe `{name}`; use one-cycle, cosine or adam-w"))),
         };
-        Ok(Training { schedule, recipe, ..self })
+        Ok(Training { optimizer, schedule, recipe, ..self })
     }
 
     /// The fine-tuning of a subject.
@@ -143,8 +147,10 @@ impl Training {
         let stage = preset(&self.scheme).filter(|_| known).and_then(single).ok_or_else(|| {
             Error::Request(format!("scheme {}: use {} or {}", self.scheme, SCHEMES[..4].join(", "), SCHEMES[4]))
         })?;
-        if !(self.rate > 0.0 && self.rate.is_finite()) {
-            return Err(Error::Request(format!("rate {}: give a number above 0, such as 0.01", self.rate)));
+        let adaptive = !matches!(self.optimizer, Optimizer::Sgd { .. });
+        let rate = self.rate.unwrap_or(if adaptive { 5e-4 } else { 0.01 });
+        if !(rate > 0.0 && rate.is_finite()) {
+            return Err(Error::Request(format!("rate {rate}: give a number above 0, such as 0.01")));
         }
         let augment = self.augment.unwrap_or(subject.augment);
         augment.check(subject.data.shape())?;
@@ -152,8 +158,8 @@ impl Training {
             stage,
             images: self.images.unwrap_or_else(|| (2 * subject.train.len()).min(40_000)),
             batch: 128,
-            rate: self.rate,
-            optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 },
+            rate,
+            optimizer: self.optimizer,
             schedule: self.schedule,
             recipe: self.recipe,
             clip: Some(5.0),
@@ -384,7 +390,10 @@ impl<'a> PrescribeBuilder<'a> {
             self.search(subject, |ready, problem, progress| {
                 let options = &self.settings.options;
                 let Search { best, front, plans } = prescribe::search(problem, &self.bounds, options, progress)?;
-                let attempt = best.map_err(|nearest| refusal(&ready.bounds, self.bounds.drop, ready.scan, nearest))?;
+                let attempt = best.map_err(|nearest| {
+                    let errors = errors_of_promise(self.attempts);
+                    refusal(&ready.bounds, self.bounds.drop.map(|most| [most, errors]), ready.scan, nearest)
+                })?;
                 let plan = &plans[attempt.index];
                 self.measured(subject, ready, attempt, plan, None, front)
             })
@@ -621,8 +630,9 @@ impl<'a> PrescribeBuilder<'a> {
             replaced: prescribe::replaced(scan, plan),
             training: match (&self.training, tuning) {
                 (Some(training), Some(tuning)) => {
-                    let how = match tuning.schedule {
-                        Schedule::Cosine => ", cosine",
+                    let how = match (tuning.optimizer, tuning.schedule) {
+                        (Optimizer::AdamW { .. }, _) => ", AdamW, cosine",
+                        (_, Schedule::Cosine) => ", cosine",
                         _ => "",
                     };
                     format!("{}, {} images, rate {}{how}", training.scheme, tuning.images, tuning.rate)
@@ -732,17 +742,19 @@ fn described(bounds: &Bounds, wishes: &Wishes, front: Option<usize>) -> String {
     front.into_iter().chain(all.into_iter().flatten()).chain(keep).chain(replace).collect::<Vec<_>>().join(" ")
 }
 
-fn refusal(bounds: &str, most: Option<f64>, scan: &Scan, nearest: Option<Nearest>) -> Error {
+fn refusal(bounds: &str, promise: Option<[f64; 2]>, scan: &Scan, nearest: Option<Nearest>) -> Error {
     let mut remedy = "relax a bound or allow more --attempts".to_owned();
     let nearest = match nearest {
         None => "no range of its layers can be one layer and save anything".to_owned(),
         Some(Nearest { cost, judged, timing }) => {
             let lost = judged.map_or(String::new(), |figures| match figures.drop {
                 Some([drop, low, high]) => {
-                    if most.is_some_and(|most| drop <= most) {
-                        let error = figures.standard_error();
+                    if let Some([most, errors]) = promise
+                        && drop <= most
+                    {
+                        let margin = errors * figures.standard_error();
                         remedy = format!(
-                            "a drop is within its limit if it is with one standard error, here {error:.2} pp: judge by more images (--judged)"
+                            "a drop is within its limit if it is with {errors:.2} standard errors, here {margin:.2} pp: judge by more images (--judged) or allow fewer --attempts"
                         );
                     }
                     format!("loses {drop:.2} pp ({low:.2} to {high:.2}) on the judged images, ")

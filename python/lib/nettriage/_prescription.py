@@ -149,7 +149,7 @@ def prescribe(
     training: str | bool = "distill-global",
     training_images: int | None = None,
     epochs: float | None = None,
-    rate: float = 0.01,
+    rate: float | None = None,
     recipe: str = "one-cycle",
     seed: int = 0,
     attempts: int | None = None,
@@ -184,11 +184,11 @@ def prescribe(
         Images that training sees; twice the training set, at most 40,000, if not given.
     epochs : float, optional
         Passes over the training images, in place of `training_images`.
-    rate : float
-        Largest learning rate.
+    rate : float, optional
+        Largest learning rate; 0.01 if not given, with the recipe ``"adam-w"`` 0.0005.
     recipe : str
         Schedule and regularisation: ``"one-cycle"``, or ``"cosine"``: a warm-up, then a cosine, without weight decay of
-        biases and norms, with smoothed labels and averaged weights.
+        biases and norms, with smoothed labels and averaged weights; or ``"adam-w"``: the same with AdamW, for transformers and ConvNeXts.
     seed : int
         Seed of the order of images.
     attempts : int, optional
@@ -244,7 +244,7 @@ def prescribe_front(
     training: str | bool = "distill-global",
     training_images: int | None = None,
     epochs: float | None = None,
-    rate: float = 0.01,
+    rate: float | None = None,
     recipe: str = "one-cycle",
     seed: int = 0,
     work: str | os.PathLike[str] | None = None,
@@ -318,7 +318,7 @@ def _training(
     training: str | bool,
     training_images: int | None,
     epochs: float | None,
-    rate: float,
+    rate: float | None,
     recipe: str,
     seed: int,
     work: str | os.PathLike[str] | None,

@@ -439,11 +439,12 @@ impl<'a> Searching<'a> {
     fn within_drop(&mut self, eligible: &[usize], most: f64) -> Result<Result<Attempt, Option<Nearest>>, Error> {
         let (mut best, mut nearest): (Option<Attempt>, Option<Attempt>) = (None, None);
         let trained = self.problem.training.is_some();
+        let errors = errors_of_promise(self.problem.attempts);
         let mut next = first_guess(&self.plans, eligible, most, trained);
         let mut ceiling = None;
         for number in 1.. {
             let made = self.attempt(number, self.problem.attempts.unwrap_or(ATTEMPTS.max(number)), next)?;
-            if !within_bound(&made.judged, most) {
+            if points(&made.judged) + errors * made.judged.standard_error() > most {
                 if nearest.as_ref().is_none_or(|n| points(&made.judged) < points(&n.judged)) {
                     nearest = Some(made);
                 }
@@ -459,7 +460,7 @@ impl<'a> Searching<'a> {
             if number >= allowed {
                 break;
             }
-            match self.proposals.within(&self.plans[..self.on_front], most, ceiling) {
+            match self.proposals.within(&self.plans[..self.on_front], [most, errors], ceiling) {
                 Some(plan) => next = self.index_of(plan),
                 None => break,
             }
@@ -541,9 +542,21 @@ fn points(figures: &Figures) -> f64 {
     figures.loss().unwrap_or(f64::INFINITY)
 }
 
-/// Whether the drop, with one standard error for the chance of the images, is within the promise.
-fn within_bound(figures: &Figures, most: f64) -> bool {
-    points(figures) + figures.standard_error() <= most
+/// A drop is within its bound if it is so with this many standard errors over the images added, in a search that may judge `attempts`
+/// networks ([`MOST_ATTEMPTS`] if none). It is 1 for one network. The cheapest of several that seem to keep the bound is more often one
+/// that was judged too well, so each of n networks may seem to keep it by luck with a chance that is n times smaller (Bonferroni).
+pub fn errors_of_promise(attempts: Option<usize>) -> f64 {
+    let chance = propose::normal(-1.0) / attempts.unwrap_or(MOST_ATTEMPTS).max(1) as f64;
+    // Bisection: the chance falls with the number of errors. That of 38 is the smallest above 0.
+    let (mut low, mut high) = (1.0, 38.0);
+    for _ in 0..50 {
+        let middle = (low + high) / 2.0;
+        match propose::normal(-middle) > chance {
+            true => low = middle,
+            false => high = middle,
+        }
+    }
+    low
 }
 
 /// A network's figures on the judged images; its milliseconds are measured elsewhere.

@@ -75,9 +75,10 @@ impl<'a> Proposals<'a> {
         errors.sum::<f64>() / (self.observations.len() as f64).max(1.0)
     }
 
-    /// The plan to build next under a bound on the loss: that of the largest expected saving below the cost `ceiling`, which is that of
-    /// the best so far; the original's if none keeps the bound. `scanned` are the plans on the scan's front.
-    pub fn within(&self, scanned: &[Plan], most: f64, ceiling: Option<f64>) -> Option<Plan> {
+    /// The plan to build next under a bound on the loss plus some standard errors (`most` and `errors`): that of the largest expected saving
+    /// below the cost `ceiling`, which is that of the best so far; the original's if none keeps the bound. `scanned` are the plans on
+    /// the scan's front.
+    pub fn within(&self, scanned: &[Plan], [most, errors]: [f64; 2], ceiling: Option<f64>) -> Option<Plan> {
         let forecast = self.forecast();
         let metric = self.bounds.cost_metric();
         let error = self.error();
@@ -85,7 +86,7 @@ impl<'a> Proposals<'a> {
         let worth = |plan: &Plan| {
             let saved = ceiling.unwrap_or(original) - cost_of(plan, metric);
             let deviation = forecast.deviation(&plan.chosen).hypot(error).max(1e-9);
-            let chance = normal((most - error - forecast.loss(&plan.chosen)) / deviation);
+            let chance = normal((most - errors * error - forecast.loss(&plan.chosen)) / deviation);
             match ceiling {
                 // Wanted replacements may cost more than what they replace.
                 None if saved <= 0.0 => chance * 1e-9,
@@ -126,7 +127,7 @@ fn best(plans: Vec<Plan>, worth: impl Fn(&Plan) -> f64) -> Option<Plan> {
 }
 
 /// The standard normal distribution function.
-fn normal(x: f64) -> f64 {
+pub fn normal(x: f64) -> f64 {
     0.5 * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2)
 }
 
@@ -136,8 +137,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::super::choose::{scanned, tests::scan_of};
-    use super::super::first_guess;
     use super::super::learn::Measured;
+    use super::super::{MOST_ATTEMPTS, errors_of_promise, first_guess};
     use super::*;
 
     /// A network that exists only as a table of losses: a single range's as scanned, and what pairs of ranges lose in addition.
@@ -183,7 +184,7 @@ mod tests {
                     best = Some(next.milliseconds);
                 }
                 proposals.learn(self.observation(&next));
-                match proposals.within(&front, most, best) {
+                match proposals.within(&front, [most, 1.0], best) {
                     Some(plan) => next = plan,
                     None => break,
                 }
@@ -314,10 +315,20 @@ mod tests {
     }
 
     #[test]
-    fn the_logistic_function_is_near_the_normal_distribution() {
+    fn the_normal_distribution_is_scipys() {
         // scipy.stats.norm.cdf
         for (x, expected) in [(-2.0, 0.02275), (-1.0, 0.15866), (0.0, 0.5), (0.5, 0.69146), (1.5, 0.93319)] {
-            assert!((normal(x) - expected).abs() < 0.0105, "{x}");
+            assert!((normal(x) - expected).abs() < 1e-5, "{x}");
         }
+    }
+
+    #[test]
+    fn the_margin_grows_with_the_networks_that_are_judged() {
+        // scipy.stats.norm.isf(scipy.stats.norm.sf(1) / n)
+        for (networks, expected) in [(1, 1.0), (2, 1.40961), (5, 1.85594), (10, 2.14778), (1000, 3.60074)] {
+            let errors = errors_of_promise(Some(networks));
+            assert!((errors - expected).abs() < 1e-5, "{networks}: {errors}");
+        }
+        assert_eq!(errors_of_promise(None), errors_of_promise(Some(MOST_ATTEMPTS)));
     }
 }
