@@ -228,6 +228,19 @@ fn a_drop_is_met_after_training_or_refused() {
     assert!(made["judged"]["drop"][0].as_f64().unwrap() <= 20.0);
     assert!(made["judged"]["cost"]["macs"].as_u64() < made["before"]["cost"]["macs"].as_u64());
     assert_ne!(made["built"]["accuracy"], Value::Null);
+    assert_eq!(made["training"], "distill-global, 600 images, rate 0.01");
+    // Another optimiser trains another network from the same selection.
+    let one = ["--max-macs", "80%", "--train-images", "600"];
+    let trained = |recipe: &str| {
+        let out = format!("{recipe}.safetensors");
+        assert!(prescribe(&[&one[..], &["--recipe", recipe]].concat(), &out).status.success());
+        let made = json(&place, &format!("{recipe}.json"));
+        (made["training"].as_str().unwrap().to_owned(), std::fs::read(place.path(&out)).unwrap())
+    };
+    let (sgd, adam_w) = (trained("cosine"), trained("adam-w"));
+    assert_eq!(sgd.0, "distill-global, 600 images, rate 0.01, cosine");
+    assert_eq!(adam_w.0, "distill-global, 600 images, rate 0.0005, AdamW, cosine");
+    assert_ne!(sgd.1, adam_w.1);
 
     let refused = |more: &[&str], word: &str| {
         let output = prescribe(more, "none.onnx");

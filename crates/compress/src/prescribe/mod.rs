@@ -444,7 +444,7 @@ impl<'a> Searching<'a> {
         let mut ceiling = None;
         for number in 1.. {
             let made = self.attempt(number, self.problem.attempts.unwrap_or(ATTEMPTS.max(number)), next)?;
-            if points(&made.judged) + errors * made.judged.standard_error() > most {
+            if !keeps(&made.judged, [most, errors]) {
                 if nearest.as_ref().is_none_or(|n| points(&made.judged) < points(&n.judged)) {
                     nearest = Some(made);
                 }
@@ -540,6 +540,11 @@ fn first_guess(plans: &[Plan], eligible: &[usize], most: f64, trained: bool) -> 
 /// The loss of a network that was judged.
 fn points(figures: &Figures) -> f64 {
     figures.loss().unwrap_or(f64::INFINITY)
+}
+
+/// Whether the loss with some standard errors added, `errors`, is at most `most`.
+fn keeps(figures: &Figures, [most, errors]: [f64; 2]) -> bool {
+    points(figures) + errors * figures.standard_error() <= most
 }
 
 /// A drop is within its bound if it is so with this many standard errors over the images added, in a search that may judge `attempts`

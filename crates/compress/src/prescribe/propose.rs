@@ -133,12 +133,13 @@ pub fn normal(x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use nettriage_records::prescription::Figures;
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
     use super::super::choose::{scanned, tests::scan_of};
     use super::super::learn::Measured;
-    use super::super::{MOST_ATTEMPTS, errors_of_promise, first_guess};
+    use super::super::{MOST_ATTEMPTS, errors_of_promise, first_guess, keeps};
     use super::*;
 
     /// A network that exists only as a table of losses: a single range's as scanned, and what pairs of ranges lose in addition.
@@ -330,5 +331,10 @@ mod tests {
             assert!((errors - expected).abs() < 1e-5, "{networks}: {errors}");
         }
         assert_eq!(errors_of_promise(None), errors_of_promise(Some(MOST_ATTEMPTS)));
+        // A drop of one point with a standard error of half a point.
+        let figures = Figures { drop: Some([1.0, 1.0 - 0.98, 1.0 + 0.98]), ..Figures::default() };
+        let keeps = |most: f64, networks: usize| keeps(&figures, [most, errors_of_promise(Some(networks))]);
+        assert!(keeps(1.51, 1) && !keeps(1.49, 1) && !keeps(1.51, 2));
+        assert!(keeps(1.94, 5) && !keeps(1.92, 5) && !keeps(1.94, 10));
     }
 }
