@@ -100,6 +100,8 @@ REFUSED = {
     "timm_crossvit_tiny_240": "its mode is `cubic`; nearest and linear are supported",
     # Recurrent layers are out of scope.
     "timm_sequencer2d_s": "(LSTM): this operator is not supported",
+    # Convolutions in three dimensions are out of scope.
+    "timm_lambda_resnet26t": "(Conv): its input of shape [1, 1, 16, 16, 64] is not a batch of feature maps",
 }
 # Files that PyTorch cannot write or onnxruntime cannot run, each with a part of the message.
 NOT_EXPORTED = {
@@ -109,6 +111,7 @@ NOT_EXPORTED = {
     "vit_b_16.old": "aten::_native_multi_head_attention",
     "timm_volo_d1_224.old": "Occurred when translating col2im",
     "timm_eva02_tiny_patch14_224.old": "argument 'is_causal' must be bool, not Tensor",
+    "timm_halonet26t.old": 'onnx::Pad[mode="constant"](%kv',
     "timm_nest_tiny.new": "only 4D query, key, and value are supported",
     "timm_hiera_tiny_224.new": "only 4D query, key, and value are supported",
 }

@@ -272,6 +272,28 @@ pub fn gathered_elements(node: &Node, x: &Constant, indices: &Constant) -> Resul
     build(x, indices.dims.clone(), |element| x.get(places[element]))
 }
 
+/// OneHot: along a new axis of `depth` positions the second of two values where an index points, and the first elsewhere. An index outside
+/// points nowhere.
+pub fn one_hot(node: &Node, indices: &Constant, depth: &Constant, values: &Constant) -> Result<Constant, String> {
+    let depth = depth.scalar().filter(|&depth| depth >= 1.0).ok_or("its depth is not a positive number")? as usize;
+    if values.len() != 2 {
+        return Err("it has other than two values".into());
+    }
+    let at = axis(node.int("axis").unwrap_or(-1), indices.dims.len() + 1)?;
+    let mut dims = indices.dims.clone();
+    dims.insert(at, depth);
+    let inner: usize = dims[at + 1..].iter().product();
+    // Before the indices are read one after another: a list of them may stand for many.
+    limited(&dims, &[values, indices])?;
+    let pointed: Vec<i64> = indices.to_ints()?;
+    let value = |element: usize| {
+        let position = (element / inner % depth) as i64;
+        let index = pointed[element / (inner * depth) * inner + element % inner];
+        values.get(usize::from(index == position || index + depth as i64 == position))
+    };
+    build_beside(&[values, indices], dims, value)
+}
+
 /// The tensor repeated along each axis.
 pub fn tiled(x: &Constant, repeats: &[i64]) -> Result<Constant, String> {
     if repeats.len() != x.dims.len() {

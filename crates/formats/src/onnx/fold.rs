@@ -137,6 +137,7 @@ pub fn node(node: &Node, inputs: &[Option<&Constant>], folder: Option<&Path>) ->
         "Conv" => one(evaluate::convolved(node, needed(0)?, needed(1)?, input(2))?),
         "GatherND" => one(evaluate::gathered(node, needed(0)?, needed(1)?)?),
         "GatherElements" => one(evaluate::gathered_elements(node, needed(0)?, needed(1)?)?),
+        "OneHot" => one(evaluate::one_hot(node, needed(0)?, needed(1)?, needed(2)?)?),
         "Tile" => one(evaluate::tiled(needed(0)?, &needed(1)?.to_ints()?)?),
         "Trilu" => {
             let offset = input(1).and_then(Constant::scalar).unwrap_or(0.0);

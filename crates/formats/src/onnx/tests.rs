@@ -322,6 +322,20 @@ fn masks_and_position_tables_are_folded() {
     let far = model(&[1, 1, 2, 2]).counted("c", &[4]).list("at", &[4]).number("zero", 0.0).list("one", &[1]);
     let far = far.node("Reshape", "zero one", "new", vec![]).node("ScatterElements", "c at new", "s", vec![]);
     far.node("Add", "x s", "y", vec![]).fails(&["`s` (ScatterElements)", "outside"]);
+    // One-hot columns (numpy.eye(2)[[1, 0]].T scaled), the last index from the end, and one outside.
+    let hot = |indices: &[i64], depth: f32, at: i64| {
+        let build = model(&[1, 1, 2, 2]).list("i", indices).number("d", depth).floats("v", &[2], &[-1.0, 3.0]);
+        build.node("OneHot", "i d v", "h", vec![int("axis", at)]).node("Add", "x h", "y", vec![])
+    };
+    let of = |indices: &[i64], at: i64| {
+        let read = hot(indices, 2.0, at).read().unwrap();
+        constants(&read, &format!("{}.weight", read.graph.layers[0].name))
+    };
+    assert_eq!(of(&[1, 1], 0), [-1.0, -1.0, 3.0, 3.0]);
+    assert_eq!(of(&[1, 1], -1), [-1.0, 3.0, -1.0, 3.0]);
+    assert_eq!(of(&[-1, 5], 1), [-1.0, 3.0, -1.0, -1.0]);
+    hot(&[0, 1], 0.0, 0).fails(&["`h` (OneHot)", "depth"]);
+    hot(&[0, 1], 2.0, 2).fails(&["`h` (OneHot)", "axis"]);
     let outside = model(&[1, 1, 2, 2]).list("i", &[4]).counted("c", &[2]);
     outside.node("Gather", "c i", "g", vec![]).node("Add", "x g", "y", vec![]).fails(&["(Gather)", "outside"]);
 }
