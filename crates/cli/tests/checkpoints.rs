@@ -80,9 +80,10 @@ fn a_run_killed_inside_its_trainings_gives_the_same_records() {
         let (mut kills, mut round) = ([0, 0], 0);
         while kills[0] + kills[1] < 50 || kills.contains(&0) {
             let out = format!("{on}{round}");
-            loop {
+            // Longer from kill to kill, so that a machine on which a process takes 0.7 s to its first step gets to the end.
+            for number in 0.. {
                 let mut run = spawn_silent(place.run(&out, &["--on", on, "--workers", "1"]).args(OFTEN));
-                moments.wait(150, 700);
+                moments.wait(150, 700 + 10 * number);
                 if run.try_wait().unwrap().is_some() {
                     break;
                 }
