@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -228,12 +229,17 @@ def test_a_front(network: nt.Network, digits: nt.Dataset, scan: nt.Scan, images:
 
     calls: list[tuple[str, int, int]] = []
     front = make(2, progress=lambda *call: calls.append(call))
-    assert len(front) == 3 and {("attempt", number, 3) for number in (1, 2, 3)} <= set(calls)
+    # Plans by ascending predicted loss: those within the bound that cost less than all before. How many there are depends on the
+    # weights, which PyTorch trains differently on different processors.
+    costs = [plan["cost"]["macs"] for plan in front.data["plans"] if plan["replaced"] and plan["cost"]["macs"] <= 0.95 * network.macs]
+    cheaper = [number for number, cost in enumerate(costs) if cost < min(costs[:number], default=cost + 1)]
+    count = min(3, len(cheaper))
+    assert len(front) == count >= 2 and {("attempt", number, count) for number in range(1, count + 1)} <= set(calls)
     assert any(phase == "training" and done == of for phase, done, of in calls)
     macs = [small.network.macs for small in front]
-    assert 0.95 * network.macs >= macs[0] > macs[1] > macs[2]
+    assert 0.95 * network.macs >= macs[0] and all(larger > smaller for larger, smaller in pairwise(macs))
     frame = front.to_frame()
-    assert list(frame["macs"]) == macs and list(frame["network"]) == [1, 2, 3]
+    assert list(frame["macs"]) == macs and list(frame["network"]) == list(range(1, count + 1))
     # The drop is the difference of the accuracies on the test set.
     before = front[0].data["test"][0]["accuracy"]
     np.testing.assert_allclose(frame["drop"], 100 * (before - frame["accuracy"]), atol=1e-9)
@@ -243,10 +249,10 @@ def test_a_front(network: nt.Network, digits: nt.Dataset, scan: nt.Scan, images:
     ]
     assert list(frame["dominated"]) == dominated
     files = front.save(tmp_path / "small.onnx")
-    assert [file.name for file in files] == [f"small-{number}.onnx" for number in (1, 2, 3)]
-    assert [nt.Network.load(file).macs for file in files] == macs and (tmp_path / "small-3.md").exists()
+    assert [file.name for file in files] == [f"small-{number}.onnx" for number in range(1, count + 1)]
+    assert [nt.Network.load(file).macs for file in files] == macs and (tmp_path / f"small-{count}.md").exists()
     page = front.save(tmp_path / "front.html")[0].read_text()
-    assert "3 networks" in page and "<iframe" in front._repr_html_() and "as it is" in repr(front)
+    assert f"{count} networks" in page and "<iframe" in front._repr_html_() and "as it is" in repr(front)
     # One at a time they are the same.
     for one, two in zip(make(1), front, strict=True):
         np.testing.assert_array_equal(one.network.outputs(images), two.network.outputs(images))
