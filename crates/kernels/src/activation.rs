@@ -216,6 +216,68 @@ pub fn exp(x: f32) -> f32 {
     series * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
+/// Softmax of one row: y = exp(x - largest x), divided by the sum of these. Both slices have one length. Relative error below
+/// 1e-6; 0 where x is more than 87 below the largest.
+pub fn softmax(x: &[f32], y: &mut [f32]) {
+    assert_eq!(x.len(), y.len());
+    vectorised(
+        #[inline(always)]
+        || {
+            let mut lanes = [f32::NEG_INFINITY; LANES];
+            for x in x.chunks(LANES) {
+                lanes.iter_mut().zip(x).for_each(|(most, &x)| *most = if x > *most { x } else { *most });
+            }
+            let largest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+            let sum = lane_sum(x, y, |x, y| {
+                let below = x - largest;
+                *y = select_unpredictable(below < -87.0, 0.0, exp(below));
+                *y
+            });
+            let scale = 1.0 / sum;
+            y.iter_mut().for_each(|y| *y *= scale);
+        },
+    );
+}
+
+/// The backward pass of a [`softmax`] with output `y`: g = y (g - the sum of y g), for one row. Both slices have one
+/// length.
+pub fn softmax_backward(y: &[f32], g: &mut [f32]) {
+    assert_eq!(y.len(), g.len());
+    vectorised(
+        #[inline(always)]
+        || {
+            let sum = lane_sum(y, g, |y, g| y * *g);
+            pairs(y, g, |y, g| y * (g - sum));
+        },
+    );
+}
+
+/// Partial sums of a row.
+const LANES: usize = 16;
+
+/// The sum of f(x, y) over a row, as partial sums of every sixteenth element, so that the loop compiles to vectors, and in f64 from
+/// block to block, so that long rows keep their digits.
+#[inline(always)]
+fn lane_sum(x: &[f32], y: &mut [f32], f: impl Fn(f32, &mut f32) -> f32) -> f32 {
+    const BLOCK: usize = 16 * LANES;
+    let mut total = 0.0;
+    for (x, y) in x.chunks(BLOCK).zip(y.chunks_mut(BLOCK)) {
+        let mut sums = [0.0; LANES];
+        let (whole, rest) = (x.chunks_exact(LANES), x.chunks_exact(LANES).remainder());
+        let mut parts = y.chunks_exact_mut(LANES);
+        for (x, y) in whole.zip(&mut parts) {
+            for lane in 0..LANES {
+                sums[lane] += f(x[lane], &mut y[lane]);
+            }
+        }
+        for ((x, y), sum) in rest.iter().zip(parts.into_remainder()).zip(&mut sums) {
+            *sum += f(*x, y);
+        }
+        total += sums.into_iter().map(f64::from).sum::<f64>();
+    }
+    total as f32
+}
+
 #[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
@@ -286,6 +348,46 @@ mod tests {
             assert!(error < 2e-7, "exp({x}): relative error {error}");
         }
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn softmax_and_its_gradient_are_those_of_f64() {
+        for length in [1, 2, 15, 16, 17, 64, 197, 1000, 5000] {
+            // A fixed sequence without a pattern that lines up with the lanes.
+            let row = |scale: f32, offset: f32| -> Vec<f32> {
+                (0..length).map(|i| scale * ((i * i * 7 + 3 * i) % 101) as f32 / 101.0 + offset).collect()
+            };
+            let x = row(30.0, -400.0);
+            let mut y = vec![0.0; length];
+            softmax(&x, &mut y);
+            let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let exponentials: Vec<f64> = x.iter().map(|&x| f64::from(x - largest).exp()).collect();
+            let sum: f64 = exponentials.iter().sum();
+            for (y, e) in y.iter().zip(&exponentials) {
+                let want = e / sum;
+                assert!((f64::from(*y) - want).abs() < 1e-6 * want, "{length}: {y}, not {want}");
+            }
+            let mut g = row(2.0, -1.0);
+            let before: Vec<f64> = g.iter().map(|&g| f64::from(g)).collect();
+            softmax_backward(&y, &mut g);
+            let dot: f64 = y.iter().zip(&before).map(|(&y, g)| f64::from(y) * g).sum();
+            for ((&y, before), g) in y.iter().zip(&before).zip(g) {
+                let want = f64::from(y) * (before - dot);
+                assert!((f64::from(g) - want).abs() < 1e-6 * f64::from(y), "{length}: {g}, not {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_mask_gives_zeros_and_nan_stays() {
+        let mut y = [1.0; 20];
+        let mut x = [f32::NEG_INFINITY; 20];
+        (x[3], x[17]) = (0.0, -100.0);
+        softmax(&x, &mut y);
+        assert!(y.iter().enumerate().all(|(i, &y)| y == if i == 3 { 1.0 } else { 0.0 }), "{y:?}");
+        x[5] = f32::NAN;
+        softmax(&x, &mut y);
+        assert!(y.iter().all(|y| y.is_nan()), "{y:?}");
     }
 
     /// The error function in f64, by its series and its continued fraction.

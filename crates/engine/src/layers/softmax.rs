@@ -1,5 +1,7 @@
 //! Softmax over the channels, and log softmax.
 
+use nettriage_kernels::activation::{softmax, softmax_backward};
+
 use super::for_each_row;
 use crate::lowering::LayerContext;
 use crate::operation::{Context, Inputs, Operation, SavedForBackward};
@@ -21,13 +23,13 @@ impl Operation for Softmax {
     }
 
     fn forward(&mut self, cx: &mut Context<'_>, x: Inputs<'_>, y: &mut [f32], _: &mut [f32]) {
+        if !self.log {
+            return for_each_row(y, x.get(0), self.channels, cx.pool, |y, x| softmax(x, y));
+        }
         for_each_row(y, x.get(0), self.channels, cx.pool, |y, x| {
             let largest = x.iter().fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m });
             let sum: f64 = x.iter().map(|&v| f64::from(v - largest).exp()).sum();
-            for (y, &v) in y.iter_mut().zip(x) {
-                let v = f64::from(v - largest);
-                *y = if self.log { v - sum.ln() } else { v.exp() / sum } as f32;
-            }
+            y.iter_mut().zip(x).for_each(|(y, &v)| *y = (f64::from(v - largest) - sum.ln()) as f32);
         });
     }
 
@@ -42,8 +44,7 @@ impl Operation for Softmax {
                 let sum: f32 = g.iter().sum();
                 g.iter_mut().zip(y).for_each(|(g, &y)| *g -= y.exp() * sum);
             } else {
-                let dot: f32 = g.iter().zip(y).map(|(&g, &y)| g * y).sum();
-                g.iter_mut().zip(y).for_each(|(g, &y)| *g = y * (*g - dot));
+                softmax_backward(y, g);
             }
         });
     }

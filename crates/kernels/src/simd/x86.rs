@@ -63,9 +63,23 @@ impl Simd for Avx2 {
     unsafe fn load_partial(from: *const f32, count: usize) -> __m256 {
         unsafe { _mm256_maskload_ps(from, mask(count)) }
     }
+    /// Without the masked store, which takes a dozen cycles on AMD's processors before Zen 4.
     #[inline(always)]
     unsafe fn store_partial(to: *mut f32, v: __m256, count: usize) {
-        unsafe { _mm256_maskstore_ps(to, mask(count), v) }
+        unsafe {
+            let (mut to, mut rest) = (to, _mm256_castps256_ps128(v));
+            if count & 4 != 0 {
+                _mm_storeu_ps(to, rest);
+                (to, rest) = (to.add(4), _mm256_extractf128_ps::<1>(v));
+            }
+            if count & 2 != 0 {
+                _mm_storel_pd(to.cast(), _mm_castps_pd(rest));
+                (to, rest) = (to.add(2), _mm_movehl_ps(rest, rest));
+            }
+            if count & 1 != 0 {
+                _mm_store_ss(to, rest);
+            }
+        }
     }
     #[inline(always)]
     unsafe fn transpose(from: *const f32, from_step: usize, rows: usize, columns: usize, to: *mut f32, to_step: usize) {
