@@ -228,7 +228,7 @@ fn two_runs_at_once() {
     let (won, lost): (Vec<_>, Vec<_>) = ends.iter().partition(|end| end.status.success());
     assert!(!won.is_empty());
     for end in lost {
-        assert!(refused(end).contains("already being run"));
+        assert!(refused(end).contains("in use by"));
     }
     assert_same(&whole, &digests(&place.path("run")));
 }

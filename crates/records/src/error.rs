@@ -106,8 +106,8 @@ pub enum Error {
         /// What wrote it.
         found: String,
     },
-    /// Another process is running it.
-    #[error("{}: already being run{}: wait for it to end, or choose another --out", path.display(), holder(*pid))]
+    /// Another process uses the folder.
+    #[error("{}: in use by {}: wait for it to end, or choose another folder", path.display(), holder(*pid))]
     Locked {
         /// The folder.
         path: PathBuf,
@@ -133,7 +133,7 @@ pub enum Error {
 }
 
 fn holder(pid: Option<u32>) -> String {
-    pid.map(|pid| format!(" by process {pid}")).unwrap_or_default()
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }
 
 impl Error {

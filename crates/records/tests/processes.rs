@@ -87,7 +87,7 @@ fn a_lock_excludes_other_processes_and_is_released_by_a_kill() {
     let mut holder = spawn_holder(folder.path());
     let error = run.lock().unwrap_err();
     assert!(matches!(error, Error::Locked { pid: Some(pid), .. } if pid == holder.id()), "{error}");
-    assert!(error.to_string().contains(&format!("already being run by process {}", holder.id())));
+    assert!(error.to_string().contains(&format!("in use by process {}", holder.id())));
     let status = run.status().unwrap();
     assert_eq!((status.running, status.left, status.runner), (1, 0, Some(holder.id())));
     // SIGKILL: no destructor runs.
