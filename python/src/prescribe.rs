@@ -113,6 +113,7 @@ pub struct PrescribeOptions {
     recipe: String,
     seed: u64,
     attempts: Option<usize>,
+    workers: usize,
     work: Option<PathBuf>,
 }
 
@@ -164,6 +165,7 @@ impl Request<'_> {
                 .training(options.training(subject.train.len())?)
                 .images(scan_options.images())
                 .options(|o| *o = own.clone())
+                .workers(options.workers)
                 .scan_progress(&callback)
                 .progress(&callback);
             if let Some(attempts) = options.attempts {
@@ -203,23 +205,21 @@ pub fn prescribe(
     object(py, network, made)
 }
 
-/// Prescribes networks of several sizes, `workers` at a time.
+/// Prescribes networks of several sizes.
 #[pyfunction]
-#[pyo3(signature = (network, dataset, count, workers, options, scan_options, scan=None, progress=None))]
-#[expect(clippy::too_many_arguments, reason = "the arguments of Python's function")]
+#[pyo3(signature = (network, dataset, count, options, scan_options, scan=None, progress=None))]
 pub fn prescribe_front(
     py: Python<'_>,
     network: &Network,
     dataset: &Dataset,
     count: usize,
-    workers: usize,
     options: PrescribeOptions,
     scan_options: ScanOptions,
     scan: Option<&Scan>,
     progress: Option<Py<PyAny>>,
 ) -> PyResult<Front> {
     let request = Request { network, dataset, options, scan_options, scan };
-    let made = request.run(py, progress, |builder| builder.front(count).workers(workers).run_front())?;
+    let made = request.run(py, progress, |builder| builder.front(count).run_front())?;
     let PrescribedFront { networks, plans } = made;
     let records = networks.iter().map(|made| FrontNetwork { file: None, prescription: made.prescription.clone() });
     let record = FrontRecord { networks: records.collect(), plans };

@@ -200,6 +200,7 @@ def test_prescription(network: nt.Network, digits: nt.Dataset, scan: nt.Scan, im
         ({"max_macs": "lots"}, "give a share"),
         ({"max_drop": "a bit"}, "give percentage points"),
         ({"max_macs": 40e6}, "write absolute bounds as strings"),
+        ({"max_macs": "90%", "workers": 0}, "give 1 to 1024"),
     ]:
         with pytest.raises(nt.NettriageError, match=words):
             nt.prescribe(network, digits, training=False, scan=scan, progress=False, **bounds)

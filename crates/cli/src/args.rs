@@ -713,9 +713,9 @@ pub struct Prescribe {
     /// Make N networks of different sizes, evenly spaced by predicted cost; -o small.onnx writes small-1.onnx to small-N.onnx, and a table and a figure of them
     #[arg(long, value_name = "N", value_parser = whole::<usize>(FRONT), conflicts_with_all = ["max_drop", "attempts"])]
     pub front: Option<usize>,
-    /// Networks of --front that are built and trained at a time; they share --threads, and are the same to the bit. Times are measured afterwards, one at a time
-    #[arg(long, value_name = "N", value_parser = whole::<u16>(THREADS))]
-    pub workers: Option<u16>,
+    /// Networks that are built and trained at a time; they share --threads. Those of --front do not depend on it. Without --front as many are chosen before any of them is known, so that another number may build others
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<u16>(THREADS))]
+    pub workers: u16,
     /// Seed of training
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,

@@ -32,10 +32,6 @@ const BETWEEN_LINES: Duration = Duration::from_secs(10);
 pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
     // Everything that can be refused is checked before anything is computed.
     check_output(&args.output)?;
-    if args.workers.is_some() && args.front.is_none() {
-        let message = "--workers: only the networks of --front are trained side by side; give --front N, too";
-        return Err(Fail::Message(message.to_owned()));
-    }
     let beside = |extension: &str| args.output.with_extension(extension);
     let networks = networks(args);
     let mut outputs: Vec<PathBuf> = networks.iter().flat_map(|file| output::with_sidecar(file)).collect();
@@ -68,6 +64,7 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
             .training(training.clone())
             .images(args.subject.images)
             .options(|own| *own = options.clone())
+            .workers(usize::from(args.workers))
             .scan_progress(&scan_reporter)
             .progress(&reporter);
         if let Some(attempts) = args.attempts {
@@ -77,7 +74,7 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
             builder = builder.work(work.clone());
         }
         if let Some(count) = args.front {
-            builder = builder.front(count).workers(args.workers.map_or(1, usize::from));
+            builder = builder.front(count);
         }
         if args.judge_on_test {
             builder = builder.judged_on(JudgedOn::Test(args.subject.judged.unwrap_or(ON_TEST)));

@@ -350,8 +350,9 @@ impl<'a> PrescribeBuilder<'a> {
         self
     }
 
-    /// How many of them are built and trained at a time, 1 if not given: they share the threads, and are the same to the bit. Times are
-    /// measured afterwards, one at a time.
+    /// How many networks are built and trained at a time, 1 if not given; they share the threads. Those of a front are the same to the bit
+    /// with any number. A search for one network chooses as many before any of them is known, so with another number it may build
+    /// others. Times are measured afterwards, one at a time.
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
         self

@@ -153,7 +153,6 @@ def prescribe_front(
     network: Network,
     dataset: Dataset,
     count: int,
-    workers: int,
     options: dict[str, Any],
     scan_options: dict[str, Any],
     scan: Scan | None = None,

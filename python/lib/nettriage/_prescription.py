@@ -153,6 +153,7 @@ def prescribe(
     recipe: str = "one-cycle",
     seed: int = 0,
     attempts: int | None = None,
+    workers: int = 1,
     work: str | os.PathLike[str] | None = None,
     scan: Scan | None = None,
     images: int = 2000,
@@ -194,6 +195,9 @@ def prescribe(
     attempts : int, optional
         Most networks that are built in search of the best. If not given: under `max_drop` 5, and up to 10 while none keeps it;
         under limits on cost alone the first that keeps them.
+    workers : int
+        Networks that are built and trained at a time; they share `threads`. As many are chosen before any of them is known, so
+        another number may build others.
     work : str or path, optional
         Folder that keeps the scan, measured times, networks and checkpoints: the same call continues there after an
         interruption.
@@ -223,7 +227,7 @@ def prescribe(
         "max_parameters": _bound("max_parameters", max_parameters, ""),
         "attempts": attempts,
     }
-    chosen = bounds | _training(training, training_images, epochs, rate, recipe, seed, work)
+    chosen = bounds | _training(training, training_images, epochs, rate, recipe, seed, workers, work)
     scanning = options(images, judged, "all", substitutes, methods, threads, device, precision)
     with Progress(progress) as bar:
         inner = _nettriage.prescribe(
@@ -295,8 +299,6 @@ def prescribe_front(
     """
     if not 2 <= networks <= 100:
         raise NettriageError(f"networks = {networks}: give 2 to 100")
-    if not 1 <= workers <= 1024:
-        raise NettriageError(f"workers = {workers}: give 1 to 1024")
     bounds = {
         "max_drop_pp": None,
         "max_latency_ms": _bound("max_latency", max_latency, "ms"),
@@ -304,12 +306,12 @@ def prescribe_front(
         "max_parameters": _bound("max_parameters", max_parameters, ""),
         "attempts": None,
     }
-    chosen = bounds | _training(training, training_images, epochs, rate, recipe, seed, work)
+    chosen = bounds | _training(training, training_images, epochs, rate, recipe, seed, workers, work)
     scanning = options(images, judged, "all", substitutes, methods, threads, device, precision)
     own = None if scan is None else scan._inner
     with Progress(progress) as bar:
         inner = _nettriage.prescribe_front(
-            network._inner, data._inner, networks, workers, chosen, scanning, own, bar.function
+            network._inner, data._inner, networks, chosen, scanning, own, bar.function
         )
     return Front(inner)
 
@@ -321,9 +323,12 @@ def _training(
     rate: float | None,
     recipe: str,
     seed: int,
+    workers: int,
     work: str | os.PathLike[str] | None,
 ) -> dict[str, Any]:
     """How networks are trained, and where they are kept."""
+    if not 1 <= workers <= 1024:
+        raise NettriageError(f"workers = {workers}: give 1 to 1024")
     if epochs is not None and not 0 < epochs <= 1e5:
         raise NettriageError(f"epochs = {epochs}: give a number above 0 and at most 100,000")
     if epochs is not None and training_images is not None:
@@ -335,6 +340,7 @@ def _training(
         "rate": rate,
         "recipe": recipe,
         "seed": seed,
+        "workers": workers,
         "work": None if work is None else str(Path(work)),
     }
 

@@ -30,7 +30,7 @@ use build::shape_of;
 use choose::{Losses, cost_of, scanned};
 use learn::Observation;
 use make::{Finished, Maker};
-use propose::Proposals;
+use propose::{Goal, Proposals};
 use store::Moment;
 
 /// A limit on a cost.
@@ -132,7 +132,8 @@ pub struct SearchProblem<'a> {
     pub timer: Option<&'a Timer<'a>>,
     /// Where measurements are stored; none to store nothing.
     pub store: Option<Store<'a>>,
-    /// Networks of a front that are built and trained at a time; they share the threads.
+    /// Networks that are built and trained at a time; they share the threads. Those of a front do not depend on it. A search chooses as
+    /// many before any of them is known, so with another number it may build others.
     pub workers: usize,
 }
 
@@ -255,7 +256,7 @@ pub fn search_front(
     let plans: Vec<&Plan> = chosen.iter().map(|&index| &run.plans[index]).collect();
     let made = run.maker.all(&plans, problem.workers, [1, plans.len()], progress)?;
     // Times are measured when nothing else runs.
-    let attempts = chosen.iter().zip(made).map(|(&index, made)| run.timed(index, made));
+    let attempts = chosen.into_iter().zip(made).map(|made| run.timed(made));
     let attempts = attempts.collect::<Result<Vec<Attempt>, Error>>()?;
     let (front, plans) = run.front();
     Ok(Ok(FrontSearch { attempts, front, plans }))
@@ -439,29 +440,33 @@ impl<'a> Searching<'a> {
     fn within_drop(&mut self, eligible: &[usize], most: f64) -> Result<Result<Attempt, Option<Nearest>>, Error> {
         let (mut best, mut nearest): (Option<Attempt>, Option<Attempt>) = (None, None);
         let trained = self.problem.training.is_some();
-        let errors = errors_of_promise(self.problem.attempts);
-        let mut next = first_guess(&self.plans, eligible, most, trained);
-        let mut ceiling = None;
-        for number in 1.. {
-            let made = self.attempt(number, self.problem.attempts.unwrap_or(ATTEMPTS.max(number)), next)?;
-            if !keeps(&made.judged, [most, errors]) {
-                if nearest.as_ref().is_none_or(|n| points(&made.judged) < points(&n.judged)) {
-                    nearest = Some(made);
-                }
-            } else {
-                ceiling = Some(cost_of(&self.plans[next], self.bounds.cost_metric()));
-                if self.bounds.time_excess(&made.timing) <= 1.0 {
-                    best = Some(made);
-                } else if best.is_none() {
-                    nearest = Some(made);
-                }
-            }
+        let promise = [most, errors_of_promise(self.problem.attempts)];
+        let mut next = self.plans[first_guess(&self.plans, eligible, most, trained)].clone();
+        let (mut ceiling, mut built) = (None, 0);
+        loop {
             let allowed = self.problem.attempts.unwrap_or(if best.is_some() { ATTEMPTS } else { MOST_ATTEMPTS });
-            if number >= allowed {
+            if built >= allowed {
                 break;
             }
-            match self.proposals.within(&self.plans[..self.on_front], [most, errors], ceiling) {
-                Some(plan) => next = self.index_of(plan),
+            for made in self.attempts(next, built, allowed - built, Goal::Within(promise), ceiling)? {
+                built += 1;
+                let made = self.timed(made)?;
+                let cost = cost_of(&self.plans[made.index], self.bounds.cost_metric());
+                if !keeps(&made.judged, promise) {
+                    if nearest.as_ref().is_none_or(|n| points(&made.judged) < points(&n.judged)) {
+                        nearest = Some(made);
+                    }
+                } else if ceiling.is_none_or(|ceiling| cost < ceiling) {
+                    ceiling = Some(cost);
+                    if self.bounds.time_excess(&made.timing) <= 1.0 {
+                        best = Some(made);
+                    } else if best.is_none() {
+                        nearest = Some(made);
+                    }
+                }
+            }
+            match self.proposals.next(Goal::Within(promise), &self.plans[..self.on_front], ceiling) {
+                Some(plan) => next = plan,
                 None => break,
             }
         }
@@ -472,39 +477,55 @@ impl<'a> Searching<'a> {
     /// again, is too long; and the best of as many as the user states.
     fn least_loss(&mut self, first: usize) -> Result<Result<Attempt, Option<Nearest>>, Error> {
         let (mut best, mut nearest): (Option<Attempt>, Option<Attempt>) = (None, None);
-        let mut next = first;
-        for number in 1.. {
-            let made = self.attempt(number, self.problem.attempts.unwrap_or(number), next)?;
-            if self.bounds.time_excess(&made.timing) > 1.0 {
-                self.proposals.at_most(self.plans[next].milliseconds.next_down());
-                nearest = Some(made);
-            } else if best.as_ref().is_none_or(|best| points(&made.judged) < points(&best.judged)) {
-                best = Some(made);
-            }
-            let built_enough = match self.problem.attempts {
-                Some(most) => number >= most,
-                None => best.is_some(),
-            };
-            if built_enough {
+        let mut next = self.plans[first].clone();
+        let mut built = 0;
+        loop {
+            let least = best.as_ref().map(|best| points(&best.judged));
+            let allowed = self.problem.attempts.unwrap_or(if best.is_some() { built } else { built + 1 });
+            if built >= allowed {
                 break;
             }
+            for made in self.attempts(next, built, allowed - built, Goal::LeastLoss, least)? {
+                built += 1;
+                let made = self.timed(made)?;
+                if self.bounds.time_excess(&made.timing) > 1.0 {
+                    self.proposals.at_most(self.plans[made.index].milliseconds.next_down());
+                    nearest = Some(made);
+                } else if best.as_ref().is_none_or(|best| points(&made.judged) < points(&best.judged)) {
+                    best = Some(made);
+                }
+            }
             let least = best.as_ref().map(|best| points(&best.judged));
-            match self.proposals.below(&self.plans[..self.on_front], least) {
-                Some(plan) => next = self.index_of(plan),
+            match self.proposals.next(Goal::LeastLoss, &self.plans[..self.on_front], least) {
+                Some(plan) => next = plan,
                 None => break,
             }
         }
         Ok(best.ok_or(nearest.map(Nearest::from)))
     }
 
-    /// Builds, trains, judges and times a plan, the one of number `number` of at most `of`.
-    fn attempt(&mut self, number: usize, of: usize, index: usize) -> Result<Attempt, Error> {
-        let made = self.maker.all(&[&self.plans[index]], 1, [number, of], self.progress)?.swap_remove(0);
-        self.timed(index, made)
+    /// Builds, trains and judges `first`, and beside it as many others as there are workers, at most `most` in all; `built` were built
+    /// before.
+    fn attempts(
+        &mut self,
+        first: Plan,
+        built: usize,
+        most: usize,
+        goal: Goal,
+        best: Option<f64>,
+    ) -> Result<Vec<(usize, Finished)>, Error> {
+        let count = self.problem.workers.min(most);
+        let batch = self.proposals.batch(first, count, goal, &self.plans[..self.on_front], best);
+        let of = self.problem.attempts.unwrap_or(match goal {
+            Goal::Within(_) => ATTEMPTS.max(built + batch.len()),
+            Goal::LeastLoss => built + batch.len(),
+        });
+        let made = self.maker.all(&batch.iter().collect::<Vec<_>>(), batch.len(), [built + 1, of], self.progress)?;
+        Ok(batch.into_iter().zip(made).map(|(plan, made)| (self.index_of(plan), made)).collect())
     }
 
     /// Times a network that was judged, and corrects the predictions of the plans that were not built.
-    fn timed(&mut self, index: usize, (record, network): Finished) -> Result<Attempt, Error> {
+    fn timed(&mut self, (index, (record, network)): (usize, Finished)) -> Result<Attempt, Error> {
         let plan = &self.plans[index];
         let timing = self.time(plan, &network, Moment::Judged)?;
         let corrected = self.proposals.corrected().map(|forecast| forecast.loss(&plan.chosen));

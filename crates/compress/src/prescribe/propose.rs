@@ -9,13 +9,23 @@ use std::collections::HashSet;
 use nettriage_records::scan::Scan;
 
 use super::choose::{Chosen, Fixed, Plan, cost_of};
-use super::learn::{Forecast, Observation};
+use super::learn::{Forecast, Measured, Observation};
 use super::{Bounds, plans};
 
 /// Once a network keeps the bounds, plans that keep them with a smaller chance are not built.
 const LEAST_CHANCE: f64 = 0.02;
 
+/// What a search looks for.
+#[derive(Clone, Copy, Debug)]
+pub enum Goal {
+    /// The smallest cost, with a loss that is at most this many points, some standard errors added: `[points, errors]`.
+    Within([f64; 2]),
+    /// The smallest loss.
+    LeastLoss,
+}
+
 /// The plans that satisfy the bounds on cost, and the networks that were built.
+#[derive(Clone)]
 pub struct Proposals<'a> {
     scan: &'a Scan,
     bounds: &'a Bounds,
@@ -75,10 +85,54 @@ impl<'a> Proposals<'a> {
         errors.sum::<f64>() / (self.observations.len() as f64).max(1.0)
     }
 
+    /// The plan to build next; `best` is the best so far: its cost, or its loss if that is the goal. `scanned` are the plans on the scan's
+    /// front.
+    pub fn next(&self, goal: Goal, scanned: &[Plan], best: Option<f64>) -> Option<Plan> {
+        match goal {
+            Goal::Within(promise) => self.within(scanned, promise, best),
+            Goal::LeastLoss => self.below(scanned, best),
+        }
+    }
+
+    /// At most `count` plans that are built at a time: `first`, and those that would follow if every network came out as expected (the
+    /// "kriging believer" of Ginsbourger, Le Riche and Carraro, 2010, section 4.2).
+    pub fn batch(&self, first: Plan, count: usize, goal: Goal, scanned: &[Plan], mut best: Option<f64>) -> Vec<Plan> {
+        let mut believed = self.clone();
+        let mut batch = vec![first];
+        while batch.len() < count {
+            let last = &batch[batch.len() - 1];
+            let expected = believed.expected(last);
+            let loss = expected.last().map_or(f64::INFINITY, |measured| measured.loss);
+            let value = match goal {
+                Goal::Within([most, errors]) => {
+                    (loss + errors * self.error() <= most).then(|| cost_of(last, self.bounds.cost_metric()))
+                }
+                Goal::LeastLoss => Some(loss),
+            };
+            best = best.into_iter().chain(value).reduce(f64::min);
+            believed.learn(expected);
+            match believed.next(goal, scanned, best) {
+                Some(plan) => batch.push(plan),
+                None => break,
+            }
+        }
+        batch
+    }
+
+    /// What is expected to be measured of a plan.
+    fn expected(&self, plan: &Plan) -> Observation {
+        let measured = |trained: bool| Measured {
+            loss: Forecast::of(self.scan, &self.observations, trained).loss(&plan.chosen),
+            error: self.error(),
+        };
+        let trained = self.trained.then(|| measured(true));
+        Observation { chosen: plan.chosen.clone(), built: Some(measured(false)), trained }
+    }
+
     /// The plan to build next under a bound on the loss plus some standard errors (`most` and `errors`): that of the largest expected saving
     /// below the cost `ceiling`, which is that of the best so far; the original's if none keeps the bound. `scanned` are the plans on
     /// the scan's front.
-    pub fn within(&self, scanned: &[Plan], [most, errors]: [f64; 2], ceiling: Option<f64>) -> Option<Plan> {
+    fn within(&self, scanned: &[Plan], [most, errors]: [f64; 2], ceiling: Option<f64>) -> Option<Plan> {
         let forecast = self.forecast();
         let metric = self.bounds.cost_metric();
         let error = self.error();
@@ -100,7 +154,7 @@ impl<'a> Proposals<'a> {
 
     /// The plan to build next under bounds on cost alone: that of the largest expected improvement of the loss below `least`, or that of the
     /// smallest expected loss if no network was fast enough.
-    pub fn below(&self, scanned: &[Plan], least: Option<f64>) -> Option<Plan> {
+    fn below(&self, scanned: &[Plan], least: Option<f64>) -> Option<Plan> {
         let forecast = self.forecast();
         let worth = |plan: &Plan| {
             let loss = forecast.loss(&plan.chosen);
@@ -138,7 +192,6 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::super::choose::{scanned, tests::scan_of};
-    use super::super::learn::Measured;
     use super::super::{MOST_ATTEMPTS, errors_of_promise, first_guess, keeps};
     use super::*;
 
@@ -185,7 +238,7 @@ mod tests {
                     best = Some(next.milliseconds);
                 }
                 proposals.learn(self.observation(&next));
-                match proposals.within(&front, [most, 1.0], best) {
+                match proposals.next(Goal::Within([most, 1.0]), &front, best) {
                     Some(plan) => next = plan,
                     None => break,
                 }
@@ -262,6 +315,44 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_is_what_follows_if_everything_comes_out_as_expected() {
+        for seed in 0..20 {
+            let mut simulated = random(&mut ChaCha8Rng::seed_from_u64(seed), 0.0, None);
+            // The loss of a plan is a sum of rounded losses.
+            for candidate in simulated.scan.ranges.iter_mut().flat_map(|range| &mut range.candidates) {
+                candidate.drop = candidate.drop.map(|drop| drop.map(|points| (100.0 * points).round() / 100.0));
+            }
+            let (bounds, fixed) = (Bounds { drop: Some(2.0), ..Bounds::default() }, Fixed::default());
+            let front = plans(&simulated.scan, &scanned(&simulated.scan), &bounds, &fixed);
+            let eligible: Vec<usize> = (1..front.len()).collect();
+            let first = front[first_guess(&front, &eligible, 2.0, false)].clone();
+            for goal in [Goal::Within([2.0, 1.0]), Goal::LeastLoss] {
+                let mut proposals = Proposals::new(&simulated.scan, &bounds, &fixed, false);
+                let batch = proposals.batch(first.clone(), 4, goal, &front, None);
+                assert_eq!(batch, proposals.batch(first.clone(), 4, goal, &front, None), "seed {seed}");
+                assert_eq!(proposals.batch(first.clone(), 1, goal, &front, None), [first.clone()]);
+                // Without interactions every loss is as expected, so one at a time the same plans are built.
+                let (mut alone, mut best) = (vec![first.clone()], None);
+                while alone.len() < 4 {
+                    let last = &alone[alone.len() - 1];
+                    let loss = simulated.losses(last)[1];
+                    let value = match goal {
+                        Goal::Within([most, _]) => (loss <= most).then_some(last.milliseconds),
+                        Goal::LeastLoss => Some(loss),
+                    };
+                    best = best.into_iter().chain(value).reduce(f64::min);
+                    proposals.learn(simulated.observation(last));
+                    match proposals.next(goal, &front, best) {
+                        Some(plan) => alone.push(plan),
+                        None => break,
+                    }
+                }
+                assert_eq!(batch, alone, "seed {seed}, {goal:?}");
+            }
+        }
+    }
+
+    #[test]
     fn corrected_searches_save_more_where_ranges_interact_and_no_less_where_they_do_not() {
         let saved = |interacting: f64, left: Option<f64>| -> [f64; 2] {
             let mut sums = [0.0; 2];
@@ -304,7 +395,7 @@ mod tests {
             let mut losses: Vec<f64> = Vec::new();
             for _ in 0..5 {
                 let least = losses.iter().copied().reduce(f64::min);
-                let Some(plan) = proposals.below(&front, least) else { break };
+                let Some(plan) = proposals.next(Goal::LeastLoss, &front, least) else { break };
                 assert!(plan.milliseconds <= 0.6 * simulated.scan.parent.milliseconds);
                 losses.push(simulated.losses(&plan)[1]);
                 proposals.learn(simulated.observation(&plan));
