@@ -121,7 +121,7 @@ impl TrialWorker {
         }
         let (requests, received) = mpsc::channel::<Request>();
         std::thread::spawn(move || {
-            let resources = Resources { workers: threads.max(1), cache: 1024 << 20 };
+            let resources = Resources { workers: 1, threads: threads.max(1), cache: 1024 << 20 };
             let mut worker = Worker::new(&run, &context, resources, None);
             for (index, answer) in received {
                 // A caller that is gone needs no answer.

@@ -166,7 +166,9 @@ fn folder(args: &args::Train, plan: &Plan) -> PathBuf {
 }
 
 fn resources(args: &args::Train) -> Resources {
-    Resources { workers: args.workers.map_or_else(cores, usize::from), cache: args.cache << 20 }
+    let workers = args.workers.map_or_else(cores, usize::from);
+    let threads = args.runtime.threads.map_or(1, usize::from);
+    Resources { workers, threads, cache: args.cache << 20 }
 }
 
 pub fn cores() -> usize {

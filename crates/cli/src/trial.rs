@@ -27,7 +27,7 @@ pub fn trial(args: &args::Trial) -> Result<(), Fail> {
         let left = Duration::try_from_secs_f64((until - nettriage_records::unix_time()).max(0.0));
         Instant::now() + left.unwrap_or(Duration::ZERO)
     });
-    let resources = Resources { workers: threads, cache: args.cache << 20 };
+    let resources = Resources { workers: 1, threads, cache: args.cache << 20 };
     let mut worker = Worker::new(&run, &context, resources, deadline);
     // A cluster sends this shortly before a task's time limit. Without checkpoints nothing could be saved.
     if args.runtime.checkpoint.0.is_some() {

@@ -60,6 +60,32 @@ fn reuse_changes_no_record() {
     assert_eq!(std::fs::read_dir(scratch).unwrap().count(), 0, "nothing is left behind");
 }
 
+/// Threads of the kernels have names, which Linux shows.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_trial_has_as_many_threads_as_asked_for() {
+    let place = Place::new(STUDY);
+    let mut train = nettriage();
+    train.arg("train").arg(place.path("study.toml")).arg("--out").arg(place.path("run"));
+    succeeded(&train.output().unwrap());
+    let mut command = place.run("run", &["--workers", "1", "--threads", "3"]);
+    let mut run = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let tasks = format!("/proc/{}/task", run.id());
+    let mut most = 0;
+    let end = loop {
+        let of_kernels = |task: std::fs::DirEntry| {
+            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.starts_with("kernels-"))
+        };
+        let tasks = std::fs::read_dir(&tasks).into_iter().flatten().flatten();
+        most = most.max(tasks.map(of_kernels).filter(|&is| is).count());
+        if let Some(end) = run.try_wait().unwrap() {
+            break end;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    assert!(end.success() && most >= 3, "{most} threads");
+}
+
 /// The ends of all blocks decide a training that compares them, so its id says which they are; those of other trainings do not.
 #[test]
 fn trials_that_compare_blocks_have_ids_of_their_own_in_another_set_of_blocks() {

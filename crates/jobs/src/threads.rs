@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::{Error, Executor, Jobs};
 
-/// Whole jobs side by side, one thread each.
+/// Whole jobs side by side, each on a thread that may start more.
 #[derive(Clone, Copy, Debug)]
 pub struct Threads {
     /// Jobs at a time.

@@ -754,8 +754,10 @@ fn refusal(bounds: &str, promise: Option<[f64; 2]>, scan: &Scan, nearest: Option
                         && drop <= most
                     {
                         let margin = errors * figures.standard_error();
+                        // With one attempt the margin is 1 standard error, the least.
+                        let fewer = if errors > 1.0 { " or allow fewer --attempts" } else { "" };
                         remedy = format!(
-                            "a drop is within its limit if it is with {errors:.2} standard errors, here {margin:.2} pp: judge by more images (--judged) or allow fewer --attempts"
+                            "a drop is within its limit if it is with {errors:.2} standard errors, here {margin:.2} pp: judge by more images (--judged){fewer}"
                         );
                     }
                     format!("loses {drop:.2} pp ({low:.2} to {high:.2}) on the judged images, ")

@@ -85,7 +85,7 @@ impl<'a> Triage<'a> {
             network,
             data,
             study,
-            resources: Resources { workers, cache: 4096 << 20 },
+            resources: Resources { workers, threads: 1, cache: 4096 << 20 },
             runtime: RuntimeOptions::default(),
             limits: Limits::default(),
             progress: None,

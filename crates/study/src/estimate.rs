@@ -57,7 +57,9 @@ pub fn estimate(
     separate: bool,
 ) -> Result<Estimate, Error> {
     let workers = resources.workers.clamp(1, pending.len().max(1));
-    let step = measure(context, workers)?;
+    // Threads inside a training gain about what whole trials side by side do.
+    let threads = workers * resources.threads;
+    let step = measure(context, threads)?;
     let costs = Costs { context, plan, step, cached: resources.cache > 0 };
     let single: f64 = pending.iter().map(|&place| costs.trial(&plan.trials[place])).sum();
     let (shared, shared_bytes) = costs.shared(pending);
@@ -69,7 +71,7 @@ pub fn estimate(
     let of_children = (children.rate == Rate::Auto).then_some(children.batch);
     let batches = of_parents.into_iter().chain(of_children).filter(|_| parents > 0);
     let tests = batches.map(|batch| (batch * range_test::STEPS) as f64 * step.train).sum::<f64>();
-    // A parent's training is one after another; threads inside it gain about what whole trials side by side do.
+    // Parents are trained one after another.
     let parent = images * step.train + (21 * context.validation.len() + context.data.test.len()) as f64 * step.forward;
     let data = context.data.train.pixels.len() + context.data.test.pixels.len();
     let cache = shared_bytes.min(resources.cache as f64);
@@ -79,9 +81,9 @@ pub fn estimate(
     // In one process all share one cache; apart, each works through its share of the trials.
     let trials_bytes = workers as u64 * step.bytes + cache as u64 + costs.least_squares_bytes(pending, workers);
     Ok(Estimate {
-        parents: (parents as f64 * parent + tests) / workers as f64,
-        trials: (single + shared) / workers as f64,
-        trial: if pending.is_empty() { 0.0 } else { (single + shared) / pending.len() as f64 },
+        parents: (parents as f64 * parent + tests) / threads as f64,
+        trials: (single + shared) / threads as f64,
+        trial: if pending.is_empty() { 0.0 } else { (single + shared) / (pending.len() * resources.threads) as f64 },
         bytes: PROGRAM + copies * data as u64 + trials_bytes.max(parents_bytes),
     })
 }

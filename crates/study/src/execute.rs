@@ -135,7 +135,7 @@ pub fn train_parents(
 ) -> Result<(), Error> {
     let checkpoints = context.runtime.checkpoints(run, None);
     let shared = SharedWork::new(context, resources.cache);
-    let parents = train_all(run, &shared, resources.workers, &checkpoints, progress);
+    let parents = train_all(run, &shared, resources.workers * resources.threads, &checkpoints, progress);
     checkpoints.take_notes().iter().for_each(|note| progress.note(note));
     parents.map(drop)
 }

@@ -26,8 +26,10 @@ use crate::{Error, parent, rate, sample_images, trial};
 /// How a study is run on this machine; nothing here changes a record.
 #[derive(Clone, Copy, Debug)]
 pub struct Resources {
-    /// Trials at a time, one thread each; parents train with as many threads.
+    /// Trials at a time.
     pub workers: usize,
+    /// Threads inside each trial. Parents, which train one after another, have those of all workers.
+    pub threads: usize,
     /// Bytes for activations that trials share; with 0 they are computed wherever they are needed.
     pub cache: usize,
 }
@@ -124,7 +126,8 @@ impl Jobs for TrialJobs<'_> {
     }
 
     fn prepare(&self, threads: usize) -> Result<(), BoxError> {
-        let parents = train_all(self.run, &self.shared, threads, &self.checkpoints, self.progress);
+        let parents =
+            train_all(self.run, &self.shared, threads * self.resources.threads, &self.checkpoints, self.progress);
         self.report_notes();
         if parents.as_ref().is_err_and(Error::is_stop) {
             self.stopped.store(true, Ordering::Relaxed);
@@ -139,7 +142,7 @@ impl Jobs for TrialJobs<'_> {
         let spec = self.spec(job);
         self.progress.started(spec);
         let parents = self.parents.get().map_or(&[][..], Vec::as_slice);
-        let record = run_trial(self.run, &self.shared, parents, spec, 1, &self.checkpoints);
+        let record = run_trial(self.run, &self.shared, parents, spec, self.resources.threads, &self.checkpoints);
         self.report_notes();
         match record {
             Ok(record) => self.progress.ended(&record),
@@ -254,11 +257,11 @@ pub struct Worker<'a> {
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 impl<'a> Worker<'a> {
-    /// A worker with `resources.workers` threads inside each trial; a training stops at `deadline`.
+    /// A worker with `resources.threads` threads inside each trial; a training stops at `deadline`.
     pub fn new(run: &'a Run, context: &'a StudyContext, resources: Resources, deadline: Option<Instant>) -> Worker<'a> {
         let shared = SharedWork::new(context, resources.cache);
         let checkpoints = context.runtime.checkpoints(run, deadline);
-        Worker { run, shared, checkpoints, parents: Vec::new(), threads: resources.workers, notes: Vec::new() }
+        Worker { run, shared, checkpoints, parents: Vec::new(), threads: resources.threads, notes: Vec::new() }
     }
 
     /// Runs the trial at `index`, whether or not it has a record, and writes its record; none if the training stopped early
