@@ -63,7 +63,7 @@ fn reuse_changes_no_record() {
 /// Threads of the kernels have names, which Linux shows.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_trial_has_as_many_threads_as_asked_for() {
+fn a_trial_has_the_threads_of_the_option() {
     let place = Place::new(STUDY);
     let mut train = nettriage();
     train.arg("train").arg(place.path("study.toml")).arg("--out").arg(place.path("run"));
