@@ -208,6 +208,7 @@ pub fn prescribe(
 /// Prescribes networks of several sizes.
 #[pyfunction]
 #[pyo3(signature = (network, dataset, count, options, scan_options, scan=None, progress=None))]
+#[expect(clippy::too_many_arguments, reason = "the arguments of Python's function")]
 pub fn prescribe_front(
     py: Python<'_>,
     network: &Network,
