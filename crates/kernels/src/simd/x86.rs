@@ -63,7 +63,7 @@ impl Simd for Avx2 {
     unsafe fn load_partial(from: *const f32, count: usize) -> __m256 {
         unsafe { _mm256_maskload_ps(from, mask(count)) }
     }
-    /// Without the masked store, which takes a dozen cycles on AMD's processors before Zen 4.
+    /// Without the masked store, which is slow on Zen 3.
     #[inline(always)]
     unsafe fn store_partial(to: *mut f32, v: __m256, count: usize) {
         unsafe {
