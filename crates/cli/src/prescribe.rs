@@ -49,7 +49,11 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
         (None, args::LatencyIn::Onnxruntime) => LatencyIn::OnnxRuntime(OnnxRuntime::find()?),
     };
     let subject = subject::read(&args.subject)?;
-    let training = (!args.no_training).then(|| training(args, &subject)).transpose()?;
+    let judged_on = match args.judge_on_test {
+        true => JudgedOn::Test(args.subject.judged.unwrap_or(ON_TEST)),
+        false => JudgedOn::Training,
+    };
+    let training = (!args.no_training).then(|| training(args, &subject, judged_on)).transpose()?;
     let options = scan::options(&args.subject)?;
     let scan_reporter = scan::ProgressReporter::new();
     let reporter = ProgressReporter::new();
@@ -65,6 +69,7 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
             .images(args.subject.images)
             .options(|own| *own = options.clone())
             .workers(usize::from(args.workers))
+            .judged_on(judged_on)
             .scan_progress(&scan_reporter)
             .progress(&reporter);
         if let Some(attempts) = args.attempts {
@@ -75,9 +80,6 @@ pub fn prescribe(args: &args::Prescribe) -> Result<(), Fail> {
         }
         if let Some(count) = args.front {
             builder = builder.front(count);
-        }
-        if args.judge_on_test {
-            builder = builder.judged_on(JudgedOn::Test(args.subject.judged.unwrap_or(ON_TEST)));
         }
         builder
     };
@@ -217,11 +219,12 @@ fn bounds(args: &args::Prescribe) -> Bounds {
     }
 }
 
-fn training(args: &args::Prescribe, subject: &Subject) -> Result<Training, Fail> {
+fn training(args: &args::Prescribe, subject: &Subject, judged_on: JudgedOn) -> Result<Training, Fail> {
     let own = subject.augment;
+    let passes = |epochs: f64| (epochs * judged_on.training_images(subject).len() as f64).ceil() as usize;
     let training = Training {
         scheme: args.scheme.clone(),
-        images: args.train_images.or(args.epochs.map(|epochs| (epochs * subject.train.len() as f64).ceil() as usize)),
+        images: args.train_images.or(args.epochs.map(passes)),
         rate: args.rate,
         augment: Some(Augmentation { pad: args.pad.unwrap_or(own.pad), flip: args.flip || own.flip, ..own }),
         seed: args.seed,

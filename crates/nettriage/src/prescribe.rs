@@ -35,6 +35,18 @@ pub enum JudgedOn {
     Test(usize),
 }
 
+impl JudgedOn {
+    /// The training images that networks are trained on: if test images judge, also those that were set apart to judge by.
+    pub fn training_images(self, subject: &Subject) -> Vec<u32> {
+        let mut images = subject.train.clone();
+        if let JudgedOn::Test(_) = self {
+            images.extend(&subject.judged);
+            images.sort_unstable();
+        }
+        images
+    }
+}
+
 /// What measures the times that limits on latency are compared with.
 #[derive(Clone, Debug, Default)]
 pub enum LatencyIn {
@@ -460,7 +472,7 @@ impl<'a> PrescribeBuilder<'a> {
             "network": scan::digest(&subject.network),
             "data": subject.data.checksum,
             "normalization": subject.normalization,
-            "training images": content_id(&subject.train),
+            "training images": content_id(&self.judged_on.training_images(subject)),
             "images to fit to": self.settings.fitted,
             "images to judge by": judged,
             "labels": subject.labelled,
@@ -565,7 +577,8 @@ impl<'a> PrescribeBuilder<'a> {
         });
         self.wishes.check(&fixed, scan)?;
         let timer = self.latency_in.timer(options);
-        let set = TrainingSet { data: &subject.data, normalization: &subject.normalization, train: &subject.train };
+        let train = &self.judged_on.training_images(subject);
+        let set = TrainingSet { data: &subject.data, normalization: &subject.normalization, train };
         let problem = SearchProblem {
             parent: &subject.network,
             scan,

@@ -108,6 +108,9 @@ pub enum Fidelity {
         agreement: f64,
         /// Mean Kullback-Leibler divergence of the class probabilities from the original's, in nats.
         divergence: f64,
+        /// The same at temperature T = 4, times T², as in distillation (Hinton et al., arXiv:1503.02531, section 2); none in older files.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        softened: Option<f64>,
     },
     /// Of numbers, over outputs that are not constant.
     Values {

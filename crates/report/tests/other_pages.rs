@@ -26,7 +26,7 @@ fn scan() -> Scan {
         error: 0.1,
         accuracy: Some(0.89),
         drop: Some([0.5, -0.25, 0.75]),
-        fidelity: Fidelity::Classes { agreement: 0.95, divergence: 0.02 },
+        fidelity: Fidelity::Classes { agreement: 0.95, divergence: 0.02, softened: None },
         cost: Cost { parameters: 300, macs: 2_500 },
         milliseconds: 0.25,
     };
@@ -70,7 +70,7 @@ fn prescription() -> Prescription {
     let figures = |accuracy: f64, milliseconds: f64| Figures {
         accuracy: Some(accuracy),
         drop: Some([0.5, -0.25, 1.25]),
-        fidelity: Some(Fidelity::Classes { agreement: 0.9, divergence: 0.05 }),
+        fidelity: Some(Fidelity::Classes { agreement: 0.9, divergence: 0.05, softened: None }),
         cost: Cost { parameters: 1_000, macs: 10_000 },
         milliseconds,
     };

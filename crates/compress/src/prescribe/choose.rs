@@ -5,7 +5,7 @@
 //! no other dominates, with drops counted in hundredths of a point (the interactions between ranges are far larger).
 
 use nettriage_records::plan::Cost;
-use nettriage_records::scan::{Candidate, Scan};
+use nettriage_records::scan::{Candidate, Fidelity, Scan};
 
 use super::build::narrowing;
 
@@ -90,15 +90,38 @@ impl Fixed {
 /// A loss of every candidate of every range, in the unit of the scan's measure.
 pub type Losses = Vec<Vec<f64>>;
 
-/// The losses as the scan measured them.
+/// Up to this many points a divergence predicts the loss. It grows further where accuracy cannot fall below chance.
+const LARGE_LOSS: f64 = 20.0;
+
+/// What a divergence of one nat is worth at least, in points: it orders candidates that lose nothing on the judged images.
+const LEAST_WORTH: f64 = 1.0;
+
+/// The losses that the scan predicts: the divergences of the outputs, in points.
+///
+/// A drop of accuracy counts few images, those whose class changes, so it is known to tenths of a point only, and it is 0 for small errors
+/// where the network gets all images right. The Kullback-Leibler divergence of softened probabilities uses all images. To second order
+/// in the errors it is a quadratic form, so it adds up over ranges whose errors are uncorrelated. The factor from nats to points is that
+/// of the scan's sums. A large loss is at most the measured one. Outputs that are numbers have no divergence: their losses are measured.
 pub fn scanned(scan: &Scan) -> Losses {
-    scan.ranges.iter().map(|range| range.candidates.iter().map(scanned_loss).collect()).collect()
+    let candidates = || scan.ranges.iter().flat_map(|range| &range.candidates);
+    let small = || candidates().filter(|candidate| candidate.loss() <= LARGE_LOSS);
+    let nats: f64 = small().filter_map(divergence).sum();
+    let worth = (small().map(Candidate::loss).sum::<f64>() / nats.max(f64::MIN_POSITIVE)).clamp(LEAST_WORTH, MOST_LOSS);
+    let loss = |candidate: &Candidate| {
+        let measured = candidate.loss();
+        let predicted = divergence(candidate).map_or(measured, |nats| (worth * nats).min(measured.max(LARGE_LOSS)));
+        // An R² far below 0 is more than any plan may lose, however far below.
+        predicted.clamp(0.0, MOST_LOSS)
+    };
+    scan.ranges.iter().map(|range| range.candidates.iter().map(loss).collect()).collect()
 }
 
-/// A rise on the judged images is mostly chance, so it counts as no loss. An R² far below 0 is more than any plan may lose, however far
-/// below.
-fn scanned_loss(candidate: &Candidate) -> f64 {
-    candidate.loss().clamp(0.0, MOST_LOSS)
+/// The divergence of a candidate's outputs, softened if the scan has it; none of outputs that are numbers.
+fn divergence(candidate: &Candidate) -> Option<f64> {
+    match candidate.fidelity {
+        Fidelity::Classes { divergence, softened, .. } => Some(softened.unwrap_or(divergence).max(0.0)),
+        Fidelity::Values { .. } => None,
+    }
 }
 
 /// The front by these `losses`, from the plan that changes least to the one that saves most.
@@ -139,7 +162,8 @@ pub fn front(scan: &Scan, losses: &Losses, metric: CostMetric, fixed: &Fixed) ->
         labels[unit] = kept;
     }
     let last = undominated(std::mem::take(&mut labels[units]));
-    last.into_iter().map(|label| plan(scan, &labels, label)).collect()
+    let predicted = scanned(scan);
+    last.into_iter().map(|label| plan(scan, &predicted, &labels, label)).collect()
 }
 
 /// A loss in steps. One step per layer breaks ties.
@@ -178,7 +202,7 @@ fn undominated(mut labels: Vec<Label>) -> Vec<Label> {
     labels
 }
 
-fn plan(scan: &Scan, labels: &[Vec<Label>], last: Label) -> Plan {
+fn plan(scan: &Scan, predicted: &Losses, labels: &[Vec<Label>], last: Label) -> Plan {
     let mut chosen = Vec::new();
     let mut at = last;
     loop {
@@ -190,7 +214,7 @@ fn plan(scan: &Scan, labels: &[Vec<Label>], last: Label) -> Plan {
     let mut plan = Plan { chosen, ..Plan::unchanged(scan) };
     for &(range, number) in &plan.chosen {
         let candidate = &scan.ranges[range].candidates[number];
-        plan.drop += (steps(scanned_loss(candidate)) - 1) as f64 / STEPS_PER_POINT;
+        plan.drop += (steps(predicted[range][number]) - 1) as f64 / STEPS_PER_POINT;
         plan.cost.macs = plan.cost.macs + candidate.cost.macs - scan.ranges[range].cost.macs;
         plan.cost.parameters = plan.cost.parameters + candidate.cost.parameters - scan.ranges[range].cost.parameters;
         plan.milliseconds -= cost_saved(scan, range, number, CostMetric::Milliseconds);
@@ -200,7 +224,7 @@ fn plan(scan: &Scan, labels: &[Vec<Label>], last: Label) -> Plan {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use nettriage_records::scan::{Fidelity, Images, Measure, Parent, Range, Took, Unit};
+    use nettriage_records::scan::{Images, Measure, Parent, Range, Took, Unit};
 
     use super::*;
 
@@ -234,7 +258,8 @@ pub(super) mod tests {
                 error: 0.0,
                 accuracy: Some(0.5),
                 drop: Some([drop, drop, drop]),
-                fidelity: Fidelity::Classes { agreement: 1.0, divergence: 0.0 },
+                // Eight points a nat, a factor that rounds nothing.
+                fidelity: Fidelity::Classes { agreement: 1.0, divergence: drop / 8.0, softened: None },
                 cost: cost((100.0 * milliseconds) as u64),
                 milliseconds,
             }],
@@ -289,6 +314,33 @@ pub(super) mod tests {
         for (f, e) in found.iter().zip(&expected) {
             assert!((f.0 - e.0).abs() < 1e-6 && (f.1 - e.1).abs() < 1e-6, "{f:?} {e:?}");
         }
+    }
+
+    #[test]
+    fn losses_are_divergences_in_points() {
+        let mut scan = scan(&[(0, 0, 0.5, 0.5), (1, 1, 0.0, 0.5), (2, 2, 2.5, 0.5), (3, 3, 40.0, 0.5)]);
+        let set = |scan: &mut Scan, range: usize, nats: f64| {
+            scan.ranges[range].candidates[0].fidelity =
+                Fidelity::Classes { agreement: 1.0, divergence: 9.0, softened: Some(nats) };
+        };
+        for (range, nats) in [0.1, 0.05, 0.15, 9.0].into_iter().enumerate() {
+            set(&mut scan, range, nats);
+        }
+        let losses = |scan: &Scan| scanned(scan).concat();
+        // Three points for 0.3 nats; the fourth candidate loses too much to count, and no more than was measured.
+        let expected = [1.0, 0.5, 1.5, 40.0];
+        assert!(losses(&scan).iter().zip(expected).all(|(loss, expected)| (loss - expected).abs() < 1e-9));
+        let saves_all = front(&scan, &scanned(&scan), CostMetric::Milliseconds, &Fixed::default()).pop().unwrap();
+        assert!((saves_all.drop - 43.0).abs() < 1e-9, "{}", saves_all.drop);
+        // Where nothing is lost, the order is still that of the divergences.
+        for range in &mut scan.ranges {
+            range.candidates[0].drop = Some([0.0; 3]);
+        }
+        assert_eq!(losses(&scan)[..3], [0.1, 0.05, 0.15]);
+        scan.ranges[0].candidates[0].fidelity =
+            Fidelity::Values { r2: 0.5, worst: 0, mean_r2: 0.5, relative_error: 0.7 };
+        scan.ranges[0].candidates[0].drop = None;
+        assert_eq!(losses(&scan)[0], 50.0, "numbers have no divergence");
     }
 
     #[test]

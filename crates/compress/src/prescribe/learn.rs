@@ -217,6 +217,8 @@ fn of_both([share, amount]: [f64; 2], loss: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use nettriage_records::scan::Fidelity;
+
     use super::super::choose::tests::scan_of;
     use super::*;
 
@@ -289,7 +291,9 @@ mod tests {
     #[test]
     fn losses_that_are_no_numbers_or_huge_change_no_prediction_to_one() {
         let mut scan = scan_of(4, &RANGES);
-        scan.ranges[4].candidates[0].drop = Some([1e300; 3]);
+        let huge = &mut scan.ranges[4].candidates[0];
+        huge.drop = Some([1e300; 3]);
+        huge.fidelity = Fidelity::Classes { agreement: 0.0, divergence: 1e300, softened: None };
         let mut observations = vec![observation(&[4, 0], 1e300, None), observation(&[1], 2.0, None)];
         observations[0].built = Measured::of(&Figures { drop: Some([1e300; 3]), ..Figures::default() });
         assert!(Measured::of(&Figures { drop: Some([f64::NAN; 3]), ..Figures::default() }).is_none());

@@ -285,7 +285,9 @@ mod tests {
                 let first = rng.random_range(0..units);
                 let last = (first + rng.random_range(0..4)).min(units - 1);
                 let length = (last - first + 1) as f64;
-                (first, last, length * rng.random_range(0.0..2.0f64).powi(2), length * rng.random_range(0.1..0.6))
+                let loss = length * rng.random_range(0.0..2.0f64).powi(2);
+                // A plan's loss is a sum of rounded losses.
+                (first, last, (100.0 * loss).round() / 100.0, length * rng.random_range(0.1..0.6))
             })
             .collect();
         let apart = |a: usize, b: usize| ranges[a].1 < ranges[b].0 || ranges[b].1 < ranges[a].0;
@@ -317,11 +319,7 @@ mod tests {
     #[test]
     fn a_batch_is_what_follows_if_everything_comes_out_as_expected() {
         for seed in 0..20 {
-            let mut simulated = random(&mut ChaCha8Rng::seed_from_u64(seed), 0.0, None);
-            // The loss of a plan is a sum of rounded losses.
-            for candidate in simulated.scan.ranges.iter_mut().flat_map(|range| &mut range.candidates) {
-                candidate.drop = candidate.drop.map(|drop| drop.map(|points| (100.0 * points).round() / 100.0));
-            }
+            let simulated = random(&mut ChaCha8Rng::seed_from_u64(seed), 0.0, None);
             let (bounds, fixed) = (Bounds { drop: Some(2.0), ..Bounds::default() }, Fixed::default());
             let front = plans(&simulated.scan, &scanned(&simulated.scan), &bounds, &fixed);
             let eligible: Vec<usize> = (1..front.len()).collect();

@@ -13,6 +13,9 @@ use crate::parallel::in_parallel;
 /// Images in a forward pass.
 pub const BATCH: usize = 50;
 
+/// Temperature of the softened divergence. A confident network's probabilities hardly move until a class changes; softened ones do.
+const TEMPERATURE: f64 = 4.0;
+
 /// Bytes that the outputs of the judged images may always take.
 const LEAST_MEMORY: usize = 1 << 30;
 
@@ -49,6 +52,8 @@ pub struct Verdict {
     pub agreed: usize,
     /// Sum of the Kullback-Leibler divergences from the parent, over rows.
     pub divergence: f64,
+    /// Sum of the same at [`TEMPERATURE`], times its square.
+    pub softened: f64,
     /// Of every output that is a number, the sum of squared differences from the parent's.
     pub residuals: Vec<f64>,
 }
@@ -91,7 +96,7 @@ impl Reference {
                 Measure::Accuracy | Measure::Classes | Measure::DenseClasses => {
                     for logits in outputs.chunks_exact(width) {
                         reference.predictions.push(prediction(logits));
-                        reference.outputs.extend(log_softmax(logits));
+                        reference.outputs.extend(log_softmax(logits, 1.0).map(|x| x.max(f64::from(f32::MIN)) as f32));
                     }
                 }
             }
@@ -165,8 +170,9 @@ impl Reference {
                 verdict.changed[0] += usize::from(right[row] && !now);
                 verdict.changed[1] += usize::from(!right[row] && now);
             }
-            let divergence = |(p, q): (&f32, f32)| f64::from(*p).exp() * (f64::from(*p) - f64::from(q));
-            verdict.divergence += parent.iter().zip(log_softmax(logits)).map(divergence).sum::<f64>().max(0.0);
+            verdict.divergence += divergence(log_softmax(parent, 1.0), log_softmax(logits, 1.0));
+            let softened = divergence(log_softmax(parent, TEMPERATURE), log_softmax(logits, TEMPERATURE));
+            verdict.softened += TEMPERATURE.powi(2) * softened;
         }
     }
 
@@ -177,6 +183,7 @@ impl Reference {
             return Fidelity::Classes {
                 agreement: verdict.agreed as f64 / rows,
                 divergence: verdict.divergence / rows,
+                softened: Some(verdict.softened / rows),
             };
         }
         // An output that is the same for all images has no R².
@@ -212,11 +219,18 @@ fn prediction(logits: &[f32]) -> u16 {
     logits.iter().position(|&x| x == largest).unwrap_or(0) as u16
 }
 
-fn log_softmax(logits: &[f32]) -> impl Iterator<Item = f32> {
+/// The logarithms of the class probabilities at a temperature.
+fn log_softmax(logits: &[f32], temperature: f64) -> impl Iterator<Item = f64> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - largest).exp()).sum();
-    let shift = largest + sum.ln() as f32;
-    logits.iter().map(move |x| x - shift)
+    let scaled = move |x: &f32| (f64::from(*x) - f64::from(largest)) / temperature;
+    let sum: f64 = logits.iter().map(|x| scaled(x).exp()).sum();
+    let shift = sum.ln();
+    logits.iter().map(move |x| scaled(x) - shift)
+}
+
+/// The Kullback-Leibler divergence of `other` from `own`, logarithms of probabilities; rounding does not take it below 0.
+fn divergence(own: impl Iterator<Item = f64>, other: impl Iterator<Item = f64>) -> f64 {
+    own.zip(other).map(|(p, q)| p.exp() * (p - q)).sum::<f64>().max(0.0)
 }
 
 /// Substitutes with their weights, judged in the place of one range.
@@ -306,6 +320,26 @@ fn one(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_divergence_at_a_high_temperature_is_the_logits_squared_difference() {
+        let (own, other) = ([3.0, 1.0, -2.0, 0.5], [2.0, 1.5, -2.5, 0.5]);
+        let at = |temperature: f64| divergence(log_softmax(&own, temperature), log_softmax(&other, temperature));
+        // By hand: Σ p ln(p / q).
+        let probabilities = |logits: [f64; 4]| logits.map(|x| x.exp() / logits.map(f64::exp).iter().sum::<f64>());
+        let (p, q) = (probabilities([3.0, 1.0, -2.0, 0.5]), probabilities([2.0, 1.5, -2.5, 0.5]));
+        let expected: f64 = p.iter().zip(q).map(|(p, q)| p * (p / q).ln()).sum();
+        assert!((at(1.0) - expected).abs() < 1e-12, "{} {expected}", at(1.0));
+        // Hinton et al., arXiv:1503.02531, section 2.1: half the mean squared difference of the centred logits, over T².
+        let differences = [1.0, -0.5, 0.5, 0.0f64];
+        let mean = differences.iter().sum::<f64>() / 4.0;
+        let squares = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / 4.0;
+        assert!((at(1e4) * 1e8 / (0.5 * squares) - 1.0).abs() < 1e-3, "{}", at(1e4) * 1e8);
+        // Logits whose difference overflows f32.
+        let far = divergence(log_softmax(&[f32::MAX, 0.0], 1.0), log_softmax(&[-f32::MAX, f32::MAX], 1.0));
+        assert!((far / f64::from(f32::MAX) - 2.0).abs() < 1e-6, "{far}");
+        assert_eq!(divergence(log_softmax(&[f32::MAX, -f32::MAX], 1.0), log_softmax(&[9.0, -f32::MAX], 1.0)), 0.0);
+    }
 
     #[test]
     fn the_interval_of_a_drop_matches_the_formula_of_agresti_and_min() {

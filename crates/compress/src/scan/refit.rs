@@ -121,7 +121,7 @@ impl<'a> Judge<'a> {
         match self.measure() {
             Measure::Values => Fidelity::Values { r2: 1.0, worst: 0, mean_r2: 1.0, relative_error: 0.0 },
             Measure::Accuracy | Measure::Classes | Measure::DenseClasses => {
-                Fidelity::Classes { agreement: 1.0, divergence: 0.0 }
+                Fidelity::Classes { agreement: 1.0, divergence: 0.0, softened: Some(0.0) }
             }
         }
     }

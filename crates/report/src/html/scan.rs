@@ -198,7 +198,7 @@ fn all_candidates(scan: &Scan) -> Markup {
             let mut row: Vec<Td> = columns(scan, range, candidate).map(Td::from).into();
             row.extend([Td::from(&candidate.method), Td::number(candidate.error, number(candidate.error, 3))]);
             row.extend(match candidate.fidelity {
-                Fidelity::Classes { agreement, divergence } => {
+                Fidelity::Classes { agreement, divergence, .. } => {
                     [Td::number(agreement, percent(agreement)), Td::number(divergence, number(divergence, 3))]
                 }
                 Fidelity::Values { mean_r2, relative_error, .. } => {
