@@ -1,7 +1,9 @@
-"""Takes the figures of docs/report.md from the report of a digits run, in Chromium.
+"""Takes the figures of docs/report.md from the report of a digits run, and that of docs/prescribe.md from a page of several networks, in Chromium.
 
     nettriage run studies/digits.toml --out target/digits
     python docs/images/take.py target/digits/report.html
+    nettriage prescribe target/digits --front 6 --epochs 50 -o target/front.onnx
+    python docs/images/take.py target/front.html
 
 Needs the package `playwright` and a Chromium (path in CHROMIUM, default /usr/bin/chromium). Each figure stays below 200 KB.
 """
@@ -24,6 +26,7 @@ FIGURES = {
     "filters": ("#filters", 720),
     "similarity": ("#similarity", 1000),
 }
+FRONT = {"front": ("figure.front svg >> nth=0", 700)}
 LARGEST = 200_000
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
@@ -37,7 +40,7 @@ def main(report):
         page.wait_for_load_state("networkidle")
         # Headings that stay at the top of the window would cover the sections.
         page.add_style_tag(content="header { position: static !important }")
-        for name, (selector, height) in FIGURES.items():
+        for name, (selector, height) in (FIGURES if page.locator("#matrix").count() else FRONT).items():
             element = page.locator(selector).last
             element.scroll_into_view_if_needed()
             page.evaluate("window.scrollTo(0, 0)")

@@ -90,7 +90,7 @@ impl Fixed {
 /// A loss of every candidate of every range, in the unit of the scan's measure.
 pub type Losses = Vec<Vec<f64>>;
 
-/// Up to this many points a divergence predicts the loss. It grows further where accuracy cannot fall below chance.
+/// Up to this many points the divergence predicts a loss; a larger one is measured well enough.
 const LARGE_LOSS: f64 = 20.0;
 
 /// What a divergence of one nat is worth at least, in points: it orders candidates that lose nothing on the judged images.
@@ -101,7 +101,7 @@ const LEAST_WORTH: f64 = 1.0;
 /// A drop of accuracy counts few images, those whose class changes, so it is known to tenths of a point only, and it is 0 for small errors
 /// where the network gets all images right. The Kullback-Leibler divergence of softened probabilities uses all images. To second order
 /// in the errors it is a quadratic form, so it adds up over ranges whose errors are uncorrelated. The factor from nats to points is that
-/// of the scan's sums. A large loss is at most the measured one. Outputs that are numbers have no divergence: their losses are measured.
+/// of the scan's sums. Outputs that are numbers have no divergence: their losses are the measured ones.
 pub fn scanned(scan: &Scan) -> Losses {
     let candidates = || scan.ranges.iter().flat_map(|range| &range.candidates);
     let small = || candidates().filter(|candidate| candidate.loss() <= LARGE_LOSS);
@@ -109,9 +109,9 @@ pub fn scanned(scan: &Scan) -> Losses {
     let worth = (small().map(Candidate::loss).sum::<f64>() / nats.max(f64::MIN_POSITIVE)).clamp(LEAST_WORTH, MOST_LOSS);
     let loss = |candidate: &Candidate| {
         let measured = candidate.loss();
-        let predicted = divergence(candidate).map_or(measured, |nats| (worth * nats).min(measured.max(LARGE_LOSS)));
+        let predicted = divergence(candidate).filter(|_| measured <= LARGE_LOSS);
         // An R² far below 0 is more than any plan may lose, however far below.
-        predicted.clamp(0.0, MOST_LOSS)
+        predicted.map_or(measured, |nats| (worth * nats).min(LARGE_LOSS)).clamp(0.0, MOST_LOSS)
     };
     scan.ranges.iter().map(|range| range.candidates.iter().map(loss).collect()).collect()
 }
@@ -327,7 +327,7 @@ pub(super) mod tests {
             set(&mut scan, range, nats);
         }
         let losses = |scan: &Scan| scanned(scan).concat();
-        // Three points for 0.3 nats; the fourth candidate loses too much to count, and no more than was measured.
+        // Three points for 0.3 nats; the fourth candidate loses too much to count, and keeps its own loss.
         let expected = [1.0, 0.5, 1.5, 40.0];
         assert!(losses(&scan).iter().zip(expected).all(|(loss, expected)| (loss - expected).abs() < 1e-9));
         let saves_all = front(&scan, &scanned(&scan), CostMetric::Milliseconds, &Fixed::default()).pop().unwrap();
