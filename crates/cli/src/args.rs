@@ -671,7 +671,7 @@ pub struct Prescribe {
     /// Milliseconds that you measured, in place of measured times: the list that `scan --parts` wrote, filled in
     #[arg(long, value_name = "FILE.csv", conflicts_with = "latency_in")]
     pub latency_table: Option<PathBuf>,
-    /// Judge by the first --judged test images, and test on the others: for a network that was trained on every training image
+    /// Judge by the first --judged test images, test on the others, train on all training images: for a network that was trained on all of them
     #[arg(long, conflicts_with = "unlabelled")]
     pub judge_on_test: bool,
     /// Most multiply-accumulates, such as 40% (of the network's) or 12000000

@@ -301,8 +301,9 @@ fn test_images_that_judge_are_not_tested_on() {
     let place = trained();
     let prescribe = |more: &[&str], out: &str| {
         let mut command = nettriage();
-        command.arg("prescribe").arg(place.path("run")).args(["--max-macs", "90%", "--no-training", "--threads", "2"]);
-        command.args(more).arg("-o").arg(place.path(out)).output().unwrap()
+        command.arg("prescribe").arg(place.path("run")).args(["--max-macs", "90%", "--threads", "2"]);
+        let training = if more.contains(&"--epochs") { None } else { Some("--no-training") };
+        command.args(training).args(more).arg("-o").arg(place.path(out)).output().unwrap()
     };
     let made = |more: &[&str], out: &str| {
         let output = prescribe(more, &format!("{out}.onnx"));
@@ -316,6 +317,14 @@ fn test_images_that_judge_are_not_tested_on() {
     let right = |figures: &Value, images: f64| (figures["accuracy"].as_f64().unwrap() * images).round();
     let parts = right(&parted["before"], 100.0) + right(&parted["test"][0], 260.0);
     assert_eq!(parts, right(&whole["test"][0], 360.0));
+
+    // The 100 training images that would have judged are trained on.
+    let images = |more: &[&str]| {
+        let found = made(&[&["--judged", "100", "--epochs", "0.2"], more].concat(), "tuned");
+        let words = found["training"].as_str().unwrap().split(' ').map(str::to_owned).collect::<Vec<_>>();
+        words[words.iter().position(|word| word == "images,").unwrap() - 1].parse::<usize>().unwrap()
+    };
+    assert_eq!(images(&["--judge-on-test"]), images(&[]) + 20);
 
     for (more, word) in
         [(["--judged", "360"], "leaves none of the 360 to test on"), (["--judged", "100"], "--unlabelled")]
